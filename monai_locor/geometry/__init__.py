@@ -1,0 +1,29 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Grids, world and voxel maps, sampling. Everything that knows where a voxel is lives here."""
+
+from __future__ import annotations
+
+from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
+from .sampling import identity_points, reorder, sample, sample_normalized, to_normalized
+
+__all__ = [
+    "Grid",
+    "apply_affine",
+    "identity_points",
+    "reorder",
+    "sample",
+    "sample_normalized",
+    "stored_order",
+    "to_normalized",
+    "voxel_to_voxel",
+]

@@ -1,0 +1,170 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Grids: where the voxels of an image lie in the world.
+
+World space is RAS+ in millimetres (NIfTI, MONAI). An *affine* is the ``(D + 1, D + 1)`` float64 matrix that takes
+voxel indices in array order to world coordinates. All of it is host-side numpy: a registration composes its few
+matrices once and hands only their products to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+__all__ = ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"]
+
+
+def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Apply a homogeneous matrix to points.
+
+    Args:
+        affine: ``(D + 1, D + 1)``.
+        points: ``(..., D)``.
+
+    >>> apply_affine(np.diag([2.0, 1.0]), np.array([[3.0]]))
+    array([[6.]])
+    """
+    dims = affine.shape[0] - 1
+    return points @ affine[:dims, :dims].T + affine[:dims, dims]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular voxel grid in world space (RAS+, mm).
+
+    Args:
+        shape: number of voxels along each of the D array axes.
+        affine: ``(D + 1, D + 1)``, voxel indices to world mm.
+
+    Raises:
+        ValueError: when the affine has the wrong shape, is not finite or is singular.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        size = len(self.shape) + 1
+        if affine.shape != (size, size):
+            raise ValueError(f"the affine of a grid of shape {tuple(self.shape)} must be {size}x{size}, got {affine.shape}")
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12 * max(1e-12, np.abs(affine[:-1, :-1]).max()) ** (size - 1):
+            raise ValueError(f"the affine is not invertible or not finite: {affine.tolist()}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @classmethod
+    def of(cls, image: torch.Tensor) -> Grid:
+        """The grid of a channel-first image ``(C, *spatial)``; a plain tensor gets unit voxels at the origin.
+
+        A 2-D MetaTensor carries MONAI's 4x4 affine; its first two rows and columns and its translation are used.
+        """
+        shape = tuple(image.shape[1:])
+        dims = len(shape)
+        affine = np.eye(dims + 1)
+        if isinstance(image, MetaTensor):
+            full = image.affine.detach().cpu().double().numpy()
+            affine[:dims, :dims] = full[:dims, :dims]
+            affine[:dims, dims] = full[:dims, -1]
+        return cls(shape, affine)
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return len(self.shape)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Voxel size along each array axis, ``(D,)``, mm."""
+        return np.sqrt((self.affine[: self.dims, : self.dims] ** 2).sum(0))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """World position of the middle of the grid, ``(D,)``, mm."""
+        return apply_affine(self.affine, (np.array(self.shape, dtype=np.float64) - 1) / 2)
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Size of the field of view along each array axis, voxel edges included, ``(D,)``, mm."""
+        return self.spacing * np.array(self.shape)
+
+    def corners(self) -> np.ndarray:
+        """World positions of the outer voxel centres, ``(2 ** D, D)``, mm."""
+        axes = [(0.0, n - 1.0) for n in self.shape]
+        return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.dims))
+
+    def points(self) -> np.ndarray:
+        """World positions of all voxel centres, ``(*shape, D)``, mm, float64."""
+        axes = [np.arange(n, dtype=np.float64) for n in self.shape]
+        return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1))
+
+    def resampled(self, step: Sequence[float] | np.ndarray) -> Grid:
+        """The grid with ``step`` mm between voxels along the same axes, centred on the same field of view.
+
+        Each axis keeps at least one voxel; no voxel centre lies outside the outermost voxel centres of this grid.
+        """
+        ratio = np.asarray(step, dtype=np.float64) / self.spacing
+        shape = np.floor((np.array(self.shape) - 1) / ratio + 1e-6).astype(int) + 1
+        affine = np.eye(self.dims + 1)
+        affine[:-1, :-1] = self.affine[:-1, :-1] * ratio
+        affine[:-1, -1] = self.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
+        return Grid(tuple(shape), affine)
+
+    def reordered(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
+        """The same voxels in another storage order: new axis ``i`` is old axis ``axes[i]``, reversed where ``flips[i]``."""
+        shape = np.array(self.shape)[list(axes)]
+        change = np.zeros((self.dims + 1, self.dims + 1))  # new index -> old index
+        change[-1, -1] = 1
+        for new, (old, flip) in enumerate(zip(axes, flips, strict=True)):
+            change[old, new] = -1 if flip else 1
+            change[old, -1] = shape[new] - 1 if flip else 0
+        return Grid(tuple(shape), self.affine @ change)
+
+    def canonical_order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Axis order and flips that bring the array axes nearest to the world axes R, A, S.
+
+        Returns:
+            ``(axes, flips)`` for :meth:`reordered` and for :func:`monai_locor.geometry.stored_order`'s inverse.
+        """
+        if self.dims == 3:
+            orientation = nib.orientations.io_orientation(self.affine)
+            target = [(int(world), sign < 0) for world, sign in orientation]
+        else:  # nibabel speaks of three axes only; 2-D images keep their order and are flipped upright
+            linear = self.affine[:-1, :-1] / self.spacing
+            swap = self.dims == 2 and abs(np.linalg.det(linear[:, ::-1] * np.eye(2))) > abs(np.linalg.det(linear * np.eye(2)))
+            order = list(reversed(range(self.dims))) if swap else list(range(self.dims))
+            target = [(world, linear[world, axis] < 0) for axis, world in enumerate(order)]
+        axes = tuple(int(a) for a in np.argsort([world for world, _ in target]))
+        return axes, tuple(bool(target[a][1]) for a in axes)
+
+
+def stored_order(axes: Sequence[int], flips: Sequence[bool]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The order and flips that undo ``(axes, flips)`` of :meth:`Grid.canonical_order`.
+
+    >>> stored_order((2, 0, 1), (True, False, False))
+    ((1, 2, 0), (False, False, True))
+    """
+    back = tuple(int(a) for a in np.argsort(axes))
+    return back, tuple(bool(flips[a]) for a in back)
+
+
+def voxel_to_voxel(source: Grid, target: Grid, world: np.ndarray | None = None) -> np.ndarray:
+    """Matrix from voxel indices of ``source`` to voxel indices of ``target``, through ``world`` (mm to mm) if given."""
+    through = source.affine if world is None else world @ source.affine
+    return np.linalg.solve(target.affine, through)

@@ -1,0 +1,112 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images seen through a displacement in millimetres, from any grid to any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .grid import Grid, voxel_to_voxel
+from .sampling import identity_points, sample
+
+__all__ = ["inside", "mapped_points", "to_voxels", "warp"]
+
+
+def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """A displacement expressed along the array axes of a grid.
+
+    Args:
+        displacement_mm: ``(D, *any)``, RAS mm.
+
+    Returns:
+        ``(D, *any)`` in voxels of ``grid``, dtype and device of the input.
+    """
+    matrix = torch.from_numpy(np.linalg.inv(grid.affine[: grid.dims, : grid.dims]))
+    return torch.tensordot(matrix.to(displacement_mm), displacement_mm, dims=1)
+
+
+def mapped_points(
+    grid: Grid, image_grid: Grid, displacement_mm: torch.Tensor | None = None, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Where the voxels ``x`` of ``grid`` land, ``x + u(x)``, in voxels of ``image_grid``.
+
+    Args:
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; zero if not given.
+        device: of the result, when no displacement is given.
+
+    Returns:
+        ``(D, *grid.shape)``, float64: in float32 the affine part alone would lose 1e-5 voxels on large grids.
+
+    Raises:
+        ValueError: when the displacement does not live on ``grid`` or the grids differ in dimension.
+    """
+    if grid.dims != image_grid.dims:
+        raise ValueError(f"the grids must have the same number of dimensions, got {grid.shape} and {image_grid.shape}")
+    if displacement_mm is not None:
+        if tuple(displacement_mm.shape) != (grid.dims, *grid.shape):
+            raise ValueError(f"the displacement must be {(grid.dims, *grid.shape)}, got {tuple(displacement_mm.shape)}")
+        device = displacement_mm.device
+    dims = grid.dims
+    matrix = torch.from_numpy(voxel_to_voxel(grid, image_grid)).to(device)
+    index = identity_points(grid.shape, device, torch.float64)
+    points = torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
+    return points if displacement_mm is None else points.add_(to_voxels(displacement_mm.double(), image_grid))
+
+
+def inside(points: torch.Tensor, shape: tuple[int, ...], margin: float = 0.0) -> torch.Tensor:
+    """Which positions lie between the outermost voxel centres of an image.
+
+    Args:
+        points: ``(D, *any)``, voxels of the image.
+        shape: of the image; along an axis of one voxel half a voxel to either side is inside.
+        margin: voxels to keep away from the outermost centres; the test is inclusive up to 1e-6 voxels.
+
+    Returns:
+        ``(*any)``, bool.
+    """
+    half = torch.tensor([max((n - 1) / 2 - margin, 0.5 if n == 1 else 0.0) for n in shape], dtype=points.dtype)
+    middle = torch.tensor([(n - 1) / 2 for n in shape], dtype=points.dtype)
+    column = (-1, *[1] * (points.ndim - 1))
+    return ((points - middle.to(points).reshape(column)).abs() <= half.to(points).reshape(column) + 1e-6).all(0)
+
+
+def warp(
+    image: torch.Tensor,
+    image_grid: Grid,
+    displacement_mm: torch.Tensor | None,
+    grid: Grid,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+) -> torch.Tensor:
+    """Read an image at the displaced voxels of a grid: ``out(x) = image(x + u(x))``.
+
+    The image is sampled once, on its own voxels.
+
+    Args:
+        image: ``(C, *image_grid.shape)``, D = 2 or 3 spatial axes.
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; ``None`` only resamples.
+        mode: ``"bilinear"`` (linear in each axis) or ``"nearest"``.
+        padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image.
+
+    Returns:
+        ``(C, *grid.shape)``; float32 for images that are not floating point, whatever the mode.
+
+    Raises:
+        ValueError: when the image or the displacement does not live on its grid.
+    """
+    if tuple(image.shape[1:]) != image_grid.shape:
+        raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
+    plain = torch.as_tensor(image).as_subclass(torch.Tensor)  # a MetaTensor would carry its old affine along
+    plain = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+    points = mapped_points(grid, image_grid, displacement_mm, plain.device).to(plain)
+    return sample(plain[None], points[None], mode, padding_mode)[0]

@@ -1,0 +1,256 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The local learned-basis correlation ratio loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.utils import LossReduction, ensure_tuple_rep, look_up_option
+from torch import nn
+from torch.nn.modules.loss import _Loss
+
+from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+
+from .gram import LocalGram, full_precision, local_gram
+from .intensity import rescale
+from .residual import ridge_residual
+from .windows import AxisWindows
+
+__all__ = ["LocalLearnedBasisCRLoss"]
+
+BUDGET_MB = {"cpu": 16.0, "cuda": 1024.0}  # products of a slab stay in the processor's cache; a GPU wants large launches
+
+
+class LocalLearnedBasisCRLoss(_Loss):
+    """Local correlation ratio with basis functions that are learned together with the deformation.
+
+    Around every window centre the target (fixed image) is modelled as a linear combination of a few basis functions
+    of the prediction (warped moving image); the coefficients are solved for in closed form and the loss is the
+    mean over windows and target channels of ``log(R + eps)``, R being the residual of the fit. It needs no common
+    intensity scale, only that locally the one image is a function of the other.
+
+    Reference: Honkamaa & Marttinen, "Locor: Multimodal Image Registration via Learned Local Correlation Ratio",
+    https://arxiv.org/abs/2503.05335.
+
+    The basis is an ordinary module: hand ``loss.parameters()`` to the optimiser beside those of the deformation and
+    save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a
+    stride in every call, so that all voxels count equally; in ``eval()`` it is centred.
+
+    The gradient is the exact closed form, streamed through the volume in slabs: neither basis values nor their
+    products are ever held for the whole volume. It can be taken once (no double backward). A basis module must act
+    voxel by voxel and give the same output when called again with the same input.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        in_channels: channels of ``pred``; ``target`` may have another number.
+        num_basis: basis functions J of the learned basis.
+        hidden_channels: hidden layers of the learned basis.
+        basis: ``"learned"``, ``"polynomial"`` or a module that maps ``(B, in_channels, *spatial)`` to ``(B, J, *spatial)``.
+        degree: total degree of the polynomial basis.
+        kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
+        truncated: where the window ends, in standard deviations.
+        stride: distance between windows, voxels, one value or one per axis.
+        ridge: added to the diagonal of each window's normal equations.
+        eps: floor of the residual in the logarithm; its range is about ``[log(eps), log(1)]`` for rescaled images.
+        form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the
+            window, in [0, 1].
+        reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
+            ``(B, T, *windows)``, with 0 where a window does not count.
+        rescale: bring both images to about [0, 1] by detached robust statistics and give voxels that are not finite no
+            weight. Switch off when the images are finite and normalised already.
+        min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
+        memory_budget_mb: MiB for the products of one slab; by default 16 on a CPU and 1024 on a GPU.
+        generator: CPU random generator of the window shift; by default torch's global one.
+
+    Returns:
+        A scalar, to be minimised (see ``reduction``).
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        num_basis: int = 5,
+        hidden_channels: Sequence[int] = (16, 16),
+        basis: str | nn.Module = "learned",
+        degree: int = 3,
+        kernel_sigma: float | Sequence[float] = 0.8,
+        truncated: float = 3.0,
+        stride: float | Sequence[float] = 3,
+        ridge: float = 1e-4,
+        eps: float = 1e-4,
+        form: str = "log",
+        reduction: LossReduction | str = LossReduction.MEAN,
+        rescale: bool = True,
+        min_mass: float = 0.25,
+        memory_budget_mb: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(reduction=LossReduction(reduction).value)
+        if spatial_dims not in (1, 2, 3):
+            raise ValueError(f"spatial_dims must be 1, 2 or 3, got {spatial_dims}.")
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.kernel_sigma: tuple[float, ...] = ensure_tuple_rep(kernel_sigma, spatial_dims)
+        self.stride: tuple[float, ...] = ensure_tuple_rep(stride, spatial_dims)
+        self.form = look_up_option(form, ("log", "normalized"))
+        self.truncated, self.ridge, self.eps = truncated, ridge, eps
+        self.rescale, self.min_mass = rescale, min_mass
+        self.memory_budget_mb, self.generator = memory_budget_mb, generator
+        self._check_options()
+        if isinstance(basis, nn.Module):
+            self.basis = basis
+        elif look_up_option(basis, ("learned", "polynomial")) == "learned":
+            self.basis = LearnedBasis(in_channels, num_basis, hidden_channels)
+        else:
+            self.basis = PolynomialBasis(in_channels, degree)
+
+    def _check_options(self) -> None:
+        positive = {
+            "kernel_sigma": self.kernel_sigma,
+            "stride": self.stride,
+            "truncated": (self.truncated,),
+            "ridge": (self.ridge,),
+            "eps": (self.eps,),
+            "memory_budget_mb": (self.memory_budget_mb or 1,),
+        }
+        for name, values in positive.items():
+            if not all(v > 0 for v in values):
+                raise ValueError(f"{name} must be positive, got {values if len(values) > 1 else values[0]}.")
+        if not 0 < self.min_mass <= 1:
+            raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            pred: warped moving image, BCH[W[D]] with C = ``in_channels``; the basis functions see this one.
+            target: fixed image, BTH[W[D]]; T need not be C.
+            mask: weights of the voxels in [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient.
+
+        Raises:
+            ValueError: when shapes or channel numbers do not fit, or a dtype is not floating point.
+        """
+        pred, target, mask = (_plain(x) for x in (pred, target, mask))
+        self._check_input(pred, target, mask)
+        with full_precision(pred.device):
+            dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+            pred, target = pred.to(dtype), target.to(dtype)
+            if self.rescale:
+                mask = _finite(pred, target, mask)
+                valid = None if mask is None else mask > 0
+                pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
+            root = None if mask is None else mask.detach().to(dtype).clamp_min(0).sqrt()
+            return self._reduce(*self._windows(pred, target, root))
+
+    def _windows(
+        self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Loss of each window ``(B, T, *windows)`` and, with a mask, which windows count ``(B, 1, *windows)``."""
+        budget = self.memory_budget_mb or BUDGET_MB.get(pred.device.type, BUDGET_MB["cpu"])
+        gram = LocalGram(
+            self.basis,
+            self._num_basis(pred),
+            target.shape[1],
+            self._axis_windows(pred),
+            int(budget * 2**20),
+            root is not None,
+            self.form == "normalized",
+        )
+        maps = local_gram(gram, pred, target, root, [p for p in self.basis.parameters() if p.requires_grad])
+        counts = None
+        if root is not None:
+            mass = maps[:, gram.layout["mass"]]
+            counts = mass >= self.min_mass
+            maps = maps / torch.where(counts, mass, 1)
+        moments = {name: maps[:, rows] for name, rows in gram.layout.items()}
+        moments["psi_t"] = moments["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
+        return self._score(moments), counts
+
+    def _score(self, m: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.form == "log":
+            return torch.log(ridge_residual(m["psi_psi"], m["psi_t"], m["t_t"], self.ridge) + self.eps)
+        # residual of the target standardised in its window
+        variance = (m["t_t"] - m["t"].square()).clamp_min(0)
+        deviation = (variance + self.eps).sqrt()
+        covariance = (m["psi_t"] - m["psi"][:, :, None] * m["t"][:, None]) / (deviation + self.eps)[:, None]
+        return ridge_residual(m["psi_psi"], covariance, torch.ones_like(variance), self.ridge)
+
+    def _reduce(self, values: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        if counts is not None:
+            values = torch.where(counts, values, 0)
+        if self.reduction == LossReduction.NONE.value:
+            return values
+        if self.reduction == LossReduction.SUM.value:
+            return values.sum()
+        if self.reduction != LossReduction.MEAN.value:
+            raise ValueError(f'Unsupported reduction: {self.reduction}, available options are ["mean", "sum", "none"].')
+        if counts is None:
+            return values.mean()
+        # item by item, so that a pair weighs the same whatever the overlap of its neighbour in the batch
+        number = counts.flatten(1).sum(1).clamp_min(1) * values.shape[1]
+        return (values.flatten(1).sum(1) / number).mean()
+
+    def _num_basis(self, pred: torch.Tensor) -> int:
+        known = getattr(self.basis, "num_basis", None)
+        if isinstance(known, int):
+            return known
+        with torch.no_grad():
+            return int(self.basis(pred[:1].detach().flatten(2)[..., :1].reshape(1, -1, *(1,) * self.spatial_dims)).shape[1])
+
+    def _axis_windows(self, pred: torch.Tensor) -> list[AxisWindows]:
+        stride = torch.tensor(self.stride, dtype=torch.float64)
+        shift = torch.zeros_like(stride)
+        if self.training:  # drawn on the host, so that a seed means the same on every device
+            shift = (torch.rand(len(stride), dtype=torch.float64, generator=self.generator) - 0.5) * stride
+        shift = shift.to(pred.device, pred.dtype, non_blocking=True)
+        return [
+            AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i])
+            for i, n in enumerate(pred.shape[2:])
+        ]
+
+    def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
+        if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:
+            raise ValueError(
+                f"pred must be (batch, {self.in_channels}, {self.spatial_dims} spatial axes), got shape {tuple(pred.shape)}."
+            )
+        if target.ndim != pred.ndim or target.shape[0] != pred.shape[0] or target.shape[2:] != pred.shape[2:]:
+            raise ValueError(
+                f"target must have the batch and spatial size of pred, got {tuple(target.shape)} and {tuple(pred.shape)}."
+            )
+        if 0 in pred.shape or 0 in target.shape:
+            raise ValueError(f"pred and target must not be empty, got {tuple(pred.shape)} and {tuple(target.shape)}.")
+        for name, image in (("pred", pred), ("target", target)):
+            if not image.is_floating_point():
+                raise ValueError(f"{name} must be a floating point tensor, got {image.dtype}; convert it with .float().")
+        if mask is not None and (
+            mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
+        ):
+            raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+
+
+def _plain(x: torch.Tensor | None) -> torch.Tensor | None:
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
+
+
+def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask without the voxels at which an image is not finite; None still means that all voxels count."""
+    finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
+    if mask is None:
+        return None if bool(finite.all()) else finite
+    return torch.where(finite, mask, 0)
+
+
+def _clean(image: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """Zero where nothing counts: a NaN of weight zero would still be a NaN."""
+    return image if valid is None else torch.where(valid, image, 0)
