@@ -30,7 +30,7 @@ from .windows import AxisWindows
 
 __all__ = ["LocalLearnedBasisCRLoss"]
 
-BUDGET_MB = {"cpu": 16.0, "cuda": 1024.0}  # products of a slab stay in the processor's cache; a GPU wants large launches
+BUDGET_MB = {"cpu": 4.0, "cuda": 1024.0}  # products of a slab stay in the processor's cache; a GPU wants large launches
 
 
 class LocalLearnedBasisCRLoss(_Loss):
@@ -71,7 +71,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         rescale: bring both images to about [0, 1] by detached robust statistics and give voxels that are not finite no
             weight. Switch off when the images are finite and normalised already.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the products of one slab; by default 16 on a CPU and 1024 on a GPU.
+        memory_budget_mb: MiB for the products of one slab; by default 4 on a CPU and 1024 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
