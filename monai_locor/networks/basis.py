@@ -26,7 +26,7 @@ class LearnedBasis(nn.Module):
     """A tiny fully connected network that maps the channels of a voxel to its ``num_basis`` basis values.
 
     ``in_channels -> hidden -> ... -> num_basis`` with ReLU between the layers and a sigmoid at the end, applied voxel by
-    voxel (Honkamaa & Marttinen, "Locor", arXiv 2503.05335).
+    voxel (Honkamaa & Marttinen, "Locor", arXiv 2503.05335). It computes in the precision of its input.
 
     Args:
         in_channels: channels C of the image, for instance 2 for intensity and derivative magnitude.
@@ -50,7 +50,8 @@ class LearnedBasis(nn.Module):
         out = x.flatten(2)
         for number, layer in enumerate(self.layers):
             # (out, in) @ (in, voxels): voxels stay contiguous, and nothing is transposed
-            out = torch.baddbmm(layer.bias[:, None], layer.weight.expand(len(x), -1, -1), out)
+            weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+            out = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), out)
             out = out.relu_() if number < len(self.layers) - 1 else out.sigmoid_()
         return out.reshape(len(x), self.num_basis, *x.shape[2:])
 

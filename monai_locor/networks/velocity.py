@@ -1,0 +1,118 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A stationary velocity field of cubic B-splines and its exponential."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import torch
+from monai.networks.blocks import DVF2DDF
+from torch import nn
+
+from monai_locor.geometry import Grid
+
+__all__ = ["SplineVelocity", "cubic_bspline", "interpolation_matrix"]
+
+
+def cubic_bspline(distance: np.ndarray) -> np.ndarray:
+    """The cubic B-spline at ``distance`` (in knot spacings) from its centre."""
+    d = np.abs(distance)
+    near = 2 / 3 - d**2 + d**3 / 2
+    far = np.clip(2 - d, 0, None) ** 3 / 6
+    return np.where(d < 1, near, far)
+
+
+def interpolation_matrix(positions: np.ndarray, size: int) -> np.ndarray:
+    """Linear interpolation of an axis of ``size`` samples at ``positions`` (voxels, clamped), ``(positions, size)``."""
+    where = np.clip(positions, 0, size - 1)
+    return np.clip(1 - np.abs(where[:, None] - np.arange(size)), 0, None)
+
+
+def separable(matrices: list[torch.Tensor], field: torch.Tensor) -> torch.Tensor:
+    """Apply one matrix per spatial axis, last axis first, to ``(C, *spatial)``."""
+    out = field
+    for axis in reversed(range(len(matrices))):
+        out = torch.tensordot(out, matrices[axis], dims=([axis + 1], [1])).movedim(-1, axis + 1)
+    return out
+
+
+class SplineVelocity(nn.Module):
+    """Stationary velocity of cubic B-splines over the fixed field of view, integrated on an isotropic lattice.
+
+    Control points lie ``spacing`` mm apart along the fixed image's axes, the lattice of the integration ``step`` mm.
+    As the lattice is isotropic in mm whatever the voxels are, a displacement in its voxels times ``step`` is in mm, and
+    MONAI's bending energy over its voxels divided by ``step ** 2`` is the bending energy in mm. Outside, the velocity
+    continues as it is at the border.
+
+    Args:
+        grid: fixed grid.
+        spacing: distance of control points, mm.
+        step: distance of lattice points, mm.
+        margin: how far the lattice reaches beyond the outermost voxel centres, mm.
+        squarings: of the scaling and squaring; 6 as in the reference method.
+    """
+
+    def __init__(self, grid: Grid, spacing: float, step: float, margin: float = 0.0, squarings: int = 6) -> None:
+        super().__init__()
+        self.spacing, self.step, self.margin = float(spacing), float(step), float(margin)
+        self.length = (np.array(grid.shape) - 1) * grid.spacing + 2 * self.margin
+        self.shape = tuple(max(3, math.ceil(n / step - 1e-6) + 1) for n in self.length)
+        knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
+        self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots))
+        for axis, matrix in enumerate(self._evaluation(np.arange(n) * step for n in self.shape)):
+            self.register_buffer(f"basis_{axis}", torch.from_numpy(matrix).float(), persistent=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
+            self.exponential = DVF2DDF(num_steps=squarings, padding_mode="border")
+
+    def _evaluation(self, positions) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
+        """Per axis, the spline values at positions (mm from the lattice's origin), ``(positions, knots)``."""
+        sizes = self.coefficients.shape[1:]
+        return [
+            cubic_bspline(x[:, None] / self.spacing - (np.arange(n) - 1)) for x, n in zip(positions, sizes, strict=True)
+        ]
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return self.coefficients.shape[0]
+
+    def lattice_positions(self, grid_positions: np.ndarray) -> np.ndarray:
+        """Positions in mm along a fixed axis, from its first voxel centre, to voxels of the lattice."""
+        return (grid_positions + self.margin) / self.step
+
+    def velocity(self) -> torch.Tensor:
+        """``(D, *lattice)`` in lattice voxels."""
+        matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
+        return separable(matrices, self.coefficients) * (self.spacing / self.step)
+
+    def forward(self) -> torch.Tensor:
+        """Displacements of ``exp(v)`` and ``exp(-v)``, ``(2, D, *lattice)``, in lattice voxels."""
+        velocity = self.velocity()
+        return self.exponential(torch.stack((velocity, -velocity)))
+
+    @torch.no_grad()
+    def take(self, other: SplineVelocity) -> None:
+        """Become the same field as ``other`` (same fixed grid), the closest one in the mean square where knots differ."""
+        matrices = []
+        for axis in range(self.dims):
+            # dense enough for every polynomial piece of either spline to be determined
+            count = 8 * max(self.coefficients.shape[axis + 1], other.coefficients.shape[axis + 1])
+            x = np.linspace(0, min(self.length[axis], other.length[axis]), count)
+            mine = self._evaluation([x] * self.dims)[axis]
+            theirs = other._evaluation([x] * self.dims)[axis]
+            matrices.append(torch.from_numpy(np.linalg.lstsq(mine, theirs, rcond=1e-6)[0]))
+        new = separable([m.to(other.coefficients.device) for m in matrices], other.coefficients.double())
+        self.coefficients.copy_(new * (other.spacing / self.spacing))

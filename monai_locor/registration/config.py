@@ -1,0 +1,185 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Settings of a registration: frozen, JSON in and out, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from monai_locor.errors import InputError
+
+__all__ = ["PRESETS", "RegistrationConfig", "Stage"]
+
+
+def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
+    names = [f.name for f in dataclasses.fields(kind)]
+    unknown = [str(key) for key in values if key not in names]
+    if unknown:
+        raise InputError(f"unknown settings: {', '.join(unknown)}; {kind.__name__} has {', '.join(names)}.")
+    try:
+        return kind(**values) if base is None else dataclasses.replace(base, **values)
+    except TypeError as error:
+        raise InputError(f"cannot make a {kind.__name__} of {dict(values)}: {error}.") from error
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the schedule.
+
+    Lengths count in the smallest voxel size of the fixed image (for ``factor``: of the direction's reference image),
+    so that a schedule suits a mouse as it suits a man, and means the same along thick and thin axes.
+
+    Args:
+        factor: distance of the samples that the loss sees.
+        iterations: optimisation steps.
+        spacing: distance of control points; None leaves the deformation as it is (affine only).
+        learning_rate: of the coefficients, in control-point spacings per step.
+    """
+
+    factor: float
+    iterations: int
+    spacing: float | None = None
+    learning_rate: float = 4e-2
+
+    def __post_init__(self) -> None:
+        _positive(self, "factor", "learning_rate")
+        if self.spacing is not None:
+            _positive(self, "spacing")
+        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
+            raise InputError(f"iterations must be a whole number, 0 or more, got {self.iterations!r}.")
+
+
+REFERENCE_STAGES = (
+    Stage(factor=2, iterations=80),
+    Stage(factor=4, iterations=80, spacing=32, learning_rate=16e-2),
+    Stage(factor=4, iterations=80, spacing=16, learning_rate=16e-2),
+    Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
+    Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
+    Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
+)
+
+
+@dataclass(frozen=True)
+class RegistrationConfig:
+    """Everything that a registration can be told, apart from the images.
+
+    Args:
+        stages: the schedule, coarse to fine.
+        derivative_channel: add the derivative magnitude to the intensity as a second channel.
+        num_basis: basis functions J.
+        hidden_channels: hidden layers of the basis network.
+        kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
+        truncated: where the window ends, standard deviations.
+        stride: distance of windows, samples of the stage.
+        ridge: of the local least squares fit.
+        eps: floor of the residual in the logarithm.
+        form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
+        basis: ``"learned"`` or ``"polynomial"``.
+        min_mass: share of a window that must be valid for it to count.
+        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2).
+        learning_rate_affine: per step, of the affine in units of half the field of view.
+        learning_rate_basis: of the basis networks.
+        affine: optimise the affine part.
+        initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
+        quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
+        squarings: of the exponential.
+    """
+
+    stages: tuple[Stage, ...] = REFERENCE_STAGES
+    derivative_channel: bool = True
+    num_basis: int = 5
+    hidden_channels: tuple[int, ...] = (16, 16)
+    kernel_sigma: float = 0.8
+    truncated: float = 3.0
+    stride: float = 3.0
+    ridge: float = 1e-4
+    eps: float = 1e-4
+    form: str = "log"
+    basis: str = "learned"
+    min_mass: float = 0.25
+    bending_weight: float = 22.0
+    learning_rate_affine: float = 5e-3
+    learning_rate_basis: float = 1e-2
+    affine: bool = True
+    initialization: str = "auto"
+    quantile: float = 0.001
+    squarings: int = 6
+
+    def __post_init__(self) -> None:
+        stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "hidden_channels", tuple(int(n) for n in self.hidden_channels))
+        _positive(self, "num_basis", "kernel_sigma", "truncated", "stride", "ridge", "eps", "min_mass", "squarings")
+        _positive(self, "learning_rate_affine", "learning_rate_basis")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if not (0 <= self.quantile < 0.5 and self.bending_weight >= 0):
+            raise InputError(
+                f"quantile must be in [0, 0.5) and bending_weight at least 0, got {self.quantile} and {self.bending_weight}."
+            )
+
+    @classmethod
+    def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
+        """A configuration from itself, the name of a preset, a mapping, or a JSON file.
+
+        A mapping (or file) may name a ``"preset"`` that the rest of it changes.
+
+        Raises:
+            InputError: for an unknown preset, file or key; the message lists the valid ones.
+        """
+        if isinstance(settings, cls):
+            return settings
+        if isinstance(settings, Mapping):
+            values = dict(settings)
+            base = cls.of(values.pop("preset", "default"))
+            return _build(cls, values, base)
+        if str(settings) in PRESETS:
+            return PRESETS[str(settings)]
+        path = Path(settings)  # type: ignore[arg-type]
+        if not path.is_file():
+            raise InputError(f"{settings!s} is neither a preset ({', '.join(PRESETS)}) nor a JSON file of settings.")
+        try:
+            content = json.loads(path.read_text())
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path}: not a JSON file of settings ({error}).") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: expected an object of settings, got {type(content).__name__}.")
+        return cls.of(content)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`of` accepts."""
+        return dataclasses.asdict(self)
+
+
+CHOICES = {
+    "form": ("log", "normalized"),
+    "basis": ("learned", "polynomial"),
+    "initialization": ("auto", "world", "centers", "moments"),
+}
+
+
+PRESETS: dict[str, RegistrationConfig] = {"default": RegistrationConfig()}

@@ -1,0 +1,209 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The engine: the state of one registration, advanced step by step."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import torch
+from monai.losses import BendingEnergyLoss
+from torch import nn
+from tqdm import tqdm
+
+from monai_locor.geometry import sample_normalized
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.networks.affine import AffineMap
+from monai_locor.networks.velocity import SplineVelocity
+
+from .config import RegistrationConfig, Stage
+from .coordinates import ForwardCoordinates, InverseCoordinates
+from .prepare import PreparedImage
+from .pyramid import Level, make_level
+
+__all__ = ["RegistrationEngine"]
+
+logger = logging.getLogger(__name__)
+
+
+class RegistrationEngine(nn.Module):
+    """Affine and diffeomorphic registration of one pair, in both directions at once.
+
+    The map takes a fixed world point x to ``A exp(v)(x)`` and a moving one y to ``exp(-v)(A^-1 y)``. The loss is
+    evaluated on the fixed image's samples and on the moving image's, each with a basis of its own, and averaged.
+
+    Args:
+        fixed, moving: see :func:`monai_locor.registration.prepare`.
+        config: settings.
+        initial: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        seed: of the basis networks and of the window shifts.
+    """
+
+    def __init__(
+        self, fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: np.ndarray, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.fixed, self.moving, self.config = fixed, moving, config
+        self.unit = float(fixed.grid.spacing.min())
+        self.device = fixed.image.device
+        self.affine = AffineMap(fixed.grid, initial).to(self.device)
+        self.velocity = self._make_velocity(max((s.spacing or 0 for s in config.stages), default=0) or 4.0, 4.0)
+        self.deformable = False
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.losses = nn.ModuleList(self._make_loss(generator) for _ in range(2)).to(self.device)
+        self.bending = BendingEnergyLoss()
+        self.history: list[dict] = []
+        self.stage: Stage | None = None
+
+    def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
+        step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
+        grid = self.fixed.grid
+        # no coarser than the image allows: at least three lattice points along its longest axis
+        step = min(step, float((grid.extent - grid.spacing).max()) / 2)
+        return SplineVelocity(grid, spacing * self.unit, step, squarings=self.config.squarings, margin=2 * step).to(self.device)
+
+    def _make_loss(self, generator: torch.Generator) -> LocalLearnedBasisCRLoss:
+        c = self.config
+        return LocalLearnedBasisCRLoss(
+            spatial_dims=self.fixed.grid.dims,
+            in_channels=1 + c.derivative_channel,
+            num_basis=c.num_basis,
+            hidden_channels=c.hidden_channels,
+            basis=c.basis,
+            kernel_sigma=c.kernel_sigma,
+            truncated=c.truncated,
+            stride=c.stride,
+            ridge=c.ridge,
+            eps=c.eps,
+            form=c.form,
+            rescale=False,
+            min_mass=c.min_mass,
+            generator=generator,
+        )
+
+    def enter(self, stage: Stage) -> None:
+        """Prepare the images, the lattice and a fresh optimiser for a stage."""
+        self.stage = stage
+        if stage.spacing is not None:
+            velocity = self._make_velocity(stage.spacing, stage.factor)
+            velocity.take(self.velocity)
+            self.velocity, self.deformable = velocity, True
+        derivative = self.config.derivative_channel
+        self.levels = [
+            make_level(self.fixed, self.moving, stage.factor, derivative),
+            make_level(self.moving, self.fixed, stage.factor, derivative),
+        ]
+        forward, inverse = (level.grid for level in self.levels)
+        self.coordinates = [
+            ForwardCoordinates(forward, self.fixed.grid, self.moving.grid, self.velocity),
+            InverseCoordinates(inverse, self.fixed.grid, self.velocity),
+        ]
+        self.optimizer = torch.optim.Adam(self._parameter_groups(stage))
+        spacing = float(self.levels[0].grid.spacing.min())
+        self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
+        self.history.append({"factor": stage.factor, "spacing": stage.spacing, "loss": [], "bending": []})
+
+    def _parameter_groups(self, stage: Stage) -> list[dict]:
+        groups = [{"params": [p for m in self.losses for p in m.parameters()], "lr": self.config.learning_rate_basis}]
+        if self.config.affine:
+            groups.append({"params": list(self.affine.parameters()), "lr": self.config.learning_rate_affine})
+        if stage.spacing is not None:
+            groups.append({"params": [self.velocity.coefficients], "lr": stage.learning_rate})
+        return [g for g in groups if g["params"]]
+
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step of the current stage; returns similarity and weighted bending energy, on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        matrices = [self.affine(), self.affine(inverse=True)]
+        fields = self.velocity() if self.deformable else None
+        # each direction is differentiated down to these and forgotten; what they share is differentiated once
+        leaves = [m.detach().requires_grad_(self.config.affine) for m in matrices]
+        leaf = None if fields is None else fields.detach().requires_grad_(self.stage.spacing is not None)
+        total = torch.zeros((), device=self.device)
+        for k in range(2):
+            value = self._similarity(k, leaves[k], None if leaf is None else leaf[k]) / 2
+            if value.requires_grad:
+                value.backward()
+            total += value.detach()
+        outputs, gradients = [], []
+        for output, source in zip([*matrices, fields], [*leaves, leaf], strict=True):
+            if source is not None and source.grad is not None and output.requires_grad:
+                outputs.append(output)
+                gradients.append(source.grad)
+        bending = torch.zeros((), device=self.device)
+        if self.stage.spacing is not None and self.bending_weight > 0:
+            bending = self.bending(fields[:1]) * self.bending_weight
+            outputs.append(bending)
+            gradients.append(torch.ones_like(bending))
+        if outputs:
+            torch.autograd.backward(outputs, gradients)
+        self.optimizer.step()
+        return total, bending.detach()
+
+    def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        level: Level = self.levels[k]
+        points = self.coordinates[k](matrix, displacement)
+        warped = sample_normalized(level.other, points).unflatten(2, level.grid.shape)
+        with torch.no_grad():
+            weight = (points.abs() <= 1).all(-1).view(1, 1, *level.grid.shape).float()
+            if level.masked:
+                weight *= warped[:, -1:]
+            if level.weight is not None:
+                weight *= level.weight
+        return self.losses[k](warped[:, : level.reference.shape[1]], level.reference, weight)
+
+    def run(self, progress: bool = False) -> RegistrationEngine:
+        """Go through all stages."""
+        total = sum(s.iterations for s in self.config.stages)
+        with tqdm(total=total, disable=not progress, desc="registration", unit="it") as bar:
+            for stage in self.config.stages:
+                if stage.iterations == 0:
+                    continue
+                start = time.perf_counter()
+                self.enter(stage)
+                values = []
+                for _ in range(stage.iterations):
+                    values.append(torch.stack(self.step()))
+                    bar.update()
+                loss, bending = torch.stack(values).T.cpu().tolist()
+                seconds = time.perf_counter() - start
+                self.history[-1].update(loss=loss, bending=bending, seconds=seconds)
+                logger.info("factor %g spacing %s: loss %.4f, bending %.4f, %.1f s", stage.factor, stage.spacing, loss[-1], bending[-1], seconds)
+        return self
+
+    @torch.no_grad()
+    def forward_mm(self) -> torch.Tensor:
+        """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, the affine included."""
+        grid = self.fixed.grid
+        matrix = self.affine()
+        field = self.velocity()[0] if self.deformable else None
+        return self._displacement(ForwardCoordinates(grid, grid, self.moving.grid, self.velocity), matrix, field, grid)
+
+    @torch.no_grad()
+    def inverse_mm(self) -> torch.Tensor:
+        """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm."""
+        matrix = self.affine(inverse=True)
+        field = self.velocity()[1] if self.deformable else None
+        coordinates = InverseCoordinates(self.moving.grid, self.fixed.grid, self.velocity)
+        return self._displacement(coordinates, matrix, field, self.moving.grid)
+
+    def _displacement(self, coordinates, matrix, field, grid) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        points = coordinates(matrix, field)[0].double()
+        to_world = torch.linalg.inv(coordinates.to_other)
+        dims = grid.dims
+        world = torch.addmm(to_world[:dims, dims], points, to_world[:dims, :dims].T)
+        start = torch.addmm(coordinates.level[:dims, dims], coordinates.index.double().T, coordinates.level[:dims, :dims].T)
+        return (world - start).T.reshape(dims, *grid.shape).float()

@@ -1,0 +1,72 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""From an image as it is stored to the one that the engine works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from monai_locor.geometry import Grid, reorder, stored_order
+from monai_locor.losses.intensity import robust_range
+
+__all__ = ["PreparedImage", "prepare"]
+
+SOFT_LIMITS = (-0.25, 1.25)  # what lies beyond the robust range keeps some contrast, an outlier has no more than this
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image in canonical axis order, its intensities in about [0, 1].
+
+    Attributes:
+        image: ``(1, *spatial)`` float32.
+        weight: ``(1, *spatial)`` in [0, 1], or None where every voxel counts.
+        grid: its grid, axes nearest to R, A, S.
+        stored: grid of the image as it was given.
+        axes, flips: how ``grid`` was made of ``stored``.
+    """
+
+    image: torch.Tensor
+    weight: torch.Tensor | None
+    grid: Grid
+    stored: Grid
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    def to_stored(self, volume: torch.Tensor) -> torch.Tensor:
+        """``(C, *spatial)`` on :attr:`grid` back to the order of :attr:`stored`; world components are untouched."""
+        return reorder(volume, *stored_order(self.axes, self.flips))
+
+
+def prepare(
+    image: torch.Tensor, weight: torch.Tensor | None, quantile: float, device: torch.device, grid: Grid | None = None
+) -> PreparedImage:
+    """Reorder the axes and normalise the intensities by robust quantiles inside the mask.
+
+    Args:
+        image: ``(1, *spatial)``, finite.
+        weight: ``(1, *spatial)`` on the same grid, or None.
+        quantile: see :class:`monai_locor.registration.RegistrationConfig`.
+        device: where the result lives.
+        grid: of the image; by default what its MetaTensor says.
+    """
+    stored = Grid.of(image) if grid is None else grid
+    axes, flips = stored.canonical_order()
+    values = reorder(torch.as_tensor(image).detach().float(), axes, flips).to(device)
+    if weight is not None:
+        weight = reorder(torch.as_tensor(weight).detach().float().clamp(0, 1), axes, flips).to(device)
+    low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
+    # in float64: an offset of 1e4 would leave no digits of a small contrast
+    values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
+    return PreparedImage(values, weight, stored.reordered(axes, flips), stored, axes, flips)

@@ -1,0 +1,103 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the two images look like at one stage of the schedule, from one direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.networks.layers import gaussian_1d, separable_filtering
+
+from monai_locor.geometry import Grid, identity_points, sample, voxel_to_voxel
+from monai_locor.losses.intensity import robust_range
+from monai_locor.transforms import derivative_magnitude
+
+from .prepare import PreparedImage
+
+__all__ = ["Level", "level_grid", "make_level"]
+
+FEWEST_SAMPLES = 8  # along an axis, unless the image itself has fewer
+
+
+@dataclass(frozen=True)
+class Level:
+    """One direction at one stage: a reference image on the level's grid, the other one on its own voxels.
+
+    Attributes:
+        grid: where the loss is evaluated, aligned with the reference image.
+        reference: ``(1, C, *grid)``: intensity and derivative magnitude.
+        weight: ``(1, 1, *grid)`` or None.
+        other: ``(1, C, *voxels)``, smoothed alike; with masks, its weight is the last channel.
+        other_grid: grid of ``other``.
+        masked: whether ``other`` carries its weight.
+    """
+
+    grid: Grid
+    reference: torch.Tensor
+    weight: torch.Tensor | None
+    other: torch.Tensor
+    other_grid: Grid
+    masked: bool
+
+
+def level_grid(grid: Grid, factor: float) -> Grid:
+    """Samples ``factor`` smallest voxels apart, never finer than the voxels nor fewer than eight along an axis."""
+    step = np.maximum(grid.spacing, factor * grid.spacing.min())
+    most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (FEWEST_SAMPLES - 1))
+    step = np.minimum(step, most)
+    return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
+
+
+def make_level(reference: PreparedImage, other: PreparedImage, factor: float, derivative: bool) -> Level:
+    """Smooth both images to the distance of the samples, add their derivative magnitude, sample the reference.
+
+    Smoothing is Gaussian with a standard deviation of a third of the sample distance, none where voxels are coarser.
+    """
+    grid = level_grid(reference.grid, factor)
+    features = _features(reference, grid.spacing, derivative)
+    weight = reference.weight
+    if grid is not reference.grid:
+        matrix = torch.from_numpy(voxel_to_voxel(grid, reference.grid)).to(features)
+        points = identity_points(grid.shape, features.device).flatten(1)
+        points = (matrix[:-1, :-1] @ points + matrix[:-1, -1:]).reshape(1, grid.dims, *grid.shape)
+        features = sample(features[None], points, padding_mode="border")[0]
+        weight = None if weight is None else sample(weight[None], points, padding_mode="border")[0]
+    moved = _features(other, grid.spacing, derivative)
+    masked = other.weight is not None
+    if other.weight is not None:
+        moved = torch.cat((moved, other.weight))
+    return Level(grid, features[None], None if weight is None else weight[None], moved[None], other.grid, masked)
+
+
+def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> torch.Tensor:
+    ratio = step / image.grid.spacing
+    smooth = _smooth(image.image, image.weight, [r / 3 if r > 1.01 else 0.0 for r in ratio])
+    if not derivative:
+        return smooth
+    magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1])
+    weight = None if image.weight is None else image.weight[None] > 0
+    high = robust_range(magnitude[None], weight, 0.005)[1].float()
+    return torch.cat((smooth, (magnitude / high.clamp_min(1e-12)[..., None, None, None].reshape(-1, *(1,) * image.grid.dims)).clamp_max_(1.5)))
+
+
+def _smooth(image: torch.Tensor, weight: torch.Tensor | None, sigma: list[float]) -> torch.Tensor:
+    """Gaussian smoothing in voxels, normalised by the weights and at the border; weightless voxels stay as they are."""
+    if not any(sigma):
+        return image
+    one = torch.ones(1, device=image.device)
+    kernels = [gaussian_1d(torch.tensor(s), truncated=4.0).to(image) if s > 0 else one for s in sigma]
+    weights = torch.ones_like(image) if weight is None else weight
+    total = separable_filtering(weights[None], kernels)[0]
+    smooth = separable_filtering((image * weights)[None], kernels)[0] / total.clamp_min(1e-6)
+    return torch.where(total > 1e-3, smooth, image)
