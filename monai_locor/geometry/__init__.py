@@ -15,15 +15,21 @@ from __future__ import annotations
 
 from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
 from .sampling import identity_points, reorder, sample, sample_normalized, to_normalized
+from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
     "Grid",
     "apply_affine",
+    "from_voxels",
     "identity_points",
+    "inside",
+    "mapped_points",
     "reorder",
     "sample",
     "sample_normalized",
     "stored_order",
     "to_normalized",
+    "to_voxels",
     "voxel_to_voxel",
+    "warp",
 ]

@@ -63,7 +63,9 @@ class Grid:
         size = len(self.shape) + 1
         if affine.shape != (size, size):
             raise ValueError(f"the affine of a grid of shape {tuple(self.shape)} must be {size}x{size}, got {affine.shape}")
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12 * max(1e-12, np.abs(affine[:-1, :-1]).max()) ** (size - 1):
+        columns = np.sqrt((affine[:-1, :-1] ** 2).sum(0))
+        # the determinant of unit columns: a grid of micrometres is as good as one of metres
+        if not np.isfinite(affine).all() or (columns == 0).any() or abs(np.linalg.det(affine[:-1, :-1] / columns)) < 1e-6:
             raise ValueError(f"the affine is not invertible or not finite: {affine.tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

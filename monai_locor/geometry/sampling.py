@@ -21,7 +21,9 @@ import torch.nn.functional as F
 __all__ = ["identity_points", "reorder", "sample", "sample_normalized", "to_normalized"]
 
 
-def identity_points(shape: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def identity_points(
+    shape: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Voxel indices of a grid, ``(D, *shape)``."""
     axes = [torch.arange(n, device=device, dtype=dtype) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
@@ -54,7 +56,9 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
     return sample_normalized(image, flat.flip(-1), mode, padding_mode).reshape(*image.shape[:2], *points.shape[2 : 2 + dims])
 
 
-def sample_normalized(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> torch.Tensor:
+def sample_normalized(
+    image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros"
+) -> torch.Tensor:
     """Sample images at a list of positions that are already normalised.
 
     Args:
@@ -64,7 +68,7 @@ def sample_normalized(image: torch.Tensor, points: torch.Tensor, mode: str = "bi
     Returns:
         ``(B, C, N)``.
     """
-    batch, count, dims = points.shape
+    count, dims = points.shape[1:]
     chunks = _cpu_chunks(image, points)
     if chunks > 1:  # grid_sample on the CPU shares work between threads over the batch axis only
         size = -(-count // chunks)

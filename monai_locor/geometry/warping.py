@@ -19,7 +19,7 @@ import torch
 from .grid import Grid, voxel_to_voxel
 from .sampling import identity_points, sample
 
-__all__ = ["inside", "mapped_points", "to_voxels", "warp"]
+__all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
 
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -33,6 +33,11 @@ def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     """
     matrix = torch.from_numpy(np.linalg.inv(grid.affine[: grid.dims, : grid.dims]))
     return torch.tensordot(matrix.to(displacement_mm), displacement_mm, dims=1)
+
+
+def from_voxels(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The inverse of :func:`to_voxels`: ``(D, *any)`` in voxels of ``grid`` to RAS mm."""
+    return torch.tensordot(torch.tensor(grid.affine[: grid.dims, : grid.dims]).to(displacement), displacement, dims=1)
 
 
 def mapped_points(

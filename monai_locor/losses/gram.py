@@ -194,7 +194,12 @@ def _features(
 class _LocalGramFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gram: LocalGram, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None, *parameters: torch.Tensor
+        ctx: Any,
+        gram: LocalGram,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        root: torch.Tensor | None,
+        *parameters: torch.Tensor,
     ) -> torch.Tensor:
         ctx.gram = gram
         ctx.save_for_backward(pred, target, root, *parameters)
@@ -239,9 +244,7 @@ class _LocalGramFunction(torch.autograd.Function):
         return None, dpred, dtarget, None, *dparameters
 
 
-def _deposit(
-    found: Sequence[torch.Tensor | None], dpred: torch.Tensor | None, dparameters: Sequence[torch.Tensor]
-) -> None:
+def _deposit(found: Sequence[torch.Tensor | None], dpred: torch.Tensor | None, dparameters: Sequence[torch.Tensor]) -> None:
     if dpred is not None:
         first, *found = found
         dpred.copy_(first) if first is not None else dpred.zero_()

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -123,11 +124,12 @@ class LocalLearnedBasisCRLoss(_Loss):
             "truncated": (self.truncated,),
             "ridge": (self.ridge,),
             "eps": (self.eps,),
-            "memory_budget_mb": (self.memory_budget_mb or 1,),
+            "memory_budget_mb": (1 if self.memory_budget_mb is None else self.memory_budget_mb,),
+            "in_channels": (self.in_channels,),
         }
         for name, values in positive.items():
-            if not all(v > 0 for v in values):
-                raise ValueError(f"{name} must be positive, got {values if len(values) > 1 else values[0]}.")
+            if not all(0 < v < math.inf for v in values):
+                raise ValueError(f"{name} must be positive and finite, got {values if len(values) > 1 else values[0]}.")
         if not 0 < self.min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
 
@@ -136,12 +138,12 @@ class LocalLearnedBasisCRLoss(_Loss):
         Args:
             pred: warped moving image, BCH[W[D]] with C = ``in_channels``; the basis functions see this one.
             target: fixed image, BTH[W[D]]; T need not be C.
-            mask: weights of the voxels in [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient.
+            mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient.
 
         Raises:
             ValueError: when shapes or channel numbers do not fit, or a dtype is not floating point.
         """
-        pred, target, mask = (_plain(x) for x in (pred, target, mask))
+        pred, target, mask = _plain(pred), _plain(target), None if mask is None else _plain(mask)
         self._check_input(pred, target, mask)
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
@@ -150,7 +152,7 @@ class LocalLearnedBasisCRLoss(_Loss):
                 mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            root = None if mask is None else mask.detach().to(dtype).clamp_min(0).sqrt()
+            root = None if mask is None else mask.detach().to(dtype).nan_to_num(0).clamp(0, 1).sqrt()
             return self._reduce(*self._windows(pred, target, root))
 
     def _windows(
@@ -215,8 +217,7 @@ class LocalLearnedBasisCRLoss(_Loss):
             shift = (torch.rand(len(stride), dtype=torch.float64, generator=self.generator) - 0.5) * stride
         shift = shift.to(pred.device, pred.dtype, non_blocking=True)
         return [
-            AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i])
-            for i, n in enumerate(pred.shape[2:])
+            AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i]) for i, n in enumerate(pred.shape[2:])
         ]
 
     def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -239,7 +240,7 @@ class LocalLearnedBasisCRLoss(_Loss):
             raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
 
 
-def _plain(x: torch.Tensor | None) -> torch.Tensor | None:
+def _plain(x: torch.Tensor) -> torch.Tensor:
     return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 

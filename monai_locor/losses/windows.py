@@ -27,6 +27,7 @@ import torch
 __all__ = ["AxisWindows", "window_count"]
 
 BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
+NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its centre
 
 
 def window_count(size: int, stride: float) -> int:
@@ -46,9 +47,10 @@ class _Block:
 class AxisWindows:
     """The banded matrix of one axis and its adjoint.
 
-    Windows are centred on the axis as a set, ``stride`` voxels apart, moved by ``shift`` voxels. Each row is a Gaussian
-    truncated at ``truncated`` standard deviations (but never narrower than one voxel) and normalised to sum one over
-    the voxels that exist, so windows at the border of the image are averages like any other.
+    Windows are centred on the axis as a set, ``stride`` voxels apart, moved by ``shift`` voxels; a centre that would
+    leave the image stays on its edge, half a voxel outside the last voxel's centre. Each row is a Gaussian truncated at
+    ``truncated`` standard deviations (but never narrower than one voxel) and normalised to sum one over the voxels that
+    exist, so windows at the border of the image are averages like any other, and none is empty.
 
     Args:
         size: voxels along the axis.
@@ -60,12 +62,13 @@ class AxisWindows:
 
     def __init__(self, size: int, sigma: float, stride: float, truncated: float, shift: torch.Tensor) -> None:
         self.size, self.count = size, window_count(size, stride)
-        self._sigma, self._reach, self._stride = sigma, max(truncated * sigma, 0.5), stride
+        self._sigma, self._stride = max(sigma, NARROWEST), stride
+        self._reach = max(truncated * sigma, 0.5)
         self._first = (size - 1) / 2 - (self.count - 1) / 2 * stride
         # the extent of every block allows for any shift, so that no value has to come back from the device
         self._slack = self._reach + stride / 2
         index = torch.arange(self.count, device=shift.device, dtype=shift.dtype)
-        self._centres = self._first + stride * index + shift
+        self._centres = (self._first + stride * index + shift).clamp(-0.5, size - 0.5)
         self._norm = self._row_sums()
         self._forward = [self._block(rows, self._columns(rows)) for rows in _chunks(self.count, BLOCK)]
         self._adjoint = [self._block(self._rows(cols), cols, True) for cols in _chunks(size, round(BLOCK * max(stride, 1)))]

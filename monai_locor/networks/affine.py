@@ -49,6 +49,11 @@ class AffineMap(nn.Module):
         initial: ``(D + 1, D + 1)``, fixed to moving world points.
     """
 
+    left: torch.Tensor
+    right: torch.Tensor
+    left_inverse: torch.Tensor
+    right_inverse: torch.Tensor
+
     def __init__(self, grid: Grid, initial: np.ndarray | None = None) -> None:
         super().__init__()
         dims = grid.dims

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class LearnedBasis(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, *spatial)`` intensities to ``(B, J, *spatial)`` basis values in (0, 1)."""
         out = x.flatten(2)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast("list[nn.Linear]", self.layers)):
             # (out, in) @ (in, voxels): voxels stay contiguous, and nothing is transposed
             weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
             out = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), out)

@@ -21,7 +21,7 @@ import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
 
-from monai_locor.geometry import Grid
+from monai_locor.geometry import Grid, to_voxels
 
 __all__ = ["SplineVelocity", "cubic_bspline", "interpolation_matrix"]
 
@@ -66,13 +66,14 @@ class SplineVelocity(nn.Module):
 
     def __init__(self, grid: Grid, spacing: float, step: float, margin: float = 0.0, squarings: int = 6) -> None:
         super().__init__()
-        self.spacing, self.step, self.margin = float(spacing), float(step), float(margin)
+        self.grid, self.spacing, self.step, self.margin = grid, float(spacing), float(step), float(margin)
         self.length = (np.array(grid.shape) - 1) * grid.spacing + 2 * self.margin
         self.shape = tuple(max(3, math.ceil(n / step - 1e-6) + 1) for n in self.length)
         knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
         self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots))
         for axis, matrix in enumerate(self._evaluation(np.arange(n) * step for n in self.shape)):
             self.register_buffer(f"basis_{axis}", torch.from_numpy(matrix).float(), persistent=False)
+        self.register_buffer("base", None, persistent=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
             self.exponential = DVF2DDF(num_steps=squarings, padding_mode="border")
@@ -80,23 +81,32 @@ class SplineVelocity(nn.Module):
     def _evaluation(self, positions) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
         """Per axis, the spline values at positions (mm from the lattice's origin), ``(positions, knots)``."""
         sizes = self.coefficients.shape[1:]
-        return [
-            cubic_bspline(x[:, None] / self.spacing - (np.arange(n) - 1)) for x, n in zip(positions, sizes, strict=True)
-        ]
+        return [cubic_bspline(x[:, None] / self.spacing - (np.arange(n) - 1)) for x, n in zip(positions, sizes, strict=True)]
 
     @property
     def dims(self) -> int:
         """Number of spatial dimensions D."""
         return self.coefficients.shape[0]
 
-    def lattice_positions(self, grid_positions: np.ndarray) -> np.ndarray:
-        """Positions in mm along a fixed axis, from its first voxel centre, to voxels of the lattice."""
-        return (grid_positions + self.margin) / self.step
+    def lattice_positions(self, voxels: np.ndarray, axis: int) -> np.ndarray:
+        """Positions along an axis of the fixed grid, in its voxels, as voxels of the lattice."""
+        return (voxels * self.grid.spacing[axis] + self.margin) / self.step
 
     def velocity(self) -> torch.Tensor:
-        """``(D, *lattice)`` in lattice voxels."""
+        """``(D, *lattice)`` in lattice voxels: the splines' and, where one was set, the base."""
         matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
-        return separable(matrices, self.coefficients) * (self.spacing / self.step)
+        splines = separable(matrices, self.coefficients) * (self.spacing / self.step)
+        return splines if self.base is None else splines + self.base
+
+    def set_base(self, velocity_mm: torch.Tensor) -> None:
+        """Add a fixed velocity, for instance one that a network predicted: ``(D, *fixed)`` on the fixed grid, RAS mm."""
+        field = to_voxels(velocity_mm.to(self.coefficients), self.grid)
+        matrices = [
+            torch.from_numpy(interpolation_matrix((np.arange(n) * self.step - self.margin) / h, m)).to(field)
+            for n, h, m in zip(self.shape, self.grid.spacing, self.grid.shape, strict=True)
+        ]
+        scale = torch.tensor(self.grid.spacing / self.step).to(field)
+        self.base = separable(matrices, field) * scale.view(-1, *(1,) * self.dims)
 
     def forward(self) -> torch.Tensor:
         """Displacements of ``exp(v)`` and ``exp(-v)``, ``(2, D, *lattice)``, in lattice voxels."""

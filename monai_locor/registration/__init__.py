@@ -10,3 +10,12 @@
 # limitations under the License.
 
 """Pairwise registration: settings, engine, result."""
+
+from __future__ import annotations
+
+from .api import register
+from .config import PRESETS, RegistrationConfig, Stage
+from .engine import RegistrationEngine
+from .result import RegistrationResult
+
+__all__ = ["PRESETS", "RegistrationConfig", "RegistrationEngine", "RegistrationResult", "Stage", "register"]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from monai_locor.geometry import Grid, identity_points, sample_normalized, to_normalized, voxel_to_voxel
 from monai_locor.networks.velocity import SplineVelocity, interpolation_matrix, separable
@@ -32,7 +31,7 @@ def _normalizing(shape: tuple[int, ...]) -> np.ndarray:
     return np.hstack((np.diag(scale), np.array(offset)[:, None]))[::-1]
 
 
-class _Coordinates(nn.Module):
+class _Coordinates:
     """Constants that both directions share.
 
     Args:
@@ -43,26 +42,28 @@ class _Coordinates(nn.Module):
     """
 
     def __init__(self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity) -> None:
-        super().__init__()
-        device = velocity.coefficients.device
+        self.dims = level.dims
+        self.device = velocity.coefficients.device
         to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalised
-        directions = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step  # lattice voxels to mm
-        self._constant("to_other", np.vstack((to_other, np.eye(1, level.dims + 1, level.dims))), device)
-        self._constant("level", level.affine, device)
-        self._constant("directions", directions, device)
-        self.register_buffer("index", identity_points(level.shape, device).flatten(1), persistent=False)
+        self.to_other = self._double(np.vstack((to_other, np.eye(1, level.dims + 1, level.dims))))
+        self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
+        self.level = self._double(level.affine)
+        self.index = identity_points(level.shape, self.device).flatten(1)
+        self.upsample: list[torch.Tensor] = []
 
-    def _constant(self, name: str, value: np.ndarray, device: torch.device) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value)).to(device), persistent=False)
+    def _double(self, value: np.ndarray) -> torch.Tensor:
+        return torch.tensor(np.ascontiguousarray(value), device=self.device)
+
+    def _interpolate_at(self, positions: np.ndarray, size: int) -> None:
+        self.upsample.append(self._double(interpolation_matrix(positions, size)).float())
 
     def _assemble(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """``to_other matrix (x + u)`` for all samples, ``(1, N, D)``; u ``(D, *level)`` in lattice voxels or None."""
-        dims = self.directions.shape[0]
         through = self.to_other @ matrix
-        placed = (through @ self.level).float()
-        points = torch.addmm(placed[:dims, dims], self.index.T, placed[:dims, :dims].T)
+        points = _transformed((through @ self.level).float(), self.index)
         if displacement is not None:
-            points = torch.addmm(points, displacement.flatten(1).T, (through[:dims, :dims] @ self.directions).float().T)
+            linear = through[: self.dims, : self.dims] @ self.directions
+            points = torch.addmm(points, displacement.flatten(1).T, linear.float().T)
         return points[None]
 
 
@@ -71,17 +72,14 @@ class ForwardCoordinates(_Coordinates):
 
     def __init__(self, level: Grid, fixed: Grid, moving: Grid, velocity: SplineVelocity) -> None:
         super().__init__(level, fixed, moving, velocity)
-        origin, step = _axis_positions(level, fixed)
+        matrix = voxel_to_voxel(level, fixed)  # diagonal: the level follows the fixed image's axes
         for axis in range(level.dims):
-            millimetres = (origin[axis] + step[axis] * np.arange(level.shape[axis])) * fixed.spacing[axis]
-            where = velocity.lattice_positions(millimetres)
-            self._constant(f"upsample_{axis}", interpolation_matrix(where, velocity.shape[axis]).astype(np.float32), self.index.device)
+            voxels = matrix[axis, -1] + matrix[axis, axis] * np.arange(level.shape[axis])
+            self._interpolate_at(velocity.lattice_positions(voxels, axis), velocity.shape[axis])
 
-    def forward(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Positions ``(1, N, D)`` from the matrix of fixed to moving world points and the lattice's displacement."""
-        if displacement is not None:
-            displacement = separable([getattr(self, f"upsample_{i}") for i in range(len(displacement))], displacement)
-        return self._assemble(matrix, displacement)
+        return self._assemble(matrix, None if displacement is None else separable(self.upsample, displacement))
 
 
 class InverseCoordinates(_Coordinates):
@@ -92,35 +90,29 @@ class InverseCoordinates(_Coordinates):
 
     def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity) -> None:
         super().__init__(level, fixed, fixed, velocity)
-        world_to_lattice = np.eye(level.dims + 1)
-        world_to_lattice[:-1, :-1] = np.diag(fixed.spacing / velocity.step)
-        world_to_lattice[:-1, -1] = velocity.margin / velocity.step
-        to_lattice = _normalizing(velocity.shape) @ world_to_lattice @ np.linalg.inv(fixed.affine)
-        self._constant("to_lattice", to_lattice, self.index.device)
-        self.nodes = tuple(
-            int(max(2, np.ceil((n - 1) * s / velocity.step) + 1)) if n > 1 else 1 for n, s in zip(level.shape, level.spacing, strict=True)
-        )
-        stretch = np.diag([*((n - 1) / max(m - 1, 1) for n, m in zip(level.shape, self.nodes, strict=True)), 1.0])
-        self._constant("node_affine", level.affine @ stretch, self.index.device)
-        self.register_buffer("node_index", identity_points(self.nodes, self.index.device).flatten(1), persistent=False)
-        for axis, (n, m) in enumerate(zip(level.shape, self.nodes, strict=True)):
-            where = np.arange(n) * ((m - 1) / max(n - 1, 1))
-            self._constant(f"upsample_{axis}", interpolation_matrix(where, m).astype(np.float32), self.index.device)
+        to_voxels = np.linalg.inv(fixed.affine)
+        lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
+        lattice[:-1, -1] = velocity.margin / velocity.step
+        self.to_lattice = self._double(_normalizing(velocity.shape) @ lattice @ to_voxels)
+        size = np.array(level.shape)
+        nodes = np.where(size > 1, np.ceil((size - 1) * level.spacing / velocity.step) + 1, 1).astype(int)
+        stretch = (size - 1) / np.maximum(nodes - 1, 1)
+        self.nodes = tuple(nodes.tolist())
+        self.node_affine = self._double(level.affine @ np.diag([*stretch, 1.0]))
+        self.node_index = identity_points(self.nodes, self.device).flatten(1)
+        for n, m in zip(level.shape, self.nodes, strict=True):
+            self._interpolate_at(np.arange(n) * ((m - 1) / max(n - 1, 1)), m)
 
-    def forward(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Positions ``(1, N, D)`` from the matrix of moving to fixed world points and the lattice's displacement."""
         if displacement is not None:
-            dims = len(displacement)
-            placed = (self.to_lattice @ matrix @ self.node_affine).float()
-            points = torch.addmm(placed[:, dims], self.node_index.T, placed[:, :dims].T)
-            nodes = sample_normalized(displacement[None], points[None], padding_mode="border")[0]
-            displacement = separable(
-                [getattr(self, f"upsample_{i}") for i in range(dims)], nodes.reshape(dims, *self.nodes)
-            )
+            points = _transformed((self.to_lattice @ matrix @ self.node_affine).float(), self.node_index)
+            values = sample_normalized(displacement[None], points[None], padding_mode="border")[0]
+            displacement = separable(self.upsample, values.reshape(self.dims, *self.nodes))
         return self._assemble(matrix, displacement)
 
 
-def _axis_positions(level: Grid, fixed: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """First sample and distance of samples along each fixed axis, in fixed voxels."""
-    matrix = voxel_to_voxel(level, fixed)
-    return matrix[:-1, -1], np.diag(matrix)[:-1]
+def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``(N, D)`` from indices ``(D, N)``."""
+    dims = len(index)
+    return torch.addmm(matrix[:dims, dims], index.T, matrix[:dims, :dims].T)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from monai.losses import BendingEnergyLoss
 from torch import nn
 from tqdm import tqdm
 
-from monai_locor.geometry import sample_normalized
+from monai_locor.geometry import Grid, sample_normalized
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks.affine import AffineMap
 from monai_locor.networks.velocity import SplineVelocity
@@ -30,7 +31,7 @@ from monai_locor.networks.velocity import SplineVelocity
 from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .prepare import PreparedImage
-from .pyramid import Level, make_level
+from .pyramid import make_level
 
 __all__ = ["RegistrationEngine"]
 
@@ -48,32 +49,44 @@ class RegistrationEngine(nn.Module):
         config: settings.
         initial: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         seed: of the basis networks and of the window shifts.
+        initial_velocity: stationary velocity to start from, ``(D, *fixed)`` in the prepared image's order, RAS mm; the
+            optimised velocity adds to it.
     """
 
     def __init__(
-        self, fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: np.ndarray, seed: int = 0
+        self,
+        fixed: PreparedImage,
+        moving: PreparedImage,
+        config: RegistrationConfig,
+        initial: np.ndarray,
+        seed: int = 0,
+        initial_velocity: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
         self.unit = float(fixed.grid.spacing.min())
         self.device = fixed.image.device
         self.affine = AffineMap(fixed.grid, initial).to(self.device)
-        self.velocity = self._make_velocity(max((s.spacing or 0 for s in config.stages), default=0) or 4.0, 4.0)
-        self.deformable = False
+        self.initial_velocity = initial_velocity
+        self.velocity = self._make_velocity(4.0, 1.0)
+        self.deformable = initial_velocity is not None
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.losses = nn.ModuleList(self._make_loss(generator) for _ in range(2)).to(self.device)
         self.bending = BendingEnergyLoss()
-        self.history: list[dict] = []
-        self.stage: Stage | None = None
+        self.history: list[dict[str, Any]] = []
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
         grid = self.fixed.grid
         # no coarser than the image allows: at least three lattice points along its longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
-        return SplineVelocity(grid, spacing * self.unit, step, squarings=self.config.squarings, margin=2 * step).to(self.device)
+        velocity = SplineVelocity(grid, spacing * self.unit, step, margin=2 * step, squarings=self.config.squarings)
+        velocity = velocity.to(self.device)
+        if self.initial_velocity is not None:
+            velocity.set_base(self.initial_velocity)
+        return velocity
 
     def _make_loss(self, generator: torch.Generator) -> LocalLearnedBasisCRLoss:
         c = self.config
@@ -96,10 +109,10 @@ class RegistrationEngine(nn.Module):
 
     def enter(self, stage: Stage) -> None:
         """Prepare the images, the lattice and a fresh optimiser for a stage."""
-        self.stage = stage
         if stage.spacing is not None:
             velocity = self._make_velocity(stage.spacing, stage.factor)
-            velocity.take(self.velocity)
+            if self.deformable:
+                velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
         derivative = self.config.derivative_channel
         self.levels = [
@@ -107,17 +120,20 @@ class RegistrationEngine(nn.Module):
             make_level(self.moving, self.fixed, stage.factor, derivative),
         ]
         forward, inverse = (level.grid for level in self.levels)
-        self.coordinates = [
+        self.coordinates: list[ForwardCoordinates | InverseCoordinates] = [
             ForwardCoordinates(forward, self.fixed.grid, self.moving.grid, self.velocity),
             InverseCoordinates(inverse, self.fixed.grid, self.velocity),
         ]
         self.optimizer = torch.optim.Adam(self._parameter_groups(stage))
         spacing = float(self.levels[0].grid.spacing.min())
         self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
-        self.history.append({"factor": stage.factor, "spacing": stage.spacing, "loss": [], "bending": []})
 
     def _parameter_groups(self, stage: Stage) -> list[dict]:
-        groups = [{"params": [p for m in self.losses for p in m.parameters()], "lr": self.config.learning_rate_basis}]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for m in self.losses for p in m.parameters()], "lr": self.config.learning_rate_basis}
+        ]
+        self.affine.requires_grad_(self.config.affine)
+        self.velocity.requires_grad_(stage.spacing is not None)
         if self.config.affine:
             groups.append({"params": list(self.affine.parameters()), "lr": self.config.learning_rate_affine})
         if stage.spacing is not None:
@@ -125,36 +141,32 @@ class RegistrationEngine(nn.Module):
         return [g for g in groups if g["params"]]
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step of the current stage; returns similarity and weighted bending energy, on the device."""
+        """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        matrices = [self.affine(), self.affine(inverse=True)]
-        fields = self.velocity() if self.deformable else None
-        # each direction is differentiated down to these and forgotten; what they share is differentiated once
-        leaves = [m.detach().requires_grad_(self.config.affine) for m in matrices]
-        leaf = None if fields is None else fields.detach().requires_grad_(self.stage.spacing is not None)
+        shared = [self.affine(), self.affine(inverse=True)]
+        if self.deformable:
+            shared.append(self.velocity())
+        # each direction is differentiated down to these leaves and forgotten; what lies below is differentiated once
+        leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
         total = torch.zeros((), device=self.device)
         for k in range(2):
-            value = self._similarity(k, leaves[k], None if leaf is None else leaf[k]) / 2
-            if value.requires_grad:
-                value.backward()
+            value = self._similarity(k, leaves[k], leaves[2][k] if self.deformable else None) / 2
+            value.backward()
             total += value.detach()
-        outputs, gradients = [], []
-        for output, source in zip([*matrices, fields], [*leaves, leaf], strict=True):
-            if source is not None and source.grad is not None and output.requires_grad:
-                outputs.append(output)
-                gradients.append(source.grad)
+        pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
         bending = torch.zeros((), device=self.device)
-        if self.stage.spacing is not None and self.bending_weight > 0:
-            bending = self.bending(fields[:1]) * self.bending_weight
-            outputs.append(bending)
-            gradients.append(torch.ones_like(bending))
-        if outputs:
-            torch.autograd.backward(outputs, gradients)
+        if self.deformable and self.bending_weight > 0:
+            bending = self.bending(shared[2][:1]) * self.bending_weight
+            if bending.requires_grad:
+                pairs.append((bending, torch.ones_like(bending)))
+        if pairs:
+            torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
+        self._drop_bad_gradient()
         self.optimizer.step()
         return total, bending.detach()
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        level: Level = self.levels[k]
+        level = self.levels[k]
         points = self.coordinates[k](matrix, displacement)
         warped = sample_normalized(level.other, points).unflatten(2, level.grid.shape)
         with torch.no_grad():
@@ -165,24 +177,35 @@ class RegistrationEngine(nn.Module):
                 weight *= level.weight
         return self.losses[k](warped[:, : level.reference.shape[1]], level.reference, weight)
 
+    def _drop_bad_gradient(self) -> None:
+        """A gradient that is not finite becomes zero as a whole, without asking the device about it."""
+        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        good = torch.stack([g.isfinite().all() for g in gradients]).all()
+        for gradient in gradients:
+            gradient.copy_(torch.where(good, gradient, 0))
+
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages."""
-        total = sum(s.iterations for s in self.config.stages)
-        with tqdm(total=total, disable=not progress, desc="registration", unit="it") as bar:
-            for stage in self.config.stages:
-                if stage.iterations == 0:
-                    continue
+        stages = [s for s in self.config.stages if s.iterations > 0]
+        with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
+            for stage in stages:
                 start = time.perf_counter()
                 self.enter(stage)
                 values = []
                 for _ in range(stage.iterations):
                     values.append(torch.stack(self.step()))
                     bar.update()
-                loss, bending = torch.stack(values).T.cpu().tolist()
-                seconds = time.perf_counter() - start
-                self.history[-1].update(loss=loss, bending=bending, seconds=seconds)
-                logger.info("factor %g spacing %s: loss %.4f, bending %.4f, %.1f s", stage.factor, stage.spacing, loss[-1], bending[-1], seconds)
+                self._record(stage, torch.stack(values), time.perf_counter() - start)
         return self
+
+    def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
+        loss, bending = values.T.cpu().tolist()
+        entry = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
+        self.history.append(entry)
+        bad = int((~values.isfinite()).any(1).sum())
+        if bad:
+            logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
+        logger.info("stage %s: loss %.4f, bending energy %.4f, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
@@ -200,10 +223,12 @@ class RegistrationEngine(nn.Module):
         coordinates = InverseCoordinates(self.moving.grid, self.fixed.grid, self.velocity)
         return self._displacement(coordinates, matrix, field, self.moving.grid)
 
-    def _displacement(self, coordinates, matrix, field, grid) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def _displacement(
+        self, coordinates: ForwardCoordinates | InverseCoordinates, matrix: torch.Tensor, field: torch.Tensor | None, grid: Grid
+    ) -> torch.Tensor:
         points = coordinates(matrix, field)[0].double()
-        to_world = torch.linalg.inv(coordinates.to_other)
         dims = grid.dims
+        to_world = torch.linalg.inv(coordinates.to_other)
         world = torch.addmm(to_world[:dims, dims], points, to_world[:dims, :dims].T)
         start = torch.addmm(coordinates.level[:dims, dims], coordinates.index.double().T, coordinates.level[:dims, :dims].T)
         return (world - start).T.reshape(dims, *grid.shape).float()

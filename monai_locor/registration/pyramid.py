@@ -68,7 +68,7 @@ def make_level(reference: PreparedImage, other: PreparedImage, factor: float, de
     features = _features(reference, grid.spacing, derivative)
     weight = reference.weight
     if grid is not reference.grid:
-        matrix = torch.from_numpy(voxel_to_voxel(grid, reference.grid)).to(features)
+        matrix = torch.tensor(voxel_to_voxel(grid, reference.grid)).to(features)
         points = identity_points(grid.shape, features.device).flatten(1)
         points = (matrix[:-1, :-1] @ points + matrix[:-1, -1:]).reshape(1, grid.dims, *grid.shape)
         features = sample(features[None], points, padding_mode="border")[0]
@@ -87,8 +87,8 @@ def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> torch
         return smooth
     magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1])
     weight = None if image.weight is None else image.weight[None] > 0
-    high = robust_range(magnitude[None], weight, 0.005)[1].float()
-    return torch.cat((smooth, (magnitude / high.clamp_min(1e-12)[..., None, None, None].reshape(-1, *(1,) * image.grid.dims)).clamp_max_(1.5)))
+    high = robust_range(magnitude[None], weight, 0.005)[1].to(magnitude).clamp_min(1e-12)
+    return torch.cat((smooth, (magnitude / high.view(-1, *(1,) * image.grid.dims)).clamp_max_(1.5)))
 
 
 def _smooth(image: torch.Tensor, weight: torch.Tensor | None, sigma: list[float]) -> torch.Tensor:

@@ -1,0 +1,60 @@
+# Everything runs in .venv, which is made on first use and again when the requirements change.
+PYTHON ?= python3
+OUT ?= demo_output
+
+BIN := .venv/bin
+REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
+# pytest's exit code for "no tests collected"
+NO_TESTS := 5
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format clean distclean
+
+help:
+	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
+	@echo "make test       run the tests and the doctests"
+	@echo "make test-slow  run the tests marked slow"
+	@echo "make lint       ruff check, ruff format --check, mypy"
+	@echo "make format     let ruff fix and format what it can"
+	@echo "make clean      remove build outputs, caches and demo_output"
+	@echo "make distclean  clean, and remove .venv"
+	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
+
+demo: .venv/.stamp-run
+	$(BIN)/python -m monai_locor.demo $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)") --output-dir "$(OUT)"
+
+test: .venv/.stamp-run
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.stamp-run
+	$(BIN)/python -m pytest -m slow || [ $$? -eq $(NO_TESTS) ]
+
+lint: .venv/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+.venv/.stamp-dev: .venv/.stamp-run
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/bin/python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: '$(PYTHON)' not found; name a Python >= 3.10 with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: Python >= 3.10 is needed, '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1); name another with PYTHON=..." >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+clean:
+	rm -rf build dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,32 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Files: images, masks, displacement fields and affines. The one way to read them and the one way to write them."""
+
+from __future__ import annotations
+
+from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+from .images import read_image, read_mask, write_image
+from .paths import atomic_path, check_output_dir
+from .sources import ImageSource
+
+__all__ = [
+    "ImageSource",
+    "atomic_path",
+    "check_output_dir",
+    "read_affine",
+    "read_displacement_field",
+    "read_image",
+    "read_mask",
+    "write_affine",
+    "write_displacement_field",
+    "write_image",
+]

@@ -1,0 +1,129 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images and masks, read with all their faults found, and written where they belong."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from numpy.typing import DTypeLike
+
+from ..errors import InputError
+from ..geometry import Grid
+from .nifti import save_nifti
+from .sources import ImageSource, load_source
+
+__all__ = ["read_image", "read_mask", "write_image"]
+
+logger = logging.getLogger(__name__)
+
+# what NIfTI tools do not read, and what is written instead
+_STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
+
+
+def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
+    """Read an image to be registered and refuse what cannot be.
+
+    NIfTI is read with nibabel, everything else (a folder of one DICOM series, too) with ITK. Trailing axes of one voxel are
+    dropped: a file of ``(H, W, 1)`` voxels is a 2-D image. NaN and infinite voxels are replaced by the smallest finite
+    value and a warning with their number is logged, as are contradictions in a NIfTI header.
+
+    Args:
+        source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has voxels of 1 mm.
+        role: ``"fixed"`` or ``"moving"``, for messages.
+        channel: which of several channels, frames or colours to take.
+
+    Returns:
+        the image ``(1, *spatial)``, D = 2 or 3, float32, with a 4x4 affine (RAS, mm) and its file name in ``meta``; and
+        where its voxels are finite, ``(1, *spatial)`` bool, or ``None`` if all are.
+
+    Raises:
+        InputError: when the file is missing or unreadable, the image has several channels and ``channel`` is ``None``, is
+            complex, has a wrong number of axes or a singular or non-finite affine, is constant, or more than half of its
+            voxels are not finite.
+    """
+    name, image = load_source(source, f"{role} image", channel)
+    data = image.as_tensor()
+    valid = torch.isfinite(data)
+    bad = int((~valid).sum())
+    if 2 * bad > data.numel():
+        raise InputError(f"{name}: {bad} of {data.numel()} voxels are NaN or infinite; check how it was made")
+    low, high = (float(v) for v in data[valid].aminmax())
+    if low == high:
+        raise InputError(f"{name}: every voxel is {low:g}; nothing can be aligned to a constant image, check the file")
+    if not bad:
+        return image, None
+    logger.warning("%s: %d of %d voxels are NaN or infinite and do not count", name, bad, data.numel())
+    return MetaTensor(torch.where(valid, data, low), meta=image.meta), valid
+
+
+def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
+    """Read a mask: where the image counts.
+
+    Args:
+        source: a file, or a mask in memory ``(1, *spatial)``, of any type.
+        role: ``"fixed"`` or ``"moving"``, for messages.
+
+    Returns:
+        ``(1, *spatial)`` float32 in [0, 1]: values within [0, 1] are kept as weights, in other masks (labels, 255) all that is
+        not zero is one; 4x4 affine (RAS, mm).
+
+    Raises:
+        InputError: as :func:`read_image`, and when values are negative or not finite, or all are zero.
+    """
+    name, mask = load_source(source, f"{role} mask")
+    data = mask.as_tensor()
+    if not torch.isfinite(data).all():
+        raise InputError(f"{name}: holds NaN or infinite values; save it with zeros there")
+    low, high = (float(v) for v in data.aminmax())
+    if low < 0:
+        raise InputError(f"{name}: holds negative values down to {low:g}; a mask is zero outside and positive inside")
+    if high == 0:
+        raise InputError(f"{name}: is empty, every voxel is zero; leave it out or check the file")
+    return mask if high <= 1 else MetaTensor((data != 0).to(data.dtype), meta=mask.meta)
+
+
+def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, dtype: DTypeLike | None = None) -> None:
+    """Write an image as NIfTI; the file appears only when it is complete.
+
+    Args:
+        path: ends in ``.nii`` or ``.nii.gz``.
+        image: ``(1, *spatial)`` or ``(*spatial)``; 2-D images are written with two axes, ``(H, W)``: read as a 2-D image,
+            a file of ``(H, W, 1)`` loses its direction in ITK.
+        grid: where its voxels lie; an affine with shear is written with a warning, since ITK may refuse it.
+        dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
+            half precision and bool made what NIfTI tools read (float32, int32, uint8).
+
+    Raises:
+        InputError: when ``path`` has another suffix.
+        ValueError: when the image does not fit the grid or its values do not fit ``dtype``.
+    """
+    data = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu()
+    data = data[0] if data.ndim == grid.dims + 1 and data.shape[0] == 1 else data
+    if tuple(data.shape) != grid.shape:
+        raise ValueError(f"an image of shape {tuple(image.shape)} does not fit a grid of shape {grid.shape}")
+    array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+    array = _cast(array, np.dtype(dtype if dtype is not None else _STORED.get(array.dtype.name, array.dtype.name)))
+    save_nifti(path, array, grid)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind in "iu":
+        array = np.rint(array) if array.dtype.kind == "f" else array
+        limits = np.iinfo(dtype)
+        if not (array.min() >= limits.min and array.max() <= limits.max):  # NaN fails, too
+            raise ValueError(f"values from {array.min()} to {array.max()} do not fit {dtype}; choose another dtype")
+    return array.astype(dtype)

@@ -1,0 +1,78 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Output paths: checked before the work starts, and never seen half-written."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError
+
+__all__ = ["atomic_path", "check_output_dir"]
+
+
+def check_output_dir(path: str | os.PathLike[str]) -> Path:
+    """Make sure, before a long computation, that files can be written to a folder; create it with its parents if need be.
+
+    Args:
+        path: the folder; ``~`` is expanded, an empty name is the working directory.
+
+    Returns:
+        the folder, which now exists.
+
+    Raises:
+        InputError: when a file is in the way or the folder cannot be created or written to. Nothing is left behind then.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        raise InputError(f"output folder {folder}: a file of this name is in the way; name another folder")
+    missing: list[Path] = []
+    try:
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        for part in missing:
+            with suppress(OSError):
+                part.rmdir()  # removes empty folders only
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"output folder {folder}: cannot be written to ({reason}); name another") from error
+    return folder
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to, which takes its place on success and is removed on failure.
+
+    It ends in the name of ``path``, so that writers that go by the suffix choose the same format.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_path(os.path.join(folder, "a.txt")) as name:
+    ...         _ = name.write_text("whole")
+    ...     os.listdir(folder)
+    ['a.txt']
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

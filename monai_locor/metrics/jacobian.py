@@ -1,0 +1,83 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How a transform stretches and whether it folds, from its displacement in millimetres."""
+
+from __future__ import annotations
+
+import torch
+
+from ..geometry import Grid, to_voxels
+from .ndv import determinant, non_diffeomorphic_volume
+from .selection import check_displacement, select
+
+__all__ = ["jacobian_determinant", "jacobian_statistics"]
+
+LOG_RANGE = (1e-9, 1e9)  # as in the Learn2Reg evaluation, so that a folded voxel has a finite logarithm
+
+
+def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Determinant of d(x + u)/dx in world space, by central differences (one-sided at the borders).
+
+    A change of coordinates does not change a determinant, so it is computed in voxels of the grid: oblique, flipped and
+    anisotropic grids need no special care. It is the determinant itself, not its logarithm: 1 keeps volume, below 1
+    shrinks, 0 or less folds. Central differences are blind to folds between neighbouring voxels; see ``ndv``.
+
+    Args:
+        displacement_mm: ``(D, *grid.shape)``, RAS mm, D = 2 or 3.
+
+    Returns:
+        ``(*grid.shape)``, no unit; float64 for a float64 input, else float32. An axis of one voxel counts as rigid.
+
+    Raises:
+        ValueError: when the displacement does not live on the grid or is not finite.
+    """
+    check_displacement(displacement_mm, grid)
+    u = to_voxels(displacement_mm if displacement_mm.dtype == torch.float64 else displacement_mm.float(), grid)
+    columns = [torch.gradient(u, dim=axis + 1)[0] if n > 1 else torch.zeros_like(u) for axis, n in enumerate(grid.shape)]
+    for axis, column in enumerate(columns):
+        column[axis] += 1
+    return determinant(columns)
+
+
+def jacobian_statistics(
+    displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None
+) -> dict[str, float | int | None]:
+    """What to report about the Jacobian determinant inside a mask.
+
+    Args:
+        displacement_mm: ``(D, *grid.shape)``, RAS mm.
+        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``, voxels that count where it is above zero; all if not given.
+
+    Returns:
+        ``min, p01, p50, p99, max`` of the determinant; ``std_log``, the standard deviation of its natural logarithm
+        with the determinant clamped to [1e-9, 1e9] (Learn2Reg, Hering 2023, doi 10.1109/TMI.2022.3213983);
+        ``folding_voxels`` and ``folding_percent``, where it is zero or less; ``ndv``, the non-diffeomorphic volume in
+        percent of the mask's volume (Liu 2024), ``None`` where no mask voxel has all its neighbours on the grid.
+
+    Raises:
+        ValueError: when shapes disagree, the field is not finite or the mask is empty.
+    """
+    values = select(jacobian_determinant(displacement_mm, grid), mask).double()
+    ordered = values.sort().values
+    low, middle, high = (float(ordered[round(q * (len(ordered) - 1))]) for q in (0.01, 0.5, 0.99))
+    folding = int((ordered <= 0).sum())
+    return {
+        "min": float(ordered[0]),
+        "p01": low,
+        "p50": middle,
+        "p99": high,
+        "max": float(ordered[-1]),
+        "std_log": float(ordered.clamp(*LOG_RANGE).log().std(correction=0)),
+        "folding_voxels": folding,
+        "folding_percent": 100 * folding / len(ordered),
+        "ndv": non_diffeomorphic_volume(displacement_mm, grid, mask),
+    }

@@ -1,0 +1,75 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Distances in millimetres: from the truth, and from where one started after going there and back."""
+
+from __future__ import annotations
+
+import torch
+
+from ..geometry import Grid, inside, mapped_points, warp
+from .selection import check_displacement, select, spatial_mask
+
+__all__ = ["inverse_consistency", "target_registration_error"]
+
+
+def target_registration_error(
+    displacement_mm: torch.Tensor, truth_mm: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Distance between where a transform sends each point and where it should.
+
+    Args:
+        displacement_mm: ``(D, *shape)``, RAS mm.
+        truth_mm: ``(D, *shape)``, RAS mm.
+        mask: ``(*shape)`` or ``(1, *shape)``, points that count where it is above zero; all if not given.
+
+    Returns:
+        ``(N,)``, mm, float64. A displacement that is not finite gives an error that is not finite.
+
+    Raises:
+        ValueError: when the shapes disagree or the mask is empty.
+    """
+    if displacement_mm.shape != truth_mm.shape:
+        raise ValueError(f"displacement and truth differ in shape: {tuple(displacement_mm.shape)}, {tuple(truth_mm.shape)}")
+    difference = displacement_mm.double() - truth_mm.to(displacement_mm.device).double()
+    return select(torch.linalg.vector_norm(difference, dim=0), mask)
+
+
+def inverse_consistency(
+    forward_mm: torch.Tensor,
+    fixed_grid: Grid,
+    inverse_mm: torch.Tensor,
+    moving_grid: Grid,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How far from itself a fixed point ends up after the forward and the inverse transform.
+
+    The inverse field is read by linear interpolation. Only fixed voxels count whose image lies on the moving grid, its
+    outermost voxels excluded, where an inverse is least determined.
+
+    Args:
+        forward_mm: ``(D, *fixed_grid.shape)``, RAS mm, fixed points to moving points.
+        inverse_mm: ``(D, *moving_grid.shape)``, RAS mm, moving points to fixed points.
+        mask: ``(*fixed_grid.shape)`` or ``(1, *fixed_grid.shape)``, fixed voxels that count where it is above zero.
+
+    Returns:
+        ``(N,)``, mm, float64; empty when no fixed voxel reaches the moving grid.
+
+    Raises:
+        ValueError: when a field does not live on its grid or is not finite, or the mask has another shape.
+    """
+    check_displacement(forward_mm, fixed_grid)
+    check_displacement(inverse_mm, moving_grid)
+    back = warp(inverse_mm.to(forward_mm.device).double(), moving_grid, forward_mm, fixed_grid, padding_mode="border")
+    counted = inside(mapped_points(fixed_grid, moving_grid, forward_mm), moving_grid.shape, margin=1.0)
+    if mask is not None:
+        counted &= spatial_mask(mask, fixed_grid.shape).to(counted.device)
+    return torch.linalg.vector_norm(forward_mm.double() + back, dim=0)[counted]

@@ -1,0 +1,98 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Non-diffeomorphic volume: the part of the image that a transform, taken as piecewise linear, turns inside out."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+
+from ..geometry import Grid, to_voxels
+from .selection import check_displacement, spatial_mask
+
+__all__ = ["determinant", "non_diffeomorphic_volume"]
+
+Simplex = tuple[tuple[int, ...], ...]
+
+
+def _simplices(dims: int) -> list[Simplex]:
+    """Edges, in voxels, from a voxel to the other corners of each simplex that is measured at it."""
+    axes = np.eye(dims, dtype=int)
+    corners: list[Simplex] = [
+        tuple(tuple(int(v) for v in sign * axis) for sign, axis in zip(signs, axes, strict=True))
+        for signs in product((1, -1), repeat=dims)
+    ]
+    if dims == 2:  # four corner triangles: either diagonal cuts a square in two
+        return corners
+    # eight corner tetrahedra and the two that are left in the middle of a cube when its other four corners are cut off
+    return [*corners, ((-1, -1, 0), (-1, 0, -1), (0, -1, -1)), ((1, 1, 0), (0, 1, 1), (1, 0, 1))]
+
+
+def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
+    """Determinant of many small matrices, given as their D columns, each ``(D, *any)``, D = 2 or 3.
+
+    Written out, because ``torch.linalg.det`` on millions of 3x3 matrices is an order of magnitude slower.
+    """
+    if len(columns) == 2:
+        (a, b), (c, d) = columns
+        return a * d - b * c
+    first, second, third = columns
+    return (first * torch.linalg.cross(second, third, dim=0)).sum(0)
+
+
+def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None) -> float | None:
+    """Share of the volume that folds, from ten finite-difference Jacobian determinants per voxel.
+
+    Unlike the central-difference determinant it sees every fold of the piecewise linear map, and weighs it by its size:
+    ``100 / N * sum over voxels and schemes of -min(det, 0) / (2 * 6)``, both divisions of a cube into five tetrahedra
+    counting one half. In two dimensions it is the area of the four corner triangles, ``-min(det, 0) / (2 * 2)``. As in
+    the authors' program the voxels at the border of the grid, which lack neighbours, are left out.
+
+    Source: Liu, Chen, Wei, Carass, Prince: On finite difference Jacobian computation in deformable image registration,
+    IJCV 2024, https://arxiv.org/abs/2212.06060.
+
+    Args:
+        displacement_mm: ``(D, *grid.shape)``, RAS mm.
+        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``, voxels that count where it is above zero; all if not given.
+
+    Returns:
+        Percent of the volume of the N mask voxels off the border; ``None`` where there are none.
+
+    Raises:
+        ValueError: when shapes disagree or the field is not finite.
+    """
+    check_displacement(displacement_mm, grid)
+    everywhere = torch.ones(grid.shape, dtype=torch.bool) if mask is None else spatial_mask(mask, grid.shape)
+    chosen = everywhere[tuple(slice(1, -1) for _ in grid.shape)].to(displacement_mm.device)
+    count = int(chosen.sum())
+    if not count:
+        return None
+    u = to_voxels(displacement_mm if displacement_mm.dtype == torch.float64 else displacement_mm.float(), grid)
+    share = 4 if grid.dims == 2 else 12
+    folded = sum(float((_determinant(u, simplex)[chosen].clamp(max=0)).double().sum()) for simplex in _simplices(grid.dims))
+    return abs(100 * folded / share / count)
+
+
+def _determinant(u: torch.Tensor, simplex: Simplex) -> torch.Tensor:
+    """Signed volume, times D!, of the image of a simplex at the inner voxels, positive for the identity."""
+    centre = _shifted(u, (0,) * (u.ndim - 1))
+    orientation = 1.0 if np.linalg.det(np.array(simplex)) > 0 else -1.0
+    column = (-1, *[1] * (u.ndim - 1))
+    edges = [_shifted(u, edge) - centre + torch.tensor(edge).to(u).reshape(column) for edge in simplex]
+    return orientation * determinant(edges)
+
+
+def _shifted(u: torch.Tensor, offset: tuple[int, ...]) -> torch.Tensor:
+    index = (slice(None), *(slice(1 + o, n - 1 + o) for o, n in zip(offset, u.shape[1:], strict=True)))
+    return u[index]

@@ -1,0 +1,54 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The checks and the choice of voxels that all measures share."""
+
+from __future__ import annotations
+
+import torch
+
+from ..geometry import Grid
+
+__all__ = ["check_displacement", "select", "spatial_mask"]
+
+
+def check_displacement(displacement_mm: torch.Tensor, grid: Grid) -> None:
+    """Refuse a displacement that is not ``(D, *grid.shape)`` with D = 2 or 3, or not finite, with a ``ValueError``."""
+    if grid.dims not in (2, 3) or tuple(displacement_mm.shape) != (grid.dims, *grid.shape):
+        raise ValueError(
+            f"a displacement on the grid {grid.shape} must be (D, *grid.shape), got {tuple(displacement_mm.shape)}"
+        )
+    bad = int((~torch.isfinite(displacement_mm)).sum())
+    if bad:
+        raise ValueError(f"the displacement has {bad} values that are not finite")
+
+
+def spatial_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A mask ``(*shape)`` or ``(1, *shape)`` as plain bool ``(*shape)``: voxels above zero count."""
+    chosen = torch.as_tensor(mask).as_subclass(torch.Tensor) > 0
+    chosen = chosen[0] if chosen.ndim == len(shape) + 1 and chosen.shape[0] == 1 else chosen
+    if tuple(chosen.shape) != tuple(shape):
+        raise ValueError(f"the mask must be {tuple(shape)}, got {tuple(mask.shape)}")
+    return chosen
+
+
+def select(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Values ``(*shape)`` where the mask is set, ``(N,)``.
+
+    Raises:
+        ValueError: when the mask has another shape or selects nothing.
+    """
+    if mask is None:
+        return values.flatten()
+    chosen = spatial_mask(mask, tuple(values.shape)).to(values.device)
+    if not chosen.any():
+        raise ValueError("the mask is empty: no voxel to measure in")
+    return values[chosen]

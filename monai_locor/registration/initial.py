@@ -1,0 +1,91 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where a registration starts."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, apply_affine
+
+from .prepare import PreparedImage
+
+__all__ = ["initial_affine", "overlap"]
+
+logger = logging.getLogger(__name__)
+
+SENSIBLE_OVERLAP = 0.25  # of the smaller field of view: less, and the world coordinates are taken to be unrelated
+LEAST_OVERLAP = 0.10
+
+
+def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
+    """Volume that two fields of view share under ``affine`` (fixed to moving world points), as share of the smaller one."""
+    step = np.maximum(1, np.array(fixed.shape) // 24)
+    axes = [np.arange(0, n, s, dtype=np.float64) for n, s in zip(fixed.shape, step, strict=True)]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, fixed.dims)
+    voxels = apply_affine(np.linalg.inv(moving.affine) @ affine @ fixed.affine, index)
+    shared = ((voxels >= -0.5) & (voxels <= np.array(moving.shape) - 0.5)).all(1).mean()
+    volumes = [float(np.prod(g.extent)) for g in (fixed, moving)]
+    return float(shared * volumes[0] / min(volumes))
+
+
+def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.ndarray:
+    """The matrix that a registration starts from, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+
+    Args:
+        how: ``"world"`` trusts the world coordinates; ``"centers"`` puts centre on centre of the fields of view;
+            ``"moments"`` centre of mass on centre of mass; ``"auto"`` takes the world coordinates if the fields of view
+            share at least a quarter of the smaller one, else their centres.
+
+    Raises:
+        InputError: when the images do not overlap enough to start from.
+    """
+    shared = overlap(fixed.grid, moving.grid, np.eye(fixed.grid.dims + 1))
+    if how == "auto":
+        how = "world" if shared >= SENSIBLE_OVERLAP else "centers"
+        logger.info("fields of view share %.0f %% of the smaller one: starting from %s", 100 * shared, how)
+    matrix = np.eye(fixed.grid.dims + 1)
+    if how == "centers":
+        matrix[:-1, -1] = moving.grid.centre - fixed.grid.centre
+    elif how == "moments":
+        matrix[:-1, -1] = _centre_of_mass(moving) - _centre_of_mass(fixed)
+    return matrix
+
+
+def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
+    """Refuse a start from which the loss would see next to nothing.
+
+    Raises:
+        InputError: when the fields of view share less than a tenth of the smaller one.
+    """
+    shared = overlap(fixed, moving, affine)
+    if shared < LEAST_OVERLAP:
+        raise InputError(
+            f"the fields of view of fixed and moving image share only {100 * shared:.0f} % of the smaller one; "
+            'start from their centres with initialization "centers" or "moments", or give an initial affine.'
+        )
+
+
+def _centre_of_mass(image: PreparedImage) -> np.ndarray:
+    values = image.image[0].double().clamp(0, 1)
+    if image.weight is not None:
+        values = values * image.weight[0]
+    total = values.sum().clamp_min(1e-12)
+    index = []
+    for axis, n in enumerate(values.shape):
+        profile = values.sum([a for a in range(values.ndim) if a != axis])
+        index.append(float((profile * torch.arange(n, dtype=torch.float64, device=profile.device)).sum() / total))
+    return apply_affine(image.grid.affine, np.array(index))

@@ -1,0 +1,153 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a registration gives back, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import itk
+import monai
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor._version import __version__
+from monai_locor.geometry import Grid, to_voxels, warp
+from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+
+from .config import RegistrationConfig
+
+__all__ = ["RegistrationResult"]
+
+
+@dataclass(frozen=True)
+class RegistrationResult:
+    """The transform of one pair and the images seen through it.
+
+    All displacements are whole transforms, the affine included, RAS mm: a fixed point x lies at ``x + forward_mm(x)`` in
+    the moving image, a moving point y at ``y + inverse_mm(y)`` in the fixed one.
+
+    Attributes:
+        affine: ``(D + 1, D + 1)``, fixed to moving world points, the affine part alone.
+        forward_mm: ``(D, *fixed)`` float32.
+        inverse_mm: ``(D, *moving)`` float32.
+        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data.
+        warped_fixed: ``(1, *moving)``.
+        fixed_grid, moving_grid: as the images were given.
+        history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
+        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one.
+        config: the settings.
+        seed: of the run.
+        seconds: wall time.
+        inputs: names of the input files, where there were files.
+        device: that it ran on.
+    """
+
+    affine: np.ndarray
+    forward_mm: torch.Tensor
+    inverse_mm: torch.Tensor
+    warped_moving: MetaTensor
+    warped_fixed: MetaTensor
+    fixed_grid: Grid
+    moving_grid: Grid
+    history: list[dict[str, Any]]
+    jacobian: dict[str, Any]
+    config: RegistrationConfig
+    seed: int
+    seconds: float
+    device: str = "cpu"
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def forward_ddf(self) -> torch.Tensor:
+        """The forward displacement along the fixed grid's array axes in its voxels, ``(D, *fixed)``.
+
+        MONAI's ``Warp`` takes it for a moving image that lies on the fixed grid.
+        """
+        return to_voxels(self.forward_mm, self.fixed_grid)
+
+    @property
+    def inverse_ddf(self) -> torch.Tensor:
+        """``(D, *moving)``: the inverse displacement in voxels of the moving grid."""
+        return to_voxels(self.inverse_mm, self.moving_grid)
+
+    def warp_moving(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
+        """Another image or label map on the moving grid, ``(C, *moving)``, brought onto the fixed grid.
+
+        Args:
+            mode: ``"bilinear"``, or ``"nearest"`` for labels.
+        """
+        return _warp(image, self.moving_grid, self.forward_mm, self.fixed_grid, mode)
+
+    def warp_fixed(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
+        """The same the other way: ``(C, *fixed)`` onto the moving grid."""
+        return _warp(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the fields and images, as plain values for JSON."""
+        return {
+            "inputs": self.inputs,
+            "settings": self.config.to_dict(),
+            "seed": self.seed,
+            "device": self.device,
+            "seconds": round(self.seconds, 3),
+            "affine": self.affine.tolist(),
+            "jacobian": self.jacobian,
+            "stages": self.history,
+            "versions": {
+                "monai_locor": __version__,
+                "monai": monai.__version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "itk": itk.Version.GetITKVersion(),
+                "python": platform.python_version(),
+            },
+        }
+
+    def save(self, folder: str | PathLike[str]) -> list[Path]:
+        """Write the result so that ITK tools read it; each file appears only when it is complete.
+
+        ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
+        ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm with the affine included,
+        ``affine.tfm`` (the affine part alone), ``run.json`` (:meth:`summary`).
+
+        Raises:
+            InputError: when the folder cannot be written to.
+        """
+        root = check_output_dir(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json")
+        paths = [root / name for name in names]
+        write_image(paths[0], self.warped_moving, self.fixed_grid)
+        write_displacement_field(paths[1], self.forward_mm, self.fixed_grid)
+        write_displacement_field(paths[2], self.inverse_mm, self.moving_grid)
+        write_affine(paths[3], self.affine)
+        with atomic_path(paths[4]) as temporary:
+            temporary.write_text(json.dumps(self.summary(), indent=1))
+        return paths
+
+
+def _warp(image: torch.Tensor, grid: Grid, displacement: torch.Tensor, target: Grid, mode: str) -> MetaTensor:
+    values = torch.as_tensor(image).to(displacement.device)
+    values = values.as_tensor() if isinstance(values, MetaTensor) else values
+    low = 0 if mode == "nearest" else values.min()  # air is not zero in CT
+    out = warp((values - low).float(), grid, displacement, target, mode) + low
+    affine = torch.eye(4, dtype=torch.float64)
+    dims = target.dims
+    affine[:dims, :dims], affine[:dims, 3] = (torch.tensor(target.affine[:-1, i]) for i in (slice(dims), dims))
+    return MetaTensor(out.to(values.dtype), affine=affine)

@@ -1,0 +1,70 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Dictionary versions of the transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms.transform import MapTransform
+
+from .derivative_magnitude import DerivativeMagnitude
+
+__all__ = ["DerivativeMagnitudeD", "DerivativeMagnitudeDict", "DerivativeMagnituded"]
+
+
+class DerivativeMagnituded(MapTransform):
+    """Dictionary-based version of :class:`monai_locor.transforms.DerivativeMagnitude`.
+
+    Args:
+        keys: keys of the images, each ``(C, *spatial)``.
+        spacing: see :class:`~monai_locor.transforms.DerivativeMagnitude`.
+        sigma: see there.
+        sigma_unit: see there.
+        append: see there.
+        allow_missing_keys: do not raise an exception if a key is missing.
+
+    Raises:
+        ValueError: as the array version does.
+        KeyError: when called, if a key is missing and ``allow_missing_keys`` is not set.
+    """
+
+    backend = DerivativeMagnitude.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: float | Sequence[float] | str | None = None,
+        sigma: float | Sequence[float] | None = None,
+        sigma_unit: str = "mm",
+        append: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = DerivativeMagnitude(spacing, sigma, sigma_unit, append)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """
+        Args:
+            data: holds the images, each ``(C, *spatial)``.
+
+        Returns:
+            a new dictionary, in which those images are replaced.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.transform(d[key])
+        return d
+
+
+DerivativeMagnitudeD = DerivativeMagnitudeDict = DerivativeMagnituded

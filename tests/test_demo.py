@@ -1,0 +1,144 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The demonstration: its arguments, what it writes and prints, with a stand-in for the registration."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+import monai_locor
+from monai_locor import demo
+from monai_locor.data import random_diffeomorphism
+from monai_locor.geometry import Grid
+from monai_locor.io import read_displacement_field, read_image
+
+
+@pytest.fixture(autouse=True)
+def matplotlib():
+    return pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace the registration by one that answers with a given displacement; returns what it was called with."""
+    seen: dict = {"displacement": torch.zeros_like}
+
+    def register(fixed, moving, *, preset="default", device=None, seed=0):
+        seen.update(fixed=fixed, moving=moving, preset=preset, device=device, seed=seed)
+        images = [image if isinstance(image, torch.Tensor) else read_image(image)[0] for image in (fixed, moving)]
+        grids = [Grid.of(image) for image in images]
+        forward = seen["displacement"](torch.zeros(grids[0].dims, *grids[0].shape))
+        return SimpleNamespace(
+            forward_mm=forward,
+            fixed_grid=grids[0],
+            moving_grid=grids[1],
+            warped_moving=MetaTensor(images[0].clone()),
+            save=lambda folder: (folder / "run.json").write_text("{}"),
+        )
+
+    monkeypatch.setattr(monai_locor, "register", register, raising=False)
+    return seen
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two small images in NIfTI files."""
+    rng, paths = np.random.default_rng(0), []
+    smooth = np.add.outer(np.add.outer(np.arange(14.0), np.sin(np.arange(12.0))), np.arange(10.0) ** 0.5)
+    for name in ("a", "b"):
+        paths.append(tmp_path / f"{name}.nii.gz")
+        noisy = (smooth + 0.1 * rng.random(smooth.shape)).astype(np.float32)
+        nib.save(nib.Nifti1Image(noisy, np.diag([2, 2, 3, 1.0])), paths[-1])
+    return [str(p) for p in paths]
+
+
+def test_the_built_in_pair_has_a_known_answer(tmp_path, calls, capsys):
+    pytest.importorskip("nilearn")
+    options = "--spacing 6 --seed 3 --preset fast --device cpu --output-dir".split()
+    assert demo.main([*options, str(tmp_path / "new" / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "target registration error" in out and "before_after.png" in out and "folding 0 %" in out
+    assert (calls["preset"], calls["seed"], calls["device"]) == ("fast", 3, "cpu")
+    written = {p.name for p in (tmp_path / "new" / "out").iterdir()}
+    assert written == {
+        "before_after.png", "fixed.nii.gz", "mask.nii.gz", "moving.nii.gz", "run.json", "truth_field.nii.gz"
+    }  # fmt: skip
+    truth, grid = read_displacement_field(tmp_path / "new" / "out" / "truth_field.nii.gz")
+    torch.testing.assert_close(truth.float(), random_diffeomorphism(grid, 3), atol=1e-3, rtol=0)
+
+
+def test_the_truth_has_no_error(tmp_path, calls, capsys):
+    pytest.importorskip("nilearn")
+    calls["displacement"] = lambda zero: random_diffeomorphism(Grid.of(calls["fixed"]), 0)
+    assert demo.main(["--spacing", "8", "--output-dir", str(tmp_path)]) == 0
+    assert "0.00 mm (95 % below 0.00) after" in capsys.readouterr().out
+
+
+def test_files_are_registered_without_a_truth(tmp_path, calls, files, capsys):
+    assert demo.main(["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "normalised mutual information" in out and "no TRE" in out and "target registration error" not in out
+    assert str(calls["fixed"]) == files[0] and str(calls["moving"]) == files[1]
+    assert (tmp_path / "out" / "before_after.png").stat().st_size > 1000
+
+
+def test_no_common_overlap_is_said(tmp_path, calls, files, capsys):
+    calls["displacement"] = lambda zero: zero + 1e4
+    assert demo.main(["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]) == 0
+    assert "cannot be compared" in capsys.readouterr().out
+
+
+def test_flat_images_are_drawn_too(tmp_path, calls, capsys):
+    paths = [str(tmp_path / f"{n}.nii.gz") for n in "ab"]
+    for path in paths:
+        nib.save(nib.Nifti1Image(np.random.default_rng(0).random((20, 16)).astype(np.float32), np.eye(4)), path)
+    assert demo.main(["--fixed", paths[0], "--moving", paths[1], "--output-dir", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fixed", "a.nii"], "belong together"),
+        (["--fixed", "none.nii", "--moving", "none.nii"], "none.nii"),
+        (["--seed", "-1"], "--seed"),
+        (["--spacing", "100"], "spacing_mm"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(tmp_path, calls, capsys, options, message):
+    assert demo.main([*options, "--output-dir", str(tmp_path)]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and message in stderr
+    assert "fixed" not in calls
+
+
+def test_an_unwritable_output_is_told_before_the_work(tmp_path, calls, files, capsys):
+    (tmp_path / "file").touch()
+    assert demo.main(["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "file")]) == 2
+    assert "file" in capsys.readouterr().err and "fixed" not in calls
+
+
+def test_missing_packages_are_named_with_the_extra(tmp_path, calls, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    assert demo.main(["--output-dir", str(tmp_path)]) == 2
+    assert "matplotlib and nilearn: pip install 'monai-locor[demo]'" in capsys.readouterr().err
+
+
+def test_unknown_options_end_with_2():
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--nonsense"])
+    assert stop.value.code == 2
