@@ -17,12 +17,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from monai.data.meta_tensor import MetaTensor
 from monai.utils import LossReduction, ensure_tuple_rep, look_up_option
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+from monai_locor.tensors import plain
 
 from .gram import LocalGram, full_precision, local_gram
 from .intensity import rescale
@@ -238,10 +238,6 @@ class LocalLearnedBasisCRLoss(_Loss):
             mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
         ):
             raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
-
-
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    return x.as_tensor() if isinstance(x, MetaTensor) else x
 
 
 def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -42,9 +42,11 @@ def interpolation_matrix(positions: np.ndarray, size: int) -> np.ndarray:
 
 def separable(matrices: list[torch.Tensor], field: torch.Tensor) -> torch.Tensor:
     """Apply one matrix per spatial axis, last axis first, to ``(C, *spatial)``."""
-    out = field
-    for axis in reversed(range(len(matrices))):
-        out = torch.tensordot(out, matrices[axis], dims=([axis + 1], [1])).movedim(-1, axis + 1)
+    out = field @ matrices[-1].T
+    for axis in reversed(range(len(matrices) - 1)):
+        shape = out.shape
+        flat = out.reshape(-1, shape[axis + 1], math.prod(shape[axis + 2 :]))
+        out = torch.matmul(matrices[axis], flat).reshape(*shape[: axis + 1], len(matrices[axis]), *shape[axis + 2 :])
     return out
 
 
@@ -63,6 +65,8 @@ class SplineVelocity(nn.Module):
         margin: how far the lattice reaches beyond the outermost voxel centres, mm.
         squarings: of the scaling and squaring; 6 as in the reference method.
     """
+
+    base: torch.Tensor | None
 
     def __init__(self, grid: Grid, spacing: float, step: float, margin: float = 0.0, squarings: int = 6) -> None:
         super().__init__()
@@ -97,6 +101,32 @@ class SplineVelocity(nn.Module):
         matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
         splines = separable(matrices, self.coefficients) * (self.spacing / self.step)
         return splines if self.base is None else splines + self.base
+
+    @torch.no_grad()
+    def fit_base(self, displacement_mm: torch.Tensor, iterations: int = 15) -> float:
+        """Set the base to a velocity whose exponential is about a given displacement.
+
+        What ``exp(-v)`` leaves of the displacement is added to v until little is left (the group logarithm of Bossa 2007,
+        doi 10.1007/978-3-540-75757-3_81, to first order).
+
+        Args:
+            displacement_mm: ``(D, *fixed)`` on the fixed grid, RAS mm, without its affine part.
+
+        Returns:
+            the 95th percentile of what is left, mm.
+        """
+        self.set_base(displacement_mm)
+        assert self.base is not None
+        target, rest = self.base.clone(), self.base
+        warp = self.exponential.warp_layer
+        for _ in range(iterations):
+            back = self.exponential(-self.base[None])
+            rest = warp(target[None], back)[0] + back[0]
+            self.base = self.base + rest
+        back = self.exponential(-self.base[None])
+        rest = warp(target[None], back)[0] + back[0]
+        lengths = rest.square().sum(0).sqrt().flatten().sort().values
+        return float(lengths[int(0.95 * (len(lengths) - 1))]) * self.step
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
         """Add a fixed velocity, for instance one that a network predicted: ``(D, *fixed)`` on the fixed grid, RAS mm."""

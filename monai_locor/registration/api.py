@@ -24,18 +24,21 @@ import torch
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, from_voxels, reorder, voxel_to_voxel, warp
-from monai_locor.io import ImageSource, read_affine, read_image, read_mask
+from monai_locor.io import ImageSource, read_affine, read_displacement_field, read_image, read_mask
 from monai_locor.metrics import jacobian_statistics
+from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
-from .initial import check_overlap, initial_affine
+from .initial import check_overlap, initial_affine, split_displacement
 from .prepare import PreparedImage, prepare
 from .result import RegistrationResult, _warp
 
 __all__ = ["register"]
 
 logger = logging.getLogger(__name__)
+
+Initial = np.ndarray | torch.Tensor | str | PathLike[str] | None
 
 
 def register(
@@ -45,7 +48,7 @@ def register(
     preset: RegistrationConfig | Mapping[str, Any] | str | PathLike[str] = "default",
     fixed_mask: ImageSource | None = None,
     moving_mask: ImageSource | None = None,
-    initial: np.ndarray | str | PathLike[str] | None = None,
+    initial: Initial = None,
     initial_velocity: torch.Tensor | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -61,8 +64,9 @@ def register(
         fixed, moving: file names, or images ``(1, *spatial)`` in memory (a MetaTensor carries its affine), 2-D or 3-D.
         preset: a :class:`RegistrationConfig`, the name of a preset, a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.
-        initial: affine to start from, ``(D + 1, D + 1)`` RAS mm from fixed to moving points, or an ITK transform file;
-            by default see ``initialization`` of the settings.
+        initial: where to start: an affine, ``(D + 1, D + 1)`` RAS mm from fixed to moving points; a displacement field on
+            the fixed grid, ``(D, *fixed)`` RAS mm, affine included; or a file of either (ITK transform, NIfTI field). By
+            default see ``initialization`` of the settings.
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.
         device: by default CUDA where there is a GPU, else the CPU.
@@ -88,10 +92,11 @@ def register(
         role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
         for role, (image, valid) in images.items()
     }
-    matrix = _initial(prepared["fixed"], prepared["moving"], config, initial)
+    matrix, displacement = _initial(prepared["fixed"], prepared["moving"], config, initial)
     check_overlap(grids["fixed"], grids["moving"], matrix)
     velocity = None if initial_velocity is None else _velocity(initial_velocity, prepared["fixed"])
-    engine = RegistrationEngine(prepared["fixed"], prepared["moving"], config, matrix, seed, velocity).run(progress)
+    engine = RegistrationEngine(prepared["fixed"], prepared["moving"], config, matrix, seed, velocity, displacement)
+    engine.run(progress)
     return _result(engine, images["fixed"][0], images["moving"][0], seed, start, {"fixed": fixed, "moving": moving})
 
 
@@ -113,8 +118,8 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
     source = Grid.of(given)
     if source.dims != grid.dims:
         raise InputError(f"{role} mask has shape {source.shape}, its image {grid.shape}: both must be 2-D or both 3-D.")
-    weight = given.as_tensor()
-    if source.shape != grid.shape or not np.allclose(voxel_to_voxel(source, grid), np.eye(grid.dims + 1), atol=1e-3):
+    weight = plain(given)
+    if not _same_grid(source, grid):
         logger.warning("%s mask lies on another grid than its image and is resampled", role)
         weight = warp(weight, source, None, grid)
     weight = weight if valid is None else weight * valid
@@ -123,22 +128,48 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
     return weight
 
 
+def _same_grid(a: Grid, b: Grid) -> bool:
+    """To within a hundredth of a voxel, which is what headers in single precision leave."""
+    return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)
+
+
 def _initial(
-    fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: np.ndarray | str | PathLike[str] | None
-) -> np.ndarray:
+    fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: Initial
+) -> tuple[np.ndarray, torch.Tensor | None]:
+    """The affine to start from and, where a field was given, the rest of it in the prepared image's order."""
     if initial is None:
-        return initial_affine(fixed, moving, config.initialization)
-    matrix = read_affine(initial) if isinstance(initial, (str, PathLike)) else np.asarray(initial, dtype=np.float64)
-    size = fixed.grid.dims + 1
-    if matrix.shape != (size, size) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:-1, :-1])) < 1e-6:
-        raise InputError(f"initial must be an invertible {size}x{size} matrix, got {matrix.tolist()}.")
-    return matrix
+        return initial_affine(fixed, moving, config.initialization), None
+    if isinstance(initial, (str, PathLike)):
+        initial = _read_initial(initial, fixed)
+    dims, shape = fixed.grid.dims, tuple(initial.shape)
+    finite = bool(torch.as_tensor(initial).isfinite().all())
+    if finite and shape == (dims, *fixed.stored.shape):
+        matrix, rest = split_displacement(plain(torch.as_tensor(initial)), fixed.stored)
+        return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
+    matrix = np.asarray(initial, dtype=np.float64)
+    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError(
+            f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
+            f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
+        )
+    return matrix, None
+
+
+def _read_initial(path: str | PathLike[str], fixed: PreparedImage) -> np.ndarray | torch.Tensor:
+    if not str(path).endswith((".nii", ".nii.gz")):
+        return read_affine(path)
+    field, grid = read_displacement_field(path)
+    if grid.shape != fixed.stored.shape or not np.allclose(
+        voxel_to_voxel(grid, fixed.stored), np.eye(grid.dims + 1), atol=1e-2
+    ):
+        raise InputError(f"{path}: the initial field, {grid.shape}, does not lie on the fixed grid, {fixed.stored.shape}.")
+    return field
 
 
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:
     """From voxels of the fixed grid as it is stored to mm in the prepared image's order."""
     expected = (fixed.grid.dims, *fixed.stored.shape)
-    values = torch.as_tensor(velocity).detach()
+    values = plain(torch.as_tensor(velocity)).detach()
     if tuple(values.shape) != expected or not bool(values.isfinite().all()):
         raise InputError(f"initial_velocity must be finite and of shape {expected}, got shape {tuple(values.shape)}.")
     return reorder(from_voxels(values.double(), fixed.stored), fixed.axes, fixed.flips).to(fixed.image)

@@ -102,6 +102,8 @@ class RegistrationConfig:
         bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2).
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
+        decay_start: share of each stage's iterations after which its learning rates begin to fall.
+        decay_end: what they have fallen to at its end, relative to their start.
         affine: optimise the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
@@ -123,6 +125,8 @@ class RegistrationConfig:
     bending_weight: float = 22.0
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
+    decay_start: float = 0.0
+    decay_end: float = 1.0
     affine: bool = True
     initialization: str = "auto"
     quantile: float = 0.001
@@ -137,6 +141,8 @@ class RegistrationConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if not (0 <= self.decay_start <= 1 and 0 <= self.decay_end <= 1):
+            raise InputError(f"decay_start and decay_end must be in [0, 1], got {self.decay_start} and {self.decay_end}.")
         if not (0 <= self.quantile < 0.5 and self.bending_weight >= 0):
             raise InputError(
                 f"quantile must be in [0, 0.5) and bending_weight at least 0, got {self.quantile} and {self.bending_weight}."

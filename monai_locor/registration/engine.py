@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,7 @@ class RegistrationEngine(nn.Module):
         seed: of the basis networks and of the window shifts.
         initial_velocity: stationary velocity to start from, ``(D, *fixed)`` in the prepared image's order, RAS mm; the
             optimised velocity adds to it.
+        initial_displacement: displacement to start from, likewise, ``initial`` not included.
     """
 
     def __init__(
@@ -61,15 +64,16 @@ class RegistrationEngine(nn.Module):
         initial: np.ndarray,
         seed: int = 0,
         initial_velocity: torch.Tensor | None = None,
+        initial_displacement: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
         self.unit = float(fixed.grid.spacing.min())
         self.device = fixed.image.device
         self.affine = AffineMap(fixed.grid, initial).to(self.device)
-        self.initial_velocity = initial_velocity
+        self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.velocity = self._make_velocity(4.0, 1.0)
-        self.deformable = initial_velocity is not None
+        self.deformable = initial_velocity is not None or initial_displacement is not None
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -86,6 +90,9 @@ class RegistrationEngine(nn.Module):
         velocity = velocity.to(self.device)
         if self.initial_velocity is not None:
             velocity.set_base(self.initial_velocity)
+        elif self.initial_displacement is not None:
+            left = velocity.fit_base(self.initial_displacement)
+            logger.info("initial displacement met to within %.3f mm in 95 %% of the field of view", left)
         return velocity
 
     def _make_loss(self, generator: torch.Generator) -> LocalLearnedBasisCRLoss:
@@ -125,6 +132,7 @@ class RegistrationEngine(nn.Module):
             InverseCoordinates(inverse, self.fixed.grid, self.velocity),
         ]
         self.optimizer = torch.optim.Adam(self._parameter_groups(stage))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
         spacing = float(self.levels[0].grid.spacing.min())
         self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
 
@@ -139,6 +147,16 @@ class RegistrationEngine(nn.Module):
         if stage.spacing is not None:
             groups.append({"params": [self.velocity.coefficients], "lr": stage.learning_rate})
         return [g for g in groups if g["params"]]
+
+    def _decay(self, iterations: int) -> Callable[[int], float]:
+        """Factor of the learning rates: 1 at first, falling along half a cosine from ``decay_start`` to ``decay_end``."""
+        start, end = self.config.decay_start, self.config.decay_end
+
+        def factor(step: int) -> float:
+            through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
+            return end + (1 - end) * (1 + math.cos(math.pi * through)) / 2
+
+        return factor
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""
@@ -163,6 +181,7 @@ class RegistrationEngine(nn.Module):
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
         self._drop_bad_gradient()
         self.optimizer.step()
+        self.schedule.step()
         return total, bending.detach()
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:

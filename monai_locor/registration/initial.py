@@ -23,7 +23,7 @@ from monai_locor.geometry import Grid, apply_affine
 
 from .prepare import PreparedImage
 
-__all__ = ["initial_affine", "overlap"]
+__all__ = ["check_overlap", "initial_affine", "overlap", "split_displacement"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,26 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
             f"the fields of view of fixed and moving image share only {100 * shared:.0f} % of the smaller one; "
             'start from their centres with initialization "centers" or "moments", or give an initial affine.'
         )
+
+
+def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.ndarray, torch.Tensor]:
+    """Take a whole transform apart: ``x + u(x) = A (x + w(x))`` with the affine A closest in the mean square.
+
+    Args:
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm.
+
+    Returns:
+        ``A``, ``(D + 1, D + 1)`` RAS mm; ``w``, ``(D, *grid.shape)``, RAS mm, float64.
+    """
+    points = torch.tensor(grid.points()).reshape(-1, grid.dims)
+    homogeneous = torch.cat((points - torch.tensor(grid.centre), torch.ones(len(points), 1, dtype=torch.float64)), 1)
+    moved = points + displacement_mm.detach().cpu().double().reshape(grid.dims, -1).T
+    solution = torch.linalg.lstsq(homogeneous, moved).solution.T.numpy()
+    matrix = np.eye(grid.dims + 1)
+    matrix[:-1, :-1] = solution[:, :-1]
+    matrix[:-1, -1] = solution[:, -1] - solution[:, :-1] @ grid.centre
+    rest = torch.tensor(apply_affine(np.linalg.inv(matrix), moved.numpy())) - points
+    return matrix, rest.T.reshape(grid.dims, *grid.shape)
 
 
 def _centre_of_mass(image: PreparedImage) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch
 
 from monai_locor.geometry import Grid, reorder, stored_order
 from monai_locor.losses.intensity import robust_range
+from monai_locor.tensors import plain
 
 __all__ = ["PreparedImage", "prepare"]
 
@@ -63,9 +64,9 @@ def prepare(
     """
     stored = Grid.of(image) if grid is None else grid
     axes, flips = stored.canonical_order()
-    values = reorder(torch.as_tensor(image).detach().float(), axes, flips).to(device)
+    values = reorder(plain(image).detach().float(), axes, flips).to(device)
     if weight is not None:
-        weight = reorder(torch.as_tensor(weight).detach().float().clamp(0, 1), axes, flips).to(device)
+        weight = reorder(plain(weight).detach().float().clamp(0, 1), axes, flips).to(device)
     low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
     # in float64: an offset of 1e4 would leave no digits of a small contrast
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()

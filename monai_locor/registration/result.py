@@ -29,6 +29,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor._version import __version__
 from monai_locor.geometry import Grid, to_voxels, warp
 from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
 
@@ -143,8 +144,7 @@ class RegistrationResult:
 
 
 def _warp(image: torch.Tensor, grid: Grid, displacement: torch.Tensor, target: Grid, mode: str) -> MetaTensor:
-    values = torch.as_tensor(image).to(displacement.device)
-    values = values.as_tensor() if isinstance(values, MetaTensor) else values
+    values = plain(torch.as_tensor(image)).to(displacement.device)
     low = 0 if mode == "nearest" else values.min()  # air is not zero in CT
     out = warp((values - low).float(), grid, displacement, target, mode) + low
     affine = torch.eye(4, dtype=torch.float64)
