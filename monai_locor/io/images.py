@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import InputError
 from ..geometry import Grid
+from ..tensors import plain
 from .nifti import save_nifti
 from .sources import ImageSource, load_source
 
@@ -111,7 +112,7 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, d
         InputError: when ``path`` has another suffix.
         ValueError: when the image does not fit the grid or its values do not fit ``dtype``.
     """
-    data = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu()
+    data = plain(image).detach().cpu()
     data = data[0] if data.ndim == grid.dims + 1 and data.shape[0] == 1 else data
     if tuple(data.shape) != grid.shape:
         raise ValueError(f"an image of shape {tuple(image.shape)} does not fit a grid of shape {grid.shape}")

@@ -143,7 +143,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         Raises:
             ValueError: when shapes or channel numbers do not fit, or a dtype is not floating point.
         """
-        pred, target, mask = _plain(pred), _plain(target), None if mask is None else _plain(mask)
+        pred, target, mask = plain(pred), plain(target), None if mask is None else plain(mask)
         self._check_input(pred, target, mask)
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)

@@ -147,12 +147,14 @@ class SplineVelocity(nn.Module):
     def take(self, other: SplineVelocity) -> None:
         """Become the same field as ``other`` (same fixed grid), the closest one in the mean square where knots differ."""
         matrices = []
+        reach = min(self.margin, other.margin)
         for axis in range(self.dims):
             # dense enough for every polynomial piece of either spline to be determined
             count = 8 * max(self.coefficients.shape[axis + 1], other.coefficients.shape[axis + 1])
-            x = np.linspace(0, min(self.length[axis], other.length[axis]), count)
-            mine = self._evaluation([x] * self.dims)[axis]
-            theirs = other._evaluation([x] * self.dims)[axis]
+            # mm from the outermost voxel centre: the lattices begin at different places where their margins differ
+            x = np.linspace(-reach, self.length[axis] - 2 * self.margin + reach, count)
+            mine = self._evaluation([x + self.margin] * self.dims)[axis]
+            theirs = other._evaluation([x + other.margin] * self.dims)[axis]
             matrices.append(torch.from_numpy(np.linalg.lstsq(mine, theirs, rcond=1e-6)[0]))
         new = separable([m.to(other.coefficients.device) for m in matrices], other.coefficients.double())
         self.coefficients.copy_(new * (other.spacing / self.spacing))

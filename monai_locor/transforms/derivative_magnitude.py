@@ -26,6 +26,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple, en
 from monai.utils.enums import TransformBackends
 
 from ..geometry import Grid
+from ..tensors import plain
 
 __all__ = ["DerivativeMagnitude", "derivative_magnitude"]
 
@@ -48,7 +49,7 @@ def derivative_magnitude(image: torch.Tensor, linear: torch.Tensor | np.ndarray)
     """
     factor = _metric_factor(linear)
     dims = factor.shape[0]
-    image = image.as_tensor() if isinstance(image, MetaTensor) else image
+    image = plain(image)
     if image.ndim <= dims or not image.is_floating_point():
         raise ValueError(
             f"need a floating point (C, *spatial) with {dims} spatial axes, got {image.dtype} {tuple(image.shape)}"
@@ -140,7 +141,7 @@ class DerivativeMagnitude(Transform):
         """
         linear = self._linear(img)
         tracked: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
-        image = tracked.as_tensor() if isinstance(tracked, MetaTensor) else tracked
+        image = plain(tracked)
         if image.is_complex():
             raise ValueError(f"the magnitude of the gradient of a complex image ({image.dtype}) is not defined")
         if image.dtype != torch.float64:
