@@ -128,6 +128,12 @@ class Grid:
         affine[:-1, -1] = self.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
         return Grid(tuple(shape), affine)
 
+    def cropped(self, box: Sequence[slice]) -> Grid:
+        """The voxels inside a box of ``slice(start, stop)``, one per axis, where they are."""
+        affine = self.affine.copy()
+        affine[:-1, -1] = apply_affine(self.affine, np.array([b.start for b in box], dtype=np.float64))
+        return Grid(tuple(b.stop - b.start for b in box), affine)
+
     def reordered(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
         """The same voxels in another storage order: new axis ``i`` is old axis ``axes[i]``, reversed where ``flips[i]``."""
         shape = np.array(self.shape)[list(axes)]

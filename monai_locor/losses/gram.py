@@ -31,20 +31,46 @@ from .windows import AxisWindows
 
 __all__ = ["LocalGram", "full_precision", "local_gram"]
 
+LONGEST = 512  # planes of a slab: its part of the first axis's matrix is dense, which long images could not afford
+
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep autocast and TF32 out of the moments, whatever the caller has switched on; restored on leaving."""
-    matmul = torch.backends.cuda.matmul
+    """Keep autocast, TF32 and the CPU's bfloat16 products out of the moments, whatever the caller has switched on.
+
+    Restored on leaving. ``torch.set_float32_matmul_precision("high")`` concerns the CPU too.
+    """
+    owner, name, full = _precision_setting(device)
+    before = getattr(owner, name)
     with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or not matmul.allow_tf32:
+        if before in (full, "none"):
             yield
             return
-        matmul.allow_tf32 = False
+        setattr(owner, name, full)
         try:
             yield
         finally:
-            matmul.allow_tf32 = True
+            setattr(owner, name, before)
+
+
+class _LegacyPrecision:
+    """The one setting that torch before 2.9 has for all devices, as an attribute."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        torch.set_float32_matmul_precision(value)
+
+
+def _precision_setting(device: torch.device) -> tuple[Any, str, str]:
+    """Owner and name of the precision of float32 matrix products on a device, and its value for full precision."""
+    matmul = getattr(torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn, "matmul", None)
+    if hasattr(matmul, "fp32_precision"):
+        return matmul, "fp32_precision", "ieee"
+    return _LegacyPrecision(), "precision", "highest"
 
 
 class LocalGram:
@@ -89,7 +115,7 @@ class LocalGram:
     def slabs(self, itemsize: int) -> Iterator[slice]:
         """Portions of the first axis whose products fit the budget; never less than one plane."""
         plane = self.maps * itemsize * math.prod(self.shape[1:])
-        planes = max(1, min(self.shape[0], self.budget // plane))
+        planes = max(1, min(self.shape[0], self.budget // plane, LONGEST))
         number = -(-self.shape[0] // planes)
         edges = [round(i * self.shape[0] / number) for i in range(number + 1)]
         return (slice(a, b) for a, b in itertools.pairwise(edges))

@@ -180,6 +180,28 @@ class RegistrationConfig:
         """Plain values that :meth:`of` accepts."""
         return dataclasses.asdict(self)
 
+    def with_iterations(self, total: int) -> RegistrationConfig:
+        """The same schedule in ``total`` steps, shared out in proportion to what the stages have (largest remainder).
+
+        >>> [s.iterations for s in RegistrationConfig().with_iterations(10).stages]
+        [2, 2, 2, 2, 1, 1]
+
+        Raises:
+            InputError: when ``total`` is no whole number, 0 or more, or no stage has a step to scale.
+        """
+        if isinstance(total, bool) or not isinstance(total, int) or total < 0:
+            raise InputError(f"num_iterations must be a whole number, 0 or more, got {total!r}.")
+        have = [s.iterations for s in self.stages]
+        if total > 0 and sum(have) == 0:
+            raise InputError(f"no stage of the settings has iterations, so {total} cannot be shared out among them.")
+        exact = [total * n / max(sum(have), 1) for n in have]
+        share = [math.floor(x) for x in exact]
+        by_remainder = sorted(range(len(have)), key=lambda i: share[i] - exact[i])  # stable: the coarser stage first
+        for i in by_remainder[: total - sum(share)]:
+            share[i] += 1
+        stages = tuple(dataclasses.replace(s, iterations=n) for s, n in zip(self.stages, share, strict=True))
+        return dataclasses.replace(self, stages=stages)
+
 
 CHOICES = {
     "form": ("log", "normalized"),

@@ -28,6 +28,8 @@ from .prepare import PreparedImage
 __all__ = ["Level", "level_grid", "make_level"]
 
 FEWEST_SAMPLES = 8  # along an axis, unless the image itself has fewer
+FOREGROUND = 0.05  # of the robust intensity range
+BORDER = 6  # samples around the foreground
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,28 @@ def make_level(reference: PreparedImage, other: PreparedImage, factor: float, de
         points = (matrix[:-1, :-1] @ points + matrix[:-1, -1:]).reshape(1, grid.dims, *grid.shape)
         features = sample(features[None], points, padding_mode="border")[0]
         weight = None if weight is None else sample(weight[None], points, padding_mode="border")[0]
+    box = _foreground_box(features[0] if weight is None else features[0] * weight[0])
+    features, weight = features[(slice(None), *box)], None if weight is None else weight[(slice(None), *box)]
     moved = _features(other, grid.spacing, derivative)
     masked = other.weight is not None
     if other.weight is not None:
         moved = torch.cat((moved, other.weight))
-    return Level(grid, features[None], None if weight is None else weight[None], moved[None], other.grid, masked)
+    return Level(grid.cropped(box), features[None], None if weight is None else weight[None], moved[None], other.grid, masked)
+
+
+def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:
+    """Where there is something to see, with a border for the windows and the neighbourhood of edges.
+
+    Windows over a constant background pull at nothing; leaving them out saves time and keeps the weight of the bending
+    energy independent of how much air a field of view holds.
+    """
+    seen = intensity > FOREGROUND
+    box = []
+    for axis, n in enumerate(intensity.shape):
+        where = seen.any(tuple(a for a in range(seen.ndim) if a != axis)) if seen.ndim > 1 else seen
+        index = where.nonzero().flatten().tolist() or [0, n - 1]
+        box.append(slice(max(0, index[0] - BORDER), min(n, index[-1] + 1 + BORDER)))
+    return tuple(box)
 
 
 def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> torch.Tensor:

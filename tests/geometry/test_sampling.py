@@ -164,7 +164,13 @@ class TestDisplacements:
         points = torch.tensor([[-0.01, 0.0, 2.0, 4.0, 4.01], [2.0, 2, 2, 2, 2]])
         assert inside(points, (5, 5)).tolist() == [False, True, True, True, False]
         assert inside(points, (5, 5), margin=1).tolist() == [False, False, True, False, False]
-        assert inside(torch.tensor([[-0.6, -0.5, 0.0, 0.5, 0.6], [0.0] * 5]), (1, 3)).tolist() == [False, True, True, True, False]
+        assert inside(torch.tensor([[-0.6, -0.5, 0.0, 0.5, 0.6], [0.0] * 5]), (1, 3)).tolist() == [
+            False,
+            True,
+            True,
+            True,
+            False,
+        ]
 
 
 class TestWarp:

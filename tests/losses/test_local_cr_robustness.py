@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.losses import LocalLearnedBasisCRLoss, gram
+from monai_locor.losses.gram import _LegacyPrecision
 
 IMAGES = {
     "constant": lambda x: torch.full_like(x, 0.3),
@@ -46,6 +48,16 @@ def gradients(loss: torch.nn.Module, *inputs: torch.Tensor | None) -> list[torch
     pred, target = pred.detach().requires_grad_(), target.detach().requires_grad_()
     value = loss(pred, target, *rest)
     return [value.detach(), *torch.autograd.grad(value, [pred, target, *loss.parameters()])]
+
+
+@pytest.fixture
+def full_precision_after() -> Iterator[None]:
+    """Undo what a test does to torch's process-wide settings, old interface and new."""
+    yield
+    for owner in (torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.mkldnn.matmul):
+        if hasattr(owner, "fp32_precision"):
+            owner.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
 
 
 def assert_finite(tensors: list[torch.Tensor]) -> None:
@@ -91,16 +103,16 @@ class TestIntensities:
 
     def test_a_small_structure_in_a_large_image_is_not_missed(self):
         """Smaller than the distance of the voxels from which the intensity range is read."""
-        pred = torch.zeros(1, 1, 1_000_000)
-        pred[..., 1000:1005] = torch.rand(5)
-        found = gradients(LocalLearnedBasisCRLoss(1).eval(), pred, pred)
+        pred = torch.zeros(1, 1, 1000, 1000)
+        pred[..., 1:4, 1:5] = torch.rand(3, 4)
+        found = gradients(LocalLearnedBasisCRLoss(2).eval(), pred, pred)
         assert found[1].abs().max() > 0
 
     def test_a_small_mask_in_a_large_image_is_not_missed(self):
-        mask = torch.zeros(1, 1, 1_000_000)
-        mask[..., 1000:1005] = 1
-        pred, target = torch.rand(1, 1, 1_000_000), torch.rand(1, 1, 1_000_000)
-        assert gradients(LocalLearnedBasisCRLoss(1).eval(), pred, target, mask)[1].abs().max() > 0
+        mask = torch.zeros(1, 1, 1000, 1000)
+        mask[..., 1:4, 1:5] = 1
+        pred, target = torch.rand(1, 1, 1000, 1000), torch.rand(1, 1, 1000, 1000)
+        assert gradients(LocalLearnedBasisCRLoss(2).eval(), pred, target, mask)[1].abs().max() > 0
 
 
 class TestMask:
@@ -128,8 +140,9 @@ class TestMask:
     def test_ones_are_as_good_as_none(self):
         loss = LocalLearnedBasisCRLoss(2).eval()
         pred, target = torch.rand(1, 1, 12, 12), torch.rand(1, 1, 12, 12)
+        expected = gradients(loss, pred.double(), target.double())
         for mask in (torch.ones(1, 1, 12, 12), torch.ones(1, 1, 12, 12, dtype=torch.bool)):
-            for x, y in zip(gradients(loss, pred, target, mask), gradients(loss, pred, target), strict=True):
+            for x, y in zip(gradients(loss, pred.double(), target.double(), mask), expected, strict=True):
                 torch.testing.assert_close(x, y)
 
     def test_weights_are_kept_in_range(self):
@@ -219,16 +232,37 @@ class TestPrecision:
             assert (torch.ones(2, 2, device=device) @ torch.ones(2, 2, device=device)).dtype == torch.bfloat16
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
-    @pytest.mark.parametrize("allowed", [True, False])
-    def test_tf32_flag_is_kept_out_and_given_back(self, device, allowed, monkeypatch):
-        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    @pytest.mark.parametrize(
+        ("owner", "name", "value"),
+        [
+            (torch.backends.cuda.matmul, "allow_tf32", True),
+            (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+            (torch.backends.mkldnn, "fp32_precision", "bf16"),
+            (_LegacyPrecision(), "precision", "high"),
+            (_LegacyPrecision(), "precision", "medium"),
+        ],
+        ids=["allow_tf32", "cuda", "mkldnn", "high", "medium"],
+    )
+    def test_fast_matrix_products_are_kept_out_and_stay_switched_on(self, owner, name, value, device, full_precision_after):
+        """The line `torch.set_float32_matmul_precision("medium")` means bfloat16 on processors that have it."""
+        if not hasattr(owner, name):
+            pytest.skip("not in this version of torch")
         loss = LocalLearnedBasisCRLoss(3).to(device).eval()
-        pred, target = torch.rand(1, 1, 12, 12, 12, device=device), torch.rand(1, 1, 12, 12, 12, device=device)
+        pred, target = torch.rand(1, 1, 20, 20, 20, device=device), torch.rand(1, 1, 20, 20, 20, device=device)
         expected = gradients(loss, pred, target)
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        setattr(owner, name, value)
         found = gradients(loss, pred, target)
-        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert getattr(owner, name) == value
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+    @pytest.mark.parametrize("value", ["high", "medium"])
+    def test_the_one_setting_of_older_versions(self, value, monkeypatch, full_precision_after):
+        setting = _LegacyPrecision()
+        monkeypatch.setattr(gram, "_precision_setting", lambda device: (setting, "precision", "highest"))
+        torch.set_float32_matmul_precision(value)
+        with gram.full_precision(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == value
 
     def test_deterministic(self, device):
         loss = LocalLearnedBasisCRLoss(3).to(device).eval()

@@ -1,0 +1,165 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which images are registered with which: one pair, or a list in a JSON file as MONAI has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..io import check_output_dir
+
+__all__ = ["registration_pairs"]
+
+SECTIONS = ("testing", "inference", "validation")  # of a datalist, the first that is there is taken
+IMAGES = ("fixed", "moving")
+MASKS = ("fixed_mask", "moving_mask")
+MOST = 5  # faults that a message names one by one
+
+
+def registration_pairs(
+    fixed: str | os.PathLike[str] | None = None,
+    moving: str | os.PathLike[str] | None = None,
+    datalist: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | None = None,
+    dataset_dir: str | os.PathLike[str] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    fixed_mask: str | os.PathLike[str] | None = None,
+    moving_mask: str | os.PathLike[str] | None = None,
+    section: str | None = None,
+) -> list[dict[str, str]]:
+    """The pairs to register, every path checked.
+
+    Give either ``fixed`` and ``moving``, or ``datalist``: a JSON file (or its content) with a list of pairs under
+    ``"testing"``, ``"inference"`` or ``"validation"``, or just the list. A pair is
+    ``{"fixed": ..., "moving": ..., "fixed_mask": ..., "moving_mask": ..., "name": ...}``, the last three optional.
+
+    Args:
+        fixed, moving: files of one pair, or folders of one DICOM series each.
+        datalist: see above.
+        dataset_dir: what relative paths of images are relative to; by default the folder of the datalist, for one pair the
+            working directory.
+        output_dir: if given, it is made sure first that results can be written to it. Nothing is left there.
+        fixed_mask, moving_mask: masks of one pair.
+        section: name of the list in the datalist.
+
+    Returns:
+        for each pair its absolute paths under the keys above, its ``"name"``, and ``"folder"``: where below ``output_dir`` its
+        results belong, ``""`` for one pair, and for a datalist a name that no other pair has.
+
+    Raises:
+        InputError: for anything missing, in one line.
+    """
+    if output_dir is not None:
+        _check_writable(_path(output_dir, "output_dir"))
+    single = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    given = {key: value for key, value in single.items() if value is not None}
+    if datalist is not None and given:
+        raise InputError(f"got a datalist and {', '.join(given)}; give one or the other")
+    if datalist is None:
+        missing = [key for key in IMAGES if key not in given]
+        if missing:
+            raise InputError(f"no {' and no '.join(missing)} image; give both fixed and moving, or a datalist")
+        return [{**_checked([given], _path(dataset_dir or ".", "dataset_dir"), "")[0], "folder": ""}]
+    items, source, base = _read(datalist, section)
+    pairs = _checked(items, base if dataset_dir is None else _path(dataset_dir, "dataset_dir"), source)
+    _name_folders(pairs)
+    if output_dir is not None:
+        for pair in pairs:
+            _check_writable(_path(output_dir, "output_dir") / pair["folder"])
+    return pairs
+
+
+def _path(value: Any, what: str) -> Path:
+    """A path, also of a name that a command line took for a number."""
+    if isinstance(value, (bool, bytes)) or not isinstance(value, (str, os.PathLike, int, float)) or str(value) == "":
+        raise InputError(f"{what} must be the name of a file or folder, got {value!r}")
+    return Path(str(value)).expanduser()
+
+
+def _check_writable(folder: Path) -> None:
+    """As :func:`monai_locor.io.check_output_dir`, and folders that it made are removed again."""
+    made = [part for part in (folder, *folder.parents) if not part.exists()]
+    check_output_dir(folder)
+    for part in made:
+        with suppress(OSError):
+            part.rmdir()  # removes empty folders only
+
+
+def _read(datalist: Any, section: str | None) -> tuple[list[Any], str, Path]:
+    """The items, what to call the list in messages, and the folder it lies in."""
+    name, base, content = "datalist", Path(), datalist
+    if isinstance(datalist, (str, os.PathLike)):
+        path = _path(datalist, "datalist")
+        name, base = f"datalist {path}", path.parent
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror}); check its path") from error
+        except ValueError as error:
+            raise InputError(f"{name}: is not valid JSON ({error})") from error
+    if isinstance(content, Mapping):
+        known = [section] if section else [s for s in SECTIONS if s in content]
+        if not known or known[0] not in content:
+            wanted = section or ", ".join(SECTIONS[:-1]) + f" or {SECTIONS[-1]}"
+            raise InputError(f"{name}: has {', '.join(map(str, content)) or 'no keys'}, but no list {wanted}; name one so")
+        name, content = f"{name}, {known[0]}", content[known[0]]
+    if not isinstance(content, Sequence) or isinstance(content, str) or not content:
+        raise InputError(f"{name}: is not a list with at least one pair of fixed and moving image; write one")
+    return list(content), name, base
+
+
+def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, str]]:
+    """The items with absolute paths and names, or one message about all that is missing."""
+    pairs, faults = [], []
+    for number, item in enumerate(items):
+        where = f"pair {number + 1}: " if source else ""
+        if not isinstance(item, Mapping):
+            faults.append(f"{where}is {item!r}, not an object with fixed and moving")
+            continue
+        faults += [f"{where}has no {key}" for key in IMAGES if item.get(key) is None]
+        pair = {}
+        for key in (key for key in (*IMAGES, *MASKS) if item.get(key) is not None):
+            path = (base / _path(item[key], f"{where}{key}")).absolute()
+            pair[key] = str(path)
+            if not path.exists():
+                faults.append(f"{where}{key.replace('fixed', 'fixed image').replace('image_', '')} {path}: no such file")
+        pair["name"] = str(item.get("name") or item.get("id") or "_to_".join(_stem(pair[k]) for k in IMAGES if k in pair))
+        pairs.append(pair)
+    if faults:
+        more = f" (and {len(faults) - MOST} more)" if len(faults) > MOST else ""
+        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MOST])}{more}; check the paths")
+    return pairs
+
+
+def _stem(path: str) -> str:
+    name = Path(path).name
+    return Path(name[:-3] if name.lower().endswith(".gz") else name).stem
+
+
+def _name_folders(pairs: list[dict[str, str]]) -> None:
+    """Give every pair a ``"folder"`` that is safe as a file name and differs from all others on any file system."""
+    wanted = [re.sub(r"[^\w+.-]+", "_", pair["name"]).strip("._-")[:100] or "pair" for pair in pairs]
+    taken = {name.casefold() for name in wanted}
+    seen: set[str] = set()
+    for pair, name in zip(pairs, wanted, strict=True):
+        folder, number = name, 1
+        while folder.casefold() in seen or (number > 1 and folder.casefold() in taken):
+            number += 1
+            folder = f"{name}_{number}"
+        seen.add(folder.casefold())
+        pair["folder"] = folder

@@ -1,0 +1,140 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pairs of images on their way into an engine: read, checked, collated without touching their grids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.engines.utils import PrepareBatch
+from monai.transforms import MapTransform
+from monai.utils import TransformBackends
+
+from ..errors import InputError
+from ..geometry import Grid, warp
+from ..io import read_image, read_mask
+from ..registration import RegistrationConfig
+from ..registration.initial import check_overlap, initial_affine
+from ..registration.prepare import prepare
+
+__all__ = ["PrepareBatchPair", "ReadPairD", "ReadPairDict", "ReadPaird", "check_pairs", "pair_collate"]
+
+logger = logging.getLogger(__name__)
+
+
+class ReadPaird(MapTransform):
+    """Read images with :func:`monai_locor.io.read_image` and their masks with :func:`monai_locor.io.read_mask`.
+
+    The mask of ``key`` is found under ``key + "_mask"`` and may be missing or None. Where voxels of an image are not finite,
+    its mask becomes zero; an image without a mask gets one then.
+
+    Args:
+        keys: of the images.
+        allow_missing_keys: do not mind a missing image.
+
+    Returns:
+        the dictionary with MetaTensors ``(1, *spatial)`` float32 in place of the names.
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, keys: KeysCollection = ("fixed", "moving"), allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the images of one pair.
+
+        Raises:
+            InputError: for an image that cannot be registered.
+        """
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image, valid = read_image(d[key], str(key))
+            mask_key = f"{key}_mask"
+            mask = None if d.get(mask_key) is None else read_mask(d[mask_key], str(key))
+            d[key] = image
+            if mask is not None or valid is not None:
+                d[mask_key] = mask if valid is None else _masked(mask, image, valid)
+        return d
+
+
+def _masked(mask: MetaTensor | None, image: MetaTensor, valid: torch.Tensor) -> MetaTensor:
+    """Voxel weights on the image's grid, zero where it is not valid."""
+    weight = valid.float() if mask is None else warp(mask, Grid.of(mask), None, Grid.of(image)) * valid
+    meta = {} if mask is None else {"filename_or_obj": mask.meta.get("filename_or_obj", "")}
+    return MetaTensor(weight, affine=image.affine, meta=meta)
+
+
+def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig | Mapping[str, Any] | str = "default") -> None:
+    """Read every pair once to see that it can be registered, so that a bad one is not found hours later.
+
+    Args:
+        pairs: with ``"fixed"``, ``"moving"`` and masks as :func:`monai_locor.data.datalist.registration_pairs` gives them.
+        preset: settings of the registration, see :func:`monai_locor.register`.
+
+    Raises:
+        InputError: for the first pair that cannot be registered; the message names its files.
+    """
+    config = RegistrationConfig.of(preset)
+    read = ReadPaird()
+    for pair in pairs:
+        _check_alignment(read(dict(pair)), config, f"{pair['fixed']} and {pair['moving']}")
+
+
+def _check_alignment(pair: Mapping[Hashable, Any], config: RegistrationConfig, name: str) -> None:
+    fixed, moving = (Grid.of(pair[key]) for key in ("fixed", "moving"))
+    if fixed.dims != moving.dims:
+        raise InputError(f"{name}: have shapes {fixed.shape} and {moving.shape}; both must be 2-D or both 3-D")
+    images = [prepare(pair[key], None, config.quantile, torch.device("cpu")) for key in ("fixed", "moving")]
+    try:
+        check_overlap(fixed, moving, initial_affine(images[0], images[1], config.initialization))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def pair_collate(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """A batch of pairs as lists, since their grids differ: key to one value for each pair, None where a pair has none."""
+    keys = dict.fromkeys(key for item in items for key in item)
+    return {key: [item.get(key) for item in items] for key in keys}
+
+
+class PrepareBatchPair(PrepareBatch):
+    """From a batch of pairs to what :class:`monai_locor.inferers.InstanceOptimizationInferer` is called with.
+
+    The evaluator passes ``fixed`` as the inferer's input, ``moving``, ``fixed_mask`` and ``moving_mask`` by name, all on its
+    device.
+    """
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, None, tuple[()], dict[str, Any]]:
+        """Move a batch to the device, see :class:`monai.engines.PrepareBatch`."""
+
+        def moved(images: Any) -> Any:
+            if images is None or isinstance(images, torch.Tensor):
+                return None if images is None else images.to(device=device, non_blocking=non_blocking, **kwargs)
+            return [moved(image) for image in images]
+
+        named = {key: moved(batchdata.get(key)) for key in ("moving", "fixed_mask", "moving_mask")}
+        return moved(batchdata["fixed"]), None, (), named
+
+
+ReadPairD = ReadPairDict = ReadPaird

@@ -1,0 +1,153 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Settings: JSON and back, and everything that is no setting refused with what would be one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from monai_locor import InputError, RegistrationConfig
+from monai_locor.registration import PRESETS, Stage
+
+SMALL = RegistrationConfig(
+    stages=(Stage(2, 3), Stage(1.5, 4, spacing=8, learning_rate=0.1)), hidden_channels=(8,), form="normalized", affine=False
+)
+
+
+def refusal(settings) -> str:
+    with pytest.raises(InputError) as caught:
+        RegistrationConfig.of(settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestSources:
+    @pytest.mark.parametrize("config", [*PRESETS.values(), SMALL])
+    def test_json_and_back(self, config, tmp_path):
+        text = json.dumps(config.to_dict())
+        assert RegistrationConfig.of(json.loads(text)) == config
+        (tmp_path / "settings.json").write_text(text)
+        assert RegistrationConfig.of(tmp_path / "settings.json") == config
+        assert RegistrationConfig.of(str(tmp_path / "settings.json")) == config
+
+    @pytest.mark.parametrize("name", list(PRESETS))
+    def test_presets_go_by_name(self, name):
+        assert RegistrationConfig.of(name) is PRESETS[name]
+
+    def test_there_is_a_default(self):
+        assert RegistrationConfig.of({}) == PRESETS["default"] == RegistrationConfig.of({"preset": "default"})
+
+    def test_a_configuration_is_itself(self):
+        assert RegistrationConfig.of(SMALL) is SMALL
+
+    @pytest.mark.parametrize("name", list(PRESETS))
+    def test_a_mapping_changes_a_preset(self, name):
+        changed = RegistrationConfig.of({"preset": name, "num_basis": 3, "stages": [{"factor": 2, "iterations": 7}]})
+        expected = dataclasses.replace(PRESETS[name], num_basis=3, stages=(Stage(2, 7),))
+        assert changed == expected
+
+    def test_a_file_changes_a_preset_too(self, tmp_path):
+        (tmp_path / "a.json").write_text('{"preset": "default", "ridge": 0.01}')
+        assert RegistrationConfig.of(tmp_path / "a.json") == dataclasses.replace(PRESETS["default"], ridge=0.01)
+
+    def test_the_mapping_is_not_changed(self):
+        mapping = {"preset": "default", "ridge": 0.01}
+        RegistrationConfig.of(mapping)
+        assert mapping == {"preset": "default", "ridge": 0.01}
+
+    def test_settings_are_frozen_and_plain(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            SMALL.ridge = 1  # type: ignore[misc]
+        assert hash(SMALL) == hash(dataclasses.replace(SMALL)) and isinstance(SMALL.stages, tuple)
+
+
+class TestUnknown:
+    def test_settings(self):
+        message = refusal({"stride": 2, "itrations": 3, "kernel": 1})
+        assert "itrations" in message and "kernel" in message
+        assert all(f.name in message for f in dataclasses.fields(RegistrationConfig))
+
+    def test_settings_of_a_stage(self):
+        message = refusal({"stages": [{"factor": 1, "iterations": 2, "lr": 3}]})
+        assert "lr" in message and all(f.name in message for f in dataclasses.fields(Stage))
+
+    def test_a_stage_that_lacks_something(self):
+        assert "iterations" in refusal({"stages": [{"factor": 1}]})
+
+    @pytest.mark.parametrize("preset", ["fats", {"preset": "fats"}, "no/such/file.json"])
+    def test_presets(self, preset):
+        message = refusal(preset)
+        assert all(name in message for name in PRESETS)
+
+    @pytest.mark.parametrize("content", ["{", "", "[1, 2]", '"default"', "\udcff"])
+    def test_files_of_something_else(self, content, tmp_path):
+        path = tmp_path / "bad.json"
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+        assert str(path) in refusal(path)
+
+    def test_a_folder(self, tmp_path):
+        assert str(tmp_path) in refusal(tmp_path)
+
+
+BAD = {
+    **{
+        name: [0, -1, float("nan"), float("inf"), "3", None, True]
+        for name in ("num_basis", "kernel_sigma", "truncated", "stride", "ridge", "eps", "min_mass", "squarings")
+    },
+    "learning_rate_affine": [0, -1],
+    "learning_rate_basis": [0, "fast"],
+    "form": ["lin", None, 3],
+    "basis": ["spline"],
+    "initialization": ["nowhere"],
+    "quantile": [-0.1, 0.5, float("nan"), "x"],
+    "bending_weight": [-1, float("nan"), None],
+    "stages": [5, [5], [None]],
+    "hidden_channels": [3, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_bad_values_are_refused(name, value):
+    refusal({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("factor", 0),
+        ("factor", float("nan")),
+        ("factor", "1"),
+        ("learning_rate", -1),
+        ("spacing", 0),
+        ("spacing", "8"),
+        ("iterations", -1),
+        ("iterations", 1.5),
+        ("iterations", True),
+        ("iterations", None),
+    ],
+)
+def test_bad_values_of_a_stage_are_refused_by_name(name, value):
+    assert name in refusal({"stages": [{"factor": 1, "iterations": 2, name: value}]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_basis", 2.5), ("squarings", 2.5), ("hidden_channels", ["a"]), ("hidden_channels", [0]), ("affine", "no"),
+     ("derivative_channel", "no"), ("bending_weight", float("inf"))],
+)  # fmt: skip
+@pytest.mark.xfail(strict=True, reason="accepted, or refused with another exception")
+def test_bad_values_that_only_the_engine_would_meet(name, value):
+    refusal({name: value})
