@@ -31,7 +31,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.reference_resolver import ReferenceResolver
-from monai.bundle.utils import ID_SEP_KEY
+from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY
+from monai.utils import BundlePropertyConfig
 
 from .data.datalist import registration_pairs
 from .data.pairs import check_pairs, pair_collate
@@ -52,29 +53,34 @@ def root() -> str:
     return str(folder.parent if folder.name == "configs" else folder)
 
 
-def check_keys(*run_ids: str) -> None:
-    """Refuse options that have no effect: entries of the configuration that nothing refers to.
+def check_keys(*config_files: str) -> None:
+    """Refuse options that have no effect.
 
-    To be called in ``initialize``. Known are the ids that the workflow runs, MONAI's property names, what some ``@reference``
-    names, and the parameters of a ``_target_``. Options come from the command line, from ``monai.bundle.run(...)`` or from
-    further configuration files alike.
+    To be called in ``initialize``. An entry of the configuration is known when a shipped file has it, when some ``@reference``
+    names it, when it is one of MONAI's properties, or when it is a parameter of its ``_target_``. Options come from the command
+    line, from ``monai.bundle.run(...)`` or from further configuration files alike.
 
     Args:
-        run_ids: ids that nothing refers to but that can be given to ``monai.bundle run``.
+        config_files: names of the shipped files, in the folder of the configuration. A file that is not there (a renamed
+            copy runs) is passed over; its entries are known by the other rules then.
 
     Raises:
         SystemExit: with one line that names every unknown option and the closest known one.
     """
-    parser = _caller(ConfigParser)
+    parser, workflow = _caller(ConfigParser), _caller(ConfigWorkflow)
     if parser is None:
         return
+    properties = (*TrainProperties.values(), *InferProperties.values())
+    roots = ROOTS | {str(p[BundlePropertyConfig.ID]) for p in properties}
+    if workflow is not None:
+        roots |= {workflow.init_id, workflow.run_id, workflow.final_id}
+        paths = (Path(workflow.config_root_path) / name for name in config_files)
+        roots |= {id for path in paths if path.is_file() for id in _ids(ConfigParser.load_config_file(path))}
+    keys = _Keys(parser, roots)
     with one_line_errors():
-        roots = ROOTS | set(run_ids) | {p["id"] for p in (*TrainProperties.values(), *InferProperties.values())}
-        keys = _Keys(parser, roots)
         if keys.unknown:
-            raise InputError(
-                "; ".join(f"unknown option {_flag(k)}, the closest known one is {keys.closest(k)}" for k in keys.unknown)
-            )
+            said = (f"unknown option {_flag(key)}, the closest known one is {keys.closest(key)}" for key in keys.unknown)
+            raise InputError("; ".join(said))
 
 
 def pairs(preset: Any = "default", **options: Any) -> list[dict[str, str]]:
@@ -167,13 +173,10 @@ class _Keys:
         self.locator = parser.locator
         self.known: list[str] = []
         self.unknown: list[str] = []
-        self.used = set(roots)
-        workflow = _caller(ConfigWorkflow)
-        if workflow is not None:
-            self.used |= {workflow.init_id, workflow.run_id, workflow.final_id}
-        self.referred = set(_references(parser.config))
-        self.used |= self.referred
-        self._section(parser.config, "")
+        config: Any = parser.config
+        self.referred = set(_references(config))
+        self.used = roots | self.referred
+        self._section(config, "")
 
     def _section(self, config: Mapping[str, Any], prefix: str) -> None:
         """A mapping of entries, each of which must be used, as a whole or in part."""
@@ -220,6 +223,15 @@ class _Keys:
             return difflib.SequenceMatcher(None, name, other_name).ratio(), parent == other_parent, -len(other)
 
         return _flag(max(self.known, key=likeness))
+
+
+def _ids(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Ids of all mappings' entries in a configuration file."""
+    for key, value in config.items():
+        id = prefix + ReferenceResolver.normalize_id(key.removeprefix(MERGE_KEY))
+        yield id
+        if isinstance(value, Mapping):
+            yield from _ids(value, id + ID_SEP_KEY)
 
 
 def _references(config: Any) -> Iterator[str]:

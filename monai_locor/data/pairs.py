@@ -55,7 +55,7 @@ class ReadPaird(MapTransform):
     def __init__(self, keys: KeysCollection = ("fixed", "moving"), allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Hashable, Any]:
         """Read the images of one pair.
 
         Raises:
@@ -74,9 +74,13 @@ class ReadPaird(MapTransform):
 
 def _masked(mask: MetaTensor | None, image: MetaTensor, valid: torch.Tensor) -> MetaTensor:
     """Voxel weights on the image's grid, zero where it is not valid."""
-    weight = valid.float() if mask is None else warp(mask, Grid.of(mask), None, Grid.of(image)) * valid
+    weight = valid.float() if mask is None else _on_image(mask, image) * valid
     meta = {} if mask is None else {"filename_or_obj": mask.meta.get("filename_or_obj", "")}
     return MetaTensor(weight, affine=image.affine, meta=meta)
+
+
+def _on_image(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    return warp(mask, Grid.of(mask), None, Grid.of(image))
 
 
 def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig | Mapping[str, Any] | str = "default") -> None:
@@ -92,13 +96,17 @@ def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig |
     config = RegistrationConfig.of(preset)
     read = ReadPaird()
     for pair in pairs:
-        _check_alignment(read(dict(pair)), config, f"{pair['fixed']} and {pair['moving']}")
+        _check_alignment(read(pair), config, f"{pair['fixed']} and {pair['moving']}")
 
 
 def _check_alignment(pair: Mapping[Hashable, Any], config: RegistrationConfig, name: str) -> None:
     fixed, moving = (Grid.of(pair[key]) for key in ("fixed", "moving"))
     if fixed.dims != moving.dims:
         raise InputError(f"{name}: have shapes {fixed.shape} and {moving.shape}; both must be 2-D or both 3-D")
+    for key in ("fixed", "moving"):
+        mask = pair.get(f"{key}_mask")
+        if mask is not None and (Grid.of(mask).dims != fixed.dims or not _on_image(mask, pair[key]).any()):
+            raise InputError(f"{name}: the {key} mask does not meet its image; check that they share world coordinates")
     images = [prepare(pair[key], None, config.quantile, torch.device("cpu")) for key in ("fixed", "moving")]
     try:
         check_overlap(fixed, moving, initial_affine(images[0], images[1], config.initialization))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -57,9 +57,11 @@ class RegistrationSaver:
         Raises:
             InputError: when the folder cannot be written to.
         """
-        results = engine.state.output[self.pred_key]
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        results = output[self.pred_key]
         first = (engine.state.iteration - 1) * len(results) + 1
-        folders = engine.state.batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
+        folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
         for result, folder in zip(results, folders, strict=True):
             result.save(self.output_dir / folder)
             logger.info("registered in %.1f s, results in %s", result.seconds, self.output_dir / folder)

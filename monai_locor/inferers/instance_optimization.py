@@ -82,7 +82,7 @@ class InstanceOptimizationInferer(Inferer):
                 raise InputError(f"{name} must be a whole number, {int(name == 'divisible')} or more, got {value!r}.")
         self.use_network, self.divisible, self.seed, self.progress = use_network, divisible, seed, progress
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         inputs: torch.Tensor | Sequence[torch.Tensor],
         network: Callable[[torch.Tensor], torch.Tensor] | None,
@@ -137,7 +137,7 @@ class InstanceOptimizationInferer(Inferer):
             progress=self.progress,
         )
         images = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
-        names = {role: str(image.meta.get("filename_or_obj", "")) for role, image in images.items() if _has_meta(image)}
+        names = {role: _file_name(image) for role, image in images.items()}
         return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
 
     def _predict(
@@ -156,12 +156,14 @@ class InstanceOptimizationInferer(Inferer):
         image = torch.cat((aligned, target.to_stored(target.image).clamp(0, 1)))[None]
         shape = image.shape[2:]
         padding = [width for n in reversed(shape) for width in (0, -n % self.divisible)]
-        with eval_mode(*([network] if isinstance(network, torch.nn.Module) else [])):
+        modules = [network] if isinstance(network, torch.nn.Module) else []
+        with eval_mode(*modules):
             velocity = network(torch.nn.functional.pad(image, padding))
         if not isinstance(velocity, torch.Tensor) or velocity.shape[:2] != (1, len(shape)):
             what = tuple(velocity.shape) if isinstance(velocity, torch.Tensor) else type(velocity).__name__
             raise ValueError(f"the network must return a velocity (1, {len(shape)}, ...), got {what}")
-        return matrix, velocity[0][(slice(None), *(slice(n) for n in shape))].float()
+        crop = (slice(None), *(slice(n) for n in shape))
+        return matrix, velocity[0][crop].float()
 
 
 def _items(images: torch.Tensor | Sequence[torch.Tensor | None] | None, count: int | None) -> list[Any]:
@@ -172,5 +174,5 @@ def _items(images: torch.Tensor | Sequence[torch.Tensor | None] | None, count: i
     return [None if image is None else image.clone() if image.is_inference() else image for image in images]
 
 
-def _has_meta(image: torch.Tensor | None) -> bool:
-    return isinstance(image, MetaTensor)
+def _file_name(image: torch.Tensor | None) -> str:
+    return str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""

@@ -102,6 +102,7 @@ class RegistrationConfig:
         bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2).
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
+        damping: of the coefficients' optimiser, see :class:`monai_locor.registration.optimizer.DampedAdam`.
         decay_start: share of each stage's iterations after which its learning rates begin to fall.
         decay_end: what they have fallen to at its end, relative to their start.
         affine: optimise the affine part.
@@ -125,6 +126,7 @@ class RegistrationConfig:
     bending_weight: float = 22.0
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
+    damping: float = 0.0
     decay_start: float = 0.0
     decay_end: float = 1.0
     affine: bool = True
@@ -143,10 +145,10 @@ class RegistrationConfig:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if not (0 <= self.decay_start <= 1 and 0 <= self.decay_end <= 1):
             raise InputError(f"decay_start and decay_end must be in [0, 1], got {self.decay_start} and {self.decay_end}.")
-        if not (0 <= self.quantile < 0.5 and self.bending_weight >= 0):
-            raise InputError(
-                f"quantile must be in [0, 0.5) and bending_weight at least 0, got {self.quantile} and {self.bending_weight}."
-            )
+        if not 0 <= self.quantile < 0.5:
+            raise InputError(f"quantile must be in [0, 0.5), got {self.quantile}.")
+        if not (self.bending_weight >= 0 and self.damping >= 0):
+            raise InputError(f"bending_weight and damping must not be negative, got {self.bending_weight}, {self.damping}.")
 
     @classmethod
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
@@ -183,8 +185,9 @@ class RegistrationConfig:
     def with_iterations(self, total: int) -> RegistrationConfig:
         """The same schedule in ``total`` steps, shared out in proportion to what the stages have (largest remainder).
 
-        >>> [s.iterations for s in RegistrationConfig().with_iterations(10).stages]
-        [2, 2, 2, 2, 1, 1]
+        >>> config = RegistrationConfig(stages=(Stage(4, 80), Stage(2, 40), Stage(1, 40)))
+        >>> [stage.iterations for stage in config.with_iterations(10).stages]
+        [5, 3, 2]
 
         Raises:
             InputError: when ``total`` is no whole number, 0 or more, or no stage has a step to scale.

@@ -32,6 +32,7 @@ from monai_locor.networks.velocity import SplineVelocity
 
 from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
+from .optimizer import DampedAdam
 from .prepare import PreparedImage
 from .pyramid import make_level
 
@@ -131,7 +132,7 @@ class RegistrationEngine(nn.Module):
             ForwardCoordinates(forward, self.fixed.grid, self.moving.grid, self.velocity),
             InverseCoordinates(inverse, self.fixed.grid, self.velocity),
         ]
-        self.optimizer = torch.optim.Adam(self._parameter_groups(stage))
+        self.optimizer = DampedAdam(self._parameter_groups(stage))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
         spacing = float(self.levels[0].grid.spacing.min())
         self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
@@ -145,7 +146,7 @@ class RegistrationEngine(nn.Module):
         if self.config.affine:
             groups.append({"params": list(self.affine.parameters()), "lr": self.config.learning_rate_affine})
         if stage.spacing is not None:
-            groups.append({"params": [self.velocity.coefficients], "lr": stage.learning_rate})
+            groups.append({"params": [self.velocity.coefficients], "lr": stage.learning_rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 
     def _decay(self, iterations: int) -> Callable[[int], float]:

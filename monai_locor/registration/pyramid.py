@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 
-from monai_locor.geometry import Grid, identity_points, sample, voxel_to_voxel
+from monai_locor.geometry import Grid, warp
 from monai_locor.losses.intensity import robust_range
 from monai_locor.transforms import derivative_magnitude
 
@@ -70,18 +70,19 @@ def make_level(reference: PreparedImage, other: PreparedImage, factor: float, de
     features = _features(reference, grid.spacing, derivative)
     weight = reference.weight
     if grid is not reference.grid:
-        matrix = torch.tensor(voxel_to_voxel(grid, reference.grid)).to(features)
-        points = identity_points(grid.shape, features.device).flatten(1)
-        points = (matrix[:-1, :-1] @ points + matrix[:-1, -1:]).reshape(1, grid.dims, *grid.shape)
-        features = sample(features[None], points, padding_mode="border")[0]
-        weight = None if weight is None else sample(weight[None], points, padding_mode="border")[0]
+        features = warp(features, reference.grid, None, grid, padding_mode="border")
+        weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
     box = _foreground_box(features[0] if weight is None else features[0] * weight[0])
-    features, weight = features[(slice(None), *box)], None if weight is None else weight[(slice(None), *box)]
+    inside = (slice(None), *box)
     moved = _features(other, grid.spacing, derivative)
-    masked = other.weight is not None
-    if other.weight is not None:
-        moved = torch.cat((moved, other.weight))
-    return Level(grid.cropped(box), features[None], None if weight is None else weight[None], moved[None], other.grid, masked)
+    return Level(
+        grid=grid.cropped(box),
+        reference=features[inside][None],
+        weight=None if weight is None else weight[inside][None],
+        other=(moved if other.weight is None else torch.cat((moved, other.weight)))[None],
+        other_grid=other.grid,
+        masked=other.weight is not None,
+    )
 
 
 def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:

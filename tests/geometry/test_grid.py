@@ -151,6 +151,13 @@ class TestResampled:
         np.testing.assert_allclose(same.affine, grid.affine, atol=1e-9)
 
 
+def test_cropped_voxels_stay_where_they_are(grid):
+    box = tuple(slice(1, n - 1) for n in grid.shape)
+    inner = grid.cropped(box)
+    np.testing.assert_allclose(inner.points(), grid.points()[box], atol=1e-9)
+    assert inner.shape == tuple(n - 2 for n in grid.shape)
+
+
 class TestVoxelToVoxel:
     @pytest.mark.parametrize("world", [None, np.array([[0.9, 0.2, 0, 5], [-0.2, 0.9, 0, 1], [0, 0, 1.1, 2], [0, 0, 0, 1]])])
     def test_goes_through_the_world(self, world):

@@ -1,0 +1,70 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The optimiser of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+__all__ = ["DampedAdam"]
+
+
+class DampedAdam(torch.optim.Optimizer):
+    """Adam whose normalisation is damped by the typical gradient of the tensor.
+
+    Adam divides each element by the root mean square of its own gradient, so that where there is nothing to see, noise
+    alone moves a control point as far as an edge does elsewhere. Here the divisor is
+    ``(rms + damping * typical rms) / (1 + damping)``: elements with the typical gradient move as in Adam, those with much
+    less of it by less. With ``damping`` 0 this is Adam (Kingma & Ba, arXiv 1412.6980).
+
+    Args:
+        params: parameters or groups; ``damping`` may be set for each group.
+        lr: step of an element with steady gradient.
+        betas: decay of the running means of gradient and squared gradient.
+        damping: 0 or more.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        damping: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "damping": damping})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step; parameters without gradient stay."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        first, second = group["betas"]
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        unbiased = 1 - second ** state["step"]
+        rms = (state["square"] / unbiased).sqrt_()
+        damping = group["damping"]
+        if damping:
+            rms = (rms + damping * (state["square"].mean() / unbiased).sqrt_()) / (1 + damping)
+        parameter.addcdiv_(state["mean"], rms.add_(1e-12), value=-group["lr"] / (1 - first ** state["step"]))

@@ -1,0 +1,206 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Instance optimisation behind MONAI's inferer interface: the three ways to run it, and the modes it is called in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, list_data_collate
+from monai.networks.blocks import DVF2DDF
+from monai.transforms import GaussianSmooth
+
+from monai_locor import InputError, RegistrationConfig, register
+from monai_locor.geometry import Grid
+from monai_locor.inferers import InstanceOptimizationInferer
+
+PRESET = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 4, "spacing": 8}]}
+
+
+def blobs(*shape: int, seed: int = 0, affine: np.ndarray | None = None) -> MetaTensor:
+    generator = torch.Generator().manual_seed(seed)
+    data = GaussianSmooth(2.0)(torch.randn(1, *shape, generator=generator))
+    return MetaTensor(torch.as_tensor(data), affine=torch.eye(4) if affine is None else torch.as_tensor(affine))
+
+
+def smooth_velocity(*shape: int, length: float = 1.2) -> torch.Tensor:
+    """``(1, D, *shape)``, voxels; it and its slope are zero at the border, so that nothing depends on what lies beyond."""
+    axes = torch.meshgrid(*(torch.linspace(0, np.pi, n) for n in shape), indexing="ij")
+    bump = torch.stack([a.sin() ** 2 for a in axes]).prod(0)
+    turn = torch.stack([(axes[(i + 1) % len(shape)] + i).cos() for i in range(len(shape))])
+    return (length * bump * turn)[None]
+
+
+class Network(torch.nn.Module):
+    """Returns a given velocity, padded, and remembers what it was shown."""
+
+    def __init__(self, velocity: torch.Tensor) -> None:
+        super().__init__()
+        self.velocity = velocity
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen, self.state = image, (self.training, torch.is_grad_enabled())
+        out = torch.full((1, image.ndim - 2, *image.shape[2:]), 99.0)
+        out[(slice(None), slice(None), *(slice(n) for n in self.velocity.shape[2:]))] = self.velocity
+        return out
+
+
+# --- the settings
+
+
+def test_iterations_are_shared_out_in_proportion():
+    config = RegistrationConfig()
+    have = [s.iterations for s in config.stages]
+    for total in (0, 1, 7, 25, 50, sum(have), 1000):
+        stages = config.with_iterations(total).stages
+        share = [s.iterations for s in stages]
+        assert sum(share) == total
+        assert all(abs(n - total * h / sum(have)) < 1 for n, h in zip(share, have, strict=True))
+        assert [(s.factor, s.spacing) for s in stages] == [(s.factor, s.spacing) for s in config.stages]
+    assert config.with_iterations(sum(have)) == config
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, True, "3"])
+def test_iterations_are_whole_numbers(bad):
+    with pytest.raises(InputError, match="num_iterations"):
+        InstanceOptimizationInferer(num_iterations=bad)
+
+
+def test_bad_settings_are_refused():
+    for options in ({"preset": "none"}, {"seed": "a"}, {"seed": -1}, {"divisible": 0}):
+        with pytest.raises(InputError, match=r"none|seed|divisible"):
+            InstanceOptimizationInferer(**options)
+    with pytest.raises(InputError, match="no stage"):
+        RegistrationConfig(stages=({"factor": 1, "iterations": 0},)).with_iterations(1)  # type: ignore[arg-type]
+
+
+# --- instance optimisation alone
+
+
+def test_same_as_register_for_every_item_of_a_batch():
+    fixed = [blobs(16, 18, 20), blobs(20, 16, 16, seed=2, affine=np.diag([2.0, 1, 1, 1]))]
+    moving = [blobs(18, 18, 18, seed=1), blobs(16, 20, 16, seed=3, affine=np.diag([2.0, 1, 1, 1]))]
+    mask = MetaTensor(torch.ones(1, 16, 18, 20), affine=torch.eye(4))
+    mask[:, :4] = 0
+    inferer = InstanceOptimizationInferer(PRESET, seed=3, progress=False)
+    results = inferer(fixed, None, moving=moving, fixed_mask=[mask, None])
+    for i, result in enumerate(results):
+        alone = register(
+            fixed[i], moving[i], preset=PRESET, seed=3, fixed_mask=mask if i == 0 else None, device="cpu", progress=False
+        )
+        assert torch.equal(result.forward_mm, alone.forward_mm)
+        assert result.forward_mm.shape[1:] == fixed[i].shape[1:] and result.inverse_mm.shape[1:] == moving[i].shape[1:]
+
+
+def test_batches_in_one_tensor():
+    images = [blobs(16, 16, 16, seed=s, affine=np.diag([1.0, 1, 1 + s, 1])) for s in range(2)]
+    inferer = InstanceOptimizationInferer(PRESET, num_iterations=2, progress=False)
+    listed = inferer(images, None, moving=images[::-1])
+    collated = inferer(list_data_collate(images), None, moving=list_data_collate(images[::-1]))
+    single = inferer(images[0][None], None, moving=images[1][None])
+    for got, expected in zip((*collated, *single), (*listed, listed[0]), strict=True):
+        assert torch.equal(got.forward_mm, expected.forward_mm)
+        np.testing.assert_array_equal(got.fixed_grid.affine, expected.fixed_grid.affine)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_switched_on(mode):
+    inferer = InstanceOptimizationInferer(PRESET, progress=False)
+    expected = inferer([blobs(16, 16, 16)], None, moving=[blobs(16, 16, 16, seed=1)])[0]
+    with mode():
+        got = inferer([blobs(16, 16, 16)], None, moving=[blobs(16, 16, 16, seed=1)])[0]
+        assert not torch.is_grad_enabled()
+    assert torch.equal(got.forward_mm, expected.forward_mm)
+    assert float(got.forward_mm.abs().max()) > 0.01
+    assert sum(len(stage["loss"]) for stage in got.history) == 6
+
+
+def test_file_names_are_kept():
+    fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, seed=1)
+    fixed.meta["filename_or_obj"] = "fixed.nii"
+    (result,) = InstanceOptimizationInferer(PRESET, num_iterations=0)([fixed], None, moving=[moving])
+    assert result.inputs == {"fixed": "fixed.nii"}
+
+
+def test_no_iterations_and_no_network_is_the_initial_alignment():
+    shift = np.eye(4)
+    shift[:3, 3] = 100, 0, -50
+    fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, affine=shift)
+    (result,) = InstanceOptimizationInferer(PRESET, num_iterations=0)([fixed], None, moving=[moving])
+    expected = torch.tensor([100.0, 0, -50]).view(3, 1, 1, 1).expand(3, 16, 16, 16)
+    torch.testing.assert_close(result.forward_mm, expected, atol=1e-3, rtol=0)
+
+
+# --- with a network
+
+
+@pytest.mark.parametrize(
+    "affine", [np.eye(4), np.array([[0.0, -2, 0, 5], [0, 0, 3, -7], [1.5, 0, 0, 0], [0, 0, 0, 1]])], ids=["mm", "oriented"]
+)
+def test_no_iterations_is_plain_prediction(affine):
+    shape = (35, 38, 40)
+    network = Network(smooth_velocity(*shape)).train()
+    fixed, moving = blobs(*shape, affine=affine), blobs(*shape, seed=1, affine=affine)
+    inferer = InstanceOptimizationInferer(PRESET, num_iterations=0, use_network=True, progress=False)
+    (result,) = inferer([fixed], network, moving=[moving])
+    for got, velocity in ((result.forward_ddf, network.velocity), (result.inverse_ddf, -network.velocity)):
+        expected = DVF2DDF(padding_mode="border")(velocity)[0]
+        assert float((got - expected).abs().max()) < 0.05
+    assert network.training and network.state == (False, False)
+    assert network.seen.shape == (1, 2, 48, 48, 48)
+    assert float(network.seen.min()) == 0 and float(network.seen.max()) == 1
+
+
+def test_the_network_sees_the_images_aligned():
+    fixed = blobs(20, 22, 24)
+    moving = MetaTensor(
+        fixed.as_tensor().permute(0, 3, 1, 2).flip(1),
+        affine=torch.tensor([[0.0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 23], [0, 0, 0, 1]], dtype=torch.float64),
+    )
+    network = Network(torch.zeros(1, 3, 20, 22, 24))
+    inferer = InstanceOptimizationInferer(PRESET, num_iterations=0, use_network=True, divisible=1)
+    (result,) = inferer([fixed], network, moving=[moving])
+    assert network.seen.shape == (1, 2, 20, 22, 24)
+    torch.testing.assert_close(network.seen[:, 0], network.seen[:, 1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.warped_moving.as_tensor(), fixed.as_tensor(), atol=1e-5, rtol=0)
+
+
+def test_optimisation_starts_from_the_prediction():
+    shape = (24, 24, 24)
+    network = Network(smooth_velocity(*shape))
+    fixed, moving = blobs(*shape), blobs(*shape, seed=1)
+    options = {"use_network": True, "progress": False}
+    (start,) = InstanceOptimizationInferer(PRESET, 0, **options)([fixed], network, moving=[moving])
+    (end,) = InstanceOptimizationInferer(PRESET, 3, **options)([fixed], network, moving=[moving])
+    moved = (end.forward_ddf - start.forward_ddf).abs().max()
+    assert 0.001 < float(moved) < float(start.forward_ddf.abs().max())
+
+
+def test_two_dimensions():
+    fixed, moving = (MetaTensor(blobs(40, 46, 1, seed=s).as_tensor()[..., 0], affine=torch.eye(4)) for s in range(2))
+    network = Network(smooth_velocity(40, 46))
+    (result,) = InstanceOptimizationInferer(PRESET, 0, use_network=True)([fixed], network, moving=[moving])
+    expected = DVF2DDF(padding_mode="border")(network.velocity)[0]
+    assert float((result.forward_ddf - expected).abs().max()) < 0.05
+    assert Grid.of(result.warped_moving).shape == (40, 46)
+
+
+def test_misuse_is_named():
+    image = blobs(16, 16, 16)
+    inferer = InstanceOptimizationInferer(PRESET, use_network=True)
+    with pytest.raises(ValueError, match="no network"):
+        inferer([image], None, moving=[image])
+    with pytest.raises(ValueError, match="must return a velocity"):
+        inferer([image], lambda x: (x, x), moving=[image])
+    with pytest.raises(ValueError, match="1 fixed images"):
+        inferer([image], None, moving=[image, image])

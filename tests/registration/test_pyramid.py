@@ -1,0 +1,189 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Levels: sampled in millimetres, smoothed inside the mask, edges as steep along thick voxels as along thin ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monai_locor.geometry import Grid, apply_affine
+from monai_locor.registration.prepare import PreparedImage, prepare
+from monai_locor.registration.pyramid import level_grid, make_level
+
+CPU = torch.device("cpu")
+TURN = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.2, 1, 0.15], [0, -0.1, 1]]))[0]
+TURN = TURN * np.sign(np.diag(TURN))  # nearest to the world axes already
+
+
+def grid_of(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
+    affine = np.eye(4)
+    affine[:3, :3] = TURN * spacing
+    affine[:3, 3] = [7, -20, 3]
+    return Grid(shape, affine)
+
+
+ANISO = grid_of((30, 32, 11), (1.0, 1.0, 3.0))
+ISO = grid_of((17, 16, 18), (2.0, 2.0, 2.0))
+
+
+def image_of(grid: Grid, function, weight: torch.Tensor | None = None) -> PreparedImage:
+    return prepare(torch.from_numpy(function(grid.points())).float()[None], weight, 0.001, CPU, grid)
+
+
+def wave(world: np.ndarray) -> np.ndarray:
+    return np.sin(world @ [0.15, 0.1, -0.12]) + np.cos(world @ [0.02, -0.2, 0.1])
+
+
+class TestLevelGrid:
+    @pytest.mark.parametrize(
+        ("factor", "spacing"), [(1, (1, 1, 3)), (2, (2, 2, 3)), (3, (3, 3, 3)), (4, (29 / 7, 31 / 7, 30 / 7))]
+    )
+    def test_distances_are_in_millimetres(self, factor, spacing):
+        np.testing.assert_array_less(level_grid(ANISO, factor).spacing, np.array(spacing) + 0.2)
+        if factor < 4:
+            np.testing.assert_allclose(level_grid(ANISO, factor).spacing, spacing)
+
+    @pytest.mark.parametrize("grid", [ANISO, ISO, grid_of((5, 40, 1), (1.0, 1.0, 6.0)), Grid((40, 30), np.eye(3))])
+    @pytest.mark.parametrize("factor", [0.5, 1, 1.7, 2, 4, 16])
+    def test_never_finer_than_the_voxels_nor_too_few(self, grid, factor):
+        level = level_grid(grid, factor)
+        assert (level.spacing >= grid.spacing - 1e-9).all()
+        assert (level.spacing <= np.maximum(grid.spacing, factor * grid.spacing.min()) + 1e-9).all()
+        for samples, voxels in zip(level.shape, grid.shape):
+            assert min(8, voxels) <= samples <= voxels
+        np.testing.assert_allclose(level.centre, grid.centre)
+
+    def test_full_resolution_is_the_grid_itself(self):
+        assert level_grid(ANISO, 1) is ANISO
+
+
+class TestLevel:
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    @pytest.mark.parametrize("derivative", [True, False])
+    def test_shapes(self, factor, derivative):
+        level = make_level(image_of(ANISO, wave), image_of(ISO, wave), factor, derivative)
+        channels = 1 + derivative
+        assert all(a <= b for a, b in zip(level.grid.shape, level_grid(ANISO, factor).shape))
+        np.testing.assert_allclose(level.grid.spacing, level_grid(ANISO, factor).spacing)
+        assert level.other_grid.shape == ISO.shape
+        assert level.reference.shape == (1, channels, *level.grid.shape) and level.weight is None
+        assert level.other.shape == (1, channels, *ISO.shape) and not level.masked
+
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    def test_masks_come_along(self, factor):
+        weights = [torch.zeros(1, *g.shape) for g in (ANISO, ISO)]
+        for weight in weights:
+            weight[:, 4:-4, 4:-4, 3:-3] = 1
+        level = make_level(image_of(ANISO, wave, weights[0]), image_of(ISO, wave, weights[1]), factor, True)
+        assert level.masked and torch.equal(level.other[:, -1:], weights[1][None])
+        assert level.weight.shape == (1, 1, *level.grid.shape)
+        voxels = apply_affine(np.linalg.inv(ANISO.affine), level.grid.points())
+        deep = ((voxels > [4, 4, 3]) & (voxels < np.array(ANISO.shape) - [5, 5, 4])).all(-1)
+        far = ((voxels < [3, 3, 2]) | (voxels > np.array(ANISO.shape) - [4, 4, 3])).any(-1)
+        weight = level.weight[0, 0].numpy()
+        np.testing.assert_allclose(weight[deep], 1, atol=1e-5)
+        np.testing.assert_allclose(weight[far], 0, atol=1e-5)
+        assert deep.any() and far.any()
+
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    def test_samples_are_where_the_grid_says(self, factor):
+        def ramp(world: np.ndarray) -> np.ndarray:
+            return world @ [1.0, 0.5, -0.7]
+
+        reference = image_of(ANISO, ramp)
+        level = make_level(reference, image_of(ISO, ramp), factor, False)
+        points = torch.from_numpy(np.stack([ramp(g.points()) for g in [ANISO]])).float()
+        gain = (reference.image.flatten()[-1] - reference.image.flatten()[0]) / (points.flatten()[-1] - points.flatten()[0])
+        offset = reference.image.flatten()[0] - gain * points.flatten()[0]
+        expected = gain * torch.from_numpy(ramp(level.grid.points())).float() + offset
+        inner = (slice(3, -3),) * 3 if factor < 4 else (slice(2, -2),) * 3
+        torch.testing.assert_close(level.reference[0, 0][inner], expected[inner], atol=2e-3, rtol=0)
+
+    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    def test_a_constant_image_stays_constant(self, masked, factor):
+        weight = None
+        if masked:
+            weight = torch.zeros(1, *ISO.shape)
+            weight[:, 3:-3, 3:-3, 3:-3] = torch.rand(1, 11, 10, 12) + 0.01
+        flat = PreparedImage(torch.full((1, *ISO.shape), 0.7), weight, ISO, ISO, (0, 1, 2), (False,) * 3)
+        level = make_level(flat, flat, factor, True)
+        torch.testing.assert_close(level.reference[:, 0], torch.full_like(level.reference[:, 0], 0.7), atol=1e-4, rtol=0)
+        torch.testing.assert_close(level.other[:, 0], torch.full_like(level.other[:, 0], 0.7), atol=1e-4, rtol=0)
+        assert level.reference.isfinite().all() and level.other.isfinite().all()
+
+    @pytest.mark.parametrize("factor", [2, 4])
+    def test_smoothing_takes_nothing_from_outside_the_mask(self, factor):
+        weight = torch.zeros(1, *ISO.shape)
+        weight[:, 3:-3, 3:-3, 3:-3] = 1
+        clean = image_of(ISO, wave, weight)
+        garbage = torch.where(weight > 0, clean.image, torch.rand_like(clean.image))
+        dirty = PreparedImage(garbage, weight, clean.grid, clean.stored, clean.axes, clean.flips)
+        inside = weight[0] > 0
+        outputs = [make_level(image, image, factor, False).other[0, 0][inside] for image in (clean, dirty)]
+        torch.testing.assert_close(*outputs, atol=1e-4, rtol=0)
+
+    def test_smoothing_grows_with_the_distance_of_samples(self):
+        noise = prepare(torch.rand(1, *ISO.shape), None, 0.001, CPU, ISO)
+        spreads = [float(make_level(noise, noise, factor, False).other.std() / noise.image.std()) for factor in (1, 2, 4)]
+        assert spreads[0] == pytest.approx(1) and spreads[1] < 0.5 and spreads[2] < spreads[1]
+
+    def test_empty_borders_are_left_out_but_nothing_else(self):
+        grid = grid_of((50, 40, 30), (1.0, 1.0, 1.0))
+
+        def ball(world: np.ndarray) -> np.ndarray:
+            return np.exp(-((world - grid.centre) ** 2).sum(-1) / 18)
+
+        prepared = image_of(grid, ball)
+        whole = prepared.image[0]
+        level = make_level(prepared, prepared, 1, False)
+        assert np.prod(level.grid.shape) < 0.7 * np.prod(grid.shape)
+        assert float(level.reference[0, 0].sum()) == pytest.approx(float(whole.sum()), rel=0.02)
+        torch.testing.assert_close(level.reference[0, 0].max(), whole.max())
+        low = np.rint(apply_affine(np.linalg.inv(grid.affine), level.grid.affine[:3, 3])).astype(int)
+        box = tuple(slice(a, a + n) for a, n in zip(low, level.grid.shape))
+        assert torch.equal(level.reference[0, 0], whole[box])
+
+
+class TestDerivative:
+    @pytest.mark.parametrize("factor", [1, 2, 3])
+    def test_as_steep_along_thick_voxels_as_along_thin_ones(self, factor):
+        centre, axes = ANISO.centre, ANISO.affine[:3, :3] / ANISO.spacing
+
+        def pyramid(world: np.ndarray) -> np.ndarray:
+            return np.abs((world - centre) @ axes)[..., [0, 2]].max(-1)
+
+        level = make_level(image_of(ANISO, pyramid), image_of(ISO, pyramid), factor, True)
+        along = np.abs((level.grid.points() - centre) @ axes)
+        magnitude = level.reference[0, 1].numpy()
+        inner = (np.abs(along[..., 0] - along[..., 2]) > 6) & (along.max(-1) < 12) & (along[..., [0, 2]].max(-1) > 4)
+        thin, thick = (magnitude[inner & (along[..., a] > along[..., 2 - a])] for a in (0, 2))
+        assert len(thin) > 5 and len(thick) > 5
+        assert thin.mean() == pytest.approx(thick.mean(), rel=0.02) and thin.std() < 0.02 * thin.mean()
+
+    def test_the_same_anatomy_on_two_grids_has_the_same_edges(self):
+        def function(world: np.ndarray) -> np.ndarray:
+            return np.sin(world @ [0.12, 0.05, 0.1])
+
+        fine, coarse = grid_of((37, 33, 35), (1.0, 1.0, 1.0)), grid_of((37, 33, 18), (1.0, 1.0, 2.0))
+        levels = [make_level(image_of(g, function), image_of(ISO, function), 1, True) for g in (fine, coarse)]
+        edges = levels[0].reference[0, 1, 2:-2, 2:-2, 2:-2:2], levels[1].reference[0, 1, 2:-2, 2:-2, 1:-1]
+        # sampled twice as far apart, the wave is a little less steep
+        torch.testing.assert_close(*edges, atol=0.05, rtol=0)
+
+    def test_of_a_single_slice(self):
+        flat = grid_of((20, 20, 1), (1.0, 1.0, 5.0))
+        level = make_level(image_of(flat, wave), image_of(flat, wave), 2, True)
+        assert level.reference.isfinite().all() and level.grid.shape[2] == 1

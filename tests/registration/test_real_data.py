@@ -1,0 +1,53 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Real anatomy with a known answer, scored by a program that shares no code with the package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from monai_locor import register
+from monai_locor.registration import PRESETS
+
+CASE = "brain_t2_t1_2mm"
+
+
+@pytest.fixture(scope="module")
+def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T2 against deformed T1 of one brain, 2 mm, made afresh."""
+    out, bench = tmp_path_factory.mktemp("cases"), shared / "bench"
+    if not (bench / "make_cases.py").is_file():
+        pytest.skip("no benchmark beside the repository")
+    call(bench / "make_cases.py", bench / "cases.json", shared / "data", out, CASE)
+    return out / CASE
+
+
+def call(*command: Path | str) -> None:
+    subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_two_modalities_of_a_brain(case, shared, tmp_path, device):
+    preset = "fast" if "fast" in PRESETS else "default"
+    result = register(case / "fixed.nii.gz", case / "moving.nii.gz", preset=preset, device=device, progress=False)
+    result.save(tmp_path)
+    score = tmp_path / "score.json"
+    call(shared / "bench" / "score.py", case, "--field", tmp_path / "forward_field.nii.gz", "--json", score)
+    found = json.loads(score.read_text())
+    assert found["finite"] and found["folding_percent"] == 0
+    assert found["tre_before_mm"] > 5 and found["tre_mm"] < 1.0, found

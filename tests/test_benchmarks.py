@@ -1,0 +1,92 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The benchmark scripts run and print what they promise."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
+    """The script `loss` and its helper, imported as the interpreter does when it runs the script."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("loss", "_measure"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import _measure
+    import loss
+
+    return loss, _measure
+
+
+def test_table_and_ratios(modules):
+    loss, helper = modules
+    found = {name: {n: helper.Measured((n**3 * 1e-6,) * 3, n**3 * 100) for n in (8, 16, 32)} for name in loss.ROWS}
+    found[loss.EAGER] = {n: helper.Measured((n**3 * 6e-6,) * 3, n**3 * 1000) for n in (8, 16, 32)}
+    found[loss.ORIGINAL] = dict.fromkeys((8, 16, 32), helper.Measured(problem="not run (No module named 'locor')"))
+    lines = loss.table(found, [8, 16, 32]).splitlines()
+    assert len(lines) == 2 + len(loss.ROWS) and all(line.count("|") == 5 for line in lines)
+    assert "0.00410 s" in lines[2] or "0.0041 s" in lines[2]
+    assert lines[-1].count("not run") == 3
+    compared = loss.ratios(found, [8, 16, 32])
+    assert compared["16^3"] == pytest.approx(
+        {
+            f"time, {loss.EAGER} / {loss.OURS}": 6,
+            f"memory, {loss.EAGER} / {loss.OURS}": 10,
+            f"time, {loss.OURS} / {loss.LNCC}": 1,
+        }
+    )
+    assert list(compared["exponent against voxels"].values()) == pytest.approx([1, 1])
+    assert math.isnan(loss.exponent({}, lambda m: m.median))
+
+
+def test_a_row_that_cannot_run_says_so(modules):
+    _, helper = modules
+    spec = helper.Spec("json", "dumps", {}, seconds=60)
+    assert "no-such-python" in helper.measure(spec, "no-such-python").problem
+    found = helper.measure(helper.Spec("no_such_module", "build", {}, threads=1))
+    assert found.problem == "not run (No module named 'no_such_module')" and not found.seconds
+
+
+@pytest.mark.slow  # a process for every row
+def test_the_script_at_a_small_size(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "loss.py"), "--sizes", "16", "--repeats", "1", "--threads", "1"]
+    done = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert len(content["rows"]) == 10
+    for name, row in content["rows"].items():
+        assert f"| {name} | " in done.stdout
+        assert row["16"]["problem"] == "" or (name == "original tool's loss" and "No module named" in row["16"]["problem"])
+    assert content["ratios"]["16^3"]
+
+
+@pytest.mark.slow
+def test_memory_is_what_was_allocated(modules, tmp_path, monkeypatch):
+    _, helper = modules
+    (tmp_path / "example.py").write_text(
+        "import torch\ndef build(size, device):\n    return lambda: torch.ones(size, 2**18).sum()\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = helper.measure(helper.Spec("example", "build", {"size": 200}, {"size": 1}, repeats=2, threads=1))
+    assert found.problem == "" and len(found.seconds) == 2
+    assert 195 < found.bytes / 2**20 < 230
+    assert "does not fit" in helper.measure(helper.Spec("example", "build", {"size": 10**8}, {"size": 1})).problem
