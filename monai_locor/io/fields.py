@@ -99,20 +99,38 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
         InputError: when ``path`` has another suffix.
         ValueError: when the matrix is not a finite 3x3 or 4x4 matrix with last row 0 ... 0 1.
     """
-    import itk  # takes a second to import
-
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all() or (matrix[-1] != np.eye(len(matrix))[-1]).any():
         raise ValueError(f"an affine is a finite 3x3 or 4x4 matrix with last row 0 ... 0 1, got {matrix.tolist()}")
     if Path(path).suffix not in (".tfm", ".txt", ".mat"):
         raise InputError(f"output file {os.fspath(path)}: its name must end in .tfm, .txt or .mat")
     lps = _flipped(matrix)
-    dims = len(matrix) - 1
+    with atomic_path(path) as temporary:
+        if Path(path).suffix == ".mat":
+            _write_binary_affine(temporary, lps)
+        else:
+            temporary.write_text(_affine_text(lps))
+
+
+def _affine_text(lps: np.ndarray) -> str:
+    """ITK's text format; its own writer would first load every transform of ITK, for ten seconds."""
+    dims = len(lps) - 1
+    numbers = " ".join(repr(float(v)) for v in [*lps[:dims, :dims].ravel(), *lps[:dims, dims]])
+    return (
+        "#Insight Transform File V1.0\n#Transform 0\n"
+        f"Transform: AffineTransform_double_{dims}_{dims}\n"
+        f"Parameters: {numbers}\nFixedParameters: {' '.join(['0'] * dims)}\n"
+    )
+
+
+def _write_binary_affine(path: Path, lps: np.ndarray) -> None:
+    import itk  # takes seconds to load
+
+    dims = len(lps) - 1
     transform = itk.AffineTransform[itk.D, dims].New()
     transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(lps[:dims, :dims])))
     transform.SetTranslation(lps[:dims, dims].tolist())
-    with atomic_path(path) as temporary:
-        itk.transformwrite([transform], str(temporary))
+    itk.transformwrite([transform], str(path))
 
 
 def read_affine(path: str | os.PathLike[str]) -> np.ndarray:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import itk
 import monai
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class RegistrationResult:
                 "monai": monai.__version__,
                 "torch": torch.__version__,
                 "numpy": np.__version__,
-                "itk": itk.Version.GetITKVersion(),
+                "itk": version("itk"),  # without loading it
                 "python": platform.python_version(),
             },
         }

@@ -30,7 +30,9 @@ PRESET = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations":
 def blobs(*shape: int, seed: int = 0, affine: np.ndarray | None = None) -> MetaTensor:
     generator = torch.Generator().manual_seed(seed)
     data = GaussianSmooth(2.0)(torch.randn(1, *shape, generator=generator))
-    return MetaTensor(torch.as_tensor(data), affine=torch.eye(4) if affine is None else torch.as_tensor(affine))
+    return MetaTensor(
+        torch.as_tensor(data).as_subclass(torch.Tensor), affine=torch.eye(4) if affine is None else torch.as_tensor(affine)
+    )
 
 
 def smooth_velocity(*shape: int, length: float = 1.2) -> torch.Tensor:

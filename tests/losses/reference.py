@@ -26,7 +26,7 @@ from monai_locor.losses import LocalLearnedBasisCRLoss
 
 
 def axis_matrix(size: int, sigma: float, stride: float, truncated: float = 3.0, shift: float = 0.0) -> torch.Tensor:
-    """`(windows, size)`: centred Gaussians `stride` apart, cut at `truncated * sigma` (at least half a voxel), rows sum to 1."""
+    """`(windows, size)`: Gaussians `stride` apart, cut at `truncated * sigma` (half a voxel at least), rows sum to 1."""
     count = max(1, math.ceil(size / stride - 1e-9))
     centres = (size - 1) / 2 + stride * (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) + shift
     centres = centres.clamp(-0.5, size - 0.5)  # a window keeps its centre inside the image
