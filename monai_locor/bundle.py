@@ -26,7 +26,6 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any, TypeVar
 
-import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 from monai.bundle.properties import InferProperties, TrainProperties
@@ -37,8 +36,9 @@ from monai.utils import BundlePropertyConfig
 from .data.datalist import registration_pairs
 from .data.pairs import check_pairs, pair_collate
 from .errors import InputError
+from .registration import select_device
 
-__all__ = ["check_keys", "device", "has_weights", "one_line_errors", "pair_collate", "pairs", "root", "run"]
+__all__ = ["check_keys", "has_weights", "one_line_errors", "pair_collate", "pairs", "root", "run", "select_device"]
 
 T = TypeVar("T")
 ROOTS = {"imports", "initialize", "run", "finalize", ConfigParser.meta_key}
@@ -98,18 +98,6 @@ def pairs(preset: Any = "default", **options: Any) -> list[dict[str, str]]:
     found = registration_pairs(**options)
     check_pairs(found, preset)
     return found
-
-
-def device(name: str | torch.device) -> torch.device:
-    """The device of this name.
-
-    Raises:
-        InputError: when there is none.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!s} cannot be used here ({str(error).splitlines()[0]}); try cpu.") from error
 
 
 def has_weights(path: str, needed: bool) -> bool:

@@ -27,9 +27,7 @@ from monai.utils import TransformBackends
 from ..errors import InputError
 from ..geometry import Grid, warp
 from ..io import read_image, read_mask
-from ..registration import RegistrationConfig
-from ..registration.initial import check_overlap, initial_affine
-from ..registration.prepare import prepare
+from ..registration import RegistrationConfig, load_pair
 
 __all__ = ["PrepareBatchPair", "ReadPairD", "ReadPairDict", "ReadPaird", "check_pairs", "pair_collate"]
 
@@ -94,24 +92,12 @@ def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig |
         InputError: for the first pair that cannot be registered; the message names its files.
     """
     config = RegistrationConfig.of(preset)
-    read = ReadPaird()
     for pair in pairs:
-        _check_alignment(read(pair), config, f"{pair['fixed']} and {pair['moving']}")
-
-
-def _check_alignment(pair: Mapping[Hashable, Any], config: RegistrationConfig, name: str) -> None:
-    fixed, moving = (Grid.of(pair[key]) for key in ("fixed", "moving"))
-    if fixed.dims != moving.dims:
-        raise InputError(f"{name}: have shapes {fixed.shape} and {moving.shape}; both must be 2-D or both 3-D")
-    for key in ("fixed", "moving"):
-        mask = pair.get(f"{key}_mask")
-        if mask is not None and (Grid.of(mask).dims != fixed.dims or not _on_image(mask, pair[key]).any()):
-            raise InputError(f"{name}: the {key} mask does not meet its image; check that they share world coordinates")
-    images = [prepare(pair[key], None, config.quantile, torch.device("cpu")) for key in ("fixed", "moving")]
-    try:
-        check_overlap(fixed, moving, initial_affine(images[0], images[1], config.initialization))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        masks = pair.get("fixed_mask"), pair.get("moving_mask")
+        try:
+            load_pair(pair["fixed"], pair["moving"], config, fixed_mask=masks[0], moving_mask=masks[1])
+        except InputError as error:
+            raise InputError(f"{pair['fixed']} and {pair['moving']}: {error}") from error
 
 
 def pair_collate(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -16,6 +16,17 @@ from __future__ import annotations
 from .api import register
 from .config import PRESETS, RegistrationConfig, Stage
 from .engine import RegistrationEngine
+from .pair import Pair, load_pair, select_device
 from .result import RegistrationResult
 
-__all__ = ["PRESETS", "RegistrationConfig", "RegistrationEngine", "RegistrationResult", "Stage", "register"]
+__all__ = [
+    "PRESETS",
+    "Pair",
+    "RegistrationConfig",
+    "RegistrationEngine",
+    "RegistrationResult",
+    "Stage",
+    "load_pair",
+    "register",
+    "select_device",
+]

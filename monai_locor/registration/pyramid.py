@@ -20,7 +20,6 @@ import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 
 from monai_locor.geometry import Grid, warp
-from monai_locor.losses.intensity import robust_range
 from monai_locor.transforms import derivative_magnitude
 
 from .prepare import PreparedImage
@@ -105,10 +104,9 @@ def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> torch
     smooth = _smooth(image.image, image.weight, [r / 3 if r > 1.01 else 0.0 for r in ratio])
     if not derivative:
         return smooth
-    magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1])
-    weight = None if image.weight is None else image.weight[None] > 0
-    high = robust_range(magnitude[None], weight, 0.005)[1].to(magnitude).clamp_min(1e-12)
-    return torch.cat((smooth, (magnitude / high.view(-1, *(1,) * image.grid.dims)).clamp_max_(1.5)))
+    # change over the distance of two samples: of the order of the intensities, and a pure number
+    magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(step.min())
+    return torch.cat((smooth, magnitude))
 
 
 def _smooth(image: torch.Tensor, weight: torch.Tensor | None, sigma: list[float]) -> torch.Tensor:

@@ -33,7 +33,7 @@ from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
 
-__all__ = ["RegistrationResult"]
+__all__ = ["RegistrationResult", "warped"]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class RegistrationResult:
         Args:
             mode: ``"bilinear"``, or ``"nearest"`` for labels.
         """
-        return _warp(image, self.moving_grid, self.forward_mm, self.fixed_grid, mode)
+        return warped(image, self.moving_grid, self.forward_mm, self.fixed_grid, mode)
 
     def warp_fixed(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
         """The same the other way: ``(C, *fixed)`` onto the moving grid."""
-        return _warp(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
+        return warped(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the fields and images, as plain values for JSON."""
@@ -143,10 +143,14 @@ class RegistrationResult:
         return paths
 
 
-def _warp(image: torch.Tensor, grid: Grid, displacement: torch.Tensor, target: Grid, mode: str) -> MetaTensor:
-    values = plain(torch.as_tensor(image)).to(displacement.device)
+def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
+    """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
+
+    Where the image has no data the result has its smallest value, for labels (mode ``"nearest"``) zero.
+    """
+    values = plain(torch.as_tensor(image)).to(displacement_mm.device)
     low = 0 if mode == "nearest" else values.min()  # air is not zero in CT
-    out = warp((values - low).float(), grid, displacement, target, mode) + low
+    out = warp((values - low).float(), grid, displacement_mm, target, mode) + low
     affine = torch.eye(4, dtype=torch.float64)
     dims = target.dims
     affine[:dims, :dims], affine[:dims, 3] = (torch.tensor(target.affine[:-1, i]) for i in (slice(dims), dims))

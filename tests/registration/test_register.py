@@ -28,7 +28,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import InputError, RegistrationConfig, RegistrationResult, register
 from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, to_voxels
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
-from monai_locor.registration import PRESETS, Stage, api
+from monai_locor.registration import PRESETS, RegistrationEngine, Stage
 
 TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
 NOTHING = RegistrationConfig(stages=())
@@ -105,7 +105,7 @@ class TestSources:
 
     @pytest.mark.parametrize("preset", [*PRESETS, {"preset": "default", "num_basis": 3}, TINY])
     def test_presets(self, preset, images, monkeypatch):
-        monkeypatch.setattr(api.RegistrationEngine, "run", lambda self, progress: self)
+        monkeypatch.setattr(RegistrationEngine, "run", lambda self, progress: self)
         assert run(*images, preset).config == RegistrationConfig.of(preset)
 
     def test_masks_on_another_grid_are_resampled_with_a_warning(self, images, caplog):
@@ -158,11 +158,10 @@ class TestRefusals:
     def no_engine(self, monkeypatch):
         """Bad input must be found before the work starts."""
 
-        class Engine:
-            def __init__(self, *args, **options) -> None:
-                raise AssertionError("the engine was started")
+        def start(*args, **options) -> None:
+            raise AssertionError("the engine was started")
 
-        monkeypatch.setattr(api, "RegistrationEngine", Engine)
+        monkeypatch.setattr(RegistrationEngine, "__init__", start)
 
     def refusal(self, *args, **options) -> str:
         with pytest.raises(InputError) as caught:

@@ -1,0 +1,174 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Two images from files or memory to what the engine starts from, with everything checked on the way."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, from_voxels, reorder, voxel_to_voxel, warp
+from monai_locor.io import ImageSource, read_affine, read_displacement_field, read_image, read_mask
+from monai_locor.tensors import plain
+
+from .config import RegistrationConfig
+from .initial import check_overlap, initial_affine, split_displacement
+from .prepare import PreparedImage, prepare
+
+__all__ = ["Initial", "Pair", "load_pair", "select_device"]
+
+logger = logging.getLogger(__name__)
+
+Initial = np.ndarray | torch.Tensor | str | PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a registration starts from.
+
+    Attributes:
+        fixed_image, moving_image: as they were read, ``(1, *spatial)``.
+        fixed, moving: as the engine sees them.
+        affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        displacement: what an initial field holds beyond the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
+        velocity: an initial velocity, likewise.
+    """
+
+    fixed_image: MetaTensor
+    moving_image: MetaTensor
+    fixed: PreparedImage
+    moving: PreparedImage
+    affine: np.ndarray
+    displacement: torch.Tensor | None = None
+    velocity: torch.Tensor | None = None
+
+
+def load_pair(
+    fixed: ImageSource,
+    moving: ImageSource,
+    config: RegistrationConfig,
+    *,
+    fixed_mask: ImageSource | None = None,
+    moving_mask: ImageSource | None = None,
+    initial: Initial = None,
+    initial_velocity: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Pair:
+    """Read and check a pair; arguments and errors are those of :func:`monai_locor.register`."""
+    target = select_device(device)
+    images = {"fixed": read_image(fixed, "fixed"), "moving": read_image(moving, "moving")}
+    grids = {role: Grid.of(image) for role, (image, _) in images.items()}
+    if grids["fixed"].dims != grids["moving"].dims:
+        shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
+        raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
+    masks = {"fixed": fixed_mask, "moving": moving_mask}
+    prepared = {
+        role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
+        for role, (image, valid) in images.items()
+    }
+    affine, displacement = _initial(prepared["fixed"], prepared["moving"], config, initial)
+    check_overlap(grids["fixed"], grids["moving"], affine)
+    return Pair(
+        fixed_image=images["fixed"][0],
+        moving_image=images["moving"][0],
+        fixed=prepared["fixed"],
+        moving=prepared["moving"],
+        affine=affine,
+        displacement=displacement,
+        velocity=None if initial_velocity is None else _velocity(initial_velocity, prepared["fixed"]),
+    )
+
+
+def select_device(device: torch.device | str | None) -> torch.device:
+    """The device of this name; without one, CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        InputError: when it cannot be used.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!s} cannot be used here ({str(error).splitlines()[0]}); try cpu.") from error
+    return torch.device(device)
+
+
+def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
+    """Voxel weights from a mask on any grid and from where the image is finite."""
+    if mask is None:
+        return None if valid is None else valid.float()
+    given = read_mask(mask, role)
+    source = Grid.of(given)
+    if source.dims != grid.dims:
+        raise InputError(f"{role} mask has shape {source.shape}, its image {grid.shape}: both must be 2-D or both 3-D.")
+    weight = plain(given)
+    if not _same_grid(source, grid):
+        logger.warning("%s mask lies on another grid than its image and is resampled", role)
+        weight = warp(weight, source, None, grid)
+    weight = weight if valid is None else weight * valid
+    if float(weight.sum()) == 0:
+        raise InputError(f"{role} mask does not meet its image: no voxel is left; check that they share world coordinates.")
+    return weight
+
+
+def _same_grid(a: Grid, b: Grid) -> bool:
+    """To within a hundredth of a voxel, which is what headers in single precision leave."""
+    return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)
+
+
+def _initial(
+    fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: Initial
+) -> tuple[np.ndarray, torch.Tensor | None]:
+    """The affine to start from and, where a field was given, the rest of it in the prepared image's order."""
+    if initial is None:
+        return initial_affine(fixed, moving, config.initialization), None
+    if isinstance(initial, (str, PathLike)):
+        initial = _read_initial(initial, fixed)
+    dims, shape = fixed.grid.dims, tuple(initial.shape)
+    finite = bool(torch.as_tensor(initial).isfinite().all())
+    if finite and shape == (dims, *fixed.stored.shape):
+        matrix, rest = split_displacement(plain(torch.as_tensor(initial)), fixed.stored)
+        return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
+    matrix = np.asarray(initial, dtype=np.float64)
+    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError(
+            f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
+            f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
+        )
+    return matrix, None
+
+
+def _read_initial(path: str | PathLike[str], fixed: PreparedImage) -> np.ndarray | torch.Tensor:
+    if not str(path).endswith((".nii", ".nii.gz")):
+        return read_affine(path)
+    field, grid = read_displacement_field(path)
+    if grid.shape != fixed.stored.shape or not np.allclose(
+        voxel_to_voxel(grid, fixed.stored), np.eye(grid.dims + 1), atol=1e-2
+    ):
+        raise InputError(f"{path}: the initial field, {grid.shape}, does not lie on the fixed grid, {fixed.stored.shape}.")
+    return field
+
+
+def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:
+    """From voxels of the fixed grid as it is stored to mm in the prepared image's order."""
+    expected = (fixed.grid.dims, *fixed.stored.shape)
+    values = plain(torch.as_tensor(velocity)).detach()
+    if tuple(values.shape) != expected or not bool(values.isfinite().all()):
+        raise InputError(f"initial_velocity must be finite and of shape {expected}, got shape {tuple(values.shape)}.")
+    return reorder(from_voxels(values.double(), fixed.stored), fixed.axes, fixed.flips).to(fixed.image)
