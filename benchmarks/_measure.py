@@ -55,9 +55,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each repetition and peak bytes, or why there are none."""
+    """Seconds of each repetition, by the clock and of all processors together, and peak bytes, or why there are none."""
 
     seconds: tuple[float, ...] = ()
+    processor_seconds: tuple[float, ...] = ()
     bytes: int = 0
     problem: str = ""
 
@@ -79,7 +80,7 @@ def measure(spec: Spec, python: str = sys.executable) -> Measured:
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
             found = json.loads(line[len(MARK) :])
-            return Measured(tuple(found["seconds"]), found["bytes"])
+            return Measured(tuple(found["seconds"]), tuple(found["processor_seconds"]), found["bytes"])
     if done.returncode == -9 or any(text in done.stderr for text in MEMORY_ERRORS):
         return Measured(problem="does not fit in memory")
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -128,20 +129,21 @@ def _child(spec: Spec) -> dict[str, Any]:
         base = _status("VmRSS")
     step = build(device=spec.device, **spec.arguments)
     step()
-    seconds = []
+    seconds, processor_seconds = [], []
     for _ in range(spec.repeats):
         if cuda:
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         step()
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
+        processor_seconds.append(time.process_time() - processor_start)
     if cuda:
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = _status("VmHWM") if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "bytes": peak - base}
+    return {"seconds": seconds, "processor_seconds": processor_seconds, "bytes": peak - base}
 
 
 if __name__ == "__main__":

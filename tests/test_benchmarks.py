@@ -39,8 +39,8 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
 
 def test_table_and_ratios(modules):
     loss, helper = modules
-    found = {name: {n: helper.Measured((n**3 * 1e-6,) * 3, n**3 * 100) for n in (8, 16, 32)} for name in loss.ROWS}
-    found[loss.EAGER] = {n: helper.Measured((n**3 * 6e-6,) * 3, n**3 * 1000) for n in (8, 16, 32)}
+    found = {name: {n: helper.Measured((n**3 * 1e-6,) * 3, bytes=n**3 * 100) for n in (8, 16, 32)} for name in loss.ROWS}
+    found[loss.EAGER] = {n: helper.Measured((n**3 * 6e-6,) * 3, bytes=n**3 * 1000) for n in (8, 16, 32)}
     found[loss.ORIGINAL] = dict.fromkeys((8, 16, 32), helper.Measured(problem="not run (No module named 'locor')"))
     lines = loss.table(found, [8, 16, 32]).splitlines()
     assert len(lines) == 2 + len(loss.ROWS) and all(line.count("|") == 5 for line in lines)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -207,7 +208,10 @@ class RegistrationEngine(nn.Module):
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages."""
         stages = [s for s in self.config.stages if s.iterations > 0]
-        with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
+        steps = sum(s.iterations for s in stages)
+        with warnings.catch_warnings(), tqdm(total=steps, disable=not progress, desc="registration", unit="it") as bar:
+            # MONAI 1.6's bending energy indexes with lists
+            warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
             for stage in stages:
                 start = time.perf_counter()
                 self.enter(stage)
