@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
+
 from .windows import AxisWindows
 
 __all__ = ["LocalGram", "full_precision", "local_gram"]
@@ -171,14 +173,14 @@ class LocalGram:
     def filter(self, maps: torch.Tensor) -> torch.Tensor:
         """Window averages along all axes but the first: ``(P, S, ...)`` to ``(P, S, windows)``."""
         out = maps
-        for axis in range(len(self.shape) - 1, 0, -1):
+        for axis in range(1, len(self.shape)):
             out = self.windows[axis].filter(out, axis + 1)
         return out.reshape(*maps.shape[:2], -1)
 
     def adjoint(self, maps: torch.Tensor) -> torch.Tensor:
         """Transpose of :meth:`filter`: ``(P, S, windows)`` to ``(P, S, ...)``."""
         out = maps.reshape(*maps.shape[:2], *self.window_shape[1:])
-        for axis in range(1, len(self.shape)):
+        for axis in range(len(self.shape) - 1, 0, -1):
             out = self.windows[axis].adjoint(out, axis + 1)
         return out.reshape(*maps.shape[:2], *self.shape[1:])
 
@@ -205,16 +207,51 @@ def local_gram(
     return _LocalGramFunction.apply(gram, pred, target, root, *parameters)
 
 
-def _features(
-    gram: LocalGram, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None, item: int, slab: slice
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Weighted ``psi`` and ``t`` of one slab, its root weights, and psi as the basis gave it (with its graph if any)."""
-    psi = gram.basis(pred)
-    values, t = psi.detach()[0], target[item, :, slab]
-    if root is None:
-        return values, t, None, psi
-    weight = root[item % len(root), :, slab]
-    return values * weight, t * weight, weight, psi
+class _AutogradTape:
+    """The interface of :class:`monai_locor.networks.basis.LearnedBasisTape` for any voxel-wise module."""
+
+    def __init__(self, basis: Callable[[torch.Tensor], torch.Tensor], parameters: Sequence[torch.Tensor], dims: int) -> None:
+        self.basis, self.parameters, self.ones = basis, list(parameters), (1,) * (dims - 1)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            self.x = x.detach().requires_grad_()
+            self.out = self.basis(self.x.reshape(1, len(x), *self.ones, -1)).flatten(2)[0]
+        return self.out.detach()
+
+    def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        wanted = [self.x] * need_input + self.parameters
+        if not wanted or not self.out.requires_grad:
+            return torch.zeros_like(self.x) if need_input else None, [torch.zeros_like(p) for p in self.parameters]
+        found = torch.autograd.grad(self.out, wanted, gradient, allow_unused=True)
+        filled = [torch.zeros_like(w) if f is None else f for w, f in zip(wanted, found, strict=True)]
+        return (filled[0], filled[1:]) if need_input else (None, filled)
+
+
+def _tape(gram: LocalGram, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> LearnedBasisTape | _AutogradTape:
+    """The fast tape where the basis is what it looks like, and all of it learns."""
+    if type(gram.basis) is LearnedBasis and not gram.basis.changed():
+        if len(parameters) == 2 * len(gram.basis.layers):
+            return LearnedBasisTape(parameters, like)
+    return _AutogradTape(gram.basis, parameters, len(gram.shape))
+
+
+class _Slab:
+    """Weighted features of one portion of an item: psi ``(J, *slab)``, t ``(T, *slab)``, root weights or None."""
+
+    def __init__(
+        self,
+        tape: LearnedBasisTape | _AutogradTape,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        root: torch.Tensor | None,
+        item: int,
+        part: slice,
+    ) -> None:
+        self.root = None if root is None else root[item % len(root), :, part]
+        self.psi, self.t = tape(pred[item, :, part].flatten(1)).view(-1, *pred[item, 0, part].shape), target[item, :, part]
+        if self.root is not None:
+            self.psi, self.t = self.psi * self.root, self.t * self.root
 
 
 class _LocalGramFunction(torch.autograd.Function):
@@ -229,12 +266,13 @@ class _LocalGramFunction(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.gram = gram
         ctx.save_for_backward(pred, target, root, *parameters)
+        tape = _tape(gram, parameters, pred)
         out = pred.new_zeros(len(pred), gram.maps, gram.window_shape[0], math.prod(gram.window_shape[1:]))
         for item in range(len(pred)):
-            for slab in gram.slabs(pred.element_size()):
-                psi, t, weight, _ = _features(gram, pred[item : item + 1, :, slab], target, root, item, slab)
-                low = gram.filter(gram.products(psi, t, weight))
-                rows, matrix = gram.windows[0].part(slab)
+            for part in gram.slabs(pred.element_size()):
+                slab = _Slab(tape, pred, target, root, item, part)
+                low = gram.filter(gram.products(slab.psi, slab.t, slab.root))
+                rows, matrix = gram.windows[0].part(part)
                 out[item, :, rows].add_(torch.matmul(matrix, low))
         return out.view(len(pred), gram.maps, *gram.window_shape)
 
@@ -244,36 +282,26 @@ class _LocalGramFunction(torch.autograd.Function):
         gram: LocalGram = ctx.gram
         pred, target, root, *parameters = ctx.saved_tensors
         need_pred, need_target = ctx.needs_input_grad[1:3]
+        tape = _tape(gram, parameters, pred)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
         dparameters = [torch.zeros_like(p) for p in parameters]
         grad = grad.reshape(*grad.shape[:2], gram.window_shape[0], -1)
         with full_precision(pred.device):
             for item in range(len(pred)):
-                for slab in gram.slabs(pred.element_size()):
-                    x = pred[item : item + 1, :, slab].detach().requires_grad_(need_pred)
-                    with torch.enable_grad():
-                        psi, t, weight, out = _features(gram, x, target, root, item, slab)
-                    rows, matrix = gram.windows[0].part(slab)
-                    full = gram.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
+                for part in gram.slabs(pred.element_size()):
+                    slab = _Slab(tape, pred, target, root, item, part)
+                    rows, matrix = gram.windows[0].part(part)
+                    maps = gram.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
                     if dtarget is not None:
-                        dt = gram.target_gradient(full, psi, t, weight)
-                        dtarget[item, :, slab] = dt if weight is None else dt * weight
-                    wanted = [x] * need_pred + parameters
-                    if wanted and out.requires_grad:
-                        dpsi = gram.psi_gradient(full, psi, t, weight)
-                        dpsi = dpsi if weight is None else dpsi.mul_(weight)
-                        found = torch.autograd.grad(out, wanted, dpsi[None], allow_unused=True)
-                        _deposit(found, None if dpred is None else dpred[item : item + 1, :, slab], dparameters)
-                    elif dpred is not None:
-                        dpred[item, :, slab] = 0
+                        dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
+                        dtarget[item, :, part] = dt if slab.root is None else dt * slab.root
+                    if need_pred or parameters:
+                        dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
+                        dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)
+                        dx, found = tape.pullback(dpsi.flatten(1), need_pred)
+                        if dpred is not None and dx is not None:
+                            dpred[item, :, part] = dx.view(-1, *slab.t.shape[1:])
+                        for total, value in zip(dparameters, found, strict=True):
+                            total.add_(value)
         return None, dpred, dtarget, None, *dparameters
-
-
-def _deposit(found: Sequence[torch.Tensor | None], dpred: torch.Tensor | None, dparameters: Sequence[torch.Tensor]) -> None:
-    if dpred is not None:
-        first, *found = found
-        dpred.copy_(first) if first is not None else dpred.zero_()
-    for total, part in zip(dparameters, found, strict=True):
-        if part is not None:
-            total.add_(part)

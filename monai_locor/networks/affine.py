@@ -42,7 +42,7 @@ class AffineMap(nn.Module):
     """World to world map ``x -> initial(c + s exp(P) (x - c) / s)``, RAS mm.
 
     ``c`` is the centre of the fixed grid and ``s`` half its largest extent, so that all twelve numbers of P (in 3-D)
-    move the border of the image by similar amounts. The inverse is ``exp(-P)``.
+    move the border of the image by similar amounts. P acts along the fixed grid's axes. The inverse is ``exp(-P)``.
 
     Args:
         grid: fixed grid.
@@ -60,7 +60,7 @@ class AffineMap(nn.Module):
         self.log_matrix = nn.Parameter(torch.zeros(dims, dims + 1))
         scale = float(grid.extent.max()) / 2
         centre = np.eye(dims + 1)
-        centre[:-1, :-1] *= scale
+        centre[:-1, :-1] = grid.affine[:-1, :-1] / grid.spacing * scale
         centre[:-1, -1] = grid.centre
         initial = np.eye(dims + 1) if initial is None else np.asarray(initial, dtype=np.float64)
         for name, value in {

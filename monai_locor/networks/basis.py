@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import nn
 
-__all__ = ["LearnedBasis", "PolynomialBasis"]
+__all__ = ["LearnedBasis", "LearnedBasisTape", "PolynomialBasis"]
 
 
 class LearnedBasis(nn.Module):
@@ -46,6 +46,12 @@ class LearnedBasis(nn.Module):
         self.in_channels, self.num_basis = in_channels, num_basis
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
+    def changed(self) -> bool:
+        """Whether something was attached to the network (a hook, a parametrisation), so that it is more than its weights."""
+        plain = [p for layer in cast("list[nn.Linear]", self.layers) for p in (layer.weight, layer.bias)]
+        hooks = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+        return hooks or [id(p) for p in plain] != [id(p) for p in self.parameters()]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, *spatial)`` intensities to ``(B, J, *spatial)`` basis values in (0, 1)."""
         out = x.flatten(2)
@@ -55,6 +61,59 @@ class LearnedBasis(nn.Module):
             out = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), out)
             out = out.relu_() if number < len(self.layers) - 1 else out.sigmoid_()
         return out.reshape(len(x), self.num_basis, *x.shape[2:])
+
+
+class LearnedBasisTape:
+    """Evaluates a :class:`LearnedBasis` on one portion of voxels after another and differentiates it, in the same memory.
+
+    What autograd would do, without its copies and allocations: they cost more than the arithmetic of layers this narrow.
+    Biases are the last column of the weights, their input a row of ones.
+
+    Args:
+        parameters: weight and bias of each layer, in order.
+        like: gives dtype and device.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> None:
+        layers = zip(parameters[::2], parameters[1::2], strict=True)
+        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like) for w, b in layers]
+        self.memory: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``(C, N)`` intensities to ``(J, N)`` basis values, valid until the next call."""
+        if x.shape[1] not in self.memory:
+            self.memory[x.shape[1]] = self._allocate(x.shape[1])
+        self.values, self.gradients = self.memory[x.shape[1]]
+        self.values[0][:-1].copy_(x)
+        for number, weight in enumerate(self.weights):
+            last = number == len(self.weights) - 1
+            out = self.values[number + 1] if last else self.values[number + 1][:-1]
+            torch.mm(weight, self.values[number], out=out)
+            _ = out.sigmoid_() if last else out.clamp_min_(0)
+        return self.values[-1]
+
+    def _allocate(self, voxels: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        sizes = [w.shape[1] - 1 for w in self.weights]
+        values = [self.weights[0].new_ones(n + 1, voxels) for n in sizes]
+        outputs = self.weights[-1].new_empty(len(self.weights[-1]), voxels)
+        return [*values, outputs], [self.weights[0].new_empty(n, voxels) for n in (*sizes, len(outputs))]
+
+    def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """From the gradient ``(J, N)`` of the last call's output to those of its input ``(C, N)`` and of the parameters."""
+        outward = self.gradients[-1]
+        torch.ops.aten.sigmoid_backward.grad_input(gradient, self.values[-1], grad_input=outward)
+        found: list[torch.Tensor] = []
+        for number in reversed(range(len(self.weights))):
+            both = outward @ self.values[number].T
+            found[:0] = [both[:, :-1], both[:, -1]]
+            if number == 0 and not need_input:
+                return None, found
+            inward = self.gradients[number]
+            torch.mm(self.weights[number][:, :-1].T, outward, out=inward)
+            if number:
+                torch.ops.aten.threshold_backward.grad_input(inward, self.values[number][:-1], 0, grad_input=inward)
+            outward = inward
+        return outward, found
 
 
 class PolynomialBasis(nn.Module):

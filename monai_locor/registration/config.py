@@ -72,13 +72,19 @@ class Stage:
             raise InputError(f"iterations must be a whole number, 0 or more, got {self.iterations!r}.")
 
 
-REFERENCE_STAGES = (
-    Stage(factor=2, iterations=80),
-    Stage(factor=4, iterations=80, spacing=32, learning_rate=16e-2),
-    Stage(factor=4, iterations=80, spacing=16, learning_rate=16e-2),
+DEFAULT_STAGES = (
+    Stage(factor=4, iterations=80),
+    Stage(factor=4, iterations=60, spacing=32, learning_rate=16e-2),
+    Stage(factor=4, iterations=60, spacing=16, learning_rate=16e-2),
+    Stage(factor=2, iterations=60, spacing=8, learning_rate=8e-2),
+    Stage(factor=1, iterations=50, spacing=4, learning_rate=4e-2),
+)
+FAST_STAGES = (
+    Stage(factor=4, iterations=50),
+    Stage(factor=4, iterations=40, spacing=32, learning_rate=16e-2),
+    Stage(factor=4, iterations=40, spacing=16, learning_rate=16e-2),
     Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
-    Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
-    Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
+    Stage(factor=1, iterations=10, spacing=4, learning_rate=8e-2),
 )
 
 
@@ -88,7 +94,8 @@ class RegistrationConfig:
 
     Args:
         stages: the schedule, coarse to fine.
-        derivative_channel: add the derivative magnitude to the intensity as a second channel.
+        derivative: what the derivative magnitude is used for: ``"none"``; ``"basis"``, the basis functions see it beside the
+            intensity; or ``"both"``, it is modelled as a second target channel, too, as in the paper.
         num_basis: basis functions J.
         hidden_channels: hidden layers of the basis network.
         kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
@@ -111,8 +118,8 @@ class RegistrationConfig:
         squarings: of the exponential.
     """
 
-    stages: tuple[Stage, ...] = REFERENCE_STAGES
-    derivative_channel: bool = True
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    derivative: str = "basis"
     num_basis: int = 5
     hidden_channels: tuple[int, ...] = (16, 16)
     kernel_sigma: float = 0.8
@@ -123,10 +130,10 @@ class RegistrationConfig:
     form: str = "log"
     basis: str = "learned"
     min_mass: float = 0.25
-    bending_weight: float = 22.0
+    bending_weight: float = 60.0
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
-    damping: float = 0.0
+    damping: float = 1.0
     decay_start: float = 0.0
     decay_end: float = 1.0
     affine: bool = True
@@ -137,8 +144,14 @@ class RegistrationConfig:
     def __post_init__(self) -> None:
         stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
         object.__setattr__(self, "stages", stages)
-        object.__setattr__(self, "hidden_channels", tuple(int(n) for n in self.hidden_channels))
-        _positive(self, "num_basis", "kernel_sigma", "truncated", "stride", "ridge", "eps", "min_mass", "squarings")
+        object.__setattr__(self, "hidden_channels", tuple(self.hidden_channels))
+        whole = {"num_basis": self.num_basis, "squarings": self.squarings}
+        for name, value in [*whole.items(), *(("hidden_channels", n) for n in self.hidden_channels)]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be whole numbers, 1 or more, got {value!r}.")
+        if not isinstance(self.affine, bool):
+            raise InputError(f"affine must be true or false, got {self.affine!r}.")
+        _positive(self, "kernel_sigma", "truncated", "stride", "ridge", "eps", "min_mass")
         _positive(self, "learning_rate_affine", "learning_rate_basis")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
@@ -147,14 +160,16 @@ class RegistrationConfig:
             raise InputError(f"decay_start and decay_end must be in [0, 1], got {self.decay_start} and {self.decay_end}.")
         if not 0 <= self.quantile < 0.5:
             raise InputError(f"quantile must be in [0, 0.5), got {self.quantile}.")
-        if not (self.bending_weight >= 0 and self.damping >= 0):
-            raise InputError(f"bending_weight and damping must not be negative, got {self.bending_weight}, {self.damping}.")
+        for name in ("bending_weight", "damping"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise InputError(f"{name} must be a finite number, 0 or more, got {value!r}.")
 
     @classmethod
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
         """A configuration from itself, the name of a preset, a mapping, or a JSON file.
 
-        A mapping (or file) may name a ``"preset"`` that the rest of it changes.
+        A mapping (or file) may name a ``"preset"`` (by default ``"default"``) that the rest of it changes.
 
         Raises:
             InputError: for an unknown preset, file or key; the message lists the valid ones.
@@ -163,8 +178,10 @@ class RegistrationConfig:
             return settings
         if isinstance(settings, Mapping):
             values = dict(settings)
-            base = cls.of(values.pop("preset", "default"))
-            return _build(cls, values, base)
+            name = values.pop("preset", "default")
+            if name not in PRESETS:
+                raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
+            return _build(cls, values, PRESETS[name])
         if str(settings) in PRESETS:
             return PRESETS[str(settings)]
         path = Path(settings)  # type: ignore[arg-type]
@@ -209,8 +226,12 @@ class RegistrationConfig:
 CHOICES = {
     "form": ("log", "normalized"),
     "basis": ("learned", "polynomial"),
+    "derivative": ("none", "basis", "both"),
     "initialization": ("auto", "world", "centers", "moments"),
 }
 
 
-PRESETS: dict[str, RegistrationConfig] = {"default": RegistrationConfig()}
+PRESETS: dict[str, RegistrationConfig] = {
+    "default": RegistrationConfig(),
+    "fast": RegistrationConfig(stages=FAST_STAGES),
+}

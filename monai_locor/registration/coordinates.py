@@ -57,13 +57,18 @@ class _Coordinates:
     def _interpolate_at(self, positions: np.ndarray, size: int) -> None:
         self.upsample.append(self._double(interpolation_matrix(positions, size)).float())
 
-    def _assemble(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """``to_other matrix (x + u)`` for all samples, ``(1, N, D)``; u ``(D, *level)`` in lattice voxels or None."""
-        through = self.to_other @ matrix
-        points = _transformed((through @ self.level).float(), self.index)
+    def _assemble(self, matrix: torch.Tensor, linear: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """Normalised positions of all samples, ``(1, N, D)``.
+
+        Args:
+            matrix: from world points at the samples to world points in the other image.
+            linear: from displacements in lattice voxels to mm in the other image's world.
+            displacement: ``(D, *level)`` in lattice voxels or None.
+        """
+        points = _transformed((self.to_other @ matrix @ self.level).float(), self.index)
         if displacement is not None:
-            linear = through[: self.dims, : self.dims] @ self.directions
-            points = torch.addmm(points, displacement.flatten(1).T, linear.float().T)
+            to_other = self.to_other[: self.dims, : self.dims]
+            points = torch.addmm(points, displacement.flatten(1).T, (to_other @ linear).float().T)
         return points[None]
 
 
@@ -79,7 +84,8 @@ class ForwardCoordinates(_Coordinates):
 
     def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Positions ``(1, N, D)`` from the matrix of fixed to moving world points and the lattice's displacement."""
-        return self._assemble(matrix, None if displacement is None else separable(self.upsample, displacement))
+        linear = matrix[: self.dims, : self.dims] @ self.directions  # the affine comes after the displacement
+        return self._assemble(matrix, linear, None if displacement is None else separable(self.upsample, displacement))
 
 
 class InverseCoordinates(_Coordinates):
@@ -109,7 +115,7 @@ class InverseCoordinates(_Coordinates):
             points = _transformed((self.to_lattice @ matrix @ self.node_affine).float(), self.node_index)
             values = sample_normalized(displacement[None], points[None], padding_mode="border")[0]
             displacement = separable(self.upsample, values.reshape(self.dims, *self.nodes))
-        return self._assemble(matrix, displacement)
+        return self._assemble(matrix, self.directions, displacement)
 
 
 def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,7 @@ class RegistrationEngine(nn.Module):
         c = self.config
         return LocalLearnedBasisCRLoss(
             spatial_dims=self.fixed.grid.dims,
-            in_channels=1 + c.derivative_channel,
+            in_channels=1 if c.derivative == "none" else 2,
             num_basis=c.num_basis,
             hidden_channels=c.hidden_channels,
             basis=c.basis,
@@ -123,7 +123,7 @@ class RegistrationEngine(nn.Module):
             if self.deformable:
                 velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
-        derivative = self.config.derivative_channel
+        derivative = self.config.derivative
         self.levels = [
             make_level(self.fixed, self.moving, stage.factor, derivative),
             make_level(self.moving, self.fixed, stage.factor, derivative),
@@ -196,7 +196,7 @@ class RegistrationEngine(nn.Module):
                 weight *= warped[:, -1:]
             if level.weight is not None:
                 weight *= level.weight
-        return self.losses[k](warped[:, : level.reference.shape[1]], level.reference, weight)
+        return self.losses[k](warped[:, : self.losses[k].in_channels], level.reference, weight)
 
     def _drop_bad_gradient(self) -> None:
         """A gradient that is not finite becomes zero as a whole, without asking the device about it."""

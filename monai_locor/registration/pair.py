@@ -82,6 +82,8 @@ def load_pair(
         for role, (image, valid) in images.items()
     }
     affine, displacement = _initial(prepared["fixed"], prepared["moving"], config, initial)
+    if displacement is not None and initial_velocity is not None:
+        raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
     check_overlap(grids["fixed"], grids["moving"], affine)
     return Pair(
         fixed_image=images["fixed"][0],

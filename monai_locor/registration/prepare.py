@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from monai.networks.layers import gaussian_1d, separable_filtering
 
 from monai_locor.geometry import Grid, reorder, stored_order
 from monai_locor.losses.intensity import robust_range
@@ -70,4 +71,17 @@ def prepare(
     low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
     # in float64: an offset of 1e4 would leave no digits of a small contrast
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
+    if weight is not None:
+        values = _filled(values, weight)
     return PreparedImage(values, weight, stored.reordered(axes, flips), stored, axes, flips)
+
+
+def _filled(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Continue the image smoothly where it does not count, so that no garbage reaches in over the border of the mask."""
+    valid = (weight > 0).to(image)
+    kernel = gaussian_1d(torch.tensor(2.0), truncated=4.0).to(image)
+    kernels = [kernel] * (image.ndim - 1)
+    total = separable_filtering(valid[None], kernels)[0]
+    near = separable_filtering((image * valid)[None], kernels)[0] / total.clamp_min(1e-6)
+    mean = (image * valid).sum() / valid.sum().clamp_min(1)
+    return torch.where(valid > 0, image, torch.where(total > 1e-3, near, mean))

@@ -60,27 +60,29 @@ def level_grid(grid: Grid, factor: float) -> Grid:
     return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
 
 
-def make_level(reference: PreparedImage, other: PreparedImage, factor: float, derivative: bool) -> Level:
+def make_level(reference: PreparedImage, other: PreparedImage, factor: float, derivative: str = "none") -> Level:
     """Smooth both images to the distance of the samples, add their derivative magnitude, sample the reference.
 
     Smoothing is Gaussian with a standard deviation of a third of the sample distance, none where voxels are coarser.
+
+    Args:
+        derivative: see :class:`monai_locor.registration.RegistrationConfig`.
     """
     grid = level_grid(reference.grid, factor)
-    features = _features(reference, grid.spacing, derivative)
-    weight = reference.weight
+    features, weight = _features(reference, grid.spacing, derivative == "both")
     if grid is not reference.grid:
         features = warp(features, reference.grid, None, grid, padding_mode="border")
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
     box = _foreground_box(features[0] if weight is None else features[0] * weight[0])
     inside = (slice(None), *box)
-    moved = _features(other, grid.spacing, derivative)
+    moved, moved_weight = _features(other, grid.spacing, derivative != "none")
     return Level(
         grid=grid.cropped(box),
         reference=features[inside][None],
         weight=None if weight is None else weight[inside][None],
-        other=(moved if other.weight is None else torch.cat((moved, other.weight)))[None],
+        other=(moved if moved_weight is None else torch.cat((moved, moved_weight)))[None],
         other_grid=other.grid,
-        masked=other.weight is not None,
+        masked=moved_weight is not None,
     )
 
 
@@ -99,14 +101,32 @@ def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> torch.Tensor:
-    ratio = step / image.grid.spacing
-    smooth = _smooth(image.image, image.weight, [r / 3 if r > 1.01 else 0.0 for r in ratio])
+def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Intensity and derivative magnitude ``(C, *voxels)``, and the weights of voxels that nothing outside has touched."""
+    sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
+    smooth = _smooth(image.image, image.weight, sigma)
+    weight = image.weight
+    if weight is not None:
+        # where nothing is smoothed, differences and interpolation reach one voxel across the border of the mask
+        weight = _eroded(weight, [axis for axis, s in enumerate(sigma) if s == 0])
     if not derivative:
-        return smooth
+        return smooth, weight
     # change over the distance of two samples: of the order of the intensities, and a pure number
     magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(step.min())
-    return torch.cat((smooth, magnitude))
+    return torch.cat((smooth, magnitude)), weight
+
+
+def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:
+    """The least weight among neighbours along some axes; the border of the image is no neighbour."""
+    out = weight
+    for axis in axes:
+        before, after = out.narrow(axis + 1, 0, out.shape[axis + 1] - 1), out.narrow(axis + 1, 1, out.shape[axis + 1] - 1)
+        lower = torch.minimum(before, after)
+        out = out.clone()
+        out.narrow(axis + 1, 0, lower.shape[axis + 1]).copy_(torch.minimum(before, lower))
+        end = out.narrow(axis + 1, 1, lower.shape[axis + 1])
+        end.copy_(torch.minimum(end, lower))
+    return out
 
 
 def _smooth(image: torch.Tensor, weight: torch.Tensor | None, sigma: list[float]) -> torch.Tensor:
