@@ -56,31 +56,32 @@ class Stage:
         factor: distance of the samples that the loss sees.
         iterations: optimisation steps.
         spacing: distance of control points; None leaves the deformation as it is (affine only).
-        learning_rate: of the coefficients, in control-point spacings per step.
+        learning_rate: of the coefficients, in control-point spacings per step, by default 0.04; in an affine stage, of the
+            affine, by default the configuration's.
     """
 
     factor: float
     iterations: int
     spacing: float | None = None
-    learning_rate: float = 4e-2
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "factor", "learning_rate")
-        if self.spacing is not None:
-            _positive(self, "spacing")
+        _positive(self, "factor", *(n for n in ("spacing", "learning_rate") if getattr(self, n) is not None))
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
             raise InputError(f"iterations must be a whole number, 0 or more, got {self.iterations!r}.")
 
 
 DEFAULT_STAGES = (
-    Stage(factor=4, iterations=80),
+    Stage(factor=8, iterations=60, learning_rate=1e-2),
+    Stage(factor=4, iterations=40),
     Stage(factor=4, iterations=60, spacing=32, learning_rate=16e-2),
     Stage(factor=4, iterations=60, spacing=16, learning_rate=16e-2),
     Stage(factor=2, iterations=60, spacing=8, learning_rate=8e-2),
     Stage(factor=1, iterations=50, spacing=4, learning_rate=4e-2),
 )
 FAST_STAGES = (
-    Stage(factor=4, iterations=50),
+    Stage(factor=8, iterations=60, learning_rate=1e-2),
+    Stage(factor=4, iterations=20),
     Stage(factor=4, iterations=40, spacing=32, learning_rate=16e-2),
     Stage(factor=4, iterations=40, spacing=16, learning_rate=16e-2),
     Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
@@ -126,7 +127,7 @@ class RegistrationConfig:
     truncated: float = 3.0
     stride: float = 3.0
     ridge: float = 1e-4
-    eps: float = 1e-4
+    eps: float = 1e-5
     form: str = "log"
     basis: str = "learned"
     min_mass: float = 0.25

@@ -145,9 +145,11 @@ class RegistrationEngine(nn.Module):
         self.affine.requires_grad_(self.config.affine)
         self.velocity.requires_grad_(stage.spacing is not None)
         if self.config.affine:
-            groups.append({"params": list(self.affine.parameters()), "lr": self.config.learning_rate_affine})
+            own = stage.learning_rate if stage.spacing is None else None
+            groups.append({"params": list(self.affine.parameters()), "lr": own or self.config.learning_rate_affine})
         if stage.spacing is not None:
-            groups.append({"params": [self.velocity.coefficients], "lr": stage.learning_rate, "damping": self.config.damping})
+            rate = stage.learning_rate or 4e-2
+            groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 
     def _decay(self, iterations: int) -> Callable[[int], float]:
