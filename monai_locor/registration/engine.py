@@ -209,7 +209,8 @@ class RegistrationEngine(nn.Module):
 
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages."""
-        stages = [s for s in self.config.stages if s.iterations > 0]
+        # without an affine to optimise, an affine stage has nothing to move
+        stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
         steps = sum(s.iterations for s in stages)
         with warnings.catch_warnings(), tqdm(total=steps, disable=not progress, desc="registration", unit="it") as bar:
             # MONAI 1.6's bending energy indexes with lists
