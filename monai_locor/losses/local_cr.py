@@ -42,8 +42,8 @@ class LocalLearnedBasisCRLoss(_Loss):
     mean over windows and target channels of ``log(R + eps)``, R being the residual of the fit. It needs no common
     intensity scale, only that locally the one image is a function of the other.
 
-    Reference: Honkamaa & Marttinen, "Locor: Multimodal Image Registration via Learned Local Correlation Ratio",
-    https://arxiv.org/abs/2503.05335.
+    Reference: Honkamaa & Marttinen, "New multimodal similarity measure for image registration via modeling local functional
+    dependence with linear combination of learned basis functions" (Locor), https://arxiv.org/abs/2503.05335.
 
     The basis is an ordinary module: hand ``loss.parameters()`` to the optimiser beside those of the deformation and
     save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a

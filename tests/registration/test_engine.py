@@ -19,6 +19,7 @@ of the first that is neither linear nor monotonic.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from itertools import permutations, product
 
 import numpy as np
@@ -34,7 +35,7 @@ from monai_locor.registration import RegistrationEngine, Stage
 from monai_locor.registration.prepare import prepare
 
 SHORT = RegistrationConfig(stages=(Stage(2, 25), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02)
-GENTLE = RegistrationConfig(stages=(Stage(2, 10, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4)
+GENTLE = RegistrationConfig(stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4)
 TINY = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.16)))
 NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),))
 ORDERS = list(product(permutations(range(3)), product((False, True), repeat=3)))
@@ -169,7 +170,11 @@ class TestAnswer:
         error = inverse_consistency(found.forward_mm, PLANE, found.inverse_mm, PLANE)
         assert float(error.quantile(0.95)) < 0.15 and found.jacobian["folding_percent"] == 0
 
-    @pytest.mark.parametrize("settings", [{"derivative_channel": False}, {"basis": "polynomial"}, {"form": "normalized"}])
+    @pytest.mark.parametrize(
+        "settings",
+        [{"derivative": "none"}, {"derivative": "both"}, {"basis": "polynomial"}, {"form": "normalized"}, {"damping": 0.0}],
+        ids=str,
+    )
     def test_every_variant_finds_it(self, images, settings):
         before, after = errors(run(*images[:2], dataclasses.replace(SHORT, **settings)), images[2])
         assert after < before / 2, (before, after)
@@ -199,6 +204,30 @@ class TestGeometry:
         rotation = torch.from_numpy(turned.affine[:3, :3] / 2).float()
         truth = torch.tensordot(rotation, images[2], dims=1)
         assert errors(found, truth)[1] < 1.5 * errors(result, images[2])[1]
+
+    @pytest.mark.parametrize("dims", [3, 2])
+    def test_both_images_turned_through_the_world_take_the_same_path(self, dims):
+        """Whatever the axes are in the world, all steps are along those of the images."""
+        grids = [
+            (CUBE, grid_of((30, 34, 22), (2.0, 1.8, 3.0), (2, -1, 1), turn=0.1)),
+            (PLANE, grid_of((40, 46), (1.7, 1.4), (1, -1), turn=0.1)),
+        ][dims == 2]
+        stored = pair(*grids)[:2]
+        skew = np.array([[0, -0.25, 0.15], [0.25, 0, -0.2], [-0.15, 0.2, 0]])[:dims, :dims]
+        turn = np.eye(dims + 1)
+        turn[:dims, :dims] = torch.linalg.matrix_exp(torch.from_numpy(skew)).numpy()
+        turn[:dims, dims] = [20, -15, 8][:dims]
+        there = [Grid(g.shape, turn @ g.affine) for g in grids]
+        start = np.eye(dims + 1)
+        start[0, 1], start[:dims, dims] = 0.05, [1, -0.5, 0.5][:dims]
+        found = run(*stored, TINY, initial=start)
+        conjugated = turn @ start @ np.linalg.inv(turn)
+        turned = run(*(image(i.numpy()[0], g) for i, g in zip(stored, there)), TINY, initial=conjugated)
+        rotation = torch.from_numpy(turn[:dims, :dims]).float()
+        for here, away in ((found.forward_mm, turned.forward_mm), (found.inverse_mm, turned.inverse_mm)):
+            assert float((torch.tensordot(rotation, here, dims=1) - away).norm(dim=0).max()) < 1e-3
+        np.testing.assert_allclose(turned.affine, turn @ found.affine @ np.linalg.inv(turn), atol=1e-3)
+        assert float((found.forward_mm - run(*stored, NOTHING, initial=start).forward_mm).norm(dim=0).mean()) > 0.1
 
     def test_a_known_shift_of_the_world_is_taken_over(self, images, result):
         shifted = CUBE.affine.copy()
@@ -322,6 +351,93 @@ def mask_on_cube(mask: torch.Tensor) -> MetaTensor:
     return image(mask[0].numpy(), CUBE)
 
 
+def spoil(engine: RegistrationEngine, monkeypatch, steps: set[int], direction: int = 0) -> None:
+    """Make the loss of one direction NaN, and with it all of its gradients, in the steps of these numbers."""
+    original, count = engine.losses[direction].forward, iter(range(10**6))
+
+    def forward(*args, **options) -> torch.Tensor:
+        value = original(*args, **options)
+        return value * torch.nan if next(count) in steps else value
+
+    monkeypatch.setattr(engine.losses[direction], "forward", forward)
+
+
+class TestBadSteps:
+    """A step whose gradient is not finite is left out."""
+
+    @pytest.mark.parametrize("direction", [0, 1])
+    def test_nothing_moves_in_such_a_step(self, images, monkeypatch, direction):
+        engine = engine_of(images, TINY)
+        spoil(engine, monkeypatch, {0}, direction)
+        engine.enter(TINY.stages[1])
+        before = [p.clone() for p in engine.parameters()]
+        value, _ = engine.step()
+        assert not value.isfinite()
+        assert all(torch.equal(a, b) for a, b in zip(before, engine.parameters()))
+        value, _ = engine.step()
+        assert value.isfinite() and all(p.isfinite().all() for p in engine.parameters())
+        assert not torch.equal(before[0], next(iter(engine.parameters())))
+
+    def test_the_run_goes_on(self, images, monkeypatch, caplog, result):
+        engine = engine_of(images, SHORT)
+        spoil(engine, monkeypatch, {3, 40})
+        with caplog.at_level(logging.WARNING, logger="monai_locor"):
+            engine.run()
+        assert caplog.text.count("1 of 25 steps were dropped") == 1 == caplog.text.count("1 of 30 steps were dropped")
+        assert all(p.isfinite().all() for p in engine.parameters())
+        error = target_registration_error(engine.forward_mm(), images[2], inner(CUBE)).mean()
+        assert float(error) < 1.5 * errors(result, images[2])[1]
+
+
+class TestRates:
+    """What the optimiser of a stage is told."""
+
+    @staticmethod
+    def groups(images, config: RegistrationConfig, stage: int) -> dict[str, dict]:
+        engine = engine_of(images, config)
+        engine.enter(config.stages[stage])
+        names = {id(p): n.split(".")[0] for n, p in engine.named_parameters()}
+        return {names[id(g["params"][0])]: g for g in engine.optimizer.param_groups}
+
+    def test_of_an_affine_stage(self, images):
+        config = RegistrationConfig(stages=(Stage(4, 5), Stage(4, 5, learning_rate=0.02)), learning_rate_affine=0.003)
+        plain, own = (self.groups(images, config, k) for k in range(2))
+        assert set(plain) == set(own) == {"losses", "affine"}
+        assert plain["affine"]["lr"] == 0.003 and own["affine"]["lr"] == 0.02
+        assert plain["losses"]["lr"] == own["losses"]["lr"] == config.learning_rate_basis
+
+    def test_of_a_dense_stage(self, images):
+        stages = Stage(4, 5, spacing=8), Stage(4, 5, spacing=8, learning_rate=0.02)
+        config = RegistrationConfig(stages=stages, learning_rate_affine=0.003, damping=0.7)
+        plain, own = (self.groups(images, config, k) for k in range(2))
+        assert plain["velocity"]["lr"] == 0.04 and own["velocity"]["lr"] == 0.02
+        assert plain["affine"]["lr"] == own["affine"]["lr"] == 0.003
+        assert {name: g["damping"] for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
+
+    def test_without_an_affine(self, images):
+        config = RegistrationConfig(stages=(Stage(4, 5, spacing=8),), affine=False)
+        assert set(self.groups(images, config, 0)) == {"losses", "velocity"}
+
+    def test_they_fall_from_the_start_of_the_decay_to_its_end(self, images):
+        config = RegistrationConfig(stages=(Stage(4, 8, spacing=16, learning_rate=0.1),), decay_start=0.5, decay_end=0.2)
+        engine, seen = engine_of(images, config), []
+        engine.enter(config.stages[0])
+        for _ in range(8):
+            seen.append([g["lr"] for g in engine.optimizer.param_groups])
+            engine.step()
+        seen.append([g["lr"] for g in engine.optimizer.param_groups])
+        share = np.array(seen) / seen[0]
+        np.testing.assert_allclose(share[:5], 1)
+        assert (np.diff(share[4:], axis=0) < 0).all()
+        np.testing.assert_allclose(share[6], 0.6)  # half-way
+        np.testing.assert_allclose(share[8], 0.2)
+
+    def test_by_default_they_do_not_fall(self, images):
+        engine = engine_of(images, TINY)
+        engine.enter(TINY.stages[0])
+        assert [engine.schedule.lr_lambdas[0](step) for step in range(5)] == [1.0] * 5
+
+
 class TestStart:
     def test_without_iterations_the_start_is_the_answer(self, images):
         matrix = offset([3, -2, 1])
@@ -356,7 +472,8 @@ class TestStart:
     def test_a_good_start_is_kept(self, images):
         found = run(*images[:2], GENTLE, initial=images[2])
         before, after = errors(found, images[2])
-        assert after < 0.2 * before, (before, after)
+        # the first steps lead away, with a basis that knows nothing yet; from then on it comes back
+        assert after < 0.12 * before, (before, after)
 
     def test_the_affine_can_be_held(self, images):
         found = run(*images[:2], dataclasses.replace(TINY, affine=False), initial=offset([1, 0, 0]))

@@ -90,6 +90,30 @@ class TestMasks:
         torch.testing.assert_close(prepared(garbage, weight)[inside], prepared(smooth(), weight)[inside])
         assert float(prepared(garbage, weight)[inside].max()) > 0.9
 
+    def test_what_does_not_count_leaves_no_trace(self):
+        weight = torch.zeros(1, *GRID.shape)
+        weight[:, 3:11, 2:9, 2:10] = 1
+        garbage = torch.where(weight > 0, smooth(), 1e6 * smooth(1))
+        assert torch.equal(prepared(garbage, weight), prepared(smooth(), weight))
+
+    def test_the_image_goes_on_smoothly_where_it_does_not_count(self):
+        grid = Grid((40, 41, 42), np.eye(4))
+        weight = torch.zeros(1, *grid.shape)
+        weight[:, 12:28, 10:30, 15:35] = 0.3
+        world = grid.points()
+        values = torch.from_numpy(np.sin(0.2 * world[..., 0]) + np.cos(0.15 * world[..., 1])).float()[None]
+        out = prepared(values, weight, grid)
+        inside = (weight > 0)[0, 12:28, 10:30, 15:35]
+        within = out[0, 12:28, 10:30, 15:35][inside]
+        assert float(within.min()) - 1e-5 <= float(out.min()) and float(out.max()) <= float(within.max()) + 1e-5
+        across = [(out[0].narrow(axis, at, 1) - out[0].narrow(axis, at - 1, 1)).abs() for axis, at in ((0, 12), (1, 10), (2, 15))]
+        box = [slice(12, 28), slice(10, 30), slice(15, 35)]
+        for axis, step in enumerate(across):
+            face = step[tuple(slice(None) if a == axis else s for a, s in enumerate(box))]
+            assert float(face.max()) < 0.25, axis  # of a range of one
+        far = out[0, :2, :2, :2]
+        torch.testing.assert_close(far, torch.full_like(far, float(within.mean())), atol=1e-4, rtol=0)
+
     def test_weights_stay_between_zero_and_one(self):
         weight = torch.linspace(-1, 3, smooth().numel()).reshape(smooth().shape)
         out = prepare(smooth(), weight, QUANTILE, CPU, GRID)

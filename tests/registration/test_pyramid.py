@@ -17,10 +17,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import minimum_filter
 
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.registration.prepare import PreparedImage, prepare
 from monai_locor.registration.pyramid import level_grid, make_level
+from monai_locor.transforms import derivative_magnitude
 
 CPU = torch.device("cpu")
 TURN = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.2, 1, 0.15], [0, -0.1, 1]]))[0]
@@ -71,27 +73,33 @@ class TestLevelGrid:
 
 class TestLevel:
     @pytest.mark.parametrize("factor", [1, 2, 4])
-    @pytest.mark.parametrize("derivative", [True, False])
-    def test_shapes(self, factor, derivative):
+    @pytest.mark.parametrize(("derivative", "channels"), [("none", (1, 1)), ("basis", (1, 2)), ("both", (2, 2))])
+    def test_shapes(self, factor, derivative, channels):
         level = make_level(image_of(ANISO, wave), image_of(ISO, wave), factor, derivative)
-        channels = 1 + derivative
         assert all(a <= b for a, b in zip(level.grid.shape, level_grid(ANISO, factor).shape))
         np.testing.assert_allclose(level.grid.spacing, level_grid(ANISO, factor).spacing)
         assert level.other_grid.shape == ISO.shape
-        assert level.reference.shape == (1, channels, *level.grid.shape) and level.weight is None
-        assert level.other.shape == (1, channels, *ISO.shape) and not level.masked
+        assert level.reference.shape == (1, channels[0], *level.grid.shape) and level.weight is None
+        assert level.other.shape == (1, channels[1], *ISO.shape) and not level.masked
 
-    @pytest.mark.parametrize("factor", [1, 2, 4])
-    def test_masks_come_along(self, factor):
+    @pytest.mark.parametrize(
+        ("factor", "less", "less_other"),  # by how many voxels the masks shrink: one where an axis is not smoothed
+        [(1, (1, 1, 1), (1, 1, 0)), (2, (0, 0, 1), (1, 1, 0)), (4, (0, 0, 0), (0, 0, 0))],
+    )
+    def test_masks_come_along(self, factor, less, less_other):
         weights = [torch.zeros(1, *g.shape) for g in (ANISO, ISO)]
         for weight in weights:
             weight[:, 4:-4, 4:-4, 3:-3] = 1
-        level = make_level(image_of(ANISO, wave, weights[0]), image_of(ISO, wave, weights[1]), factor, True)
-        assert level.masked and torch.equal(level.other[:, -1:], weights[1][None])
+        level = make_level(image_of(ANISO, wave, weights[0]), image_of(ISO, wave, weights[1]), factor, "basis")
+        low, high = np.array([4, 4, 3]) + less_other, np.array(ISO.shape) - [4, 4, 3] - less_other
+        expected = torch.zeros(1, *ISO.shape)
+        expected[(0, *(slice(a, b) for a, b in zip(low, high)))] = 1
+        assert level.masked and torch.equal(level.other[:, -1:], expected[None])
         assert level.weight.shape == (1, 1, *level.grid.shape)
         voxels = apply_affine(np.linalg.inv(ANISO.affine), level.grid.points())
-        deep = ((voxels > [4, 4, 3]) & (voxels < np.array(ANISO.shape) - [5, 5, 4])).all(-1)
-        far = ((voxels < [3, 3, 2]) | (voxels > np.array(ANISO.shape) - [4, 4, 3])).any(-1)
+        low, high = np.array([4, 4, 3]) + less, np.array(ANISO.shape) - [5, 5, 4] - less  # the outermost that count
+        deep = ((voxels > low - 1e-6) & (voxels < high + 1e-6)).all(-1)
+        far = ((voxels < low - 1 + 1e-6) | (voxels > high + 1 - 1e-6)).any(-1)
         weight = level.weight[0, 0].numpy()
         np.testing.assert_allclose(weight[deep], 1, atol=1e-5)
         np.testing.assert_allclose(weight[far], 0, atol=1e-5)
@@ -103,7 +111,7 @@ class TestLevel:
             return world @ [1.0, 0.5, -0.7]
 
         reference = image_of(ANISO, ramp)
-        level = make_level(reference, image_of(ISO, ramp), factor, False)
+        level = make_level(reference, image_of(ISO, ramp), factor)
         points = torch.from_numpy(np.stack([ramp(g.points()) for g in [ANISO]])).float()
         gain = (reference.image.flatten()[-1] - reference.image.flatten()[0]) / (points.flatten()[-1] - points.flatten()[0])
         offset = reference.image.flatten()[0] - gain * points.flatten()[0]
@@ -119,10 +127,11 @@ class TestLevel:
             weight = torch.zeros(1, *ISO.shape)
             weight[:, 3:-3, 3:-3, 3:-3] = torch.rand(1, 11, 10, 12) + 0.01
         flat = PreparedImage(torch.full((1, *ISO.shape), 0.7), weight, ISO, ISO, (0, 1, 2), (False,) * 3)
-        level = make_level(flat, flat, factor, True)
+        level = make_level(flat, flat, factor, "both")
         torch.testing.assert_close(level.reference[:, 0], torch.full_like(level.reference[:, 0], 0.7), atol=1e-4, rtol=0)
         torch.testing.assert_close(level.other[:, 0], torch.full_like(level.other[:, 0], 0.7), atol=1e-4, rtol=0)
         assert level.reference.isfinite().all() and level.other.isfinite().all()
+        assert float(level.reference[:, 1].max()) < 1e-4 and float(level.other[:, 1].max()) < 1e-4
 
     @pytest.mark.parametrize("factor", [2, 4])
     def test_smoothing_takes_nothing_from_outside_the_mask(self, factor):
@@ -132,12 +141,44 @@ class TestLevel:
         garbage = torch.where(weight > 0, clean.image, torch.rand_like(clean.image))
         dirty = PreparedImage(garbage, weight, clean.grid, clean.stored, clean.axes, clean.flips)
         inside = weight[0] > 0
-        outputs = [make_level(image, image, factor, False).other[0, 0][inside] for image in (clean, dirty)]
+        outputs = [make_level(image, image, factor).other[0, 0][inside] for image in (clean, dirty)]
         torch.testing.assert_close(*outputs, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("grid", [ISO, ANISO], ids=["iso", "aniso"])
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    def test_nor_do_edges_and_interpolation_where_it_counts(self, factor, grid):
+        """Whatever lies outside the mask, neither a voxel that counts nor a neighbour it is interpolated with changes."""
+        weight = torch.zeros(1, *grid.shape)
+        weight[:, 4:-4, 5:-4, 2:-2] = 1
+        clean = image_of(grid, wave, weight)
+        garbage = torch.where(weight > 0, clean.image, torch.rand_like(clean.image))
+        dirty = PreparedImage(garbage, weight, clean.grid, clean.stored, clean.axes, clean.flips)
+        one, two = (make_level(image, image, factor, "both") for image in (clean, dirty))
+        counts = one.other[0, -1].numpy() > 0
+        near = torch.from_numpy(-minimum_filter(-counts.astype(np.float32), 3)) > 0  # the neighbours it is interpolated with
+        assert counts.sum() > 50
+        torch.testing.assert_close(one.other[0, 0][near], two.other[0, 0][near], atol=1e-4, rtol=0)
+        inside = torch.from_numpy(counts)
+        torch.testing.assert_close(one.other[0, 1][inside], two.other[0, 1][inside], atol=1e-4, rtol=0)
+
+    def test_weights_shrink_to_the_least_of_their_neighbours(self):
+        weight = torch.rand(1, *ISO.shape)
+        weighted = image_of(ISO, wave, weight)
+        level = make_level(weighted, weighted, 1, "none")
+        np.testing.assert_array_equal(level.other[0, -1], minimum_filter(weight[0].numpy(), 3, mode="nearest"))
+        smoothed = make_level(weighted, weighted, 2, "none")
+        assert torch.equal(smoothed.other[0, -1], weight[0])
+
+    def test_one_slice_keeps_its_weights(self):
+        flat = grid_of((20, 20, 1), (1.0, 1.0, 5.0))
+        weight = torch.zeros(1, *flat.shape)
+        weight[:, 4:-4, 4:-4] = 1
+        level = make_level(image_of(flat, wave, weight), image_of(flat, wave, weight), 1, "basis")
+        assert float(level.other[0, -1].sum()) == 10 * 10 == float(level.weight.sum())
 
     def test_smoothing_grows_with_the_distance_of_samples(self):
         noise = prepare(torch.rand(1, *ISO.shape), None, 0.001, CPU, ISO)
-        spreads = [float(make_level(noise, noise, factor, False).other.std() / noise.image.std()) for factor in (1, 2, 4)]
+        spreads = [float(make_level(noise, noise, factor).other.std() / noise.image.std()) for factor in (1, 2, 4)]
         assert spreads[0] == pytest.approx(1) and spreads[1] < 0.5 and spreads[2] < spreads[1]
 
     def test_empty_borders_are_left_out_but_nothing_else(self):
@@ -148,13 +189,43 @@ class TestLevel:
 
         prepared = image_of(grid, ball)
         whole = prepared.image[0]
-        level = make_level(prepared, prepared, 1, False)
+        level = make_level(prepared, prepared, 1)
         assert np.prod(level.grid.shape) < 0.7 * np.prod(grid.shape)
         assert float(level.reference[0, 0].sum()) == pytest.approx(float(whole.sum()), rel=0.02)
         torch.testing.assert_close(level.reference[0, 0].max(), whole.max())
         low = np.rint(apply_affine(np.linalg.inv(grid.affine), level.grid.affine[:3, 3])).astype(int)
         box = tuple(slice(a, a + n) for a, n in zip(low, level.grid.shape))
         assert torch.equal(level.reference[0, 0], whole[box])
+
+    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize("factor", [1, 2])
+    def test_the_box_is_the_foreground_and_six_samples_more(self, factor, masked):
+        grid = Grid((50, 40, 30), np.diag([1.0, 1, 2, 1]))
+        values = torch.full((1, *grid.shape), 0.04)
+        values[0, 20:25, 2:9, 14] = 0.06
+        weight = None
+        if masked:  # what does not count is no foreground, however bright
+            values[0, 45:, 30:] = 1.0
+            weight = torch.ones(1, *grid.shape)
+            weight[0, 44:, 29:] = 0
+        image = PreparedImage(values, weight, grid, grid, (0, 1, 2), (False,) * 3)
+        level = make_level(image, image, factor, "both")
+        if factor == 1:
+            assert level.grid.shape == (5 + 12, 9 + 6, 1 + 12)
+            np.testing.assert_allclose(level.grid.affine[:3, 3], [20 - 6, 0, 2 * (14 - 6)])
+        else:
+            whole = level_grid(grid, factor)
+            assert all(a < b for a, b in zip(level.grid.shape, whole.shape))
+            corners = apply_affine(np.linalg.inv(level.grid.affine), np.array([[20.0, 2, 28], [24, 8, 28]]))
+            assert (corners[0] >= [5.5, 0, 5.5]).all() and (np.array(level.grid.shape) - 1 - corners[1] >= 5.5).all()
+            voxels = apply_affine(np.linalg.inv(whole.affine), level.grid.affine[:3, 3])
+            np.testing.assert_allclose(voxels, np.rint(voxels), atol=1e-9)  # cropped, not sampled anew
+        assert level.reference.shape == (1, 2, *level.grid.shape)
+        assert level.weight is None or level.weight.shape == (1, 1, *level.grid.shape)
+
+    def test_an_image_without_foreground_is_kept_whole(self):
+        dark = PreparedImage(torch.zeros(1, *ISO.shape), None, ISO, ISO, (0, 1, 2), (False,) * 3)
+        assert make_level(dark, dark, 1, "basis").grid.shape == ISO.shape
 
 
 class TestDerivative:
@@ -165,25 +236,51 @@ class TestDerivative:
         def pyramid(world: np.ndarray) -> np.ndarray:
             return np.abs((world - centre) @ axes)[..., [0, 2]].max(-1)
 
-        level = make_level(image_of(ANISO, pyramid), image_of(ISO, pyramid), factor, True)
+        prepared = image_of(ANISO, pyramid)
+        level = make_level(prepared, image_of(ISO, pyramid), factor, "both")
         along = np.abs((level.grid.points() - centre) @ axes)
         magnitude = level.reference[0, 1].numpy()
         inner = (np.abs(along[..., 0] - along[..., 2]) > 6) & (along.max(-1) < 12) & (along[..., [0, 2]].max(-1) > 4)
         thin, thick = (magnitude[inner & (along[..., a] > along[..., 2 - a])] for a in (0, 2))
         assert len(thin) > 5 and len(thick) > 5
         assert thin.mean() == pytest.approx(thick.mean(), rel=0.02) and thin.std() < 0.02 * thin.mean()
+        # what the intensity changes by from one sample to the next
+        values = pyramid(ANISO.points())
+        gain = float(prepared.image[0, 15, 16, 8] - prepared.image[0, 15, 16, 6]) / (values[15, 16, 8] - values[15, 16, 6])
+        assert thin.mean() == pytest.approx(gain * level.grid.spacing.min(), rel=0.02)
 
     def test_the_same_anatomy_on_two_grids_has_the_same_edges(self):
         def function(world: np.ndarray) -> np.ndarray:
             return np.sin(world @ [0.12, 0.05, 0.1])
 
         fine, coarse = grid_of((37, 33, 35), (1.0, 1.0, 1.0)), grid_of((37, 33, 18), (1.0, 1.0, 2.0))
-        levels = [make_level(image_of(g, function), image_of(ISO, function), 1, True) for g in (fine, coarse)]
+        levels = [make_level(image_of(g, function), image_of(ISO, function), 1, "both") for g in (fine, coarse)]
+        assert [level.grid.shape for level in levels] == [fine.shape, coarse.shape]  # bright to the corners
         edges = levels[0].reference[0, 1, 2:-2, 2:-2, 2:-2:2], levels[1].reference[0, 1, 2:-2, 2:-2, 1:-1]
         # sampled twice as far apart, the wave is a little less steep
         torch.testing.assert_close(*edges, atol=0.05, rtol=0)
 
     def test_of_a_single_slice(self):
         flat = grid_of((20, 20, 1), (1.0, 1.0, 5.0))
-        level = make_level(image_of(flat, wave), image_of(flat, wave), 2, True)
+        level = make_level(image_of(flat, wave), image_of(flat, wave), 2, "both")
         assert level.reference.isfinite().all() and level.grid.shape[2] == 1
+
+    @pytest.mark.parametrize("factor", [1, 2])
+    def test_of_the_basis_is_that_of_both(self, factor):
+        images = image_of(ANISO, wave), image_of(ISO, wave)
+        none, basis, both = (make_level(*images, factor, derivative) for derivative in ("none", "basis", "both"))
+        assert torch.equal(basis.other, both.other) and torch.equal(basis.other[:, :1], none.other)
+        assert torch.equal(basis.reference, both.reference[:, :1]) and torch.equal(basis.reference, none.reference)
+
+    @pytest.mark.parametrize("factor", [1, 2, 4])
+    def test_counts_in_the_smallest_distance_of_the_levels_samples(self, factor):
+        level = make_level(image_of(ANISO, wave), image_of(ISO, wave), factor, "basis")
+        per_mm = derivative_magnitude(level.other[0, :1], ISO.affine[:3, :3])
+        torch.testing.assert_close(level.other[0, 1:], per_mm * float(level_grid(ANISO, factor).spacing.min()))
+
+    def test_an_image_of_little_contrast_is_not_blown_up(self):
+        """No normalisation of its own: half the contrast has half the edges."""
+        full = image_of(ISO, wave)
+        half = PreparedImage(full.image / 2 + 0.25, None, ISO, ISO, full.axes, full.flips)
+        edges = [make_level(full, other, 1, "basis").other[0, 1] for other in (full, half)]
+        torch.testing.assert_close(edges[1], edges[0] / 2, atol=1e-5, rtol=0)

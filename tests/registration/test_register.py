@@ -203,7 +203,8 @@ class TestRefusals:
 
     def test_numbers_of_axes(self, images):
         message = self.refusal(images[0], image(MOVING[2]))
-        assert "2-D" in message and str(FIXED[3].shape) in message and str(MOVING[2].shape) in message
+        expected = f"fixed image {FIXED[3].shape} and moving image {MOVING[2].shape}: both must be 2-D or both 3-D."
+        assert message == expected
 
     @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
     def test_devices(self, images, device):
@@ -243,6 +244,15 @@ class TestRefusals:
     def test_initial_velocity(self, images, shape):
         assert "initial_velocity" in self.refusal(*images, initial_velocity=torch.zeros(3, *shape))
         assert "initial_velocity" in self.refusal(*images, initial_velocity=torch.full((3, *FIXED[3].shape), torch.nan))
+
+    def test_an_initial_field_together_with_an_initial_velocity(self, images, tmp_path):
+        velocity = torch.zeros(3, *FIXED[3].shape)
+        write_displacement_field(tmp_path / "field.nii.gz", velocity, FIXED[3])
+        for field in (velocity, tmp_path / "field.nii.gz"):
+            message = self.refusal(*images, initial=field, initial_velocity=velocity)
+            assert "displacement field" in message and "initial_velocity" in message
+        with pytest.raises(AssertionError, match="was started"):  # an affine may go with a velocity
+            run(*images, initial=np.eye(4), initial_velocity=velocity)
 
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_masks(self, images, role):

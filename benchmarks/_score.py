@@ -1,0 +1,145 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""How good a registration is, from the files that it wrote and what is known of the case.
+
+Nothing of the package that is measured is used here: the files are read with nibabel, everything else is numpy and scipy.
+Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import map_coordinates
+
+FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"
+VECTOR = 1007  # the NIfTI intent that makes ITK read a displacement field
+LEAST_VOXELS = 50  # of a label on the fixed grid; smaller ones do not count
+SLACK = 1e-3  # voxels that a point may lie outside a grid, and mm that two headers may differ, by rounding
+
+
+def score(case: Path, result: Path) -> dict[str, Any]:
+    """All that can be said of a result; what a case does not allow to say is left out.
+
+    Args:
+        case: folder of the case.
+        result: folder with ``forward_field.nii.gz`` and, for the inverse consistency, ``inverse_field.nii.gz``.
+
+    Raises:
+        ValueError: when a field or the mask does not lie on its grid, is empty, not finite or of another kind.
+        OSError: when a file is missing.
+    """
+    fixed, moving = (nib.load(case / f"{role}.nii.gz") for role in ("fixed", "moving"))
+    forward = read_field(result / FORWARD, fixed)
+    mask = np.ones(forward.shape[:3], dtype=bool)
+    if (case / "mask.nii.gz").exists():
+        mask = _volume(nib.load(case / "mask.nii.gz")) > 0
+    if mask.shape != forward.shape[:3] or not mask.any():
+        raise ValueError(f"mask.nii.gz: shape {mask.shape}, {mask.sum()} voxels: needed are some on the fixed grid")
+    found: dict[str, Any] = {"voxels": int(mask.sum()), "folding_voxels": folding(forward, fixed.affine, mask)}
+    if (case / "truth.nii.gz").exists():
+        found |= target_error(forward[mask], read_field(case / "truth.nii.gz", fixed)[mask])
+    if (case / "fixed_labels.nii.gz").exists():
+        labels = (nib.load(case / f"{role}_labels.nii.gz") for role in ("fixed", "moving"))
+        found |= overlap(forward, fixed.affine, *labels)
+    if (result / INVERSE).exists():
+        inverse = read_field(result / INVERSE, moving)
+        found |= inverse_error(forward, fixed.affine, inverse, moving.affine, mask)
+    return found
+
+
+def read_field(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+    """A displacement field ``(X, Y, Z, 3)``, RAS mm, that must lie on the grid of the image."""
+    field = nib.load(path)
+    data = np.asarray(field.dataobj, dtype=np.float64)
+    if data.ndim != 5 or data.shape[3:] != (1, 3) or int(field.header["intent_code"]) != VECTOR:
+        raise ValueError(f"{path.name}: shape {data.shape}, intent {int(field.header['intent_code'])}: no 3-D ITK field")
+    if data.shape[:3] != image.shape[:3] or not np.allclose(field.affine, image.affine, atol=SLACK):
+        raise ValueError(f"{path.name}: does not lie on the grid of its image")
+    if not np.isfinite(data).all():
+        raise ValueError(f"{path.name}: holds NaN or infinite values")
+    return data[..., 0, :] * np.array([-1.0, -1.0, 1.0])
+
+
+def target_error(forward: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Distance, mm, of where points go from where they should, ``(N, 3)`` each."""
+    error = np.linalg.norm(forward - truth, axis=-1)
+    return {
+        "tre_before_mm": float(np.linalg.norm(truth, axis=-1).mean()),
+        "tre_mm": float(error.mean()),
+        "tre_p95_mm": float(np.percentile(error, 95)),
+    }
+
+
+def folding(forward: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> int:
+    """Mask voxels whose Jacobian determinant is not positive: central differences, one-sided at the border of the grid."""
+    moved = (np.gradient(forward[..., k], axis=a)[mask] + affine[k, a] for k in range(3) for a in range(3))
+    (a, b, c, d, e, f, g, h, i) = moved
+    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return int((determinant * np.linalg.det(affine[:3, :3]) <= 0).sum())
+
+
+def overlap(
+    forward: np.ndarray, affine: np.ndarray, fixed_labels: nib.Nifti1Image, moving_labels: nib.Nifti1Image
+) -> dict[str, Any]:
+    """Dice before and after, the mean over the labels that both subjects have. The labels may lie on grids of their own."""
+    points = _world(np.indices(forward.shape[:3]).reshape(3, -1).T, affine)
+    fixed = _labels_at(points, fixed_labels)
+    before, after = _labels_at(points, moving_labels), _labels_at(points + forward.reshape(-1, 3), moving_labels)
+    present = np.unique(np.asarray(moving_labels.dataobj))
+    counted = [n for n, size in zip(*np.unique(fixed, return_counts=True)) if n and size >= LEAST_VOXELS and n in present]
+    if not counted:
+        return {"labels": 0}
+    return {"labels": len(counted), "dice_before": _dice(fixed, before, counted), "dice": _dice(fixed, after, counted)}
+
+
+def inverse_error(
+    forward: np.ndarray, fixed_affine: np.ndarray, inverse: np.ndarray, moving_affine: np.ndarray, mask: np.ndarray
+) -> dict[str, Any]:
+    """How far a point is from itself after it went there and back, 95th percentile, voxels of the fixed image.
+
+    Over the mask voxels that the forward transform takes to a place inside the moving grid.
+    """
+    index = _index(_world(np.argwhere(mask), fixed_affine) + forward[mask], moving_affine)
+    inside = ((index >= -SLACK) & (index <= np.array(inverse.shape[:3]) - 1 + SLACK)).all(-1)
+    if not inside.any():
+        return {}
+    where = index[inside].T
+    back = np.stack([map_coordinates(inverse[..., k], where, order=1, mode="nearest") for k in range(3)], -1)
+    error = (forward[mask][inside] + back) @ np.linalg.inv(fixed_affine[:3, :3]).T
+    return {"inverse_p95_vox": float(np.percentile(np.linalg.norm(error, axis=-1), 95)), "inverse_voxels": int(inside.sum())}
+
+
+def _world(index: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _index(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+
+
+def _volume(image: nib.Nifti1Image) -> np.ndarray:
+    """Voxels ``(X, Y, Z)``, without trailing axes of one voxel."""
+    return np.asarray(image.dataobj).reshape(image.shape[:3])
+
+
+def _labels_at(points: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+    """Nearest label, zero outside."""
+    return map_coordinates(_volume(image), _index(points, image.affine).T, order=0, mode="grid-constant", cval=0)
+
+
+def _dice(a: np.ndarray, b: np.ndarray, labels: list[Any]) -> float:
+    return float(np.mean([2 * ((a == n) & (b == n)).sum() / ((a == n).sum() + (b == n).sum()) for n in labels]))
