@@ -180,7 +180,7 @@ class RegistrationConfig:
         if isinstance(settings, Mapping):
             values = dict(settings)
             name = values.pop("preset", "default")
-            if name not in PRESETS:
+            if not isinstance(name, str) or name not in PRESETS:
                 raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
             return _build(cls, values, PRESETS[name])
         if str(settings) in PRESETS:

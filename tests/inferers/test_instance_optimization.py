@@ -182,10 +182,12 @@ def test_optimisation_starts_from_the_prediction():
     network = Network(smooth_velocity(*shape))
     fixed, moving = blobs(*shape), blobs(*shape, seed=1)
     options = {"use_network": True, "progress": False}
-    (start,) = InstanceOptimizationInferer(PRESET, 0, **options)([fixed], network, moving=[moving])
-    (end,) = InstanceOptimizationInferer(PRESET, 3, **options)([fixed], network, moving=[moving])
+    dense = {"factor": 2, "iterations": 4, "spacing": 8, "learning_rate": 0.01}
+    gentle = {"stages": [PRESET["stages"][0], dense], "learning_rate_affine": 1e-3}  # short steps: where it began still shows
+    (start,) = InstanceOptimizationInferer(gentle, 0, **options)([fixed], network, moving=[moving])
+    (end,) = InstanceOptimizationInferer(gentle, 3, **options)([fixed], network, moving=[moving])
     moved = (end.forward_ddf - start.forward_ddf).abs().max()
-    assert 0.001 < float(moved) < float(start.forward_ddf.abs().max())
+    assert 0.001 < float(moved) < float(start.forward_ddf.abs().max()) / 2
 
 
 def test_two_dimensions():

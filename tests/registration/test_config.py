@@ -87,7 +87,9 @@ class TestUnknown:
     def test_a_stage_that_lacks_something(self):
         assert "iterations" in refusal({"stages": [{"factor": 1}]})
 
-    @pytest.mark.parametrize("preset", ["fats", {"preset": "fats"}, {"preset": None}, {"preset": ["fast"]}, "no/such/file.json"])
+    @pytest.mark.parametrize(
+        "preset", ["fats", {"preset": "fats"}, {"preset": None}, {"preset": ["fast"]}, "no/such/file.json"]
+    )
     def test_presets(self, preset):
         message = refusal(preset)
         assert all(name in message for name in PRESETS)

@@ -9,103 +9,42 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""The engine: known deformations are found, and nothing that must not matter does.
-
-Images are functions of world position, so that the same anatomy exists on any grid; the second modality is a function
-of the first that is neither linear nor monotonic.
-"""
+"""The engine: known deformations are found, on all grids and from every start, twice the same."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-from itertools import permutations, product
 
 import numpy as np
 import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor import RegistrationConfig, RegistrationResult, register
-from monai_locor.data import random_diffeomorphism
+from monai_locor import RegistrationConfig, RegistrationResult
 from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import inverse_consistency, target_registration_error
-from monai_locor.registration import RegistrationEngine, Stage
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration import Stage
 
-SHORT = RegistrationConfig(stages=(Stage(2, 25), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02)
-GENTLE = RegistrationConfig(stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4)
-TINY = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.16)))
-NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),))
-ORDERS = list(product(permutations(range(3)), product((False, True), repeat=3)))
-
-
-def grid_of(shape=(32, 32, 32), spacing=(2.0, 2.0, 2.0), centre=(0.0, 0.0, 0.0), turn: float = 0.0) -> Grid:
-    """A grid around ``centre``, turned about the last axis."""
-    dims = len(shape)
-    affine, rotation = np.eye(dims + 1), np.eye(dims)
-    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-    affine[:-1, :-1] = rotation * spacing
-    affine[:-1, -1] = np.array(centre) - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)
-
-
-CUBE = grid_of()
-PLANE = grid_of((48, 44), (1.5, 1.5), (0.0, 0.0))
-
-
-def anatomy(world: np.ndarray) -> np.ndarray:
-    """Blobs between -45 and 45 mm, values of about -1 to 1, ``(...)`` of ``(..., D)``."""
-    rng, out = np.random.default_rng(5), np.zeros(world.shape[:-1])
-    for _ in range(160 if world.shape[-1] == 3 else 60):
-        centre, width, height = rng.uniform(-45, 45, world.shape[-1]), rng.uniform(4, 9), rng.uniform(-1, 1)
-        out += height * np.exp(-((world - centre) ** 2).sum(-1) / (2 * width**2))
-    return np.tanh(out)
-
-
-def other_modality(values: np.ndarray) -> np.ndarray:
-    return np.cos(3.5 * values - 0.5) + 0.3 * values
-
-
-def image(values: np.ndarray, grid: Grid) -> MetaTensor:
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return MetaTensor(torch.from_numpy(values).float()[None], affine=torch.from_numpy(affine))
-
-
-def small_deformation(grid: Grid, seed: int = 1) -> torch.Tensor:
-    return random_diffeomorphism(grid, seed, rotation_deg=5, translation_mm=3, elastic_rms_mm=1.5, smoothing_mm=12)
-
-
-def pair(fixed_grid: Grid = CUBE, moving_grid: Grid = CUBE) -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
-    """Fixed and moving image, and the displacement that takes the one to the other."""
-    truth = small_deformation(fixed_grid)
-    moved = fixed_grid.points() + truth.movedim(0, -1).double().numpy()
-    return image(other_modality(anatomy(moved)), fixed_grid), image(anatomy(moving_grid.points()), moving_grid), truth
-
-
-def run(fixed: torch.Tensor, moving: torch.Tensor, preset: RegistrationConfig = SHORT, **options) -> RegistrationResult:
-    return register(fixed, moving, preset=preset, progress=False, **{"device": "cpu", **options})
-
-
-def inner(grid: Grid, margin_mm: float = 8.0) -> torch.Tensor:
-    """Voxels away from the border, where there is nothing to align to on the other side, ``(*shape)``."""
-    mask = torch.zeros(grid.shape)
-    mask[tuple(slice(m, n - m) for n, m in zip(grid.shape, np.ceil(margin_mm / grid.spacing).astype(int)))] = 1
-    return mask
-
-
-def errors(result: RegistrationResult, truth: torch.Tensor) -> tuple[float, float]:
-    """Mean target registration error before and after, mm."""
-    mask = inner(result.fixed_grid)
-    values = [target_registration_error(u, truth, mask).mean() for u in (torch.zeros_like(truth), result.forward_mm)]
-    return float(values[0]), float(values[1])
-
-
-def difference(a: torch.Tensor, b: torch.Tensor, grid: Grid, quantile: float = 1.0) -> float:
-    """Distance of two displacements away from the border, mm."""
-    return float(target_registration_error(a, b, inner(grid)).quantile(quantile))
+from .phantom import (
+    CUBE,
+    GENTLE,
+    NOTHING,
+    ORDERS,
+    PLANE,
+    SHORT,
+    TINY,
+    anatomy,
+    difference,
+    engine_of,
+    errors,
+    grid_of,
+    image,
+    inner,
+    offset,
+    other_modality,
+    pair,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +159,19 @@ class TestGeometry:
         there = [Grid(g.shape, turn @ g.affine) for g in grids]
         start = np.eye(dims + 1)
         start[0, 1], start[:dims, dims] = 0.05, [1, -0.5, 0.5][:dims]
-        found = run(*stored, TINY, initial=start)
         conjugated = turn @ start @ np.linalg.inv(turn)
-        turned = run(*(image(i.numpy()[0], g) for i, g in zip(stored, there)), TINY, initial=conjugated)
         rotation = torch.from_numpy(turn[:dims, :dims]).float()
-        for here, away in ((found.forward_mm, turned.forward_mm), (found.inverse_mm, turned.inverse_mm)):
-            assert float((torch.tensordot(rotation, here, dims=1) - away).norm(dim=0).max()) < 1e-3
-        np.testing.assert_allclose(turned.affine, turn @ found.affine @ np.linalg.inv(turn), atol=1e-3)
-        assert float((found.forward_mm - run(*stored, NOTHING, initial=start).forward_mm).norm(dim=0).mean()) > 0.1
+        untouched = run(*stored, NOTHING, initial=start).forward_mm
+        # a shift of 1e-6 mm alone makes as much of a difference after these steps, and 0.05 mm after four of 2.6 mm
+        for stages, quantile in (((Stage(2, 4),), 1.0), ((Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.01)), 0.95)):
+            config = RegistrationConfig(stages=stages)
+            found = run(*stored, config, initial=start)
+            turned = run(*(image(i.numpy()[0], g) for i, g in zip(stored, there)), config, initial=conjugated)
+            for here, away in ((found.forward_mm, turned.forward_mm), (found.inverse_mm, turned.inverse_mm)):
+                error = (torch.tensordot(rotation, here, dims=1) - away).norm(dim=0).flatten()
+                assert float(error.quantile(quantile)) < 1e-3 and float(error.max()) < 1e-2
+            np.testing.assert_allclose(turned.affine, turn @ found.affine @ np.linalg.inv(turn), atol=1e-3)
+            assert float((found.forward_mm - untouched).norm(dim=0).mean()) > 0.1
 
     def test_a_known_shift_of_the_world_is_taken_over(self, images, result):
         shifted = CUBE.affine.copy()
@@ -246,12 +190,6 @@ class TestGeometry:
     @pytest.mark.parametrize("order", ORDERS, ids=str)
     def test_every_storage_order(self, images, role, order):
         check_order(images, role, *order)
-
-
-def offset(shift) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, 3] = shift
-    return matrix
 
 
 def check_order(images, role: str, axes, flips) -> None:
@@ -300,142 +238,6 @@ class TestDeterminism:
     def test_devices_agree(self, images, device):
         here, there = run(*images[:2], TINY), run(*images[:2], TINY, device=device)
         assert difference(here.forward_mm, there.forward_mm, CUBE) < 0.05
-
-
-def engine_of(images, config: RegistrationConfig, **options) -> RegistrationEngine:
-    prepared = [prepare(i, None, config.quantile, torch.device("cpu")) for i in images[:2]]
-    return RegistrationEngine(*prepared, config, options.pop("initial", np.eye(4)), **options)
-
-
-class TestFaults:
-    def test_one_hot_voxel(self, images, result):
-        hot = images[1].clone()
-        hot[0, 10, 20, 15] = 1e4
-        found = run(images[0], hot)
-        moved = target_registration_error(found.forward_mm, result.forward_mm, inner(CUBE))
-        assert float(moved.mean()) < 0.05 * CUBE.spacing[0]
-
-    @pytest.mark.parametrize("role", ["fixed", "moving"])
-    @pytest.mark.parametrize("factor", [2, 1])
-    def test_what_lies_outside_a_mask_does_not_matter(self, images, role, factor):
-        config = dataclasses.replace(SHORT, stages=(Stage(factor, 10), Stage(factor, 15, spacing=8, learning_rate=0.08)))
-        mask = torch.zeros(1, *CUBE.shape)
-        mask[:, 4:28, 4:28, 4:28] = 1
-        stored = {"fixed": images[0], "moving": images[1]}
-        clean = run(*stored.values(), config, **{f"{role}_mask": mask_on_cube(mask)})
-        garbage = torch.where(mask > 0, stored[role].as_tensor(), 100 * torch.rand(1, *CUBE.shape))
-        stored[role] = image(garbage[0].numpy(), CUBE)
-        dirty = run(*stored.values(), config, **{f"{role}_mask": mask_on_cube(mask)})
-        assert difference(dirty.forward_mm, clean.forward_mm, CUBE, 0.95) < 0.1 * CUBE.spacing[0]
-
-    @pytest.mark.parametrize("role", ["fixed", "moving"])
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_a_region_without_values(self, images, role, value):
-        stored = {"fixed": images[0].clone(), "moving": images[1].clone()}
-        stored[role][0, 10:20, 12:22, 20:30] = value
-        found = run(*stored.values())
-        assert found.forward_mm.isfinite().all() and found.warped_moving.isfinite().all()
-        before, after = errors(found, images[2])
-        assert after < before / 3, (before, after)
-
-    def test_masks_of_half_the_image(self, images):
-        mask = torch.zeros(1, *CUBE.shape)
-        mask[:, :, :, 10:] = 1
-        found = run(*images[:2], fixed_mask=mask_on_cube(mask), moving_mask=mask_on_cube(mask))
-        chosen = inner(CUBE) * mask[0]
-        error = target_registration_error(found.forward_mm, images[2], chosen).mean()
-        assert float(error) < float(images[2].norm(dim=0).mean()) / 3
-
-
-def mask_on_cube(mask: torch.Tensor) -> MetaTensor:
-    return image(mask[0].numpy(), CUBE)
-
-
-def spoil(engine: RegistrationEngine, monkeypatch, steps: set[int], direction: int = 0) -> None:
-    """Make the loss of one direction NaN, and with it all of its gradients, in the steps of these numbers."""
-    original, count = engine.losses[direction].forward, iter(range(10**6))
-
-    def forward(*args, **options) -> torch.Tensor:
-        value = original(*args, **options)
-        return value * torch.nan if next(count) in steps else value
-
-    monkeypatch.setattr(engine.losses[direction], "forward", forward)
-
-
-class TestBadSteps:
-    """A step whose gradient is not finite is left out."""
-
-    @pytest.mark.parametrize("direction", [0, 1])
-    def test_nothing_moves_in_such_a_step(self, images, monkeypatch, direction):
-        engine = engine_of(images, TINY)
-        spoil(engine, monkeypatch, {0}, direction)
-        engine.enter(TINY.stages[1])
-        before = [p.clone() for p in engine.parameters()]
-        value, _ = engine.step()
-        assert not value.isfinite()
-        assert all(torch.equal(a, b) for a, b in zip(before, engine.parameters()))
-        value, _ = engine.step()
-        assert value.isfinite() and all(p.isfinite().all() for p in engine.parameters())
-        assert not torch.equal(before[0], next(iter(engine.parameters())))
-
-    def test_the_run_goes_on(self, images, monkeypatch, caplog, result):
-        engine = engine_of(images, SHORT)
-        spoil(engine, monkeypatch, {3, 40})
-        with caplog.at_level(logging.WARNING, logger="monai_locor"):
-            engine.run()
-        assert caplog.text.count("1 of 25 steps were dropped") == 1 == caplog.text.count("1 of 30 steps were dropped")
-        assert all(p.isfinite().all() for p in engine.parameters())
-        error = target_registration_error(engine.forward_mm(), images[2], inner(CUBE)).mean()
-        assert float(error) < 1.5 * errors(result, images[2])[1]
-
-
-class TestRates:
-    """What the optimiser of a stage is told."""
-
-    @staticmethod
-    def groups(images, config: RegistrationConfig, stage: int) -> dict[str, dict]:
-        engine = engine_of(images, config)
-        engine.enter(config.stages[stage])
-        names = {id(p): n.split(".")[0] for n, p in engine.named_parameters()}
-        return {names[id(g["params"][0])]: g for g in engine.optimizer.param_groups}
-
-    def test_of_an_affine_stage(self, images):
-        config = RegistrationConfig(stages=(Stage(4, 5), Stage(4, 5, learning_rate=0.02)), learning_rate_affine=0.003)
-        plain, own = (self.groups(images, config, k) for k in range(2))
-        assert set(plain) == set(own) == {"losses", "affine"}
-        assert plain["affine"]["lr"] == 0.003 and own["affine"]["lr"] == 0.02
-        assert plain["losses"]["lr"] == own["losses"]["lr"] == config.learning_rate_basis
-
-    def test_of_a_dense_stage(self, images):
-        stages = Stage(4, 5, spacing=8), Stage(4, 5, spacing=8, learning_rate=0.02)
-        config = RegistrationConfig(stages=stages, learning_rate_affine=0.003, damping=0.7)
-        plain, own = (self.groups(images, config, k) for k in range(2))
-        assert plain["velocity"]["lr"] == 0.04 and own["velocity"]["lr"] == 0.02
-        assert plain["affine"]["lr"] == own["affine"]["lr"] == 0.003
-        assert {name: g["damping"] for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
-
-    def test_without_an_affine(self, images):
-        config = RegistrationConfig(stages=(Stage(4, 5, spacing=8),), affine=False)
-        assert set(self.groups(images, config, 0)) == {"losses", "velocity"}
-
-    def test_they_fall_from_the_start_of_the_decay_to_its_end(self, images):
-        config = RegistrationConfig(stages=(Stage(4, 8, spacing=16, learning_rate=0.1),), decay_start=0.5, decay_end=0.2)
-        engine, seen = engine_of(images, config), []
-        engine.enter(config.stages[0])
-        for _ in range(8):
-            seen.append([g["lr"] for g in engine.optimizer.param_groups])
-            engine.step()
-        seen.append([g["lr"] for g in engine.optimizer.param_groups])
-        share = np.array(seen) / seen[0]
-        np.testing.assert_allclose(share[:5], 1)
-        assert (np.diff(share[4:], axis=0) < 0).all()
-        np.testing.assert_allclose(share[6], 0.6)  # half-way
-        np.testing.assert_allclose(share[8], 0.2)
-
-    def test_by_default_they_do_not_fall(self, images):
-        engine = engine_of(images, TINY)
-        engine.enter(TINY.stages[0])
-        assert [engine.schedule.lr_lambdas[0](step) for step in range(5)] == [1.0] * 5
 
 
 class TestStart:

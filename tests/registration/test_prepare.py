@@ -106,7 +106,9 @@ class TestMasks:
         inside = (weight > 0)[0, 12:28, 10:30, 15:35]
         within = out[0, 12:28, 10:30, 15:35][inside]
         assert float(within.min()) - 1e-5 <= float(out.min()) and float(out.max()) <= float(within.max()) + 1e-5
-        across = [(out[0].narrow(axis, at, 1) - out[0].narrow(axis, at - 1, 1)).abs() for axis, at in ((0, 12), (1, 10), (2, 15))]
+        across = [
+            (out[0].narrow(axis, at, 1) - out[0].narrow(axis, at - 1, 1)).abs() for axis, at in ((0, 12), (1, 10), (2, 15))
+        ]
         box = [slice(12, 28), slice(10, 30), slice(15, 35)]
         for axis, step in enumerate(across):
             face = step[tuple(slice(None) if a == axis else s for a, s in enumerate(box))]

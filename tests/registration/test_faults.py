@@ -1,0 +1,130 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The engine: bad voxels, masks and steps do no harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor import RegistrationResult
+from monai_locor.metrics import target_registration_error
+from monai_locor.registration import RegistrationEngine, Stage
+
+from .phantom import (
+    CUBE,
+    SHORT,
+    TINY,
+    difference,
+    engine_of,
+    errors,
+    image,
+    inner,
+    pair,
+    run,
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
+    return pair()
+
+
+@pytest.fixture(scope="module")
+def result(images) -> RegistrationResult:
+    return run(*images[:2])
+
+
+class TestFaults:
+    def test_one_hot_voxel(self, images, result):
+        hot = images[1].clone()
+        hot[0, 10, 20, 15] = 1e4
+        found = run(images[0], hot)
+        moved = target_registration_error(found.forward_mm, result.forward_mm, inner(CUBE))
+        assert float(moved.mean()) < 0.05 * CUBE.spacing[0]
+
+    @pytest.mark.parametrize("role", ["fixed", "moving"])
+    @pytest.mark.parametrize("factor", [2, 1])
+    def test_what_lies_outside_a_mask_does_not_matter(self, images, role, factor):
+        config = dataclasses.replace(SHORT, stages=(Stage(factor, 10), Stage(factor, 15, spacing=8, learning_rate=0.08)))
+        mask = torch.zeros(1, *CUBE.shape)
+        mask[:, 4:28, 4:28, 4:28] = 1
+        stored = {"fixed": images[0], "moving": images[1]}
+        clean = run(*stored.values(), config, **{f"{role}_mask": mask_on_cube(mask)})
+        garbage = torch.where(mask > 0, stored[role].as_tensor(), 100 * torch.rand(1, *CUBE.shape))
+        stored[role] = image(garbage[0].numpy(), CUBE)
+        dirty = run(*stored.values(), config, **{f"{role}_mask": mask_on_cube(mask)})
+        assert difference(dirty.forward_mm, clean.forward_mm, CUBE, 0.95) < 0.1 * CUBE.spacing[0]
+
+    @pytest.mark.parametrize("role", ["fixed", "moving"])
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_region_without_values(self, images, role, value):
+        stored = {"fixed": images[0].clone(), "moving": images[1].clone()}
+        stored[role][0, 10:20, 12:22, 20:30] = value
+        found = run(*stored.values())
+        assert found.forward_mm.isfinite().all() and found.warped_moving.isfinite().all()
+        before, after = errors(found, images[2])
+        assert after < before / 3, (before, after)
+
+    def test_masks_of_half_the_image(self, images):
+        mask = torch.zeros(1, *CUBE.shape)
+        mask[:, :, :, 10:] = 1
+        found = run(*images[:2], fixed_mask=mask_on_cube(mask), moving_mask=mask_on_cube(mask))
+        chosen = inner(CUBE) * mask[0]
+        error = target_registration_error(found.forward_mm, images[2], chosen).mean()
+        assert float(error) < float(images[2].norm(dim=0).mean()) / 3
+
+
+def mask_on_cube(mask: torch.Tensor) -> MetaTensor:
+    return image(mask[0].numpy(), CUBE)
+
+
+def spoil(engine: RegistrationEngine, monkeypatch, steps: set[int], direction: int = 0) -> None:
+    """Make the loss of one direction NaN, and with it all of its gradients, in the steps of these numbers."""
+    original, count = engine.losses[direction].forward, iter(range(10**6))
+
+    def forward(*args, **options) -> torch.Tensor:
+        value = original(*args, **options)
+        return value * torch.nan if next(count) in steps else value
+
+    monkeypatch.setattr(engine.losses[direction], "forward", forward)
+
+
+class TestBadSteps:
+    """A step whose gradient is not finite is left out."""
+
+    @pytest.mark.parametrize("direction", [0, 1])
+    def test_nothing_moves_in_such_a_step(self, images, monkeypatch, direction):
+        engine = engine_of(images, TINY)
+        spoil(engine, monkeypatch, {0}, direction)
+        engine.enter(TINY.stages[1])
+        before = [p.clone() for p in engine.parameters()]
+        value, _ = engine.step()
+        assert not value.isfinite()
+        assert all(torch.equal(a, b) for a, b in zip(before, engine.parameters()))
+        value, _ = engine.step()
+        assert value.isfinite() and all(p.isfinite().all() for p in engine.parameters())
+        assert not torch.equal(before[0], next(iter(engine.parameters())))
+
+    def test_the_run_goes_on(self, images, monkeypatch, caplog, result):
+        engine = engine_of(images, SHORT)
+        spoil(engine, monkeypatch, {3, 40})
+        with caplog.at_level(logging.WARNING, logger="monai_locor"):
+            engine.run()
+        assert caplog.text.count("1 of 25 steps were dropped") == 1 == caplog.text.count("1 of 30 steps were dropped")
+        assert all(p.isfinite().all() for p in engine.parameters())
+        error = target_registration_error(engine.forward_mm(), images[2], inner(CUBE)).mean()
+        assert float(error) < 1.5 * errors(result, images[2])[1]
