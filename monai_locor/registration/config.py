@@ -157,8 +157,10 @@ class RegistrationConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        if not (0 <= self.decay_start <= 1 and 0 <= self.decay_end <= 1):
-            raise InputError(f"decay_start and decay_end must be in [0, 1], got {self.decay_start} and {self.decay_end}.")
+        for name in ("decay_start", "decay_end", "min_mass"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise InputError(f"{name} must be in [0, 1], got {value!r}.")
         if not 0 <= self.quantile < 0.5:
             raise InputError(f"quantile must be in [0, 0.5), got {self.quantile}.")
         for name in ("bending_weight", "damping"):

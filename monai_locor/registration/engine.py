@@ -226,13 +226,14 @@ class RegistrationEngine(nn.Module):
         return self
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
-        loss, bending = values.T.cpu().tolist()
+        # JSON knows no NaN
+        loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.cpu().tolist())
         entry = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
         self.history.append(entry)
         bad = int((~values.isfinite()).any(1).sum())
         if bad:
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
-        logger.info("stage %s: loss %.4f, bending energy %.4f, %.1f s", stage, loss[-1], bending[-1], seconds)
+        logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
