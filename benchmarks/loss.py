@@ -187,6 +187,8 @@ def run(options: argparse.Namespace) -> dict[str, dict[int, Measured]]:
     """Measure all rows at all sizes."""
     found: dict[str, dict[int, Measured]] = {}
     for name, (function, arguments) in ROWS.items():
+        if name not in options.rows:
+            continue
         python = options.original_python if name == ORIGINAL else sys.executable
         for size in options.sizes:
             spec = Spec(
@@ -220,14 +222,16 @@ def exponent(row: dict[int, Measured], value: Callable[[Measured], float]) -> fl
 
 def ratios(found: dict[str, dict[int, Measured]], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
     """What the loss is judged by: other / ours in time and memory, ours / LNCC in time, size by size, and the exponents."""
-    mine, out = found[OURS], {}
+    mine, out = found.get(OURS), {}
+    if mine is None:
+        return out
     for n in sizes:
         entry: dict[str, float] = {}
         for name in (EAGER, ORIGINAL):
-            if not (found[name][n].problem or mine[n].problem):
+            if name in found and not (found[name][n].problem or mine[n].problem):
                 entry[f"time, {name} / {OURS}"] = found[name][n].median / mine[n].median
                 entry[f"memory, {name} / {OURS}"] = found[name][n].bytes / max(mine[n].bytes, 1)
-        if not (found[LNCC][n].problem or mine[n].problem):
+        if LNCC in found and not (found[LNCC][n].problem or mine[n].problem):
             entry[f"time, {OURS} / {LNCC}"] = mine[n].median / found[LNCC][n].median
         out[f"{n}^3"] = entry
     out["exponent against voxels"] = {
@@ -261,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192], help="edge of the cube, voxels")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help="; ".join(ROWS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
