@@ -18,9 +18,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from monai.data.meta_tensor import MetaTensor
 
-from monai_locor import RegistrationConfig, RegistrationResult
+from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import inverse_consistency, target_registration_error
 from monai_locor.registration import Stage
@@ -45,16 +44,6 @@ from .phantom import (
     pair,
     run,
 )
-
-
-@pytest.fixture(scope="module")
-def images() -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
-    return pair()
-
-
-@pytest.fixture(scope="module")
-def result(images) -> RegistrationResult:
-    return run(*images[:2])
 
 
 class TestAnswer:

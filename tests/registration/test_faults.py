@@ -20,7 +20,6 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor import RegistrationResult
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationEngine, Stage
 
@@ -33,19 +32,8 @@ from .phantom import (
     errors,
     image,
     inner,
-    pair,
     run,
 )
-
-
-@pytest.fixture(scope="module")
-def images() -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
-    return pair()
-
-
-@pytest.fixture(scope="module")
-def result(images) -> RegistrationResult:
-    return run(*images[:2])
 
 
 class TestFaults:
