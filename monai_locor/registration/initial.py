@@ -56,7 +56,8 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
     shared = overlap(fixed.grid, moving.grid, np.eye(fixed.grid.dims + 1))
     if how == "auto":
         how = "world" if shared >= SENSIBLE_OVERLAP else "centers"
-        logger.info("fields of view share %.0f %% of the smaller one: starting from %s", 100 * shared, how)
+        level = logging.INFO if how == "world" else logging.WARNING
+        logger.log(level, "fields of view share %.0f %% of the smaller one: starting from %s", 100 * shared, how)
     matrix = np.eye(fixed.grid.dims + 1)
     if how == "centers":
         matrix[:-1, -1] = moving.grid.centre - fixed.grid.centre
