@@ -75,17 +75,18 @@ class SplineVelocity(nn.Module):
         self.shape = tuple(max(3, math.ceil(n / step - 1e-6) + 1) for n in self.length)
         knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
         self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots))
-        for axis, matrix in enumerate(self._evaluation(np.arange(n) * step for n in self.shape)):
-            self.register_buffer(f"basis_{axis}", torch.from_numpy(matrix).float(), persistent=False)
+        for axis, n in enumerate(self.shape):
+            matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis)).float()
+            self.register_buffer(f"basis_{axis}", matrix, persistent=False)
         self.register_buffer("base", None, persistent=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
             self.exponential = DVF2DDF(num_steps=squarings, padding_mode="border")
 
-    def _evaluation(self, positions) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
-        """Per axis, the spline values at positions (mm from the lattice's origin), ``(positions, knots)``."""
-        sizes = self.coefficients.shape[1:]
-        return [cubic_bspline(x[:, None] / self.spacing - (np.arange(n) - 1)) for x, n in zip(positions, sizes, strict=True)]
+    def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
+        """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
+        knots = np.arange(self.coefficients.shape[axis + 1]) - 1
+        return cubic_bspline(positions[:, None] / self.spacing - knots)
 
     @property
     def dims(self) -> int:
@@ -117,16 +118,18 @@ class SplineVelocity(nn.Module):
         """
         self.set_base(displacement_mm)
         assert self.base is not None
-        target, rest = self.base.clone(), self.base
-        warp = self.exponential.warp_layer
+        target = self.base.clone()
         for _ in range(iterations):
-            back = self.exponential(-self.base[None])
-            rest = warp(target[None], back)[0] + back[0]
-            self.base = self.base + rest
-        back = self.exponential(-self.base[None])
-        rest = warp(target[None], back)[0] + back[0]
+            self.base = self.base + self._remainder(target)
+        rest = self._remainder(target)
         lengths = rest.square().sum(0).sqrt().flatten().sort().values
         return float(lengths[int(0.95 * (len(lengths) - 1))]) * self.step
+
+    def _remainder(self, target: torch.Tensor) -> torch.Tensor:
+        """What ``exp(-base)`` leaves of a displacement, both ``(D, *lattice)`` in lattice voxels."""
+        assert self.base is not None
+        back = self.exponential(-self.base[None])
+        return self.exponential.warp_layer(target[None], back)[0] + back[0]
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
         """Add a fixed velocity, for instance one that a network predicted: ``(D, *fixed)`` on the fixed grid, RAS mm."""
@@ -153,8 +156,8 @@ class SplineVelocity(nn.Module):
             count = 8 * max(self.coefficients.shape[axis + 1], other.coefficients.shape[axis + 1])
             # mm from the outermost voxel centre: the lattices begin at different places where their margins differ
             x = np.linspace(-reach, self.length[axis] - 2 * self.margin + reach, count)
-            mine = self._evaluation([x + self.margin] * self.dims)[axis]
-            theirs = other._evaluation([x + other.margin] * self.dims)[axis]
+            mine = self._evaluation(x + self.margin, axis)
+            theirs = other._evaluation(x + other.margin, axis)
             matrices.append(torch.from_numpy(np.linalg.lstsq(mine, theirs, rcond=1e-6)[0]))
         new = separable([m.to(other.coefficients.device) for m in matrices], other.coefficients.double())
         self.coefficients.copy_(new * (other.spacing / self.spacing))

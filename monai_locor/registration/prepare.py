@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from monai_locor.geometry import Grid, reorder, stored_order
 from monai_locor.losses.intensity import robust_range
 from monai_locor.tensors import plain
 
-__all__ = ["PreparedImage", "prepare"]
+__all__ = ["PreparedImage", "prepare", "weighted_gaussian"]
 
 SOFT_LIMITS = (-0.25, 1.25)  # what lies beyond the robust range keeps some contrast, an outlier has no more than this
 
@@ -76,12 +77,25 @@ def prepare(
     return PreparedImage(values, weight, stored.reordered(axes, flips), stored, axes, flips)
 
 
+def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussian average over the voxels that count, and where there are any.
+
+    Args:
+        image, weight: ``(1, *spatial)``.
+        sigma: standard deviation along each axis, voxels; 0 leaves an axis as it is.
+
+    Returns:
+        the average, normalised by the weights and so at the border, too; and where the weights within reach do not vanish.
+    """
+    one = torch.ones(1, device=image.device)
+    kernels = [gaussian_1d(torch.tensor(s), truncated=4.0).to(image) if s > 0 else one for s in sigma]
+    total = separable_filtering(weight[None], kernels)[0]
+    return separable_filtering((image * weight)[None], kernels)[0] / total.clamp_min(1e-6), total > 1e-3
+
+
 def _filled(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Continue the image smoothly where it does not count, so that no garbage reaches in over the border of the mask."""
     valid = (weight > 0).to(image)
-    kernel = gaussian_1d(torch.tensor(2.0), truncated=4.0).to(image)
-    kernels = [kernel] * (image.ndim - 1)
-    total = separable_filtering(valid[None], kernels)[0]
-    near = separable_filtering((image * valid)[None], kernels)[0] / total.clamp_min(1e-6)
+    near, reached = weighted_gaussian(image, valid, [2.0] * (image.ndim - 1))
     mean = (image * valid).sum() / valid.sum().clamp_min(1)
-    return torch.where(valid > 0, image, torch.where(total > 1e-3, near, mean))
+    return torch.where(valid > 0, image, torch.where(reached, near, mean))

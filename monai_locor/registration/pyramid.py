@@ -17,12 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
 
 from monai_locor.geometry import Grid, warp
 from monai_locor.transforms import derivative_magnitude
 
-from .prepare import PreparedImage
+from .prepare import PreparedImage, weighted_gaussian
 
 __all__ = ["Level", "level_grid", "make_level"]
 
@@ -104,8 +103,11 @@ def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:
 def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Intensity and derivative magnitude ``(C, *voxels)``, and the weights of voxels that nothing outside has touched."""
     sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
-    smooth = _smooth(image.image, image.weight, sigma)
     weight = image.weight
+    smooth = image.image
+    if any(sigma):
+        average, reached = weighted_gaussian(smooth, torch.ones_like(smooth) if weight is None else weight, sigma)
+        smooth = torch.where(reached, average, smooth)
     if weight is not None:
         # where nothing is smoothed, differences and interpolation reach one voxel across the border of the mask
         weight = _eroded(weight, [axis for axis, s in enumerate(sigma) if s == 0])
@@ -127,15 +129,3 @@ def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:
         end = out.narrow(axis + 1, 1, lower.shape[axis + 1])
         end.copy_(torch.minimum(end, lower))
     return out
-
-
-def _smooth(image: torch.Tensor, weight: torch.Tensor | None, sigma: list[float]) -> torch.Tensor:
-    """Gaussian smoothing in voxels, normalised by the weights and at the border; weightless voxels stay as they are."""
-    if not any(sigma):
-        return image
-    one = torch.ones(1, device=image.device)
-    kernels = [gaussian_1d(torch.tensor(s), truncated=4.0).to(image) if s > 0 else one for s in sigma]
-    weights = torch.ones_like(image) if weight is None else weight
-    total = separable_filtering(weights[None], kernels)[0]
-    smooth = separable_filtering((image * weights)[None], kernels)[0] / total.clamp_min(1e-6)
-    return torch.where(total > 1e-3, smooth, image)
