@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
-from .sampling import identity_points, reorder, sample, sample_normalized, to_normalized
+from .sampling import identity_points, reorder, sample, sample_gradient, sample_normalized, to_normalized
+from .separable import interpolation_matrix, separable, slabs, toeplitz
 from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
@@ -23,13 +24,18 @@ __all__ = [
     "from_voxels",
     "identity_points",
     "inside",
+    "interpolation_matrix",
     "mapped_points",
     "reorder",
     "sample",
+    "sample_gradient",
     "sample_normalized",
+    "separable",
+    "slabs",
     "stored_order",
     "to_normalized",
     "to_voxels",
+    "toeplitz",
     "voxel_to_voxel",
     "warp",
 ]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-__all__ = ["identity_points", "reorder", "sample", "sample_normalized", "to_normalized"]
+__all__ = ["identity_points", "reorder", "sample", "sample_gradient", "sample_normalized", "to_normalized"]
 
 
 def identity_points(
@@ -68,14 +68,34 @@ def sample_normalized(
     Returns:
         ``(B, C, N)``.
     """
-    count, dims = points.shape[1:]
     chunks = _cpu_chunks(image, points)
     if chunks > 1:  # grid_sample on the CPU shares work between threads over the batch axis only
-        size = -(-count // chunks)
-        parts = F.pad(points, (0, 0, 0, size * chunks - count)).reshape(chunks, size, dims)
-        out = _grid_sample(image.expand(chunks, *image.shape[1:]), parts, mode, padding_mode)
-        return out.transpose(0, 1).reshape(1, image.shape[1], -1)[..., :count]
+        out = _grid_sample(image.expand(chunks, *image.shape[1:]), _chunked(points, chunks), mode, padding_mode)
+        return out.transpose(0, 1).reshape(1, image.shape[1], -1)[..., : points.shape[1]]
     return _grid_sample(image, points, mode, padding_mode)
+
+
+def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Adjoint of :func:`sample_normalized` (linear, zeros outside) in the positions; nothing of its forward is needed.
+
+    Args:
+        image: ``(1, C, *spatial)``.
+        points: ``(1, N, D)``.
+        gradient: ``(1, C, N)``, of the sampled values.
+
+    Returns:
+        ``(1, N, D)``.
+    """
+    dims = points.shape[2]
+    chunks = _cpu_chunks(image, points)
+    if chunks > 1:
+        image = image.expand(chunks, *image.shape[1:])
+        gradient = _chunked(gradient.transpose(1, 2), chunks).transpose(1, 2)
+    grid = _as_grid(_chunked(points, chunks))
+    backward = torch.ops.aten.grid_sampler_2d_backward if dims == 2 else torch.ops.aten.grid_sampler_3d_backward
+    values = gradient.reshape(*gradient.shape[:2], *(1,) * (dims - 1), -1)
+    out = backward(values, image, grid, 0, 0, True, [False, True])[1]  # linear, zeros, aligned corners
+    return out.reshape(1, -1, dims)[:, : points.shape[1]]
 
 
 def _cpu_chunks(image: torch.Tensor, points: torch.Tensor) -> int:
@@ -84,9 +104,21 @@ def _cpu_chunks(image: torch.Tensor, points: torch.Tensor) -> int:
     return torch.get_num_threads() if worth and not image.requires_grad else 1
 
 
+def _chunked(values: torch.Tensor, chunks: int) -> torch.Tensor:
+    """``(1, N, C)`` to ``(chunks, N / chunks, C)``, filled up with zeros."""
+    if chunks == 1:
+        return values
+    count = values.shape[1]
+    size = -(-count // chunks)
+    return F.pad(values, (0, 0, 0, size * chunks - count)).reshape(chunks, size, -1)
+
+
+def _as_grid(points: torch.Tensor) -> torch.Tensor:
+    return points.reshape(points.shape[0], *(1,) * (points.shape[2] - 1), -1, points.shape[2])
+
+
 def _grid_sample(image: torch.Tensor, points: torch.Tensor, mode: str, padding_mode: str) -> torch.Tensor:
-    grid = points.reshape(points.shape[0], *(1,) * (points.shape[2] - 1), -1, points.shape[2])
-    return F.grid_sample(image, grid, mode=mode, padding_mode=padding_mode, align_corners=True).flatten(2)
+    return F.grid_sample(image, _as_grid(points), mode=mode, padding_mode=padding_mode, align_corners=True).flatten(2)
 
 
 def reorder(image: torch.Tensor, axes: Sequence[int], flips: Sequence[bool], leading: int = 1) -> torch.Tensor:

@@ -18,8 +18,11 @@ import torch
 
 from .grid import Grid, voxel_to_voxel
 from .sampling import identity_points, sample
+from .separable import slabs
 
 __all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
+
+SLAB = 2**20  # voxels that are sampled together
 
 
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -58,14 +61,18 @@ def mapped_points(
     if grid.dims != image_grid.dims:
         raise ValueError(f"the grids must have the same number of dimensions, got {grid.shape} and {image_grid.shape}")
     if displacement_mm is not None:
-        if tuple(displacement_mm.shape) != (grid.dims, *grid.shape):
-            raise ValueError(f"the displacement must be {(grid.dims, *grid.shape)}, got {tuple(displacement_mm.shape)}")
+        _check_shape(displacement_mm, grid)
         device = displacement_mm.device
     dims = grid.dims
     matrix = torch.from_numpy(voxel_to_voxel(grid, image_grid)).to(device)
     index = identity_points(grid.shape, device, torch.float64)
     points = torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
     return points if displacement_mm is None else points.add_(to_voxels(displacement_mm.double(), image_grid))
+
+
+def _check_shape(displacement_mm: torch.Tensor, grid: Grid) -> None:
+    if tuple(displacement_mm.shape) != (grid.dims, *grid.shape):
+        raise ValueError(f"the displacement must be {(grid.dims, *grid.shape)}, got {tuple(displacement_mm.shape)}")
 
 
 def inside(points: torch.Tensor, shape: tuple[int, ...], margin: float = 0.0) -> torch.Tensor:
@@ -113,5 +120,12 @@ def warp(
         raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
     plain = torch.as_tensor(image).as_subclass(torch.Tensor)  # a MetaTensor would carry its old affine along
     plain = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
-    points = mapped_points(grid, image_grid, displacement_mm, plain.device).to(plain)
-    return sample(plain[None], points[None], mode, padding_mode)[0]
+    if displacement_mm is not None:
+        _check_shape(displacement_mm, grid)
+    parts = []
+    for rows in slabs(grid.shape, SLAB):  # positions in float64 take more room than the images
+        part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+        shift = None if displacement_mm is None else displacement_mm[:, rows]
+        points = mapped_points(part, image_grid, shift, plain.device).to(plain)
+        parts.append(sample(plain[None], points[None], mode, padding_mode)[0])
+    return torch.cat(parts, 1)

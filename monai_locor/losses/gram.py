@@ -18,61 +18,23 @@ in forward and in backward, where they are computed anew; only inputs and per-wi
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from monai_locor.geometry import slabs
 from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
+from monai_locor.precision import full_precision
 
 from .windows import AxisWindows
 
-__all__ = ["LocalGram", "full_precision", "local_gram"]
+__all__ = ["LocalGram", "local_gram"]
 
 LONGEST = 512  # planes of a slab: its part of the first axis's matrix is dense, which long images could not afford
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep autocast, TF32 and the CPU's bfloat16 products out of the moments, whatever the caller has switched on.
-
-    Restored on leaving. ``torch.set_float32_matmul_precision("high")`` concerns the CPU too.
-    """
-    owner, name, full = _precision_setting(device)
-    before = getattr(owner, name)
-    with torch.autocast(device.type, enabled=False):
-        if before in (full, "none"):
-            yield
-            return
-        setattr(owner, name, full)
-        try:
-            yield
-        finally:
-            setattr(owner, name, before)
-
-
-class _LegacyPrecision:
-    """The one setting that torch before 2.9 has for all devices, as an attribute."""
-
-    @property
-    def precision(self) -> str:
-        return torch.get_float32_matmul_precision()
-
-    @precision.setter
-    def precision(self, value: str) -> None:
-        torch.set_float32_matmul_precision(value)
-
-
-def _precision_setting(device: torch.device) -> tuple[Any, str, str]:
-    """Owner and name of the precision of float32 matrix products on a device, and its value for full precision."""
-    matmul = getattr(torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn, "matmul", None)
-    if hasattr(matmul, "fp32_precision"):
-        return matmul, "fp32_precision", "ieee"
-    return _LegacyPrecision(), "precision", "highest"
 
 
 class LocalGram:
@@ -114,13 +76,11 @@ class LocalGram:
         stops = list(itertools.accumulate(sizes.values()))
         return {name: slice(stop - size, stop) for (name, size), stop in zip(sizes.items(), stops, strict=True)}
 
-    def slabs(self, itemsize: int) -> Iterator[slice]:
+    def slabs(self, itemsize: int) -> list[slice]:
         """Portions of the first axis whose products fit the budget; never less than one plane."""
         plane = self.maps * itemsize * math.prod(self.shape[1:])
-        planes = max(1, min(self.shape[0], self.budget // plane, LONGEST))
-        number = -(-self.shape[0] // planes)
-        edges = [round(i * self.shape[0] / number) for i in range(number + 1)]
-        return (slice(a, b) for a, b in itertools.pairwise(edges))
+        planes = min(max(1, self.budget // plane), LONGEST)
+        return slabs(self.shape, planes * math.prod(self.shape[1:]))
 
     def products(self, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
         """All maps of a slab, ``(P, *slab)``, from weighted features ``(J, *slab)``, ``(T, *slab)`` and root weights."""

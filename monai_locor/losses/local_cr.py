@@ -22,9 +22,10 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-from .gram import LocalGram, full_precision, local_gram
+from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
 from .windows import AxisWindows

@@ -18,10 +18,12 @@ from itertools import product
 import numpy as np
 import torch
 
-from ..geometry import Grid, to_voxels
+from ..geometry import Grid, slabs, to_voxels
 from .selection import check_displacement, spatial_mask
 
 __all__ = ["determinant", "non_diffeomorphic_volume"]
+
+SLAB = 2**18  # voxels that are looked at together
 
 Simplex = tuple[tuple[int, ...], ...]
 
@@ -78,10 +80,13 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
     count = int(chosen.sum())
     if not count:
         return None
-    u = to_voxels(displacement_mm if displacement_mm.dtype == torch.float64 else displacement_mm.float(), grid)
-    share = 4 if grid.dims == 2 else 12
-    folded = sum(float((_determinant(u, simplex)[chosen].clamp(max=0)).double().sum()) for simplex in _simplices(grid.dims))
-    return abs(100 * folded / share / count)
+    dtype = torch.promote_types(displacement_mm.dtype, torch.float32)
+    folded = torch.zeros((), dtype=torch.float64, device=displacement_mm.device)
+    for rows in slabs(chosen.shape, SLAB):
+        u = to_voxels(displacement_mm[:, rows.start : rows.stop + 2].to(dtype), grid)
+        for simplex in _simplices(grid.dims):
+            folded += torch.where(chosen[rows], _determinant(u, simplex).clamp(max=0), 0).double().sum()
+    return abs(100 * float(folded) / (4 if grid.dims == 2 else 12) / count)
 
 
 def _determinant(u: torch.Tensor, simplex: Simplex) -> torch.Tensor:

@@ -21,9 +21,9 @@ import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
 
-from monai_locor.geometry import Grid, to_voxels
+from monai_locor.geometry import Grid, interpolation_matrix, separable, to_voxels
 
-__all__ = ["SplineVelocity", "cubic_bspline", "interpolation_matrix"]
+__all__ = ["SplineVelocity", "cubic_bspline"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
@@ -32,22 +32,6 @@ def cubic_bspline(distance: np.ndarray) -> np.ndarray:
     near = 2 / 3 - d**2 + d**3 / 2
     far = np.clip(2 - d, 0, None) ** 3 / 6
     return np.where(d < 1, near, far)
-
-
-def interpolation_matrix(positions: np.ndarray, size: int) -> np.ndarray:
-    """Linear interpolation of an axis of ``size`` samples at ``positions`` (voxels, clamped), ``(positions, size)``."""
-    where = np.clip(positions, 0, size - 1)
-    return np.clip(1 - np.abs(where[:, None] - np.arange(size)), 0, None)
-
-
-def separable(matrices: list[torch.Tensor], field: torch.Tensor) -> torch.Tensor:
-    """Apply one matrix per spatial axis, last axis first, to ``(C, *spatial)``."""
-    out = field @ matrices[-1].T
-    for axis in reversed(range(len(matrices) - 1)):
-        shape = out.shape
-        flat = out.reshape(-1, shape[axis + 1], math.prod(shape[axis + 2 :]))
-        out = torch.matmul(matrices[axis], flat).reshape(*shape[: axis + 1], len(matrices[axis]), *shape[axis + 2 :])
-    return out
 
 
 class SplineVelocity(nn.Module):

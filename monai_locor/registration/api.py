@@ -88,8 +88,10 @@ def register(
 
 
 def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, names: dict[str, str]) -> RegistrationResult:
-    forward = pair.fixed.to_stored(engine.forward_mm()).cpu()
-    inverse = pair.moving.to_stored(engine.inverse_mm()).cpu()
+    prepared = engine.forward_mm()
+    forward = pair.fixed.to_stored(prepared).cpu()
+    inverse = pair.moving.to_stored(engine.inverse_mm(prepared)).cpu()
+    del prepared
     fixed_grid, moving_grid = pair.fixed.stored, pair.moving.stored
     mask = None if pair.fixed.weight is None else pair.fixed.to_stored(pair.fixed.weight).cpu()
     with torch.no_grad():

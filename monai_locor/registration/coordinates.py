@@ -11,7 +11,9 @@
 
 """Where each sample of a level comes from in the other image: all grids and maps composed into one.
 
-Both directions end in positions that ``grid_sample`` takes, so that the other image is sampled once, on its own voxels.
+A map is computed at the nodes of a coarse grid and interpolated linearly from there, which changes nothing: the affine
+part is linear, and the deformation holds no finer detail than its lattice. Both directions end in positions that
+``grid_sample`` takes, so that the other image is sampled once, on its own voxels.
 """
 
 from __future__ import annotations
@@ -19,8 +21,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from monai_locor.geometry import Grid, identity_points, sample_normalized, to_normalized, voxel_to_voxel
-from monai_locor.networks.velocity import SplineVelocity, interpolation_matrix, separable
+from monai_locor.geometry import (
+    Grid,
+    identity_points,
+    interpolation_matrix,
+    sample_normalized,
+    separable,
+    to_normalized,
+    voxel_to_voxel,
+)
+from monai_locor.networks.velocity import SplineVelocity
 
 __all__ = ["ForwardCoordinates", "InverseCoordinates"]
 
@@ -38,87 +48,120 @@ class _Coordinates:
         level: grid of the samples.
         fixed: fixed grid, whose axes the lattice follows.
         other: grid of the image that is sampled.
-        velocity: gives the lattice.
+        velocity: gives the lattice; None when there is nothing but an affine map.
+        device: of the result.
+
+    Attributes:
+        shape: of the level.
+        upsample: one matrix per axis, from nodes to samples, float32.
     """
 
-    def __init__(self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity) -> None:
-        self.dims = level.dims
-        self.device = velocity.coefficients.device
+    def __init__(
+        self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity | None, device: torch.device | str
+    ) -> None:
+        self.dims, self.shape, self.device = level.dims, level.shape, torch.device(device)
         to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalised
         self.to_other = self._double(np.vstack((to_other, np.eye(1, level.dims + 1, level.dims))))
-        self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
-        self.level = self._double(level.affine)
-        self.index = identity_points(level.shape, self.device).flatten(1)
-        self.upsample: list[torch.Tensor] = []
+        if velocity is not None:
+            self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
 
     def _double(self, value: np.ndarray) -> torch.Tensor:
         return torch.tensor(np.ascontiguousarray(value), device=self.device)
 
-    def _interpolate_at(self, positions: np.ndarray, size: int) -> None:
-        self.upsample.append(self._double(interpolation_matrix(positions, size)).float())
+    def _place_nodes(self, nodes: tuple[int, ...], affine: np.ndarray, positions: list[np.ndarray]) -> None:
+        """Nodes on a grid with this affine (to world), and where the samples lie among them, one list per axis."""
+        self.nodes, self.node_affine = nodes, self._double(affine)
+        self.node_index = identity_points(nodes, self.device)
+        matrices = [interpolation_matrix(p, n) for p, n in zip(positions, nodes, strict=True)]
+        self.upsample = [self._double(m).float() for m in matrices]
 
-    def _assemble(self, matrix: torch.Tensor, linear: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Normalised positions of all samples, ``(1, N, D)``.
+    def _place_nodes_along(self, level: Grid, step: float) -> None:
+        """Nodes at most ``step`` mm apart along the level's axes, the outermost on its outermost samples."""
+        size = np.array(level.shape)
+        nodes = np.where(size > 1, np.maximum(np.ceil((size - 1) * level.spacing / step), 1) + 1, 1).astype(int)
+        stretch = (size - 1) / np.maximum(nodes - 1, 1)
+        positions = [np.arange(n) * ((m - 1) / max(n - 1, 1)) for n, m in zip(level.shape, nodes, strict=True)]
+        self._place_nodes(tuple(nodes.tolist()), level.affine @ np.diag([*stretch, 1.0]), positions)
+
+    def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From lattice voxels to mm in the other image's world, ``(D, D)``; displacement at the nodes in lattice voxels."""
+        raise NotImplementedError
+
+    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """Normalised positions of the nodes in the other image, ``(D, *nodes)``, last axis of that image first.
 
         Args:
-            matrix: from world points at the samples to world points in the other image.
-            linear: from displacements in lattice voxels to mm in the other image's world.
-            displacement: ``(D, *level)`` in lattice voxels or None.
+            matrix: ``(D + 1, D + 1)`` float64, from world points at the samples to world points in the other image.
+            displacement: of the lattice, ``(D, *lattice)`` in its voxels, or None.
         """
-        points = _transformed((self.to_other @ matrix @ self.level).float(), self.index)
-        if displacement is not None:
-            to_other = self.to_other[: self.dims, : self.dims]
-            points = torch.addmm(points, displacement.flatten(1).T, (to_other @ linear).float().T)
-        return points[None]
+        points = _transformed(self.to_other @ matrix @ self.node_affine, self.node_index)
+        linear, moved = self._move(matrix, displacement)
+        if moved is None:
+            return points
+        to_other = self.to_other[: self.dims, : self.dims] @ linear
+        return points + torch.tensordot(to_other.to(moved), moved, dims=1)
+
+    def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """What the map adds to the world points of the samples, ``(D, *level)`` float32, RAS mm; arguments as above."""
+        change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self.node_affine
+        nodes = _transformed(change, self.node_index.double())
+        linear, moved = self._move(matrix, displacement)
+        if moved is not None:
+            nodes = nodes + torch.tensordot(linear, moved.double(), dims=1)
+        return separable(self.upsample, nodes.float())
 
 
 class ForwardCoordinates(_Coordinates):
-    """From samples of the fixed image into the moving image: ``A (x + u(x))``."""
+    """From samples of the fixed image into the moving image: ``A (x + u(x))``. The nodes are the lattice itself."""
 
-    def __init__(self, level: Grid, fixed: Grid, moving: Grid, velocity: SplineVelocity) -> None:
-        super().__init__(level, fixed, moving, velocity)
+    def __init__(
+        self,
+        level: Grid,
+        fixed: Grid,
+        moving: Grid,
+        velocity: SplineVelocity | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(level, fixed, moving, velocity, device)
+        if velocity is None:
+            self._place_nodes_along(level, np.inf)
+            return
+        lattice = np.diag([*(velocity.step / fixed.spacing), 1.0])
+        lattice[:-1, -1] = -velocity.margin / fixed.spacing
         matrix = voxel_to_voxel(level, fixed)  # diagonal: the level follows the fixed image's axes
-        for axis in range(level.dims):
-            voxels = matrix[axis, -1] + matrix[axis, axis] * np.arange(level.shape[axis])
-            self._interpolate_at(velocity.lattice_positions(voxels, axis), velocity.shape[axis])
+        voxels = [matrix[axis, -1] + matrix[axis, axis] * np.arange(n) for axis, n in enumerate(level.shape)]
+        positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
+        self._place_nodes(velocity.shape, fixed.affine @ lattice, positions)
 
-    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Positions ``(1, N, D)`` from the matrix of fixed to moving world points and the lattice's displacement."""
-        linear = matrix[: self.dims, : self.dims] @ self.directions  # the affine comes after the displacement
-        return self._assemble(matrix, linear, None if displacement is None else separable(self.upsample, displacement))
+    def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # the affine comes after the displacement
+        return matrix if displacement is None else matrix[: self.dims, : self.dims] @ self.directions, displacement
 
 
 class InverseCoordinates(_Coordinates):
     """From samples of the moving image into the fixed image: ``p + w(p)`` with ``p = A^-1 y``.
 
-    ``w`` is looked up on a grid about as coarse as its lattice and interpolated from there: it holds no finer detail.
+    ``w`` is looked up at nodes about as far apart as those of its lattice.
     """
 
-    def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity) -> None:
-        super().__init__(level, fixed, fixed, velocity)
-        to_voxels = np.linalg.inv(fixed.affine)
-        lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
-        lattice[:-1, -1] = velocity.margin / velocity.step
-        self.to_lattice = self._double(_normalizing(velocity.shape) @ lattice @ to_voxels)
-        size = np.array(level.shape)
-        nodes = np.where(size > 1, np.ceil((size - 1) * level.spacing / velocity.step) + 1, 1).astype(int)
-        stretch = (size - 1) / np.maximum(nodes - 1, 1)
-        self.nodes = tuple(nodes.tolist())
-        self.node_affine = self._double(level.affine @ np.diag([*stretch, 1.0]))
-        self.node_index = identity_points(self.nodes, self.device).flatten(1)
-        for n, m in zip(level.shape, self.nodes, strict=True):
-            self._interpolate_at(np.arange(n) * ((m - 1) / max(n - 1, 1)), m)
+    def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity | None, device: torch.device | str = "cpu") -> None:
+        super().__init__(level, fixed, fixed, velocity, device)
+        self._place_nodes_along(level, np.inf if velocity is None else velocity.step)
+        if velocity is not None:
+            lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
+            lattice[:-1, -1] = velocity.margin / velocity.step
+            self.to_lattice = self._double(_normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine))
 
-    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Positions ``(1, N, D)`` from the matrix of moving to fixed world points and the lattice's displacement."""
-        if displacement is not None:
-            points = _transformed((self.to_lattice @ matrix @ self.node_affine).float(), self.node_index)
-            values = sample_normalized(displacement[None], points[None], padding_mode="border")[0]
-            displacement = separable(self.upsample, values.reshape(self.dims, *self.nodes))
-        return self._assemble(matrix, self.directions, displacement)
+    def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if displacement is None:
+            return matrix, None
+        where = _transformed(self.to_lattice @ matrix @ self.node_affine, self.node_index).flatten(1).T
+        values = sample_normalized(displacement[None], where[None], padding_mode="border")
+        return self.directions, values.reshape(self.dims, *self.nodes)
 
 
 def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """``(N, D)`` from indices ``(D, N)``."""
+    """Indices ``(D, *nodes)`` through the upper rows of a matrix with D + 1 columns, ``(D, *nodes)``."""
     dims = len(index)
-    return torch.addmm(matrix[:dims, dims], index.T, matrix[:dims, :dims].T)
+    matrix = matrix.to(index)
+    return torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *(1,) * dims)

@@ -26,16 +26,19 @@ from monai.losses import BendingEnergyLoss
 from torch import nn
 from tqdm import tqdm
 
-from monai_locor.geometry import Grid, sample_normalized
+from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks.affine import AffineMap
 from monai_locor.networks.velocity import SplineVelocity
+from monai_locor.precision import full_precision
 
 from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
+from .inversion import refined_inverse
 from .optimizer import DampedAdam
 from .prepare import PreparedImage
-from .pyramid import make_level
+from .pyramid import Level, make_level
+from .resampling import Resampling
 
 __all__ = ["RegistrationEngine"]
 
@@ -124,15 +127,14 @@ class RegistrationEngine(nn.Module):
                 velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
         derivative = self.config.derivative
+        self.levels: list[Level] = []  # the last stage's are not needed beside the new ones
         self.levels = [
             make_level(self.fixed, self.moving, stage.factor, derivative),
             make_level(self.moving, self.fixed, stage.factor, derivative),
         ]
         forward, inverse = (level.grid for level in self.levels)
-        self.coordinates: list[ForwardCoordinates | InverseCoordinates] = [
-            ForwardCoordinates(forward, self.fixed.grid, self.moving.grid, self.velocity),
-            InverseCoordinates(inverse, self.fixed.grid, self.velocity),
-        ]
+        self.coordinates = self._coordinates(forward, inverse)
+        self.resampling = [Resampling(c.upsample) for c in self.coordinates]
         self.optimizer = DampedAdam(self._parameter_groups(stage))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
         spacing = float(self.levels[0].grid.spacing.min())
@@ -164,6 +166,10 @@ class RegistrationEngine(nn.Module):
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""
+        with full_precision(self.device):
+            return self._step()
+
+    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         shared = [self.affine(), self.affine(inverse=True)]
         if self.deformable:
@@ -190,10 +196,8 @@ class RegistrationEngine(nn.Module):
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         level = self.levels[k]
-        points = self.coordinates[k](matrix, displacement)
-        warped = sample_normalized(level.other, points).unflatten(2, level.grid.shape)
+        warped, weight = self.resampling[k](level.other, self.coordinates[k](matrix, displacement))
         with torch.no_grad():
-            weight = (points.abs() <= 1).all(-1).view(1, 1, *level.grid.shape).float()
             if level.masked:
                 weight *= warped[:, -1:]
             if level.weight is not None:
@@ -223,6 +227,7 @@ class RegistrationEngine(nn.Module):
                     values.append(torch.stack(self.step()))
                     bar.update()
                 self._record(stage, torch.stack(values), time.perf_counter() - start)
+        self.levels, self.coordinates, self.resampling = [], [], []  # room for what comes after
         return self
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
@@ -235,28 +240,25 @@ class RegistrationEngine(nn.Module):
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
         logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
+    def _coordinates(self, forward: Grid, inverse: Grid) -> list[ForwardCoordinates | InverseCoordinates]:
+        """From samples of the fixed image, and from samples of the moving image."""
+        fixed, velocity = self.fixed.grid, self.velocity if self.deformable else None
+        return [
+            ForwardCoordinates(forward, fixed, self.moving.grid, velocity, self.device),
+            InverseCoordinates(inverse, fixed, velocity, self.device),
+        ]
+
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
         """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, the affine included."""
-        grid = self.fixed.grid
-        matrix = self.affine()
-        field = self.velocity()[0] if self.deformable else None
-        return self._displacement(ForwardCoordinates(grid, grid, self.moving.grid, self.velocity), matrix, field, grid)
+        coordinates = self._coordinates(self.fixed.grid, self.moving.grid)[0]
+        return coordinates.displacement_mm(self.affine(), self.velocity()[0] if self.deformable else None)
 
     @torch.no_grad()
-    def inverse_mm(self) -> torch.Tensor:
-        """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm."""
-        matrix = self.affine(inverse=True)
+    def inverse_mm(self, forward_mm: torch.Tensor) -> torch.Tensor:
+        """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, that undoes the forward one."""
+        coordinates = self._coordinates(self.fixed.grid, self.moving.grid)[1]
         field = self.velocity()[1] if self.deformable else None
-        coordinates = InverseCoordinates(self.moving.grid, self.fixed.grid, self.velocity)
-        return self._displacement(coordinates, matrix, field, self.moving.grid)
-
-    def _displacement(
-        self, coordinates: ForwardCoordinates | InverseCoordinates, matrix: torch.Tensor, field: torch.Tensor | None, grid: Grid
-    ) -> torch.Tensor:
-        points = coordinates(matrix, field)[0].double()
-        dims = grid.dims
-        to_world = torch.linalg.inv(coordinates.to_other)
-        world = torch.addmm(to_world[:dims, dims], points, to_world[:dims, :dims].T)
-        start = torch.addmm(coordinates.level[:dims, dims], coordinates.index.double().T, coordinates.level[:dims, :dims].T)
-        return (world - start).T.reshape(dims, *grid.shape).float()
+        inverse = coordinates.displacement_mm(self.affine(inverse=True), field)
+        matrix = self.affine().cpu().numpy()
+        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, matrix) if self.deformable else inverse

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.networks.layers import gaussian_1d
 
-from monai_locor.geometry import Grid, reorder, stored_order
+from monai_locor.geometry import Grid, reorder, separable, stored_order, toeplitz
 from monai_locor.losses.intensity import robust_range
 from monai_locor.tensors import plain
 
-__all__ = ["PreparedImage", "prepare", "weighted_gaussian"]
+__all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
 
 SOFT_LIMITS = (-0.25, 1.25)  # what lies beyond the robust range keeps some contrast, an outlier has no more than this
 
@@ -87,10 +87,20 @@ def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence
     Returns:
         the average, normalised by the weights and so at the border, too; and where the weights within reach do not vanish.
     """
-    one = torch.ones(1, device=image.device)
-    kernels = [gaussian_1d(torch.tensor(s), truncated=4.0).to(image) if s > 0 else one for s in sigma]
-    total = separable_filtering(weight[None], kernels)[0]
-    return separable_filtering((image * weight)[None], kernels)[0] / total.clamp_min(1e-6), total > 1e-3
+    matrices = [_gaussian_matrix(n, s).to(image) for n, s in zip(image.shape[1:], sigma, strict=True)]
+    total = separable(matrices, weight)
+    return separable(matrices, image * weight) / total.clamp_min(1e-6), total > 1e-3
+
+
+def smoothed(image: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
+    """Gaussian average over all voxels, :func:`weighted_gaussian` with weights of one."""
+    matrices = [_gaussian_matrix(n, s) for n, s in zip(image.shape[1:], sigma, strict=True)]
+    return separable([(m / m.sum(1, keepdim=True)).to(image) for m in matrices], image)
+
+
+def _gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
+    kernel = gaussian_1d(torch.tensor(float(sigma)), truncated=4.0) if sigma > 0 else torch.ones(1)
+    return toeplitz(kernel, size)
 
 
 def _filled(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 from monai_locor.geometry import Grid, warp
 from monai_locor.transforms import derivative_magnitude
 
-from .prepare import PreparedImage, weighted_gaussian
+from .prepare import PreparedImage, smoothed, weighted_gaussian
 
 __all__ = ["Level", "level_grid", "make_level"]
 
@@ -106,8 +106,11 @@ def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple
     weight = image.weight
     smooth = image.image
     if any(sigma):
-        average, reached = weighted_gaussian(smooth, torch.ones_like(smooth) if weight is None else weight, sigma)
-        smooth = torch.where(reached, average, smooth)
+        if weight is None:
+            smooth = smoothed(smooth, sigma)
+        else:
+            average, reached = weighted_gaussian(smooth, weight, sigma)
+            smooth = torch.where(reached, average, smooth)
     if weight is not None:
         # where nothing is smoothed, differences and interpolation reach one voxel across the border of the mask
         weight = _eroded(weight, [axis for axis, s in enumerate(sigma) if s == 0])

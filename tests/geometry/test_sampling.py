@@ -31,6 +31,8 @@ from monai_locor.geometry import (
     mapped_points,
     reorder,
     sample,
+    sample_gradient,
+    sample_normalized,
     to_voxels,
     warp,
 )
@@ -196,3 +198,15 @@ class TestWarp:
     def test_refuses_an_image_of_another_grid(self):
         with pytest.raises(ValueError, match="must be"):
             warp(torch.zeros(1, *A.shape), B, None, A)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("count", [300, 20011], ids=["few", "shared among threads"])
+def test_gradient_of_the_positions_is_that_of_autograd(shape, count, threads):
+    image = torch.rand(1, 2, *shape, dtype=torch.float64)
+    points = (torch.rand(1, count, len(shape), dtype=torch.float64) * 2.4 - 1.2).requires_grad_()
+    gradient = torch.rand(1, 2, count, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(sample_normalized(image, points), points, gradient)
+    found = sample_gradient(image, points.detach(), gradient)
+    assert found.shape == points.shape and float(expected.abs().max()) > 0
+    torch.testing.assert_close(found, expected)

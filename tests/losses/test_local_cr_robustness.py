@@ -20,8 +20,9 @@ import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-from monai_locor.losses import LocalLearnedBasisCRLoss, gram
-from monai_locor.losses.gram import _LegacyPrecision
+from monai_locor import precision
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.precision import _LegacyPrecision
 
 IMAGES = {
     "constant": lambda x: torch.full_like(x, 0.3),
@@ -258,9 +259,9 @@ class TestPrecision:
     @pytest.mark.parametrize("value", ["high", "medium"])
     def test_the_one_setting_of_older_versions(self, value, monkeypatch, full_precision_after):
         setting = _LegacyPrecision()
-        monkeypatch.setattr(gram, "_precision_setting", lambda device: (setting, "precision", "highest"))
+        monkeypatch.setattr(precision, "_precision_setting", lambda device: (setting, "precision", "highest"))
         torch.set_float32_matmul_precision(value)
-        with gram.full_precision(torch.device("cpu")):
+        with precision.full_precision(torch.device("cpu")):
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == value
 

@@ -23,7 +23,7 @@ from scipy.interpolate import BSpline, NdBSpline
 from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import Grid
-from monai_locor.networks.velocity import SplineVelocity, cubic_bspline, interpolation_matrix, separable
+from monai_locor.networks.velocity import SplineVelocity, cubic_bspline
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2], [0.2, 0.2, 2.5], [0.1, -1.9, 0.3]])
 OBLIQUE, _ = np.linalg.qr(OBLIQUE)
@@ -83,21 +83,6 @@ class TestBuildingBlocks:
     def test_splines_sum_to_one(self):
         x = np.linspace(0, 1, 50)
         np.testing.assert_allclose(cubic_bspline(x[:, None] - np.arange(-2, 4)).sum(1), 1, atol=1e-12)
-
-    def test_interpolation_matrix(self):
-        samples, where = np.random.default_rng(0).random(7), np.array([-2.0, 0, 0.3, 3, 5.75, 6, 9])
-        expected = np.interp(where, np.arange(7), samples)
-        np.testing.assert_allclose(interpolation_matrix(where, 7) @ samples, expected, atol=1e-12)
-        np.testing.assert_array_equal(interpolation_matrix(where, 1), 1)
-
-    @pytest.mark.parametrize("shape", [(4, 3), (3, 4, 5)])
-    def test_separable(self, shape):
-        field = torch.rand(2, *shape, dtype=torch.float64)
-        matrices = [torch.rand(n + 2, n, dtype=torch.float64) for n in shape]
-        inner, outer = "abc"[: len(shape)], "xyz"[: len(shape)]
-        terms = ",".join(f"{o}{i}" for o, i in zip(outer, inner))
-        expected = torch.einsum(f"k{inner},{terms}->k{outer}", field, *matrices)
-        torch.testing.assert_close(separable(matrices, field), expected)
 
 
 @pytest.mark.parametrize("grid", list(GRIDS.values()), ids=list(GRIDS))

@@ -19,7 +19,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from monai_locor.geometry import Grid, apply_affine, sample_normalized
+from monai_locor.geometry import Grid, apply_affine, sample_normalized, separable
 from monai_locor.metrics import inverse_consistency
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.registration.coordinates import ForwardCoordinates, InverseCoordinates
@@ -64,6 +64,12 @@ def velocity_of(fixed: Grid, size: float = 0.0, spacing: float = 12.0, step: flo
     return module
 
 
+def at_samples(coordinates: ForwardCoordinates | InverseCoordinates, matrix, field=None) -> torch.Tensor:
+    """Positions of the samples, ``(1, N, D)``."""
+    matrix = torch.as_tensor(matrix)
+    return separable(coordinates.upsample, coordinates(matrix, field)).flatten(1).T[None]
+
+
 def look_up(field: torch.Tensor, velocity: SplineVelocity, world: np.ndarray) -> np.ndarray:
     """A displacement of the lattice at world points ``(..., D)``: RAS mm."""
     grid = velocity.grid
@@ -90,10 +96,11 @@ def linear_field(velocity: SplineVelocity) -> torch.Tensor:
 @CASES
 @pytest.mark.parametrize("coarse", [1.0, 2.3])
 class TestForward:
-    def test_without_deformation(self, case, coarse):
+    @pytest.mark.parametrize("lattice", [None, True], ids=["affine", "lattice"])
+    def test_without_deformation(self, case, coarse, lattice):
         fixed, moving, matrix = FIXED[case], MOVING[case], affine_near_identity(FIXED[case])
         level = fixed.resampled(fixed.spacing * coarse)
-        points = ForwardCoordinates(level, fixed, moving, velocity_of(fixed))(torch.from_numpy(matrix), None)
+        points = at_samples(ForwardCoordinates(level, fixed, moving, lattice and velocity_of(fixed)), matrix)
         assert points.shape == (1, np.prod(level.shape), fixed.dims)
         np.testing.assert_allclose(points[0], normalised(apply_affine(matrix, level.points()), moving), atol=1e-5)
 
@@ -102,7 +109,7 @@ class TestForward:
         velocity = velocity_of(fixed)
         field = torch.randn(fixed.dims, *velocity.shape)
         level = fixed.resampled(fixed.spacing * coarse)
-        points = ForwardCoordinates(level, fixed, moving, velocity)(torch.from_numpy(matrix), field)
+        points = at_samples(ForwardCoordinates(level, fixed, moving, velocity), matrix, field)
         x = level.points()
         expected = apply_affine(matrix, x + look_up(field, velocity, x))
         np.testing.assert_allclose(points[0], normalised(expected, moving), atol=2e-5)
@@ -111,10 +118,11 @@ class TestForward:
 @CASES
 @pytest.mark.parametrize("coarse", [1.0, 2.3])
 class TestInverse:
-    def test_without_deformation(self, case, coarse):
+    @pytest.mark.parametrize("lattice", [None, True], ids=["affine", "lattice"])
+    def test_without_deformation(self, case, coarse, lattice):
         fixed, moving, matrix = FIXED[case], MOVING[case], np.linalg.inv(affine_near_identity(FIXED[case]))
         level = moving.resampled(moving.spacing * coarse)
-        points = InverseCoordinates(level, fixed, velocity_of(fixed))(torch.from_numpy(matrix), None)
+        points = at_samples(InverseCoordinates(level, fixed, lattice and velocity_of(fixed)), matrix)
         np.testing.assert_allclose(points[0], normalised(apply_affine(matrix, level.points()), fixed), atol=1e-5)
 
     def test_with_a_linear_deformation(self, case, coarse):
@@ -122,7 +130,7 @@ class TestInverse:
         velocity = velocity_of(fixed, margin=40.0)  # all of the moving image lies on the lattice
         field = linear_field(velocity)
         level = moving.resampled(moving.spacing * coarse)
-        points = InverseCoordinates(level, fixed, velocity)(torch.from_numpy(matrix), field)
+        points = at_samples(InverseCoordinates(level, fixed, velocity), matrix, field)
         p = apply_affine(matrix, level.points())
         np.testing.assert_allclose(points[0], normalised(p + look_up(field, velocity, p), fixed), atol=1e-4)
 
@@ -131,7 +139,7 @@ class TestInverse:
         velocity = velocity_of(fixed, size=0.3, margin=40.0)
         field = velocity()[1].detach()
         level = moving.resampled(moving.spacing * coarse)
-        points = InverseCoordinates(level, fixed, velocity)(torch.from_numpy(matrix), field)
+        points = at_samples(InverseCoordinates(level, fixed, velocity), matrix, field)
         p = apply_affine(matrix, level.points())
         move = look_up(field, velocity, p)
         error = (points[0].numpy() - normalised(p + move, fixed))[:, ::-1] / 2 * (np.array(fixed.shape) - 1)  # voxels
@@ -144,8 +152,8 @@ def test_inverse_undoes_forward(case):
     fixed, moving, matrix = FIXED[case], MOVING[case], affine_near_identity(FIXED[case])
     velocity = velocity_of(fixed, size=0.15, spacing=24.0, margin=12.0)
     fields = velocity().detach()
-    forward = ForwardCoordinates(fixed, fixed, moving, velocity)(torch.from_numpy(matrix), fields[0])
-    inverse = InverseCoordinates(moving, fixed, velocity)(torch.from_numpy(np.linalg.inv(matrix)), fields[1])
+    forward = at_samples(ForwardCoordinates(fixed, fixed, moving, velocity), matrix, fields[0])
+    inverse = at_samples(InverseCoordinates(moving, fixed, velocity), np.linalg.inv(matrix), fields[1])
     displacements = []
     for points, source, target in ((forward, fixed, moving), (inverse, moving, fixed)):
         voxels = (points[0].double().numpy()[:, ::-1] + 1) / 2 * (np.array(target.shape) - 1)
@@ -154,6 +162,23 @@ def test_inverse_undoes_forward(case):
     assert float(displacements[0].norm(dim=0).mean()) > 1
     error = inverse_consistency(displacements[0], fixed, displacements[1], moving)
     assert error.numel() > 100 and float(error.quantile(0.95)) < 0.1 * fixed.spacing.min()
+
+
+@CASES
+def test_displacement_in_mm_is_that_of_the_positions(case):
+    fixed, moving, matrix = FIXED[case], MOVING[case], affine_near_identity(FIXED[case])
+    velocity = velocity_of(fixed, size=0.3, margin=12.0)
+    fields = velocity().detach()
+    for coordinates, source, target, world, field in (
+        (ForwardCoordinates(fixed, fixed, moving, velocity), fixed, moving, matrix, fields[0]),
+        (InverseCoordinates(moving, fixed, velocity), moving, fixed, np.linalg.inv(matrix), fields[1]),
+    ):
+        for displacement in (field, None):
+            found = coordinates.displacement_mm(torch.as_tensor(world), displacement)
+            assert found.shape == (source.dims, *source.shape) and found.dtype == torch.float32
+            moved = source.points() + np.moveaxis(found.double().numpy(), 0, -1)
+            expected = at_samples(coordinates, world, displacement)[0]
+            np.testing.assert_allclose(normalised(moved, target), expected, atol=1e-4 / min(target.shape) * 20)
 
 
 @CASES
@@ -169,10 +194,10 @@ def test_gradients_reach_the_matrix_and_the_field(case):
 
 def test_a_moving_image_of_one_slice():
     fixed, moving = Grid((8, 9, 7), np.eye(4)), Grid((8, 9, 1), np.diag([1.0, 1, 4, 1]))
-    points = ForwardCoordinates(fixed, fixed, moving, velocity_of(fixed))(torch.eye(4, dtype=torch.float64), None)
+    points = at_samples(ForwardCoordinates(fixed, fixed, moving, velocity_of(fixed)), np.eye(4))
     inside = (points.abs() <= 1).all(-1).reshape(fixed.shape)
     assert inside[:, :, :3].all() and not inside[:, :, 3:].any()  # half a voxel of 4 mm to either side
     image = torch.rand(1, 1, *moving.shape)
     torch.testing.assert_close(sample_normalized(image, points).reshape(fixed.shape)[:, :, 0], image[0, 0, :, :, 0])
-    back = InverseCoordinates(moving, fixed, velocity_of(fixed))(torch.eye(4, dtype=torch.float64), None)
+    back = at_samples(InverseCoordinates(moving, fixed, velocity_of(fixed)), np.eye(4))
     np.testing.assert_allclose(back[0], normalised(moving.points(), fixed), atol=1e-6)

@@ -1,0 +1,115 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""An image read at positions that are known at coarse nodes, a few planes at a time.
+
+Three numbers per sample for the positions, and as many for their gradient, are more than the loss itself keeps. They
+exist for one slab of the samples at a time, in forward and in backward, where they are interpolated anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from monai_locor.geometry import sample_gradient, sample_normalized, separable, slabs
+
+__all__ = ["Resampling"]
+
+BUDGET = {"cpu": 2**17}  # samples of a slab: small enough for the cache
+GPU_BUDGET = 2**24
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """Samples ``rows`` of the first axis, the nodes ``columns`` that they lie among, one matrix per axis."""
+
+    rows: slice
+    columns: slice
+    matrices: list[torch.Tensor]
+
+    def points(self, nodes: torch.Tensor) -> torch.Tensor:
+        """Positions ``(1, N, D)``."""
+        # the first axis first: there, one slab needs a few nodes only
+        first = torch.tensordot(nodes[:, self.columns], self.matrices[0], dims=([1], [1])).movedim(-1, 1)
+        rest = separable(self.matrices[1:], first.flatten(0, 1)) if len(self.matrices) > 1 else first
+        return rest.reshape(len(nodes), -1).T.contiguous()[None]
+
+    def adjoint(self, gradient: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Gradient of the nodes ``columns``, ``(D, columns, *nodes)``, from that of :meth:`points`."""
+        out = gradient[0].T.reshape(-1, *shape[1:])
+        out = separable([m.T for m in self.matrices[1:]], out) if len(self.matrices) > 1 else out
+        out = out.reshape(gradient.shape[-1], len(self.matrices[0]), *out.shape[1:])
+        return torch.tensordot(out, self.matrices[0], dims=([1], [0])).movedim(-1, 1)
+
+
+class Resampling:
+    """Reads an image at the samples of a grid whose positions are interpolated from nodes.
+
+    Args:
+        upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighbouring nodes.
+    """
+
+    def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None) -> None:
+        self.shape = tuple(len(m) for m in upsample)
+        budget = budget or BUDGET.get(upsample[0].device.type, GPU_BUDGET)
+        self.slabs = list(self._divided(upsample, budget))
+
+    def _divided(self, upsample: Sequence[torch.Tensor], budget: int) -> Iterator[_Slab]:
+        used = (upsample[0] != 0).cpu()
+        for rows in slabs(self.shape, budget):
+            columns = used[rows].any(0).nonzero().flatten().tolist()
+            between = slice(columns[0], columns[-1] + 1)
+            yield _Slab(rows, between, [upsample[0][rows, between].contiguous(), *upsample[1:]])
+
+    def __call__(self, image: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            image: ``(1, C, *spatial)``; gets no gradient.
+            nodes: ``(D, *nodes)``, normalised positions, last axis of the image first; differentiated once.
+
+        Returns:
+            the image at the samples, linear between its voxels, ``(1, C, *samples)``; and, without a gradient, 1 where the
+            position lies between the outermost voxels, else 0, ``(1, 1, *samples)``.
+        """
+        return _ResamplingFunction.apply(nodes, image, self)
+
+
+class _ResamplingFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, nodes: torch.Tensor, image: torch.Tensor, plan: Resampling) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(nodes, image)
+        ctx.plan = plan
+        values = image.new_empty(1, image.shape[1], *plan.shape)
+        inside = image.new_empty(1, 1, *plan.shape)
+        for slab in plan.slabs:
+            points = slab.points(nodes)
+            part = values[:, :, slab.rows]
+            part.copy_(sample_normalized(image, points).view(part.shape))
+            part = inside[:, :, slab.rows]
+            part.copy_((points.abs().amax(-1) <= 1).view(part.shape))
+        ctx.mark_non_differentiable(inside)
+        return values, inside
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        nodes, image = ctx.saved_tensors
+        out = torch.zeros_like(nodes)
+        for slab in ctx.plan.slabs:
+            part = gradient[:, :, slab.rows]
+            found = sample_gradient(image, slab.points(nodes), part.flatten(2))
+            out[:, slab.columns] += slab.adjoint(found, part.shape[2:])
+        return out, None, None
