@@ -15,15 +15,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
 
-from monai_locor.geometry import Grid, interpolation_matrix, separable, to_voxels
+from monai_locor.geometry import (
+    Grid,
+    identity_points,
+    interpolation_matrix,
+    sample_normalized,
+    separable,
+    to_normalized,
+    to_voxels,
+)
 
-__all__ = ["SplineVelocity", "cubic_bspline"]
+__all__ = ["LatticeWarp", "SplineVelocity", "cubic_bspline"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
@@ -32,6 +41,28 @@ def cubic_bspline(distance: np.ndarray) -> np.ndarray:
     near = 2 / 3 - d**2 + d**3 / 2
     far = np.clip(2 - d, 0, None) ** 3 / 6
     return np.where(d < 1, near, far)
+
+
+class LatticeWarp(nn.Module):
+    """What MONAI's ``Warp`` computes (linear, ``"border"``), for one lattice whose voxel positions are kept.
+
+    MONAI's makes them anew at every call, on the host.
+    """
+
+    identity: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        scale, offset = (torch.tensor(v).flip(0) for v in to_normalized(shape))
+        index = identity_points(shape).flatten(1).T.flip(-1)
+        self.register_buffer("identity", index * scale + offset, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
+        """``image(x + ddf(x))``, ``(B, C, *lattice)``, from an image of that shape and ``(B, D, *lattice)`` in voxels."""
+        points = torch.addcmul(self.identity, ddf.flatten(2).transpose(1, 2).flip(-1), self.scale)
+        return sample_normalized(image, points, padding_mode="border").view_as(image)
 
 
 class SplineVelocity(nn.Module):
@@ -65,7 +96,8 @@ class SplineVelocity(nn.Module):
         self.register_buffer("base", None, persistent=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
-            self.exponential = DVF2DDF(num_steps=squarings, padding_mode="border")
+            self.exponential = DVF2DDF(num_steps=squarings)
+        self.exponential.warp_layer = LatticeWarp(self.shape)  # type: ignore[assignment]
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
@@ -125,10 +157,10 @@ class SplineVelocity(nn.Module):
         scale = torch.tensor(self.grid.spacing / self.step).to(field)
         self.base = separable(matrices, field) * scale.view(-1, *(1,) * self.dims)
 
-    def forward(self) -> torch.Tensor:
-        """Displacements of ``exp(v)`` and ``exp(-v)``, ``(2, D, *lattice)``, in lattice voxels."""
+    def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
+        """Displacements of ``exp(v)`` (direction 0) and ``exp(-v)`` (1), ``(directions, D, *lattice)``, in lattice voxels."""
         velocity = self.velocity()
-        return self.exponential(torch.stack((velocity, -velocity)))
+        return self.exponential(torch.stack([-velocity if k else velocity for k in directions]))
 
     @torch.no_grad()
     def take(self, other: SplineVelocity) -> None:

@@ -14,18 +14,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import torch
 
+from monai_locor.errors import InputError
 from monai_locor.io import ImageSource
 from monai_locor.metrics import jacobian_statistics
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 from .pair import Initial, Pair, load_pair, select_device
+from .parallel import Exchange, second_process
+from .prepare import PreparedImage
 from .result import RegistrationResult, warped
 
 __all__ = ["register"]
@@ -41,6 +44,7 @@ def register(
     initial: Initial = None,
     initial_velocity: torch.Tensor | None = None,
     device: torch.device | str | None = None,
+    devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> RegistrationResult:
@@ -60,6 +64,9 @@ def register(
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.
         device: by default CUDA where there is a GPU, else the CPU.
+        devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
+            the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
+            order of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
         seed: of the basis networks and the window shifts; on a CPU the same seed gives the same bytes.
         progress: show a progress bar.
 
@@ -71,6 +78,7 @@ def register(
     """
     start = time.perf_counter()
     config = RegistrationConfig.of(preset)
+    first, second = _devices(device, devices)
     pair = load_pair(
         fixed,
         moving,
@@ -79,12 +87,36 @@ def register(
         moving_mask=moving_mask,
         initial=initial,
         initial_velocity=initial_velocity,
-        device=select_device(device),
+        device=first,
     )
-    engine = RegistrationEngine(pair.fixed, pair.moving, config, pair.affine, seed, pair.velocity, pair.displacement)
-    engine.run(progress)
+    start_fields = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
+    arguments: tuple[Any, ...] = (config, pair.affine, seed, *start_fields)
+    if second is None:
+        engine = RegistrationEngine(pair.fixed, pair.moving, *arguments).run(progress)
+    else:
+        with second_process(_second_direction, second, pair.fixed, pair.moving, *arguments) as exchange:
+            engine = RegistrationEngine(pair.fixed, pair.moving, *[*arguments, exchange]).run(progress)
     names = {role: str(s) for role, s in (("fixed", fixed), ("moving", moving)) if isinstance(s, (str, PathLike))}
     return _result(engine, pair, seed, time.perf_counter() - start, names)
+
+
+def _devices(
+    device: torch.device | str | None, devices: Sequence[torch.device | str] | None
+) -> tuple[torch.device, torch.device | None]:
+    """The device, and the second one where there are two."""
+    if devices is None:
+        return select_device(device), None
+    if device is not None or isinstance(devices, str) or len(devices) not in (1, 2):
+        raise InputError(f"give either device or one or two devices, got device {device!r} and devices {devices!r}.")
+    chosen = [select_device(d) for d in devices]
+    if len(chosen) == 2 and not torch.distributed.is_available():
+        raise InputError("this build of torch has no torch.distributed, which two devices need; give one device.")
+    return chosen[0], chosen[1] if len(chosen) == 2 else None
+
+
+def _second_direction(exchange: Exchange, fixed: PreparedImage, moving: PreparedImage, *arguments: Any) -> None:
+    """All that the second process does."""
+    RegistrationEngine(fixed, moving, *[*arguments, exchange]).run()
 
 
 def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, names: dict[str, str]) -> RegistrationResult:

@@ -16,18 +16,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import BendingEnergyLoss
 from torch import nn
 from tqdm import tqdm
 
 from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.losses.bending import bending_energy
 from monai_locor.networks.affine import AffineMap
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import full_precision
@@ -36,8 +35,9 @@ from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
+from .parallel import Exchange
 from .prepare import PreparedImage
-from .pyramid import Level, make_level
+from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
 
 __all__ = ["RegistrationEngine"]
@@ -59,6 +59,7 @@ class RegistrationEngine(nn.Module):
         initial_velocity: stationary velocity to start from, ``(D, *fixed)`` in the prepared image's order, RAS mm; the
             optimised velocity adds to it.
         initial_displacement: displacement to start from, likewise, ``initial`` not included.
+        exchange: where another process works on the other direction: this engine's direction, and the sum over both.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class RegistrationEngine(nn.Module):
         seed: int = 0,
         initial_velocity: torch.Tensor | None = None,
         initial_displacement: torch.Tensor | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
@@ -79,11 +81,13 @@ class RegistrationEngine(nn.Module):
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.velocity = self._make_velocity(4.0, 1.0)
         self.deformable = initial_velocity is not None or initial_displacement is not None
-        generator = torch.Generator().manual_seed(seed)
+        self.exchange = exchange
+        self.directions = (0, 1) if exchange is None else (exchange.direction,)
+        # one generator each: what a direction draws must not depend on where the other one is computed
+        generators = [torch.Generator().manual_seed(2 * seed + k) for k in range(2)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.losses = nn.ModuleList(self._make_loss(generator) for _ in range(2)).to(self.device)
-        self.bending = BendingEnergyLoss()
+            self.losses = nn.ModuleList(self._make_loss(g) for g in generators).to(self.device)
         self.history: list[dict[str, Any]] = []
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
@@ -127,22 +131,25 @@ class RegistrationEngine(nn.Module):
                 velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
         derivative = self.config.derivative
-        self.levels: list[Level] = []  # the last stage's are not needed beside the new ones
-        self.levels = [
-            make_level(self.fixed, self.moving, stage.factor, derivative),
-            make_level(self.moving, self.fixed, stage.factor, derivative),
-        ]
-        forward, inverse = (level.grid for level in self.levels)
-        self.coordinates = self._coordinates(forward, inverse)
-        self.resampling = [Resampling(c.upsample) for c in self.coordinates]
+        self._leave()  # the last stage's images are not needed beside the new ones
+        images = [(self.fixed, self.moving), (self.moving, self.fixed)]
+        for k in self.directions:
+            self.levels[k] = make_level(*images[k], stage.factor, derivative)
+            self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
+            self.resampling[k] = Resampling(self.coordinates[k].upsample)
         self.optimizer = DampedAdam(self._parameter_groups(stage))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
-        spacing = float(self.levels[0].grid.spacing.min())
+        spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
+
+    def _leave(self) -> None:
+        self.levels: dict[int, Level] = {}
+        self.coordinates: dict[int, ForwardCoordinates | InverseCoordinates] = {}
+        self.resampling: dict[int, Resampling] = {}
 
     def _parameter_groups(self, stage: Stage) -> list[dict]:
         groups: list[dict[str, Any]] = [
-            {"params": [p for m in self.losses for p in m.parameters()], "lr": self.config.learning_rate_basis}
+            {"params": [p for k in self.directions for p in self.losses[k].parameters()], "lr": self.config.learning_rate_basis}
         ]
         self.affine.requires_grad_(self.config.affine)
         self.velocity.requires_grad_(stage.spacing is not None)
@@ -171,28 +178,42 @@ class RegistrationEngine(nn.Module):
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        shared = [self.affine(), self.affine(inverse=True)]
+        shared = [self.affine(inverse=bool(k)) for k in self.directions]
         if self.deformable:
-            shared.append(self.velocity())
+            shared.append(self.velocity(self.directions))
         # each direction is differentiated down to these leaves and forgotten; what lies below is differentiated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
         total = torch.zeros((), device=self.device)
-        for k in range(2):
-            value = self._similarity(k, leaves[k], leaves[2][k] if self.deformable else None) / 2
+        for i, k in enumerate(self.directions):
+            value = self._similarity(k, leaves[i], leaves[-1][i] if self.deformable else None) / 2
             value.backward()
             total += value.detach()
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
         bending = torch.zeros((), device=self.device)
-        if self.deformable and self.bending_weight > 0:
-            bending = self.bending(shared[2][:1]) * self.bending_weight
+        if self.deformable and self.bending_weight > 0 and self.directions[0] == 0:
+            bending = bending_energy(shared[-1][:1]) * self.bending_weight
             if bending.requires_grad:
                 pairs.append((bending, torch.ones_like(bending)))
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
-        self._drop_bad_gradient()
+        total, bending = self._agree(total, bending.detach())
         self.optimizer.step()
         self.schedule.step()
-        return total, bending.detach()
+        return total, bending
+
+    def _agree(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over both processes, if there are two; a gradient that is not finite becomes zero as a whole.
+
+        All of it without asking the device about values.
+        """
+        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        bad = torch.stack([~g.isfinite().all() for g in gradients]).any().to(total)
+        if self.exchange is not None:
+            own = {id(p.grad) for loss in self.losses for p in loss.parameters()}
+            self.exchange([g for g in gradients if id(g) not in own] + [total, bending, bad])
+        for gradient in gradients:
+            gradient.copy_(torch.where(bad > 0, 0, gradient))
+        return total, bending
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         level = self.levels[k]
@@ -204,21 +225,12 @@ class RegistrationEngine(nn.Module):
                 weight *= level.weight
         return self.losses[k](warped[:, : self.losses[k].in_channels], level.reference, weight)
 
-    def _drop_bad_gradient(self) -> None:
-        """A gradient that is not finite becomes zero as a whole, without asking the device about it."""
-        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        good = torch.stack([g.isfinite().all() for g in gradients]).all()
-        for gradient in gradients:
-            gradient.copy_(torch.where(good, gradient, 0))
-
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages."""
         # without an affine to optimise, an affine stage has nothing to move
         stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
         steps = sum(s.iterations for s in stages)
-        with warnings.catch_warnings(), tqdm(total=steps, disable=not progress, desc="registration", unit="it") as bar:
-            # MONAI 1.6's bending energy indexes with lists
-            warnings.filterwarnings("ignore", message="Using a non-tuple sequence", category=UserWarning)
+        with tqdm(total=steps, disable=not progress, desc="registration", unit="it") as bar:
             for stage in stages:
                 start = time.perf_counter()
                 self.enter(stage)
@@ -227,7 +239,7 @@ class RegistrationEngine(nn.Module):
                     values.append(torch.stack(self.step()))
                     bar.update()
                 self._record(stage, torch.stack(values), time.perf_counter() - start)
-        self.levels, self.coordinates, self.resampling = [], [], []  # room for what comes after
+        self._leave()  # room for what comes after
         return self
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
@@ -240,25 +252,27 @@ class RegistrationEngine(nn.Module):
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
         logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
-    def _coordinates(self, forward: Grid, inverse: Grid) -> list[ForwardCoordinates | InverseCoordinates]:
-        """From samples of the fixed image, and from samples of the moving image."""
+    def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
+        """From samples of the fixed image (direction 0), or from samples of the moving image (1)."""
         fixed, velocity = self.fixed.grid, self.velocity if self.deformable else None
-        return [
-            ForwardCoordinates(forward, fixed, self.moving.grid, velocity, self.device),
-            InverseCoordinates(inverse, fixed, velocity, self.device),
-        ]
+        if direction == 0:
+            return ForwardCoordinates(level, fixed, self.moving.grid, velocity, self.device)
+        return InverseCoordinates(level, fixed, velocity, self.device)
+
+    def _displacement_mm(self, direction: int, grid: Grid) -> torch.Tensor:
+        field = self.velocity([direction])[0] if self.deformable else None
+        return self._coordinates(direction, grid).displacement_mm(self.affine(inverse=bool(direction)), field)
 
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
         """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, the affine included."""
-        coordinates = self._coordinates(self.fixed.grid, self.moving.grid)[0]
-        return coordinates.displacement_mm(self.affine(), self.velocity()[0] if self.deformable else None)
+        return self._displacement_mm(0, self.fixed.grid)
 
     @torch.no_grad()
     def inverse_mm(self, forward_mm: torch.Tensor) -> torch.Tensor:
         """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, that undoes the forward one."""
-        coordinates = self._coordinates(self.fixed.grid, self.moving.grid)[1]
-        field = self.velocity()[1] if self.deformable else None
-        inverse = coordinates.displacement_mm(self.affine(inverse=True), field)
+        inverse = self._displacement_mm(1, self.moving.grid)
+        if not self.deformable:
+            return inverse
         matrix = self.affine().cpu().numpy()
-        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, matrix) if self.deformable else inverse
+        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, matrix)

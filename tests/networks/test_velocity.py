@@ -19,11 +19,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from monai.networks.blocks import Warp
 from scipy.interpolate import BSpline, NdBSpline
 from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import Grid
-from monai_locor.networks.velocity import SplineVelocity, cubic_bspline
+from monai_locor.networks.velocity import LatticeWarp, SplineVelocity, cubic_bspline
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2], [0.2, 0.2, 2.5], [0.1, -1.9, 0.3]])
 OBLIQUE, _ = np.linalg.qr(OBLIQUE)
@@ -240,3 +241,11 @@ class TestBase:
 def test_even_the_smallest_image_has_a_lattice():
     module = SplineVelocity(Grid((2, 1, 3), np.eye(4)), 32, 8)
     assert min(module.shape) >= 3 and math.prod(module().shape) > 0
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 6, 7), (4, 1, 5)])
+@pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp")
+def test_lattice_warp_is_monais(shape, device):
+    image, ddf = torch.rand(2, 3, *shape, device=device), 3 * torch.randn(2, len(shape), *shape, device=device)
+    expected = Warp("bilinear", "border")(image, ddf)
+    torch.testing.assert_close(LatticeWarp(shape).to(device)(image, ddf), expected, atol=1e-5, rtol=0)

@@ -110,6 +110,6 @@ def offset(shift) -> np.ndarray:
     return matrix
 
 
-def engine_of(images, config: RegistrationConfig, **options) -> RegistrationEngine:
-    prepared = [prepare(i, None, config.quantile, torch.device("cpu")) for i in images[:2]]
+def engine_of(images, config: RegistrationConfig, device="cpu", masks=(None, None), **options) -> RegistrationEngine:
+    prepared = [prepare(i, m, config.quantile, torch.device(device)) for i, m in zip(images[:2], masks, strict=True)]
     return RegistrationEngine(*prepared, config, options.pop("initial", np.eye(4)), **options)

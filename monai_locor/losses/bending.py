@@ -1,0 +1,50 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bending energy of a displacement."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["bending_energy"]
+
+
+def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
+    """What MONAI's ``BendingEnergyLoss`` computes, for the inner loop of a registration.
+
+    MONAI's makes a scalar on the host in every call, for which a GPU is waited for, and holds all terms at once.
+    Source: Rueckert et al. 1999, doi 10.1109/42.796284, equation 3, without its constant.
+
+    Args:
+        displacement: ``(B, D, *spatial)``, more than two voxels along each axis.
+
+    Returns:
+        mean over inner voxels, components and items of the sum of the squared second differences, a scalar.
+    """
+    axes = range(2, displacement.ndim)
+    terms = [_second_difference(displacement, i, i).square().mean() for i in axes]
+    terms += [2 * _second_difference(displacement, i, j).square().mean() for i in axes for j in axes if i < j]
+    return torch.stack(terms).sum()
+
+
+def _second_difference(u: torch.Tensor, i: int, j: int) -> torch.Tensor:
+    """At the inner voxels: ``[1, -2, 1]`` along one axis, or the four corners around a voxel along two."""
+    if i == j:
+        return _shifted(u, {i: 1}) - 2 * _shifted(u, {}) + _shifted(u, {i: -1})
+    rise = _shifted(u, {i: 1, j: 1}) - _shifted(u, {i: 1, j: -1})
+    return (rise - _shifted(u, {i: -1, j: 1}) + _shifted(u, {i: -1, j: -1})) / 4
+
+
+def _shifted(u: torch.Tensor, by: dict[int, int]) -> torch.Tensor:
+    for axis in range(2, u.ndim):
+        u = u.narrow(axis, 1 + by.get(axis, 0), u.shape[axis] - 2)
+    return u

@@ -1,0 +1,35 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The bending energy is MONAI's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.losses import BendingEnergyLoss
+
+from monai_locor.losses.bending import bending_energy
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 5, 7), (1, 3, 3, 3, 3), (2, 3, 6, 5, 4)])
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_value_and_gradient_are_those_of_monai(shape, device):
+    u = torch.randn(*shape, dtype=torch.float64, device=device).requires_grad_()
+    ours, theirs = bending_energy(u), BendingEnergyLoss()(u)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, u), torch.autograd.grad(theirs, u))
+
+
+def test_affine_displacements_do_not_bend():
+    index = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in (5, 6, 7)], indexing="ij"))
+    u = torch.tensordot(torch.randn(3, 3, dtype=torch.float64), index, dims=1) + 2
+    assert float(bending_energy(u[None])) < 1e-20
