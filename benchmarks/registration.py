@@ -12,15 +12,18 @@
 
 """Accuracy, time and memory of registrations of cases whose answer is known.
 
-Every case is registered with every preset and seed, each in a fresh process (see `_measure.py`), and scored from the
-files that this wrote (see `_score.py`). Prints a Markdown table; `--json FILE` keeps the numbers of every run.
+Every case is registered with every tool, preset and seed, each in a fresh process (see `_measure.py` and, for the tools of
+others, `_peers.py`), and scored from the files that this wrote (see `_score.py`). Prints a Markdown table; `--json FILE`
+keeps the numbers of every run, `--plot FILE` draws them.
 
     python benchmarks/registration.py FOLDER --presets default fast --seeds 0 1 2 --threads 2
+    python benchmarks/registration.py FOLDER --tools all --threads 2 --plot tools.png
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import resource
 import statistics
@@ -33,12 +36,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import _peers
+import _plot
 from _measure import Measured, Spec, _reset_peak, _status, measure
 from _score import FORWARD, INVERSE, score
 from loss import machine
 from nibabel.filebasedimages import ImageFileError
 
 COST = "cost.json"
+OURS = "monai_locor"
 COLUMNS = (  # heading, key of a run, format
     ("TRE before, mm", "tre_before_mm", ".2f"),
     ("TRE mean, mm", "tre_mm", ".3f"),
@@ -55,12 +61,15 @@ COLUMNS = (  # heading, key of a run, format
 
 @dataclass(frozen=True)
 class Job:
-    """One registration: the case's folder, a preset as it was named on the command line, a seed, an entry of `TOOLS`."""
+    """One registration: the case's folder, a preset as it was named on the command line, a seed, a tool.
+
+    The tool is an entry of `TOOLS`, or of `_peers.PEERS`; the latter have no presets.
+    """
 
     case: Path
     preset: str
     seed: int
-    tool: str = "monai_locor"
+    tool: str = OURS
 
     @property
     def label(self) -> str:
@@ -79,14 +88,16 @@ def ours(case: Path, out: Path, options: Mapping[str, Any]) -> Measured:
     arguments = {name: options[name] for name in ("preset", "seed", "device")}
     names = (case / f"{role}.nii.gz" for role in ("fixed", "moving"))
     result, cost = _cost(lambda: register(*names, **arguments, progress=False), options["device"])
-    result.save(out)
+    if options.get("save", True):
+        result.save(out)
     return cost
 
 
-# A tool runs in a process of its own. It gets the folder of the case (of which it may read the two images only), the folder
-# for its result and the options preset, seed, threads and device; it leaves the fields there, as `_score.py` reads them, and
-# returns the cost of the registration itself. It raises what goes wrong; the last line of that is the row.
-TOOLS: dict[str, Callable[[Path, Path, Mapping[str, Any]], Measured]] = {"monai_locor": ours}
+# A tool with presets, of this interpreter, runs in a process of its own. It gets the folder of the case (of which it may read
+# the two images only), the folder for its result and the options preset, seed, threads and device; it leaves the fields there,
+# as `_score.py` reads them, and returns the cost of the registration itself. It raises what goes wrong; the last line of that
+# is the row. All other tools are in `_peers.py`.
+TOOLS: dict[str, Callable[[Path, Path, Mapping[str, Any]], Measured]] = {OURS: ours}
 
 
 def _cost(function: Callable[[], Any], device: str) -> tuple[Any, Measured]:
@@ -129,25 +140,42 @@ def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     for name in (FORWARD, INVERSE, COST):  # of an earlier run must not be scored
         (out / name).unlink(missing_ok=True)
-    told = {"preset": job.preset, "seed": job.seed, "threads": options.threads}
-    arguments = {"tool": job.tool, "case": str(job.case), "out": str(out), "options": told}
-    child = measure(Spec("registration", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit))
-    if child.problem:
-        return run | {"problem": " ".join(child.problem.split())}
+    problem = (_run if job.tool in TOOLS else _run_peer)(job, out, options)
+    if problem:
+        return run | {"problem": " ".join(problem.split())}
     try:
-        cost = Measured(**json.loads((out / COST).read_text(encoding="utf-8")))
+        told = json.loads((out / COST).read_text(encoding="utf-8"))
+        run |= {"version": told.pop("version")} if "version" in told else {}
+        cost = Measured(**told)
         run |= {"seconds": cost.seconds[0], "processor_seconds": cost.processor_seconds[0], "memory_mib": cost.bytes / 2**20}
         return run | score(job.case, out)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
         return run | {"problem": " ".join(f"not scored: {error}".split())}
 
 
+def _run(job: Job, out: Path, options: argparse.Namespace) -> str:
+    """One of `TOOLS`; what went wrong."""
+    told = {"preset": job.preset, "seed": job.seed, "threads": options.threads}
+    arguments = {"tool": job.tool, "case": str(job.case), "out": str(out), "options": told}
+    spec = Spec("registration", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
+    return measure(spec).problem
+
+
+def _run_peer(job: Job, out: Path, options: argparse.Namespace) -> str:
+    """One of `_peers.PEERS`; what went wrong."""
+    files = {role: job.case / f"{role}.nii.gz" for role in ("fixed", "moving")}
+    files |= {"forward": out / FORWARD, "inverse": out / INVERSE}
+    settings = {"seed": job.seed, "threads": options.threads, "limit": options.limit}
+    return _peers.run(job.tool, files, out / COST, settings, options.pythons.get(job.tool, sys.executable))
+
+
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """Presets alternate, so that what else the machine does is shared out among them."""
+    """Tools and presets alternate, so that what else the machine does is shared out among them."""
     for case in options.cases:
         for seed in options.seeds:
-            for preset in options.presets:
-                yield Job(case, preset, seed)
+            for tool in options.tools:
+                for preset in options.presets if tool in TOOLS else [""]:
+                    yield Job(case, preset, seed, tool)
 
 
 def medians(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -169,12 +197,13 @@ def medians(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; an empty cell is a measure that the case does not allow."""
-    lines = [["case", "preset", "seeds", *(heading for heading, _, _ in COLUMNS)], ["---"] * (3 + len(COLUMNS))]
+    lines = [["case", "tool", "preset", "seeds", *(heading for heading, _, _ in COLUMNS)], ["---"] * (4 + len(COLUMNS))]
     for row in rows:
         cells = [format(row[key], style) if key in row else "" for _, key, style in COLUMNS]
         if row["problem"]:
-            cells = ["failed: " + row["problem"].replace("|", "\\|"), *[""] * (len(COLUMNS) - 1)]
-        lines.append([row["case"], row["preset"], " ".join(map(str, row["seeds"])), *cells])
+            failed = "" if row["problem"].startswith(_peers.MISSING) else "failed: "
+            cells = [failed + row["problem"].replace("|", "\\|"), *[""] * (len(COLUMNS) - 1)]
+        lines.append([row["case"], row["tool"], row["preset"], " ".join(map(str, row["seeds"])), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -213,14 +242,39 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="each case is a folder in it with fixed.nii.gz and moving.nii.gz")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
-    parser.add_argument("--presets", nargs="+", default=["default", "fast"], metavar="PRESET", help="names or JSON files")
+    parser.add_argument("--tools", nargs="+", default=[OURS], metavar="TOOL", help=f"'all', or of {', '.join(_all_tools())}")
+    parser.add_argument("--python", action="append", default=[], metavar="[TOOL=]PATH", help="interpreter of a tool, or of all")
+    parser.add_argument(
+        "--presets", nargs="+", default=["default", "fast"], metavar="PRESET", help=f"of {OURS}: names or files"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take, the start included")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="keeps the results: DIR/CASE/PRESET/SEED")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="keeps the results: DIR/CASE/PRESET or TOOL/SEED")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture of time against error")
     options = parser.parse_args(arguments)
+    _check(parser, options)
+    return options
+
+
+def _all_tools() -> list[str]:
+    return [*TOOLS, *_peers.PEERS]
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what cannot be, before hours of registrations; fill in tools, their interpreters and the folders of cases."""
+    options.tools = list(dict.fromkeys(_all_tools() if options.tools == ["all"] else options.tools))
+    unknown = [name for name in options.tools if name not in _all_tools()]
+    if unknown:
+        parser.error(f"no tool {' '.join(unknown)}; known are {', '.join(_all_tools())}")
+    try:
+        options.pythons = _pythons(options.python)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.plot and not importlib.util.find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib")
     found = sorted(path.parent.name for path in options.folder.glob("*/fixed.nii.gz"))
     unknown = [name for name in options.cases if name not in found]
     if unknown or not found:
@@ -229,7 +283,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     labels = [Job(Path(), preset, 0).label for preset in options.presets]
     if len(set(labels)) < len(labels) or len(set(options.seeds)) < len(options.seeds):
         parser.error("presets and seeds must differ, files of presets in their names")
-    return options
+    if set(labels) & set(_peers.PEERS):
+        parser.error("a file of a preset must not be named like a tool")
+
+
+def _pythons(words: Sequence[str]) -> dict[str, str]:
+    """Interpreter of each peer, from ``PATH`` (all), ``TOOL=PATH`` or ``FAMILY=PATH``, where ants is one; the last one wins.
+
+    Raises:
+        ValueError: for an unknown tool.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        path = path if equals else name
+        tools = [tool for tool in _peers.PEERS if not equals or tool == name or tool.startswith(f"{name}-")]
+        if not tools:
+            raise ValueError(f"--python {word}: no tool {name}; known are {', '.join(_peers.PEERS)}")
+        found |= dict.fromkeys(tools, path)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,15 +314,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         for job in jobs(options):
-            out = (options.output or Path(temporary)) / job.case.name / job.label / str(job.seed)
+            out = (options.output or Path(temporary)) / job.case.name / (job.label or job.tool) / str(job.seed)
             run = attempt(job, out, options)
             content["runs"].append(run)
             print(table(medians([run])).splitlines()[-1], file=sys.stderr)
             if options.json:  # after every run: there may be hours of them
                 content["rows"] = medians(content["runs"])
                 options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(", ".join(f"{name} {value}" for name, value in content["machine"].items()) + "\n")
-    print(table(medians(content["runs"])))
+    versions = dict.fromkeys(run["version"] for run in content["runs"] if "version" in run)
+    print(", ".join([*(f"{name} {value}" for name, value in content["machine"].items()), *versions]) + "\n")
+    rows = medians(content["runs"])
+    print(table(rows))
+    if options.plot:
+        _plot.scatter(rows, options.plot)
 
 
 if __name__ == "__main__":

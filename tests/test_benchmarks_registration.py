@@ -135,9 +135,9 @@ def test_medians_and_failed_runs(modules):
     assert [row["seeds"] for row in rows] == [[0, 1, 2], [3]]
     assert rows[0]["tre_mm"] == 1.5 and "dice" not in rows[0]
     lines = script.table(rows).splitlines()
-    assert all(line.replace("\\|", "").count("|") == 4 + len(script.COLUMNS) for line in lines)
-    assert "| a | fast | 0 1 2 |  | 1.500 |" in lines[2]
-    assert "| a | fast | 3 | failed: does not fit \\| in memory |" in lines[3]
+    assert all(line.replace("\\|", "").count("|") == 5 + len(script.COLUMNS) for line in lines)
+    assert "| a | monai_locor | fast | 0 1 2 |  | 1.500 |" in lines[2]
+    assert "| a | monai_locor | fast | 3 | failed: does not fit \\| in memory |" in lines[3]
 
 
 def test_presets_alternate_and_failures_stay(modules, case, tmp_path, monkeypatch, capsys):
@@ -172,9 +172,9 @@ def test_the_script_on_a_tiny_case(modules, case, tmp_path, capsys):
     script.main([str(case.parent), "blobs", *options])
     lines = capsys.readouterr().out.splitlines()
     assert all(name in lines[0] for name in ("date", "processor", "threads 1", "torch", "monai_locor"))
-    assert lines[2].startswith("| case | preset | seeds | TRE before, mm |") and len(lines) == 5
+    assert lines[2].startswith("| case | tool | preset | seeds | TRE before, mm |") and len(lines) == 5
     cells = [cell.strip() for cell in lines[4].strip("|").split("|")]
-    assert cells[:4] == ["blobs", "two", "0", f"{np.linalg.norm(SHIFT):.2f}"] and all(cells)
+    assert cells[:5] == ["blobs", "monai_locor", "two", "0", f"{np.linalg.norm(SHIFT):.2f}"] and all(cells)
     content = json.loads(numbers.read_text(encoding="utf-8"))
     (run,), (row,) = content["runs"], content["rows"]
     assert run["problem"] == "" and run["labels"] == 2 and run["seconds"] > 0 and run["processor_seconds"] > 0

@@ -144,6 +144,17 @@ class Grid:
             change[old, -1] = shape[new] - 1 if flip else 0
         return Grid(tuple(shape), self.affine @ change)
 
+    def snapped(self) -> Grid:
+        """The grid with its origin rounded to about 1e-9 of the smallest voxel size.
+
+        Moving the origin to another corner of the image leaves an error of 1e-14, which is enough for a position on a voxel
+        to fall on its other side, where linear interpolation has another gradient.
+        """
+        unit = 2.0 ** (np.floor(np.log2(self.spacing.min())) - 30)
+        affine = self.affine.copy()
+        affine[:-1, -1] = np.round(affine[:-1, -1] / unit) * unit
+        return Grid(self.shape, affine)
+
     def canonical_order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Axis order and flips that bring the array axes nearest to the world axes R, A, S.
 

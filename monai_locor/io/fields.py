@@ -26,7 +26,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid
-from .nifti import is_nifti, load_nifti, save_nifti
+from .nifti import in_mm, is_nifti, load_nifti, save_nifti
 from .paths import atomic_path
 from .sources import one_line
 
@@ -174,7 +174,7 @@ def _flipped(matrix: np.ndarray) -> np.ndarray:
 
 
 def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Voxels, affine and intent code of a NIfTI file."""
+    """Voxels, affine (mm) and intent code of a NIfTI file."""
     if not path.is_file() or not is_nifti(path):
         raise InputError(f"{name}: no such NIfTI file; give an existing .nii or .nii.gz")
     try:
@@ -182,6 +182,6 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         data = np.asanyarray(image.dataobj)
         if data.dtype.kind not in "fiu":
             raise ValueError(f"voxels of type {data.dtype}")
-        return data, image.affine, int(image.header["intent_code"])
+        return data, in_mm(image.affine, image), int(image.header["intent_code"])
     except Exception as error:
         raise InputError(f"{name}: cannot be read ({one_line(error)}); is it complete?") from error

@@ -23,9 +23,11 @@ from ..errors import InputError
 from ..geometry import Grid
 from .paths import atomic_path
 
-__all__ = ["has_shear", "is_nifti", "load_nifti", "save_nifti", "three_dimensional", "warn_about_header"]
+__all__ = ["has_shear", "in_mm", "is_nifti", "load_nifti", "save_nifti", "three_dimensional", "warn_about_header"]
 
 logger = logging.getLogger(__name__)
+
+_MM = {"micron": 1e-3, "meter": 1e3}  # the units of NIfTI
 
 
 def is_nifti(path: str | os.PathLike[str]) -> bool:
@@ -43,6 +45,15 @@ def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise ValueError(f"{type(image).__name__} is not NIfTI")
     return image
+
+
+def in_mm(affine: np.ndarray, image: nib.nifti1.Nifti1Pair) -> np.ndarray:
+    """An affine of a header in the header's unit of length, ``(4, 4)``, in mm, as ITK and all that builds on it reads it.
+
+    Lengths of unknown unit are taken to be mm. nibabel leaves the unit to its user.
+    """
+    scale = _MM.get(image.header.get_xyzt_units()[0], 1.0)
+    return np.diag([scale, scale, scale, 1.0]) @ affine
 
 
 def three_dimensional(affine: np.ndarray) -> np.ndarray:
@@ -89,11 +100,11 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
 
 
 def warn_about_header(image: nib.nifti1.Nifti1Pair, used: np.ndarray, name: str) -> None:
-    """Log what a NIfTI header says about its world that the reader cannot honour.
+    """Log what a NIfTI header says about its world that the reader cannot honour, or that its user may not expect.
 
     Args:
         image: as nibabel loads it.
-        used: ``(4, 4)`` the affine that is used.
+        used: ``(4, 4)`` the affine that is used, in the header's unit.
         name: of the image, for the message.
     """
     header = image.header
@@ -105,7 +116,7 @@ def warn_about_header(image: nib.nifti1.Nifti1Pair, used: np.ndarray, name: str)
         logger.warning("%s: sform and qform of its header disagree; the %s is used", name, which)
     unit = header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
-        logger.warning("%s: its header gives lengths in %s; they are read as mm", name, unit)
+        logger.warning("%s: its header gives lengths in %s; they are converted to mm", name, unit)
 
 
 def _qform(image: nib.nifti1.Nifti1Pair) -> np.ndarray | None:

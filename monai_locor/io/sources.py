@@ -25,7 +25,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid
-from .nifti import is_nifti, load_nifti, three_dimensional, warn_about_header
+from .nifti import in_mm, is_nifti, load_nifti, three_dimensional, warn_about_header
 
 __all__ = ["ImageSource", "load_source", "one_line"]
 
@@ -110,7 +110,7 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, dict]:
     reader = NibabelReader()
     array, meta = reader.get_data(reader.read(str(path)))
     warn_about_header(stored, meta["affine"], name)
-    return array, meta
+    return array, {**meta, "affine": in_mm(meta["affine"], stored)}
 
 
 def _check_one_series(path: Path, name: str) -> None:

@@ -89,13 +89,20 @@ def register(
         initial_velocity=initial_velocity,
         device=first,
     )
-    start_fields = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
-    arguments: tuple[Any, ...] = (config, pair.affine, seed, *start_fields)
+    start_fields = [None if x is None else x.cpu() for x in (pair.velocity, pair.displacement)]
+    begin: dict[str, Any] = {
+        "config": config,
+        "initial": pair.affine,
+        "seed": seed,
+        "initial_velocity": start_fields[0],
+        "initial_displacement": start_fields[1],
+        "search": _searches(config, initial is not None, pair),
+    }
     if second is None:
-        engine = RegistrationEngine(pair.fixed, pair.moving, *arguments).run(progress)
+        engine = RegistrationEngine(pair.fixed, pair.moving, **begin).run(progress)
     else:
-        with second_process(_second_direction, second, pair.fixed, pair.moving, *arguments) as exchange:
-            engine = RegistrationEngine(pair.fixed, pair.moving, *[*arguments, exchange]).run(progress)
+        with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
+            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange).run(progress)
     names = {role: str(s) for role, s in (("fixed", fixed), ("moving", moving)) if isinstance(s, (str, PathLike))}
     return _result(engine, pair, seed, time.perf_counter() - start, names)
 
@@ -114,9 +121,16 @@ def _devices(
     return chosen[0], chosen[1] if len(chosen) == 2 else None
 
 
-def _second_direction(exchange: Exchange, fixed: PreparedImage, moving: PreparedImage, *arguments: Any) -> None:
+def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
+    """Whether the first affine is to be compared with other starts. A deformation to start from belongs to its affine."""
+    if pair.velocity is not None or pair.displacement is not None:
+        return False
+    return config.multistart == "always" or (config.multistart == "auto" and not given)
+
+
+def _second_direction(exchange: Exchange, fixed: PreparedImage, moving: PreparedImage, begin: Mapping[str, Any]) -> None:
     """All that the second process does."""
-    RegistrationEngine(fixed, moving, *[*arguments, exchange]).run()
+    RegistrationEngine(fixed, moving, **begin, exchange=exchange).run()
 
 
 def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, names: dict[str, str]) -> RegistrationResult:

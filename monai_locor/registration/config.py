@@ -56,8 +56,8 @@ class Stage:
         factor: distance of the samples that the loss sees.
         iterations: optimisation steps.
         spacing: distance of control points; None leaves the deformation as it is (affine only).
-        learning_rate: of the coefficients, in control-point spacings per step, by default 0.04; in an affine stage, of the
-            affine, by default the configuration's.
+        learning_rate: of the coefficients, in control-point spacings per step, by default 0.04, and never more than a
+            twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
     """
 
     factor: float
@@ -115,6 +115,10 @@ class RegistrationConfig:
         decay_end: what they have fallen to at its end, relative to their start.
         affine: optimise the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
+        multistart: whether the affine that the first stages arrive at is compared with the best of a search over rotations to
+            35 degrees and all translations. If that finds something about as good elsewhere, the stages are gone through again
+            from there, and the better result is kept. ``"auto"``: when no initial transform was given; ``"always"``; or
+            ``"never"``.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.
     """
@@ -139,6 +143,7 @@ class RegistrationConfig:
     decay_end: float = 1.0
     affine: bool = True
     initialization: str = "auto"
+    multistart: str = "auto"
     quantile: float = 0.001
     squarings: int = 6
 
@@ -231,6 +236,7 @@ CHOICES = {
     "basis": ("learned", "polynomial"),
     "derivative": ("none", "basis", "both"),
     "initialization": ("auto", "world", "centers", "moments"),
+    "multistart": ("auto", "always", "never"),
 }
 
 

@@ -78,7 +78,9 @@ class _Coordinates:
     def _place_nodes_along(self, level: Grid, step: float) -> None:
         """Nodes at most ``step`` mm apart along the level's axes, the outermost on its outermost samples."""
         size = np.array(level.shape)
-        nodes = np.where(size > 1, np.maximum(np.ceil((size - 1) * level.spacing / step), 1) + 1, 1).astype(int)
+        # what rounding leaves of a whole number must not add a node
+        intervals = np.maximum(np.ceil((size - 1) * level.spacing / step - 1e-6), 1)
+        nodes = np.where(size > 1, intervals + 1, 1).astype(int)
         stretch = (size - 1) / np.maximum(nodes - 1, 1)
         positions = [np.arange(n) * ((m - 1) / max(n - 1, 1)) for n, m in zip(level.shape, nodes, strict=True)]
         self._place_nodes(tuple(nodes.tolist()), level.affine @ np.diag([*stretch, 1.0]), positions)

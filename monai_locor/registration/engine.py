@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from monai_locor.precision import full_precision
 from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
+from .multistart import better_start, second_is_better
 from .optimizer import DampedAdam
 from .parallel import Exchange
 from .prepare import PreparedImage
@@ -43,6 +45,8 @@ from .resampling import Resampling
 __all__ = ["RegistrationEngine"]
 
 logger = logging.getLogger(__name__)
+
+LONGEST_STEP = 0.05  # of a control point, share of the field of view
 
 
 class RegistrationEngine(nn.Module):
@@ -60,6 +64,7 @@ class RegistrationEngine(nn.Module):
             optimised velocity adds to it.
         initial_displacement: displacement to start from, likewise, ``initial`` not included.
         exchange: where another process works on the other direction: this engine's direction, and the sum over both.
+        search: whether the first affine is compared with other starts, see :func:`.multistart.better_start`.
     """
 
     def __init__(
@@ -72,23 +77,29 @@ class RegistrationEngine(nn.Module):
         initial_velocity: torch.Tensor | None = None,
         initial_displacement: torch.Tensor | None = None,
         exchange: Exchange | None = None,
+        search: bool = False,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
         self.unit = float(fixed.grid.spacing.min())
         self.device = fixed.image.device
-        self.affine = AffineMap(fixed.grid, initial).to(self.device)
+        self.initial, self.seed, self.search = initial, seed, search
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.velocity = self._make_velocity(4.0, 1.0)
         self.deformable = initial_velocity is not None or initial_displacement is not None
         self.exchange = exchange
         self.directions = (0, 1) if exchange is None else (exchange.direction,)
-        # one generator each: what a direction draws must not depend on where the other one is computed
-        generators = [torch.Generator().manual_seed(2 * seed + k) for k in range(2)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.losses = nn.ModuleList(self._make_loss(g) for g in generators).to(self.device)
+        self._begin(initial)
         self.history: list[dict[str, Any]] = []
+
+    def _begin(self, initial: np.ndarray) -> None:
+        """Start from a matrix, with bases that know nothing yet."""
+        self.affine = AffineMap(self.fixed.grid, initial).to(self.device)
+        # one generator each: what a direction draws must not depend on where the other one is computed
+        generators = [torch.Generator().manual_seed(2 * self.seed + k) for k in range(2)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.losses = nn.ModuleList(self._make_loss(g) for g in generators).to(self.device)
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
@@ -157,7 +168,9 @@ class RegistrationEngine(nn.Module):
             own = stage.learning_rate if stage.spacing is None else None
             groups.append({"params": list(self.affine.parameters()), "lr": own or self.config.learning_rate_affine})
         if stage.spacing is not None:
-            rate = stage.learning_rate or 4e-2
+            # however coarse the image, no step throws the images out of each other's view
+            most = LONGEST_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
+            rate = min(stage.learning_rate or 4e-2, most)
             groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 
@@ -229,18 +242,62 @@ class RegistrationEngine(nn.Module):
         """Go through all stages."""
         # without an affine to optimise, an affine stage has nothing to move
         stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
-        steps = sum(s.iterations for s in stages)
-        with tqdm(total=steps, disable=not progress, desc="registration", unit="it") as bar:
-            for stage in stages:
-                start = time.perf_counter()
-                self.enter(stage)
-                values = []
-                for _ in range(stage.iterations):
-                    values.append(torch.stack(self.step()))
-                    bar.update()
-                self._record(stage, torch.stack(values), time.perf_counter() - start)
+        first = list(itertools.takewhile(lambda s: s.spacing is None, stages))
+        with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
+            self._go_through(first, bar)
+            if first and self.search:
+                self._try_another_start(first, bar)
+            self._go_through(stages[len(first) :], bar)
         self._leave()  # room for what comes after
         return self
+
+    def _go_through(self, stages: Sequence[Stage], bar: tqdm) -> None:
+        for stage in stages:
+            start = time.perf_counter()
+            self.enter(stage)
+            values = []
+            for _ in range(stage.iterations):
+                values.append(torch.stack(self.step()))
+                bar.update()
+            self._record(stage, torch.stack(values), time.perf_counter() - start)
+
+    def _try_another_start(self, stages: Sequence[Stage], bar: tqdm) -> None:
+        """Go through the affine stages again if a search finds another start, and keep the better result."""
+        first = self._matrix()
+        images = self.fixed, self.moving
+        start = self._agreed(lambda: better_start(*images, first, self.initial), first.shape)
+        if start is None:
+            return
+        logger.info("going through the affine stages again from another start")
+        kept = self.affine, self.losses, self.history
+        self.history = []
+        self._begin(start)
+        bar.total += sum(s.iterations for s in stages)
+        self._go_through(stages, bar)
+        ends = _end(kept[2]), _end(self.history)
+        second = self._matrix()
+        better = self._agreed(
+            lambda: np.ones(1) if second_is_better(*images, (first, second), ends, self.initial) else None, (1,)
+        )
+        if better is None:
+            self.affine, self.losses, self.history = kept
+        else:
+            logger.warning("the first affine was given up for one from another start")
+
+    @torch.no_grad()
+    def _matrix(self) -> np.ndarray:
+        return self.affine().cpu().numpy()
+
+    def _agreed(self, decide: Callable[[], np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
+        """What ``decide`` returns; two processes take the answer of the first."""
+        found = decide() if 0 in self.directions else None
+        if self.exchange is None:
+            return found
+        told = torch.zeros(shape, dtype=torch.float64)
+        if found is not None:
+            told += torch.from_numpy(found)
+        self.exchange([told])
+        return told.numpy() if told.any() else None
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
         # JSON knows no NaN
@@ -250,6 +307,8 @@ class RegistrationEngine(nn.Module):
         bad = int((~values.isfinite()).any(1).sum())
         if bad:
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
+        if loss[-1] == 0:  # a mean over no windows
+            logger.warning("nowhere do both images count: they have moved out of each other's view, or out of the masks")
         logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
@@ -274,5 +333,10 @@ class RegistrationEngine(nn.Module):
         inverse = self._displacement_mm(1, self.moving.grid)
         if not self.deformable:
             return inverse
-        matrix = self.affine().cpu().numpy()
-        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, matrix)
+        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, self._matrix())
+
+
+def _end(history: Sequence[Mapping[str, Any]]) -> float:
+    """Mean of the last losses; those of two runs of the same stages can be compared."""
+    last = [math.nan if v is None else v for v in history[-1]["loss"][-5:]]
+    return sum(last) / len(last)

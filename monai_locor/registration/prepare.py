@@ -74,7 +74,7 @@ def prepare(
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
     if weight is not None:
         values = _filled(values, weight)
-    return PreparedImage(values, weight, stored.reordered(axes, flips), stored, axes, flips)
+    return PreparedImage(values, weight, stored.reordered(axes, flips).snapped(), stored, axes, flips)
 
 
 def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:

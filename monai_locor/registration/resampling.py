@@ -28,8 +28,7 @@ from monai_locor.geometry import sample_gradient, sample_normalized, separable, 
 
 __all__ = ["Resampling"]
 
-BUDGET = {"cpu": 2**17}  # samples of a slab: small enough for the cache
-GPU_BUDGET = 2**24
+BUDGET = {"cpu": 2**17, "cuda": 2**24}  # samples of a slab: few enough for a processor's cache, large launches on a GPU
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Resampling:
 
     def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None) -> None:
         self.shape = tuple(len(m) for m in upsample)
-        budget = budget or BUDGET.get(upsample[0].device.type, GPU_BUDGET)
+        budget = budget or BUDGET.get(upsample[0].device.type, BUDGET["cpu"])
         self.slabs = list(self._divided(upsample, budget))
 
     def _divided(self, upsample: Sequence[torch.Tensor], budget: int) -> Iterator[_Slab]:

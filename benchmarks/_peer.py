@@ -1,0 +1,138 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What an adapter to another registration tool is, and what several of them share.
+
+Nothing heavier than the standard library is imported here before a registration is over: what an interpreter holds when it
+starts a program counts as memory of that program.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Task:
+    """One registration: the two images, the files for the two fields, a folder for what is in between, seed, threads."""
+
+    fixed: Path
+    moving: Path
+    forward: Path
+    inverse: Path
+    work: Path
+    seed: int
+    threads: int
+
+
+class Peer(ABC):
+    """A tool with a task: making it imports the tool, `register` is what is measured, `convert` writes the fields.
+
+    Raises:
+        ImportError, FileNotFoundError: when it is made and the tool is not installed.
+    """
+
+    version = ""
+    programs = False  # whether it registers in programs of its own, whose memory it is then
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def fixed(self) -> str:
+        """File of the fixed image."""
+        return str(self.task.fixed)
+
+    @property
+    def moving(self) -> str:
+        """File of the moving image."""
+        return str(self.task.moving)
+
+    def file(self, name: str) -> str:
+        """A file in between."""
+        return str(self.task.work / name)
+
+    @abstractmethod
+    def register(self) -> None:
+        """The registration, affine included, from reading the images to the transform in the tool's own form."""
+
+    @abstractmethod
+    def convert(self) -> None:
+        """Write the transform as displacement fields."""
+
+    def write_forward(self, displacement: np.ndarray) -> None:
+        """Displacements of the fixed voxels ``(X, Y, Z, 3)``, LPS mm."""
+        write_field(self.task.forward, displacement, self.task.fixed)
+
+    def write_inverse(self, displacement: np.ndarray) -> None:
+        """Displacements of the moving voxels ``(X, Y, Z, 3)``, LPS mm."""
+        write_field(self.task.inverse, displacement, self.task.moving)
+
+
+def write_field(path: Path, displacement: np.ndarray, like: Path) -> None:
+    """A field ``(X, Y, Z, 3)``, LPS mm, on the grid of the image `like`, as ITK reads it."""
+    import nibabel as nib
+    import numpy as np
+
+    image = nib.Nifti1Image(np.asarray(displacement, dtype=np.float32)[..., None, :], nib.load(like).affine)
+    image.header.set_intent("vector")
+    nib.save(image, path)
+
+
+def read_vectors(path: str) -> np.ndarray:
+    """The vectors ``(X, Y, Z, 3)`` of a file with or without the axis of one time point."""
+    import nibabel as nib
+    import numpy as np
+
+    data = np.asarray(nib.load(path).dataobj, dtype=np.float64)
+    return data.reshape(*data.shape[:3], 3)
+
+
+def flip(displacement: np.ndarray) -> np.ndarray:
+    """Vectors ``(..., 3)`` from RAS to LPS or back."""
+    import numpy as np
+
+    return displacement * np.array([-1.0, -1.0, 1.0])
+
+
+def program(name: str) -> str:
+    """Path of an executable.
+
+    Raises:
+        FileNotFoundError: when there is none on the search path.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"no program {name} on the PATH")
+    return found
+
+
+def call(*command: str | int) -> str:
+    """What a program prints.
+
+    Raises:
+        RuntimeError: with the last line of it, when the program fails.
+    """
+    words: Sequence[str] = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    if done.returncode:
+        last = (done.stdout.strip().splitlines() or [""])[-1]
+        raise RuntimeError(f"{Path(words[0]).name}: exit status {done.returncode}: {last}")
+    return done.stdout

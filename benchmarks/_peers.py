@@ -1,0 +1,137 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Other registration tools, each run in a process of its own, which may belong to another interpreter.
+
+The process needs nothing but numpy, nibabel and the tool: importing the tool comes first, then the registration is
+measured, then its transform is converted to the fields that `_score.py` reads. Time and processor seconds are those of the
+registration, programs that it starts included. Memory is the highest resident set above that of the interpreter with the
+tool imported (`_measure.py` says how), or for a tool that consists of programs, of the largest of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from _measure import MEMORY_ERRORS, Measured, _limit_memory, _reset_peak, _status
+from _peer import Peer, Task
+
+# name: module of this folder, class, arguments of it
+PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ants-syn": ("_peers_python", "Ants", {}),
+    "ants-quick": ("_peers_python", "Ants", {"quick": True}),
+    "convexadam": ("_peers_python", "ConvexAdam", {}),
+    "elastix": ("_peers_python", "Elastix", {}),
+    "greedy": ("_peers_python", "Greedy", {}),
+    "niftyreg-mind": ("_peers_programs", "NiftyReg", {"measure": ("--mind", "1")}),
+    "niftyreg-mindssc": ("_peers_programs", "NiftyReg", {"measure": ("--mindssc", "1")}),
+    "niftyreg-nmi": ("_peers_programs", "NiftyReg", {}),
+    "locor": ("_peers_programs", "Original", {}),
+    "simpleitk": ("_peers_python", "SimpleItk", {}),
+}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+MISSING = "not run"  # begins the problem of a tool that is not installed
+
+
+def run(tool: str, files: Mapping[str, Path], cost: Path, settings: Mapping[str, Any], python: str = sys.executable) -> str:
+    """Register with a tool in a new process of the interpreter `python`.
+
+    Args:
+        tool: a name in `PEERS`.
+        files: fixed and moving image, and the forward and inverse field that are written.
+        cost: file for time, memory and the tool's version.
+        settings: the seed, the number of threads and the limit in seconds.
+        python: interpreter that the tool is installed for.
+
+    Returns:
+        What went wrong, "not run ..." when the tool is not installed, nothing otherwise.
+    """
+    told = {name: str(path.absolute()) for name, path in files.items()}
+    told |= {"seed": settings["seed"], "threads": settings["threads"]}
+    command = [python, str(Path(__file__).absolute()), json.dumps([tool, told, str(cost.absolute())])]
+    environment = os.environ | dict.fromkeys(THREADS, str(settings["threads"]))
+    nothing = subprocess.DEVNULL
+    try:  # a session of its own, so that the limit can end it with all that it has started
+        child = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdin=nothing, stdout=nothing, stderr=subprocess.PIPE, text=True
+        )
+    except OSError as error:
+        return f"{MISSING} ({error.strerror}: {python})"
+    try:
+        errors = child.communicate(timeout=settings["limit"])[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # the programs that it started, too
+        child.communicate()
+        return f"more than {settings['limit']:.0f} s"
+    return problem(child.returncode, errors)
+
+
+def problem(status: int, errors: str) -> str:
+    """What an exit status and the error stream say."""
+    if not status:
+        return ""
+    if status == -signal.SIGKILL or any(text in errors for text in MEMORY_ERRORS):
+        return "does not fit in memory"
+    lines = errors.strip().splitlines() or [f"exit status {status}"]
+    return next((line for line in lines if line.startswith(MISSING)), lines[-1])
+
+
+def measured(peer: Peer) -> dict[str, Any]:
+    """Time and memory of a registration."""
+    known = _reset_peak()
+    base = _status("VmRSS")
+    start, before = time.perf_counter(), _processor_seconds()
+    peer.register()
+    seconds, processor_seconds = time.perf_counter() - start, _processor_seconds() - before
+    if peer.programs:
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    else:
+        memory = (_status("VmHWM") if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) - base
+    return asdict(Measured((seconds,), (processor_seconds,), memory)) | {"version": peer.version}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def main(tool: str, told: Mapping[str, Any], cost: str) -> None:
+    """What the fresh process does."""
+    module, name, arguments = PEERS[tool]
+    paths = {key: Path(told[key]) for key in ("fixed", "moving", "forward", "inverse")}
+    with tempfile.TemporaryDirectory() as work:
+        task = Task(**paths, work=Path(work), seed=told["seed"], threads=told["threads"])
+        try:
+            peer = getattr(importlib.import_module(module), name)(task, **arguments)
+        except (ImportError, FileNotFoundError) as error:
+            sys.exit(f"{MISSING} ({error})")
+        _limit_memory()
+        found = measured(peer)
+        peer.convert()
+
+    Path(cost).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))

@@ -1,0 +1,83 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Adapters to tools that are run as programs, and to the method's original tool."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from _peer import Peer, Task, call, flip, program, read_vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class NiftyReg(Peer):
+    """``reg_aladin``, then ``reg_f3d`` with defaults, of which the measure of similarity is NMI.
+
+    Args:
+        task: what to register.
+        measure: options of ``reg_f3d`` that choose another measure.
+    """
+
+    programs = True
+
+    def __init__(self, task: Task, measure: tuple[str, ...] = ()) -> None:
+        super().__init__(task)
+        self.measure = measure
+        self.aladin, self.f3d, self.transform = (program(f"reg_{name}") for name in ("aladin", "f3d", "transform"))
+        self.version = f"NiftyReg {call(self.f3d, '--version').strip()}"
+
+    def register(self) -> None:
+        """Affine, then B-splines; the grid of control points holds both."""
+        images = ("-ref", self.fixed, "-flo", self.moving)
+        common = ("-aff", self.file("affine.txt"), "-res", self.file("warped.nii"), "-omp", self.task.threads, "-voff")
+        call(self.aladin, *images, *common)
+        call(self.f3d, *images, *common, "-cpp", self.file("grid.nii"), *self.measure)
+
+    def convert(self) -> None:
+        """There is no inverse without a velocity field."""
+        call(self.transform, "-ref", self.fixed, "-disp", self.file("grid.nii"), self.file("field.nii"))
+        self.write_forward(flip(read_vectors(self.file("field.nii"))))
+
+
+class Original(Peer):
+    """``python -m locor`` without options, in this process, so that its imports are not measured."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        from locor.__main__ import _main
+
+        self.main = _main
+        import torch  # not before, as it takes long, which would be in vain where the tool is missing
+
+        torch.manual_seed(task.seed)
+        self.version = "locor"
+
+    def register(self) -> None:
+        """Its command line; it writes both fields itself."""
+        fields = ("-d", self.file("forward.nii.gz"), "--displacement-field-moving", self.file("inverse.nii.gz"))
+        with patch.object(sys, "argv", ["locor", self.fixed, self.moving, *fields, "--device", "cpu"]):
+            self.main()
+
+    def convert(self) -> None:
+        """Its fields are in voxels of the grid that they lie on."""
+        self.write_forward(self._millimetres(self.file("forward.nii.gz"), self.fixed))
+        self.write_inverse(self._millimetres(self.file("inverse.nii.gz"), self.moving))
+
+    @staticmethod
+    def _millimetres(field: str, image: str) -> np.ndarray:
+        import nibabel as nib
+
+        return flip(read_vectors(field) @ nib.load(image).affine[:3, :3].T)

@@ -1,0 +1,112 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Scatter plot of registrations: time against error, a panel for each case, a labelled point for each tool and preset.
+
+python benchmarks/_plot.py tools.png numbers.json more.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEASURES = (("tre_mm", "TRE mean, mm"), ("dice", "Dice"))  # the first that all rows of a case have is plotted
+WIDTH, HEIGHT, MOST_COLUMNS = 4.6, 3.6, 3  # of a panel, inches; panels in a row
+OURS, THEIRS = "tab:red", "tab:blue"
+NEAR = 1.6  # times as slow: labels of two such points may touch
+
+
+def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
+    """Write the picture.
+
+    Args:
+        rows: as `registration.medians` returns them; failed ones and cases without any measure are left out.
+        path: the kind of file is that of the ending.
+
+    Returns:
+        Names of the cases that have a panel; without any, nothing is written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cases = panels(rows)
+    if not cases:
+        return []
+    columns = min(MOST_COLUMNS, len(cases))
+    lines = -(-len(cases) // columns)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax, (name, (key, label, members)) in zip(axes, cases.items()):
+        panel(ax, members, key)
+        ax.set(title=name, xlabel="seconds", ylabel=label)
+    for ax in axes[len(cases) :]:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=150)
+    return list(cases)
+
+
+def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str, list[Mapping[str, Any]]]]:
+    """For each case the key of its measure, how that is called, and the rows, fastest first."""
+    found = {}
+    for case in dict.fromkeys(row["case"] for row in rows):
+        good = sorted((row for row in rows if row["case"] == case and not row["problem"]), key=lambda row: row["seconds"])
+        for key, label in MEASURES:
+            if good and all(key in row for row in good):
+                found[case] = key, label, good
+                break
+    return found
+
+
+def panel(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Points and their labels, which are above the point where no slower or faster neighbour is higher."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    for row in rows:
+        place = row["seconds"], row[key]
+        higher = [other for other in rows if other[key] > row[key] and 1 / NEAR < other["seconds"] / row["seconds"] < NEAR]
+        colour = OURS if row["preset"] else THEIRS
+        ax.scatter(*place, color=colour, zorder=2)
+        shift = (4, -12) if higher else (4, 5)
+        ax.annotate(name_of(row), place, xytext=shift, textcoords="offset points", fontsize="small", color=colour)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.margins(0.2)
+    ax.set_ylim(bottom=0)
+    ax.grid(alpha=0.3, which="both")
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The tool, and its preset if it has any."""
+    return " ".join(filter(None, (row["tool"], row["preset"])))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw what `registration.py --json` kept, of one run of the script or several."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("numbers", type=Path, nargs="+")
+    options = parser.parse_args(arguments)
+    scatter([row for path in options.numbers for row in json.loads(path.read_text(encoding="utf-8"))["rows"]], options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What each choice of the engine is worth: the default settings with one thing changed, on cases whose answer is known.
+
+Every variant is registered in a fresh process and scored as `registration.py` does it. Prints a Markdown table: error and
+time, and both relative to the default settings on the same case; `--json FILE` keeps the numbers of every run.
+
+    python benchmarks/ablation_engine.py CASES brain_t2_t1_2mm head_pd_t2_2mm --seeds 0
+    python benchmarks/ablation_engine.py CASES --variants default eps-1e-6 plain-adam
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registration import Job, about, attempt, medians
+
+from monai_locor.registration import RegistrationConfig
+
+DEFAULT = "default"
+_STAGES = RegistrationConfig().to_dict()["stages"]
+
+
+def _iterations(factor: float) -> list[dict[str, Any]]:
+    return [stage | {"iterations": round(factor * stage["iterations"])} for stage in _STAGES]
+
+
+def _rates(factor: float) -> list[dict[str, Any]]:
+    return [stage | {"learning_rate": factor * stage["learning_rate"]} if stage["spacing"] else stage for stage in _STAGES]
+
+
+# name: what is changed
+VARIANTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    # what the loss sees
+    "no-derivative": {"derivative": "none"},
+    "derivative-modelled-too": {"derivative": "both"},
+    "polynomial-basis": {"basis": "polynomial"},
+    "normalized-form": {"form": "normalized"},
+    "eps-1e-4": {"eps": 1e-4},
+    "eps-1e-6": {"eps": 1e-6},
+    "ridge-1e-3": {"ridge": 1e-3},
+    "ridge-1e-5": {"ridge": 1e-5},
+    "num-basis-3": {"num_basis": 3},
+    "num-basis-8": {"num_basis": 8},
+    "window-0.6": {"kernel_sigma": 0.6},
+    "window-1.2": {"kernel_sigma": 1.2},
+    "stride-2": {"stride": 2.0},
+    "stride-4": {"stride": 4.0},
+    "quantile-0.01": {"quantile": 0.01},
+    # how smooth the deformation is
+    "bending-20": {"bending_weight": 20.0},
+    "bending-200": {"bending_weight": 200.0},
+    "squarings-4": {"squarings": 4},
+    "squarings-7": {"squarings": 7},
+    # how it is optimised
+    "plain-adam": {"damping": 0.0},
+    "damping-5": {"damping": 5.0},
+    "rates-halved": {"stages": _rates(0.5)},
+    "rates-doubled": {"stages": _rates(2.0)},
+    "rates-fall": {"decay_start": 0.5, "decay_end": 0.05},
+    "iterations-halved": {"stages": _iterations(0.5)},
+    "iterations-doubled": {"stages": _iterations(2.0)},
+    "no-coarse-affine": {"stages": _STAGES[1:]},
+    "affine-held-when-deforming": {"learning_rate_affine": 1e-9},
+    "no-32-voxel-splines": {"stages": [*_STAGES[:2], *_STAGES[3:]]},
+    "4-voxel-splines-at-2x-too": {
+        "stages": [*_STAGES[:5], {"factor": 2, "iterations": 40, "spacing": 4, "learning_rate": 0.08}, _STAGES[5]]
+    },
+    "no-full-resolution": {"stages": _STAGES[:5]},
+}
+
+
+def relative(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with error, 95th percentile and time divided by those of the default settings on the same case."""
+    base = {row["case"]: row for row in rows if row["preset"] == DEFAULT and not row["problem"]}
+    found = []
+    for row in rows:
+        own = base.get(row["case"])
+        keys = [key for key in ("tre_mm", "tre_p95_mm", "dice", "processor_seconds") if own and key in row and key in own]
+        found.append({**row, **{f"{key}_ratio": row[key] / own[key] for key in keys if own and own[key]}})
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown; a variant's error below 1 times the default's is better."""
+    columns = (
+        ("TRE mean, mm", "tre_mm", ".3f"),
+        ("TRE 95 %, mm", "tre_p95_mm", ".3f"),
+        ("Dice", "dice", ".3f"),
+        ("TRE / default's", "tre_mm_ratio", ".2f"),
+        ("95 % / default's", "tre_p95_mm_ratio", ".2f"),
+        ("folding, voxels", "folding_voxels", "g"),
+        ("CPU seconds / default's", "processor_seconds_ratio", ".2f"),
+    )
+    lines = [["case", "variant", "seeds", *(heading for heading, _, _ in columns)], ["---"] * (3 + len(columns))]
+    for row in relative(rows):
+        cells = [format(row[key], style) if key in row else "" for _, key, style in columns]
+        if row["problem"]:
+            cells = ["failed: " + row["problem"], *[""] * (len(columns) - 1)]
+        lines.append([row["case"], row["preset"], " ".join(map(str, row["seeds"])), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line; `cases` become folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="cases as in registration.py")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    found = sorted(path.parent.name for path in options.folder.glob("*/fixed.nii.gz"))
+    unknown = [name for name in options.cases if name not in found]
+    if unknown or not found:
+        parser.error(f"{options.folder}: no case {' '.join(unknown)} there; a case is a folder with fixed.nii.gz")
+    options.cases = [options.folder / name for name in options.cases or found]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    options = parse(arguments)
+    content: dict[str, Any] = {"machine": about(options), "variants": VARIANTS, "runs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.variants:
+            (Path(folder) / f"{name}.json").write_text(json.dumps(VARIANTS[name]), encoding="utf-8")
+        for case in options.cases:
+            for seed in options.seeds:
+                for name in options.variants:
+                    job = Job(case, str(Path(folder) / f"{name}.json"), seed)
+                    content["runs"].append(attempt(job, Path(folder) / case.name / name / str(seed), options))
+                    print(table(medians(content["runs"][-1:])).splitlines()[-1], file=sys.stderr)
+                    if options.json:
+                        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(", ".join(f"{name} {value}" for name, value in content["machine"].items()) + "\n")
+    print(table(medians(content["runs"])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The scripts that measure the engine: scaling, ablation, the estimate for a GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from monai_locor.registration import RegistrationConfig
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Imports a script as the interpreter does when it runs it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        for other in ("ablation_engine", "scaling", "estimate", "registration", "loss", "_measure"):
+            monkeypatch.delitem(sys.modules, other, raising=False)
+        return __import__(name)
+
+    return load
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, str(BENCHMARKS / name), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestScaling:
+    def test_exponents_and_table(self, script):
+        scaling = script("scaling")
+        costs = {n: scaling.Measured((1e-6 * n**3,), (2e-6 * n**3,), 40 * n**4) for n in (16, 32, 64)}
+        rows = [scaling.row_of((n,) * 3, "fast", cost) for n, cost in costs.items()]
+        rows.append(scaling.row_of((99,) * 3, "fast", scaling.Measured(problem="does not fit in memory")))
+        found = scaling.exponents(rows)["fast"]
+        assert found["seconds"] == pytest.approx(1) and found["mib"] == pytest.approx(4 / 3)
+        assert rows[0]["floats"] == pytest.approx(10 * 16)
+        lines = scaling.table(rows).splitlines()
+        assert len(lines) == 6 and "32 x 32 x 32" in lines[3] and "does not fit" in lines[-1]
+
+    def test_sizes(self, script):
+        scaling = script("scaling")
+        assert scaling.shape_of("64") == (64, 64, 64) and scaling.shape_of("20x30x40") == (20, 30, 40)
+        for wrong in ("20x30", "5"):
+            with pytest.raises(scaling.argparse.ArgumentTypeError, match=wrong):
+                scaling.shape_of(wrong)
+
+    @pytest.mark.slow
+    def test_the_script(self, tmp_path):
+        picture, numbers = tmp_path / "out.png", tmp_path / "out.json"
+        out = run(
+            "scaling.py", "--sizes", "24", "24x32x40", "--presets", "fast", "--iterations", "1",
+            "--threads", "1", "--plot", str(picture), "--json", str(numbers),
+        )  # fmt: skip
+        rows = json.loads(numbers.read_text())["rows"]
+        assert [row["voxels"] for row in rows] == [24**3, 24 * 32 * 40] and all(row["mib"] > 0 for row in rows)
+        assert "fast: time ~ voxels^" in out and picture.read_bytes().startswith(b"\x89PNG")
+
+
+class TestAblation:
+    def test_every_variant_is_a_setting_that_differs_from_the_default(self, script):
+        ablation = script("ablation_engine")
+        default = RegistrationConfig()
+        for name, settings in ablation.VARIANTS.items():
+            assert (RegistrationConfig.of(settings) == default) == (name == ablation.DEFAULT), name
+
+    def test_table_is_relative_to_the_default_on_the_same_case(self, script):
+        ablation = script("ablation_engine")
+        row = {"tool": "monai_locor", "seeds": [0], "problem": "", "folding_voxels": 0}
+        rows = [
+            row | {"case": "a", "preset": "default", "tre_mm": 2.0, "tre_p95_mm": 4.0, "processor_seconds": 10.0},
+            row | {"case": "a", "preset": "eps-1e-6", "tre_mm": 1.0, "tre_p95_mm": 5.0, "processor_seconds": 15.0},
+            row | {"case": "b", "preset": "eps-1e-6", "tre_mm": 1.0, "tre_p95_mm": 5.0, "processor_seconds": 15.0},
+            row | {"case": "b", "preset": "stride-2", "problem": "no"},
+        ]
+        lines = ablation.table(rows).splitlines()
+        assert "| 0.50 | 1.25 | 0 | 1.50 |" in lines[3] and "0.50" not in lines[4] and "failed: no" in lines[5]
+
+
+@pytest.mark.slow
+def test_estimate_counts_and_sums(tmp_path):
+    out = run("estimate.py", "--size", "32", "--preset", "fast")
+    rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(RegistrationConfig.of("fast").stages) + 1
+    assert all(100 < int(row[3]) < 6000 for row in rows[:-1])
+    assert float(rows[-1][-1]) == pytest.approx(sum(float(row[-1]) for row in rows[:-1]), abs=0.06)
+    slow = run("estimate.py", "--size", "32", "--preset", "fast", "--launch-us", "60").splitlines()[-1]
+    assert float(slow.split("|")[-2]) == pytest.approx(10 * float(rows[-1][-1]), rel=0.1)
