@@ -277,7 +277,7 @@ class RegistrationEngine(nn.Module):
         ends = _end(kept[2]), _end(self.history)
         second = self._matrix()
         better = self._agreed(
-            lambda: np.ones(1) if second_is_better(*images, (first, second), ends, self.initial) else None, (1,)
+            lambda: np.ones(1) if second_is_better(*images, (first, second), ends, self.initial, start) else None, (1,)
         )
         if better is None:
             self.affine, self.losses, self.history = kept

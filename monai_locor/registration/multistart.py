@@ -46,6 +46,7 @@ PLAUSIBLE = (0.6, 1.6)  # stretch along any direction
 APART = 0.6  # samples: from nearer starts the affine stages arrive where they were
 RIVAL = 0.95  # share of the affine's measure that makes another start worth a try
 CLEAR = 0.8  # share of the better one's measure below which an affine is worse, whatever its loss
+GAIN = 1.1  # by which a start beats an affine so clearly that losses are not asked: over a good one it gains up to 1.05
 CHANCE = 5e-4  # what the measure may be without any relation
 
 
@@ -85,8 +86,9 @@ def second_is_better(
     affines: tuple[np.ndarray, np.ndarray],
     losses: tuple[float, float],
     initial: np.ndarray,
+    start: np.ndarray,
 ) -> bool:
-    """Which of two affines to keep: of two alike by the measure of the search, the one with the lower loss.
+    """Which of two affines to keep: if neither is clearly better by the measure of the search, the one with the lower loss.
 
     The loss alone would not do: it is a mean over what the images share, and air is easily explained.
 
@@ -94,14 +96,17 @@ def second_is_better(
         affines: each ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         losses: what the registration made of each; may be NaN.
         initial: what the first came from.
+        start: what the second came from.
     """
     plausible = [_plausible(_stretch(affine, initial)) for affine in affines]
     if plausible[0] != plausible[1]:
         return plausible[1]
-    first, second = StartSearch(fixed, moving, COMPARED).scores(list(affines))
+    first, second, started = StartSearch(fixed, moving, COMPARED).scores([*affines, start])
     logger.info("two affines: scores %.4f and %.4f, losses %.4f and %.4f", first, second, *losses)
     if min(first, second) < CLEAR * max(first, second):
         return bool(second > first)
+    if started > GAIN * first:
+        return True
     return losses[1] < losses[0] or (math.isnan(losses[0]) and not math.isnan(losses[1]))
 
 

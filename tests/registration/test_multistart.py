@@ -155,14 +155,19 @@ class TestWhichToKeep:
 
     @pytest.mark.parametrize("losses, expected", [((-2, -3), True), ((-3, -2), False), ((float("nan"), -1), True)])
     def test_of_two_alike_the_one_with_the_lower_loss(self, losses, expected):
-        assert second_is_better(*self.IMAGES, (I, self.NEAR), losses, I) is expected
+        assert second_is_better(*self.IMAGES, (I, self.NEAR), losses, I, self.NEAR) is expected
 
     def test_no_loss_makes_up_for_having_lost_the_anatomy(self):
-        assert second_is_better(*self.IMAGES, (self.FAR, I), (-9, -2), I)
-        assert not second_is_better(*self.IMAGES, (I, self.FAR), (-2, -9), I)
+        assert second_is_better(*self.IMAGES, (self.FAR, I), (-9, -2), I, I)
+        assert not second_is_better(*self.IMAGES, (I, self.FAR), (-2, -9), I, self.FAR)
+
+    def test_nor_for_a_start_that_was_much_better(self):
+        """It led to something that is about as good as the first affine; what is in between is a matter of scale."""
+        off = motion(WIDE, 0, (1, 0, 0), (0.04, 0, 0))
+        assert second_is_better(*self.IMAGES, (off, off @ self.NEAR), (-9, -2), I, I)
 
     def test_nor_for_a_collapse(self):
-        assert second_is_better(*self.IMAGES, (np.diag([0.3, 0.4, 2.0, 1.0]), self.NEAR), (-9, -2), I)
+        assert second_is_better(*self.IMAGES, (np.diag([0.3, 0.4, 2.0, 1.0]), self.NEAR), (-9, -2), I, self.NEAR)
 
 
 CONFIG = RegistrationConfig(stages=(Stage(2, 30, learning_rate=0.01), Stage(2, 10, spacing=16, learning_rate=0.08)))
