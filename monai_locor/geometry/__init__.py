@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
-from .sampling import identity_points, reorder, sample, sample_gradient, sample_normalized, to_normalized
+from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
 from .separable import interpolation_matrix, separable, slabs, toeplitz
 from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
@@ -29,6 +29,7 @@ __all__ = [
     "reorder",
     "sample",
     "sample_gradient",
+    "sample_gradients",
     "sample_normalized",
     "separable",
     "slabs",

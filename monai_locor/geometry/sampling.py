@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-__all__ = ["identity_points", "reorder", "sample", "sample_gradient", "sample_normalized", "to_normalized"]
+__all__ = ["identity_points", "reorder", "sample", "sample_gradient", "sample_gradients", "sample_normalized", "to_normalized"]
 
 
 def identity_points(
@@ -86,16 +86,37 @@ def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.T
     Returns:
         ``(1, N, D)``.
     """
-    dims = points.shape[2]
     chunks = _cpu_chunks(image, points)
     if chunks > 1:
         image = image.expand(chunks, *image.shape[1:])
         gradient = _chunked(gradient.transpose(1, 2), chunks).transpose(1, 2)
-    grid = _as_grid(_chunked(points, chunks))
+    out = _backward(image, _chunked(points, chunks), gradient, "zeros", False)[1]
+    return out.reshape(1, -1, points.shape[2])[:, : points.shape[1]]
+
+
+def sample_gradients(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adjoint of :func:`sample_normalized` (linear, ``"border"``) in the image and in the positions.
+
+    Args:
+        image: ``(B, C, *spatial)``.
+        points: ``(B, N, D)``.
+        gradient: ``(B, C, N)``.
+
+    Returns:
+        ``(B, C, *spatial)`` and ``(B, N, D)``.
+    """
+    found, where = _backward(image, points, gradient, "border", True)
+    return found, where.view_as(points)
+
+
+def _backward(
+    image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor, padding_mode: str, need_image: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dims = points.shape[2]
     backward = torch.ops.aten.grid_sampler_2d_backward if dims == 2 else torch.ops.aten.grid_sampler_3d_backward
     values = gradient.reshape(*gradient.shape[:2], *(1,) * (dims - 1), -1)
-    out = backward(values, image, grid, 0, 0, True, [False, True])[1]  # linear, zeros, aligned corners
-    return out.reshape(1, -1, dims)[:, : points.shape[1]]
+    # linear, what lies outside, aligned corners
+    return backward(values, image, _as_grid(points), 0, ("zeros", "border").index(padding_mode), True, [need_image, True])
 
 
 def _cpu_chunks(image: torch.Tensor, points: torch.Tensor) -> int:

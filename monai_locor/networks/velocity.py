@@ -16,16 +16,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from monai_locor.geometry import (
     Grid,
     identity_points,
     interpolation_matrix,
+    sample_gradients,
     sample_normalized,
     separable,
     to_normalized,
@@ -61,8 +64,27 @@ class LatticeWarp(nn.Module):
 
     def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
         """``image(x + ddf(x))``, ``(B, C, *lattice)``, from an image of that shape and ``(B, D, *lattice)`` in voxels."""
-        points = torch.addcmul(self.identity, ddf.flatten(2).transpose(1, 2).flip(-1), self.scale)
-        return sample_normalized(image, points, padding_mode="border").view_as(image)
+        return _LatticeWarpFunction.apply(image, ddf, self.identity, self.scale)
+
+
+class _LatticeWarpFunction(torch.autograd.Function):
+    """Positions are made again in backward: kept for all squarings, they would be most of what a registration holds."""
+
+    @staticmethod
+    def forward(ctx: Any, image: torch.Tensor, ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(image, ddf, identity, scale)
+        return sample_normalized(image, _positions(ddf, identity, scale), padding_mode="border").view_as(image)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        image, ddf, identity, scale = ctx.saved_tensors
+        of_image, of_points = sample_gradients(image, _positions(ddf, identity, scale), gradient.flatten(2))
+        return of_image, (of_points * scale).flip(-1).transpose(1, 2).reshape(ddf.shape), None, None
+
+
+def _positions(ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return torch.addcmul(identity, ddf.flatten(2).transpose(1, 2).flip(-1), scale)
 
 
 class SplineVelocity(nn.Module):

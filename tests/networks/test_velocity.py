@@ -247,5 +247,10 @@ def test_even_the_smallest_image_has_a_lattice():
 @pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp")
 def test_lattice_warp_is_monais(shape, device):
     image, ddf = torch.rand(2, 3, *shape, device=device), 3 * torch.randn(2, len(shape), *shape, device=device)
-    expected = Warp("bilinear", "border")(image, ddf)
-    torch.testing.assert_close(LatticeWarp(shape).to(device)(image, ddf), expected, atol=1e-5, rtol=0)
+    monais, ours = Warp("bilinear", "border"), LatticeWarp(shape).to(device)
+    torch.testing.assert_close(ours(image, ddf), monais(image, ddf), atol=1e-5, rtol=0)
+    gradient, leaves = torch.rand_like(image), (image.requires_grad_(), ddf.requires_grad_())
+    expected = torch.autograd.grad(monais(*leaves), leaves, gradient)
+    for found, wanted in zip(torch.autograd.grad(ours(*leaves), leaves, gradient), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+        assert float(wanted.abs().max()) > 0.1
