@@ -76,6 +76,8 @@ def _main():
         like = nib.load(image)
         voxels = np.linalg.solve(like.affine[:3, :3], sign * np.array({shift}))
         nib.save(nib.Nifti1Image(np.broadcast_to(voxels, (*like.shape, 3)).astype("f4"), like.affine), path)
+
+_main()  # on import, too, like the real one
 """
 
 
@@ -163,7 +165,8 @@ def test_the_limit_ends_the_programs_too(modules, case, tmp_path, monkeypatch):
 def test_the_original_tool_with_its_own_units(modules, case, tmp_path, monkeypatch):
     package = tmp_path / "packages" / "locor"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
+    for name in ("__init__", "registration"):
+        (package / f"{name}.py").touch()
     (package / "__main__.py").write_text(FAKE_LOCOR.format(shift=SHIFT.tolist()), encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     found = run(modules, case, "--tools", "locor", "--python", f"locor={sys.executable}")
