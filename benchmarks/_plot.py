@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MEASURES = (("tre_mm", "TRE mean, mm"), ("dice", "Dice"))  # the first that all rows of a case have is plotted
 WIDTH, HEIGHT, MOST_COLUMNS = 4.6, 3.6, 3  # of a panel, inches; panels in a row
 OURS, THEIRS = "tab:red", "tab:blue"
-NEAR = 1.6  # times as slow: labels of two such points may touch
+SHIFTS = ((4, 5), (4, -12), (-4, 5), (-4, -12), (4, 16), (4, -23), (-4, 16), (-4, -23))  # of a name from its point, points
 
 
 def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
@@ -58,6 +58,9 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
         ax.set(title=name, xlabel="seconds", ylabel=label)
     for ax in axes[len(cases) :]:
         ax.set_axis_off()
+    figure.canvas.draw()  # only now it is known where everything lies
+    for ax, (key, _, members) in zip(axes, cases.values()):
+        write_names(ax, members, key)
     figure.savefig(path, dpi=150)
     return list(cases)
 
@@ -75,16 +78,11 @@ def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str, list[
 
 
 def panel(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Points and their labels, which are above the point where no slower or faster neighbour is higher."""
+    """A point for each row."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     for row in rows:
-        place = row["seconds"], row[key]
-        higher = [other for other in rows if other[key] > row[key] and 1 / NEAR < other["seconds"] / row["seconds"] < NEAR]
-        colour = OURS if row["preset"] else THEIRS
-        ax.scatter(*place, color=colour, zorder=2)
-        shift = (4, -12) if higher else (4, 5)
-        ax.annotate(name_of(row), place, xytext=shift, textcoords="offset points", fontsize="small", color=colour)
+        ax.scatter(row["seconds"], row[key], color=OURS if row["preset"] else THEIRS, zorder=2)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -92,6 +90,22 @@ def panel(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     ax.margins(0.2)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3, which="both")
+
+
+def write_names(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """The name of every point, at the first place beside it where it lies on no other name."""
+    taken: list[Any] = []
+    for row in rows:
+        colour = OURS if row["preset"] else THEIRS
+        for x, y in SHIFTS:
+            side = "left" if x > 0 else "right"
+            look = {"textcoords": "offset points", "ha": side, "fontsize": "small", "color": colour}
+            text = ax.annotate(name_of(row), (row["seconds"], row[key]), xytext=(x, y), **look)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) or (x, y) == SHIFTS[-1]:
+                taken.append(box)
+                break
+            text.remove()
 
 
 def name_of(row: Mapping[str, Any]) -> str:
