@@ -263,11 +263,25 @@ def test_panels_have_what_can_be_compared(modules):
 
 def test_points_lie_where_the_numbers_say_and_have_names(modules):
     figure = pytest.importorskip("matplotlib.figure").Figure()
+    pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     ax = figure.subplots()
-    modules.plot.panel(ax, modules.plot.panels(rows())["a"][2], "tre_mm")
+    members = modules.plot.panels(rows())["a"][2]
+    modules.plot.panel(ax, members, "tre_mm")
+    modules.plot.write_names(ax, members, "tre_mm")
     assert ax.get_xscale() == "log" and ax.get_ylim()[0] == 0
     assert [tuple(c.get_offsets()[0]) for c in ax.collections] == [(20.0, 0.5), (2000.0, 0.5)]
     assert [text.get_text() for text in ax.texts] == ["monai_locor fast", "locor"]
+
+
+def test_names_of_neighbours_do_not_lie_on_each_other(modules):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    members = [{"tool": "tool", "preset": "", "seconds": 20.0 + i, "tre_mm": 1.0} for i in range(4)]
+    modules.plot.panel(ax, members, "tre_mm")
+    modules.plot.write_names(ax, members, "tre_mm")
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_the_picture_is_written(modules, tmp_path):

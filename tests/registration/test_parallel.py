@@ -66,6 +66,7 @@ def test_two_processes_agree_with_one(images):
     assert after < before / 5
 
 
+@pytest.mark.slow
 def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_path):
     threads = torch.get_num_threads()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/mine", rank=0, world_size=1)
@@ -77,6 +78,7 @@ def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_a_second_process_that_dies_ends_the_first(images):
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="other direction has ended"):
