@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registration import Job, about, attempt, medians
+from registration import Job, about, attempt, find_cases, medians
 
 from monai_locor.registration import RegistrationConfig
 
@@ -77,7 +77,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "iterations-halved": {"stages": _iterations(0.5)},
     "iterations-doubled": {"stages": _iterations(2.0)},
     "no-coarse-affine": {"stages": _STAGES[1:]},
-    "affine-held-when-deforming": {"learning_rate_affine": 1e-9},
+    "affine-held-when-deforming": {
+        "learning_rate_affine": 1e-9,
+        "stages": [_STAGES[0], _STAGES[1] | {"learning_rate": RegistrationConfig().learning_rate_affine}, *_STAGES[2:]],
+    },
     "no-32-voxel-splines": {"stages": [*_STAGES[:2], *_STAGES[3:]]},
     "4-voxel-splines-at-2x-too": {
         "stages": [*_STAGES[:5], {"factor": 2, "iterations": 40, "spacing": 4, "learning_rate": 0.08}, _STAGES[5]]
@@ -129,11 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    found = sorted(path.parent.name for path in options.folder.glob("*/fixed.nii.gz"))
-    unknown = [name for name in options.cases if name not in found]
-    if unknown or not found:
-        parser.error(f"{options.folder}: no case {' '.join(unknown)} there; a case is a folder with fixed.nii.gz")
-    options.cases = [options.folder / name for name in options.cases or found]
+    find_cases(parser, options)
     return options
 
 

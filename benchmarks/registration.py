@@ -275,16 +275,21 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(str(error))
     if options.plot and not importlib.util.find_spec("matplotlib"):
         parser.error("--plot needs matplotlib")
-    found = sorted(path.parent.name for path in options.folder.glob("*/fixed.nii.gz"))
-    unknown = [name for name in options.cases if name not in found]
-    if unknown or not found:
-        parser.error(f"{options.folder}: no case {' '.join(unknown)} there; a case is a folder with fixed.nii.gz")
-    options.cases = [options.folder / name for name in options.cases or found]
+    find_cases(parser, options)
     labels = [Job(Path(), preset, 0).label for preset in options.presets]
     if len(set(labels)) < len(labels) or len(set(options.seeds)) < len(options.seeds):
         parser.error("presets and seeds must differ, files of presets in their names")
     if set(labels) & set(_peers.PEERS):
         parser.error("a file of a preset must not be named like a tool")
+
+
+def find_cases(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Make `options.cases` folders: those named, or all in `options.folder`."""
+    found = sorted(path.parent.name for path in options.folder.glob("*/fixed.nii.gz"))
+    unknown = [name for name in options.cases if name not in found]
+    if unknown or not found:
+        parser.error(f"{options.folder}: no case {' '.join(unknown)} there; a case is a folder with fixed.nii.gz")
+    options.cases = [options.folder / name for name in options.cases or found]
 
 
 def _pythons(words: Sequence[str]) -> dict[str, str]:
