@@ -51,6 +51,19 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "MONAI BendingEnergyLoss": ("bending", {}),
     ORIGINAL: ("original", {}),
 }
+# the other measures of the package, one channel; only where `--rows` names them, or with `--measures`
+MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
+    name: ("other", {"name": name})
+    for name in (
+        "MutualInformationLoss",
+        "CorrelationRatioLoss",
+        "LocalNCCLoss",
+        "MINDSSCLoss",
+        "SRWCRLoss",
+        "LocalParzenCRLoss",
+    )
+}
+MEASURES["RaPTOR"] = ("other", {"name": "LocalParzenCRLoss", "num_patches": 1000})
 
 
 def _step(function: Callable[..., Any], *inputs: torch.Tensor) -> Callable[[], None]:
@@ -78,6 +91,13 @@ def ours(size: int, device: str, rescale: bool = False, form: str = "log") -> Ca
 
     loss = LocalLearnedBasisCRLoss(3, CHANNELS, NUM_BASIS, HIDDEN, rescale=rescale, form=form).to(device)
     return _step(loss, *_images(size, CHANNELS, device))
+
+
+def other(size: int, device: str, name: str, **options: Any) -> Callable[[], None]:
+    """Another measure of the package, with its defaults, on one channel."""
+    from monai_locor import losses
+
+    return _step(getattr(losses, name)(3, **options).to(device), *_images(size, 1, device))
 
 
 def eager(size: int, device: str) -> Callable[[], None]:
@@ -186,7 +206,7 @@ def original(size: int, device: str) -> Callable[[], None]:
 def run(options: argparse.Namespace) -> dict[str, dict[int, Measured]]:
     """Measure all rows at all sizes."""
     found: dict[str, dict[int, Measured]] = {}
-    for name, (function, arguments) in ROWS.items():
+    for name, (function, arguments) in (ROWS | MEASURES).items():
         if name not in options.rows:
             continue
         python = options.original_python if name == ORIGINAL else sys.executable
@@ -265,7 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192], help="edge of the cube, voxels")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help="; ".join(ROWS))
+    known = [*ROWS, *MEASURES]
+    parser.add_argument("--rows", nargs="+", choices=known, default=list(ROWS), metavar="NAME", help="; ".join(known))
+    parser.add_argument("--measures", action="store_true", help="the other measures of the package too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -277,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="interpreter in which the package `locor` is importable",
     )
     options = parser.parse_args(arguments)
+    options.rows += [name for name in MEASURES if options.measures and name not in options.rows]
     about = machine(options)
     found = run(options)
     compared = ratios(found, options.sizes)

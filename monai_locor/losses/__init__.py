@@ -13,6 +13,20 @@
 
 from __future__ import annotations
 
+from .correlation_ratio import CorrelationRatioLoss
 from .local_cr import LocalLearnedBasisCRLoss
+from .local_ncc import LocalNCCLoss
+from .local_parzen_cr import LocalParzenCRLoss
+from .mind import MINDSSCLoss
+from .mutual_information import MutualInformationLoss
+from .srwcr import SRWCRLoss
 
-__all__ = ["LocalLearnedBasisCRLoss"]
+__all__ = [
+    "CorrelationRatioLoss",
+    "LocalLearnedBasisCRLoss",
+    "LocalNCCLoss",
+    "LocalParzenCRLoss",
+    "MINDSSCLoss",
+    "MutualInformationLoss",
+    "SRWCRLoss",
+]

@@ -1,0 +1,129 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the measures that compare images channel by channel have in common: checks, weights, precision, reduction."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from monai.utils import LossReduction
+from torch.nn.modules.loss import _Loss
+
+from monai_locor.precision import full_precision
+from monai_locor.tensors import plain
+
+__all__ = ["PairLoss", "check_positive"]
+
+
+def check_positive(**options: float | Sequence[float] | None) -> None:
+    """Raise ValueError for an option, or an entry of one, that is not a positive finite number; None is allowed."""
+    for name, value in options.items():
+        values = () if value is None else value if isinstance(value, Sequence) else (value,)
+        if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+class PairLoss(_Loss):
+    """Base of the losses that compare channel c of one image with channel c of the other, to be minimised.
+
+    Subclasses implement :meth:`_measure`. Nothing here or there waits for a GPU: no value comes back to the host and no
+    shape depends on data.
+
+    Args:
+        spatial_dims: one of ``dims``.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        dims: numbers of spatial axes for which the measure is defined.
+    """
+
+    def __init__(self, spatial_dims: int, reduction: LossReduction | str, dims: Sequence[int] = (1, 2, 3)) -> None:
+        super().__init__(reduction=LossReduction(reduction).value)
+        if spatial_dims not in dims:
+            raise ValueError(f"spatial_dims must be one of {tuple(dims)}, got {spatial_dims}.")
+        self.spatial_dims = spatial_dims
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            pred: warped moving image, BCH[W[D]].
+            target: fixed image, of the same shape.
+            mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient. Voxels
+                that are not finite in either image get weight zero.
+
+        Raises:
+            ValueError: when shapes do not fit, or a dtype is not floating point.
+        """
+        pred, target, mask = plain(pred), plain(target), None if mask is None else plain(mask)
+        self._check_input(pred, target, mask)
+        with full_precision(pred.device):
+            dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+            pred, target = pred.to(dtype), target.to(dtype)
+            weight = _weights(pred, target, mask)
+            valid = weight > 0
+            # a NaN of weight zero would still be a NaN
+            pred, target = torch.where(valid, pred, 0), torch.where(valid, target, 0)
+            return self._reduce(*self._measure(pred, target, weight))
+
+    @abstractmethod
+    def _measure(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Values to be averaged, ``(B, C, ...)``, and which of them count, bool of that shape, or None for all.
+
+        The images ``(B, C, *spatial)`` are finite, and zero where the weights ``(B, 1, *spatial)`` are.
+        """
+
+    @staticmethod
+    def _flat(image: torch.Tensor) -> torch.Tensor:
+        """Items and channels in one axis, voxels in another: ``(B, C, *spatial)`` to ``(B C, voxels)``."""
+        return image.flatten(0, 1).flatten(1)
+
+    def _reduce(self, values: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        if counts is not None:
+            values = torch.where(counts, values, 0)
+        if self.reduction == LossReduction.NONE.value:
+            return values
+        if self.reduction == LossReduction.SUM.value:
+            return values.sum()
+        if self.reduction != LossReduction.MEAN.value:
+            raise ValueError(f'Unsupported reduction: {self.reduction}, available options are ["mean", "sum", "none"].')
+        if counts is None:
+            return values.mean()
+        # item by item, so that a pair weighs the same whatever the overlap of its neighbour in the batch
+        return (values.flatten(2).sum(2) / counts.flatten(2).sum(2).clamp_min(1)).mean()
+
+    def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
+        if pred.ndim != self.spatial_dims + 2:
+            raise ValueError(
+                f"pred must be (batch, channels, {self.spatial_dims} spatial axes), got shape {tuple(pred.shape)}."
+            )
+        if target.shape != pred.shape:
+            raise ValueError(f"target must have the shape of pred, got {tuple(target.shape)} and {tuple(pred.shape)}.")
+        if 0 in pred.shape:
+            raise ValueError(f"pred and target must not be empty, got shape {tuple(pred.shape)}.")
+        for name, image in (("pred", pred), ("target", target)):
+            if not image.is_floating_point():
+                raise ValueError(f"{name} must be a floating point tensor, got {image.dtype}; convert it with .float().")
+        if mask is not None and (
+            mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
+        ):
+            raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+
+
+def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """``(B, 1, *spatial)`` in the dtype of pred, in [0, 1]; zero where an image is not finite."""
+    finite = (pred.detach().isfinite() & target.detach().isfinite()).all(1, keepdim=True)
+    if mask is None:
+        return finite.to(pred.dtype)
+    return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0)

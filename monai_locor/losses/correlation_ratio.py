@@ -1,0 +1,94 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The global correlation ratio by Parzen windows."""
+
+from __future__ import annotations
+
+import torch
+from monai.utils import LossReduction
+
+from .base import check_positive
+from .parzen import Powers, joint_histogram
+from .parzen_loss import ParzenLoss
+
+__all__ = ["CorrelationRatioLoss", "unexplained"]
+
+
+def unexplained(mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor, eps: float) -> torch.Tensor:
+    """One minus the correlation ratio: the share of the target's variance that the bins of the other image do not explain.
+
+    ``sum_a (E[h_a t^2] - E[h_a t]^2 / (E[h_a] + eps)) / (E[t^2] - E[t]^2 / (E[1] + eps) + eps)``, with
+    ``sum_a h_a = 1``.
+
+    Args:
+        mass: ``E[h_a]``, bins along axis 1.
+        first: ``E[h_a t]``, likewise.
+        second: ``E[t^2]``, without that axis.
+        eps: floor of the variance.
+
+    Returns:
+        The shape of ``second``, in [0, 1].
+    """
+    residual = second - (first.square() / (mass + eps)).sum(1)
+    variance = second - first.sum(1).square() / (mass.sum(1) + eps)
+    return residual.clamp_min(0) / (variance.clamp_min(0) + eps)
+
+
+class CorrelationRatioLoss(ParzenLoss):
+    """One minus the correlation ratio of the target on the prediction, over the whole image.
+
+    The target is modelled as any function of the prediction, one value per bin; what is measured is the share of the
+    target's variance that is left.
+
+    Reference: Roche et al., "The correlation ratio as a new similarity measure for multimodal image registration",
+    MICCAI 1998, doi 10.1007/BFb0056301.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        num_bins: bins of the prediction.
+        kernel_type: Parzen window, ``"gaussian"`` or ``"spline"``.
+        sigma_ratio: standard deviation of the Gaussian, in distances between bins.
+        reduction: ``"mean"`` over channels and items; ``"sum"``; or ``"none"``, ``(B, C)``.
+        rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
+        quantile: share of voxels below the low and above the high end.
+        freeze_range: keep the ends of the first call until :meth:`reset_range`.
+        eps: floor of the variance of the target in [0, 1].
+
+    Returns:
+        A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        num_bins: int = 32,
+        kernel_type: str = "gaussian",
+        sigma_ratio: float = 0.5,
+        reduction: LossReduction | str = LossReduction.MEAN,
+        rescale: bool = True,
+        quantile: float = 0.005,
+        freeze_range: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(spatial_dims, num_bins, kernel_type, sigma_ratio, reduction, rescale, quantile, freeze_range)
+        check_positive(eps=eps)
+        self.eps = eps
+
+    def _measure(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        pred, target = self._unit(pred, target, weight)
+        weight = self._flat(weight.expand_as(pred))
+        moments = joint_histogram(self.parzen, Powers(), self._flat(pred), self._flat(target), weight)
+        total = weight.sum(1).view(-1, 1, 1)
+        mass, first, second = (moments / torch.where(total > 0, total, 1)).unbind(2)
+        return unexplained(mass, first, second.sum(1), self.eps).view(pred.shape[:2]), None

@@ -1,0 +1,133 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Local normalised cross-correlation from streamed window averages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.utils import LossReduction
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from .base import PairLoss, check_positive
+from .gram import LocalGram, local_gram
+from .intensity import rescale as to_common_range
+from .window_grid import WindowGrid, slab_budget
+
+__all__ = ["LocalNCCLoss"]
+
+
+class LocalNCCLoss(PairLoss):
+    """Squared correlation coefficient of two images in windows, averaged and negated.
+
+    The value of ``monai.losses.LocalNormalizedCrossCorrelationLoss``, where that is well-conditioned, with windows that
+    end at the image's border instead of going on with zeros, a mask, and rescaled intensities, so that no offset makes
+    the variances cancel.
+
+    Reference: Avants et al., "Symmetric diffeomorphic image registration with cross-correlation", Medical Image Analysis
+    12, 2008, doi 10.1016/j.media.2007.06.004.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        kernel_type: ``"rectangular"`` or ``"gaussian"`` windows.
+        kernel_size: edge of the rectangular window, voxels.
+        kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
+        truncated: where the Gaussian window ends, in standard deviations.
+        stride: distance between windows, voxels, one value or one per axis. Above 1 the grid is shifted at random by up
+            to half a stride in every call in ``train()`` and centred in ``eval()``.
+        reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
+            ``(B, C, *windows)``, with 0 where a window does not count.
+        rescale: bring both images to about [0, 1] by detached robust statistics.
+        eps: added to both variances.
+        min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
+        memory_budget_mb: MiB for the products of one slab; by default 8 on a CPU and 128 on a GPU.
+        generator: CPU random generator of the window shift; by default torch's global one.
+
+    Returns:
+        A scalar in about [-1, 0], to be minimised.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        kernel_type: str = "rectangular",
+        kernel_size: int = 9,
+        kernel_sigma: float | Sequence[float] = 2.0,
+        truncated: float = 3.0,
+        stride: float | Sequence[float] = 1,
+        reduction: LossReduction | str = LossReduction.MEAN,
+        rescale: bool = True,
+        eps: float = 1e-5,
+        min_mass: float = 0.25,
+        memory_budget_mb: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(spatial_dims, reduction)
+        self.grid = WindowGrid.make(spatial_dims, kernel_type, kernel_size, kernel_sigma, truncated, stride)
+        check_positive(eps=eps, memory_budget_mb=memory_budget_mb)
+        if not 0 < min_mass <= 1:
+            raise ValueError(f"min_mass must be in (0, 1], got {min_mass}.")
+        self.rescale, self.eps, self.min_mass = rescale, eps, min_mass
+        self.memory_budget_mb, self.generator = memory_budget_mb, generator
+
+    def _measure(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, root = pred.shape[:2], weight.sqrt()
+        if self.rescale:
+            pred, target = (to_common_range(x, weight > 0) for x in (pred, target))
+        windows = self.grid.axes(pred, self.training, self.generator)
+        budget = slab_budget(pred.device, self.memory_budget_mb)
+        gram = LocalGram(nn.Identity(), 1, 1, windows, budget, masked=True, first_moments=True)
+        pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
+        maps = local_gram(gram, pred, target, root)
+        mass = maps[:, gram.layout["mass"]].detach()
+        counts = mass >= self.min_mass
+        values = -_SquaredCorrelation.apply(maps, 1 / torch.where(counts, mass, 1), self.eps)
+        return values.view(*batch, *values.shape[1:]), counts.view(*batch, *counts.shape[2:])
+
+
+class _SquaredCorrelation(torch.autograd.Function):
+    """``c^2 / ((u + eps) (v + eps))`` of windows, c covariance, u and v variances, ``(G, *windows)``.
+
+    From the maps of :class:`LocalGram` with ``psi`` and ``t`` one channel each, ``(G, 6, *windows)``, and one over their
+    mass. Only these are kept for backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
+        ctx.eps = eps
+        ctx.save_for_backward(maps, scale)
+        _, _, c, u, v = _moments(maps, scale[:, 0])
+        u, v = (x.clamp_min_(0).add_(eps) for x in (u, v))
+        return c.square_().div_(u).div_(v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        maps, scale = ctx.saved_tensors
+        p, t, c, u, v = _moments(maps, scale[:, 0])
+        free = u > 0, v > 0
+        u, v = (x.clamp_min_(0).add_(ctx.eps) for x in (u, v))
+        dc = 2 * grad * c / u / v
+        du, dv = (-0.5 * dc * c / x * inside for x, inside in zip((u, v), free, strict=True))
+        dp, dt = -2 * p * du - t * dc, -2 * t * dv - p * dc
+        return torch.stack([du, dc, dv, dp, dt, torch.zeros_like(dc)], 1).mul_(scale), None, None
+
+
+def _moments(maps: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Means of both images, covariance and variances, in the order p, t, c, u, v."""
+    pp, pt, tt, p, t = (maps[:, row] * scale for row in range(5))
+    return p, t, pt.addcmul_(p, t, value=-1), pp.addcmul_(p, p, value=-1), tt.addcmul_(t, t, value=-1)

@@ -1,0 +1,102 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Global mutual information by Parzen windows, plain and normalised."""
+
+from __future__ import annotations
+
+import torch
+from monai.utils import LossReduction, look_up_option
+
+from .base import check_positive
+from .parzen import joint_histogram
+from .parzen_loss import ParzenLoss
+
+__all__ = ["MutualInformationLoss"]
+
+
+class MutualInformationLoss(ParzenLoss):
+    """Mutual information of the joint histogram of two images, negated.
+
+    With the Parzen weights ``w_ik`` of voxel i on bin k, ``p(k, l)`` is the mean of ``w_ik w'_il`` and
+
+        MI  = sum_kl p(k, l) log[(p(k, l) + eps) / (p(k) p(l) + eps) + eps]
+        NMI = (H(pred) + H(target)) / H(pred, target)
+
+    The value of MI is that of ``monai.losses.GlobalMutualInformationLoss`` (Gaussian window), which takes images in
+    [0, 1], knows no mask and holds the weights of all voxels. Here they are streamed, in forward and in backward.
+
+    Reference: Guo, "Multi-modal image registration with unsupervised deep learning", MIT 2019, section 3.1,
+    https://dspace.mit.edu/handle/1721.1/123142; the normalised form: Studholme et al., Pattern Recognition 32, 1999,
+    doi 10.1016/S0031-3203(98)00091-0.
+
+    Args:
+        spatial_dims: 1, 2 or 3.
+        num_bins: bins of each image.
+        form: ``"mutual_information"`` or ``"normalized"``.
+        kernel_type: Parzen window, ``"gaussian"`` or ``"spline"`` (see :class:`~monai_locor.losses.parzen.SplineParzen`).
+        sigma_ratio: standard deviation of the Gaussian, in distances between bins.
+        reduction: ``"mean"`` over channels and items; ``"sum"``; or ``"none"``, ``(B, C)``.
+        rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
+        quantile: share of voxels below the low and above the high end.
+        freeze_range: keep the ends of the first call until :meth:`reset_range`.
+        count_masked: the behaviour of the published comparison: images are multiplied by the mask and *all* voxels are
+            counted, those outside as pairs of zeros, which rewards overlap. By default voxels of weight zero have no
+            influence.
+        eps: keeps the logarithm finite.
+
+    Returns:
+        A scalar, to be minimised: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        num_bins: int = 23,
+        form: str = "mutual_information",
+        kernel_type: str = "gaussian",
+        sigma_ratio: float = 0.5,
+        reduction: LossReduction | str = LossReduction.MEAN,
+        rescale: bool = True,
+        quantile: float = 0.005,
+        freeze_range: bool = False,
+        count_masked: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(spatial_dims, num_bins, kernel_type, sigma_ratio, reduction, rescale, quantile, freeze_range)
+        check_positive(eps=eps)
+        self.form = look_up_option(form, ("mutual_information", "normalized"))
+        self.count_masked, self.eps = count_masked, eps
+
+    def _measure(
+        self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        pred, target = self._unit(pred, target, weight)
+        if self.count_masked:
+            pred, target, weight = pred * weight, target * weight, torch.ones_like(weight)
+        weight = self._flat(weight.expand_as(pred))
+        joint = joint_histogram(self.parzen, self.parzen, self._flat(pred), self._flat(target), weight)
+        total = weight.sum(1).view(-1, 1, 1)
+        joint = joint / torch.where(total > 0, total, 1)
+        value = self._mutual_information(joint) if self.form == "mutual_information" else self._normalized(joint)
+        return -value.view(pred.shape[:2]), None
+
+    def _mutual_information(self, joint: torch.Tensor) -> torch.Tensor:
+        independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
+        return (joint * torch.log((joint + self.eps) / (independent + self.eps) + self.eps)).sum((1, 2))
+
+    def _normalized(self, joint: torch.Tensor) -> torch.Tensor:
+        single = self._entropy(joint.sum(2)) + self._entropy(joint.sum(1))
+        return (single + self.eps) / (self._entropy(joint.flatten(1)) + self.eps)
+
+    def _entropy(self, p: torch.Tensor) -> torch.Tensor:
+        """Of the last axis; never negative."""
+        return -(p * torch.log((p + self.eps) / (1 + self.eps))).sum(-1)

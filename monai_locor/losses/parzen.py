@@ -1,0 +1,212 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Parzen windows over intensities, and the joint histograms made of them, streamed through the voxels.
+
+An intensity in [0, 1] is encoded by its weights on a few bins. The weights of all voxels at once would be the largest
+tensor of a registration; they exist for one portion of the voxels at a time, in forward and in backward, where they
+are computed anew. What is kept are the images and one small matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from monai.utils import look_up_option
+from torch.autograd.function import once_differentiable
+
+from monai_locor.precision import full_precision
+
+from .base import check_positive
+
+__all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
+
+PORTION = {"cpu": 1 << 14, "cuda": 1 << 18}  # voxels encoded at once: the processor's cache; large launches on a GPU
+LEAST_EXPONENT = -36.0  # of a Gaussian weight: exp(-36) is float64's rounding of the largest one
+NARROWEST = 0.1  # bins: all weights of a narrower Gaussian could vanish between two bins
+
+
+class Encoder(Protocol):
+    """A few numbers for each intensity, and the derivative of each."""
+
+    size: int
+
+    def encode(self, u: torch.Tensor) -> torch.Tensor:
+        """``(G, N)`` to ``(G, size, N)``."""
+
+    def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Gradient of u, ``(G, N)``, from that of its code; may overwrite ``grad``."""
+
+
+class GaussianParzen:
+    """Gaussians around bin centres ``k / (K - 1)``, normalised over the bins.
+
+    Source: Guo 2019, https://dspace.mit.edu/handle/1721.1/123142, section 3.1; also MONAI and DeepReg.
+
+    Args:
+        size: number of bins K, two at least.
+        sigma_ratio: standard deviation of the Gaussian, in distances between bins.
+    """
+
+    def __init__(self, size: int, sigma_ratio: float = 0.5) -> None:
+        self.size, self.precision = size, 1 / sigma_ratio**2
+
+    def encode(self, u: torch.Tensor) -> torch.Tensor:
+        """``(G, N)`` to ``(G, K, N)``, columns of sum one."""
+        bins = torch.arange(self.size, device=u.device, dtype=u.dtype)[:, None]
+        code = ((self.size - 1) * u)[:, None] - bins
+        # smaller weights have no say, but exp is many times slower where it underflows, and so are products of denormals
+        code.square_().mul_(-0.5 * self.precision).clamp_min_(LEAST_EXPONENT).exp_()
+        return code.div_(code.sum(1, keepdim=True))
+
+    def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The derivative of weight k is ``w_k (b_k - mean of b under w) / sigma^2``."""
+        bins = torch.arange(self.size, device=u.device, dtype=u.dtype) - (self.size - 1) / 2
+        mean = torch.matmul(bins, code)
+        moments = torch.matmul(torch.stack([torch.ones_like(bins), bins]), grad.mul_(code))
+        return moments[:, 1].addcmul(moments[:, 0], mean, value=-1).mul_((self.size - 1) * self.precision)
+
+
+class SplineParzen:
+    """Piecewise quadratic window over the two nearest bins, a partition of unity.
+
+    With the distance t to a bin, in bins: ``1 - 0.1 t - 1.8 t^2`` below one half, ``1.9 - 3.7 t + 1.8 t^2`` from there to one.
+    Source: Xu et al. 2008, as used by Gong et al. 2018.
+
+    Args:
+        size: number of bins K, two at least.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def encode(self, u: torch.Tensor) -> torch.Tensor:
+        """``(G, N)`` to ``(G, K, N)``, columns of sum one."""
+        low, rest = _bin(u, self.size)
+        upper, index = _step(rest)[:, None], low.long()[:, None]
+        code = u.new_zeros(len(u), self.size, u.shape[1])
+        return code.scatter_(1, index, 1 - upper).scatter_(1, index + 1, upper)
+
+    def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The weights of two bins change, by opposite amounts."""
+        low, rest = _bin(u, self.size)
+        index = low.long()[:, None]
+        slope = 0.1 + 3.6 * torch.minimum(rest, 1 - rest)
+        return (grad.gather(1, index + 1) - grad.gather(1, index))[:, 0] * slope * (self.size - 1)
+
+
+class Powers:
+    """``1, u, u^2``: a histogram with them holds mass, sum and sum of squares of each bin."""
+
+    size = 3
+
+    def encode(self, u: torch.Tensor) -> torch.Tensor:
+        """``(G, N)`` to ``(G, 3, N)``."""
+        return torch.stack([torch.ones_like(u), u, u.square()], 1)
+
+    def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """Derivatives 0, 1 and 2 u."""
+        return torch.addcmul(grad[:, 1], grad[:, 2], u, value=2)
+
+
+def make_parzen(kernel_type: str, num_bins: int, sigma_ratio: float) -> GaussianParzen | SplineParzen:
+    """The Parzen window of a name, options checked.
+
+    Raises:
+        ValueError: for an unknown name, fewer than two bins, or a Gaussian narrower than a tenth of a bin.
+    """
+    if isinstance(num_bins, bool) or not isinstance(num_bins, int) or num_bins < 2:
+        raise ValueError(f"num_bins must be an integer of at least 2, got {num_bins}.")
+    check_positive(sigma_ratio=sigma_ratio)
+    if sigma_ratio < NARROWEST:
+        raise ValueError(f"sigma_ratio must be at least {NARROWEST}, got {sigma_ratio}.")
+    if look_up_option(kernel_type, ("gaussian", "spline")) == "spline":
+        return SplineParzen(num_bins)
+    return GaussianParzen(num_bins, sigma_ratio)
+
+
+def spline_moments(u: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``sum_k b_k w_k(u)`` and ``sum_k b_k^2 w_k(u)`` of :class:`SplineParzen`, ``b_k = k / (size - 1)``."""
+    low, rest = _bin(u, size)
+    upper = _step(rest)
+    return (low + upper) / (size - 1), (low.square() + (2 * low + 1) * upper) / (size - 1) ** 2
+
+
+def _bin(u: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bin below, without gradient, and the distance from it, in bins."""
+    t = (size - 1) * u
+    low = t.detach().floor().clamp(0, size - 2)
+    return low, t - low
+
+
+def _step(rest: torch.Tensor) -> torch.Tensor:
+    """Weight of the bin above."""
+    near = torch.minimum(rest, 1 - rest)
+    value = near * (0.1 + 1.8 * near)
+    return torch.where(rest < 0.5, value, 1 - value)
+
+
+def joint_histogram(rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``H_kl = sum_i weight_i rows_k(x_i) columns_l(y_i)``, differentiable in x and y.
+
+    Args:
+        rows: code of x, of size K.
+        columns: code of y, of size L.
+        x: ``(G, N)``, in [0, 1].
+        y: ``(G, N)``.
+        weight: ``(G, N)``, not differentiated.
+
+    Returns:
+        ``(G, K, L)``, summed in float64, in the dtype of x.
+    """
+    return _JointHistogram.apply(rows, columns, x, y, weight)
+
+
+def _portions(x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+    """Items and voxels of about equal portions: several small items at once, or parts of one large item."""
+    items, voxels = x.shape
+    most = PORTION.get(x.device.type, PORTION["cpu"])
+    length, group = min(voxels, most), max(1, most // voxels)
+    for i in range(0, items, group):
+        for start in range(0, voxels, length):
+            yield slice(i, i + group), slice(start, start + length)
+
+
+class _JointHistogram(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.rows, ctx.columns = rows, columns
+        ctx.save_for_backward(x, y, weight)
+        out = x.new_zeros(len(x), rows.size, columns.size, dtype=torch.float64)
+        for part in _portions(x):
+            weighted = rows.encode(x[part]).mul_(weight[part][:, None])
+            out[part[0]] += torch.bmm(weighted, columns.encode(y[part]).mT)
+        return out.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, columns = ctx.rows, ctx.columns
+        x, y, weight = ctx.saved_tensors
+        need_x, need_y = ctx.needs_input_grad[2:4]
+        dx, dy = (torch.empty_like(z) if need else None for z, need in ((x, need_x), (y, need_y)))
+        with full_precision(x.device):
+            for part in _portions(x):
+                row, column, g = rows.encode(x[part]), columns.encode(y[part]), grad[part[0]]
+                if dx is not None:
+                    dx[part] = rows.pullback(torch.bmm(g, column), row, x[part]).mul_(weight[part])
+                if dy is not None:
+                    dy[part] = columns.pullback(torch.bmm(g.mT, row), column, y[part]).mul_(weight[part])
+        return None, None, dx, dy, None
