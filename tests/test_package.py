@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
 HEADER = Path(__file__).read_text(encoding="utf-8").split("\n\n")[0] + "\n"
 NOT_SOURCE = {"build", "dist", "demo_output", "node_modules"}
-OPTIONAL = ("fire", "ignite", "jsonschema", "matplotlib", "nilearn", "scipy")
+OPTIONAL = ("fire", "ignite", "jsonschema", "matplotlib", "nilearn", "safetensors", "scipy", "tensorboard")
 
 # MONAI imports some of the optional packages itself where they are there, so they are taken away instead of looked for:
 # `None` in `sys.modules` makes an import of that name fail.

@@ -13,6 +13,16 @@
 
 from __future__ import annotations
 
+from .epoch_seed import SeedEpochs
+from .registration_metrics import RegistrationMetric, RegistrationMetrics
 from .registration_saver import RegistrationSaver
+from .training_pictures import BasisPictures, WarpPictures
 
-__all__ = ["RegistrationSaver"]
+__all__ = [
+    "BasisPictures",
+    "RegistrationMetric",
+    "RegistrationMetrics",
+    "RegistrationSaver",
+    "SeedEpochs",
+    "WarpPictures",
+]

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -22,14 +23,15 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer
-from monai.networks.utils import eval_mode
 
 from ..errors import InputError
-from ..geometry import Grid, warp
-from ..io import read_image
+from ..losses import LocalLearnedBasisCRLoss
+from ..losses.training import RegistrationLoss
+from ..networks import LearnedBasis
+from ..networks.learned_bases import LearnedBases
 from ..registration import RegistrationConfig, RegistrationResult, register
-from ..registration.initial import initial_affine
-from ..registration.prepare import prepare
+from ..registration.network_input import predict_velocity
+from ..registration.prepare import PreparedImage
 
 __all__ = ["InstanceOptimizationInferer"]
 
@@ -43,20 +45,29 @@ class InstanceOptimizationInferer(Inferer):
     ``use_network``     ``num_iterations``  result
     ==================  =================  ====================================================
     False               None or N           instance optimisation alone
-    True                None or N           network, then instance optimisation from its velocity
-    True                0                   the network's prediction: the exponential of its velocity
-    False               0                   the initial alignment
+    True                None or N           affine, network, then instance optimisation from its velocity
+    True                0                   affine and the network's prediction: the exponential of its velocity
+    False               0                   the affine alone
     ==================  =================  ====================================================
 
     Args:
         preset: settings, see :func:`monai_locor.register`.
-        num_iterations: steps in all, shared out among the stages in proportion; None keeps the preset's.
-        use_network: start from the network's prediction. The network maps ``(1, 2, *fixed)``, the moving image in its
-            initial alignment on the fixed grid and the fixed image, both with their robust range scaled to [0, 1], to a
-            stationary velocity ``(1, D, *fixed)`` along the array axes in voxels of the fixed grid (MONAI's DVF).
+        num_iterations: deformable steps, shared out among the stages in proportion; None keeps the preset's. After a network,
+            stages that sample coarser than ``coarsest`` get none. The affine stages go as the preset says.
+        use_network: start from the network's prediction. The network maps ``(1, 2, *grid)``, the moving image in its affine
+            alignment and the fixed image on the network's grid, see
+            :func:`monai_locor.registration.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
+            array axes in voxels of that grid (MONAI's DVF).
+        network_spacing: voxel size that the network was trained for, mm.
+        loss: what the network was trained with; instance optimisation after the network starts from the basis functions
+            that it has learned, where its similarity has any.
+        coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
         seed: of the optimisation; every pair starts from it, so that a pair gives the same result in any batch.
         progress: show a progress bar.
+
+    Raises:
+        InputError: for settings that are not valid.
 
     Example::
 
@@ -70,17 +81,28 @@ class InstanceOptimizationInferer(Inferer):
         preset: RegistrationConfig | Mapping[str, Any] | str | PathLike[str] = "default",
         num_iterations: int | None = None,
         use_network: bool = False,
+        network_spacing: float = 3.0,
+        loss: RegistrationLoss | None = None,
+        coarsest: float = 2.0,
         divisible: int = 16,
         seed: int = 0,
         progress: bool = True,
     ) -> None:
         super().__init__()
-        config = RegistrationConfig.of(preset)
-        self.config = config if num_iterations is None else config.with_iterations(num_iterations)
+        self.config = RegistrationConfig.of(preset)
+        if num_iterations is not None:
+            self.config = self.config.with_iterations(num_iterations, coarsest if use_network else math.inf)
         for name, value in (("divisible", divisible), ("seed", seed)):
             if isinstance(value, bool) or not isinstance(value, int) or value < (name == "divisible"):
                 raise InputError(f"{name} must be a whole number, {int(name == 'divisible')} or more, got {value!r}.")
-        self.use_network, self.divisible, self.seed, self.progress = use_network, divisible, seed, progress
+        if (
+            isinstance(network_spacing, bool)
+            or not isinstance(network_spacing, (int, float))
+            or not 0 < network_spacing < math.inf
+        ):
+            raise InputError(f"network_spacing must be a positive number of mm, got {network_spacing!r}.")
+        self.use_network, self.network_spacing, self.loss = use_network, float(network_spacing), loss
+        self.divisible, self.seed, self.progress = divisible, seed, progress
 
     def __call__(
         self,
@@ -123,15 +145,14 @@ class InstanceOptimizationInferer(Inferer):
         fixed_mask: torch.Tensor | None,
         moving_mask: torch.Tensor | None,
     ) -> RegistrationResult:
-        matrix, velocity = self._predict(network, fixed, moving) if self.use_network else (None, None)
         result = register(
             fixed,
             moving,
             preset=self.config,
             fixed_mask=fixed_mask,
             moving_mask=moving_mask,
-            initial=matrix,
-            initial_velocity=velocity,
+            predict=self._predictor(network) if self.use_network else None,
+            initial_basis=self._basis() if self.use_network else None,
             device=fixed.device,
             seed=self.seed,
             progress=self.progress,
@@ -140,30 +161,24 @@ class InstanceOptimizationInferer(Inferer):
         names = {role: _file_name(image) for role, image in images.items()}
         return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
 
-    def _predict(
-        self, network: Callable[[torch.Tensor], torch.Tensor] | None, fixed: torch.Tensor, moving: torch.Tensor
-    ) -> tuple[np.ndarray, torch.Tensor]:
-        """The initial affine, RAS mm, and the velocity on top of it, ``(D, *fixed)`` in voxels of the fixed grid."""
+    def _basis(self) -> LearnedBases | None:
+        """What the network's loss has learned; None if that was another measure."""
+        if self.loss is None:
+            return None
+        losses = [self.loss.similarity, self.loss.inverse_similarity]
+        learned = [x for x in losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
+        return LearnedBases.of(learned[0], learned[1], derivative=self.config.derivative) if len(learned) == 2 else None
+
+    def _predictor(
+        self, network: Callable[[torch.Tensor], torch.Tensor] | None
+    ) -> Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor]:
         if network is None:
             raise ValueError("use_network is set, but there is no network")
-        target, source = (
-            prepare(read_image(image, role)[0], None, self.config.quantile, fixed.device)
-            for image, role in ((fixed, "fixed"), (moving, "moving"))
-        )
-        matrix = initial_affine(target, source, self.config.initialization)
-        seen = Grid(source.grid.shape, np.linalg.inv(matrix) @ source.grid.affine)
-        aligned = warp(source.image.clamp(0, 1), seen, None, target.stored)
-        image = torch.cat((aligned, target.to_stored(target.image).clamp(0, 1)))[None]
-        shape = image.shape[2:]
-        padding = [width for n in reversed(shape) for width in (0, -n % self.divisible)]
-        modules = [network] if isinstance(network, torch.nn.Module) else []
-        with eval_mode(*modules):
-            velocity = network(torch.nn.functional.pad(image, padding))
-        if not isinstance(velocity, torch.Tensor) or velocity.shape[:2] != (1, len(shape)):
-            what = tuple(velocity.shape) if isinstance(velocity, torch.Tensor) else type(velocity).__name__
-            raise ValueError(f"the network must return a velocity (1, {len(shape)}, ...), got {what}")
-        crop = (slice(None), *(slice(n) for n in shape))
-        return matrix, velocity[0][crop].float()
+
+        def predict(fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray) -> torch.Tensor:
+            return predict_velocity(network, fixed, moving, matrix, self.network_spacing, self.divisible)
+
+        return predict
 
 
 def _items(images: torch.Tensor | Sequence[torch.Tensor | None] | None, count: int | None) -> list[Any]:

@@ -9,10 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Basis networks and the parametrisations of a transform."""
+"""Basis networks, the parametrisations of a transform, and what surrounds a network that predicts one."""
 
 from __future__ import annotations
 
 from .basis import LearnedBasis, PolynomialBasis
+from .learned_bases import LearnedBases
+from .training import RegistrationNetwork
 
-__all__ = ["LearnedBasis", "PolynomialBasis"]
+__all__ = ["LearnedBases", "LearnedBasis", "PolynomialBasis", "RegistrationNetwork"]

@@ -14,15 +14,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 
 from monai_locor.errors import InputError
 from monai_locor.io import ImageSource
 from monai_locor.metrics import jacobian_statistics
+from monai_locor.networks.learned_bases import LearnedBases
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
@@ -43,6 +46,8 @@ def register(
     moving_mask: ImageSource | None = None,
     initial: Initial = None,
     initial_velocity: torch.Tensor | None = None,
+    predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
+    initial_basis: LearnedBases | str | PathLike[str] | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -63,6 +68,11 @@ def register(
             default see ``initialization`` of the settings.
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.
+        predict: gives an initial velocity when the affine stages are through: called with the fixed and the moving image as
+            the engine sees them and the affine, it returns ``(D, *fixed)`` in the order of that fixed image, RAS mm. See
+            :func:`monai_locor.registration.network_input.predict_velocity`. Not with two devices.
+        initial_basis: what :attr:`RegistrationResult.basis` of another pair of the same contrasts learned, or a file of it
+            (:meth:`RegistrationResult.save_basis`), to start from; it goes on learning. The settings must be of its sizes.
         device: by default CUDA where there is a GPU, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
             the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
@@ -78,7 +88,10 @@ def register(
     """
     start = time.perf_counter()
     config = RegistrationConfig.of(preset)
+    basis = _basis(initial_basis, config)
     first, second = _devices(device, devices)
+    if predict is not None and (second is not None or initial_velocity is not None):
+        raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
     pair = load_pair(
         fixed,
         moving,
@@ -97,12 +110,15 @@ def register(
         "initial_velocity": start_fields[0],
         "initial_displacement": start_fields[1],
         "search": _searches(config, initial is not None, pair),
+        "initial_basis": basis,
     }
     if second is None:
-        engine = RegistrationEngine(pair.fixed, pair.moving, **begin).run(progress)
+        predictor = None if predict is None else partial(predict, pair.fixed, pair.moving)
+        engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor).run(progress)
     else:
         with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
             engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange).run(progress)
+            engine.share_bases()
     names = {role: str(s) for role, s in (("fixed", fixed), ("moving", moving)) if isinstance(s, (str, PathLike))}
     return _result(engine, pair, seed, time.perf_counter() - start, names)
 
@@ -121,6 +137,19 @@ def _devices(
     return chosen[0], chosen[1] if len(chosen) == 2 else None
 
 
+def _basis(given: LearnedBases | str | PathLike[str] | None, config: RegistrationConfig) -> LearnedBases | None:
+    if given is None:
+        return None
+    basis = given if isinstance(given, LearnedBases) else LearnedBases.load(given)
+    basis.check(
+        derivative=config.derivative,
+        num_basis=config.num_basis,
+        hidden_channels=config.hidden_channels,
+        basis=config.basis,
+    )
+    return basis
+
+
 def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
     """Whether the first affine is to be compared with other starts. A deformation to start from belongs to its affine."""
     if pair.velocity is not None or pair.displacement is not None:
@@ -130,7 +159,7 @@ def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
 
 def _second_direction(exchange: Exchange, fixed: PreparedImage, moving: PreparedImage, begin: Mapping[str, Any]) -> None:
     """All that the second process does."""
-    RegistrationEngine(fixed, moving, **begin, exchange=exchange).run()
+    RegistrationEngine(fixed, moving, **begin, exchange=exchange).run().share_bases()
 
 
 def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, names: dict[str, str]) -> RegistrationResult:
@@ -157,4 +186,5 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         seconds=seconds,
         device=str(engine.device),
         inputs=names,
+        basis=engine.learned_bases(),
     )

@@ -207,27 +207,41 @@ class RegistrationConfig:
         """Plain values that :meth:`of` accepts."""
         return dataclasses.asdict(self)
 
-    def with_iterations(self, total: int) -> RegistrationConfig:
-        """The same schedule in ``total`` steps, shared out in proportion to what the stages have (largest remainder).
+    def with_iterations(self, total: int, coarsest: float = math.inf) -> RegistrationConfig:
+        """The same schedule with ``total`` deformable steps, shared out among the stages in proportion to what they have.
 
-        >>> config = RegistrationConfig(stages=(Stage(4, 80), Stage(2, 40), Stage(1, 40)))
+        The affine stages keep their steps, unless there are no others: then these are shared out.
+
+        Args:
+            total: number of steps.
+            coarsest: deformable stages whose ``factor`` is larger get none, for a start that is good already; where all of them
+                are, the finest one gets all.
+
+        >>> config = RegistrationConfig(stages=(Stage(4, 80), Stage(4, 80, 16), Stage(2, 40, 8), Stage(1, 40, 4)))
         >>> [stage.iterations for stage in config.with_iterations(10).stages]
-        [5, 3, 2]
+        [80, 5, 3, 2]
+        >>> [stage.iterations for stage in config.with_iterations(10, coarsest=2).stages]
+        [80, 0, 5, 5]
 
         Raises:
             InputError: when ``total`` is no whole number, 0 or more, or no stage has a step to scale.
         """
         if isinstance(total, bool) or not isinstance(total, int) or total < 0:
             raise InputError(f"num_iterations must be a whole number, 0 or more, got {total!r}.")
-        have = [s.iterations for s in self.stages]
+        deformable = [s for s in self.stages if s.spacing is not None] or list(self.stages)
+        finest = min((s.factor for s in deformable if s.iterations), default=math.inf)
+        scaled = {i for i, s in enumerate(self.stages) if s in deformable}
+        shared = {i for i in scaled if self.stages[i].factor <= max(coarsest, finest)}
+        have = [s.iterations if i in shared else 0 for i, s in enumerate(self.stages)]
         if total > 0 and sum(have) == 0:
             raise InputError(f"no stage of the settings has iterations, so {total} cannot be shared out among them.")
         exact = [total * n / max(sum(have), 1) for n in have]
         share = [math.floor(x) for x in exact]
-        by_remainder = sorted(range(len(have)), key=lambda i: share[i] - exact[i])  # stable: the coarser stage first
+        by_remainder = sorted(shared, key=lambda i: share[i] - exact[i])  # stable: the coarser stage first
         for i in by_remainder[: total - sum(share)]:
             share[i] += 1
-        stages = tuple(dataclasses.replace(s, iterations=n) for s, n in zip(self.stages, share, strict=True))
+        steps = [n if i in scaled else s.iterations for i, (s, n) in enumerate(zip(self.stages, share, strict=True))]
+        stages = tuple(dataclasses.replace(s, iterations=n) for s, n in zip(self.stages, steps, strict=True))
         return dataclasses.replace(self, stages=stages)
 
 

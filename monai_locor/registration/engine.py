@@ -29,6 +29,7 @@ from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.bending import bending_energy
 from monai_locor.networks.affine import AffineMap
+from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import full_precision
 
@@ -38,7 +39,7 @@ from .inversion import refined_inverse
 from .multistart import better_start, second_is_better
 from .optimizer import DampedAdam
 from .parallel import Exchange
-from .prepare import PreparedImage
+from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
 
@@ -65,6 +66,8 @@ class RegistrationEngine(nn.Module):
         initial_displacement: displacement to start from, likewise, ``initial`` not included.
         exchange: where another process works on the other direction: this engine's direction, and the sum over both.
         search: whether the first affine is compared with other starts, see :func:`.multistart.better_start`.
+        predict: called with the affine once its stages are through; gives an ``initial_velocity``.
+        initial_basis: to start from, in both directions; they go on learning.
     """
 
     def __init__(
@@ -78,13 +81,16 @@ class RegistrationEngine(nn.Module):
         initial_displacement: torch.Tensor | None = None,
         exchange: Exchange | None = None,
         search: bool = False,
+        predict: Callable[[np.ndarray], torch.Tensor] | None = None,
+        initial_basis: LearnedBases | None = None,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
         self.unit = float(fixed.grid.spacing.min())
         self.device = fixed.image.device
-        self.initial, self.seed, self.search = initial, seed, search
+        self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
+        self.initial_basis = initial_basis
         self.velocity = self._make_velocity(4.0, 1.0)
         self.deformable = initial_velocity is not None or initial_displacement is not None
         self.exchange = exchange
@@ -93,13 +99,31 @@ class RegistrationEngine(nn.Module):
         self.history: list[dict[str, Any]] = []
 
     def _begin(self, initial: np.ndarray) -> None:
-        """Start from a matrix, with bases that know nothing yet."""
+        """Start from a matrix, with bases that know nothing yet or what they were given."""
         self.affine = AffineMap(self.fixed.grid, initial).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
         generators = [torch.Generator().manual_seed(2 * self.seed + k) for k in range(2)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.losses = nn.ModuleList(self._make_loss(g) for g in generators).to(self.device)
+        if self.initial_basis is not None:
+            self.initial_basis.load_into(*self.losses)
+
+    @torch.no_grad()
+    def share_bases(self) -> None:
+        """Two processes, each of which has learned one direction's basis, tell each other; both must call."""
+        if self.exchange is not None and self.config.basis == "learned":
+            for k, loss in enumerate(self.losses):
+                for parameter in loss.parameters():
+                    parameter.mul_(float(k in self.directions))
+            self.exchange([p for loss in self.losses for p in loss.parameters()])
+
+    def learned_bases(self) -> LearnedBases | None:
+        """The bases as they are now; None where they are not learned."""
+        c = self.config
+        if c.basis != "learned":
+            return None
+        return LearnedBases.of(*self.losses, derivative=c.derivative, quantile=c.quantile, limits=SOFT_LIMITS)
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
@@ -247,6 +271,9 @@ class RegistrationEngine(nn.Module):
             self._go_through(first, bar)
             if first and self.search:
                 self._try_another_start(first, bar)
+            if self.predict is not None:
+                self.initial_velocity = self.predict(self.matrix())
+                self.velocity, self.deformable = self._make_velocity(4.0, 1.0), True
             self._go_through(stages[len(first) :], bar)
         self._leave()  # room for what comes after
         return self
@@ -263,7 +290,7 @@ class RegistrationEngine(nn.Module):
 
     def _try_another_start(self, stages: Sequence[Stage], bar: tqdm) -> None:
         """Go through the affine stages again if a search finds another start, and keep the better result."""
-        first = self._matrix()
+        first = self.matrix()
         images = self.fixed, self.moving
         start = self._agreed(lambda: better_start(*images, first, self.initial), first.shape)
         if start is None:
@@ -275,7 +302,7 @@ class RegistrationEngine(nn.Module):
         bar.total += sum(s.iterations for s in stages)
         self._go_through(stages, bar)
         ends = _end(kept[2]), _end(self.history)
-        second = self._matrix()
+        second = self.matrix()
         better = self._agreed(
             lambda: np.ones(1) if second_is_better(*images, (first, second), ends, self.initial, start) else None, (1,)
         )
@@ -285,7 +312,8 @@ class RegistrationEngine(nn.Module):
             logger.warning("the first affine was given up for one from another start")
 
     @torch.no_grad()
-    def _matrix(self) -> np.ndarray:
+    def matrix(self) -> np.ndarray:
+        """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
 
     def _agreed(self, decide: Callable[[], np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
@@ -333,7 +361,7 @@ class RegistrationEngine(nn.Module):
         inverse = self._displacement_mm(1, self.moving.grid)
         if not self.deformable:
             return inverse
-        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, self._matrix())
+        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, self.matrix())
 
 
 def _end(history: Sequence[Mapping[str, Any]]) -> float:

@@ -23,7 +23,7 @@ from monai_locor.transforms import derivative_magnitude
 
 from .prepare import PreparedImage, smoothed, weighted_gaussian
 
-__all__ = ["Level", "level_grid", "make_level"]
+__all__ = ["Level", "image_features", "level_grid", "make_level"]
 
 FEWEST_SAMPLES = 8  # along an axis, unless the image itself has fewer
 FOREGROUND = 0.05  # of the robust intensity range
@@ -68,13 +68,13 @@ def make_level(reference: PreparedImage, other: PreparedImage, factor: float, de
         derivative: see :class:`monai_locor.registration.RegistrationConfig`.
     """
     grid = level_grid(reference.grid, factor)
-    features, weight = _features(reference, grid.spacing, derivative == "both")
+    features, weight = image_features(reference, grid.spacing, derivative == "both")
     if grid is not reference.grid:
         features = warp(features, reference.grid, None, grid, padding_mode="border")
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
     box = _foreground_box(features[0] if weight is None else features[0] * weight[0])
     inside = (slice(None), *box)
-    moved, moved_weight = _features(other, grid.spacing, derivative != "none")
+    moved, moved_weight = image_features(other, grid.spacing, derivative != "none")
     return Level(
         grid=grid.cropped(box),
         reference=features[inside][None],
@@ -100,8 +100,16 @@ def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Intensity and derivative magnitude ``(C, *voxels)``, and the weights of voxels that nothing outside has touched."""
+def image_features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """An image smoothed for samples ``step`` mm apart, with its derivative magnitude.
+
+    Args:
+        step: distance of the samples along each axis, ``(D,)``, mm.
+
+    Returns:
+        intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``; and the weights of voxels that nothing
+        outside has touched, ``(1, *voxels)``, or None where every voxel counts.
+    """
     sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
     weight = image.weight
     smooth = image.image

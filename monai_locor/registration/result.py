@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -27,8 +27,10 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor._version import __version__
+from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, to_voxels, warp
 from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
@@ -57,6 +59,7 @@ class RegistrationResult:
         seconds: wall time.
         inputs: names of the input files, where there were files.
         device: that it ran on.
+        basis: what the basis networks learned; None where the settings have another basis.
     """
 
     affine: np.ndarray
@@ -73,6 +76,7 @@ class RegistrationResult:
     seconds: float
     device: str = "cpu"
     inputs: dict[str, str] = field(default_factory=dict)
+    basis: LearnedBases | None = None
 
     @property
     def forward_ddf(self) -> torch.Tensor:
@@ -141,6 +145,22 @@ class RegistrationResult:
         with atomic_path(paths[4]) as temporary:
             temporary.write_text(json.dumps(self.summary(), indent=1))
         return paths
+
+    def save_basis(self, path: str | PathLike[str], contrasts: tuple[str, str] | None = None) -> list[Path]:
+        """Write what the basis networks learned, for other pairs of the same contrasts (``register(initial_basis=path)``).
+
+        Args:
+            path: of the ``.safetensors`` file; a ``.json`` of the same name beside it describes it.
+            contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, for the description.
+
+        Raises:
+            InputError: when the settings have another basis, or it cannot be written there.
+            ImportError: when safetensors is not installed, naming the extra that brings it.
+        """
+        if self.basis is None:
+            raise InputError(f"a {self.config.basis} basis has learned nothing to save; register with basis 'learned'.")
+        basis = self.basis if contrasts is None else replace(self.basis, contrasts=contrasts)
+        return basis.save(path)
 
 
 def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from .basis_picture import basis_picture
 from .picture import before_after_picture
 
-__all__ = ["before_after_picture"]
+__all__ = ["basis_picture", "before_after_picture"]

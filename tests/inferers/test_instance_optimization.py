@@ -21,9 +21,14 @@ from monai.networks.blocks import DVF2DDF
 from monai.transforms import GaussianSmooth
 
 from monai_locor import InputError, RegistrationConfig, register
-from monai_locor.geometry import Grid
+from monai_locor.geometry import Grid, apply_affine, from_voxels, warp
 from monai_locor.inferers import InstanceOptimizationInferer
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.losses.training import RegistrationLoss
+from monai_locor.registration.network_input import network_grid
+from monai_locor.registration.prepare import prepare
 
+DENSE = {"stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}
 PRESET = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 4, "spacing": 8}]}
 
 
@@ -62,14 +67,30 @@ class Network(torch.nn.Module):
 
 def test_iterations_are_shared_out_in_proportion():
     config = RegistrationConfig()
-    have = [s.iterations for s in config.stages]
+    have = [s.iterations for s in config.stages if s.spacing is not None]
     for total in (0, 1, 7, 25, 50, sum(have), 1000):
         stages = config.with_iterations(total).stages
-        share = [s.iterations for s in stages]
+        share = [s.iterations for s in stages if s.spacing is not None]
         assert sum(share) == total
         assert all(abs(n - total * h / sum(have)) < 1 for n, h in zip(share, have, strict=True))
         assert [(s.factor, s.spacing) for s in stages] == [(s.factor, s.spacing) for s in config.stages]
+        assert [s for s in stages if s.spacing is None] == [s for s in config.stages if s.spacing is None]
     assert config.with_iterations(sum(have)) == config
+
+
+def test_iterations_of_affine_stages_alone_are_shared_out():
+    config = RegistrationConfig(stages=({"factor": 4, "iterations": 30}, {"factor": 2, "iterations": 10}))  # type: ignore[arg-type]
+    assert [s.iterations for s in config.with_iterations(8).stages] == [6, 2]
+
+
+def test_after_a_network_coarse_stages_are_left_out():
+    config = RegistrationConfig()
+    for coarsest in (1, 2, 4):
+        stages = config.with_iterations(25, coarsest).stages
+        assert sum(s.iterations for s in stages if s.spacing is not None) == 25
+        assert all((s.iterations > 0) == (s.factor <= coarsest) for s in stages if s.spacing is not None)
+    coarse = RegistrationConfig(stages=config.stages[:4])  # none is fine enough: the finest that there are
+    assert [s.iterations for s in coarse.with_iterations(10, 2).stages] == [*(s.iterations for s in config.stages[:2]), 5, 5]
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, True, "3"])
@@ -79,8 +100,8 @@ def test_iterations_are_whole_numbers(bad):
 
 
 def test_bad_settings_are_refused():
-    for options in ({"preset": "none"}, {"seed": "a"}, {"seed": -1}, {"divisible": 0}):
-        with pytest.raises(InputError, match=r"none|seed|divisible"):
+    for options in ({"preset": "none"}, {"seed": "a"}, {"seed": -1}, {"divisible": 0}, {"network_spacing": 0}):
+        with pytest.raises(InputError, match=r"none|seed|divisible|network_spacing"):
             InstanceOptimizationInferer(**options)
     with pytest.raises(InputError, match="no stage"):
         RegistrationConfig(stages=({"factor": 1, "iterations": 0},)).with_iterations(1)  # type: ignore[arg-type]
@@ -134,11 +155,19 @@ def test_file_names_are_kept():
     assert result.inputs == {"fixed": "fixed.nii"}
 
 
-def test_no_iterations_and_no_network_is_the_initial_alignment():
+def test_no_iterations_and_no_network_is_the_affine_alone():
+    fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, seed=1)
+    (result,) = InstanceOptimizationInferer(PRESET, num_iterations=0, progress=False)([fixed], None, moving=[moving])
+    expected = torch.from_numpy(apply_affine(result.affine, Grid.of(fixed).points()) - Grid.of(fixed).points()).movedim(-1, 0)
+    torch.testing.assert_close(result.forward_mm.double(), expected, atol=1e-4, rtol=0)
+    assert float(expected.abs().max()) > 0.01
+
+
+def test_no_iterations_at_all_is_the_initial_alignment():
     shift = np.eye(4)
     shift[:3, 3] = 100, 0, -50
     fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, affine=shift)
-    (result,) = InstanceOptimizationInferer(PRESET, num_iterations=0)([fixed], None, moving=[moving])
+    (result,) = InstanceOptimizationInferer(DENSE, num_iterations=0)([fixed], None, moving=[moving])
     expected = torch.tensor([100.0, 0, -50]).view(3, 1, 1, 1).expand(3, 16, 16, 16)
     torch.testing.assert_close(result.forward_mm, expected, atol=1e-3, rtol=0)
 
@@ -150,17 +179,20 @@ def test_no_iterations_and_no_network_is_the_initial_alignment():
     "affine", [np.eye(4), np.array([[0.0, -2, 0, 5], [0, 0, 3, -7], [1.5, 0, 0, 0], [0, 0, 0, 1]])], ids=["mm", "oriented"]
 )
 def test_no_iterations_is_plain_prediction(affine):
-    shape = (35, 38, 40)
-    network = Network(smooth_velocity(*shape)).train()
-    fixed, moving = blobs(*shape, affine=affine), blobs(*shape, seed=1, affine=affine)
-    inferer = InstanceOptimizationInferer(PRESET, num_iterations=0, use_network=True, progress=False)
+    spacing = float(np.abs(affine[:3, :3]).sum(0).min())
+    fixed, moving = blobs(35, 38, 40, affine=affine), blobs(35, 38, 40, seed=1, affine=affine)
+    grid = network_grid(prepare(fixed, None, 0.001, torch.device("cpu")), spacing)
+    network = Network(smooth_velocity(*grid.shape)).train()
+    inferer = InstanceOptimizationInferer(DENSE, 0, use_network=True, network_spacing=spacing, progress=False)
     (result,) = inferer([fixed], network, moving=[moving])
-    for got, velocity in ((result.forward_ddf, network.velocity), (result.inverse_ddf, -network.velocity)):
-        expected = DVF2DDF(padding_mode="border")(velocity)[0]
-        assert float((got - expected).abs().max()) < 0.05
+    stored = Grid.of(fixed)
+    for got, velocity in ((result.forward_mm, network.velocity), (result.inverse_mm, -network.velocity)):
+        displacement = from_voxels(DVF2DDF(padding_mode="border")(velocity)[0], grid)
+        expected = warp(displacement, grid, None, stored, padding_mode="border")
+        assert float((got - expected).abs().max()) < 0.05 * spacing
     assert network.training and network.state == (False, False)
-    assert network.seen.shape == (1, 2, 48, 48, 48)
-    assert float(network.seen.min()) == 0 and float(network.seen.max()) == 1
+    assert network.seen.shape[:2] == (1, 2) and all(n % 16 == 0 for n in network.seen.shape[2:])
+    assert float(network.seen.min()) == 0 and float(network.seen.max()) <= 1
 
 
 def test_the_network_sees_the_images_aligned():
@@ -170,18 +202,60 @@ def test_the_network_sees_the_images_aligned():
         affine=torch.tensor([[0.0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 23], [0, 0, 0, 1]], dtype=torch.float64),
     )
     network = Network(torch.zeros(1, 3, 20, 22, 24))
-    inferer = InstanceOptimizationInferer(PRESET, num_iterations=0, use_network=True, divisible=1)
+    inferer = InstanceOptimizationInferer(DENSE, num_iterations=0, use_network=True, network_spacing=1, divisible=1)
     (result,) = inferer([fixed], network, moving=[moving])
     assert network.seen.shape == (1, 2, 20, 22, 24)
     torch.testing.assert_close(network.seen[:, 0], network.seen[:, 1], atol=1e-5, rtol=0)
     torch.testing.assert_close(result.warped_moving.as_tensor(), fixed.as_tensor(), atol=1e-5, rtol=0)
 
 
+def test_the_network_comes_after_the_affine():
+    shape = (30, 30, 30)
+    fixed, moving = blobs(*shape), blobs(*shape, seed=1)
+    network = Network(torch.zeros(1, 3, *shape))
+    long_steps = {"stages": [{"factor": 2, "iterations": 4, "learning_rate": 0.03}, *DENSE["stages"]], "multistart": "never"}
+    options = {"preset": long_steps, "num_iterations": 0, "progress": False}
+    (result,) = InstanceOptimizationInferer(use_network=True, network_spacing=1, **options)([fixed], network, moving=[moving])
+    (affine,) = InstanceOptimizationInferer(**options)([fixed], None, moving=[moving])
+    np.testing.assert_array_equal(result.affine, affine.affine)
+    assert not np.allclose(affine.affine, np.eye(4), atol=1e-3)
+    seen, expected = (x[..., 6:24, 6:24, 6:24].flatten() for x in (network.seen[0, 0], affine.warped_moving.as_tensor()[0]))
+    assert float(torch.corrcoef(torch.stack((seen, expected)))[0, 1]) > 0.995
+    assert float(torch.corrcoef(torch.stack((seen, moving[0, 6:24, 6:24, 6:24].as_tensor().flatten())))[0, 1]) < 0.99
+
+
+def test_the_trained_basis_is_the_start():
+    fixed, moving = blobs(24, 24, 24), blobs(24, 24, 24, seed=1)
+    losses = [LocalLearnedBasisCRLoss(in_channels=2) for _ in range(2)]
+    for number, basis in enumerate(x.basis for x in losses):
+        torch.nn.init.constant_(basis.layers[-1].bias, 3.0 + number)
+    options = {"use_network": True, "num_iterations": 0, "network_spacing": 1, "progress": False}
+    network = Network(torch.zeros(1, 3, 24, 24, 24))
+    inferer = InstanceOptimizationInferer(DENSE, **options, loss=RegistrationLoss(*losses))
+    (result,) = inferer([fixed], network, moving=[moving])
+    assert result.basis is not None
+    assert (
+        result.basis.forward["layers.2.bias"].tolist() == [3.0] * 5
+        and result.basis.inverse["layers.2.bias"].tolist() == [4.0] * 5
+    )
+    with pytest.raises(InputError, match="num_basis"):
+        wrong = RegistrationLoss(*(LocalLearnedBasisCRLoss(in_channels=2, num_basis=3) for _ in range(2)))
+        InstanceOptimizationInferer(DENSE, **options, loss=wrong)([fixed], network, moving=[moving])
+    other = InstanceOptimizationInferer(DENSE, **options, loss=RegistrationLoss(torch.nn.MSELoss()))  # has learned no basis
+    assert other([fixed], network, moving=[moving])[0].basis is not None
+
+
+def test_too_small_for_the_network():
+    with pytest.raises(InputError, match="too few for the network"):
+        image = blobs(16, 16, 16)
+        InstanceOptimizationInferer(DENSE, 0, use_network=True, network_spacing=3)([image], lambda x: x, moving=[image])
+
+
 def test_optimisation_starts_from_the_prediction():
     shape = (24, 24, 24)
     network = Network(smooth_velocity(*shape))
     fixed, moving = blobs(*shape), blobs(*shape, seed=1)
-    options = {"use_network": True, "progress": False}
+    options = {"use_network": True, "network_spacing": 1, "progress": False}
     dense = {"factor": 2, "iterations": 4, "spacing": 8, "learning_rate": 0.01}
     gentle = {"stages": [PRESET["stages"][0], dense], "learning_rate_affine": 1e-3}  # short steps: where it began still shows
     (start,) = InstanceOptimizationInferer(gentle, 0, **options)([fixed], network, moving=[moving])
@@ -193,7 +267,7 @@ def test_optimisation_starts_from_the_prediction():
 def test_two_dimensions():
     fixed, moving = (MetaTensor(blobs(40, 46, 1, seed=s).as_tensor()[..., 0], affine=torch.eye(4)) for s in range(2))
     network = Network(smooth_velocity(40, 46))
-    (result,) = InstanceOptimizationInferer(PRESET, 0, use_network=True)([fixed], network, moving=[moving])
+    (result,) = InstanceOptimizationInferer(DENSE, 0, use_network=True, network_spacing=1)([fixed], network, moving=[moving])
     expected = DVF2DDF(padding_mode="border")(network.velocity)[0]
     assert float((result.forward_ddf - expected).abs().max()) < 0.05
     assert Grid.of(result.warped_moving).shape == (40, 46)
@@ -201,7 +275,7 @@ def test_two_dimensions():
 
 def test_misuse_is_named():
     image = blobs(16, 16, 16)
-    inferer = InstanceOptimizationInferer(PRESET, use_network=True)
+    inferer = InstanceOptimizationInferer(PRESET, use_network=True, network_spacing=1)
     with pytest.raises(ValueError, match="no network"):
         inferer([image], None, moving=[image])
     with pytest.raises(ValueError, match="must return a velocity"):

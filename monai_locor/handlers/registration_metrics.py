@@ -1,0 +1,257 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How good the deformations are that a network predicts, averaged over the pairs of a validation epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.utils import evenly_divisible_all_gather, look_up_option, optional_import
+
+from ..geometry import Grid, from_voxels, identity_points, sample
+from ..metrics import jacobian_determinant
+from ..tensors import plain
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from ignite.metrics import Metric
+else:  # ignite is an optional dependency
+    Metric, _ = optional_import("ignite.metrics", name="Metric", as_type="base")
+
+__all__ = ["RegistrationMetric", "RegistrationMetrics", "folding_percent", "label_dice", "landmark_error", "pairs"]
+
+Pair = tuple[dict[str, Any], dict[str, Any]]
+NAMES = ("dice", "dice_before", "tre_mm", "tre_before_mm", "folding_percent", "loss")
+
+
+class RegistrationMetric(Metric):
+    """One measure of the registered pairs, averaged over those for which there is one, and over all processes.
+
+    ``engine.state.output["pred"]`` holds the displacement ``"ddf"``, ``(B, D, *spatial)`` voxels, as
+    :class:`monai_locor.networks.RegistrationNetwork` returns it; what else a measure needs is in ``engine.state.batch``.
+    Batches may be decollated. For each pair:
+
+    - ``"dice"``: mean over the labels that both label maps have, and the fixed one in ``min_voxels`` voxels; the moving
+      label map, ``"moving_label"``, is warped with nearest neighbours onto ``"fixed_label"``. ``"dice_before"`` without.
+    - ``"tre_mm"``: mean distance, mm, from ``"moving_landmarks"`` to where the displacement sends ``"fixed_landmarks"``,
+      both ``(N, D)`` in voxels of the network's grid, whose affine ``"fixed"`` carries. ``"tre_before_mm"`` without.
+    - ``"folding_percent"``: voxels with a Jacobian determinant of zero or less, of those where ``"fixed_weight"`` is
+      positive (of all, without weight).
+    - ``"loss"``: ``loss(pred, pred["fixed"])`` of the pair in evaluation mode; without ``loss``, the output's ``"loss"``.
+
+    Args:
+        name: one of those.
+        loss: loss function; its mode is restored.
+        min_voxels: smaller labels do not count.
+        save_details: keep the values of all pairs, ``(pairs, 1)``, in ``engine.state.metric_details``.
+
+    Raises:
+        ValueError: for an unknown name; in use, for displacements that are not finite.
+
+    Example::
+
+        SupervisedEvaluator(..., key_val_metric={"val_dice": RegistrationMetric("dice")}, decollate=False)
+    """
+
+    def __init__(
+        self, name: str, loss: Callable[..., torch.Tensor] | None = None, min_voxels: int = 20, save_details: bool = True
+    ) -> None:
+        self.name: str = look_up_option(name, NAMES)
+        self.loss, self.min_voxels, self.save_details = loss, min_voxels, save_details
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all pairs."""
+        self._values: list[float] = []
+
+    def update(self, output: Sequence[Pair]) -> None:
+        """Measure pairs, see :func:`pairs`."""
+        self._values += [self._measure(batch, out) for batch, out in output]
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Measure the pairs of the engine's current iteration."""
+        self.update(pairs(engine))
+
+    def compute(self) -> float:
+        """The mean over the pairs of all processes; NaN where no pair has a value."""
+        return _mean(self._gathered())
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Write the mean, and the values it is of, into the engine's state."""
+        values, state = self._gathered(), vars(engine.state)
+        state["metrics"][name] = _mean(values)
+        if self.save_details:
+            state.setdefault("metric_details", {})[name] = values[:, None]
+
+    def _gathered(self) -> torch.Tensor:
+        return evenly_divisible_all_gather(torch.tensor(self._values, dtype=torch.float64), concat=True)
+
+    def _measure(self, batch: dict[str, Any], output: dict[str, Any]) -> float:
+        """Of one pair, NaN where it lacks what is needed."""
+        pred = output["pred"]
+        if self.name == "loss":
+            return self._loss(output, pred)
+        ddf = plain(pred["ddf"]).detach().float()
+        if not ddf.isfinite().all():
+            raise ValueError(f"the displacement of {batch.get('name', 'a pair')} is not finite: training has diverged")
+        shift = None if "before" in self.name else ddf
+        if self.name == "folding_percent":
+            return folding_percent(ddf, batch.get("fixed_weight"))
+        kind = "label" if "dice" in self.name else "landmarks"
+        fixed, moving = (batch.get(f"{image}_{kind}") for image in ("fixed", "moving"))
+        if fixed is None or moving is None:
+            return math.nan
+        fixed, moving = (plain(i).to(ddf.device) for i in (fixed, moving))
+        if kind == "label":
+            return label_dice(fixed, moving, shift, self.min_voxels)
+        return landmark_error(fixed, moving, Grid.of(batch["fixed"]), shift)
+
+    def _loss(self, output: dict[str, Any], pred: dict[str, Any]) -> float:
+        if self.loss is None:
+            return float(output.get("loss", math.nan))
+        one = {key: value[None] for key, value in pred.items() if isinstance(value, torch.Tensor)}
+        with _evaluating(self.loss):
+            return float(self.loss(one, one["fixed"]))
+
+
+class RegistrationMetrics:
+    """Attach several :class:`RegistrationMetric` to an engine; one that no pair has is left out of the engine's metrics.
+
+    Args:
+        names: of the measures; all by default.
+        prefix: before each name in ``engine.state.metrics``.
+        loss, min_voxels, save_details: see :class:`RegistrationMetric`.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] = NAMES,
+        prefix: str = "",
+        loss: Callable[..., torch.Tensor] | None = None,
+        min_voxels: int = 20,
+        save_details: bool = True,
+    ) -> None:
+        self.metrics = {prefix + name: RegistrationMetric(name, loss, min_voxels, save_details) for name in names}
+
+    def attach(self, engine: Engine) -> None:
+        """Have the engine measure every iteration."""
+        from ignite.engine import Events
+
+        for name, metric in self.metrics.items():
+            metric.attach(engine, name)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Take out what could not be measured, after the epoch; MONAI's handlers rely on the key metric, it stays."""
+        state = vars(engine.state)
+        for name in self.metrics:
+            if math.isnan(state["metrics"][name]) and name != state.get("key_metric_name"):
+                del state["metrics"][name]
+                state.get("metric_details", {}).pop(name, None)
+
+
+def pairs(engine: Engine) -> list[Pair]:
+    """Batch and output of the engine's current iteration, pair by pair, without the batch axis, decollated or not."""
+    batch: Any = engine.state.batch
+    output: Any = engine.state.output
+    if isinstance(batch, list):
+        return list(zip(batch, output, strict=True))
+    number = len(output["pred"]["ddf"])
+    return [(_item(batch, i, number), {**output, "pred": _item(output["pred"], i, number)}) for i in range(number)]
+
+
+def _item(batch: Mapping[str, Any], index: int, number: int) -> dict[str, Any]:
+    whole = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor | list) and len(value) == number}
+    return {key: value[index] for key, value in whole.items()}
+
+
+def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | None = None, min_voxels: int = 20) -> float:
+    """Mean overlap of the labels of two label maps on one grid, 0 being background.
+
+    Args:
+        fixed: ``(1, *spatial)``, whole numbers, as float or integer.
+        moving: the same, read at ``x + u(x)``, nearest neighbour, 0 outside.
+        ddf: ``u``, ``(D, *spatial)`` voxels; zero if not given.
+        min_voxels: labels with fewer voxels in ``fixed`` do not count, nor those that ``moving`` lacks before warping.
+
+    Returns:
+        In [0, 1]; NaN when no label counts.
+    """
+    warped = moving
+    if ddf is not None:
+        points = identity_points(ddf.shape[1:], ddf.device) + ddf
+        warped = sample(moving.float()[None], points[None], "nearest")[0]
+    present = torch.cat((fixed.flatten(), moving.flatten(), fixed.new_zeros(1))).unique()
+    index = [torch.searchsorted(present, i.to(present).contiguous()).flatten() for i in (fixed, moving, warped)]
+    same = index[0][index[0] == index[2]]
+    in_fixed, in_moving, in_warped, in_both = (i.bincount(minlength=len(present)) for i in (*index, same))
+    counts = (in_fixed >= max(min_voxels, 1)) & (in_moving > 0) & (present != 0)
+    dice = 2 * in_both[counts].double() / (in_fixed + in_warped)[counts]
+    return float(dice.mean())
+
+
+def landmark_error(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid, ddf: torch.Tensor | None = None) -> float:
+    """Mean distance from moving landmarks to where a displacement sends the fixed ones.
+
+    Args:
+        fixed: ``(N, D)``, voxels of the grid; outside of it the displacement at its border is taken.
+        moving: ``(N, D)``, voxels of the same grid. Landmarks that are not finite in both do not count.
+        ddf: ``(D, *grid.shape)`` voxels, read linearly; zero if not given.
+
+    Returns:
+        mm; NaN without landmarks.
+    """
+    finite = fixed.isfinite().all(1) & moving.isfinite().all(1)
+    start, end = fixed[finite].double(), moving[finite].double()
+    if ddf is not None and len(start):
+        start = start + sample(ddf.double()[None], start.T[None], padding_mode="border")[0].T
+    return float(torch.linalg.vector_norm(from_voxels((end - start).T, grid), dim=0).mean())
+
+
+def folding_percent(ddf: torch.Tensor, weight: torch.Tensor | None = None) -> float:
+    """Share of voxels at which a displacement folds: a Jacobian determinant of zero or less, by central differences.
+
+    Args:
+        ddf: ``(D, *spatial)`` voxels.
+        weight: ``(1, *spatial)``, voxels count where it is positive.
+
+    Returns:
+        Percent; NaN when no voxel counts.
+    """
+    unit = torch.eye(len(ddf) + 1, dtype=torch.float64).numpy()  # a change of coordinates does not change a determinant
+    folded = jacobian_determinant(ddf, Grid(tuple(ddf.shape[1:]), unit)) <= 0
+    counted = folded if weight is None else folded[(plain(weight).to(ddf.device) > 0)[0]]
+    return 100 * float(counted.double().mean())
+
+
+def _mean(values: torch.Tensor) -> float:
+    """Of those that are numbers, exactly rounded: the same in whichever order the processes give them."""
+    numbers = values[~values.isnan()].tolist()
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
+
+
+@contextmanager
+def _evaluating(loss: Any) -> Iterator[None]:
+    """Without gradients and in evaluation mode, in which a loss draws nothing at random; then as it was."""
+    modes = [(m, m.training) for m in loss.modules()] if isinstance(loss, torch.nn.Module) else []
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

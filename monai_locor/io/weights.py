@@ -1,0 +1,103 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Weights of a small network: a safetensors file, and beside it a JSON file that says what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .paths import atomic_path, check_output_dir
+from .sources import one_line
+
+__all__ = ["read_weights", "weights_paths", "write_weights"]
+
+
+def weights_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The safetensors file and the JSON file of a name, which may end in ``.safetensors``.
+
+    >>> [str(p) for p in weights_paths("basis.v2")]
+    ['basis.v2.safetensors', 'basis.v2.json']
+
+    Raises:
+        InputError: when it names a folder.
+    """
+    name = Path(path).expanduser()
+    if not name.name or os.fspath(path).endswith(("/", os.sep)):
+        raise InputError(f"weights {os.fspath(path)!r}: names a folder; give the name of a file, with or without .safetensors")
+    stem = name.name.removesuffix(".safetensors")  # no Path.with_suffix: a name may have dots of its own
+    return name.with_name(f"{stem}.safetensors"), name.with_name(f"{stem}.json")
+
+
+def write_weights(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]
+) -> list[Path]:
+    """Write both files; missing folders are made, and each file appears only when it is complete.
+
+    Args:
+        path: see :func:`weights_paths`.
+        tensors: on the host.
+        description: plain values.
+
+    Raises:
+        InputError: when it cannot be written there.
+        ImportError: when safetensors is not installed, naming the extra that brings it.
+    """
+    encoded = _safetensors().save(dict(tensors))
+    weights, beside = weights_paths(path)
+    check_output_dir(weights.parent)
+    for target, content in ((weights, encoded), (beside, (json.dumps(dict(description), indent=1) + "\n").encode())):
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(content)
+    return [weights, beside]
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What :func:`write_weights` wrote, on the host.
+
+    Raises:
+        InputError: when a file is missing or something else, or a weight is not finite.
+        ImportError: when safetensors is not installed, naming the extra that brings it.
+    """
+    decode = _safetensors().load
+    weights, beside = weights_paths(path)
+    for file in (weights, beside):
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; weights are a .safetensors file and the .json of its name beside it")
+    try:
+        tensors = decode(weights.read_bytes())
+    except Exception as error:  # safetensors' own derives from nothing narrower
+        raise InputError(f"{weights}: not a safetensors file ({one_line(error)}); save it again") from error
+    try:
+        description = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside}: not a JSON file ({one_line(error)}); save it again") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{beside}: expected an object, got {type(description).__name__}; save it again")
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise InputError(f"{weights}: holds NaN or infinite values; learn them again")
+    return tensors, description
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("files of weights need safetensors: pip install 'monai-locor[weights]'") from error
+    return safetensors.torch

@@ -1,0 +1,105 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The loss of unsupervised registration training: similarity in both directions and smoothness."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+from monai.losses import BendingEnergyLoss
+from torch import nn
+
+from monai_locor.tensors import plain
+
+__all__ = ["RegistrationLoss"]
+
+
+class RegistrationLoss(nn.Module):
+    """Similarity of both directions, averaged, plus weighted bending energy, of what a
+    :class:`monai_locor.networks.RegistrationNetwork` returns.
+
+    A basis that the similarity learns is a parameter of this module: hand ``loss.parameters()`` to the optimiser, and save
+    ``loss.state_dict()`` beside the network's.
+
+    Args:
+        similarity: of the warped moving and the fixed image: any loss ``(pred, target)``. If its ``forward`` has a parameter
+            ``mask``, it is told where both images count. It gets as many channels of the prediction as its ``in_channels``
+            says, by default one; the target is the first channel.
+        inverse_similarity: the same for the warped fixed and the moving image. None takes ``similarity`` itself, which then
+            must have no parameters: a basis for functions of one image is none for functions of the other.
+        bending_weight: of the bending energy of the displacement (mm) times the squared voxel size (mm^2), as in
+            :class:`monai_locor.registration.RegistrationConfig`. For isotropic voxels that is MONAI's
+            ``BendingEnergyLoss`` of the displacement in voxels.
+        regularization: instead of MONAI's bending energy, called with the displacement ``(B, D, *spatial)`` in voxels.
+
+    Raises:
+        ValueError: when ``bending_weight`` is negative or not finite.
+
+    Example::
+
+        basis = dict(in_channels=2, rescale=False)
+        loss = RegistrationLoss(LocalLearnedBasisCRLoss(**basis), LocalLearnedBasisCRLoss(**basis))
+    """
+
+    def __init__(
+        self,
+        similarity: nn.Module,
+        inverse_similarity: nn.Module | None = None,
+        bending_weight: float = 60.0,
+        regularization: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= bending_weight < float("inf"):
+            raise ValueError(f"bending_weight must be finite and not negative, got {bending_weight!r}.")
+        self.similarity, self.inverse_similarity = similarity, inverse_similarity
+        self.bending_weight = bending_weight
+        self.regularization = BendingEnergyLoss() if regularization is None else regularization
+        self.last: dict[str, torch.Tensor] = {}
+
+    def forward(self, pred: Mapping[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            pred: see :class:`monai_locor.networks.RegistrationNetwork`; without ``"warped_fixed"``, the forward direction alone
+                counts.
+            target: the fixed image; by default ``pred["fixed"]``.
+
+        Returns:
+            a scalar, to be minimised; its parts, detached, are in :attr:`last`.
+
+        Raises:
+            ValueError: when the similarity of the inverse direction would need a basis of its own.
+        """
+        fixed = pred["fixed"] if target is None else plain(target)
+        similarity = _similarity(self.similarity, pred["warped_moving"], fixed, pred.get("weight"))
+        if "warped_fixed" in pred:
+            inverse = _similarity(self._inverse(), pred["warped_fixed"], pred["moving"], pred.get("inverse_weight"))
+            similarity = (similarity + inverse) / 2
+        bending = self.regularization(pred["ddf"]) * self.bending_weight
+        self.last = {"similarity": similarity.detach(), "bending": bending.detach()}
+        return similarity + bending
+
+    def _inverse(self) -> nn.Module:
+        if self.inverse_similarity is not None:
+            return self.inverse_similarity
+        if next(self.similarity.parameters(), None) is not None:
+            raise ValueError("the similarity has parameters: give an inverse_similarity with its own for the other direction")
+        return self.similarity
+
+
+def _similarity(loss: nn.Module, warped: torch.Tensor, still: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    channels = getattr(loss, "in_channels", 1)
+    masked = weight is not None and "mask" in inspect.signature(loss.forward).parameters
+    more = {"mask": weight} if masked else {}
+    return loss(warped[:, :channels], still[:, :1].to(warped), **more)

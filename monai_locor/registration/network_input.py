@@ -1,0 +1,135 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What a network is shown of a pair, and what its prediction means to the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from monai.networks.utils import eval_mode
+from torch import nn
+
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, from_voxels, warp
+from monai_locor.networks.training import pad_divisible
+
+from .config import RegistrationConfig
+from .engine import RegistrationEngine
+from .initial import initial_affine
+from .prepare import PreparedImage
+from .pyramid import image_features
+
+__all__ = ["align", "network_grid", "network_image", "predict_velocity"]
+
+FEWEST_VOXELS = 8  # along an axis of the network's grid
+
+
+def network_grid(fixed: PreparedImage, spacing: float) -> Grid:
+    """The grid that a network works on: the fixed image's field of view, axes nearest to R, A, S, isotropic voxels.
+
+    Args:
+        fixed: fixed image.
+        spacing: voxel size, mm.
+
+    Raises:
+        InputError: when ``spacing`` is not positive, or leaves fewer than eight voxels along an axis.
+    """
+    if not spacing > 0:
+        raise InputError(f"the voxel size of the network must be positive, got {spacing!r} mm")
+    grid = fixed.grid.resampled([spacing] * fixed.grid.dims)
+    if min(grid.shape) < FEWEST_VOXELS:
+        raise InputError(
+            f"an image of {' x '.join(f'{mm:.0f}' for mm in fixed.grid.extent)} mm has {grid.shape} voxels of {spacing:g} mm, "
+            f"too few for the network: {FEWEST_VOXELS} along each axis are needed; register without it, or with finer ones"
+        )
+    return grid
+
+
+def network_image(image: PreparedImage, matrix: np.ndarray | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image as a network sees it: smoothed to the voxels of ``grid``, sampled there, in [0, 1].
+
+    Args:
+        image: fixed or moving image.
+        matrix: ``(D + 1, D + 1)``, from the world points of ``grid`` to those of the image, RAS mm; None where they are the
+            same.
+        grid: see :func:`network_grid`.
+
+    Returns:
+        ``(1, *grid)`` intensities, 0 where there are none, and ``(1, *grid)`` weights in [0, 1].
+    """
+    smooth, weight = image_features(image, grid.spacing, False)
+    seen = image.grid if matrix is None else Grid(image.grid.shape, np.linalg.inv(matrix) @ image.grid.affine)
+    valid = warp(torch.ones_like(smooth) if weight is None else weight, seen, None, grid)
+    return warp(smooth.clamp(0, 1), seen, None, grid), valid
+
+
+def align(fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, how: str = "affine") -> np.ndarray:
+    """The affine that a network's prediction builds on.
+
+    Args:
+        config: its affine stages, and where they start.
+        how: ``"affine"`` goes through the affine stages; ``"start"`` is what they would start from.
+
+    Returns:
+        ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+
+    Raises:
+        ValueError: for another ``how``.
+    """
+    if how not in ("affine", "start"):
+        raise ValueError(f'alignment must be "affine" or "start", got {how!r}')
+    start = initial_affine(fixed, moving, config.initialization)
+    if how == "start":
+        return start
+    affine_only = dataclasses.replace(config, stages=tuple(s for s in config.stages if s.spacing is None))
+    return RegistrationEngine(fixed, moving, affine_only, start, search=config.multistart != "never").run().matrix()
+
+
+@torch.no_grad()
+def predict_velocity(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    fixed: PreparedImage,
+    moving: PreparedImage,
+    matrix: np.ndarray,
+    spacing: float,
+    divisible: int = 16,
+) -> torch.Tensor:
+    """The stationary velocity that a network predicts on top of an affine.
+
+    Args:
+        network: maps ``(1, 2, *grid)``, moving and fixed image as :func:`network_image` makes them, to ``(1, D, *grid)``, a
+            velocity along the array axes in voxels.
+        matrix: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        spacing: voxel size that the network was trained for, mm.
+        divisible: its input is padded to multiples of this.
+
+    Returns:
+        ``(D, *fixed.grid)``, RAS mm.
+
+    Raises:
+        ValueError: when the network returns something else.
+    """
+    grid = network_grid(fixed, spacing)
+    seen = torch.cat((network_image(moving, matrix, grid)[0], network_image(fixed, None, grid)[0]))[None]
+    with eval_mode(*([network] if isinstance(network, nn.Module) else [])):
+        velocity = network(pad_divisible(seen, divisible))
+    if not isinstance(velocity, torch.Tensor) or velocity.shape[:2] != (1, grid.dims) or velocity.ndim != grid.dims + 2:
+        what = tuple(velocity.shape) if isinstance(velocity, torch.Tensor) else type(velocity).__name__
+        raise ValueError(f"the network must return a velocity (1, {grid.dims}, ...), got {what}")
+    inside = velocity[0].float()
+    for axis, n in enumerate(grid.shape, start=1):
+        inside = inside.narrow(axis, 0, n)
+    return warp(from_voxels(inside, grid), grid, None, fixed.grid, padding_mode="border")

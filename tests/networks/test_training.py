@@ -1,0 +1,184 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The geometry around a network in training: directions, padding, weights, and any network that gives a field."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import LocalNormalizedCrossCorrelationLoss
+from monai.networks.blocks import DVF2DDF, Warp
+from monai.networks.nets import LocalNet, RegUNet, VoxelMorph, VoxelMorphUNet
+from scipy.ndimage import map_coordinates
+
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.losses.training import RegistrationLoss
+from monai_locor.networks.training import RegistrationNetwork, pad_divisible, small_head
+
+KEYS = {"moving", "fixed", "ddf", "warped_moving", "weight"}
+BOTH = KEYS | {"velocity", "inverse_ddf", "warped_fixed", "inverse_weight"}
+
+
+class Constant(torch.nn.Module):
+    """A field that does not depend on the images, of the size that it is asked for."""
+
+    def __init__(self, field: torch.Tensor) -> None:
+        super().__init__()
+        self.field = torch.nn.Parameter(field)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen = image
+        padding = [p for n, m in zip(reversed(image.shape[2:]), reversed(self.field.shape[2:])) for p in (0, n - m)]
+        return torch.nn.functional.pad(self.field, padding, value=77.0)
+
+
+def smooth(*shape: int, seed: int = 0) -> torch.Tensor:
+    noise = torch.randn(shape[0], shape[1], *(max(n // 5, 2) for n in shape[2:]), generator=torch.Generator().manual_seed(seed))
+    mode = "trilinear" if len(shape) == 5 else "bilinear"
+    return torch.nn.functional.interpolate(noise, shape[2:], mode=mode, align_corners=True)
+
+
+def small_unet(dims: int = 3) -> VoxelMorphUNet:
+    return VoxelMorphUNet(dims, 2, 4, [4, 4, 4, 4], [4])
+
+
+@pytest.mark.parametrize("shape", [(14, 17, 11), (18, 21)])
+def test_what_is_computed(device, shape):
+    dims = len(shape)
+    velocity = 0.8 * smooth(2, dims, *shape)
+    moving, fixed = smooth(2, 3, *shape, seed=1).to(device), smooth(2, 2, *shape, seed=2).to(device)
+    model = RegistrationNetwork(Constant(velocity), dims, divisible=8).to(device)
+    out = model(moving, fixed)
+    assert set(out) == BOTH
+    torch.testing.assert_close(out["velocity"].cpu(), velocity)
+    for name, sign in (("ddf", 1), ("inverse_ddf", -1)):
+        torch.testing.assert_close(out[name].cpu(), DVF2DDF(6, padding_mode="border")(sign * velocity), atol=1e-4, rtol=0)
+    for name, image, ddf in (("warped_moving", moving, "ddf"), ("warped_fixed", fixed, "inverse_ddf")):
+        expected = Warp(padding_mode="zeros")(image, out[ddf])
+        torch.testing.assert_close(out[name], expected, atol=1e-4, rtol=0)
+    index = np.indices(shape) + out["ddf"][1].detach().cpu().numpy()
+    independent = map_coordinates(moving[1, 0].cpu().numpy(), index, order=1, mode="grid-constant")
+    inside = [slice(2, -2)] * dims
+    np.testing.assert_allclose(
+        out["warped_moving"][1, 0].detach().cpu().numpy()[tuple(inside)], independent[tuple(inside)], atol=1e-4
+    )
+
+
+def test_the_network_sees_first_channels_padded():
+    network = Constant(torch.zeros(1, 3, 9, 10, 11))
+    moving, fixed = smooth(1, 2, 9, 10, 11, seed=1), smooth(1, 2, 9, 10, 11, seed=2)
+    RegistrationNetwork(network, divisible=8)(moving, fixed)
+    assert network.seen.shape == (1, 2, 16, 16, 16)
+    torch.testing.assert_close(network.seen[:, :, :9, :10, :11], torch.cat((moving[:, :1], fixed[:, :1]), 1))
+    assert float(network.seen[..., 11:].abs().max()) == 0
+    assert pad_divisible(moving, 1).shape == moving.shape
+
+
+def test_weights_count_where_both_images_do():
+    field = torch.zeros(1, 3, 8, 8, 8)
+    field[:, 0] = 2  # reads two voxels further along the first axis
+    still = torch.ones(1, 1, 8, 8, 8)
+    moving_weight, fixed_weight = still.clone(), still.clone()
+    moving_weight[:, :, 4] = 0
+    fixed_weight[..., 7] = 0
+    images = smooth(1, 1, 8, 8, 8, seed=1), smooth(1, 1, 8, 8, 8, seed=2)
+    out = RegistrationNetwork(Constant(field), output="displacement", divisible=1)(*images, moving_weight, fixed_weight)
+    expected = still.clone()
+    expected[:, :, 2] = 0
+    expected[:, :, 6:] = 0  # outside the moving image
+    expected[..., 7] = 0
+    torch.testing.assert_close(out["weight"], expected)
+    assert not out["weight"].requires_grad
+    free = RegistrationNetwork(Constant(field), output="displacement", divisible=1)(*images)
+    assert free["weight"].sum() == 8 * 8 * 6
+
+
+def test_fixed_and_moving_exchanged():
+    """With the velocity negated and the images exchanged, all is exchanged."""
+    velocity = 0.5 * smooth(1, 3, 12, 12, 12)
+    moving, fixed = smooth(1, 1, 12, 12, 12, seed=1), smooth(1, 1, 12, 12, 12, seed=2)
+    one = RegistrationNetwork(Constant(velocity), divisible=4)(moving, fixed)
+    other = RegistrationNetwork(Constant(-velocity), divisible=4)(fixed, moving)
+    for name, exchanged in (("ddf", "inverse_ddf"), ("warped_moving", "warped_fixed"), ("weight", "inverse_weight")):
+        torch.testing.assert_close(one[name], other[exchanged])
+    losses = [RegistrationLoss(LocalNormalizedCrossCorrelationLoss(), bending_weight=0)(out) for out in (one, other)]
+    torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (small_unet(), {}),
+        (small_unet(), {"output": "displacement"}),
+        (VoxelMorph(small_unet()), {"inputs": "separate", "output": "displacement"}),
+        (RegUNet(3, 2, 4, 2, out_kernel_initializer="zeros"), {}),
+        (LocalNet(3, 2, 4, (0, 1, 2)), {}),
+        (torch.nn.Conv3d(2, 3, 3, padding=1), {}),  # a user's own
+    ],
+    ids=["VoxelMorphUNet", "displacement", "VoxelMorph", "RegUNet", "LocalNet", "own"],
+)
+def test_any_network_trains(network, options):
+    torch.manual_seed(0)
+    moving, fixed = smooth(1, 2, 13, 17, 15, seed=1), smooth(1, 2, 13, 17, 15, seed=2)
+    model = RegistrationNetwork(network, divisible=8, **options)
+    loss = RegistrationLoss(*(LocalLearnedBasisCRLoss(in_channels=2) for _ in range(2)), bending_weight=1)
+    out = model(moving, fixed)
+    assert set(out) == (KEYS if options.get("output") == "displacement" else BOTH)
+    loss(out).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(bool(g.isfinite().all()) for g in gradients) and any(bool(g.any()) for g in gradients)
+    assert loss.similarity.basis.layers[0].weight.grad.abs().max() > 0
+
+
+def test_small_head():
+    network = small_unet()
+    torch.manual_seed(0)
+    model = RegistrationNetwork(network, divisible=4, head_std=1e-5)
+    ddf = model(smooth(1, 1, 8, 8, 8), smooth(1, 1, 8, 8, 8, seed=1))["ddf"]
+    assert 0 < float(ddf.detach().abs().max()) < 1e-3
+    with pytest.raises(ValueError, match="Linear has no convolution"):
+        small_head(torch.nn.Linear(2, 2))
+
+
+def test_the_network_may_run_in_low_precision():
+    model = RegistrationNetwork(small_unet(), divisible=4)
+    images = smooth(1, 1, 8, 8, 8), smooth(1, 1, 8, 8, 8, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(*images)
+    assert all(value.dtype == torch.float32 for value in out.values())
+    full = model(*images)
+    assert float((out["ddf"] - full["ddf"]).abs().max()) < 0.02
+    assert not torch.equal(out["ddf"], full["ddf"])  # it did
+
+
+def test_scripted_network():
+    model = RegistrationNetwork(torch.jit.script(small_unet()), divisible=4)
+    assert set(model(smooth(1, 1, 8, 8, 8), smooth(1, 1, 8, 8, 8, seed=1))) == BOTH
+
+
+def test_misuse_is_named():
+    image = smooth(1, 1, 8, 8, 8)
+    for options, text in (
+        ({"spatial_dims": 1}, "spatial_dims"),
+        ({"divisible": 0}, "divisible"),
+        ({"squarings": 1.5}, "squarings"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            RegistrationNetwork(small_unet(), **options)
+    with pytest.raises(ValueError, match="velocity"):
+        RegistrationNetwork(small_unet(), output="flow")
+    with pytest.raises(ValueError, match="of one size"):
+        RegistrationNetwork(small_unet())(image, image[..., :-1])
+    with pytest.raises(ValueError, match="must return a field"):
+        RegistrationNetwork(torch.nn.Conv3d(2, 2, 1))(image, image)
