@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import InputError
 from ..io import check_output_dir
 
-__all__ = ["registration_pairs"]
+__all__ = ["checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
 SECTIONS = ("testing", "inference", "validation")  # of a datalist, the first that is there is taken
 IMAGES = ("fixed", "moving")
@@ -65,7 +65,7 @@ def registration_pairs(
         InputError: for anything missing, in one line.
     """
     if output_dir is not None:
-        _check_writable(_path(output_dir, "output_dir"))
+        _check_writable(checked_path(output_dir, "output_dir"))
     single = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
     given = {key: value for key, value in single.items() if value is not None}
     if datalist is not None and given:
@@ -74,18 +74,23 @@ def registration_pairs(
         missing = [key for key in IMAGES if key not in given]
         if missing:
             raise InputError(f"no {' and no '.join(missing)} image; give both fixed and moving, or a datalist")
-        return [{**_checked([given], _path(dataset_dir or ".", "dataset_dir"), "")[0], "folder": ""}]
-    items, source, base = _read(datalist, section)
-    pairs = _checked(items, base if dataset_dir is None else _path(dataset_dir, "dataset_dir"), source)
+        return [{**_checked([given], checked_path(dataset_dir or ".", "dataset_dir"), "")[0], "folder": ""}]
+    content, name, base = load_datalist(datalist)
+    items, source = section_of(content, name, section)
+    pairs = _checked(items, base if dataset_dir is None else checked_path(dataset_dir, "dataset_dir"), source)
     _name_folders(pairs)
     if output_dir is not None:
         for pair in pairs:
-            _check_writable(_path(output_dir, "output_dir") / pair["folder"])
+            _check_writable(checked_path(output_dir, "output_dir") / pair["folder"])
     return pairs
 
 
-def _path(value: Any, what: str) -> Path:
-    """A path, also of a name that a command line took for a number."""
+def checked_path(value: Any, what: str) -> Path:
+    """A path, also of a name that a command line took for a number.
+
+    Raises:
+        InputError: when it cannot be one.
+    """
     if isinstance(value, (bool, bytes)) or not isinstance(value, (str, os.PathLike, int, float)) or str(value) == "":
         raise InputError(f"{what} must be the name of a file or folder, got {value!r}")
     return Path(str(value)).expanduser()
@@ -100,18 +105,32 @@ def _check_writable(folder: Path) -> None:
             part.rmdir()  # removes empty folders only
 
 
-def _read(datalist: Any, section: str | None) -> tuple[list[Any], str, Path]:
-    """The items, what to call the list in messages, and the folder it lies in."""
-    name, base, content = "datalist", Path(), datalist
-    if isinstance(datalist, (str, os.PathLike)):
-        path = _path(datalist, "datalist")
-        name, base = f"datalist {path}", path.parent
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read ({error.strerror}); check its path") from error
-        except ValueError as error:
-            raise InputError(f"{name}: is not valid JSON ({error})") from error
+def load_datalist(datalist: Any) -> tuple[Any, str, Path]:
+    """The content of a datalist, what to call it in messages, and the folder it lies in.
+
+    Raises:
+        InputError: when the file cannot be read.
+    """
+    if not isinstance(datalist, (str, os.PathLike)):
+        return datalist, "datalist", Path()
+    path = checked_path(datalist, "datalist")
+    name = f"datalist {path}"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")), name, path.parent
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror}); check its path") from error
+    except ValueError as error:
+        raise InputError(f"{name}: is not valid JSON ({error})") from error
+
+
+def section_of(
+    content: Any, name: str, section: str | None, what: str = "pair of fixed and moving image"
+) -> tuple[list[Any], str]:
+    """One list of a datalist and what to call it; without ``section``, the first of those that hold pairs to register.
+
+    Raises:
+        InputError: when there is no such list, or nothing in it.
+    """
     if isinstance(content, Mapping):
         known = [section] if section else [s for s in SECTIONS if s in content]
         if not known or known[0] not in content:
@@ -119,8 +138,19 @@ def _read(datalist: Any, section: str | None) -> tuple[list[Any], str, Path]:
             raise InputError(f"{name}: has {', '.join(map(str, content)) or 'no keys'}, but no list {wanted}; name one so")
         name, content = f"{name}, {known[0]}", content[known[0]]
     if not isinstance(content, Sequence) or isinstance(content, str) or not content:
-        raise InputError(f"{name}: is not a list with at least one pair of fixed and moving image; write one")
-    return list(content), name, base
+        raise InputError(f"{name}: is not a list with at least one {what}; write one")
+    return list(content), name
+
+
+def refuse(faults: Sequence[str], source: str) -> None:
+    """One message about all faults of a list, the first of them named.
+
+    Raises:
+        InputError: when there is a fault.
+    """
+    if faults:
+        more = f" (and {len(faults) - MOST} more)" if len(faults) > MOST else ""
+        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MOST])}{more}; check the paths")
 
 
 def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, str]]:
@@ -134,19 +164,18 @@ def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, st
         faults += [f"{where}has no {key}" for key in IMAGES if item.get(key) is None]
         pair = {}
         for key in (key for key in (*IMAGES, *MASKS) if item.get(key) is not None):
-            path = (base / _path(item[key], f"{where}{key}")).absolute()
+            path = (base / checked_path(item[key], f"{where}{key}")).absolute()
             pair[key] = str(path)
             if not path.exists():
                 faults.append(f"{where}{key.replace('fixed', 'fixed image').replace('image_', '')} {path}: no such file")
-        pair["name"] = str(item.get("name") or item.get("id") or "_to_".join(_stem(pair[k]) for k in IMAGES if k in pair))
+        pair["name"] = str(item.get("name") or item.get("id") or "_to_".join(stem(pair[k]) for k in IMAGES if k in pair))
         pairs.append(pair)
-    if faults:
-        more = f" (and {len(faults) - MOST} more)" if len(faults) > MOST else ""
-        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MOST])}{more}; check the paths")
+    refuse(faults, source)
     return pairs
 
 
-def _stem(path: str) -> str:
+def stem(path: str) -> str:
+    """The name of a file without its folder and suffix, ``.nii.gz`` being one."""
     name = Path(path).name
     return Path(name[:-3] if name.lower().endswith(".gz") else name).stem
 
