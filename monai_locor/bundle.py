@@ -38,7 +38,18 @@ from .data.pairs import check_pairs, pair_collate
 from .errors import InputError
 from .registration import select_device
 
-__all__ = ["check_keys", "has_weights", "one_line_errors", "pair_collate", "pairs", "root", "run", "select_device"]
+__all__ = [
+    "caller",
+    "check_keys",
+    "flag",
+    "has_weights",
+    "one_line_errors",
+    "pair_collate",
+    "pairs",
+    "root",
+    "run",
+    "select_device",
+]
 
 T = TypeVar("T")
 ROOTS = {"imports", "initialize", "run", "finalize", ConfigParser.meta_key}
@@ -46,7 +57,7 @@ ROOTS = {"imports", "initialize", "run", "finalize", ConfigParser.meta_key}
 
 def root() -> str:
     """Folder of the bundle whose configuration is being evaluated; ``"."`` where no workflow runs it."""
-    workflow = _caller(ConfigWorkflow)
+    workflow = caller(ConfigWorkflow)
     if workflow is None:
         return "."
     folder = Path(workflow.config_root_path).absolute()
@@ -67,7 +78,7 @@ def check_keys(*config_files: str) -> None:
     Raises:
         SystemExit: with one line that names every unknown option and the closest known one.
     """
-    parser, workflow = _caller(ConfigParser), _caller(ConfigWorkflow)
+    parser, workflow = caller(ConfigParser), caller(ConfigWorkflow)
     if parser is None:
         return
     properties = (*TrainProperties.values(), *InferProperties.values())
@@ -100,17 +111,32 @@ def pairs(preset: Any = "default", **options: Any) -> list[dict[str, str]]:
     return found
 
 
-def has_weights(path: str, needed: bool) -> bool:
-    """Whether the weights of a network that is needed are there.
+def flag(value: Any) -> bool:
+    """An option that is on or off, also as a command line spells it.
+
+    Raises:
+        InputError: when it is neither.
+    """
+    said = str(value).strip().lower()
+    if said in ("true", "1", "yes", "on"):
+        return True
+    if said in ("false", "0", "no", "off", "none", "null", ""):
+        return False
+    raise InputError(f"an option must be true or false, got {value!r}")
+
+
+def has_weights(path: str, needed: Any) -> bool:
+    """Whether the weights of a network that is needed (see :func:`flag`) are there.
 
     Raises:
         InputError: when they are not.
     """
+    needed = flag(needed)
     if needed and not Path(path).is_file():
         raise InputError(
             f"{path}: no such file, and use_network needs trained weights; name them with --ckpt_path, or do without"
         )
-    return bool(needed)
+    return needed
 
 
 def run(engine_id: str = "evaluator") -> None:
@@ -119,7 +145,7 @@ def run(engine_id: str = "evaluator") -> None:
     Raises:
         SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
     """
-    parser = _caller(ConfigParser)
+    parser = caller(ConfigParser)
     if parser is None:
         raise RuntimeError("monai_locor.bundle.run is for expressions in a bundle's configuration")
     with one_line_errors():
@@ -143,7 +169,7 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit("error: " + " ".join(str(link).split())) from error
 
 
-def _caller(kind: type[T]) -> T | None:
+def caller(kind: type[T]) -> T | None:
     """The nearest object of a class whose method called us, directly or not."""
     frame = inspect.currentframe()
     while frame is not None:

@@ -1,0 +1,50 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the bundles' training and evaluation call, beside :mod:`monai_locor.bundle`.
+
+Data are checked and cached, weights are checked before anything is computed, and checkpoints are written so that a break
+at any moment leaves a complete one and training goes on from it as if there had been no break.
+"""
+
+from __future__ import annotations
+
+from ..bundle import flag
+from .checkpoints import BestCheckpoint, LastCheckpoint, checked_weights
+from .data import EpochSampler, cached_dataset, pair_names, pairs, validation_sampler
+from .options import within
+from .processes import distributed, local_device, rank, start_distributed, stop_distributed
+from .progress import LazyWriter, Progress, loss_parts
+from .runs import evaluate, set_seed, train
+
+__all__ = [
+    "BestCheckpoint",
+    "EpochSampler",
+    "LastCheckpoint",
+    "LazyWriter",
+    "Progress",
+    "cached_dataset",
+    "checked_weights",
+    "distributed",
+    "evaluate",
+    "flag",
+    "local_device",
+    "loss_parts",
+    "pair_names",
+    "pairs",
+    "rank",
+    "set_seed",
+    "start_distributed",
+    "stop_distributed",
+    "train",
+    "validation_sampler",
+    "within",
+]

@@ -1,0 +1,100 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pairs on their way into training: chosen, cached, sampled, shared out among processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import CacheDataset, Dataset, DistributedSampler, PersistentDataset
+from monai.data.utils import pickle_hashing
+from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
+
+from ..data.training import training_pairs
+from ..errors import InputError
+from .options import within
+from .processes import rank, world_size
+
+__all__ = ["EpochSampler", "cached_dataset", "pair_names", "pairs", "validation_sampler"]
+
+UNUSED = ("label", "landmarks")  # of a pair, in unsupervised training
+
+
+def pairs(datalist: Any, section: str, supervised: bool = True, **options: Any) -> list[dict[str, Any]]:
+    """The pairs of :func:`monai_locor.data.training.training_pairs`.
+
+    Args:
+        datalist: None gives no pairs: tools take a bundle to pieces without data, and :func:`train` refuses to start then.
+        section: of the datalist.
+        supervised: keep labels and landmarks.
+        options: of :func:`training_pairs`.
+    """
+    if datalist is None:
+        return []
+    found = training_pairs(datalist, section, **options)
+    return found if supervised else [{k: v for k, v in pair.items() if not k.endswith(UNUSED)} for pair in found]
+
+
+def cached_dataset(data: Sequence[Any], transform: Any, cache_dir: Any = None, num_workers: int = 0) -> Dataset:
+    """What the transforms up to the first random one make of each pair is kept: in memory, or as files in ``cache_dir``.
+
+    Files are found again by the paths of a pair and the settings of the transforms; delete them when an image changes.
+    """
+    if within(cache_dir, "") is None:
+        return CacheDataset(data, transform, num_workers=max(num_workers, 1), progress=rank() == 0 and len(data) > 0)
+    try:
+        return PersistentDataset(
+            data, transform, str(cache_dir), hash_transform=pickle_hashing, track_meta=True, weights_only=False
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cache_dir {cache_dir}: {error}; name another folder") from error
+
+
+class EpochSampler(TorchDistributedSampler):
+    """A random sample of the pairs for every epoch, shared out among the processes.
+
+    The epoch's sample depends on ``seed`` and the epoch alone, whatever the number of processes: with R of them, each draws
+    every R-th pair of what one process draws. All pairs have been drawn before one is drawn again within an epoch.
+
+    Args:
+        dataset: of the pairs.
+        pairs_per_epoch: size of the sample; by default all.
+        seed: of the sample.
+        shuffle: if not, the first pairs are the sample of every epoch.
+    """
+
+    def __init__(self, dataset: Any, pairs_per_epoch: int | None = None, seed: int = 0, shuffle: bool = True) -> None:
+        super().__init__(dataset, world_size(), rank(), shuffle=shuffle, seed=seed)
+        wanted = len(dataset) if pairs_per_epoch is None or len(dataset) == 0 else pairs_per_epoch
+        self.num_samples = math.ceil(wanted / self.num_replicas)
+        self.total_size = self.num_samples * self.num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        number = len(self.dataset)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(self.seed * 100003 + self.epoch)
+        rounds = math.ceil(self.total_size / max(number, 1))
+        drawn = [torch.randperm(number, generator=generator) if self.shuffle else torch.arange(number) for _ in range(rounds)]
+        order = torch.cat(drawn).tolist() if drawn else []
+        return iter(order[self.rank : self.total_size : self.num_replicas])
+
+
+def validation_sampler(dataset: Any) -> DistributedSampler:
+    """Every pair to one process; some have one pair more than others."""
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False)
+
+
+def pair_names(batch: Mapping[str, Any]) -> list[dict[str, str]]:
+    """For MONAI's ``MetricsSaver``: what to call the pairs of a batch in its tables."""
+    return [{"filename_or_obj": str(name)} for name in batch["name"]]

@@ -1,0 +1,90 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Training in one process for each GPU, or in several on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..bundle import one_line_errors
+from ..errors import InputError
+from ..registration import select_device
+
+__all__ = ["distributed", "local_device", "rank", "start_distributed", "stop_distributed", "world_size"]
+
+
+def rank() -> int:
+    """Number of this process, 0 where there is one only."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_device() -> torch.device:
+    """The GPU of this process of ``torchrun``; the CPU where there is no GPU.
+
+    Raises:
+        InputError: when there are fewer GPUs than processes.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", 0))
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"there are {torch.cuda.device_count()} GPUs; give --nproc_per_node no more than that, or --device cpu"
+        )
+    return torch.device("cuda", number)
+
+
+def start_distributed(device: Any) -> None:
+    """Join the processes of ``torchrun``: NCCL for GPUs, else Gloo. To be called in ``initialize``.
+
+    Raises:
+        SystemExit: with one line when ``torchrun`` did not start this process.
+    """
+    with one_line_errors():
+        if "RANK" not in os.environ:
+            raise InputError(
+                "this configuration is for several processes: torchrun --standalone --nproc_per_node=N -m monai.bundle run ..."
+            )
+        chosen = select_device(device)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen if chosen.index is not None else local_device())
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        if rank() > 0:
+            logging.getLogger().setLevel(logging.WARNING)
+
+
+def stop_distributed() -> None:
+    """Leave the processes; to be called in ``finalize``."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def distributed(module: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
+    """The module, its gradients averaged over the processes; itself where it has nothing to learn or there is one process."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    if not learned or not (dist.is_available() and dist.is_initialized()):
+        return module
+    devices = [learned[0].device] if learned[0].is_cuda else None
+    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=find_unused_parameters)

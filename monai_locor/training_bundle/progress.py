@@ -1,0 +1,73 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is seen of a training while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+
+__all__ = ["LazyWriter", "Progress", "loss_parts"]
+
+
+class LazyWriter:
+    """TensorBoard's ``SummaryWriter``, made when something is written: building a bundle leaves no files behind.
+
+    Args:
+        log_dir: of the events.
+    """
+
+    def __init__(self, log_dir: Any) -> None:
+        self._log_dir = log_dir
+        self._writer: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copying and pickling look for
+            raise AttributeError(name)
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._log_dir))
+        return getattr(self._writer, name)
+
+
+class Progress:
+    """Ignite's progress bar with the loss, on a terminal.
+
+    Args:
+        name: what runs.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def attach(self, engine: Engine) -> None:
+        """Show the engine's progress."""
+        from ignite.handlers import ProgressBar
+
+        def shown(output: Any) -> dict[str, float]:
+            return {"loss": float(output["loss"].detach())} if isinstance(output, Mapping) and "loss" in output else {}
+
+        ProgressBar(persist=False, desc=self.name, disable=None).attach(engine, output_transform=shown)
+
+
+def loss_parts(loss: Any, prefix: str = "train_") -> Callable[[Mapping[str, Any]], dict[str, float]]:
+    """For MONAI's handlers: from an engine's output to its loss and the parts of it that ``loss.last`` holds."""
+
+    def parts(output: Mapping[str, Any]) -> dict[str, float]:
+        values = {"loss_step": output["loss"].detach(), **getattr(loss, "last", {})}
+        return {prefix + name: float(value) for name, value in values.items()}
+
+    return parts
