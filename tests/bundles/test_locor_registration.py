@@ -162,12 +162,15 @@ def test_one_pair(files, tmp_path):
     assert {p.name for p in folder.iterdir()} == OUTPUTS
     report = json.loads((folder / "run.json").read_text())
     assert report["seed"] == 5 and report["device"] == "cpu"
-    assert [len(stage["loss"]) for stage in report["stages"]] == [1, 2]
+    assert [len(stage["loss"]) for stage in report["stages"]] == [2, 3]
     assert report["inputs"]["moving"] == files.moving and report["inputs"]["fixed_mask"].endswith("mask.nii.gz")
 
 
 def test_from_the_network(files, tmp_path):
-    options = {"fixed": files.fixed, "moving": files.moving, "preset": files.preset, "output_dir": str(tmp_path / "out")}
+    deformable = tmp_path / "deformable.json"
+    deformable.write_text('{"stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}')
+    options = {"fixed": files.fixed, "moving": files.moving, "preset": str(deformable), "output_dir": str(tmp_path / "out")}
+    options |= {"network_spacing": 2.0}
     weights = tmp_path / "model.pt"
     message = refusal(**options, use_network=True, ckpt_path=str(weights))
     assert str(weights) in message and "--ckpt_path" in message
@@ -175,7 +178,7 @@ def test_from_the_network(files, tmp_path):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        network.net[1].final_conv_out.conv.bias[:] = torch.tensor([0.0, 0.0, 0.5])  # half a voxel along the last axis
+        network.net[1].final_conv_out.conv.bias[:] = torch.tensor([0.0, 0.0, 0.5])  # half a voxel of 2 mm along the last axis
     torch.save({"model": network.state_dict()}, weights)
     made = workflow(**options, use_network=True, ckpt_path=str(weights), device="cpu", **{"inferer#num_iterations": 0})
     made.parser["handlers"].pop()  # the one that writes
@@ -183,7 +186,7 @@ def test_from_the_network(files, tmp_path):
     made.run()
     (result,) = made.evaluator.state.output["pred"]
     inside = result.forward_ddf[:, 8:-8, 8:-8, 8:-8]
-    expected = torch.tensor([0.0, 0, 0.5]).view(3, 1, 1, 1).expand_as(inside)
+    expected = torch.tensor([0.0, 0, 0.5 * 2.0 / 2.5]).view(3, 1, 1, 1).expand_as(inside)
     torch.testing.assert_close(inside, expected, atol=0.01, rtol=0)
 
 
