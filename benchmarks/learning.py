@@ -12,10 +12,10 @@
 
 """Does it pay to train a network: Dice and time of its prediction, of prediction and a few iterations, of iterations alone.
 
-Trains the bundle's network across subjects, once with each measure and with equally many steps, then registers all pairs of
-subjects that training has not seen. The data are a folder of `SubjNN_T1.nii.gz`, `SubjNN_FLAIR.nii.gz` and
-`SubjNN_labels.nii.gz` (of the T1 image), as NiChart has them: T1 is moved onto FLAIR. The labels of the fixed subject are first
-carried from T1 to FLAIR, which lie a little apart, by an affine registration of the two.
+Trains the bundle's network across subjects, once with each measure and with equally many steps (a quarter of the subjects
+chooses the best weights, by the loss), then registers all pairs of subjects that training has not seen. The data are a folder
+of `SubjNN_T1.nii.gz`, `SubjNN_FLAIR.nii.gz` and `SubjNN_labels.nii.gz` (of the T1 image), as NiChart has them: T1 is moved onto
+FLAIR. The labels of the fixed subject are first carried from T1 to FLAIR, which lie a little apart, by an affine registration.
 
     python benchmarks/learning.py DATA --output out                        # learned basis, MI and LNCC
     python benchmarks/learning.py DATA --output out --measures locor --option epochs=20
@@ -109,7 +109,11 @@ def train(measure: str, datalist: Path, options: argparse.Namespace) -> float:
     folder = (options.output / measure).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     told = {"datalist": datalist.resolve(), "pairing": "across", "ckpt_dir": folder, "output_dir": folder, "seed": options.seed}
-    told |= {"device": options.device} | MEASURES[measure] | dict(o.split("=", 1) for o in options.option)
+    told |= (
+        {"validation_fraction": 0.25, "spacing": options.spacing, "device": options.device}
+        | MEASURES[measure]
+        | dict(o.split("=", 1) for o in options.option)
+    )
     config = str(BUNDLE / "configs" / "train.json")
     words = [word for key, value in told.items() for word in (f"--{key}", value if isinstance(value, str) else json_of(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}

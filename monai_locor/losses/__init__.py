@@ -20,6 +20,7 @@ from .local_parzen_cr import LocalParzenCRLoss
 from .mind import MINDSSCLoss
 from .mutual_information import MutualInformationLoss
 from .srwcr import SRWCRLoss
+from .training import RegistrationLoss
 
 __all__ = [
     "CorrelationRatioLoss",
@@ -28,5 +29,6 @@ __all__ = [
     "LocalParzenCRLoss",
     "MINDSSCLoss",
     "MutualInformationLoss",
+    "RegistrationLoss",
     "SRWCRLoss",
 ]

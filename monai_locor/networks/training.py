@@ -149,8 +149,8 @@ class RegistrationNetwork(nn.Module):
             ddf, *inverse = ddf.split(len(field))
             out |= {"ddf": ddf, "warped_moving": _warped(moving, ddf), "weight": _weight(weights[0], weights[1], ddf)}
             if inverse:
-                out |= {"velocity": field, "inverse_ddf": inverse[0]}
-                out |= {"warped_fixed": _warped(fixed, inverse[0]), "inverse_weight": _weight(weights[1], weights[0], inverse[0])}
+                out |= {"velocity": field, "inverse_ddf": inverse[0], "warped_fixed": _warped(fixed, inverse[0])}
+                out |= {"inverse_weight": _weight(weights[1], weights[0], inverse[0])}
         return out
 
     def _field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
