@@ -81,8 +81,8 @@ def test_trains_and_compares(script, data, tmp_path, capsys):
     script.main([*words, "--json", str(out / "numbers.json")])
     content = json.loads((out / "numbers.json").read_text())
     assert set(content["training_seconds"]) == {"locor", "mi", "lncc"}
-    assert len(content["runs"]) == 2 * 8 and len({run["method"] for run in content["runs"]}) == 8
+    assert len(content["runs"]) == 2 * 7 and len({run["method"] for run in content["runs"]}) == 7
     full = [run for run in content["runs"] if run["method"] == "instance optimisation"]
-    assert all(run["dice"] > run["dice_before"] + 0.02 for run in full)
+    assert all(run["dice"] > run["dice_before"] + 0.01 for run in full)
     assert "| network (locor) + 2 |" in capsys.readouterr().out
     script.main([*words, "--measures", "locor", "--evaluate-only"])  # with the weights that are there
