@@ -98,6 +98,8 @@ def carried_labels(item: Mapping[str, str], folder: Path) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         stages = [s for s in RegistrationConfig().to_dict()["stages"] if s["spacing"] is None]
+        stages.append({"factor": 2, "iterations": 60, "learning_rate": 2e-3})
+        stages.append({"factor": 1, "iterations": 20, "learning_rate": 1e-3})
         result = register(item["fixed"], item["moving"], preset={"stages": stages}, device="cpu", progress=False)
         labels = result.warp_moving(read_image(item["moving_label"], "labels")[0], "nearest")
         write_image(path, labels, result.fixed_grid, "int16")
@@ -110,7 +112,12 @@ def train(measure: str, datalist: Path, options: argparse.Namespace) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     told = {"datalist": datalist.resolve(), "pairing": "across", "ckpt_dir": folder, "output_dir": folder, "seed": options.seed}
     told |= (
-        {"validation_fraction": 0.25, "spacing": options.spacing, "device": options.device}
+        {
+            "validation_fraction": 0.25,
+            "spacing": options.spacing,
+            "downsampling": options.downsampling,
+            "device": options.device,
+        }
         | MEASURES[measure]
         | dict(o.split("=", 1) for o in options.option)
     )
@@ -168,6 +175,8 @@ def attempt(case: Path, method: Method, trained: Mapping[str, Any], options: arg
         use_network=method.measure is not None,
         loss=trained.get("loss"),
         network_spacing=options.spacing,
+        downsampling=options.downsampling,
+        divisible=8,
         seed=options.seed,
         progress=False,
     )
@@ -213,7 +222,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measures", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
     parser.add_argument("--iterations", type=int, nargs="+", default=[10, 25, 50], metavar="N", help="after the network")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of train.json, may be repeated")
-    parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxels of the network")
+    parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxels of the images that it is trained with")
+    parser.add_argument("--downsampling", type=int, default=2, metavar="N", help="the network's voxels are N times larger")
     parser.add_argument("--evaluate-only", action="store_true", help="take the weights in DIR")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

@@ -58,7 +58,8 @@ class InstanceOptimizationInferer(Inferer):
             alignment and the fixed image on the network's grid, see
             :func:`monai_locor.registration.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
             array axes in voxels of that grid (MONAI's DVF).
-        network_spacing: voxel size that the network was trained for, mm.
+        network_spacing: voxel size of the images that the network was trained with, mm.
+        downsampling: how many times larger the network's own voxels are, see :class:`monai_locor.networks.RegistrationNetwork`.
         loss: what the network was trained with; instance optimisation after the network starts from the basis functions
             that it has learned, where its similarity has any.
         coarsest: see ``num_iterations``; sampling factor.
@@ -82,6 +83,7 @@ class InstanceOptimizationInferer(Inferer):
         num_iterations: int | None = None,
         use_network: bool = False,
         network_spacing: float = 3.0,
+        downsampling: int = 1,
         loss: RegistrationLoss | None = None,
         coarsest: float = 2.0,
         divisible: int = 16,
@@ -92,9 +94,9 @@ class InstanceOptimizationInferer(Inferer):
         self.config = RegistrationConfig.of(preset)
         if num_iterations is not None:
             self.config = self.config.with_iterations(num_iterations, coarsest if use_network else math.inf)
-        for name, value in (("divisible", divisible), ("seed", seed)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < (name == "divisible"):
-                raise InputError(f"{name} must be a whole number, {int(name == 'divisible')} or more, got {value!r}.")
+        for name, value, least in (("divisible", divisible, 1), ("downsampling", downsampling, 1), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} must be a whole number, {least} or more, got {value!r}.")
         if (
             isinstance(network_spacing, bool)
             or not isinstance(network_spacing, (int, float))
@@ -102,7 +104,7 @@ class InstanceOptimizationInferer(Inferer):
         ):
             raise InputError(f"network_spacing must be a positive number of mm, got {network_spacing!r}.")
         self.use_network, self.network_spacing, self.loss = use_network, float(network_spacing), loss
-        self.divisible, self.seed, self.progress = divisible, seed, progress
+        self.divisible, self.downsampling, self.seed, self.progress = divisible, downsampling, seed, progress
 
     def __call__(
         self,
@@ -176,7 +178,8 @@ class InstanceOptimizationInferer(Inferer):
             raise ValueError("use_network is set, but there is no network")
 
         def predict(fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray) -> torch.Tensor:
-            return predict_velocity(network, fixed, moving, matrix, self.network_spacing, self.divisible)
+            sizes = self.network_spacing, self.divisible, self.downsampling
+            return predict_velocity(network, fixed, moving, matrix, *sizes)
 
         return predict
 

@@ -30,12 +30,37 @@ from monai_locor.tensors import plain
 
 from .velocity import LatticeWarp
 
-__all__ = ["RegistrationNetwork", "pad_divisible", "small_head"]
+__all__ = ["RegistrationNetwork", "cropped", "pooled", "small_head", "upsampled"]
 
 
-def pad_divisible(image: torch.Tensor, divisible: int) -> torch.Tensor:
-    """Zeros at the end of each spatial axis of ``(B, C, *spatial)``, up to a multiple of ``divisible``."""
-    return F.pad(image, [width for n in reversed(image.shape[2:]) for width in (0, -n % divisible)])
+def pooled(image: torch.Tensor, divisible: int, downsampling: int = 1) -> torch.Tensor:
+    """What a network gets of ``(B, C, *spatial)``: means of ``downsampling`` voxels along each axis, to a divisible size.
+
+    At the ends zeros are added, so that the size becomes a multiple of ``divisible * downsampling`` first.
+    """
+    multiple = divisible * downsampling
+    padded = F.pad(image, [width for n in reversed(image.shape[2:]) for width in (0, -n % multiple)])
+    if downsampling == 1:
+        return padded
+    return (F.avg_pool3d if padded.ndim == 5 else F.avg_pool2d)(padded, downsampling)
+
+
+def cropped(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1) -> torch.Tensor:
+    """Of a field ``(B, D, *any)`` for a :func:`pooled` image what lies over the image's ``shape``."""
+    for axis, n in enumerate(shape, start=2):
+        field = field.narrow(axis, 0, -(-n // downsampling))
+    return field
+
+
+def upsampled(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1) -> torch.Tensor:
+    """A field on large voxels, ``(B, D, *any)`` in those, as one on the image's voxels, ``(B, D, *shape)`` in these.
+
+    The large voxel i is centred on the image's position ``downsampling * i + (downsampling - 1) / 2``; linear in between.
+    """
+    if downsampling == 1:
+        return field
+    points = (identity_points(shape, field.device) - (downsampling - 1) / 2) / downsampling
+    return sample(field, points.expand(len(field), *points.shape), padding_mode="border") * downsampling
 
 
 def small_head(network: nn.Module, std: float = 1e-5) -> None:
@@ -75,6 +100,9 @@ class RegistrationNetwork(nn.Module):
         inputs: ``"concatenated"``, the network is called with ``(B, 2, *spatial)``, moving image first; or ``"separate"``, with
             moving and fixed image.
         divisible: its input is padded with zeros to multiples of this, the field cropped.
+        downsampling: the network works on voxels so many times larger along each axis, and its field is integrated there; the
+            images are warped, and the loss evaluated, on their own voxels. A deformation is smooth, but shifts of less than a
+            voxel cannot be told from the blur of interpolation: the loss wants finer voxels than the field.
         squarings: of the exponential.
         head_std: if given, the network's last convolution is initialised by :func:`small_head`.
 
@@ -97,17 +125,18 @@ class RegistrationNetwork(nn.Module):
         divisible: int = 16,
         squarings: int = 6,
         head_std: float | None = None,
+        downsampling: int = 1,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        for name, value in (("divisible", divisible), ("squarings", squarings)):
+        for name, value in (("divisible", divisible), ("squarings", squarings), ("downsampling", downsampling)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}.")
         self.network, self.spatial_dims = network, spatial_dims
         self.output = look_up_option(output, ("velocity", "displacement"))
         self.inputs = look_up_option(inputs, ("concatenated", "separate"))
-        self.divisible, self.squarings = divisible, squarings
+        self.divisible, self.squarings, self.downsampling = divisible, squarings, downsampling
         self._exponentials: dict[Any, DVF2DDF] = {}
         if head_std is not None:
             small_head(network, head_std)
@@ -127,7 +156,8 @@ class RegistrationNetwork(nn.Module):
         Returns:
             ``"moving"``, ``"fixed"``: as given; ``"warped_moving"`` ``(B, C, *spatial)``; ``"ddf"`` ``(B, D, *spatial)``,
             voxels; ``"weight"`` ``(B, 1, *spatial)``, where the fixed and the warped moving image count. With a velocity also
-            itself, ``"velocity"``, and for the other direction ``"warped_fixed"``, ``"inverse_ddf"``, ``"inverse_weight"``.
+            itself, ``"velocity"``, on the network's voxels and in these, and for the other direction ``"warped_fixed"``,
+            ``"inverse_ddf"``, ``"inverse_weight"``.
 
         Raises:
             ValueError: when the shapes do not fit, or the network's output is no field.
@@ -146,6 +176,7 @@ class RegistrationNetwork(nn.Module):
             moving, fixed, field = moving.float(), fixed.float(), field.float()
             out = {"moving": moving, "fixed": fixed}
             ddf = self._integrated(torch.cat((field, -field))) if self.output == "velocity" else field
+            ddf = upsampled(ddf, fixed.shape[2:], self.downsampling)
             ddf, *inverse = ddf.split(len(field))
             out |= {"ddf": ddf, "warped_moving": _warped(moving, ddf), "weight": _weight(weights[0], weights[1], ddf)}
             if inverse:
@@ -154,17 +185,15 @@ class RegistrationNetwork(nn.Module):
         return out
 
     def _field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        padded = [pad_divisible(image, self.divisible) for image in (moving, fixed)]
-        field = self.network(torch.cat(padded, 1)) if self.inputs == "concatenated" else self.network(*padded)
+        seen = [pooled(image, self.divisible, self.downsampling) for image in (moving, fixed)]
+        field = self.network(torch.cat(seen, 1)) if self.inputs == "concatenated" else self.network(*seen)
         if isinstance(field, Sequence):
             field = field[-1]
-        expected = (len(moving), self.spatial_dims, *padded[0].shape[2:])
+        expected = (len(moving), self.spatial_dims, *seen[0].shape[2:])
         if not isinstance(field, torch.Tensor) or tuple(field.shape) != expected:
             what = tuple(field.shape) if isinstance(field, torch.Tensor) else type(field).__name__
             raise ValueError(f"the network must return a field of shape {expected}, got {what}.")
-        for axis, n in enumerate(moving.shape[2:], start=2):
-            field = field.narrow(axis, 0, n)
-        return plain(field)
+        return cropped(plain(field), moving.shape[2:], self.downsampling)
 
     def _integrated(self, velocity: torch.Tensor) -> torch.Tensor:
         """The exponential; what it needs to know of a grid is kept for the next image of that size."""

@@ -24,7 +24,7 @@ from torch import nn
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, from_voxels, warp
-from monai_locor.networks.training import pad_divisible
+from monai_locor.networks.training import cropped, pooled, upsampled
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
@@ -35,6 +35,9 @@ from .pyramid import image_features
 __all__ = ["align", "network_grid", "network_image", "predict_velocity"]
 
 FEWEST_VOXELS = 8  # along an axis of the network's grid
+# Standard deviation of the smoothing, voxels. With a third, as in the pyramid, a shift of a third of a voxel along each axis
+# gains as much by the blur of interpolation as a network does by aligning brains in its first hundreds of steps.
+SMOOTHING = 2 / 3
 
 
 def network_grid(fixed: PreparedImage, spacing: float) -> Grid:
@@ -70,7 +73,7 @@ def network_image(image: PreparedImage, matrix: np.ndarray | None, grid: Grid) -
     Returns:
         ``(1, *grid)`` intensities, 0 where there are none, and ``(1, *grid)`` weights in [0, 1].
     """
-    smooth, weight = image_features(image, grid.spacing, False)
+    smooth, weight = image_features(image, 3 * SMOOTHING * grid.spacing, False)  # which smooths by a third of that
     seen = image.grid if matrix is None else Grid(image.grid.shape, np.linalg.inv(matrix) @ image.grid.affine)
     valid = warp(torch.ones_like(smooth) if weight is None else weight, seen, None, grid)
     return warp(smooth.clamp(0, 1), seen, None, grid), valid
@@ -106,15 +109,17 @@ def predict_velocity(
     matrix: np.ndarray,
     spacing: float,
     divisible: int = 16,
+    downsampling: int = 1,
 ) -> torch.Tensor:
     """The stationary velocity that a network predicts on top of an affine.
 
     Args:
-        network: maps ``(1, 2, *grid)``, moving and fixed image as :func:`network_image` makes them, to ``(1, D, *grid)``, a
-            velocity along the array axes in voxels.
+        network: maps ``(1, 2, *shape)``, moving and fixed image as :func:`network_image` makes them and
+            :func:`monai_locor.networks.training.pooled` brings them to the network's voxels, to ``(1, D, *shape)``, a velocity
+            along the array axes in voxels of that size.
         matrix: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        spacing: voxel size that the network was trained for, mm.
-        divisible: its input is padded to multiples of this.
+        spacing: voxel size of the images that the network was trained with, mm.
+        divisible, downsampling: as in training, see :class:`monai_locor.networks.RegistrationNetwork`.
 
     Returns:
         ``(D, *fixed.grid)``, RAS mm.
@@ -125,11 +130,9 @@ def predict_velocity(
     grid = network_grid(fixed, spacing)
     seen = torch.cat((network_image(moving, matrix, grid)[0], network_image(fixed, None, grid)[0]))[None]
     with eval_mode(*([network] if isinstance(network, nn.Module) else [])):
-        velocity = network(pad_divisible(seen, divisible))
+        velocity = network(pooled(seen, divisible, downsampling))
     if not isinstance(velocity, torch.Tensor) or velocity.shape[:2] != (1, grid.dims) or velocity.ndim != grid.dims + 2:
         what = tuple(velocity.shape) if isinstance(velocity, torch.Tensor) else type(velocity).__name__
         raise ValueError(f"the network must return a velocity (1, {grid.dims}, ...), got {what}")
-    inside = velocity[0].float()
-    for axis, n in enumerate(grid.shape, start=1):
-        inside = inside.narrow(axis, 0, n)
-    return warp(from_voxels(inside, grid), grid, None, fixed.grid, padding_mode="border")
+    fine = upsampled(cropped(velocity.float(), grid.shape, downsampling), grid.shape, downsampling)
+    return warp(from_voxels(fine[0], grid), grid, None, fixed.grid, padding_mode="border")

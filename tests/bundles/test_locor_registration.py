@@ -178,7 +178,9 @@ def test_from_the_network(files, tmp_path):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        network.net[1].final_conv_out.conv.bias[:] = torch.tensor([0.0, 0.0, 0.5])  # half a voxel of 2 mm along the last axis
+        network.net[1].final_conv_out.conv.bias[:] = torch.tensor(
+            [0.0, 0.0, 0.5]
+        )  # half a voxel of twice 2 mm along the last axis
     torch.save({"model": network.state_dict()}, weights)
     made = workflow(**options, use_network=True, ckpt_path=str(weights), device="cpu", **{"inferer#num_iterations": 0})
     made.parser["handlers"].pop()  # the one that writes
@@ -186,7 +188,7 @@ def test_from_the_network(files, tmp_path):
     made.run()
     (result,) = made.evaluator.state.output["pred"]
     inside = result.forward_ddf[:, 8:-8, 8:-8, 8:-8]
-    expected = torch.tensor([0.0, 0, 0.5 * 2.0 / 2.5]).view(3, 1, 1, 1).expand_as(inside)
+    expected = torch.tensor([0.0, 0, 0.5 * 2 * 2.0 / 2.5]).view(3, 1, 1, 1).expand_as(inside)
     torch.testing.assert_close(inside, expected, atol=0.01, rtol=0)
 
 

@@ -24,7 +24,7 @@ from scipy.ndimage import map_coordinates
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.training import RegistrationLoss
-from monai_locor.networks.training import RegistrationNetwork, pad_divisible, small_head
+from monai_locor.networks.training import RegistrationNetwork, pooled, small_head
 
 KEYS = {"moving", "fixed", "ddf", "warped_moving", "weight"}
 BOTH = KEYS | {"velocity", "inverse_ddf", "warped_fixed", "inverse_weight"}
@@ -82,7 +82,26 @@ def test_the_network_sees_first_channels_padded():
     assert network.seen.shape == (1, 2, 16, 16, 16)
     torch.testing.assert_close(network.seen[:, :, :9, :10, :11], torch.cat((moving[:, :1], fixed[:, :1]), 1))
     assert float(network.seen[..., 11:].abs().max()) == 0
-    assert pad_divisible(moving, 1).shape == moving.shape
+    assert pooled(moving, 1).shape == moving.shape
+
+
+@pytest.mark.parametrize("shape", [(13, 18, 16), (21, 24)])
+def test_the_network_may_work_on_larger_voxels(shape):
+    dims, factor = len(shape), 3
+    coarse = tuple(-(-n // factor) for n in shape)
+    velocity = 0.5 * smooth(1, dims, *coarse)
+    moving, fixed = smooth(1, 1, *shape, seed=1), smooth(1, 1, *shape, seed=2)
+    network = Constant(velocity)
+    out = RegistrationNetwork(network, dims, divisible=2, downsampling=factor)(moving, fixed)
+    torch.testing.assert_close(out["velocity"], velocity)
+    first = network.seen[(0, 0, *(0,) * dims)]
+    torch.testing.assert_close(first, moving[(0, 0, *(slice(factor),) * dims)].mean())
+    assert all(n % 2 == 0 and n * factor >= m for n, m in zip(network.seen.shape[2:], shape))
+    ddf = DVF2DDF(6, padding_mode="border")(velocity)[0].numpy()
+    index = (np.indices(shape) - (factor - 1) / 2) / factor  # voxel 1 of three is the middle of the first large one
+    expected = [factor * map_coordinates(component, index, order=1, mode="nearest") for component in ddf]
+    np.testing.assert_allclose(out["ddf"][0].detach().numpy(), np.stack(expected), atol=1e-4)
+    assert out["warped_moving"].shape == moving.shape
 
 
 def test_weights_count_where_both_images_do():

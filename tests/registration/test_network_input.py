@@ -118,6 +118,24 @@ def test_predictions_are_millimetres_on_the_fixed_grid():
     torch.testing.assert_close(found, warp(mm, grid, None, fixed.grid, padding_mode="border"))
 
 
+def test_predictions_on_larger_voxels():
+    """A velocity linear in world coordinates comes out as it is, whatever voxels it is predicted on."""
+    fixed = seen(grid_of((24, 26, 28), (3.0, 2.0, 4.0), turn=0.4))
+    grid = network_grid(fixed, 3.0)
+    slope = torch.tensor([[0.1, 0.02, 0], [0, -0.05, 0.03], [0.04, 0, 0.06]], dtype=torch.float64)
+
+    def network(shown: torch.Tensor) -> torch.Tensor:
+        index = torch.from_numpy(np.indices(shown.shape[2:]).reshape(3, -1)) * 2 + 0.5  # centres, voxels of the grid
+        world = torch.from_numpy(apply_affine(grid.affine, index.T.numpy()))
+        voxels = torch.linalg.solve(torch.from_numpy(grid.affine[:3, :3].copy()), (world @ slope.T).T) / 2
+        return voxels.reshape(1, 3, *shown.shape[2:]).float()
+
+    found = predict_velocity(network, fixed, fixed, np.eye(4), 3.0, 4, 2)
+    expected = torch.from_numpy(fixed.grid.points()) @ slope.T
+    inside = (slice(None), *(slice(3, -3),) * 3)
+    torch.testing.assert_close(found[inside].double(), expected.movedim(-1, 0)[inside], atol=1e-3, rtol=0)
+
+
 def test_misuse_is_named():
     fixed = seen(grid_of((20, 20, 20)))
     with pytest.raises(InputError, match="8 along each axis"):
