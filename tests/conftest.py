@@ -13,11 +13,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if sys.platform == "linux":
+    # tests of several processes talk to themselves; gloo would look up this machine's name, which may take minutes or fail
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

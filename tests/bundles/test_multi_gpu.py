@@ -144,5 +144,6 @@ def test_errors_are_one_line(datalist, tmp_path, processes, change, text):
     done = start(MULTI_TRAIN, tmp_path, processes, **{**options(datalist, "out"), **change})
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert len(lines) == max(processes, 1) and all(text in line for line in lines)
+    # torchrun ends the others as soon as one has ended, maybe before they have said anything
+    assert 1 <= len(lines) <= max(processes, 1) and all(text in line for line in lines)
     assert list(tmp_path.iterdir()) == []

@@ -198,7 +198,11 @@ def run_rank(rank: int, folder: str) -> None:
 def test_distributed_data_parallel(tmp_path):
     # the processes run this file, so that nothing has to be importable in them
     processes = [subprocess.Popen([sys.executable, Path(__file__), str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     network, loss = rank_objects()
     for rank in range(2):
