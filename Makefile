@@ -27,7 +27,9 @@ test: .venv/.stamp-run
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.stamp-run
-	$(BIN)/python -m pytest -m slow || [ $$? -eq $(NO_TESTS) ]
+	$(BIN)/python -m pytest -m slow || [ $$? -eq $(NO_TESTS) ] || \
+		{ echo "the failed tests once more: those of several processes can be hit by a busy machine"; \
+		$(BIN)/python -m pytest -m slow --last-failed; }
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
