@@ -65,7 +65,7 @@ def registration_pairs(
         InputError: for anything missing, in one line.
     """
     if output_dir is not None:
-        _check_writable(checked_path(output_dir, "output_dir"))
+        check_writable(checked_path(output_dir, "output_dir"))
     single = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
     given = {key: value for key, value in single.items() if value is not None}
     if datalist is not None and given:
@@ -81,7 +81,7 @@ def registration_pairs(
     _name_folders(pairs)
     if output_dir is not None:
         for pair in pairs:
-            _check_writable(checked_path(output_dir, "output_dir") / pair["folder"])
+            check_writable(checked_path(output_dir, "output_dir") / pair["folder"])
     return pairs
 
 
@@ -96,7 +96,7 @@ def checked_path(value: Any, what: str) -> Path:
     return Path(str(value)).expanduser()
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """As :func:`monai_locor.io.check_output_dir`, and folders that it made are removed again."""
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     check_output_dir(folder)

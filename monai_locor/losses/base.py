@@ -24,7 +24,7 @@ from torch.nn.modules.loss import _Loss
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "check_positive"]
+__all__ = ["PairLoss", "check_positive", "check_types"]
 
 
 def check_positive(**options: float | Sequence[float] | None) -> None:
@@ -33,6 +33,17 @@ def check_positive(**options: float | Sequence[float] | None) -> None:
         values = () if value is None else value if isinstance(value, Sequence) else (value,)
         if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values):
             raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+def check_types(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Raise ValueError for images that are not floating point, and for a mask that does not fit them."""
+    for name, image in (("pred", pred), ("target", target)):
+        if not image.is_floating_point():
+            raise ValueError(f"{name} must be a floating point tensor, got {image.dtype}; convert it with .float().")
+    if mask is not None and (
+        mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
+    ):
+        raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
 
 
 class PairLoss(_Loss):
@@ -112,13 +123,7 @@ class PairLoss(_Loss):
             raise ValueError(f"target must have the shape of pred, got {tuple(target.shape)} and {tuple(pred.shape)}.")
         if 0 in pred.shape:
             raise ValueError(f"pred and target must not be empty, got shape {tuple(pred.shape)}.")
-        for name, image in (("pred", pred), ("target", target)):
-            if not image.is_floating_point():
-                raise ValueError(f"{name} must be a floating point tensor, got {image.dtype}; convert it with .float().")
-        if mask is not None and (
-            mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
-        ):
-            raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+        check_types(pred, target, mask)
 
 
 def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

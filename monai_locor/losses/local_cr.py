@@ -25,6 +25,7 @@ from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
+from .base import check_types
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -232,13 +233,7 @@ class LocalLearnedBasisCRLoss(_Loss):
             )
         if 0 in pred.shape or 0 in target.shape:
             raise ValueError(f"pred and target must not be empty, got {tuple(pred.shape)} and {tuple(target.shape)}.")
-        for name, image in (("pred", pred), ("target", target)):
-            if not image.is_floating_point():
-                raise ValueError(f"{name} must be a floating point tensor, got {image.dtype}; convert it with .float().")
-        if mask is not None and (
-            mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
-        ):
-            raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+        check_types(pred, target, mask)
 
 
 def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:

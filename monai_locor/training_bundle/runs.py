@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
 from ..bundle import caller, one_line_errors
-from ..data.datalist import _check_writable
+from ..data.datalist import check_writable
 from ..data.training import check_training_pairs
 from ..errors import InputError
 from ..io import read_image
@@ -169,6 +169,6 @@ def _check_output(parser: ConfigParser, *ids: str) -> None:
         if folder is None and id != "tf_dir":
             raise InputError(f"{id} must be the name of a folder")
         if folder is not None and rank() == 0:  # the one that writes
-            _check_writable(Path(folder))
+            check_writable(Path(folder))
     if "tf_dir" in ids and parser.get_parsed_content("log_dir") and importlib.util.find_spec("tensorboard") is None:
         raise InputError("TensorBoard is missing: pip install 'monai-locor[train]', or do without by --tf_dir none")
