@@ -29,7 +29,7 @@ from .base import check_types
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
-from .windows import AxisWindows
+from .windows import AxisWindows, random_shift
 
 __all__ = ["LocalLearnedBasisCRLoss"]
 
@@ -213,10 +213,9 @@ class LocalLearnedBasisCRLoss(_Loss):
             return int(self.basis(pred[:1].detach().flatten(2)[..., :1].reshape(1, -1, *(1,) * self.spatial_dims)).shape[1])
 
     def _axis_windows(self, pred: torch.Tensor) -> list[AxisWindows]:
-        stride = torch.tensor(self.stride, dtype=torch.float64)
-        shift = torch.zeros_like(stride)
-        if self.training:  # drawn on the host, so that a seed means the same on every device
-            shift = (torch.rand(len(stride), dtype=torch.float64, generator=self.generator) - 0.5) * stride
+        shift = (
+            random_shift(self.stride, self.generator) if self.training else torch.zeros(len(self.stride), dtype=torch.float64)
+        )
         shift = shift.to(pred.device, pred.dtype, non_blocking=True)
         return [
             AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i]) for i, n in enumerate(pred.shape[2:])

@@ -21,7 +21,7 @@ import torch
 from monai.utils import ensure_tuple_rep, look_up_option
 
 from .base import check_positive
-from .windows import BLOCK, AxisWindows, _Block, _chunks
+from .windows import BLOCK, AxisWindows, _Block, _chunks, random_shift
 
 __all__ = ["BUDGET_MB", "ReplicatedBox", "SplineWindows", "WindowGrid", "per_mass", "slab_budget"]
 
@@ -67,11 +67,9 @@ class WindowGrid:
 
     def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[AxisWindows]:
         """The windows along each spatial axis of an image ``(B, C, *spatial)``, on its device and in its dtype."""
-        stride = torch.tensor(self.stride, dtype=torch.float64)
-        shift = torch.zeros_like(stride)
-        if training:  # drawn on the host, so that a seed means the same on every device
-            uniform = torch.rand(len(stride), dtype=torch.float64, generator=generator)
-            shift = torch.where(stride > 1, (uniform - 0.5) * stride, 0)
+        shift = torch.zeros(len(self.stride), dtype=torch.float64)
+        if training:
+            shift = torch.where(torch.tensor(self.stride) > 1, random_shift(self.stride, generator), 0)
         shift = shift.to(image.device, image.dtype, non_blocking=True)
         sizes = zip(image.shape[2:], self.sigma, self.stride, shift, strict=True)
         return [AxisWindows(n, sigma, step, self.truncated, s) for n, sigma, step, s in sizes]

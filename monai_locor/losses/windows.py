@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["AxisWindows", "window_count"]
+__all__ = ["AxisWindows", "random_shift", "window_count"]
 
 BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
 NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its centre
@@ -33,6 +33,15 @@ NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish 
 def window_count(size: int, stride: float) -> int:
     """Number of windows that cover an axis of ``size`` voxels, one every ``stride`` voxels."""
     return max(1, math.ceil(size / stride - 1e-9))
+
+
+def random_shift(stride: Sequence[float], generator: torch.Generator | None) -> torch.Tensor:
+    """Shift of the window grid along each axis, uniform within half a stride, voxels, ``(D,)`` float64.
+
+    Drawn on the host, so that a seed means the same on every device.
+    """
+    step = torch.tensor(stride, dtype=torch.float64)
+    return (torch.rand(len(step), dtype=torch.float64, generator=generator) - 0.5) * step
 
 
 @dataclass(frozen=True)
