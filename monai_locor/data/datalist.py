@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import InputError
 from ..io import check_output_dir
 
-__all__ = ["checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
+__all__ = ["check_writable", "checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
 SECTIONS = ("testing", "inference", "validation")  # of a datalist, the first that is there is taken
 IMAGES = ("fixed", "moving")
