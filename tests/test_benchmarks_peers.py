@@ -155,6 +155,7 @@ def test_a_program_that_fails_has_a_row_that_says_so(modules, case, tmp_path, mo
     assert "failed: RuntimeError: reg_f3d: exit status 1: cannot \\| read |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_limit_ends_the_programs_too(modules, case, tmp_path, monkeypatch):
     log = programs(tmp_path, monkeypatch, seconds=600)
     assert run(modules, case, "--tools", "niftyreg-nmi", "--limit", "6")["problem"] == "more than 6 s"

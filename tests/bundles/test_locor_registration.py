@@ -136,6 +136,7 @@ def test_network():
 # --- runs
 
 
+@pytest.mark.slow
 def test_datalist_from_the_command_line_in_another_folder(files, tmp_path):
     done = command("--datalist", files.datalist, "--output_dir", "out", "--preset", files.preset, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

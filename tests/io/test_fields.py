@@ -118,6 +118,7 @@ def test_itk_chooses_a_vector_image_by_itself(tmp_path, dims):
     assert image.GetImageDimension() == dims and image.GetNumberOfComponentsPerPixel() == dims
 
 
+@pytest.mark.slow
 def test_itk_reads_the_field_the_same_in_all_48_axis_orders(tmp_path):
     path = tmp_path / "field.nii"
     point = np.array([4.0, -3.0, 6.0])

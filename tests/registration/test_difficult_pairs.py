@@ -65,6 +65,7 @@ def seen_by_fixed(case: Case, centre: tuple[float, ...], radius: float) -> torch
     return torch.from_numpy(np.linalg.norm(points - np.array(centre), axis=-1) < radius)
 
 
+@pytest.mark.slow
 class TestMasks:
     """Where the image is spoilt, the rest of it says where things are; elsewhere little changes.
 
@@ -126,6 +127,7 @@ class TestShading:
         assert case.after(found) < 2, case.after(found)
 
 
+@pytest.mark.slow
 class TestLesions:
     """A bright lesion of 28 mm in one image only: outside, within 1.3 mm, a quarter of a voxel (2.5 mm in a whole head)."""
 
@@ -163,6 +165,7 @@ def slab(source: MetaTensor) -> tuple[MetaTensor, slice]:
     return image(source.as_tensor()[..., part], grid.cropped(box)), part
 
 
+@pytest.mark.slow
 class TestPartialOverlap:
     """A third of a head against all of it: where they meet, within 1.7 mm of the template, and 2.5 mm of a whole head."""
 

@@ -52,6 +52,7 @@ def prepared(images):
     return [prepare(image, None, 0.001, torch.device("cpu")) for image in images[:2]]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(images):
     """To 0.05 mm (a voxel is 2 mm) where gradients differ in the last digit only; Adam then takes its own small ways."""
     one = register(*images[:2], preset=SHORT, device="cpu", progress=False)
@@ -90,6 +91,7 @@ def test_a_second_process_that_dies_ends_the_first(images):
     assert time.monotonic() - start < 120
 
 
+@pytest.mark.slow
 def test_a_second_process_that_does_not_start_is_not_waited_for(images, capfd):
     with pytest.raises(RuntimeError, match=r"exit code 1.*__main__"):
         with second_process(never, torch.device("cpu"), *prepared(images), Unwilling()):
