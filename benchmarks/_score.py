@@ -12,8 +12,8 @@
 
 """How good a registration is, from the files that it wrote and what is known of the case.
 
-Nothing of the package that is measured is used here: the files are read with nibabel, everything else is numpy and scipy.
-Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
+Nothing of the package that is measured is used here but its overlap of two label maps: the files are read with nibabel,
+everything else is numpy and scipy. Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from scipy.ndimage import map_coordinates
+
+from monai_locor.geometry import Grid
+from monai_locor.metrics import common_labels, dice_per_label, hausdorff_per_label, mean_over_labels
 
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"
 VECTOR = 1007  # the NIfTI intent that makes ITK read a displacement field
-LEAST_VOXELS = 50  # of a label on the fixed grid; smaller ones do not count
 SLACK = 1e-3  # voxels that a point may lie outside a grid, and mm that two headers may differ, by rounding
 
 
@@ -95,15 +98,22 @@ def folding(forward: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> int:
 def overlap(
     forward: np.ndarray, affine: np.ndarray, fixed_labels: nib.Nifti1Image, moving_labels: nib.Nifti1Image
 ) -> dict[str, Any]:
-    """Dice before and after, the mean over the labels that both subjects have. The labels may lie on grids of their own."""
-    points = _world(np.indices(forward.shape[:3]).reshape(3, -1).T, affine)
+    """Dice before and after and the 95 % Hausdorff distance after, mm: means over the labels that both subjects have.
+
+    The labels may lie on grids of their own.
+    """
+    shape = forward.shape[:3]
+    points = _world(np.indices(shape).reshape(3, -1).T, affine)
     fixed = _labels_at(points, fixed_labels)
     before, after = _labels_at(points, moving_labels), _labels_at(points + forward.reshape(-1, 3), moving_labels)
-    present = np.unique(np.asarray(moving_labels.dataobj))
-    counted = [n for n, size in zip(*np.unique(fixed, return_counts=True)) if n and size >= LEAST_VOXELS and n in present]
+    maps = [torch.from_numpy(values.reshape(1, *shape).astype(np.float64)) for values in (fixed, before, after)]
+    counted = common_labels(maps[0], torch.from_numpy(_volume(moving_labels).astype(np.float64))[None])
     if not counted:
         return {"labels": 0}
-    return {"labels": len(counted), "dice_before": _dice(fixed, before, counted), "dice": _dice(fixed, after, counted)}
+    distance = mean_over_labels(hausdorff_per_label(maps[0], maps[2], Grid(shape, affine), labels=counted))
+    found = {"labels": len(counted), "hd95_mm": distance} if np.isfinite(distance) else {"labels": len(counted)}
+    names = zip(("dice_before", "dice"), maps[1:])
+    return found | {name: mean_over_labels(dice_per_label(maps[0], moved, counted)) for name, moved in names}
 
 
 def inverse_error(
@@ -139,7 +149,3 @@ def _volume(image: nib.Nifti1Image) -> np.ndarray:
 def _labels_at(points: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
     """Nearest label, zero outside."""
     return map_coordinates(_volume(image), _index(points, image.affine).T, order=0, mode="grid-constant", cval=0)
-
-
-def _dice(a: np.ndarray, b: np.ndarray, labels: list[Any]) -> float:
-    return float(np.mean([2 * ((a == n) & (b == n)).sum() / ((a == n).sum() + (b == n).sum()) for n in labels]))

@@ -9,10 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images with a known answer, to try and to test a registration on."""
+
+"""Images with a known answer, to try and to test a registration on; the data sets of the paper and of Learn2Reg."""
 
 from __future__ import annotations
 
+from .studies import STUDIES, StudyCase, t2_pd_deformation, t2_pd_pair
 from .synthetic import deform, random_diffeomorphism
 
-__all__ = ["deform", "random_diffeomorphism"]
+__all__ = ["STUDIES", "StudyCase", "deform", "random_diffeomorphism", "t2_pd_deformation", "t2_pd_pair"]

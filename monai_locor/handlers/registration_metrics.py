@@ -22,7 +22,7 @@ import torch
 from monai.utils import evenly_divisible_all_gather, look_up_option, optional_import
 
 from ..geometry import Grid, from_voxels, identity_points, sample
-from ..metrics import jacobian_determinant
+from ..metrics import dice_per_label, jacobian_determinant, mean_over_labels
 from ..tensors import plain
 
 if TYPE_CHECKING:
@@ -194,13 +194,9 @@ def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | No
     if ddf is not None:
         points = identity_points(ddf.shape[1:], ddf.device) + ddf
         warped = sample(moving.float()[None], points[None], "nearest")[0]
-    present = torch.cat((fixed.flatten(), moving.flatten(), fixed.new_zeros(1))).unique()
-    index = [torch.searchsorted(present, i.to(present).contiguous()).flatten() for i in (fixed, moving, warped)]
-    same = index[0][index[0] == index[2]]
-    in_fixed, in_moving, in_warped, in_both = (i.bincount(minlength=len(present)) for i in (*index, same))
-    counts = (in_fixed >= max(min_voxels, 1)) & (in_moving > 0) & (present != 0)
-    dice = 2 * in_both[counts].double() / (in_fixed + in_warped)[counts]
-    return float(dice.mean())
+    sizes = zip(*(values.tolist() for values in fixed.unique(return_counts=True)))
+    counted = {label for label, size in sizes if size >= max(min_voxels, 1)} & set(moving.unique().tolist()) - {0}
+    return mean_over_labels(dice_per_label(fixed, warped, counted))
 
 
 def landmark_error(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid, ddf: torch.Tensor | None = None) -> float:

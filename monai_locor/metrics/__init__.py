@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Measures of a registration: errors against a known answer, folding, inverse consistency, mutual information."""
+"""Measures of a registration: errors against a known answer, overlap, folding, inverse consistency, mutual information."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from .jacobian import jacobian_determinant, jacobian_statistics
 from .landmarks import inverse_consistency, target_registration_error
 from .mutual_information import normalised_mutual_information
 from .ndv import non_diffeomorphic_volume
+from .overlap import common_labels, dice_per_label, hausdorff_per_label, mean_over_labels
 
 __all__ = [
+    "common_labels",
+    "dice_per_label",
+    "hausdorff_per_label",
     "inverse_consistency",
     "jacobian_determinant",
     "jacobian_statistics",
+    "mean_over_labels",
     "non_diffeomorphic_volume",
     "normalised_mutual_information",
     "target_registration_error",

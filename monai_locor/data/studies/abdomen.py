@@ -1,0 +1,168 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Learn2Reg abdomen MR-CT as the paper uses it: eight patients with an MR and a CT, four organs.
+
+The data are the paired training cases of the first task of Learn2Reg 2021 (https://learn2reg.grand-challenge.org): MR and CT
+of The Cancer Imaging Archive, 192 x 160 x 192 voxels, MR fixed, CT moving. Two layouts of the same images are read:
+
+- as published in 2021, ``Train/img0012_tcia_MR.nii.gz`` with ``seg0012_tcia_MR.nii.gz``, and, of the archive of masks,
+  ``L2R_Task1_MRCT/Train/mask0012_tcia_MR.nii.gz``;
+- as released since, ``imagesTr/AbdomenMRCT_0006_0000.nii.gz`` (MR; the CT has ``_0001``) with ``labelsTr`` and ``masksTr``,
+  case numbers halved; its masks are taken to be the regions of interest of 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from ...errors import InputError
+from ...geometry import Grid, warp
+from ...io import read_image, read_mask
+from ...metrics import dice_per_label, hausdorff_per_label, mean_over_labels
+from ..annotations import read_label
+from .case import StudyCase, regularity
+from .masks import foreground_mask
+from .study import Study
+
+__all__ = ["LABELS", "MASKS", "AbdomenMRCT"]
+
+LABELS = {1: "liver", 2: "spleen", 3: "right_kidney", 4: "left_kidney"}
+MASKS = ("foreground", "roi", "none")
+THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # what is measured is brighter
+THRESHOLD_OF = {("0010", "CT"): -1023.0}
+EROSIONS_OF = {("0010", "MR"): 3, ("0014", "MR"): 4}  # all others once: a margin that interpolation left
+SIDES = {"fixed": ("MR", 0), "moving": ("CT", 1)}
+PERCENTILES = (95, 99, 100)
+
+
+class AbdomenMRCT(Study):
+    """Learn2Reg abdomen MR-CT.
+
+    Splits: ``"validation"`` 0012, 0014, 0016; ``"test"`` 0002, 0004, 0008, 0010; ``"dropped"`` 0006, which the paper's code
+    has and its tables leave out.
+
+    Args:
+        folder: with the data in one of the layouts above.
+        masks: of the registration: ``"foreground"``, ``"roi"`` (the given region of interest and the foreground) or ``"none"``.
+
+    Raises:
+        InputError: when there is no such folder, or no such masks.
+    """
+
+    name = "abdomen"
+    source = "the data are those of Learn2Reg 2021, task 1, https://learn2reg.grand-challenge.org/Datasets/ (AbdomenMRCT)"
+    splits = {
+        "validation": ("0012", "0014", "0016"),
+        "test": ("0002", "0004", "0008", "0010"),
+        "dropped": ("0006",),
+    }
+    measures = ("dice", "hd95", "ndv_percent", "det_std")
+
+    def __init__(self, folder: str | PathLike[str], masks: str = "foreground") -> None:
+        super().__init__(folder)
+        if masks not in MASKS:
+            raise InputError(f"{self.name}: has no masks {masks!r}; choose from {', '.join(MASKS)}")
+        self.masks = masks
+
+    def files(self, name: str) -> dict[str, Path]:
+        """Images and label maps of a case, and its regions of interest where they are used."""
+        return {
+            part + ending: self._first(_places(name, kind, *side))
+            for part, side in SIDES.items()
+            for ending, kind in (("", "img"), ("_labels", "seg"), ("_roi", "mask"))
+            if kind != "mask" or self.masks == "roi"
+        }
+
+    def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
+        images = {part: read_image(files[part], part)[0] for part in SIDES}
+        labels = {part: read_label(files[f"{part}_labels"], part) for part in SIDES}
+        foreground = {part: _foreground(images[part], name, modality) for part, (modality, _) in SIDES.items()}
+        masks: dict[str, MetaTensor | None] = dict.fromkeys(SIDES)
+        for part in SIDES if self.masks != "none" else ():
+            roi = read_mask(files[f"{part}_roi"], part) if self.masks == "roi" else None
+            masks[part] = foreground[part] if roi is None else _both(foreground[part], roi, files[f"{part}_roi"])
+        _check_same_grid(images["fixed"], labels["fixed"], files["fixed_labels"])
+        return StudyCase(
+            study=self.name,
+            name=name,
+            fixed=images["fixed"],
+            moving=images["moving"],
+            fixed_mask=masks["fixed"],
+            moving_mask=masks["moving"],
+            evaluation_mask=foreground["fixed"],
+            fixed_labels=labels["fixed"],
+            moving_labels=labels["moving"],
+            about={"masks": self.masks},
+        )
+
+    @staticmethod
+    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+        """Overlap of the organs, see :meth:`.Study.score`.
+
+        Both label maps are restricted to the MR's foreground mask; organs that the MR lacks there do not count.
+
+        Returns:
+            ``dice`` (mean) and ``dice_liver`` ...; ``hd95``, ``hd99``, ``hd100``: means of the distances between surfaces,
+            in voxels as in the paper (2 mm each), over the organs that both maps show; ``ndv_percent``, ``det_std``;
+            ``score``, minus the mean Dice.
+        """
+        fixed, moving, mask = case.need("fixed_labels", "moving_labels", "evaluation_mask")
+        u = case.displacement(displacement_mm)
+        counts = mask.as_tensor() > 0
+        fixed, moved = (labels * counts for labels in (fixed.as_tensor(), case.moved(moving, u, "nearest")))
+        dice = dice_per_label(fixed, moved, LABELS)
+        if not dice:
+            raise InputError(f"{case.study} case {case.name}: its fixed labels hold none of {LABELS} inside the mask")
+        voxels = Grid(case.grid.shape, np.eye(case.grid.dims + 1))
+        mean = mean_over_labels(dice)
+        found = {"score": -mean, "dice": mean} | {f"dice_{LABELS[label]}": value for label, value in dice.items()}
+        for percentile in PERCENTILES:
+            distance = mean_over_labels(hausdorff_per_label(fixed, moved, voxels, percentile, LABELS))
+            found |= {} if math.isnan(distance) else {f"hd{percentile}": distance}
+        return found | regularity(u, case.grid)
+
+
+def _places(name: str, kind: str, modality: str, channel: int) -> list[str]:
+    """Where a file of a case may be, below the folder."""
+    old = f"{kind}{name}_tcia_{modality}.nii.gz"
+    new = f"AbdomenMRCT_{int(name) // 2:04d}_{channel:04d}.nii.gz" if name.isdigit() else ""
+    folder = {"img": "imagesTr", "seg": "labelsTr", "mask": "masksTr"}[kind]
+    homes = ("L2R_Task1_MRCT/Train", "Train", "") if kind == "mask" else ("Train", "L2R_Task1_MRCT/Train", "")
+    return [*(f"{home}/{old}".lstrip("/") for home in homes), *(f"{home}{folder}/{new}" for home in ("", "AbdomenMRCT/"))]
+
+
+def _foreground(image: MetaTensor, name: str, modality: str) -> MetaTensor:
+    threshold = THRESHOLD_OF.get((name, modality), THRESHOLD[modality])
+    return foreground_mask(image, threshold, EROSIONS_OF.get((name, modality), 1))
+
+
+def _both(mask: MetaTensor, roi: MetaTensor, path: Path) -> MetaTensor:
+    """A mask inside a region of interest, on its grid."""
+    grid = Grid.of(mask)
+    inside = warp(roi, Grid.of(roi), None, grid, mode="nearest") > 0
+    both = mask.as_tensor() * inside.to(mask.dtype)
+    if not both.any():
+        raise InputError(f"region of interest {path}: shows nothing of the foreground of its image; does it belong to it?")
+    return MetaTensor(both, affine=mask.affine.clone())
+
+
+def _check_same_grid(image: MetaTensor, labels: MetaTensor, path: Path) -> None:
+    if image.shape != labels.shape or not torch.allclose(image.affine, labels.affine, atol=1e-3):
+        raise InputError(f"labels {path}: do not lie on the grid of their image, {tuple(image.shape[1:])}; is the file right?")

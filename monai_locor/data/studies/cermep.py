@@ -1,0 +1,111 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""CERMEP-IDB-MRXFDG: T1-weighted MR and CT of the heads of 37 adults, scored by what the CT should look like on the MR.
+
+The images are given out on request by Merida et al., EJNMMI Research 2021 (doi 10.1186/s13550-021-00830-6). The paper scores
+against a *pseudo-CT*, synthesised from the T1 by the network of Honkamaa et al., Medical Image Analysis 2023
+(doi 10.1016/j.media.2023.102940, https://github.com/honkamj/non-aligned-i2i), trained on all 37 subjects: it is no part of
+the data set and has to be made with that program first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from ...errors import InputError
+from ...io import read_image
+from .case import StudyCase, regularity
+from .masks import body_mask
+from .study import Study
+
+__all__ = ["CERMEP"]
+
+ARCHIVE = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # what the archive unpacks to
+VALIDATION = ("sub-0004", "sub-0005", "sub-0008")
+SUBJECTS = tuple(f"sub-{number:04d}" for number in range(1, 38))
+THRESHOLD, DILATION = 0.1, 2  # of the evaluation mask, see `body_mask`
+CAP_HU = 120.0  # above it a registration has failed, and by how much should not decide a mean
+
+
+class CERMEP(Study):
+    """Head T1 (fixed) and CT (moving), without masks for the registration.
+
+    Splits: ``"validation"`` sub-0004, sub-0005, sub-0008; ``"test"`` the other 34.
+
+    Args:
+        folder: where the archive was unpacked, or the folder of ``sub-0001`` and so on in it:
+            ``sub-0001/anat/sub-0001_T1w.nii.gz``, ``sub-0001/ct/sub-0001_ct.nii.gz``.
+        pseudo_ct: folder with ``sub-0001/sub-0001_predicted.nii.gz`` (or ``sub-0001_predicted.nii.gz``), on the voxels of
+            the T1; by default ``folder``. Without it nothing can be scored.
+
+    Raises:
+        InputError: when there is no such folder.
+    """
+
+    name = "cermep"
+    source = (
+        "the images are to be requested from the authors (doi 10.1186/s13550-021-00830-6), the pseudo-CTs to be made with "
+        "https://github.com/honkamj/non-aligned-i2i"
+    )
+    splits = {"validation": VALIDATION, "test": tuple(name for name in SUBJECTS if name not in VALIDATION)}
+    measures = ("mae_capped_hu", "mae_hu", "ndv_percent", "det_std")
+
+    def __init__(self, folder: str | PathLike[str], pseudo_ct: str | PathLike[str] | None = None) -> None:
+        super().__init__(folder)
+        self.pseudo_ct = self.folder if pseudo_ct is None else Path(pseudo_ct).expanduser()
+        if not self.pseudo_ct.is_dir():
+            raise InputError(f"{self.name} pseudo-CTs {self.pseudo_ct}: no such folder; {self.source}")
+
+    def files(self, name: str) -> dict[str, Path]:
+        """T1, CT and pseudo-CT of a case."""
+        target = [self.pseudo_ct / part / f"{name}_predicted.nii.gz" for part in (name, "")]
+        return {
+            "fixed": self._first([f"{home}{name}/anat/{name}_T1w.nii.gz" for home in ("", f"{ARCHIVE}/")]),
+            "moving": self._first([f"{home}{name}/ct/{name}_ct.nii.gz" for home in ("", f"{ARCHIVE}/")]),
+            "target": next((path for path in target if path.is_file()), target[0]),
+        }
+
+    def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
+        fixed, moving = read_image(files["fixed"], "fixed")[0], read_image(files["moving"], "moving")[0]
+        target = read_image(files["target"], "fixed")[0]
+        if target.shape != fixed.shape:
+            shapes = f"{tuple(target.shape[1:])} voxels, the T1 {tuple(fixed.shape[1:])}"
+            raise InputError(f"pseudo-CT {files['target']}: has {shapes}; it must be made from that T1, do not crop it")
+        return StudyCase(
+            study=self.name,
+            name=name,
+            fixed=fixed,
+            moving=moving,
+            evaluation_mask=body_mask(fixed, THRESHOLD, DILATION),
+            target=MetaTensor(target.as_tensor(), affine=fixed.affine.clone()),  # its own header is the network's
+        )
+
+    @staticmethod
+    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+        """Difference of the warped CT (linear, 0 HU outside) from the pseudo-CT inside the body, see :meth:`.Study.score`.
+
+        Returns:
+            ``mae_hu``, mean absolute difference; ``mae_capped_hu`` and ``score``, the same but at most 120 HU, as the paper
+            has it; ``ndv_percent``, ``det_std``.
+        """
+        target, mask = case.need("target", "evaluation_mask")
+        u = case.displacement(displacement_mm)
+        difference = (case.moved(case.moving, u) - target.as_tensor()).abs()[mask.as_tensor() > 0]
+        mean = float(difference.double().mean())
+        found = {"score": min(mean, CAP_HU), "mae_hu": mean, "mae_capped_hu": min(mean, CAP_HU)}
+        return found | regularity(u, case.grid)

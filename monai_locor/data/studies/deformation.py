@@ -1,0 +1,143 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The paper's random deformations, and pairs of PD and T2 images with a known answer made by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from ...errors import InputError
+from ...geometry import Grid, apply_affine, from_voxels, inside, mapped_points, separable
+from ...tensors import plain
+from ..synthetic import _exponential, _rotation, deform
+from .case import StudyCase
+from .masks import body_mask
+
+__all__ = ["t2_pd_deformation", "t2_pd_pair"]
+
+NOISE = (700.0, 900.0)  # standard deviation of the white noise, voxels
+SMOOTHING_MM = (14.0, 16.0)  # standard deviation of the Gaussian
+TRUNCATION = 4.0  # standard deviations at which the Gaussian ends
+ROTATION = math.pi / 8  # radians, each component of the rotation vector at most
+TRANSLATION_MM = 30.0  # each component at most
+THRESHOLD = 0.05  # of the evaluation mask, see `body_mask`
+
+
+def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[float] | None = None) -> torch.Tensor:
+    """The paper's random transform ``d = A . exp(v)`` of a grid, as a displacement.
+
+    ``v`` is white noise with a standard deviation drawn from 700 to 900 *voxels*, smoothed by a Gaussian with a standard
+    deviation drawn from 14 to 16 *mm*, cut off at four of them: about 2 voxels root mean square along each axis on IXI's
+    grids (0.94 x 0.94 x 1.25 mm), and more on coarser ones. The noise goes on beyond the grid, so that nothing fades at its
+    border. ``A`` is a rotation (components of its vector drawn from plus or minus pi/8) about the centre of the grid and a
+    translation (components from plus or minus 30 mm). The same seed gives the same transform on any machine, to rounding.
+
+    Args:
+        grid: 3-D (or 2-D).
+        seed: of everything drawn.
+        voxel_mm: size of the voxels that the noise is meant for, where the grid has others; ``v`` then is as strong in mm as
+            on such voxels. Without it the protocol is followed to the letter.
+
+    Returns:
+        ``(D, *grid.shape)``, RAS mm, float32: the point x of the deformed image lies at ``x + u(x)`` in the original.
+
+    Raises:
+        ValueError: when the grid is not 2-D or 3-D.
+    """
+    if grid.dims not in (2, 3):
+        raise ValueError(f"the grid must have 2 or 3 dimensions, got {grid.dims}")
+    rng = np.random.default_rng(seed)
+    strength, sigma = rng.uniform(*NOISE), rng.uniform(*SMOOTHING_MM)
+    rotation = _rotation(rng.uniform(-ROTATION, ROTATION, 3 if grid.dims == 3 else 1))
+    shift = rng.uniform(-TRANSLATION_MM, TRANSLATION_MM, grid.dims)
+    ratio = 1.0 if voxel_mm is None else float(np.prod(voxel_mm) / np.prod(grid.spacing))
+    strength *= ratio ** (0.5 + 1 / grid.dims)  # smoothed noise goes with the root of a voxel's volume, a length with its edge
+    velocity = _smooth_noise(grid, strength, sigma / grid.spacing, rng)
+    elastic = from_voxels(_exponential(velocity, 1.0).double(), grid)
+    points = grid.points()
+    affine = np.eye(grid.dims + 1)
+    affine[:-1, :-1] = rotation
+    affine[:-1, -1] = grid.centre - rotation @ grid.centre + shift
+    moved = apply_affine(affine, points + elastic.movedim(0, -1).numpy())
+    return torch.from_numpy(np.moveaxis(moved - points, -1, 0).astype(np.float32))
+
+
+def _smooth_noise(grid: Grid, strength: float, sigma: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """White noise under a truncated Gaussian, ``(D, *grid.shape)`` float32; both in voxels of each axis."""
+    reach = [math.ceil(TRUNCATION * s) for s in sigma]
+    filters = [_valid_filter(n, r, s) for n, r, s in zip(grid.shape, reach, sigma)]
+    size = [n + 2 * r for n, r in zip(grid.shape, reach)]
+    # one component after the other: with its margin the noise of an IXI image takes a quarter of a gigabyte
+    return torch.cat([separable(filters, torch.from_numpy(rng.normal(0, strength, (1, *size)))) for _ in size]).float()
+
+
+def _valid_filter(size: int, reach: int, sigma: float) -> torch.Tensor:
+    """Matrix ``(size, size + 2 reach)`` of a Gaussian of sum one on an axis with a margin."""
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    matrix = np.zeros((size, size + 2 * reach))
+    for row in range(size):
+        matrix[row, row : row + 2 * reach + 1] = kernel / kernel.sum()
+    return torch.from_numpy(matrix)
+
+
+def t2_pd_pair(
+    pd: MetaTensor, t2: MetaTensor, seed: int | Sequence[int] = 42, *, name: str = "", voxel_mm: Sequence[float] | None = None
+) -> StudyCase:
+    """The paper's task with a known answer: a PD image, deformed, is fixed, the T2 image of the same scan moves.
+
+    Args:
+        pd: ``(1, *S)``, proton density.
+        t2: ``(1, *S)``, aligned with it, on the same grid.
+        seed: of the deformation.
+        name: of the case.
+        voxel_mm: see :func:`t2_pd_deformation`.
+
+    Returns:
+        a case of the study ``"ixi"``: ``fixed``, the PD image seen through the deformation (linear, zero outside);
+        ``fixed_mask``, the voxels that the deformation takes into the image; ``truth``, the deformation;
+        ``evaluation_mask``, the body (:func:`.body_mask` of the PD image) seen through it, nearest neighbour.
+
+    Raises:
+        InputError: when the images do not lie on one grid, or the PD image shows no body.
+
+    Example::
+
+        pd, t2 = (read_image(f"IXI161-HH-2533-{contrast}.nii.gz")[0] for contrast in ("PD", "T2"))
+        case = t2_pd_pair(pd, t2, seed=1)
+        result = register(case.fixed, case.moving, fixed_mask=case.fixed_mask)
+        IXI.score(case, result.forward_mm)
+    """
+    if pd.shape != t2.shape or not torch.allclose(pd.affine, t2.affine, atol=1e-3):
+        names = " and ".join(str(i.meta.get("filename_or_obj") or "image in memory") for i in (pd, t2))
+        raise InputError(f"{names}: do not lie on one grid; give PD and T2 of the same scan")
+    grid = Grid.of(pd)
+    truth = t2_pd_deformation(grid, seed, voxel_mm)
+    valid = inside(mapped_points(grid, grid, truth), grid.shape)[None]
+    if not valid.any():
+        raise InputError(f"case {name}: seed {seed} moves all of the image out of view; choose another")
+    mask = deform(body_mask(pd, THRESHOLD), truth, "nearest")
+    return StudyCase(
+        study="ixi",
+        name=name,
+        fixed=deform(pd, truth),
+        moving=t2,
+        fixed_mask=MetaTensor(valid.to(torch.uint8), affine=pd.affine.clone()),
+        evaluation_mask=MetaTensor(plain(mask) * valid, affine=pd.affine.clone()),
+        truth=truth,
+        about={"seed": seed if isinstance(seed, int) else list(seed)},
+    )

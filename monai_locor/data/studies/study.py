@@ -1,0 +1,111 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What the studies of the paper have in common: a folder as it was published, splits, cases, a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from ...errors import InputError
+from .case import StudyCase
+
+__all__ = ["Study"]
+
+
+class Study(ABC):
+    """A data set, how it is split, prepared and scored.
+
+    Args:
+        folder: with the data as they were published.
+
+    Raises:
+        InputError: when there is no such folder.
+    """
+
+    name: ClassVar[str]  #: in messages, files and :data:`monai_locor.data.studies.STUDIES`
+    source: ClassVar[str]  #: where the data come from, for messages
+    splits: Mapping[str, tuple[str, ...]]  #: split to names of cases
+    measures: ClassVar[tuple[str, ...]] = ()  #: keys of a score that a table shows
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise InputError(f"{self.name} data {self.folder}: no such folder; {self.source}")
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Cases of a split.
+
+        Raises:
+            InputError: for an unknown split.
+        """
+        if split not in self.splits:
+            raise InputError(f"{self.name}: has no split {split!r}; choose from {', '.join(self.splits)}")
+        return self.splits[split]
+
+    @abstractmethod
+    def files(self, name: str) -> dict[str, Path]:
+        """Every file that a case needs, by its part; a file need not exist."""
+
+    def missing(self, name: str) -> list[Path]:
+        """Files of a case that are not there."""
+        return [path for path in self.files(name).values() if not path.is_file()]
+
+    def load(self, name: str) -> StudyCase:
+        """Read and prepare a case.
+
+        Raises:
+            InputError: for an unknown case, and when a file of it is missing or cannot be used.
+        """
+        self._check_name(name)
+        missing = self.missing(name)
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise InputError(f"{self.name} case {name}: {missing[0]} is missing{more}; {self.source}")
+        return self._load(name, self.files(name))
+
+    @abstractmethod
+    def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
+        """Read and prepare a case all of whose files are there."""
+
+    @staticmethod
+    @abstractmethod
+    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+        """Measure a result.
+
+        Args:
+            case: of this study.
+            displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; ``None``, of a run that failed, counts as no displacement.
+
+        Returns:
+            the measures of the paper; ``"score"`` is what its tuning minimises.
+
+        Raises:
+            InputError: when the case lacks what is measured.
+            ValueError: when the displacement does not live on the fixed grid or is not finite.
+        """
+
+    def _check_name(self, name: str) -> None:
+        known = [case for cases in self.splits.values() for case in cases]
+        if name not in known:
+            raise InputError(f"{self.name}: has no case {name!r}; its cases are {', '.join(dict.fromkeys(known))}")
+
+    def _first(self, candidates: Sequence[str]) -> Path:
+        """The first of several places below the folder where there is a file, else the first of all."""
+        paths = [self.folder / candidate for candidate in candidates]
+        return next((path for path in paths if path.is_file()), paths[0])
