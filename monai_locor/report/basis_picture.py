@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .picture import INK, PAPER, _new_figure
+from .picture import INK, PAPER, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def basis_picture(basis: LearnedBasis, title: str = "", dpi: int = 130) -> Figur
     Raises:
         ImportError: when matplotlib is not installed, naming the extra that brings it.
     """
-    figure, _ = _new_figure()
+    figure, _ = new_figure()
     figure.set_dpi(dpi)
     values = _values(basis)
     if values.ndim == 2:

@@ -1,0 +1,81 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the panels of a figure that explains a fit are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .image_panels import Cut
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Layout", "make_layout"]
+
+WIDTH = 13.4  # inches, as all lengths below
+IMAGES = 5
+IMAGES_WIDTH = 0.914  # of the figure's
+APART = 0.04  # distance of images, of their width
+LOWEST, TALLEST = 1.1, 3.4  # of the images, however flat they are
+TOP, GAP, ROW, BOTTOM = 0.72, 0.5, 2.25, 0.45
+SPACE = 0.26  # between rows, of their height
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Axes of the figure: images ``(5,)``, fits ``(rows, columns)``, bases; and the bars of colours at their right."""
+
+    images: list[Axes]
+    fits: np.ndarray
+    bases: list[Axes]
+    image_bar: Axes
+    fit_bars: list[Axes]
+
+
+def make_layout(figure: Figure, cut: Cut, columns: int, bases: int, surface: bool) -> Layout:
+    """Size the figure and make its axes.
+
+    Args:
+        figure: empty.
+        cut: gives the shape of the images.
+        columns: of fits.
+        bases: panels of basis functions.
+        surface: whether the fits have a second row, and the bases stand one above the other.
+    """
+    panel = IMAGES_WIDTH * WIDTH / (IMAGES + (IMAGES - 1) * APART)
+    picture = min(max(panel * cut.size[1] / cut.size[0], LOWEST), TALLEST)
+    rows = 2 if surface else 1
+    height = TOP + picture + GAP + (rows + (rows - 1) * SPACE) * ROW + BOTTOM
+    figure.set_size_inches(WIDTH, height)
+    low = (height - TOP - picture) / height
+    right, top = 0.012 + IMAGES_WIDTH, 1 - TOP / height
+    images = figure.add_gridspec(1, IMAGES, left=0.012, bottom=low, right=right, top=top, wspace=APART)
+    bottom, top = BOTTOM / height, low - GAP / height
+    fits = figure.add_gridspec(rows, columns, left=0.045, bottom=bottom, right=0.6, top=top, wspace=0.12, hspace=SPACE)
+    if surface:
+        basis = figure.add_gridspec(bases, 1, left=0.705, bottom=bottom, right=0.945, top=top, hspace=SPACE)
+    else:
+        basis = figure.add_gridspec(1, bases, left=0.66, bottom=bottom, right=0.945, top=top, wspace=0.85)
+    grid = np.array([[figure.add_subplot(fits[i, j]) for j in range(columns)] for i in range(rows)])
+    places = [axis.get_position() for axis in grid[:, -1]] if surface else []
+    return Layout(
+        images=[figure.add_subplot(images[0, i]) for i in range(IMAGES)],
+        fits=grid,
+        bases=[figure.add_subplot(basis[i]) for i in range(bases)],
+        image_bar=figure.add_axes((0.024 + IMAGES_WIDTH, low, 0.007, picture / height)),
+        fit_bars=[figure.add_axes((0.607, place.y0, 0.007, place.height)) for place in places],
+    )
