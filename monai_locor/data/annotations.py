@@ -14,9 +14,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Sequence
 from os import PathLike
 
 import torch
@@ -24,7 +21,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..io import ImageSource
-from ..io.sources import load_source, one_line
+from ..io.points import read_points
+from ..io.sources import load_source
 
 __all__ = ["read_label", "read_landmarks"]
 
@@ -51,10 +49,10 @@ def read_label(source: ImageSource, role: str = "fixed") -> MetaTensor:
 
 
 def read_landmarks(path: str | PathLike[str], role: str = "fixed") -> torch.Tensor:
-    """Read points from a CSV file with the header ``x,y,z`` (``x,y`` in 2-D); other columns are ignored.
+    """Read points from a CSV file with the header ``x,y,z`` (``x,y`` in 2-D), or from files of 3D Slicer.
 
     Args:
-        path: of the file.
+        path: of the file, see :func:`monai_locor.io.read_points`.
         role: ``"fixed"`` or ``"moving"``, for messages.
 
     Returns:
@@ -63,27 +61,4 @@ def read_landmarks(path: str | PathLike[str], role: str = "fixed") -> torch.Tens
     Raises:
         InputError: when the file cannot be read, or a line does not hold D finite numbers.
     """
-    name = f"{role} landmarks {path}"
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{name}: cannot be read ({one_line(error)}); is it a CSV file?") from error
-    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
-    axes = [axis for axis in "xyz" if axis in header]
-    if axes not in (["x", "y"], ["x", "y", "z"]) or len(rows) < 2:
-        first = ",".join(rows[0][1])[:50] if rows else ""
-        raise InputError(f"{name}: {len(rows)} lines, the first {first!r}; give the header x,y,z and at least one point")
-    columns = [header.index(axis) for axis in axes]
-    return torch.tensor([_point(row, columns, f"{name}, line {n}") for n, row in rows[1:]], dtype=torch.float64)
-
-
-def _point(row: Sequence[str], columns: Sequence[int], where: str) -> list[float]:
-    try:
-        values = [float(row[column]) for column in columns]
-    except (IndexError, ValueError):
-        values = [math.nan]
-    if not all(map(math.isfinite, values)):
-        raise InputError(f"{where}: is {','.join(row)[:50]!r}; give a finite number for each axis, world RAS mm")
-    return values
+    return read_points(path, what=f"{role} landmarks").points

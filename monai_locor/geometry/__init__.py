@@ -16,10 +16,17 @@ from __future__ import annotations
 from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
 from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
 from .separable import interpolation_matrix, separable, slabs, toeplitz
+from .steps import AffineStep, FieldStep, SplineStep, Step
+from .transform import SpatialTransform, same_grid, warped
 from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
+    "AffineStep",
+    "FieldStep",
     "Grid",
+    "SpatialTransform",
+    "SplineStep",
+    "Step",
     "apply_affine",
     "from_voxels",
     "identity_points",
@@ -27,6 +34,7 @@ __all__ = [
     "interpolation_matrix",
     "mapped_points",
     "reorder",
+    "same_grid",
     "sample",
     "sample_gradient",
     "sample_gradients",
@@ -39,4 +47,5 @@ __all__ = [
     "toeplitz",
     "voxel_to_voxel",
     "warp",
+    "warped",
 ]

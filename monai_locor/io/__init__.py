@@ -16,17 +16,27 @@ from __future__ import annotations
 from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
 from .images import read_image, read_mask, write_image
 from .paths import atomic_path, check_output_dir
+from .points import PointList, read_points, write_points
 from .sources import ImageSource
+from .transforms import FORMATS, formats_text, read_transform, read_transforms, write_transform
 
 __all__ = [
+    "FORMATS",
     "ImageSource",
+    "PointList",
     "atomic_path",
     "check_output_dir",
+    "formats_text",
     "read_affine",
     "read_displacement_field",
     "read_image",
     "read_mask",
+    "read_points",
+    "read_transform",
+    "read_transforms",
     "write_affine",
     "write_displacement_field",
     "write_image",
+    "write_points",
+    "write_transform",
 ]

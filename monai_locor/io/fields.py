@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,15 @@ from .nifti import in_mm, is_nifti, load_nifti, save_nifti
 from .paths import atomic_path
 from .sources import one_line
 
-__all__ = ["read_affine", "read_displacement_field", "write_affine", "write_displacement_field"]
+__all__ = [
+    "flipped",
+    "load_itk_transforms",
+    "lps_signs",
+    "read_affine",
+    "read_displacement_field",
+    "write_affine",
+    "write_displacement_field",
+]
 
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intents: LPS components for ITK, and RAS components
 
@@ -55,7 +64,7 @@ def write_displacement_field(path: str | os.PathLike[str], displacement: torch.T
     if not torch.isfinite(displacement).all():
         raise ValueError("the displacement field holds NaN or infinite values")
     data = displacement.detach().cpu().to(torch.float64).numpy()
-    data = np.moveaxis(data, 0, -1) * _lps(grid.dims)
+    data = np.moveaxis(data, 0, -1) * lps_signs(grid.dims)
     shape = (*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
     save_nifti(path, data.reshape(shape).astype(np.float32), grid, intent="vector")
 
@@ -80,7 +89,7 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
         )
     if not np.isfinite(data).all():
         raise InputError(f"{name}: holds NaN or infinite values; compute it again")
-    data = data.reshape(*data.shape[:dims], dims) * (_lps(dims) if intent == _VECTOR else 1)
+    data = data.reshape(*data.shape[:dims], dims) * (lps_signs(dims) if intent == _VECTOR else 1)
     field = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32))
     try:
         return field, Grid.of(MetaTensor(field, affine=torch.from_numpy(affine)))
@@ -104,7 +113,7 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
         raise ValueError(f"an affine is a finite 3x3 or 4x4 matrix with last row 0 ... 0 1, got {matrix.tolist()}")
     if Path(path).suffix not in (".tfm", ".txt", ".mat"):
         raise InputError(f"output file {os.fspath(path)}: its name must end in .tfm, .txt or .mat")
-    lps = _flipped(matrix)
+    lps = flipped(matrix)
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".mat":
             _write_binary_affine(temporary, lps)
@@ -142,34 +151,47 @@ def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         InputError: when the file is missing, unreadable or holds another or more than one transform.
     """
-    import itk
-
     name = f"affine {os.fspath(path)}"
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"{name}: no such file; check its path")
-    try:
-        transforms = itk.transformread(str(file))
-    except Exception as error:
-        raise InputError(f"{name}: ITK cannot read it ({one_line(error)}); give a .tfm, .txt or .mat of ITK") from error
+    transforms = load_itk_transforms(Path(path).expanduser(), name)
     if len(transforms) != 1 or not hasattr(transforms[0], "GetMatrix"):
         kinds = ", ".join(type(t).__name__ for t in transforms)
         raise InputError(f"{name}: holds {kinds or 'nothing'}; give a file with one affine or rigid transform")
+    import itk
+
     linear = itk.array_from_matrix(transforms[0].GetMatrix())
     matrix = np.eye(len(linear) + 1)
     matrix[:-1, :-1], matrix[:-1, -1] = linear, list(transforms[0].GetOffset())  # the offset has the centre in it
     if not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
         raise InputError(f"{name}: its matrix is singular or not finite: {matrix.tolist()}; compute it again")
-    return _flipped(matrix)
+    return flipped(matrix)
 
 
-def _lps(dims: int) -> np.ndarray:
+def load_itk_transforms(path: Path, name: str) -> list[Any]:
+    """What ITK finds in a transform file, one object a transform.
+
+    Raises:
+        InputError: when there is no such file, or ITK cannot read it.
+    """
+    import itk  # and all its transforms, which takes seconds
+
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; check its path")
+    try:
+        return itk.transformread(str(path))
+    except Exception as error:
+        raise InputError(
+            f"{name}: ITK cannot read it ({one_line(error)}); give a complete .tfm, .txt, .mat or .h5 of ITK"
+        ) from error
+
+
+def lps_signs(dims: int) -> np.ndarray:
     """Signs that take RAS to LPS and back, ``(D,)``."""
     return np.array([-1.0, -1.0, 1.0])[:dims]
 
 
-def _flipped(matrix: np.ndarray) -> np.ndarray:
-    signs = np.append(_lps(len(matrix) - 1), 1.0)
+def flipped(matrix: np.ndarray) -> np.ndarray:
+    """A homogeneous matrix from RAS to LPS, or back."""
+    signs = np.append(lps_signs(len(matrix) - 1), 1.0)
     return signs[:, None] * matrix * signs
 
 
@@ -179,6 +201,8 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         raise InputError(f"{name}: no such NIfTI file; give an existing .nii or .nii.gz")
     try:
         image = load_nifti(path)
+        if image.header["intent_name"].item().startswith(b"NREG_TRANS"):
+            raise ValueError("a transform of NiftyReg, which read_transform reads")
         data = np.asanyarray(image.dataobj)
         if data.dtype.kind not in "fiu":
             raise ValueError(f"voxels of type {data.dtype}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,23 +25,26 @@ from numpy.typing import DTypeLike
 from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
-from .nifti import save_nifti
-from .sources import ImageSource, load_source
+from .nifti import has_shear, in_mm, is_nifti, load_nifti, save_nifti
+from .paths import atomic_path
+from .sources import ImageSource, load_source, one_line
 
-__all__ = ["read_image", "read_mask", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_grid", "read_image", "read_labels", "read_mask", "write_image"]
 
 logger = logging.getLogger(__name__)
 
 # what NIfTI tools do not read, and what is written instead
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # that can be written
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
 
 def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
     """Read an image to be registered and refuse what cannot be.
 
-    NIfTI is read with nibabel, everything else (a folder of one DICOM series, too) with ITK. Trailing axes of one voxel are
-    dropped: a file of ``(H, W, 1)`` voxels is a 2-D image. NaN and infinite voxels are replaced by the smallest finite
-    value and a warning with their number is logged, as are contradictions in a NIfTI header.
+    NIfTI, FreeSurfer's MGH, MINC, PAR/REC and AFNI files are read with nibabel, everything else with ITK, a folder of one
+    DICOM series, too; ``FOLDER/UID`` is one of several series in a folder. Trailing axes of one voxel are dropped: a file of
+    ``(H, W, 1)`` voxels is a 2-D image. NaN and infinite voxels are replaced by the smallest finite value and a warning with
+    their number is logged, as are contradictions in a NIfTI header.
 
     Args:
         source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has voxels of 1 mm.
@@ -97,28 +101,100 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
     return mask if high <= 1 else MetaTensor((data != 0).to(data.dtype), meta=mask.meta)
 
 
-def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, dtype: DTypeLike | None = None) -> None:
-    """Write an image as NIfTI; the file appears only when it is complete.
+def read_labels(source: ImageSource, role: str = "fixed") -> MetaTensor:
+    """Read a label map, every number of it as it is.
 
     Args:
-        path: ends in ``.nii`` or ``.nii.gz``.
-        image: ``(1, *spatial)`` or ``(*spatial)``; 2-D images are written with two axes, ``(H, W)``: read as a 2-D image,
-            a file of ``(H, W, 1)`` loses its direction in ITK.
-        grid: where its voxels lie; an affine with shear is written with a warning, since ITK may refuse it.
+        source: a file, or a label map in memory ``(1, *spatial)``.
+        role: ``"fixed"`` or ``"moving"``, for messages.
+
+    Returns:
+        ``(1, *spatial)`` int64, with a 4x4 affine (RAS, mm); its ``meta["stored_dtype"]`` is the type of the file's voxels.
+
+    Raises:
+        InputError: when it cannot be read or a value is no whole number.
+    """
+    name, labels = load_source(source, f"{role} labels", dtype=torch.float64)
+    data = labels.as_tensor()
+    wrong = data[~data.isfinite() | (data != data.round())]
+    if len(wrong):
+        raise InputError(f"{name}: holds the value {float(wrong[0]):g}; labels are whole numbers, is it a label map?")
+    return MetaTensor(data.long(), meta=labels.meta)
+
+
+def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
+    """Where the voxels of an image lie, whatever they hold; of a NIfTI file only the header is read.
+
+    A displacement field in NIfTI is a fine reference, too.
+
+    Args:
+        source: a file, or an image in memory ``(C, *spatial)``.
+        what: its part, for messages.
+
+    Raises:
+        InputError: when it cannot be read or has no valid geometry.
+    """
+    if isinstance(source, (str, os.PathLike)) and is_nifti(source) and Path(source).expanduser().is_file():
+        name = f"{what} {os.fspath(source)}"
+        try:
+            image = load_nifti(Path(source).expanduser())
+            shape = list(image.shape[:3])
+            while len(shape) > 2 and shape[-1] == 1:
+                shape.pop()
+            affine = torch.from_numpy(in_mm(image.affine, image))
+            return Grid.of(MetaTensor(torch.zeros(1).expand(1, *shape), affine=affine))
+        except Exception as error:
+            raise InputError(f"{name}: has no usable geometry ({one_line(error)}); give another image") from error
+    return Grid.of(load_source(source, what, "all")[1])
+
+
+def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, dtype: DTypeLike | None = None) -> None:
+    """Write an image, as NIfTI or by ITK; the file appears only when it is complete.
+
+    Args:
+        path: ends in one of :data:`IMAGE_SUFFIXES`.
+        image: ``(C, *spatial)`` or ``(*spatial)``; 2-D images are written with two axes, ``(H, W)``: read as a 2-D image,
+            a NIfTI file of ``(H, W, 1)`` loses its direction in ITK. Several channels become the last axis, ``(X, Y, Z, C)``
+            or ``(X, Y, 1, C)``.
+        grid: where its voxels lie; an affine with shear is written to NIfTI with a warning, since ITK may refuse it.
         dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
             half precision and bool made what NIfTI tools read (float32, int32, uint8).
 
     Raises:
-        InputError: when ``path`` has another suffix.
+        InputError: when ``path`` has another suffix, or ITK cannot express the geometry or several channels.
         ValueError: when the image does not fit the grid or its values do not fit ``dtype``.
     """
     data = plain(image).detach().cpu()
-    data = data[0] if data.ndim == grid.dims + 1 and data.shape[0] == 1 else data
-    if tuple(data.shape) != grid.shape:
+    data = data[None] if data.ndim == grid.dims else data
+    if tuple(data.shape[1:]) != grid.shape:
         raise ValueError(f"an image of shape {tuple(image.shape)} does not fit a grid of shape {grid.shape}")
     array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
     array = _cast(array, np.dtype(dtype if dtype is not None else _STORED.get(array.dtype.name, array.dtype.name)))
-    save_nifti(path, array, grid)
+    if os.fspath(path).lower().endswith((".nrrd", ".mha")):
+        _write_itk(path, array, grid)
+    elif len(array) == 1:
+        save_nifti(path, array[0], grid)
+    else:
+        save_nifti(path, np.moveaxis(array.reshape(len(array), *grid.shape, *(1,) * (3 - grid.dims)), 0, -1), grid)
+
+
+def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> None:
+    """``(1, *spatial)`` through ITK, compressed."""
+    import itk  # takes seconds to import
+
+    if len(array) != 1:
+        raise InputError(f"output file {os.fspath(path)}: {len(array)} channels are written to .nii or .nii.gz only")
+    if has_shear(grid):
+        raise InputError(
+            f"output file {os.fspath(path)}: the axes of its grid are not at right angles, which only .nii and .nii.gz express"
+        )
+    image = itk.image_from_array(np.ascontiguousarray(array[0].T))
+    signs = np.array([-1.0, -1.0, 1.0])[: grid.dims]
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(signs[:, None] * grid.affine[:-1, :-1] / grid.spacing)))
+    image.SetSpacing([float(s) for s in grid.spacing])
+    image.SetOrigin([float(o) for o in signs * grid.affine[:-1, -1]])
+    with atomic_path(path) as temporary:
+        itk.imwrite(image, str(temporary), compression=True)
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

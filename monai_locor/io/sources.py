@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import ITKReader, NibabelReader
@@ -25,6 +26,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid
+from .dicom import is_series, read_series
 from .nifti import in_mm, is_nifti, load_nifti, three_dimensional, warn_about_header
 
 __all__ = ["ImageSource", "load_source", "one_line"]
@@ -34,18 +36,24 @@ logger = logging.getLogger(__name__)
 #: a file (or a folder of one DICOM series), or an image in memory, ``(C, *spatial)``
 ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray"
 
+_NIBABEL = (".mgz", ".mgh", ".mnc", ".par", ".rec", ".head", ".brik", ".brik.gz")  # what ITK cannot read
 
-def load_source(source: ImageSource, what: str, channel: int | None = None) -> tuple[str, MetaTensor]:
+
+def load_source(
+    source: ImageSource, what: str, channel: int | str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[str, MetaTensor]:
     """One channel of an image, as it is.
 
     Args:
-        source: file, folder of a DICOM series, or ``(C, *spatial)``.
+        source: file, folder of a DICOM series (``FOLDER/UID`` for one of several), or ``(C, *spatial)``.
         what: the image's part in the registration, for messages, e.g. ``"fixed image"``.
-        channel: which channel to take of several.
+        channel: which channel to take of several; ``"all"`` takes all.
+        dtype: of the voxels: float32, or float64, which is exact for label maps of 32 bits.
 
     Returns:
-        a name for messages, and the image ``(1, *spatial)``, D = 2 or 3: float32, a 4x4 affine (RAS, mm), the file's name
-        in its meta data. Trailing axes of one voxel are gone.
+        a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` of all channels, D = 2 or 3, with a 4x4
+        affine (RAS, mm) and in its meta data the file's name, ``filename_or_obj``, and the type its voxels had,
+        ``stored_dtype``. Trailing axes of one voxel are gone.
 
     Raises:
         InputError: what :func:`monai_locor.io.read_image` says of files, shapes and affines.
@@ -53,16 +61,18 @@ def load_source(source: ImageSource, what: str, channel: int | None = None) -> t
     in_memory = not isinstance(source, (str, os.PathLike))
     if isinstance(source, (str, os.PathLike)):
         name = f"{what} {os.fspath(source)}"
-        array, affine = _from_file(Path(source).expanduser(), name)
+        array, affine, stored = _from_file(Path(source).expanduser(), name, dtype)
         filename = os.fspath(source)
     else:
         filename = str(source.meta.get("filename_or_obj", "")) if isinstance(source, MetaTensor) else ""
         name = f"{what} {filename or '(in memory)'}"
-        array, affine = _from_memory(source, name)
+        array, affine, stored = _from_memory(source, name, dtype)
     if array.is_complex():
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
-    image = _squeezed(_one_channel(array, name, channel, in_memory).detach().to(torch.float32), name)
-    out = MetaTensor(image, affine=torch.from_numpy(three_dimensional(affine)), meta={"filename_or_obj": filename})
+    chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory)
+    meta = {"filename_or_obj": filename, "stored_dtype": stored}
+    image = _squeezed(chosen.detach().to(dtype), name)
+    out = MetaTensor(image, affine=torch.from_numpy(three_dimensional(affine)), meta=meta)
     _check_affine(out, name)
     if out.ndim == 3 and len(affine) == 4 and np.abs(affine[2, :2]).max() > 1e-3 * np.abs(affine[:2, :2]).max():
         logger.warning("%s: the slice is tilted out of the x-y plane, in which its lengths come out too short", name)
@@ -75,12 +85,12 @@ def one_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__)[:200]
 
 
-def _from_file(path: Path, name: str) -> tuple[torch.Tensor, np.ndarray]:
-    """``(C, *spatial)`` and the affine of a file."""
-    if not path.exists():
+def _from_file(path: Path, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:
+    """``(C, *spatial)``, the affine of a file and the type of its voxels."""
+    if not path.exists() and not is_series(path):
         raise InputError(f"{name}: no such file; check its path")
     try:
-        array, meta = _read(path, name)
+        array, affine, rank = _read(path, name)
     except InputError:
         raise
     except Exception as error:  # readers raise whatever their libraries do
@@ -89,54 +99,55 @@ def _from_file(path: Path, name: str) -> tuple[torch.Tensor, np.ndarray]:
         ) from error
     if array.dtype.names:  # RGB of NIfTI
         array = np.stack([array[component] for component in array.dtype.names], -1)
-    rank = min(len(meta["spatial_shape"]), 3)
     array = array.reshape(*array.shape[:rank], -1)
-    return _tensor(np.moveaxis(array, -1, 0)), meta["affine"]
+    return _tensor(np.moveaxis(array, -1, 0), dtype), affine, array.dtype.newbyteorder("=").name
 
 
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """A float32 copy, for any byte order and integer type; complex arrays stay complex."""
-    return torch.from_numpy(np.array(array, dtype=np.complex64 if np.iscomplexobj(array) else np.float32, order="C"))
+def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """A copy of this type, for any byte order and integer type; complex arrays stay complex."""
+    real = np.float64 if dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.array(array, dtype=np.complex64 if np.iscomplexobj(array) else real, order="C"))
 
 
-def _read(path: Path, name: str) -> tuple[np.ndarray, dict]:
-    if not is_nifti(path):
-        if path.is_dir():
-            _check_one_series(path, name)
-        itk_reader = ITKReader()
-        return itk_reader.get_data(itk_reader.read(str(path)))
+def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Voxels ``(*spatial, ...)``, affine (RAS, mm) and number of spatial axes."""
+    if is_series(path):
+        array, affine = read_series(path, name)
+        return array, affine, 3
+    if is_nifti(path):
+        return _read_nifti(path, name)
+    if path.name.lower().endswith(_NIBABEL):
+        image = nib.load(path)
+        if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
+            raise ValueError(f"{type(image).__name__} is no volume with a place in the world")
+        return np.asanyarray(image.dataobj), image.affine, min(len(image.shape), 3)
+    reader = ITKReader()
+    array, meta = reader.get_data(reader.read(str(path)))
+    return array, meta["affine"], min(len(meta["spatial_shape"]), 3)
+
+
+def _read_nifti(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
     stored = load_nifti(path)
     _check_affine(MetaTensor(torch.zeros(1, 1, 1, 1), affine=torch.from_numpy(stored.affine)), name)
     reader = NibabelReader()
     array, meta = reader.get_data(reader.read(str(path)))
     warn_about_header(stored, meta["affine"], name)
-    return array, {**meta, "affine": in_mm(meta["affine"], stored)}
+    return array, in_mm(meta["affine"], stored), min(len(meta["spatial_shape"]), 3)
 
 
-def _check_one_series(path: Path, name: str) -> None:
-    import itk  # takes a second to import
-
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(path))
-    count = len(names.GetSeriesUIDs())
-    if count != 1:
-        raise InputError(f"{name}: the folder holds {count} DICOM series; name a folder that holds one")
-
-
-def _from_memory(source: torch.Tensor | np.ndarray, name: str) -> tuple[torch.Tensor, np.ndarray]:
-    """``(C, *spatial)`` and the affine of a tensor or an array."""
+def _from_memory(source: torch.Tensor | np.ndarray, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:
+    """``(C, *spatial)``, the affine and the type of a tensor or an array."""
     if not isinstance(source, (torch.Tensor, np.ndarray)):
         raise InputError(f"{name}: is a {type(source).__name__}; give a file name, a MetaTensor, a tensor or an array")
     if not 3 <= source.ndim <= 5:
         raise InputError(f"{name}: has shape {tuple(source.shape)}; give (1, H, W) or (1, H, W, D), as by image[None]")
     if isinstance(source, MetaTensor):
-        return source.as_tensor(), source.affine.detach().cpu().double().numpy()
-    return _tensor(source) if isinstance(source, np.ndarray) else source, np.eye(4)
+        return source.as_tensor(), source.affine.detach().cpu().double().numpy(), str(source.dtype).removeprefix("torch.")
+    tensor = _tensor(source, dtype) if isinstance(source, np.ndarray) else source
+    return tensor, np.eye(4), str(source.dtype).removeprefix("torch.")
 
 
-def _one_channel(image: torch.Tensor, name: str, channel: int | None, in_memory: bool) -> torch.Tensor:
+def _one_channel(image: torch.Tensor, name: str, channel: int | str | None, in_memory: bool) -> torch.Tensor:
     """``(1, *spatial)`` of ``(C, *spatial)``."""
     count = image.shape[0]
     if channel is None and count != 1:
@@ -144,9 +155,9 @@ def _one_channel(image: torch.Tensor, name: str, channel: int | None, in_memory:
             f"{name}: has {count} channels or frames of shape {tuple(image.shape[1:])}; choose one with channel=0 to "
             f"{count - 1}" + (", or add the channel axis with image[None] if there is none" if in_memory else "")
         )
-    if channel is not None and not 0 <= channel < count:
+    index = int(channel or 0)
+    if not 0 <= index < count:
         raise InputError(f"{name}: has no channel {channel}; choose one from 0 to {count - 1}")
-    index = channel or 0
     return image[index : index + 1]
 
 

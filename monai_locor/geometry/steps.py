@@ -1,0 +1,187 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The maps that a spatial transform is made of: affine, displacement field, cubic B-spline. World RAS mm in and out."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from .grid import Grid
+from .sampling import sample
+from .warping import inside
+
+__all__ = ["AffineStep", "FieldStep", "SplineStep", "Step", "world_points", "world_to_voxels"]
+
+
+@dataclass(frozen=True, eq=False)
+class AffineStep:
+    """``x -> M x`` in homogeneous coordinates.
+
+    Args:
+        matrix: ``(D + 1, D + 1)``, RAS mm, D = 2 or 3.
+
+    Raises:
+        ValueError: when the matrix is not finite, is singular or has another last row than 0 ... 0 1.
+    """
+
+    matrix: np.ndarray
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all():
+            raise ValueError(f"an affine is a finite 3x3 or 4x4 matrix, got {matrix.tolist()}")
+        scale = np.sqrt((matrix[:-1, :-1] ** 2).sum(0))
+        # of unit columns: no scale is too small, but a plane is no volume
+        if (scale == 0).any() or abs(np.linalg.det(matrix[:-1, :-1] / scale)) < 1e-9:
+            raise ValueError(f"the matrix is singular: {matrix.tolist()}")
+        if not np.allclose(matrix[-1], np.eye(len(matrix))[-1], rtol=0, atol=1e-9):
+            raise ValueError(f"the last row of an affine is 0 ... 0 1, got {matrix[-1].tolist()}")
+        matrix[-1] = np.eye(len(matrix))[-1]
+        matrix.setflags(write=False)
+        object.__setattr__(self, "matrix", matrix)
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return len(self.matrix) - 1
+
+    def apply(self, points: torch.Tensor) -> torch.Tensor:
+        """Map points ``(N, D)``, float64."""
+        matrix = torch.from_numpy(self.matrix.copy()).to(points.device)
+        return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+
+    def inverted(self) -> AffineStep:
+        """The exact inverse."""
+        return AffineStep(np.linalg.inv(self.matrix))
+
+
+@dataclass(frozen=True, eq=False)
+class FieldStep:
+    """``x -> x + u(x)``, interpolated linearly.
+
+    As in ITK, ``u`` is constant for half a voxel beyond the outermost voxel centres and zero farther out.
+
+    Args:
+        displacement: ``u``, ``(D, *grid.shape)``, RAS mm; kept as float32.
+        grid: where it is given.
+
+    Raises:
+        ValueError: when it does not fit the grid or is not finite.
+    """
+
+    displacement: torch.Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        _check_field("a displacement", self.displacement, self.grid)
+        object.__setattr__(self, "displacement", self.displacement.detach().float())
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return self.grid.dims
+
+    @property
+    def domain(self) -> Grid:
+        """The grid: where the map is known."""
+        return self.grid
+
+    def apply(self, points: torch.Tensor) -> torch.Tensor:
+        """Map points ``(N, D)``, float64."""
+        voxels = world_to_voxels(points.to(self.displacement.device), self.grid)
+        values = sample(self.displacement[None], voxels.float()[None], padding_mode="border")[0].double()
+        return points.to(values.device) + torch.where(inside(voxels, self.grid.shape, margin=-0.5), values, 0).T
+
+
+@dataclass(frozen=True, eq=False)
+class SplineStep:
+    """``x -> x + u(x)``, ``u`` a uniform cubic B-spline.
+
+    As in ITK and elastix, ``u`` is zero where not all of its 4^D coefficients exist: nearer than one node to the border of
+    the lattice.
+
+    Args:
+        coefficients: ``(D, *grid.shape)``, RAS mm; kept as float64.
+        grid: lattice of the coefficients, at least four along each axis.
+
+    Raises:
+        ValueError: when they do not fit the lattice or are not finite.
+    """
+
+    coefficients: torch.Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        _check_field("coefficients", self.coefficients, self.grid)
+        if min(self.grid.shape) < 4:
+            raise ValueError(f"a cubic spline needs four nodes along each axis, got {self.grid.shape}")
+        object.__setattr__(self, "coefficients", self.coefficients.detach().double())
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return self.grid.dims
+
+    @property
+    def domain(self) -> Grid:
+        """Where the map is known, with a quarter of the distance between nodes."""
+        fine = np.eye(self.dims + 1)
+        fine[:-1, :-1], fine[:-1, -1] = 0.25 * np.eye(self.dims), 1
+        return Grid(tuple(4 * (n - 3) + 1 for n in self.grid.shape), self.grid.affine @ fine)
+
+    def apply(self, points: torch.Tensor) -> torch.Tensor:
+        """Map points ``(N, D)``, float64."""
+        points = points.to(self.coefficients.device)
+        nodes = world_to_voxels(points, self.grid)
+        limits = torch.tensor(self.grid.shape, device=nodes.device)[:, None] - 4
+        first = torch.minimum((nodes.floor().long() - 1).clamp(min=0), limits)
+        weights = _cubic(nodes - 1 - first)  # (4, D, N)
+        value = torch.zeros_like(points)
+        for taps in itertools.product(range(4), repeat=self.dims):
+            index = tuple(first[axis] + tap for axis, tap in enumerate(taps))
+            weight = torch.stack([weights[tap, axis] for axis, tap in enumerate(taps)]).prod(0)
+            value += (weight * torch.stack([component[index] for component in self.coefficients])).T
+        return points + torch.where(inside(nodes, self.grid.shape, margin=1.0)[:, None], value, 0)
+
+
+#: one of the three kinds of map
+Step: TypeAlias = AffineStep | FieldStep | SplineStep
+
+
+def _check_field(what: str, field: torch.Tensor, grid: Grid) -> None:
+    if tuple(field.shape) != (grid.dims, *grid.shape):
+        raise ValueError(f"{what} of shape {tuple(field.shape)} do not fit a grid of shape {grid.shape}")
+    if grid.dims not in (2, 3):
+        raise ValueError(f"a transform has two or three dimensions, got {grid.dims}")
+    if not torch.isfinite(field).all():
+        raise ValueError(f"{what} of shape {tuple(field.shape)} hold NaN or infinite values")
+
+
+def world_to_voxels(points: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """``(N, D)`` world mm to ``(D, N)`` voxels of a grid, float64."""
+    matrix = torch.from_numpy(np.linalg.inv(grid.affine)).to(points.device)
+    return matrix[:-1, :-1] @ points.T + matrix[:-1, -1:]
+
+
+def world_points(grid: Grid) -> torch.Tensor:
+    """World positions of all voxels of a grid, ``(N, D)``, mm, float64."""
+    return torch.from_numpy(grid.points().reshape(-1, grid.dims))
+
+
+def _cubic(t: torch.Tensor) -> torch.Tensor:
+    """Weights of the four nodes around a position ``t`` in [0, 1] past the second, ``(4, *t.shape)``."""
+    return torch.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3]) / 6

@@ -1,0 +1,157 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Points in files: CSV, ANTs' CSV, and the fiducials and markups of 3D Slicer.
+
+In memory points are RAS mm. Points go the opposite way to images: a transform that brings the moving image onto the fixed
+one takes points of the fixed image to points of the moving image.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from .markups import fcsv_text, finite_point, flip, from_fcsv, from_markups, markups_text, rows_of, table_text
+from .paths import atomic_path
+from .sources import one_line
+
+__all__ = ["PointList", "read_points", "write_points"]
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 2**28  # bytes
+
+
+@dataclass(frozen=True)
+class PointList:
+    """Points and their names.
+
+    Args:
+        points: ``(N, D)``, RAS mm; kept as float64.
+        labels: one text a point; empty texts if not given.
+
+    Raises:
+        ValueError: when the shapes disagree.
+    """
+
+    points: torch.Tensor
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        points = torch.as_tensor(self.points).double()
+        if points.ndim != 2 or points.shape[1] not in (2, 3):
+            raise ValueError(f"points must be (N, 2) or (N, 3), got {tuple(points.shape)}")
+        labels = tuple(self.labels) or ("",) * len(points)
+        if len(labels) != len(points):
+            raise ValueError(f"{len(points)} points cannot have {len(labels)} labels")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> PointList:
+    """Read points from ``.csv``, Slicer's ``.fcsv`` or Slicer's markups ``.json`` (``.mrk.json``).
+
+    Args:
+        path: of the file. A CSV file has the header ``x,y,z`` (``x,y`` in 2-D), perhaps ``label``; other columns are ignored.
+        lps: whether the coordinates of a CSV file are LPS, as in ANTs, and not RAS. Slicer's files say it themselves.
+        what: the points' part, for messages.
+
+    Raises:
+        InputError: when the file cannot be read, holds no points, or a point has not D finite numbers.
+    """
+    name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
+    text = _text(file, name)
+    suffix = file.suffix.lower()
+    if suffix == ".json":
+        return PointList(*from_markups(text, name))
+    return PointList(*from_fcsv(text, name)) if suffix == ".fcsv" else _from_csv(text, name, lps)
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"{path.stat().st_size} bytes")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read ({one_line(error)}); is it a text file with points?") from error
+
+
+def _from_csv(text: str, name: str, lps: bool) -> PointList:
+    rows = rows_of(text, name)
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    axes = [axis for axis in "xyz" if axis in header]
+    if axes not in (["x", "y"], ["x", "y", "z"]) or len(rows) < 2:
+        first = ",".join(rows[0][1])[:50] if rows else ""
+        raise InputError(f"{name}: {len(rows)} lines, the first {first!r}; give the header x,y,z and at least one point")
+    if "t" in header and not lps:
+        logger.warning("%s: has a column t, as ANTs writes it, and is read as RAS; ANTs' points are LPS", name)
+    columns = [header.index(axis) for axis in axes]
+    named = header.index("label") if "label" in header else len(max(rows, key=lambda row: len(row[1]))[1])
+    points = [finite_point([*row, *[""] * 9], columns, f"{name}, line {n}", ",".join(row)) for n, row in rows[1:]]
+    labels = tuple(row[named].strip() if named < len(row) else "" for _, row in rows[1:])
+    return PointList(torch.tensor(points, dtype=torch.float64) * (flip(len(axes)) if lps else 1), labels)
+
+
+def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False) -> None:
+    """Write points; the suffix says how, as for :func:`read_points`.
+
+    Args:
+        path: the file appears only when it is complete.
+        points: RAS mm. Slicer's files take three dimensions.
+        lps: write a CSV file as ANTs has it: LPS, columns ``x,y,z,t,label``. Its labels are whole numbers; labels that are
+            something else become the number of the point, from 1 on.
+
+    Raises:
+        InputError: when the suffix is another, or points in 2-D are written for Slicer.
+        ValueError: when the points are not finite.
+    """
+    file = Path(path).expanduser()
+    suffix = file.suffix.lower()
+    if suffix not in (".csv", ".fcsv", ".json"):
+        raise InputError(f"output file {os.fspath(path)}: points are written as .csv, .fcsv or .mrk.json; name one of them")
+    if not torch.isfinite(points.points).all():
+        raise ValueError("points that are written must be finite")
+    dims = points.points.shape[1]
+    if suffix != ".csv" and dims != 3:
+        raise InputError(f"output file {os.fspath(path)}: Slicer's points have three dimensions, these have two; write .csv")
+    signs = torch.ones(dims) if suffix == ".csv" and not lps else flip(dims)
+    values = (points.points.cpu() * signs).tolist()
+    writer = {".csv": _ants_text if lps else _csv_text, ".fcsv": fcsv_text, ".json": markups_text}[suffix]
+    text = writer(values, points.labels)
+    try:
+        with atomic_path(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"output file {os.fspath(path)}: cannot be written ({error.strerror}); name another place") from error
+
+
+def _csv_text(values: list[list[float]], labels: Sequence[str]) -> str:
+    axes = ["x", "y", "z"][: len(values[0]) if values else 3]
+    if not any(labels):
+        return table_text([axes, *values])
+    return table_text([[*axes, "label"], *([*v, label] for v, label in zip(values, labels))])
+
+
+def _ants_text(values: list[list[float]], labels: Sequence[str]) -> str:
+    known = all(label.lstrip("-").isdigit() for label in labels)
+    numbers = [int(label) if known else n for n, label in enumerate(labels, 1)]
+    # ANTs has a z in two dimensions, too
+    return table_text([["x", "y", "z", "t", "label"], *([*v, *[0] * (4 - len(v)), n] for v, n in zip(values, numbers))])

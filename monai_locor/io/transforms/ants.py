@@ -1,0 +1,74 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The files of one ANTs registration: ``<prefix>0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz``.
+
+Points of the fixed image go through the warp and then through the affine map; points of the moving image through the
+inverse of the affine map and then through the inverse warp. Both warps lie on the fixed grid. So
+``antsApplyTransforms -t <prefix>1Warp.nii.gz -t <prefix>0GenericAffine.mat`` brings the moving image to the fixed one, and
+``-t [<prefix>0GenericAffine.mat,1] -t <prefix>1InverseWarp.nii.gz`` the fixed image to the moving one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InputError
+from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, Step
+from ..fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+from ..nifti import has_shear
+from .base import domain_of, invalid
+
+__all__ = ["ants_files", "read_ants", "write_ants"]
+
+AFFINE, WARP, INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
+
+
+def ants_files(prefix: Path) -> list[Path]:
+    """The affine map, the warp and the inverse warp of a prefix, which may be a folder."""
+    return [prefix / end if prefix.is_dir() else prefix.with_name(prefix.name + end) for end in (AFFINE, WARP, INVERSE)]
+
+
+def read_ants(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """What there is of the three files, with the inverse if it is there."""
+    affine, warp, inverse = ants_files(path)
+    if not affine.is_file() and not warp.is_file():
+        raise InputError(f"{name}: neither {affine.name} nor {warp.name} is there; give the prefix of an ANTs registration")
+    with invalid(name, "compute it again"):
+        linear: tuple[AffineStep, ...] = (AffineStep(read_affine(affine)),) if affine.is_file() else ()
+        if not warp.is_file():
+            return SpatialTransform(linear)
+        steps: tuple[Step, ...] = (FieldStep(*read_displacement_field(warp)), *linear)
+        if not inverse.is_file():
+            return SpatialTransform(steps)
+        back: tuple[Step, ...] = tuple(step.inverted() for step in linear)
+        return SpatialTransform(steps, (*back, FieldStep(*read_displacement_field(inverse))))
+
+
+def write_ants(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """The map split into a warp on the fixed grid and an affine map, and the inverse of that warp on the same grid."""
+    affine, warp, inverse = ants_files(path)
+    if transform.is_affine:
+        write_affine(affine, transform.matrix)
+        return [affine]
+    grid = domain_of(transform, fixed, name)
+    if has_shear(grid):
+        raise InputError(
+            f"{name}: the axes of the fixed image are not at right angles, which ANTs, reading NIfTI through ITK, makes "
+            "straight; give a fixed image with right angles, or write .h5 or .nrrd"
+        )
+    residual, linear = transform.split(grid).steps
+    assert isinstance(residual, FieldStep) and isinstance(linear, AffineStep)
+    back = SpatialTransform((residual,)).inverse(grid)  # on the fixed grid, where a known inverse need not reach
+    write_affine(affine, linear.matrix)
+    write_displacement_field(warp, residual.displacement, grid)
+    write_displacement_field(inverse, back.displacement(grid), grid)
+    return [affine, warp, inverse]

@@ -1,0 +1,200 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""elastix: ``TransformParameters`` text files, which ``transformix -tp`` applies.
+
+Like ours, they take fixed to moving points (in LPS); a file may name another one, whose transform comes first. elastix looks
+for named files from its working directory, so that ours name their field by its absolute path; reading, a file that is not
+where it is said to be is looked for beside the one that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep, Step
+from ..fields import flipped, lps_signs
+from ..paths import atomic_path
+from .base import domain_of, invalid
+from .elastix_text import Parameters, geometry_lines, line
+from .itk_files import read_itk
+from .vector_images import read_vector_image, write_vector_image
+
+__all__ = ["elastix_files", "read_elastix", "write_elastix"]
+
+_LONGEST = 20  # files in a chain
+_NONE = "NoInitialTransform"
+
+
+def field_path(path: Path) -> Path:
+    """Where the displacement field of a file is kept."""
+    return path.with_name(f"{path.stem}_field.mha")
+
+
+def elastix_files(path: Path) -> list[Path]:
+    """What writing to ``path`` may replace."""
+    return [path, field_path(path)]
+
+
+def read_elastix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Translations, Euler, similarity, affine and cubic B-spline transforms, displacement fields, and chains of them."""
+    return SpatialTransform(tuple(_chain(path, name, _LONGEST)))
+
+
+def _chain(path: Path, name: str, left: int) -> list[Step]:
+    if not left:
+        raise InputError(f"{name}: its chain of initial transforms has no end; repair the file names in it")
+    values = Parameters.read(path, name)
+    before: list[Step] = []
+    first = values.text("InitialTransformParameterFileName", values.text("InitialTransformParametersFileName", _NONE))
+    if first != _NONE:
+        if values.text("HowToCombineTransforms", "Compose") != "Compose":
+            raise InputError(f"{name}: adds its transforms instead of composing them; make a field with transformix -def all")
+        before = _first(_found(first, path, name), left)
+    with invalid(name, "is it complete, and of elastix?"):
+        return [*before, _step(values, path, name)]
+
+
+def _first(path: Path, left: int) -> list[Step]:
+    name = f"transform {path}"
+    if path.suffix.lower() in (".h5", ".tfm"):
+        return list(read_itk(path, name, None, None).steps)
+    return _chain(path, name, left - 1)
+
+
+def _found(said: str, path: Path, name: str) -> Path:
+    for place in (Path(said), path.parent / Path(said.replace("\\", "/")).name):
+        if place.is_file():
+            return place
+    raise InputError(f"{name}: names {said}, which is not there, nor beside it; put it there")
+
+
+def _step(values: Parameters, path: Path, name: str) -> Step:
+    kind, dims = values.text("Transform"), int(values.numbers("FixedImageDimension", 1)[0])
+    if dims not in (2, 3):
+        raise InputError(f"{name}: acts on {dims} dimensions; two or three are supported")
+    if kind in _LINEAR:
+        return AffineStep(flipped(_about_centre(values, kind, dims)))
+    if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
+        return _spline(values, dims, name)
+    if kind == "DeformationFieldTransform":
+        return read_vector_image(_found(values.text("DeformationFieldFileName"), path, name), name, None, None).steps[0]
+    raise InputError(f"{name}: holds a {kind}, which is not supported; make a field of it with transformix -def all")
+
+
+def _about_centre(values: Parameters, kind: str, dims: int) -> np.ndarray:
+    """``x -> M (x - c) + c + t``, LPS."""
+    numbers = values.numbers("TransformParameters", _LINEAR[kind][dims - 2])
+    linear, shift = np.eye(dims), numbers[-dims:]
+    centre = np.zeros(dims)
+    if kind != "TranslationTransform":
+        centre = values.numbers("CenterOfRotationPoint", dims)
+    if kind == "AffineTransform":
+        linear = numbers[:-dims].reshape(dims, dims)
+    elif kind == "EulerTransform":
+        linear = _turn(numbers[0]) if dims == 2 else _euler(numbers[:3], values.text("ComputeZYX") == "true")
+    elif kind == "SimilarityTransform" and dims == 2:
+        linear = numbers[0] * _turn(numbers[1])
+    elif kind == "SimilarityTransform":
+        linear, shift = numbers[6] * _versor(numbers[:3]), numbers[3:6]
+    matrix = np.eye(dims + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = linear, centre + shift - linear @ centre
+    return matrix
+
+
+#: number of parameters in two and in three dimensions
+_LINEAR = {
+    "TranslationTransform": (2, 3),
+    "EulerTransform": (3, 6),
+    "SimilarityTransform": (4, 7),
+    "AffineTransform": (6, 12),
+}
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _euler(angles: np.ndarray, zyx: bool) -> np.ndarray:
+    about = []
+    for axis, angle in enumerate(angles):
+        turn = np.eye(3)
+        i, j = ((1, 2), (2, 0), (0, 1))[axis]
+        turn[np.ix_((i, j), (i, j))] = _turn(angle)
+        about.append(turn)
+    x, y, z = about
+    return z @ y @ x if zyx else z @ x @ y
+
+
+def _versor(v: np.ndarray) -> np.ndarray:
+    """Rotation of a unit quaternion whose real part is positive."""
+    x, y, z = v
+    w = np.sqrt(max(0.0, 1 - v @ v))
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _spline(values: Parameters, dims: int, name: str) -> SplineStep:
+    order = int(float(values.text("BSplineTransformSplineOrder", "3")))
+    if order != 3 or values.text("UseCyclicTransform") == "true":
+        raise InputError(f"{name}: holds a spline of order {order} or a cyclic one; make a field with transformix -def all")
+    lattice = values.grid("Grid", dims)
+    numbers = values.numbers("TransformParameters", dims * int(np.prod(lattice.shape)))
+    numbers = numbers.reshape(dims, *reversed(lattice.shape)).transpose(0, *reversed(range(1, dims + 1)))
+    return SplineStep(torch.from_numpy(numbers * lps_signs(dims).reshape(-1, *[1] * dims)), lattice)
+
+
+def write_elastix(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """An affine map as it is; all else as a displacement field in a second file."""
+    grid = domain_of(transform, fixed, name)
+    files = [path]
+    if transform.is_affine:
+        lps = flipped(transform.matrix)
+        numbers = [*lps[:-1, :-1].ravel(), *lps[:-1, -1]]
+        head = [line("Transform", "AffineTransform"), line("NumberOfParameters", len(numbers))]
+        head += [line("TransformParameters", *numbers), line("CenterOfRotationPoint", *np.zeros(grid.dims))]
+    else:
+        field = field_path(path).resolve()
+        files += write_vector_image(field, name, transform, grid, moving)
+        head = [line("Transform", "DeformationFieldTransform"), line("NumberOfParameters", 0)]
+        head += [line("DeformationFieldFileName", str(field)), line("DeformationFieldInterpolationOrder", 1)]
+    text = "\n".join([*head, *_chain_lines(), *geometry_lines(grid), *_resampling_lines()])
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return files
+
+
+def _chain_lines() -> list[str]:
+    # elastix 5.1 has dropped a letter of the first key
+    first = [line(f"InitialTransform{key}FileName", _NONE) for key in ("Parameter", "Parameters")]
+    return [*first, line("HowToCombineTransforms", "Compose")]
+
+
+def _resampling_lines() -> list[str]:
+    return [
+        line("FixedInternalImagePixelType", "float"),
+        line("MovingInternalImagePixelType", "float"),
+        line("ResampleInterpolator", "FinalLinearInterpolator"),
+        line("Resampler", "DefaultResampler"),
+        line("DefaultPixelValue", 0),
+        line("ResultImageFormat", "nii.gz"),
+        line("ResultImagePixelType", "float"),
+        line("CompressResultImage", "true"),
+    ]

@@ -1,0 +1,103 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The text of elastix's TransformParameters files: ``(Key value value ...)``, one line each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...geometry import Grid
+from ..fields import lps_signs
+
+__all__ = ["Parameters", "geometry_lines", "line"]
+
+_LINE = re.compile(r"^\s*\((\w+)\s+(.*?)\s*\)\s*(?://.*)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Keys and their values, as text."""
+
+    values: dict[str, str]
+    name: str
+
+    @classmethod
+    def read(cls, path: Path, name: str) -> Parameters:
+        """The content of a file.
+
+        Raises:
+            InputError: when it names no transform.
+        """
+        values = dict(_LINE.findall(path.read_text(encoding="utf-8")))
+        if "Transform" not in values:
+            raise InputError(f"{name}: has no line (Transform ...); is it complete, and of elastix?")
+        return cls(values, name)
+
+    def text(self, key: str, otherwise: str = "") -> str:
+        """A value without its quotes."""
+        return self.values.get(key, otherwise).strip('"')
+
+    def numbers(self, key: str, count: int | None = None) -> np.ndarray:
+        """Values as float64.
+
+        Raises:
+            InputError: when they are missing, no numbers or not as many as they should be.
+        """
+        try:
+            out = np.array(self.values[key].split(), dtype=np.float64)
+        except (KeyError, ValueError):
+            raise InputError(f"{self.name}: has no numbers ({key} ...); is it complete, and of elastix?") from None
+        if count is not None and len(out) != count:
+            raise InputError(f"{self.name}: has {len(out)} numbers in ({key} ...) instead of {count}; is it complete?")
+        return out
+
+    def grid(self, prefix: str, dims: int) -> Grid:
+        """``<prefix>Size``, ``Spacing``, ``Origin`` and ``Direction`` (LPS, one column after the other)."""
+        size, spacing, origin = (self.numbers(f"{prefix}{key}", dims) for key in ("Size", "Spacing", "Origin"))
+        direction = np.eye(dims)
+        if f"{prefix}Direction" in self.values:
+            direction = self.numbers(f"{prefix}Direction", dims * dims).reshape(dims, dims).T
+        affine = np.eye(dims + 1)
+        affine[:-1, :-1] = lps_signs(dims)[:, None] * direction * spacing
+        affine[:-1, -1] = lps_signs(dims) * origin
+        return Grid(tuple(int(n) for n in size), affine)
+
+
+def line(key: str, *values: object) -> str:
+    """One line of a file; texts get quotes.
+
+    >>> line("Transform", "AffineTransform")
+    '(Transform "AffineTransform")'
+    """
+    words = [f'"{v}"' if isinstance(v, str) else str(v) if isinstance(v, int) else repr(float(str(v))) for v in values]
+    return f"({key} {' '.join(words)})"
+
+
+def geometry_lines(grid: Grid) -> list[str]:
+    """The grid that ``transformix`` resamples onto."""
+    signs = lps_signs(grid.dims)
+    direction = signs[:, None] * grid.affine[:-1, :-1] / grid.spacing
+    return [
+        line("FixedImageDimension", grid.dims),
+        line("MovingImageDimension", grid.dims),
+        line("Size", *grid.shape),
+        line("Index", *[0] * grid.dims),
+        line("Spacing", *grid.spacing),
+        line("Origin", *(signs * grid.affine[:-1, -1])),
+        line("Direction", *direction.T.ravel()),
+        line("UseDirectionCosines", "true"),
+    ]

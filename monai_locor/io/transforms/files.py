@@ -1,0 +1,163 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Reading and writing transforms of any format."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform
+from ..sources import one_line
+from .base import Format, invalid
+from .detect import format_of_file, format_of_name
+from .formats import FORMATS
+
+__all__ = ["planned_files", "read_transform", "read_transforms", "write_transform"]
+
+
+def read_transform(
+    path: str | os.PathLike[str], *, format: str | None = None, fixed: Grid | None = None, moving: Grid | None = None
+) -> SpatialTransform:
+    """Read a transform.
+
+    Args:
+        path: a file, or the prefix of the files of an ANTs registration.
+        format: a name in :data:`FORMATS`; found out from name and content if not given.
+        fixed: grid of the fixed image, for formats that count voxels.
+        moving: grid of the moving image.
+
+    Returns:
+        the map from points of the fixed to points of the moving image, with its inverse where the files hold it.
+
+    Raises:
+        InputError: when the file is missing or unreadable, of another format, singular or not finite, has another number
+            of dimensions than the images, or a grid is missing that its format needs.
+    """
+    file = Path(path).expanduser()
+    kind = FORMATS[format_of_file(file)] if format is None else _format(format)
+    name = f"transform {os.fspath(path)}"
+    if kind.reader is None:
+        raise InputError(f"{name}: the format {kind.name} can be written only; give another file")
+    if kind.suffixes and not file.is_file():
+        raise InputError(f"{name}: no such file; check its path")
+    _check_needs(kind.needs_to_read, kind, name, fixed, moving)
+    with invalid(name, f"is it complete, and of the format {kind.name}?"):
+        transform = kind.reader(file, name, fixed, moving)
+    _same_dims(transform, name, fixed, moving)
+    return transform
+
+
+def read_transforms(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    invert: Sequence[bool] | None = None,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+) -> SpatialTransform:
+    """Read a list of transforms in the order of ``antsApplyTransforms -t`` and make one of them.
+
+    Points of the fixed image go through the first of the list first; so the last of the list, next to the moving image, is
+    the one that is applied to that image first.
+
+    Args:
+        paths: files, or prefixes of ANTs registrations.
+        invert: which of them to invert, as ``-t [file,1]``; none if not given.
+        fixed: see :func:`read_transform`.
+        moving: the same.
+
+    Raises:
+        InputError: see :func:`read_transform`; also when there are no paths, or their dimensions differ.
+    """
+    if not paths:
+        raise InputError("the list of transforms is empty; give at least one file")
+    parts: list[SpatialTransform] = []
+    for path, back in zip(paths, invert or [False] * len(paths), strict=True):
+        part = read_transform(path, fixed=fixed, moving=moving)
+        if parts and part.dims != parts[0].dims:
+            raise InputError(f"transform {os.fspath(path)}: has {part.dims} dimensions, the one before it {parts[0].dims}")
+        with invalid(f"transform {os.fspath(path)}", "give the inverse itself"):
+            parts.append(part.inverse() if back else part)
+    return functools.reduce(SpatialTransform.then, parts)
+
+
+def write_transform(
+    path: str | os.PathLike[str],
+    transform: SpatialTransform,
+    *,
+    format: str | None = None,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+) -> list[Path]:
+    """Write a transform; every file appears only when it is complete.
+
+    Args:
+        path: a file, or a prefix for the format ``ants``.
+        transform: from points of the fixed to points of the moving image.
+        format: a name in :data:`FORMATS`; by the suffix of ``path`` if not given.
+        fixed: grid that displacement fields are written on (default: that of the transform's first deformation), and which
+            some formats count the voxels of.
+        moving: grid of the moving image, for formats that count its voxels.
+
+    Returns:
+        the files.
+
+    Raises:
+        InputError: when the format does not hold such a transform or cannot be written, a grid is missing that it needs, or
+            the file cannot be written there.
+    """
+    file = Path(path).expanduser()
+    name = f"output file {os.fspath(path)}"
+    kind = FORMATS[format_of_name(file)] if format is None else _format(format)
+    if kind.writer is None:
+        raise InputError(f"{name}: the format {kind.name} can be read only; {_alternatives()}")
+    if kind.suffixes and not file.name.lower().endswith(kind.suffixes):
+        raise InputError(f"{name}: a file of the format {kind.name} must end in {' or '.join(kind.suffixes)}")
+    if not file.parent.is_dir():
+        raise InputError(f"{name}: the folder {file.parent} does not exist; make it first")
+    _same_dims(transform, name, fixed, moving)
+    _check_needs(kind.needs_to_write, kind, name, fixed, moving)
+    try:
+        return kind.writer(file, name, transform, fixed, moving)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written ({error.strerror or one_line(error)}); name another place") from error
+
+
+def planned_files(path: str | os.PathLike[str], format: str | None = None) -> list[Path]:
+    """The files that :func:`write_transform` may make or replace."""
+    file = Path(path).expanduser()
+    return (FORMATS[format_of_name(file)] if format is None else _format(format)).files(file)
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"there is no transform format {name!r}; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _alternatives() -> str:
+    return f"choose one of {', '.join(kind.name for kind in FORMATS.values() if kind.writes)}"
+
+
+def _check_needs(needs: tuple[str, ...], kind: Format, name: str, fixed: Grid | None, moving: Grid | None) -> None:
+    for role, grid in (("fixed", fixed), ("moving", moving)):
+        if grid is None and role in needs:
+            raise InputError(f"{name}: the format {kind.name} counts voxels of the {role} image; give that image, too")
+
+
+def _same_dims(transform: SpatialTransform, name: str, *grids: Grid | None) -> None:
+    for grid in grids:
+        if grid is not None and grid.dims != transform.dims:
+            raise InputError(f"{name}: the transform has {transform.dims} dimensions, the image {grid.dims}; they must agree")

@@ -1,0 +1,128 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""All formats of transform files in one table."""
+
+from __future__ import annotations
+
+from . import fsl, niftyreg
+from .ants import ants_files, read_ants, write_ants
+from .base import Format
+from .elastix import elastix_files, read_elastix, write_elastix
+from .itk_files import itk_files, read_itk, write_itk
+from .learn2reg import read_learn2reg, write_learn2reg
+from .lta import read_lta, write_lta
+from .vector_images import read_nifti, read_vector_image, write_nifti, write_vector_image
+
+__all__ = ["FORMATS", "formats_text"]
+
+_NIFTI = (".nii.gz", ".nii")
+_BOTH = ("fixed", "moving")
+
+_TABLE = (
+    Format(
+        "itk",
+        "ITK, ANTs, Slicer: any chain in .h5 (a known inverse in a second file), affine in .tfm, .txt, .mat",
+        (".h5", ".hdf5", ".tfm", ".txt", ".mat"),
+        read_itk,
+        write_itk,
+        files=itk_files,
+    ),
+    Format("nifti", "ITK, ANTs, Slicer: displacement field in LPS mm, intent 1007", _NIFTI, read_nifti, write_nifti),
+    Format(
+        "vector",
+        "ITK, elastix, Slicer: displacement field in LPS mm as NRRD or MetaImage",
+        (".nrrd", ".mha"),
+        read_vector_image,
+        write_vector_image,
+    ),
+    Format(
+        "ants",
+        "0GenericAffine.mat, 1Warp.nii.gz and 1InverseWarp.nii.gz of antsRegistration",
+        (),
+        read_ants,
+        write_ants,
+        files=ants_files,
+    ),
+    Format(
+        "elastix",
+        "elastix: TransformParameters of transformix, with a displacement field in a second file",
+        (".txt",),
+        read_elastix,
+        write_elastix,
+        files=elastix_files,
+    ),
+    Format(
+        "niftyreg-def",
+        "NiftyReg: where each voxel goes, RAS mm",
+        _NIFTI,
+        niftyreg.read_deformation,
+        niftyreg.write_deformation,
+    ),
+    Format(
+        "niftyreg-disp",
+        "NiftyReg: how far each voxel moves, RAS mm",
+        _NIFTI,
+        niftyreg.read_displacement,
+        niftyreg.write_displacement,
+    ),
+    Format(
+        "niftyreg-cpp",
+        "NiftyReg: control points of a cubic B-spline; fitted with one a voxel if it was none",
+        _NIFTI,
+        niftyreg.read_spline,
+        niftyreg.write_spline,
+    ),
+    Format(
+        "niftyreg-affine",
+        "NiftyReg: affine matrix, reference to floating, RAS mm",
+        (".txt",),
+        niftyreg.read_affine_text,
+        niftyreg.write_affine_text,
+        affine_only=True,
+    ),
+    Format(
+        "fsl",
+        "FSL: relative warp of applywarp; read also absolute ones and FNIRT's coefficients",
+        _NIFTI,
+        fsl.read_fsl,
+        fsl.write_relative,
+        ("moving",),
+        ("moving",),
+    ),
+    Format("fsl-rel", "FSL: relative warp", _NIFTI, fsl.read_relative, fsl.write_relative, ("moving",), ("moving",)),
+    Format("fsl-abs", "FSL: absolute warp", _NIFTI, fsl.read_absolute, fsl.write_absolute, ("moving",), ("moving",)),
+    Format("flirt", "FSL: matrix of FLIRT", (".mat",), fsl.read_flirt, fsl.write_flirt, _BOTH, _BOTH, affine_only=True),
+    Format(
+        "learn2reg",
+        "Learn2Reg: disp_*.nii.gz, or .npz of half resolution and precision, in voxels",
+        (".nii.gz", ".nii", ".npz"),
+        read_learn2reg,
+        write_learn2reg,
+    ),
+    Format("lta", "FreeSurfer: affine map, RAS to RAS", (".lta",), read_lta, write_lta, (), _BOTH, affine_only=True),
+)
+
+#: by name
+FORMATS: dict[str, Format] = {kind.name: kind for kind in _TABLE}
+
+
+def formats_text() -> str:
+    """The table as text for people, one line a format."""
+    return "\n".join(_line(kind) for kind in _TABLE)
+
+
+def _line(kind: Format) -> str:
+    access = "/".join(word for word, can in (("read", kind.reads), ("write", kind.writes)) if can)
+    needs = {*kind.needs_to_read, *kind.needs_to_write}
+    when = "" if set(kind.needs_to_read) == needs else " to be written"
+    note = f"; needs the {' and the '.join(sorted(needs))} image{when}" if needs else ""
+    return f"{kind.name:<16} {' '.join(kind.suffixes) or '(prefix)':<28} {access:<10} {kind.description}{note}"

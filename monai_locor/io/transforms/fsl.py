@@ -1,0 +1,137 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""FSL: warps of FNIRT's kind, relative and absolute, and FLIRT's matrices.
+
+A warp lies on the reference (fixed) image. It holds positions in the input (moving) image, or, relative, how far they are
+from the position of the voxel itself, both in FSL's coordinates. A matrix of FLIRT takes positions in the input image to
+positions in the reference image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
+from ..nifti import in_mm, load_nifti, save_nifti
+from ..paths import atomic_path
+from .base import check_grid, domain_of, invalid, matrix_of, read_matrix_text
+from .fsl_coefficients import CUBIC, OTHERS, coefficients
+from .fsl_space import from_fsl, positions
+
+__all__ = [
+    "COEFFICIENTS",
+    "FIELD",
+    "read_absolute",
+    "read_flirt",
+    "read_fsl",
+    "read_relative",
+    "write_absolute",
+    "write_flirt",
+    "write_relative",
+]
+
+FIELD = 2006  # intents
+COEFFICIENTS = (CUBIC, *OTHERS)
+
+
+def read_fsl(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A warp, or coefficients of FNIRT, which need the fixed image, too.
+
+    Whether a warp is relative is not in the file: the reading is taken that displaces points more evenly. FSL's tools compare
+    in their own coordinates, which fails for images whose axes point in different directions.
+    """
+    image = load_nifti(path)
+    if int(image.header["intent_code"]) in COEFFICIENTS:
+        return coefficients(image, name, fixed, check_grid(moving, "moving", name))
+    return min(_readings(path, name, moving, (False, True)), key=_unevenness)
+
+
+def read_relative(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A warp that holds displacements."""
+    return _readings(path, name, moving, (False,))[0]
+
+
+def read_absolute(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A warp that holds positions."""
+    return _readings(path, name, moving, (True,))[0]
+
+
+def _unevenness(transform: SpatialTransform) -> float:
+    field = transform.steps[0]
+    assert isinstance(field, FieldStep)
+    return float(field.displacement.flatten(1).std(1).norm())
+
+
+def _readings(path: Path, name: str, moving: Grid | None, absolute: tuple[bool, ...]) -> list[SpatialTransform]:
+    moving = check_grid(moving, "moving", name)
+    with invalid(name, "is it complete, and a warp of FSL?"):
+        image = load_nifti(path)
+        if image.ndim != 4 or image.shape[3] != 3:
+            raise InputError(f"{name}: has shape {image.shape}; a warp of FSL has (X, Y, Z, 3)")
+        data = np.asarray(image.dataobj, dtype=np.float64)
+        grid = Grid(image.shape[:3], in_mm(image.affine, image))
+        own = positions(grid)
+        worlds = [apply_affine(from_fsl(moving), data if whole else own + data) for whole in absolute]
+        shifts = [torch.from_numpy(np.moveaxis(world - grid.points(), -1, 0).copy()) for world in worlds]
+        return [SpatialTransform.of_field(shift, grid) for shift in shifts]
+
+
+def write_relative(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """A relative warp for ``applywarp --rel``."""
+    grid, ends = _ends(name, transform, fixed, moving)
+    return _save(path, ends - positions(grid), grid)
+
+
+def write_absolute(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """An absolute warp for ``applywarp --abs``."""
+    grid, ends = _ends(name, transform, fixed, moving)
+    return _save(path, ends, grid)
+
+
+def _ends(name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> tuple[Grid, np.ndarray]:
+    """FSL's positions in the moving image of every fixed voxel."""
+    grid, moving = domain_of(transform, fixed, name), check_grid(moving, "moving", name)
+    _solid(transform, name)
+    world = grid.points() + np.moveaxis(transform.displacement(grid).cpu().double().numpy(), 0, -1)
+    return grid, apply_affine(np.linalg.inv(from_fsl(moving)), world)
+
+
+def _save(path: Path, values: np.ndarray, grid: Grid) -> list[Path]:
+    save_nifti(path, values.astype(np.float32), grid, intent="fnirt disp field")
+    return [path]
+
+
+def _solid(transform: SpatialTransform, name: str) -> None:
+    if transform.dims != 3:
+        raise InputError(f"{name}: the transform has {transform.dims} dimensions, and FSL three; write .h5 or .nii.gz instead")
+
+
+def read_flirt(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A matrix of FLIRT, from moving to fixed positions in the file."""
+    fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
+    with invalid(name, "compute it again"):
+        matrix = np.linalg.inv(read_matrix_text(path, name))
+        return SpatialTransform.of_affine(from_fsl(moving) @ matrix @ np.linalg.inv(from_fsl(fixed)))
+
+
+def write_flirt(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """A matrix for ``flirt -applyxfm -init``."""
+    fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
+    _solid(transform, name)
+    matrix = np.linalg.inv(np.linalg.inv(from_fsl(moving)) @ matrix_of(transform, name) @ from_fsl(fixed))
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join("  ".join(f"{v:.12g}" for v in row) + "\n" for row in matrix))
+    return [path]

@@ -1,0 +1,58 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""FNIRT's coefficient files (``fnirt --cout``): a cubic B-spline after an affine map.
+
+The pixel dimensions of the header are the distances of the nodes in voxels of the reference image, whose voxel sizes are the
+parameters of the intent; the second node along each axis lies on the first voxel. The sform is FLIRT's matrix that the
+registration started from. A position ``x`` in the reference image goes to ``inv(matrix) x + u(x)``, as ``applywarp`` and
+``fnirtfileutils --withaff`` have it.
+"""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
+from .base import check_grid
+from .fsl_space import from_fsl, is_swapped
+
+__all__ = ["CUBIC", "OTHERS", "coefficients"]
+
+CUBIC, OTHERS = 2007, (2008, 2009)  # intents
+_REMEDY = "make a field of it with fnirtfileutils --in --ref --withaff --out"
+
+
+def coefficients(image: nib.nifti1.Nifti1Pair, name: str, fixed: Grid | None, moving: Grid) -> SpatialTransform:
+    """The transform in a coefficient file.
+
+    Raises:
+        InputError: when it holds another basis, or the fixed image is missing, is not the reference image, or FSL would
+            turn it over.
+    """
+    header = image.header
+    if int(header["intent_code"]) != CUBIC:
+        raise InputError(f"{name}: holds coefficients of FNIRT that are no cubic splines; {_REMEDY}")
+    fixed = check_grid(fixed, "fixed", name)
+    sizes = np.array([float(header[f"intent_p{i}"]) for i in (1, 2, 3)])
+    if is_swapped(fixed) or not np.allclose(sizes, fixed.spacing, rtol=1e-3):
+        raise InputError(f"{name}: is for a radiological image with voxels of {sizes.tolist()} mm; give that one, or {_REMEDY}")
+    nodes = np.diag([*np.round(header["pixdim"][1:4]), 1.0])
+    nodes[:3, 3] = -2 * nodes.diagonal()[:3]
+    lattice = Grid(tuple(n + 2 for n in image.shape[:3]), fixed.affine @ nodes)
+    matrix, world = np.asarray(header.get_sform()), from_fsl(fixed)
+    data = np.asarray(image.dataobj, dtype=np.float64) @ (world[:3, :3] @ matrix[:3, :3]).T
+    data = np.pad(data, ((1, 1), (1, 1), (1, 1), (0, 0)))  # the last voxels may lack a node, which counts as zero
+    spline = SplineStep(torch.from_numpy(np.moveaxis(data, -1, 0).copy()), lattice)
+    return SpatialTransform((spline, AffineStep(from_fsl(moving) @ np.linalg.inv(matrix) @ np.linalg.inv(world))))

@@ -1,0 +1,47 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""FSL's coordinates: millimetres along the array axes of an image from its first voxel.
+
+Along the first axis they are counted from the last voxel instead, where the affine of the image has a positive determinant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...geometry import Grid, apply_affine
+
+__all__ = ["from_fsl", "is_swapped", "positions"]
+
+
+def is_swapped(grid: Grid) -> bool:
+    """Whether FSL counts the first axis backwards."""
+    return bool(np.linalg.det(grid.affine[:-1, :-1]) > 0)
+
+
+def _scaled(grid: Grid) -> np.ndarray:
+    """Voxels of a grid to FSL's millimetres, ``(4, 4)``."""
+    matrix = np.diag([*grid.spacing, 1.0])
+    if is_swapped(grid):
+        matrix[0, 0], matrix[0, 3] = -grid.spacing[0], (grid.shape[0] - 1) * grid.spacing[0]
+    return matrix
+
+
+def from_fsl(grid: Grid) -> np.ndarray:
+    """FSL's millimetres in an image to RAS mm, ``(4, 4)``."""
+    return grid.affine @ np.linalg.inv(_scaled(grid))
+
+
+def positions(grid: Grid) -> np.ndarray:
+    """FSL's position of every voxel, ``(*shape, 3)``."""
+    axes = [np.arange(n, dtype=np.float64) for n in grid.shape]
+    return apply_affine(_scaled(grid), np.stack(np.meshgrid(*axes, indexing="ij"), -1))

@@ -1,0 +1,93 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Learn2Reg's displacement fields: voxels, the moving voxel is ``x + u(x)``.
+
+``disp_*.nii.gz`` holds ``(X, Y, Z, 3)`` numbers. ``disp_*.npz`` of 2020 and 2021 holds one array ``(3, X/2, Y/2, Z/2)`` of half
+precision: every other voxel, corners kept in place, still in voxels of the whole grid, which the evaluation brings back with
+``scipy.ndimage.zoom(u, 2, order=2)``.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform
+from ..nifti import in_mm, is_nifti, load_nifti, save_nifti
+from ..paths import atomic_path
+from .base import check_grid, domain_of, invalid
+from .splines import quadratic_zoom
+
+__all__ = ["read_learn2reg", "write_learn2reg"]
+
+_BYTES = 8  # of the widest number
+
+
+def read_learn2reg(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A field in voxels of the moving image, by default on the fixed image's grid, as it is in the challenge."""
+    with invalid(name, "is it complete, and a displacement field of Learn2Reg?"):
+        field, grid = _from_nifti(path, name, fixed) if is_nifti(path) else _from_archive(path, name, fixed)
+        return SpatialTransform.of_ddf(field, grid, moving)
+
+
+def _from_nifti(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor, Grid]:
+    image = load_nifti(path)
+    if image.ndim != 4 or image.shape[3] != 3:
+        raise InputError(f"{name}: has shape {image.shape}; a displacement field of Learn2Reg has (X, Y, Z, 3)")
+    grid = _own_grid(image, name) if fixed is None else fixed
+    if image.shape[:3] != grid.shape:
+        raise InputError(f"{name}: has {image.shape[:3]} voxels, and the fixed image {grid.shape}; they must agree")
+    return torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, dtype=np.float64), -1, 0).copy()), grid
+
+
+def _own_grid(image: nib.nifti1.Nifti1Pair, name: str) -> Grid:
+    if np.allclose(np.abs(image.affine), np.eye(4)):
+        raise InputError(f"{name}: its header gives no place in the world, as it often does not; give the fixed image, too")
+    return Grid(image.shape[:3], in_mm(image.affine, image))
+
+
+def _from_archive(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor, Grid]:
+    grid = check_grid(fixed, "fixed", name)
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > 3 * math.prod(grid.shape) * _BYTES + 4096:
+            raise InputError(f"{name}: holds more numbers than a field on {grid.shape} voxels has; give its fixed image")
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = [archive[key] for key in archive.files]
+    half = (3, *(n // 2 for n in grid.shape))
+    if len(arrays) != 1 or arrays[0].shape not in (half, (3, *grid.shape)):
+        shapes = ", ".join(str(a.shape) for a in arrays)
+        raise InputError(f"{name}: holds arrays of shape {shapes}; needed is one of {half} for a fixed image of {grid.shape}")
+    field = torch.from_numpy(arrays[0].astype(np.float64))
+    return (field if tuple(field.shape[1:]) == grid.shape else quadratic_zoom(field, grid.shape)), grid
+
+
+def write_learn2reg(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """``.nii.gz`` as it is, or ``.npz`` of half the resolution and half precision."""
+    grid = domain_of(transform, fixed, name)
+    if transform.dims != 3:
+        raise InputError(f"{name}: the transform has {transform.dims} dimensions, and Learn2Reg three; write .nii.gz or .h5")
+    field = transform.ddf(grid, moving).cpu()
+    if is_nifti(path):
+        save_nifti(path, np.moveaxis(field.numpy(), 0, -1), grid)
+        return [path]
+    if any(n % 2 for n in grid.shape):
+        raise InputError(f"{name}: the layout has every other voxel, and {grid.shape} has an odd number; write .nii.gz instead")
+    coarse = quadratic_zoom(field, tuple(n // 2 for n in grid.shape)).numpy().astype(np.float16)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, coarse)
+    return [path]

@@ -1,0 +1,162 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""NiftyReg: deformation (where points go), displacement and cubic B-spline files, and affine matrices as text.
+
+All of them take points of the reference (fixed) image to points of the floating (moving) image, RAS mm. The header's
+intent name is ``NREG_TRANS``, its first parameter the kind. Coefficients of a spline are positions, and the second node
+along each axis lies on the first voxel of the reference image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
+from ..nifti import has_shear, in_mm, load_nifti, three_dimensional
+from ..paths import atomic_path
+from .base import domain_of, invalid, matrix_of, read_matrix_text
+from .splines import fitted_spline
+
+__all__ = [
+    "KINDS",
+    "is_niftyreg",
+    "read_affine_text",
+    "read_deformation",
+    "read_displacement",
+    "read_spline",
+    "write_affine_text",
+    "write_deformation",
+    "write_displacement",
+    "write_spline",
+]
+
+#: of ``intent_p1``
+KINDS = {0: "niftyreg-def", 1: "niftyreg-disp", 2: "niftyreg-cpp"}
+_DEFORMATION, _DISPLACEMENT, _SPLINE = KINDS
+_VELOCITY = (3, 4, 5)
+
+
+def read_deformation(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Positions of the reference voxels in the floating image."""
+    values, grid = _load(path, name)
+    return SpatialTransform.of_field(values - _positions(grid), grid)
+
+
+def read_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """How far the reference voxels move, RAS mm."""
+    return SpatialTransform.of_field(*_load(path, name))
+
+
+def read_spline(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A control point grid, evaluated exactly wherever it is asked."""
+    values, grid = _load(path, name)
+    return SpatialTransform((SplineStep(values - _positions(grid), grid),))
+
+
+def _load(path: Path, name: str) -> tuple[torch.Tensor, Grid]:
+    """Vectors ``(D, *shape)``, float64, and their grid."""
+    with invalid(name, "is it complete, and a transform of NiftyReg?"):
+        image = load_nifti(path)
+        header = image.header
+        if is_niftyreg(header) and int(header["intent_p1"]) in _VELOCITY:
+            raise InputError(f"{name}: holds a velocity field; make a deformation of it with reg_transform -ref FIXED -def")
+        dims = image.shape[-1] if image.ndim == 5 else 0
+        if dims not in (2, 3) or image.shape[dims:4] != (1,) * (4 - dims):
+            raise InputError(f"{name}: has shape {image.shape}; in NiftyReg's files it is (X, Y, Z, 1, 3) or (X, Y, 1, 1, 2)")
+        data = np.asarray(image.dataobj, dtype=np.float64).reshape(*image.shape[:dims], dims)
+        affine = in_mm(image.affine, image)
+        matrix = np.eye(dims + 1)
+        matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
+        return torch.from_numpy(np.moveaxis(data, -1, 0).copy()), Grid(data.shape[:-1], matrix)
+
+
+def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
+    """Whether the header of a NIfTI file says that NiftyReg wrote it as a transform."""
+    return bytes(header["intent_name"].item()).startswith(b"NREG_TRANS")
+
+
+def _positions(grid: Grid) -> torch.Tensor:
+    """World positions of all voxels, ``(D, *shape)``."""
+    return torch.from_numpy(np.moveaxis(grid.points(), -1, 0).copy())
+
+
+def write_deformation(
+    path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
+) -> list[Path]:
+    """Where every fixed voxel lies in the moving image."""
+    grid = domain_of(transform, fixed, name)
+    return _save(path, transform.displacement(grid).cpu().double() + _positions(grid), grid, _DEFORMATION)
+
+
+def write_displacement(
+    path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
+) -> list[Path]:
+    """How far every fixed voxel moves."""
+    grid = domain_of(transform, fixed, name)
+    return _save(path, transform.displacement(grid).cpu(), grid, _DISPLACEMENT)
+
+
+def write_spline(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """A spline as it is, if its nodes lie as NiftyReg expects them; for all else one with a node on every fixed voxel."""
+    step = transform.steps[0]
+    if len(transform.steps) > 1 or not isinstance(step, SplineStep) or not _starts_at(step.grid, fixed):
+        step = fitted_spline(transform, domain_of(transform, fixed, name))
+    return _save(path, step.coefficients.cpu() + _positions(step.grid), step.grid, _SPLINE)
+
+
+def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
+    """Whether a lattice has the axes of a grid, and its second nodes on the first voxel."""
+    if fixed is None:
+        return True
+    first = lattice.affine[:-1, :-1].sum(1) + lattice.affine[:-1, -1]
+    along = lattice.affine[:-1, :-1] / lattice.spacing - fixed.affine[:-1, :-1] / fixed.spacing
+    near = np.abs(first - fixed.affine[:-1, -1]).max() < 1e-3 * fixed.spacing.min()
+    reach = lattice.spacing * (np.array(lattice.shape) - 3) >= fixed.spacing * (np.array(fixed.shape) - 1) - 1e-3
+    return bool(np.abs(along).max() < 1e-4 and near and reach.all())
+
+
+def _save(path: Path, values: torch.Tensor, grid: Grid, kind: int) -> list[Path]:
+    data = np.moveaxis(values.numpy().astype(np.float32), 0, -1).reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
+    image = nib.Nifti1Image(data, three_dimensional(grid.affine))
+    image.header.set_xyzt_units("mm")
+    image.header.set_intent("vector", (), name="NREG_TRANS")
+    image.header["intent_p1"] = kind  # nibabel knows of no parameters of vectors
+    image.set_sform(image.affine, code="scanner")
+    if not has_shear(grid):
+        image.set_qform(image.affine, code="scanner")
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+    return [path]
+
+
+def read_affine_text(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A 4x4 matrix; of two dimensions if the fixed image has two."""
+    matrix = read_matrix_text(path, name)
+    with invalid(name, "compute it again"):
+        if fixed is not None and fixed.dims == 2:
+            matrix = matrix[[0, 1, 3]][:, [0, 1, 3]]
+        return SpatialTransform((AffineStep(matrix),))
+
+
+def write_affine_text(
+    path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
+) -> list[Path]:
+    """Four lines of four numbers."""
+    matrix = three_dimensional(matrix_of(transform, name))
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(" ".join(repr(float(v)) for v in row) + "\n" for row in matrix))
+    return [path]

@@ -1,0 +1,71 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Displacement fields as vector images in LPS mm: NIfTI with intent 1007, and NRRD and MetaImage through ITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InputError
+from ...geometry import FieldStep, Grid, SpatialTransform
+from ..fields import read_displacement_field, write_displacement_field
+from ..paths import atomic_path
+from ..sources import one_line
+from .base import domain_of, invalid
+from .itk_files import field_of_itk, field_to_itk
+
+__all__ = ["read_nifti", "read_vector_image", "write_nifti", "write_vector_image"]
+
+
+def read_nifti(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A NIfTI displacement field of ITK, ANTs, Slicer (intent 1007, LPS) or with intent 1006 (RAS)."""
+    return SpatialTransform.of_field(*read_displacement_field(path))
+
+
+def write_nifti(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """The whole map as one field on the fixed grid."""
+    grid = domain_of(transform, fixed, name)
+    write_displacement_field(path, transform.displacement(grid), grid)
+    return [path]
+
+
+def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """A displacement field that ITK reads as an image of as many components as it has axes."""
+    import itk  # takes seconds to load
+
+    try:
+        image = itk.imread(str(path))
+    except Exception as error:
+        raise InputError(f"{name}: ITK cannot read it ({one_line(error)}); is it complete?") from error
+    dims, components = image.GetImageDimension(), image.GetNumberOfComponentsPerPixel()
+    if dims not in (2, 3) or components != dims:
+        raise InputError(
+            f"{name}: has {dims} axes and {components} components a voxel; a displacement field has as many as axes, 2 or 3"
+        )
+    with invalid(name, "compute it again"):
+        return SpatialTransform((field_of_itk(image),))
+
+
+def write_vector_image(
+    path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
+) -> list[Path]:
+    """The whole map as one field on the fixed grid, float32."""
+    import itk
+
+    grid = domain_of(transform, fixed, name)
+    image = field_to_itk(FieldStep(transform.displacement(grid), grid), itk.F)
+    try:
+        with atomic_path(path) as temporary:
+            itk.imwrite(image, str(temporary), compression=True)
+    except RuntimeError as error:
+        raise InputError(f"{name}: cannot be written ({one_line(error)}); is there room, and may you write there?") from error
+    return [path]

@@ -1,0 +1,90 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Folders of DICOM slices: the right series, in the right place, or a refusal."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import itk
+import numpy as np
+import pytest
+
+from monai_locor.errors import InputError
+from monai_locor.io import read_image
+
+VOLUME = np.random.default_rng(0).integers(0, 1000, (5, 6, 4)).astype(np.int16)  # z, y, x
+
+
+def write(folder: Path, series: str, tilt: float = 0.0, skip: tuple[int, ...] = (), **more: str) -> None:
+    """Slices of VOLUME, 2 x 3 x 4 mm; every slice ``tilt`` mm farther along y than the last."""
+    folder.mkdir(exist_ok=True)
+    for k in set(range(len(VOLUME))) - set(skip):
+        image = itk.image_from_array(VOLUME[k : k + 1])
+        image.SetSpacing([2, 3, 4])
+        tags = {"0008|0060": "MR", "0008|0021": "20200101", "0020|000d": "1.2.3", "0020|000e": series}
+        tags |= {"0020|0013": str(k + 1), "0020|0032": f"1\\{2 + tilt * k}\\{4 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", **more}
+        for tag, value in tags.items():
+            image.GetMetaDataDictionary()[tag] = value
+        writer = itk.ImageFileWriter[itk.Image[itk.SS, 3]].New(Input=image, FileName=str(folder / f"{series}_{k}.dcm"))
+        gdcm = itk.GDCMImageIO.New()
+        gdcm.KeepOriginalUIDOn()
+        writer.SetImageIO(gdcm)
+        writer.Update()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_image(path, "moving")
+    message = str(caught.value)
+    assert message.startswith(f"moving image {path}: ") and "\n" not in message and ";" in message
+    return message
+
+
+def test_one_of_several_series_in_a_folder(tmp_path):
+    write(tmp_path, "1.2.3.4", **{"0008|103e": "T1 sag"})
+    write(tmp_path, "1.2.3.5", skip=(4,))
+    message = refusal(tmp_path)
+    assert "2 DICOM series: 1.2.3.4." in message and "(T1 sag, 5 slices)" in message and "(4 slices)" in message
+    assert f"choose one as in {tmp_path / '1.2.3.4'}" in message
+    np.testing.assert_array_equal(read_image(tmp_path / "1.2.3.4")[0].numpy()[0], VOLUME.T)
+    np.testing.assert_array_equal(read_image(tmp_path / "1.2.3.5")[0].numpy()[0], VOLUME.T[..., :4])
+    assert "2 DICOM series" in refusal(tmp_path / "1.2.3")
+    assert "no DICOM series whose UID begins so" in refusal(tmp_path / "1.2.4")
+
+
+def test_a_tilted_gantry_is_a_shear(tmp_path):
+    write(tmp_path, "1.2.3.4", tilt=1.0)
+    affine = read_image(tmp_path)[0].affine.numpy()
+    np.testing.assert_allclose(affine, [[-2, 0, 0, -1], [0, -3, -1, -2], [0, 0, 4, 0], [0, 0, 0, 1]], atol=1e-9)
+
+
+def test_missing_slices(tmp_path, capfd):
+    write(tmp_path, "1.2.3.4", skip=(2,))
+    message = refusal(tmp_path)
+    assert "slices are missing or unevenly spaced" in message and "dcm2niix" in message
+    assert capfd.readouterr().err == ""  # ITK's own warning
+
+
+def test_slightly_uneven_slices(tmp_path, caplog):
+    write(tmp_path, "1.2.3.4", skip=(2,))
+    write(tmp_path, "1.2.3.4", skip=(0, 1, 3, 4), **{"0020|0032": "1\\2\\8.2"})
+    with caplog.at_level(logging.WARNING):
+        read_image(tmp_path)
+    assert "the distance of slices varies by up to 0.2 mm and is taken to be 4 mm" in caplog.text
+
+
+def test_rescaled_values(tmp_path):
+    write(tmp_path, "1.2.3.4", **{"0028|1052": "-1000", "0028|1053": "1"})
+    assert read_image(tmp_path)[0].min() >= -1000

@@ -1,0 +1,68 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The registry: formats found out, refusals, and what the table says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from monai_locor.errors import InputError
+from monai_locor.geometry import SpatialTransform
+from monai_locor.io import FORMATS, formats_text, read_transform, read_transforms, write_transform
+from monai_locor.io.transforms import planned_files
+
+from .transform_cases import GRIDS, some_affine, some_transform
+
+
+def test_every_format_is_described():
+    text = formats_text().splitlines()
+    assert len(text) == len(FORMATS) >= 4
+    for name, kind in FORMATS.items():
+        assert kind.name == name and (kind.reads or kind.writes) and len(kind.description) > 10
+        assert any(line.startswith(name) for line in text)
+
+
+def test_names_that_say_nothing(tmp_path):
+    ours = SpatialTransform.of_affine(some_affine(3))
+    with pytest.raises(InputError, match=r"t\.xyz: .*name the format"):
+        write_transform(tmp_path / "t.xyz", ours)
+    with pytest.raises(InputError, match="no transform format 'itc'; choose one of itk, "):
+        write_transform(tmp_path / "t.h5", ours, format="itc")
+    with pytest.raises(InputError, match=r"t\.nii: a file of the format itk must end in \.h5"):
+        write_transform(tmp_path / "t.nii", ours, format="itk")
+    with pytest.raises(InputError, match=r"none\.h5: no such file"):
+        read_transform(tmp_path / "none.h5")
+    with pytest.raises(InputError, match=r"none\.h5: no such file"):
+        read_transform(tmp_path / "none.h5", format="itk")
+    with pytest.raises(InputError, match="neither"):
+        read_transform(tmp_path / "none", format="ants")
+    with pytest.raises(InputError, match="empty"):
+        read_transforms([])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written(tmp_path):
+    fixed, _ = GRIDS["mixed"]
+    with pytest.raises(InputError, match=r"t\.tfm: holds affine maps only.*\.h5"):
+        write_transform(tmp_path / "t.tfm", some_transform(fixed))
+    with pytest.raises(InputError, match=r"t\.nii\.gz: an affine map has no grid.*give the fixed image"):
+        write_transform(tmp_path / "t.nii.gz", SpatialTransform.of_affine(np.eye(4)))
+    with pytest.raises(InputError, match=r"folder .*missing does not exist"):
+        write_transform(tmp_path / "missing" / "t.tfm", SpatialTransform.of_affine(np.eye(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_planned_files(tmp_path):
+    assert [p.name for p in planned_files(tmp_path / "t.h5")] == ["t.h5", "t_inverse.h5"]
+    assert [p.name for p in planned_files(tmp_path / "t.mat")] == ["t.mat"]
+    assert len(planned_files(tmp_path / "p_", "ants")) == 3
