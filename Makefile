@@ -8,13 +8,14 @@ REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
 NO_TESTS := 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean distclean
+.PHONY: help demo test test-slow lint docs format clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
 	@echo "make test       run the tests and the doctests"
 	@echo "make test-slow  run the tests marked slow"
 	@echo "make lint       ruff check, ruff format --check, mypy"
+	@echo "make docs       build the documentation into site/"
 	@echo "make format     let ruff fix and format what it can"
 	@echo "make clean      remove build outputs, caches and demo_output"
 	@echo "make distclean  clean, and remove .venv"
@@ -36,6 +37,9 @@ lint: .venv/.stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.stamp-dev
+	$(BIN)/python -m mkdocs build --strict
+
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -55,7 +59,7 @@ format: .venv/.stamp-dev
 	"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 
 clean:
-	rm -rf build dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean
