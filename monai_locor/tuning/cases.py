@@ -1,0 +1,195 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Cases to tune on: folders of two images and what is known of them, and how good a displacement is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from ..data.annotations import read_label, read_landmarks
+from ..errors import InputError
+from ..geometry import Grid, SpatialTransform, same_grid
+from ..io import read_displacement_field, read_image, read_mask
+from ..metrics import common_labels, dice_per_label, mean_over_labels, target_registration_error
+
+__all__ = ["Case", "find_cases"]
+
+STEMS = ("fixed", "moving", "fixed_mask", "moving_mask", "mask", "fixed_labels", "moving_labels", "truth", "target")
+LANDMARKS = ("fixed_landmarks.csv", "moving_landmarks.csv")
+ABOUT = "case.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder with ``fixed.nii.gz``, ``moving.nii.gz`` and at least one thing that tells good from bad.
+
+    ``truth.nii.gz`` (the displacement on the fixed grid, as ITK reads it), which counts in ``mask.nii.gz`` if there is one;
+    ``fixed_landmarks.csv`` and ``moving_landmarks.csv`` (``x,y,z``, RAS mm, in the same order); ``fixed_labels.nii.gz`` and
+    ``moving_labels.nii.gz``; or a ``case.json`` that names one of the studies of :data:`monai_locor.data.STUDIES`.
+    ``fixed_mask.nii.gz`` and ``moving_mask.nii.gz`` are given to the registration.
+
+    Args:
+        folder: of the case.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """That of the folder."""
+        return self.folder.name
+
+    def file(self, stem: str) -> Path | None:
+        """One of its images, if it is there."""
+        path = self.folder / f"{stem}.nii.gz"
+        return path if path.is_file() else None
+
+    @cached_property
+    def study(self) -> str | None:
+        """The study whose score it is measured by."""
+        from ..data import STUDIES
+
+        try:
+            told = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        name = told.get("study") if isinstance(told, dict) else None
+        return name if name in STUDIES else None
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """Which of :data:`SCORES` can be told, without reading the images."""
+        landmarks = all((self.folder / name).is_file() for name in LANDMARKS)
+        labels = all(self.file(f"{role}_labels") for role in ("fixed", "moving"))
+        found = {"study": self.study is not None, "tre": landmarks or self.file("truth") is not None, "dice": labels}
+        return tuple(name for name, there in found.items() if there)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the fixed image."""
+        return Grid.of(read_image(self.folder / "fixed.nii.gz", "fixed")[0])
+
+    def measure(self, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+        """How good a displacement is.
+
+        Args:
+            displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm, the affine included; None is no displacement.
+
+        Returns:
+            of what the case knows: ``"study"``, the score that its study minimises; ``"tre"``, mean target registration error,
+            mm; ``"dice"``, mean over labels.
+
+        Raises:
+            InputError: when a file cannot be read or does not fit the fixed image.
+            ValueError: when the displacement does not live on the fixed grid or is not finite.
+        """
+        grid = self.grid
+        u = torch.zeros(grid.dims, *grid.shape) if displacement_mm is None else displacement_mm.detach().cpu()
+        if tuple(u.shape) != (grid.dims, *grid.shape) or not u.isfinite().all():
+            raise ValueError(f"a displacement of {self.name} must be finite and {(grid.dims, *grid.shape)}")
+        methods = {"study": self._study_score, "tre": self._target_error, "dice": self._overlap}
+        return {name: methods[name](u) for name in self.scores}
+
+    def _study_score(self, displacement_mm: torch.Tensor) -> float:
+        from ..data import STUDIES
+        from ..data.studies import read_case
+
+        assert self.study is not None
+        return float(STUDIES[self.study].score(read_case(self.folder), displacement_mm)["score"])
+
+    def _target_error(self, displacement_mm: torch.Tensor) -> float:
+        path = self.file("truth")
+        if path is None:
+            return self._landmark_error(displacement_mm)
+        truth, grid = read_displacement_field(path)
+        self._check_grid(path, grid)
+        mask_path = self.file("mask")
+        mask = None if mask_path is None else read_mask(mask_path)
+        if mask_path is not None and mask is not None:
+            self._check_grid(mask_path, Grid.of(mask))
+        return float(target_registration_error(displacement_mm, truth, None if mask is None else mask.as_tensor()).mean())
+
+    def _landmark_error(self, displacement_mm: torch.Tensor) -> float:
+        fixed, moving = (read_landmarks(self.folder / name, name.split("_")[0]) for name in LANDMARKS)
+        if fixed.shape != moving.shape or fixed.shape[1] != self.grid.dims:
+            shapes = f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
+            raise InputError(f"landmarks of {self.folder}: are {shapes}; each point needs its partner, in {self.grid.dims}-D")
+        mapped = SpatialTransform.of_field(displacement_mm, self.grid).points(fixed)
+        return float(torch.linalg.vector_norm(mapped - moving, dim=1).mean())
+
+    def _overlap(self, displacement_mm: torch.Tensor) -> float:
+        fixed, moving = (read_label(self.folder / f"{role}_labels.nii.gz", role) for role in ("fixed", "moving"))
+        transform = SpatialTransform.of_field(displacement_mm, self.grid)
+        still = SpatialTransform.of_field(torch.zeros_like(displacement_mm), self.grid)
+        on_grid, moved = (t.warp(m, Grid.of(m), self.grid, "nearest") for t, m in ((still, fixed), (transform, moving)))
+        labels = common_labels(on_grid, moving)
+        if not labels:
+            raise InputError(
+                f"labels of {self.folder}: no label of the fixed map is in the moving one; do they belong together?"
+            )
+        return mean_over_labels(dice_per_label(on_grid, moved, labels))
+
+    def _check_grid(self, path: Path, grid: Grid) -> None:
+        if not same_grid(grid, self.grid):
+            raise InputError(f"{path}: does not lie on the grid of fixed.nii.gz, {self.grid.shape}; resample it to that")
+
+    def digest(self) -> str:
+        """What identifies all its files: a hash of their names and contents."""
+        total = hashlib.sha256()
+        for name in (*(f"{stem}.nii.gz" for stem in STEMS), *LANDMARKS, ABOUT):
+            path = self.folder / name
+            if path.is_file():
+                total.update(f"{name} {_sha256(path)}\n".encode())
+        return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def find_cases(folder: str | PathLike[str], names: Sequence[str] = ()) -> list[Case]:
+    """Cases in a folder.
+
+    Args:
+        folder: each case is a folder in it, see :class:`Case`.
+        names: of the cases, by default all.
+
+    Raises:
+        InputError: when there is none, one of the names is missing, or nothing is known by which to score one.
+    """
+    root = Path(folder).expanduser()
+    found = sorted(path.parent.name for path in root.glob("*/fixed.nii.gz") if (path.parent / "moving.nii.gz").is_file())
+    if not found:
+        raise InputError(f"{root}: holds no case; a case is a folder in it with fixed.nii.gz and moving.nii.gz")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise InputError(f"{root}: has no case {', '.join(missing)}; its cases are {', '.join(found)}")
+    cases = [Case(root / name) for name in dict.fromkeys(names or found)]
+    for case in cases:
+        if not case.scores:
+            raise InputError(
+                f"case {case.folder}: nothing tells how good a result is; it needs truth.nii.gz, landmarks or label maps, or "
+                "leave it out by naming the others"
+            )
+    return cases

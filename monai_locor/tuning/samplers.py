@@ -1,0 +1,102 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which of Optuna's samplers proposes what to try next."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["SAMPLERS", "import_optuna", "make_sampler"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLERS = ("auto", "hebo", "gp", "tpe", "random")
+HEBO = "samplers/hebo"  # its place on OptunaHub
+STARTUP = 10  # random trials before the Gaussian process
+
+
+def import_optuna() -> Any:
+    """Optuna.
+
+    Raises:
+        ImportError: when it, or scikit-learn, is not installed, naming the extra that brings them.
+    """
+    try:
+        import optuna
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ImportError("tuning needs Optuna and scikit-learn: pip install 'monai-locor[tune]'") from error
+    return optuna
+
+
+def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) -> tuple[str, optuna.samplers.BaseSampler]:
+    """A sampler, and its name.
+
+    HEBO (Cowen-Rivers et al. 2022, doi 10.1613/jair.1.13643), the paper's, is on OptunaHub, and needs the packages optunahub
+    and hebo (which wants NumPy 1); it is got over the network when it is used first. Its proposals differ a little from run to
+    run, whatever the seed. The others are Optuna's own: a Gaussian process ("gp"), trees of Parzen estimators ("tpe").
+
+    Args:
+        name: of :data:`SAMPLERS`; ``"auto"`` is HEBO where it can be had, else the Gaussian process.
+        seed: of the search.
+        trials: that the study has already: a search that is continued does not draw the same numbers again.
+        parallel: whether several trials run at once.
+
+    Raises:
+        InputError: for an unknown name, and when HEBO is asked for and cannot be had.
+    """
+    optuna = import_optuna()
+    if name not in SAMPLERS:
+        raise InputError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
+    own = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0] % 2**31)
+    if name in ("auto", "hebo"):
+        try:
+            return "hebo", _hebo(own, parallel)
+        except Exception as error:  # of the network, or of packages that do not go together
+            reason = " ".join(str(error).split())[:200]
+            if name == "hebo":
+                raise InputError(
+                    f"sampler 'hebo': cannot be had ({reason}); pip install optunahub hebo, or choose gp"
+                ) from error
+            logger.info("the HEBO sampler cannot be had (%s), Optuna's Gaussian process takes its place", reason)
+            name = "gp"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "gp":
+            random = optuna.samplers.RandomSampler(seed=own)
+            return name, optuna.samplers.GPSampler(seed=own, n_startup_trials=STARTUP, independent_sampler=random)
+        if name == "tpe":
+            return name, optuna.samplers.TPESampler(
+                seed=own, n_startup_trials=STARTUP, multivariate=True, constant_liar=parallel
+            )
+        return name, optuna.samplers.RandomSampler(seed=own)
+
+
+def _hebo(seed: int, parallel: bool) -> optuna.samplers.BaseSampler:
+    missing = [name for name in ("optunahub", "hebo") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed")
+    import optunahub
+
+    # without a search space of its own it reads the study anew each time, so that a study can be continued
+    sampler: optuna.samplers.BaseSampler = optunahub.load_module(HEBO).HEBOSampler(seed=seed, constant_liar=parallel)
+    return sampler

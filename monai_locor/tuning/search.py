@@ -1,0 +1,178 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The search: trials, then the best of them again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ..errors import InputError
+from .cases import Case
+from .pool import Pool
+from .results import Finalist, Objective, Trial
+from .runs import Job, Run
+from .samplers import import_optuna
+from .space import SearchSpace
+from .study import distributions, requeue
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["REPEAT_SEED", "Search"]
+
+logger = logging.getLogger(__name__)
+
+REPEAT_SEED = 10**6  # of the first repetition, above those of all trials
+
+
+@dataclass
+class Search:
+    """A study, and what it takes to go on with it.
+
+    Args:
+        study: with its sampler.
+        space: what is searched.
+        cases: to register.
+        objective: what is made small.
+        pool: that does the work.
+        seed: of the search.
+        sampler: name of the sampler, for the record.
+        progress: whether to show a bar.
+    """
+
+    study: optuna.Study
+    space: SearchSpace
+    cases: Sequence[Case]
+    objective: Objective
+    pool: Pool
+    seed: int = 0
+    sampler: str = ""
+    progress: bool = False
+    _open: dict[int, _Open] = field(default_factory=dict)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials that are complete."""
+        complete = import_optuna().trial.TrialState.COMPLETE
+        return tuple(_trial(t) for t in self.study.get_trials(deepcopy=False, states=[complete]))
+
+    def search(self, trials: int, seconds: float | None = None) -> None:
+        """Go on until the study has so many trials, or begin none any more after so many seconds (but one in any case).
+
+        Raises:
+            InputError: when all registrations of the very first trial fail.
+        """
+        done, start = len(self.trials()), time.monotonic()
+        waiting = import_optuna().trial.TrialState.WAITING
+        if not done and not self.study.get_trials(deepcopy=False, states=[waiting]):
+            values = self.space.of_base()
+            whole = len(values) == len(self.space.parameters)  # else the sampler draws the others
+            self.study.enqueue_trial(values, user_attrs={"base": whole})
+
+        def more() -> bool:
+            late = seconds is not None and time.monotonic() - start > seconds
+            return done + len(self._open) < trials and not (late and done + len(self._open) > 0)
+
+        running: dict[Future[Run], int] = {}
+        with tqdm(total=trials, initial=done, disable=not self.progress, desc="trials") as bar:
+            try:
+                while running or more():
+                    while len(running) < self.pool.size and more():
+                        running |= self._begin()
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        if self._take(running.pop(future), future.result()):
+                            done += 1
+                            bar.update()
+            finally:
+                self._give_up()
+
+    def _begin(self) -> dict[Future[Run], int]:
+        """One more trial: a job for every case."""
+        trial = self.study.ask(distributions(self.space))
+        self._open[trial.number] = opened = _Open(trial, time.monotonic())
+        settings = self.space.settings(trial.params).to_dict()
+        found: dict[Future[Run], int] = {}
+        for case in self.cases:
+            found[self.pool.submit(Job(str(case.folder), settings, self.seed + trial.number))] = trial.number
+        opened.left = len(found)
+        return found
+
+    def _take(self, number: int, run: Run) -> bool:
+        """A run has ended; whether its trial has, too."""
+        opened = self._open[number]
+        opened.runs.append(run)
+        if run.problem:
+            logger.warning("trial %d, %s: failed, counts as no displacement: %s", number, run.case, run.problem)
+        if len(opened.runs) < opened.left:
+            return False
+        if all(r.problem for r in opened.runs) and not self.trials():
+            raise InputError(f"all registrations of the first trial failed, the first with: {opened.runs[0].problem}")
+        order = [case.name for case in self.cases]
+        runs = sorted(opened.runs, key=lambda r: order.index(r.case))
+        value = self.objective(runs)
+        opened.trial.set_user_attr("runs", [r.to_dict() for r in runs])
+        opened.trial.set_user_attr("sampler", self.sampler)
+        opened.trial.set_user_attr("seconds", round(time.monotonic() - opened.start, 3))
+        self.study.tell(opened.trial, value)
+        del self._open[number]
+        logger.info("trial %d: %.4g with %s", number, value, opened.trial.params)
+        return True
+
+    def _give_up(self) -> None:
+        """What was not finished waits for the next search."""
+        for number, opened in self._open.items():
+            requeue(self.study, number, opened.trial.params, opened.trial.user_attrs)
+        self._open.clear()
+
+    def repeat(self, candidates: Sequence[Finalist], repeats: int) -> tuple[Finalist, ...]:
+        """Run candidates again with other seeds, as far as it has not been done; the best first, by their mean."""
+        todo = [(c.trial, r) for r in range(repeats) for c in candidates if _key(c.trial, r) not in self.study.user_attrs]
+        groups: dict[str, list[Future[Run]]] = {}
+        for trial, r in todo:
+            settings = self.space.settings(trial.values).to_dict()
+            jobs = [Job(str(case.folder), settings, self.seed + REPEAT_SEED + r) for case in self.cases]
+            groups[_key(trial, r)] = [self.pool.submit(job) for job in jobs]
+        for key, futures in tqdm(groups.items(), disable=not self.progress, desc="repetitions of the best"):
+            self.study.set_user_attr(key, [future.result().to_dict() for future in futures])
+        known = self.study.user_attrs
+        finalists = []
+        for c in candidates:
+            runs = [tuple(Run.of(values) for values in known[_key(c.trial, r)]) for r in range(repeats)]
+            finalists.append(Finalist(c.trial, c.expected, tuple(runs), tuple(self.objective(group) for group in runs)))
+        return tuple(sorted(finalists, key=lambda f: f.mean))
+
+
+@dataclass
+class _Open:
+    """A trial whose jobs are not all done."""
+
+    trial: optuna.Trial
+    start: float
+    left: int = 0
+    runs: list[Run] = field(default_factory=list)
+
+
+def _key(trial: Trial, repetition: int) -> str:
+    return f"repetition {repetition} of trial {trial.number}"
+
+
+def _trial(frozen: Any) -> Trial:
+    told = frozen.user_attrs
+    runs = tuple(Run.of(values) for values in told["runs"])
+    return Trial(frozen.number, dict(frozen.params), frozen.value, runs, told.get("base", False), told.get("sampler", ""))

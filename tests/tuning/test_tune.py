@@ -1,0 +1,116 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A whole search of real registrations."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from monai_locor import InputError, RegistrationConfig, register
+from monai_locor.tuning import search_space, tune
+from monai_locor.tuning.pool import Pool
+from monai_locor.tuning.runs import Job, execute
+from monai_locor.tuning.samplers import make_sampler
+from monai_locor.tuning.study import distributions
+
+from .small import BASE, write_case
+
+pytest.importorskip("optuna")
+pytest.importorskip("sklearn")
+
+
+def job(case, **settings) -> Job:
+    return Job(str(case), {**BASE, **settings}, 0)
+
+
+def test_a_run_measures_or_says_what_is_wrong(tmp_path):
+    case = write_case(tmp_path / "a", labels=True)
+    run = execute(job(case))
+    assert run.case == "a" and not run.problem and run.measures["tre"] < 5**0.5 and 0 < run.measures["dice"] <= 1
+    assert run.seconds > 0 and run.folding_percent is not None
+    assert execute(job(case)).measures == run.measures
+    (case / "moving.nii.gz").write_bytes(b"")
+    broken = execute(job(case))
+    assert broken.problem.startswith("InputError: moving image") and not broken.measures
+
+
+def test_masks_are_given_to_the_registration(tmp_path):
+    case = write_case(tmp_path / "a")
+    (case / "fixed_mask.nii.gz").write_bytes(b"")
+    assert execute(job(case)).problem.startswith("InputError: fixed mask")
+
+
+@pytest.mark.slow
+def test_processes_that_crash_or_take_too_long_do_not_end_the_search(tmp_path):
+    case = write_case(tmp_path / "a")
+    endless = {"stages": [{"factor": 1, "iterations": 10**9}]}
+    with Pool(workers=1, limit=5.0, devices=["cpu"]) as pool:
+        good, late, again = (pool.submit(job(case, **settings)) for settings in ({}, endless, {}))
+        assert good.result().problem == "" and late.result().problem == "took more than 5 s"
+        assert again.result().measures == good.result().measures == execute(job(case)).measures
+        process = pool._workers[0].process
+        process.kill()
+        process.wait()
+        assert pool.submit(job(case)).result().problem == ""  # another one takes its place
+        running = pool.submit(job(case, **endless))
+        before = pool._workers[0].process
+        while not running.running():
+            time.sleep(0.01)
+        time.sleep(1)
+        before.kill()
+        assert "its process ended with exit code -9 (out of memory?)" in running.result().problem
+
+
+@pytest.mark.slow
+def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path):
+    pytest.importorskip("matplotlib")
+    for name, shift in (("a", (2.0, -1.0)), ("b", (1.0, 2.0))):
+        write_case(tmp_path / "cases" / name, labels=True, shift=shift)
+    options = {"base": BASE, "finalists": 2, "repeats": 2, "progress": False}
+    first = tune(tmp_path / "cases", tmp_path / "out", trials=3, workers=2, **options)
+    assert len(first.trials) == 3 and first.best.mean < first.objective.nothing
+    found = tune(tmp_path / "cases", tmp_path / "out", trials=4, workers=0, **options)
+    assert found.trials[:3] == first.trials and len(found.trials) == 4
+    result = register(
+        *(tmp_path / "cases" / "a" / f"{role}.nii.gz" for role in ("fixed", "moving")), preset=found.preset, progress=False
+    )
+    assert result.config == found.config
+    report = (tmp_path / "out" / "report.md").read_text()
+    for picture in ("history", "slices", "finalists"):
+        assert f"![{picture}]({picture}.png)" in report and (tmp_path / "out" / f"{picture}.png").stat().st_size > 5000
+    for heading in ("What was found", "The best again", "By case", "The search", "To find it again"):
+        assert f"## {heading}\n" in report
+    for name, value in found.best.trial.values.items():
+        assert f"**{found.space.parameters[name].rounded(value):g}**" in report
+    told = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert told["found"]["trial"] == found.best.trial.number and told["versions"]["optuna"]
+    with pytest.raises(InputError, match="another search space"):
+        tune(tmp_path / "cases", tmp_path / "out", trials=4, ranges={"kernel_sigma": (1, 2)}, **options)
+
+
+@pytest.mark.slow
+def test_the_gaussian_process_finds_a_valley():
+    """In three dimensions, in 25 trials, of which ten are random."""
+    optuna = pytest.importorskip("optuna")
+    space = search_space(RegistrationConfig(), parameters=["bending_weight", "kernel_sigma", "learning_rate_basis"])
+
+    def best(name: str, seed: int) -> float:
+        study = optuna.create_study(sampler=make_sampler(name, seed)[1])
+        for _ in range(25):
+            trial = study.ask(distributions(space))
+            study.tell(trial, sum((x - 0.7) ** 2 for x in space.unit(trial.params)))
+        return float(study.best_value)
+
+    assert sum(best("gp", seed) for seed in range(3)) < 0.3 * sum(best("random", seed) for seed in range(3))
