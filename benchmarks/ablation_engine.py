@@ -28,7 +28,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registration import Job, about, attempt, find_cases, medians
+from _tables import cells, markdown, medians
+from registration import Job, about, attempt, find_cases
 
 from monai_locor.registration import RegistrationConfig
 
@@ -100,24 +101,22 @@ def relative(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+COLUMNS = (
+    ("TRE mean, mm", "tre_mm", ".3f"),
+    ("TRE 95 %, mm", "tre_p95_mm", ".3f"),
+    ("Dice", "dice", ".3f"),
+    ("TRE / default's", "tre_mm_ratio", ".2f"),
+    ("95 % / default's", "tre_p95_mm_ratio", ".2f"),
+    ("folding, voxels", "folding_voxels", "g"),
+    ("CPU seconds / default's", "processor_seconds_ratio", ".2f"),
+)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; a variant's error below 1 times the default's is better."""
-    columns = (
-        ("TRE mean, mm", "tre_mm", ".3f"),
-        ("TRE 95 %, mm", "tre_p95_mm", ".3f"),
-        ("Dice", "dice", ".3f"),
-        ("TRE / default's", "tre_mm_ratio", ".2f"),
-        ("95 % / default's", "tre_p95_mm_ratio", ".2f"),
-        ("folding, voxels", "folding_voxels", "g"),
-        ("CPU seconds / default's", "processor_seconds_ratio", ".2f"),
-    )
-    lines = [["case", "variant", "seeds", *(heading for heading, _, _ in columns)], ["---"] * (3 + len(columns))]
-    for row in relative(rows):
-        cells = [format(row[key], style) if key in row else "" for _, key, style in columns]
-        if row["problem"]:
-            cells = ["failed: " + row["problem"], *[""] * (len(columns) - 1)]
-        lines.append([row["case"], row["preset"], " ".join(map(str, row["seeds"])), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head = ["case", "variant", "seeds", *(heading for heading, _, _ in COLUMNS)]
+    names = ([row["case"], row["preset"], " ".join(map(str, row["seeds"]))] for row in rows)
+    return markdown(head, ([*name, *cells(row, COLUMNS)] for name, row in zip(names, relative(rows))))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -51,7 +51,7 @@ CONTRASTS = {"fixed": "FLAIR", "moving": "T1"}
 OURS = "locor"
 # what the training is told for each measure; the weights of the bending energy suit the scales of the measures
 MEASURES: dict[str, dict[str, Any]] = {
-    OURS: {},
+    OURS: {"similarity": OURS, "bending_weight": 20.0},
     "mi": {"similarity": {"_target_": "GlobalMutualInformationLoss"}, "bending_weight": 1.0},
     "lncc": {"similarity": {"_target_": "LocalNormalizedCrossCorrelationLoss", "kernel_size": 9}, "bending_weight": 1.0},
 }
@@ -116,6 +116,10 @@ def train(measure: str, datalist: Path, options: argparse.Namespace) -> float:
             "validation_fraction": 0.25,
             "spacing": options.spacing,
             "downsampling": options.downsampling,
+            "stride": options.stride,
+            "guided": options.guided,
+            "spatial_size": options.spatial_size,
+            "batch_size": options.batch_size,
             "device": options.device,
         }
         | MEASURES[measure]
@@ -142,11 +146,11 @@ def network_of(measure: str, options: argparse.Namespace) -> dict[str, Any]:
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))
     parser.read_meta(str(BUNDLE / "configs" / "metadata.json"))
     saved = torch.load(options.output / measure / "model.pt", map_location="cpu", weights_only=True)
-    network = parser.get_parsed_content("network_def")
+    if not options.guided:
+        parser["network_def"]["in_channels"] = 2
+    parser["network_similarity"] = MEASURES[measure]["similarity"]
+    network, loss = (parser.get_parsed_content(name) for name in ("network_def", "loss"))
     network.load_state_dict(saved["model"])
-    if measure != OURS:
-        return {"network": network, "loss": None}
-    loss = parser.get_parsed_content("loss")
     loss.load_state_dict(saved["loss"])
     return {"network": network, "loss": loss}
 
@@ -176,6 +180,8 @@ def attempt(case: Path, method: Method, trained: Mapping[str, Any], options: arg
         loss=trained.get("loss"),
         network_spacing=options.spacing,
         downsampling=options.downsampling,
+        stride=options.stride,
+        guided=options.guided and method.measure is not None,
         divisible=8,
         seed=options.seed,
         progress=False,
@@ -224,6 +230,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of train.json, may be repeated")
     parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxels of the images that it is trained with")
     parser.add_argument("--downsampling", type=int, default=2, metavar="N", help="the network's voxels are N times larger")
+    parser.add_argument("--stride", type=int, default=2, metavar="N", help="the loss looks at every so many voxels")
+    parser.add_argument("--unguided", dest="guided", action="store_false", help="do not show the network the loss's gradient")
+    parser.add_argument("--spatial-size", type=int, nargs=3, default=[64, 80, 64], metavar="N", help="voxels to train on")
+    parser.add_argument("--batch-size", type=int, default=2, metavar="N")
     parser.add_argument("--evaluate-only", action="store_true", help="take the weights in DIR")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

@@ -12,12 +12,14 @@
 
 """Accuracy, time and memory of registrations of cases whose answer is known.
 
-Every case is registered with every tool, preset and seed, each in a fresh process (see `_measure.py` and, for the tools of
-others, `_peers.py`), and scored from the files that this wrote (see `_score.py`). Prints a Markdown table; `--json FILE`
-keeps the numbers of every run, `--plot FILE` draws them.
+Every case is registered with every tool, preset and seed, each in a fresh process (see `_measure.py`, `_ours.py` and, for the
+tools of others, `_peers.py`), and scored from the files that this wrote (see `_score.py`). Prints a Markdown table of
+medians over the seeds, and one of what each tool comes to over all cases; `--json FILE` keeps the numbers of every run, from
+which `--resume` goes on, `--plot FILE` draws them.
 
     python benchmarks/registration.py FOLDER --presets default fast --seeds 0 1 2 --threads 2
-    python benchmarks/registration.py FOLDER --tools all --threads 2 --plot tools.png
+    python benchmarks/registration.py FOLDER --tools all --threads 2 --json tools.json --resume --plot tools.png
+    python benchmarks/registration.py FOLDER --tools monai_locor ours:mutual_information ours:mind_ssc --presets default
 """
 
 from __future__ import annotations
@@ -25,45 +27,35 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _compare
 import _peers
 import _plot
-from _measure import Measured, Spec, _reset_peak, _status, measure
+import _plot_groups
+import nibabel as nib
+import numpy as np
+from _measure import Measured, Spec, measure
+from _ours import COST, OURS, TOOLS
+from _peer import write_field
+from _runs import Record
 from _score import FORWARD, INVERSE, score
+from _tables import medians, table
 from loss import machine
 from nibabel.filebasedimages import ImageFileError
-
-COST = "cost.json"
-OURS = "monai_locor"
-COLUMNS = (  # heading, key of a run, format
-    ("TRE before, mm", "tre_before_mm", ".2f"),
-    ("TRE mean, mm", "tre_mm", ".3f"),
-    ("TRE 95 %, mm", "tre_p95_mm", ".3f"),
-    ("Dice before", "dice_before", ".3f"),
-    ("Dice", "dice", ".3f"),
-    ("folding, voxels", "folding_voxels", "g"),
-    ("inverse 95 %, voxels", "inverse_p95_vox", ".3f"),
-    ("seconds", "seconds", ".1f"),
-    ("CPU seconds", "processor_seconds", ".1f"),
-    ("peak, MiB", "memory_mib", ".0f"),
-)
 
 
 @dataclass(frozen=True)
 class Job:
     """One registration: the case's folder, a preset as it was named on the command line, a seed, a tool.
 
-    The tool is an entry of `TOOLS`, or of `_peers.PEERS`; the latter have no presets.
+    The tool is an entry of `_ours.TOOLS`, or of `_peers.PEERS`; the latter have no presets.
     """
 
     case: Path
@@ -76,62 +68,12 @@ class Job:
         """The preset in the table: its name, or that of its file."""
         return Path(self.preset).stem
 
-
-def ours(case: Path, out: Path, options: Mapping[str, Any]) -> Measured:
-    """`register`, after a tiny pair that takes the imports and the start of the thread pools out of the measurement."""
-    import torch
-
-    from monai_locor import register
-
-    tiny = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 8}]}
-    register(*torch.rand(2, 1, 12, 12, 12), preset=tiny, device=options["device"], progress=False)
-    arguments = {name: options[name] for name in ("preset", "seed", "device")}
-    names = (case / f"{role}.nii.gz" for role in ("fixed", "moving"))
-    result, cost = _cost(lambda: register(*names, **arguments, progress=False), options["device"])
-    if options.get("save", True):
-        result.save(out)
-    return cost
-
-
-# A tool with presets, of this interpreter, runs in a process of its own. It gets the folder of the case (of which it may read
-# the two images only), the folder for its result and the options preset, seed, threads and device; it leaves the fields there,
-# as `_score.py` reads them, and returns the cost of the registration itself. It raises what goes wrong; the last line of that
-# is the row. All other tools are in `_peers.py`.
-TOOLS: dict[str, Callable[[Path, Path, Mapping[str, Any]], Measured]] = {OURS: ours}
-
-
-def _cost(function: Callable[[], Any], device: str) -> tuple[Any, Measured]:
-    """What a function returns, and its time and memory above what the process holds before it, as `_measure.py` has them."""
-    import torch
-
-    cuda = device.startswith("cuda")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-        base = torch.cuda.memory_allocated(device)
-    else:
-        known = _reset_peak()
-        base = _status("VmRSS")
-    start, processor_start = time.perf_counter(), time.process_time()
-    result = function()
-    if cuda:
-        torch.cuda.synchronize(device)
-    seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
-    if cuda:
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = _status("VmHWM") if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return result, Measured((seconds,), (processor_seconds,), peak - base)
-
-
-def prepare(device: str, tool: str, case: str, out: str, options: Mapping[str, Any]) -> Callable[[], None]:
-    """What `_measure.py` calls in the fresh process; without a case (its tiny instance) there is nothing to do."""
-
-    def step() -> None:
-        if case:
-            cost = TOOLS[tool](Path(case), Path(out), {**options, "device": device})
-            (Path(out) / COST).write_text(json.dumps(asdict(cost)), encoding="utf-8")
-
-    return step
+    @property
+    def folder(self) -> str:
+        """Where its result is kept."""
+        name = self.tool.replace(":", "-")
+        parts = [name, self.label] if self.tool != OURS else [self.label]
+        return str(Path(self.case.name) / "-".join(filter(None, parts)) / str(self.seed))
 
 
 def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -157,7 +99,7 @@ def _run(job: Job, out: Path, options: argparse.Namespace) -> str:
     """One of `TOOLS`; what went wrong."""
     told = {"preset": job.preset, "seed": job.seed, "threads": options.threads}
     arguments = {"tool": job.tool, "case": str(job.case), "out": str(out), "options": told}
-    spec = Spec("registration", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
+    spec = Spec("_ours", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
     return measure(spec).problem
 
 
@@ -178,33 +120,16 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
                     yield Job(case, preset, seed, tool)
 
 
-def medians(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each case, tool and preset, the median of every number over the runs; a failed run is a row of its own."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault((run["case"], run["tool"], run["preset"]), []).append(run)
-    rows = []
-    for (case, tool, preset), members in groups.items():
-        name = {"case": case, "tool": tool, "preset": preset}
-        good = [run for run in members if not run["problem"]]
-        if good:
-            keys = [key for _, key, _ in COLUMNS if all(key in run for run in good)]
-            middle = {key: statistics.median(run[key] for run in good) for key in keys}
-            rows.append(name | {"seeds": [run["seed"] for run in good], "problem": ""} | middle)
-        rows += [name | {"seeds": [run["seed"]], "problem": run["problem"]} for run in members if run["problem"]]
-    return rows
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; an empty cell is a measure that the case does not allow."""
-    lines = [["case", "tool", "preset", "seeds", *(heading for heading, _, _ in COLUMNS)], ["---"] * (4 + len(COLUMNS))]
-    for row in rows:
-        cells = [format(row[key], style) if key in row else "" for _, key, style in COLUMNS]
-        if row["problem"]:
-            failed = "" if row["problem"].startswith(_peers.MISSING) else "failed: "
-            cells = [failed + row["problem"].replace("|", "\\|"), *[""] * (len(COLUMNS) - 1)]
-        lines.append([row["case"], row["tool"], row["preset"], " ".join(map(str, row["seeds"])), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def nothing(case: Path) -> dict[str, Any]:
+    """What zero displacement scores; no numbers where a case cannot be scored, which its runs will say."""
+    fixed = case / "fixed.nii.gz"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            shape = nib.load(fixed).shape[:3]
+            write_field(Path(folder) / FORWARD, np.zeros((*shape, 3)), fixed)
+            return score(case, Path(folder))
+        except (OSError, EOFError, ValueError, ImageFileError):
+            return {}
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
@@ -242,7 +167,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="each case is a folder in it with fixed.nii.gz and moving.nii.gz")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
-    parser.add_argument("--tools", nargs="+", default=[OURS], metavar="TOOL", help=f"'all', or of {', '.join(_all_tools())}")
+    parser.add_argument(
+        "--tools", nargs="+", default=[OURS], metavar="TOOL", help=f"'all', 'measures', or of {', '.join(_all_tools())}"
+    )
     parser.add_argument("--python", action="append", default=[], metavar="[TOOL=]PATH", help="interpreter of a tool, or of all")
     parser.add_argument(
         "--presets", nargs="+", default=["default", "fast"], metavar="PRESET", help=f"of {OURS}: names or files"
@@ -253,7 +180,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take, the start included")
     parser.add_argument("--output", type=Path, metavar="DIR", help="keeps the results: DIR/CASE/PRESET or TOOL/SEED")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture of time against error")
+    parser.add_argument("--resume", action="store_true", help="go on from the runs in the file for all numbers")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture of time against error, and one over all cases")
     options = parser.parse_args(arguments)
     _check(parser, options)
     return options
@@ -265,7 +193,10 @@ def _all_tools() -> list[str]:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse what cannot be, before hours of registrations; fill in tools, their interpreters and the folders of cases."""
-    options.tools = list(dict.fromkeys(_all_tools() if options.tools == ["all"] else options.tools))
+    groups = {"all": _all_tools(), "measures": list(TOOLS)}
+    options.tools = list(dict.fromkeys(tool for name in options.tools for tool in groups.get(name, [name])))
+    if options.resume and not options.json:
+        parser.error("--resume needs --json")
     unknown = [name for name in options.tools if name not in _all_tools()]
     if unknown:
         parser.error(f"no tool {' '.join(unknown)}; known are {', '.join(_all_tools())}")
@@ -279,7 +210,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     labels = [Job(Path(), preset, 0).label for preset in options.presets]
     if len(set(labels)) < len(labels) or len(set(options.seeds)) < len(options.seeds):
         parser.error("presets and seeds must differ, files of presets in their names")
-    if set(labels) & set(_peers.PEERS):
+    if set(labels) & {name.replace(":", "-") for name in _all_tools()}:
         parser.error("a file of a preset must not be named like a tool")
 
 
@@ -309,29 +240,50 @@ def _pythons(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def compare(record: Record, options: argparse.Namespace) -> dict[str, Any]:
+    """Rows over all cases for every measure that they allow: every tool beside the first one asked for."""
+    reference = (options.tools[0], Job(Path(), options.presets[0], 0).label if options.tools[0] in TOOLS else "")
+    found = {m.key: _compare.comparison(record.runs, record.content["nothing"], m, reference) for m in _compare.MEASURES}
+    return {"reference": reference, "rows": {key: rows for key, rows in found.items() if len(rows) > 1}}
+
+
+def report(record: Record, options: argparse.Namespace) -> None:
+    """Print the tables and draw the pictures."""
+    content = record.content
+    versions = dict.fromkeys(run["version"] for run in record.runs if "version" in run)
+    print(", ".join([*(f"{name} {value}" for name, value in content["machine"].items()), *versions]) + "\n")
+    print(table(medians(record.runs)))
+    found = compare(record, options)
+    shown = [m for m in _compare.MEASURES if m.key in found["rows"]]
+    for measured in shown:
+        print("\n" + _compare.table(found["rows"][measured.key], measured, found["reference"]))
+    if options.plot:
+        _plot.scatter(medians(record.runs), options.plot)
+        middle = {m.heading: _compare.medians_by_method(record.runs, content["nothing"], m) for m in shown}
+        _plot_groups.groups(middle, options.plot.with_stem(options.plot.stem + "-cases"))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = parse(arguments)
-    content: dict[str, Any] = {
-        "machine": about(options),
-        "presets": {p: _text(Path(p)) for p in options.presets},
-        "runs": [],
-    }
+    told = {f"preset {job.label}": _text(Path(job.preset)) for job in (Job(Path(), p, 0) for p in options.presets)}
+    told |= {"threads": options.threads, "device": options.device}
+    head = {"machine": about(options), "settings": told, "nothing": {}}
+    try:
+        record = Record(options.json, head, options.resume, lambda content: {"rows": medians(content["runs"])})
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as temporary:
         for job in jobs(options):
-            out = (options.output or Path(temporary)) / job.case.name / (job.label or job.tool) / str(job.seed)
-            run = attempt(job, out, options)
-            content["runs"].append(run)
-            print(table(medians([run])).splitlines()[-1], file=sys.stderr)
-            if options.json:  # after every run: there may be hours of them
-                content["rows"] = medians(content["runs"])
-                options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    versions = dict.fromkeys(run["version"] for run in content["runs"] if "version" in run)
-    print(", ".join([*(f"{name} {value}" for name, value in content["machine"].items()), *versions]) + "\n")
-    rows = medians(content["runs"])
-    print(table(rows))
-    if options.plot:
-        _plot.scatter(rows, options.plot)
+            if job.case.name not in record.content["nothing"]:
+                record.content["nothing"][job.case.name] = nothing(job.case)
+            if not record.has(case=job.case.name, tool=job.tool, preset=job.label, seed=job.seed):
+                run = attempt(job, (options.output or Path(temporary)) / job.folder, options)
+                record.add(run)
+                print(table(medians([run])).splitlines()[-1], file=sys.stderr)
+    record.content["comparison"] = compare(record, options)
+    record.write()
+    report(record, options)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from _measure import Measured, Spec, measure
+from _ours import COST
 from loss import machine
-from registration import COST
 
 SIZES = ["64", "96", "128", "192", "256"]
 
@@ -83,7 +83,7 @@ def attempt(case: Path, preset: str, options: argparse.Namespace) -> Measured:
     told = {"preset": preset, "seed": 0, "threads": options.threads, "save": False}
     arguments = {"tool": "monai_locor", "case": str(case), "out": str(case), "options": told}
     (case / COST).unlink(missing_ok=True)
-    spec = Spec("registration", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
+    spec = Spec("_ours", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
     problem = measure(spec).problem
     return Measured(problem=problem) if problem else Measured(**json.loads((case / COST).read_text(encoding="utf-8")))
 

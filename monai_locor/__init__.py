@@ -9,12 +9,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+
 """Multimodal deformable image registration with the local learned-basis correlation ratio, for MONAI."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .errors import InputError
-from .registration import RegistrationConfig, RegistrationResult, register
+
+if TYPE_CHECKING:
+    from .registration import RegistrationConfig, RegistrationResult, register
 
 __all__ = ["InputError", "RegistrationConfig", "RegistrationResult", "__version__", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch and MONAI is imported when it is asked for, so that the command line answers ``--help`` at once."""
+    if name in __all__:
+        return getattr(import_module(".registration", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

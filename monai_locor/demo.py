@@ -20,8 +20,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from monai.data.meta_tensor import MetaTensor
 
 import monai_locor
 
+from .cli.demo import add_arguments
+from .cli.jacobian import folding_line
+from .cli.outputs import check_outputs
+from .cli.transforms import size_of
 from .data.synthetic import deform, random_diffeomorphism
 from .errors import InputError
 from .geometry import Grid
@@ -38,7 +43,11 @@ from .geometry.warping import inside, mapped_points, warp
 from .io import check_output_dir, read_image, write_displacement_field, write_image
 from .metrics import jacobian_statistics, normalised_mutual_information, target_registration_error
 
-__all__ = ["main"]
+__all__ = ["demonstrate", "main"]
+
+PICTURE = "before_after.png"
+WRITTEN = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz", "warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz",
+           "affine.tfm", "run.json", PICTURE)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 after an error of the user's, told in one line on stderr.
     """
     try:
-        for line in _run(_parser().parse_args(argv)):
-            print(line, flush=True)
+        demonstrate(_parser().parse_args(argv), partial(print, flush=True))
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -72,32 +80,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m monai_locor.demo", description=(__doc__ or "").replace("``", "").strip())
-    parser.add_argument("--fixed", type=Path, help="image file; by default a pair with a known answer is made")
-    parser.add_argument("--moving", type=Path, help="image file of any other modality")
-    parser.add_argument("--output-dir", type=Path, default=Path("demo_output"), help="default: %(default)s")
-    parser.add_argument("--preset", choices=("default", "fast"), default="default", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the made pair and of the registration")
-    parser.add_argument("--spacing", type=float, default=2.0, help="voxel size of the made pair, mm, 1 to 8")
-    parser.add_argument("--device", help="such as cpu or cuda; by default chosen by the package")
+    add_arguments(parser)
     return parser
 
 
-def _run(args: argparse.Namespace) -> Iterator[str]:
-    """Do everything, telling it line by line."""
+def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options: Any) -> dict[str, Any]:
+    """Do everything.
+
+    Args:
+        args: what :func:`monai_locor.cli.demo.add_arguments` asks for.
+        tell: takes a line for people.
+        options: of :func:`monai_locor.register`.
+
+    Returns:
+        the findings as plain values.
+
+    Raises:
+        InputError: for arguments that do not go together, missing packages, and what the registration refuses.
+    """
     _check(args)
     case = _files(args) if args.fixed else _known_answer(args)
-    yield f"registering {case.title}, fixed {_size(case.fixed)}, moving {_size(case.moving)} ..."
+    tell(f"registering {case.title}, fixed {size_of(Grid.of(case.fixed))}, moving {size_of(Grid.of(case.moving))} ...")
     start = time.perf_counter()
     images = (args.fixed, args.moving) if args.fixed else (case.fixed, case.moving)  # files keep their names in messages
-    result = monai_locor.register(*images, preset=args.preset, seed=args.seed, device=args.device)
-    yield f"{time.perf_counter() - start:.1f} s"
+    result = monai_locor.register(*images, preset=args.preset, seed=args.seed, device=args.device, **options)
+    seconds = time.perf_counter() - start
+    tell(f"{seconds:.1f} s")
     forward = result.forward_mm.detach().cpu()
-    findings = [_accuracy(case, forward, result), _folding(case, forward, result)]
-    yield from findings
+    accuracy, values = _accuracy(case, forward, result)
+    jacobian = jacobian_statistics(forward, result.fixed_grid, case.mask)
+    tell(accuracy)
+    tell(folding_line(jacobian))
     result.save(args.output_dir)
     _save_inputs(case, args.output_dir)
-    yield _picture(case, forward, result, args.output_dir / "before_after.png", findings[0])
-    yield f"in {args.output_dir}: " + ", ".join(sorted(p.name for p in args.output_dir.iterdir()))
+    tell(_picture(case, forward, result, args.output_dir / PICTURE, accuracy))
+    files = sorted(p.name for p in args.output_dir.iterdir())
+    tell(f"in {args.output_dir}: " + ", ".join(files))
+    return {"seconds": seconds, **values, "jacobian": jacobian, "folder": args.output_dir, "files": files}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -110,6 +129,8 @@ def _check(args: argparse.Namespace) -> None:
     if missing:
         raise InputError(f"the demonstration needs {' and '.join(missing)}: pip install 'monai-locor[demo]'")
     args.output_dir = check_output_dir(args.output_dir)
+    again = args.force or (args.output_dir / PICTURE).exists()  # an earlier demonstration may be replaced, nothing else
+    check_outputs([args.output_dir / name for name in WRITTEN], again, [args.fixed, args.moving])
 
 
 def _known_answer(args: argparse.Namespace) -> Case:
@@ -126,35 +147,24 @@ def _files(args: argparse.Namespace) -> Case:
     return Case(fixed, moving, f"{args.moving.name} to {args.fixed.name}")
 
 
-def _size(image: torch.Tensor) -> str:
-    grid = Grid.of(image)
-    return "x".join(map(str, grid.shape)) + " voxels of " + "x".join(f"{s:.3g}" for s in grid.spacing) + " mm"
-
-
-def _accuracy(case: Case, forward: torch.Tensor, result: Any) -> str:
+def _accuracy(case: Case, forward: torch.Tensor, result: Any) -> tuple[str, dict[str, Any]]:
     """Error against the truth, or without one mutual information, which the registration did not optimise."""
     if case.truth_mm is not None:
         errors = [target_registration_error(u, case.truth_mm, case.mask) for u in (torch.zeros_like(forward), forward)]
-        before, after = (f"{e.mean():.2f} mm (95 % below {e.quantile(0.95):.2f})" for e in errors)
-        return f"target registration error {before} before, {after} after"
+        found = [{"mean": float(e.mean()), "p95": float(e.quantile(0.95))} for e in errors]
+        before, after = (f"{e['mean']:.2f} mm (95 % below {e['p95']:.2f})" for e in found)
+        line = f"target registration error {before} before, {after} after"
+        return line, {"tre_mm": dict(zip(("before", "after"), found, strict=True))}
     grids = result.fixed_grid, result.moving_grid
     both = [inside(mapped_points(*grids, u), grids[1].shape) for u in (None, forward)]
     common = both[0] & both[1]  # the same voxels for both numbers
     if int(common.sum()) < 2:
-        return "no voxel lies on both images before and after: mutual information cannot be compared"
+        return "no voxel lies on both images before and after: mutual information cannot be compared", {"nmi": None}
     values = [
         normalised_mutual_information(case.fixed, warp(case.moving, grids[1], u, grids[0]), common) for u in (None, forward)
     ]
-    return f"normalised mutual information {values[0]:.4f} before, {values[1]:.4f} after (no known answer, so no TRE)"
-
-
-def _folding(case: Case, forward: torch.Tensor, result: Any) -> str:
-    found = jacobian_statistics(forward, result.fixed_grid, case.mask)
-    ndv = "not measured" if found["ndv"] is None else f"{found['ndv']:.2g} %"
-    return (
-        f"Jacobian determinant {found['min']:.2f} to {found['max']:.2f}, "
-        f"folding {found['folding_percent']:.2g} % of voxels, non-diffeomorphic volume {ndv}"
-    )
+    line = f"normalised mutual information {values[0]:.4f} before, {values[1]:.4f} after (no known answer, so no TRE)"
+    return line, {"nmi": dict(zip(("before", "after"), values, strict=True))}
 
 
 def _save_inputs(case: Case, folder: Path) -> None:

@@ -17,7 +17,6 @@ No tool is needed: programs and a package that only pretend stand in. The slow t
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -29,13 +28,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from .benchmark_cases import FIXED, SHAPE, SHIFT, save, scripts, write_case
+
 pytest.importorskip("scipy")
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SHAPE = (16, 18, 14)
-FIXED = np.array([[0.0, -2.0, 0.0, 20.0], [2.0, 0.0, 0.0, -10.0], [0.0, 0.0, 3.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
-SHIFT = np.array([2.0, -4.0, 3.0])  # RAS mm; whole voxels: the moving image is the fixed one, on a grid that is shifted
-MOVING = FIXED.copy()
-MOVING[:3, 3] += SHIFT
 NAMES = ("registration", "_score", "_measure", "_peer", "_peers", "_peers_python", "_peers_programs", "_plot", "loss")
 
 # Stands in for NiftyReg's programs: the transform is the known shift, as NiftyReg writes one (RAS mm).
@@ -83,33 +78,12 @@ _main()  # on import, too, like the real one
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The modules of the benchmarks, imported as the interpreter does when it runs a script there."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in NAMES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return SimpleNamespace(**{name.strip("_"): importlib.import_module(name) for name in NAMES})
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_intent(intent)
-    nib.save(image, path)
+    return scripts(monkeypatch, *NAMES)
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    """A blob with inner structure in two contrasts, and the truth."""
-    folder = tmp_path / "cases" / "blob"
-    x, y, z = np.indices(SHAPE)
-    inside = ((x - 7) / 5) ** 2 + ((y - 9) / 6) ** 2 + ((z - 6) / 4) ** 2 < 1
-    image = np.where(inside, 100 + 10 * np.sin(x) + 20 * (y > 9), 5).astype(np.float32)
-    save(folder / "fixed.nii.gz", image, FIXED)
-    save(folder / "moving.nii.gz", 200 - image, MOVING)
-    save(folder / "mask.nii.gz", inside.astype(np.uint8), FIXED)
-    lps = np.broadcast_to(SHIFT * [-1, -1, 1], (*SHAPE, 1, 3)).astype(np.float32)
-    save(folder / "truth.nii.gz", lps, FIXED, "vector")
-    return folder
+    return write_case(tmp_path / "cases" / "blob")
 
 
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **told: Any) -> Path:
@@ -187,9 +161,12 @@ def test_tools_that_are_not_installed_are_not_run(modules, case, tmp_path, monke
 
 def test_every_tool_can_be_asked_for_and_tools_alternate(modules, case):
     options = modules.registration.parse([str(case.parent), "--tools", "all", "--seeds", "0", "1", "--presets", "fast"])
-    assert options.tools == ["monai_locor", *modules.peers.PEERS]
+    ours = len(options.tools) - len(modules.peers.PEERS)
+    assert options.tools[0] == "monai_locor" and options.tools[ours:] == list(modules.peers.PEERS)
+    assert ours > 1 and all(tool.startswith("ours:") for tool in options.tools[1:ours])
     found = [(job.tool, job.preset, job.seed) for job in modules.registration.jobs(options)]
-    assert found == [(tool, "fast" if tool == "monai_locor" else "", seed) for seed in (0, 1) for tool in options.tools]
+    presets = ["fast"] * ours + [""] * len(modules.peers.PEERS)
+    assert found == [(tool, preset, seed) for seed in (0, 1) for tool, preset in zip(options.tools, presets, strict=True)]
     assert modules.registration.parse([str(case.parent)]).tools == ["monai_locor"]
 
 

@@ -14,68 +14,32 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from .benchmark_cases import FIXED, MOVING, SHAPE, SHIFT, TWO_ITERATIONS, save, save_field, scripts, write_case
+
 pytest.importorskip("scipy")
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SHAPE = (16, 18, 14)
-FIXED = np.array([[0.0, -2.0, 0.0, 20.0], [2.0, 0.0, 0.0, -10.0], [0.0, 0.0, 3.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
-SHIFT = np.array([2.0, -4.0, 3.0])  # RAS mm; whole voxels: the moving image is the fixed one, on a grid that is shifted
-MOVING = FIXED.copy()
-MOVING[:3, 3] += SHIFT
-TWO_ITERATIONS = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 12}]}
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
-    """The script `registration` and the helper `_score`, imported as the interpreter does when it runs the script."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("registration", "_score", "_measure", "loss"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("registration"), importlib.import_module("_score")
-
-
-def save(path: Path, data: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_intent(intent)
-    nib.save(image, path)
-
-
-def save_field(path: Path, field: np.ndarray, affine: np.ndarray) -> None:
-    """A field ``(X, Y, Z, 3)``, RAS mm, or one vector for all voxels."""
-    lps = np.broadcast_to(field, (*SHAPE, 3)) * np.array([-1, -1, 1])
-    save(path, lps[..., None, :].astype(np.float32), affine, "vector")
+def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    return scripts(monkeypatch, "registration", "_score", "_tables", "_compare", "_runs", "_plot_groups", "_ours")
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    """Two blobs with a truth, a mask and labels."""
-    folder = tmp_path / "cases" / "blobs"
-    x, y, z = np.indices(SHAPE)
-    inside = ((x - 7) / 5) ** 2 + ((y - 9) / 6) ** 2 + ((z - 6) / 4) ** 2 < 1
-    image = np.where(inside, 100 + 10 * np.sin(x) + 20 * (y > 9), 5).astype(np.float32)
-    labels = (inside * np.where(y > 9, 7, 3)).astype(np.int16)
-    labels[0, 0, 0] = 9  # too small to count
-    for role, affine in (("fixed", FIXED), ("moving", MOVING)):
-        save(folder / f"{role}.nii.gz", image if role == "fixed" else 200 - image, affine)
-        save(folder / f"{role}_labels.nii.gz", labels, affine)
-    save(folder / "mask.nii.gz", inside.astype(np.uint8), FIXED)
-    save_field(folder / "truth.nii.gz", SHIFT, FIXED)
-    return folder
+    return write_case(tmp_path / "cases" / "blobs", labels=True)
 
 
 def test_the_truth_scores_without_error(modules, case, tmp_path):
-    _, score = modules
+    score = modules.score
     save_field(tmp_path / score.FORWARD, SHIFT, FIXED)
     save_field(tmp_path / score.INVERSE, -SHIFT, MOVING)
     found = score.score(case, tmp_path)
@@ -87,7 +51,7 @@ def test_the_truth_scores_without_error(modules, case, tmp_path):
 
 
 def test_errors_are_measured(modules, case, tmp_path):
-    _, score = modules
+    score = modules.score
     save_field(tmp_path / score.FORWARD, SHIFT + [0, 2, 0], FIXED)  # one voxel off along the first axis
     save_field(tmp_path / score.INVERSE, -SHIFT - [0, 2, 6], MOVING)  # and back again, but two voxels off along the third
     found = score.score(case, tmp_path)
@@ -97,7 +61,7 @@ def test_errors_are_measured(modules, case, tmp_path):
 
 
 def test_folds_are_counted_in_the_mask(modules, case, tmp_path):
-    _, score = modules
+    score = modules.score
     (case / "mask.nii.gz").unlink()
     index = np.indices(SHAPE)[2]
     folded = np.where((index >= 5) & (index < 9), -4.0 * index, 0.0)  # slope -4 * 3 mm / 3 mm inside; jumps at both ends
@@ -120,28 +84,27 @@ def test_folds_are_counted_in_the_mask(modules, case, tmp_path):
     ],
 )
 def test_a_field_that_cannot_be_scored_is_refused(modules, case, tmp_path, data, affine, intent, message):
-    _, score = modules
+    score = modules.score
     save(tmp_path / score.FORWARD, data.astype(np.float32), affine, intent)
     with pytest.raises(ValueError, match=message):
         score.score(case, tmp_path)
 
 
 def test_medians_and_failed_runs(modules):
-    script, _ = modules
     common: dict[str, Any] = {"case": "a", "tool": "monai_locor", "problem": ""}
     runs = [common | {"preset": "fast", "seed": n, "tre_mm": v, "folding_voxels": 0} for n, v in enumerate((3.0, 1.0, 1.5))]
     runs.append(common | {"preset": "fast", "seed": 3, "problem": "does not fit | in memory"})
-    rows = script.medians(runs)
+    rows = modules.tables.medians(runs)
     assert [row["seeds"] for row in rows] == [[0, 1, 2], [3]]
     assert rows[0]["tre_mm"] == 1.5 and "dice" not in rows[0]
-    lines = script.table(rows).splitlines()
-    assert all(line.replace("\\|", "").count("|") == 5 + len(script.COLUMNS) for line in lines)
+    lines = modules.tables.table(rows).splitlines()
+    assert all(line.replace("\\|", "").count("|") == 5 + len(modules.tables.COLUMNS) for line in lines)
     assert "| a | monai_locor | fast | 0 1 2 |  | 1.500 |" in lines[2]
     assert "| a | monai_locor | fast | 3 | failed: does not fit \\| in memory |" in lines[3]
 
 
 def test_presets_alternate_and_failures_stay(modules, case, tmp_path, monkeypatch, capsys):
-    script, score = modules
+    script, score = modules.registration, modules.score
     seen = []
 
     def fails(spec):
@@ -161,11 +124,11 @@ def test_presets_alternate_and_failures_stay(modules, case, tmp_path, monkeypatc
 @pytest.mark.parametrize("wrong", [["no-such-case"], ["--presets", "a.json", "b/a.json"], ["--seeds", "1", "1"]])
 def test_a_wrong_command_line_is_refused(modules, case, wrong):
     with pytest.raises(SystemExit):
-        modules[0].parse([str(case.parent), *wrong])
+        modules.registration.parse([str(case.parent), *wrong])
 
 
 def test_the_script_on_a_tiny_case(modules, case, tmp_path, capsys):
-    script, _ = modules
+    script = modules.registration
     preset, numbers, out = tmp_path / "two.json", tmp_path / "numbers.json", tmp_path / "out"
     preset.write_text(json.dumps(TWO_ITERATIONS), encoding="utf-8")
     options = ["--presets", str(preset), "--threads", "1", "--output", str(out), "--json", str(numbers)]
@@ -179,5 +142,99 @@ def test_the_script_on_a_tiny_case(modules, case, tmp_path, capsys):
     (run,), (row,) = content["runs"], content["rows"]
     assert run["problem"] == "" and run["labels"] == 2 and run["seconds"] > 0 and run["processor_seconds"] > 0
     assert run["tre_mm"] == row["tre_mm"] and run["inverse_p95_vox"] < 0.5 and run["folding_voxels"] == 0
-    assert json.loads(content["presets"][str(preset)]) == TWO_ITERATIONS
+    assert json.loads(content["settings"]["preset two"]) == TWO_ITERATIONS
     assert {path.name for path in (out / "blobs" / "two" / "0").iterdir()} >= {"forward_field.nii.gz", "cost.json"}
+    assert content["nothing"]["blobs"]["tre_mm"] == pytest.approx(np.linalg.norm(SHIFT))
+
+
+# --- many cases, many methods
+
+NOTHING = {case: {"tre_mm": 10.0, "dice": 0.1} for case in "abcdefgh"}
+REFERENCE = ("monai_locor", "default")
+
+
+def run_of(case: str, tool: str, tre_mm: float | None, seed: int = 0, problem: str = "") -> dict[str, Any]:
+    preset = "" if tool in ("greedy", "elastix") else "default"
+    numbers = {} if tre_mm is None else {"tre_mm": tre_mm}
+    return {"case": case, "tool": tool, "preset": preset, "seed": seed, "problem": problem, **numbers}
+
+
+def test_methods_are_compared_over_the_cases(modules):
+    compare = modules.compare
+    runs = [run_of(case, "monai_locor", 1 + n / 10, seed) for n, case in enumerate("abcdefgh") for seed in (0, 1, 2)]
+    runs += [run_of(case, "ours:mind_ssc", 2 + n / 10, seed) for n, case in enumerate("abcdefgh") for seed in (0, 1, 2)]
+    runs[-1]["tre_mm"] = 99.0  # one repeat: the median does not see it
+    runs += [run_of(case, "greedy", 0.5) for case in "ab"] + [run_of("c", "greedy", None, problem="more than 1 s")]
+    runs += [run_of(case, "elastix", None, problem="not run (No module named 'itk.elastix')") for case in "abc"]
+    rows = compare.comparison(runs, NOTHING, compare.MEASURES[0], REFERENCE)
+    assert [row["tool"] for row in rows] == ["monai_locor", "ours:mind_ssc", "greedy"]  # what is not installed does not count
+    ours, other, failing = rows
+    assert ours["mean"] == pytest.approx(1.35) and ours["deviation"] == pytest.approx(np.std(np.arange(8) / 10, ddof=1))
+    assert other["mean"] == pytest.approx(2.35) and (other["reference_better"], other["common"]) == (8, 8)
+    assert other["p"] == pytest.approx(2 / 2**8)  # all of eight signs alike, on either side
+    assert failing["mean"] == pytest.approx((0.5 + 0.5 + 10) / 3)
+    assert failing["failures"] == 1 and failing["reference_better"] == 1
+    assert compare.comparison(runs, NOTHING, compare.MEASURES[1], REFERENCE) == []
+    lines = compare.table(rows, compare.MEASURES[0], REFERENCE).splitlines()
+    assert "| monai_locor default | 8 | 1.350 ± 0.245 |  |  | 0/24 |" in lines
+    assert "| ours:mind_ssc default | 8 | 2.350 ± 0.245 | 8/8 | 0.0078 | 0/24 |" in lines and "| 1/3 |" in lines[-1]
+
+
+def test_overlap_is_better_when_it_is_larger(modules):
+    compare, measure = modules.compare, modules.compare.MEASURES[1]
+    dice = {"monai_locor": 0.8, "greedy": 0.6}
+    runs = [run_of(case, tool, None) | {"dice": value} for case in "ab" for tool, value in dice.items()]
+    rows = compare.comparison(runs, NOTHING, measure, REFERENCE)
+    assert [row["tool"] for row in rows] == ["monai_locor", "greedy"] and rows[1]["reference_better"] == 2
+
+
+def test_no_difference_is_chance(modules):
+    assert modules.compare.chance([(1.0, 1.0), (2.0, 2.0)]) == 1 and modules.compare.chance([(1.0, 2.0)]) == 1
+
+
+def test_every_measure_is_a_tool(modules, case):
+    options = modules.registration.parse([str(case.parent), "--tools", "measures", "--presets", "fast"])
+    assert options.tools[0] == "monai_locor" and "ours:mutual_information" in options.tools and len(options.tools) == 8
+    job = modules.registration.Job(case, "fast", 3, "ours:srwcr")
+    assert job.folder == "blobs/ours-srwcr-fast/3" and modules.registration.Job(case, "fast", 3).folder == "blobs/fast/3"
+
+
+def test_runs_go_on_from_a_file(modules, case, tmp_path, monkeypatch, capsys):
+    script, seen, path = modules.registration, [], tmp_path / "runs.json"
+
+    def attempt(job, out, options):
+        seen.append((job.tool, job.seed))
+        return run_of(job.case.name, job.tool, 1.0 + len(job.tool), job.seed) | {"preset": job.label, "seconds": 1.0}
+
+    monkeypatch.setattr(script, "attempt", attempt)
+    common = [str(case.parent), "--presets", "fast", "--json", str(path)]
+    script.main([*common, "--seeds", "0"])
+    script.main([*common, "--seeds", "0", "1", "--tools", "monai_locor", "ours:mind_ssc", "--resume"])
+    assert seen == [("monai_locor", 0), ("ours:mind_ssc", 0), ("monai_locor", 1), ("ours:mind_ssc", 1)]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert len(content["runs"]) == 4 and content["comparison"]["rows"]["tre_mm"][1]["reference_better"] == 1
+    assert "cases where monai_locor fast is better" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="other threads"):
+        script.main([*common, "--threads", "1", "--resume"])
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(SystemExit, match="holds no runs"):
+        script.main([*common, "--resume"])
+    assert path.read_text(encoding="utf-8") == "[]"
+
+
+def test_a_picture_over_all_cases(modules, tmp_path):
+    pytest.importorskip("matplotlib")
+    panels = {"TRE": {"ours": [1.0, 2.0, 3.0], "theirs": [2.0], "none": []}, "nothing": {"ours": []}}
+    assert modules.plot_groups.groups(panels, tmp_path / "a.png") == ["TRE"]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert modules.plot_groups.groups({}, tmp_path / "b.png") == [] and not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.slow
+def test_another_measure_in_a_fresh_process(modules, case, tmp_path):
+    preset, numbers = tmp_path / "two.json", tmp_path / "numbers.json"
+    preset.write_text(json.dumps(TWO_ITERATIONS), encoding="utf-8")
+    told = ["--tools", "ours:srwcr", "--presets", str(preset), "--threads", "1", "--json", str(numbers)]
+    modules.registration.main([str(case.parent), *told])
+    (run,) = json.loads(numbers.read_text(encoding="utf-8"))["runs"]
+    assert run["problem"] == "" and run["tool"] == "ours:srwcr" and run["tre_mm"] < 1.1 * run["tre_before_mm"]

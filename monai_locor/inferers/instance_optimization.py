@@ -17,21 +17,24 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer
+from torch import nn
 
 from ..errors import InputError
 from ..losses import LocalLearnedBasisCRLoss
 from ..losses.training import RegistrationLoss
-from ..networks import LearnedBasis
+from ..networks import LearnedBasis, RegistrationNetwork
 from ..networks.learned_bases import LearnedBases
 from ..registration import RegistrationConfig, RegistrationResult, register
+from ..registration.config import COUNT, POSITIVE, STEPS
 from ..registration.network_input import predict_velocity
 from ..registration.prepare import PreparedImage
+from ..registration.similarity import OwnSimilarity, chosen_similarity
 
 __all__ = ["InstanceOptimizationInferer"]
 
@@ -57,15 +60,19 @@ class InstanceOptimizationInferer(Inferer):
         use_network: start from the network's prediction. The network maps ``(1, 2, *grid)``, the moving image in its affine
             alignment and the fixed image on the network's grid, see
             :func:`monai_locor.registration.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
-            array axes in voxels of that grid (MONAI's DVF).
+            array axes in voxels of that grid (MONAI's DVF). With ``guided`` its input has more channels.
         network_spacing: voxel size of the images that the network was trained with, mm.
         downsampling: how many times larger the network's own voxels are, see :class:`monai_locor.networks.RegistrationNetwork`.
+        stride, guided: as the network was trained, see :class:`monai_locor.networks.RegistrationNetwork`; with ``guided``, its
+            guide is ``loss``.
         loss: what the network was trained with; instance optimisation after the network starts from the basis functions
             that it has learned, where its similarity has any.
         coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
         seed: of the optimisation; every pair starts from it, so that a pair gives the same result in any batch.
         progress: show a progress bar.
+        similarity: instead of the settings' measure, see :func:`monai_locor.register`.
+        similarity_options: of a measure with a name, see :class:`monai_locor.registration.RegistrationConfig`.
 
     Raises:
         InputError: for settings that are not valid.
@@ -89,22 +96,25 @@ class InstanceOptimizationInferer(Inferer):
         divisible: int = 16,
         seed: int = 0,
         progress: bool = True,
+        similarity: str | OwnSimilarity | None = None,
+        similarity_options: Mapping[str, Any] | None = None,
+        stride: int = 1,
+        guided: bool = False,
     ) -> None:
         super().__init__()
-        self.config = RegistrationConfig.of(preset)
+        self.config, self.similarity = chosen_similarity(RegistrationConfig.of(preset), similarity, similarity_options)
         if num_iterations is not None:
             self.config = self.config.with_iterations(num_iterations, coarsest if use_network else math.inf)
-        for name, value, least in (("divisible", divisible, 1), ("downsampling", downsampling, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number, {least} or more, got {value!r}.")
-        if (
-            isinstance(network_spacing, bool)
-            or not isinstance(network_spacing, (int, float))
-            or not 0 < network_spacing < math.inf
-        ):
-            raise InputError(f"network_spacing must be a positive number of mm, got {network_spacing!r}.")
+        for name, value in (("divisible", divisible), ("downsampling", downsampling), ("stride", stride)):
+            COUNT.check(name, value)
+        STEPS.check("seed", seed)
+        POSITIVE.check("network_spacing", network_spacing)
+        if guided and loss is None:
+            raise InputError("a guided network needs the loss that it was trained with: give loss.")
         self.use_network, self.network_spacing, self.loss = use_network, float(network_spacing), loss
-        self.divisible, self.downsampling, self.seed, self.progress = divisible, downsampling, seed, progress
+        self.seed, self.progress = seed, progress
+        self.wrapper: dict[str, Any] = {"divisible": divisible, "downsampling": downsampling, "stride": stride}
+        self.wrapper["guide"] = loss if guided else None
 
     def __call__(
         self,
@@ -155,6 +165,7 @@ class InstanceOptimizationInferer(Inferer):
             moving_mask=moving_mask,
             predict=self._predictor(network) if self.use_network else None,
             initial_basis=self._basis() if self.use_network else None,
+            similarity=self.similarity,
             device=fixed.device,
             seed=self.seed,
             progress=self.progress,
@@ -164,8 +175,8 @@ class InstanceOptimizationInferer(Inferer):
         return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
 
     def _basis(self) -> LearnedBases | None:
-        """What the network's loss has learned; None if that was another measure."""
-        if self.loss is None:
+        """What the network's loss has learned; None if that was another measure, or the registration has another."""
+        if self.loss is None or self.config.similarity != "locor":
             return None
         losses = [self.loss.similarity, self.loss.inverse_similarity]
         learned = [x for x in losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
@@ -178,8 +189,8 @@ class InstanceOptimizationInferer(Inferer):
             raise ValueError("use_network is set, but there is no network")
 
         def predict(fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray) -> torch.Tensor:
-            sizes = self.network_spacing, self.divisible, self.downsampling
-            return predict_velocity(network, fixed, moving, matrix, *sizes)
+            model = RegistrationNetwork(cast(nn.Module, network), fixed.grid.dims, **self.wrapper)
+            return predict_velocity(model, fixed, moving, matrix, self.network_spacing)
 
         return predict
 

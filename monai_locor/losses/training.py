@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 
 import torch
@@ -22,6 +21,8 @@ from monai.losses import BendingEnergyLoss
 from torch import nn
 
 from monai_locor.tensors import plain
+
+from .compare import compare
 
 __all__ = ["RegistrationLoss"]
 
@@ -36,7 +37,7 @@ class RegistrationLoss(nn.Module):
     Args:
         similarity: of the warped moving and the fixed image: any loss ``(pred, target)``. If its ``forward`` has a parameter
             ``mask``, it is told where both images count. It gets as many channels of the prediction as its ``in_channels``
-            says, by default one; the target is the first channel.
+            says, by default one; the target is the first channel. See :func:`monai_locor.losses.compare.compare`.
         inverse_similarity: the same for the warped fixed and the moving image. None takes ``similarity`` itself, which then
             must have no parameters: a basis for functions of one image is none for functions of the other.
         bending_weight: of the bending energy of the displacement (mm) times the squared voxel size (mm^2), as in
@@ -73,7 +74,7 @@ class RegistrationLoss(nn.Module):
         Args:
             pred: see :class:`monai_locor.networks.RegistrationNetwork`; without ``"warped_fixed"``, the forward direction alone
                 counts.
-            target: the fixed image; by default ``pred["fixed"]``.
+            target: the fixed image; by default, and where it has more voxels than are compared, ``pred["fixed"]``.
 
         Returns:
             a scalar, to be minimised; its parts, detached, are in :attr:`last`.
@@ -81,10 +82,12 @@ class RegistrationLoss(nn.Module):
         Raises:
             ValueError: when the similarity of the inverse direction would need a basis of its own.
         """
-        fixed = pred["fixed"] if target is None else plain(target)
-        similarity = _similarity(self.similarity, pred["warped_moving"], fixed, pred.get("weight"))
+        compared = pred["warped_moving"].shape[2:]
+        fixed = pred["fixed"] if target is None or target.shape[2:] != compared else plain(target)
+        similarity = compare(self.similarity, pred["warped_moving"], fixed[:, :1], pred.get("weight"))
         if "warped_fixed" in pred:
-            inverse = _similarity(self._inverse(), pred["warped_fixed"], pred["moving"], pred.get("inverse_weight"))
+            moving, weight = pred["moving"][:, :1], pred.get("inverse_weight")
+            inverse = compare(self._inverse(), pred["warped_fixed"], moving, weight)
             similarity = (similarity + inverse) / 2
         bending = self.regularization(pred["ddf"]) * self.bending_weight
         self.last = {"similarity": similarity.detach(), "bending": bending.detach()}
@@ -96,10 +99,3 @@ class RegistrationLoss(nn.Module):
         if next(self.similarity.parameters(), None) is not None:
             raise ValueError("the similarity has parameters: give an inverse_similarity with its own for the other direction")
         return self.similarity
-
-
-def _similarity(loss: nn.Module, warped: torch.Tensor, still: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    channels = getattr(loss, "in_channels", 1)
-    masked = weight is not None and "mask" in inspect.signature(loss.forward).parameters
-    more = {"mask": weight} if masked else {}
-    return loss(warped[:, :channels], still[:, :1].to(warped), **more)

@@ -51,14 +51,15 @@ def normalised_mutual_information(
         chosen &= spatial_mask(mask, spatial).cpu().numpy()
     if chosen.sum() < 2:
         raise ValueError("fewer than two voxels to measure mutual information in")
-    joint, _, _ = np.histogram2d(_binned(a[chosen], bins), _binned(b[chosen], bins), bins=bins, range=[(0, bins)] * 2)
+    pairs = _binned(a[chosen], bins) * bins + _binned(b[chosen], bins)
+    joint = np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
     whole = _entropy(joint.ravel())
     return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / whole) if whole > 0 else float("nan")
 
 
 def _binned(values: np.ndarray, bins: int) -> np.ndarray:
     low, high = np.quantile(values, QUANTILES)
-    return np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1 - 1e-12) * bins
+    return (np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1 - 1e-12) * bins).astype(np.int64)
 
 
 def _entropy(counts: np.ndarray) -> float:

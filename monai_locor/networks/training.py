@@ -28,39 +28,11 @@ from monai_locor.geometry import identity_points, sample
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
+from .forces import forces
+from .lattice import cropped, pooled, samples, upsampled
 from .velocity import LatticeWarp
 
-__all__ = ["RegistrationNetwork", "cropped", "pooled", "small_head", "upsampled"]
-
-
-def pooled(image: torch.Tensor, divisible: int, downsampling: int = 1) -> torch.Tensor:
-    """What a network gets of ``(B, C, *spatial)``: means of ``downsampling`` voxels along each axis, to a divisible size.
-
-    At the ends zeros are added, so that the size becomes a multiple of ``divisible * downsampling`` first.
-    """
-    multiple = divisible * downsampling
-    padded = F.pad(image, [width for n in reversed(image.shape[2:]) for width in (0, -n % multiple)])
-    if downsampling == 1:
-        return padded
-    return (F.avg_pool3d if padded.ndim == 5 else F.avg_pool2d)(padded, downsampling)
-
-
-def cropped(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1) -> torch.Tensor:
-    """Of a field ``(B, D, *any)`` for a :func:`pooled` image what lies over the image's ``shape``."""
-    for axis, n in enumerate(shape, start=2):
-        field = field.narrow(axis, 0, -(-n // downsampling))
-    return field
-
-
-def upsampled(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1) -> torch.Tensor:
-    """A field on large voxels, ``(B, D, *any)`` in those, as one on the image's voxels, ``(B, D, *shape)`` in these.
-
-    The large voxel i is centred on the image's position ``downsampling * i + (downsampling - 1) / 2``; linear in between.
-    """
-    if downsampling == 1:
-        return field
-    points = (identity_points(shape, field.device) - (downsampling - 1) / 2) / downsampling
-    return sample(field, points.expand(len(field), *points.shape), padding_mode="border") * downsampling
+__all__ = ["RegistrationNetwork", "small_head"]
 
 
 def small_head(network: nn.Module, std: float = 1e-5) -> None:
@@ -103,6 +75,12 @@ class RegistrationNetwork(nn.Module):
         downsampling: the network works on voxels so many times larger along each axis, and its field is integrated there; the
             images are warped, and the loss evaluated, on their own voxels. A deformation is smooth, but shifts of less than a
             voxel cannot be told from the blur of interpolation: the loss wants finer voxels than the field.
+        stride: in ``train()``, the images are compared at every so many of their voxels, and all that is returned is about
+            these: a loss costs the less, while the images are still sampled from fine voxels.
+        guide: a loss of what :meth:`forward` returns, like :class:`monai_locor.losses.RegistrationLoss`. The network then gets
+            more channels, ``2 * spatial_dims``: which way that loss pulls before there is any deformation, see
+            :func:`monai_locor.networks.forces.forces`. It learns in a hundredth of the steps. The loss stays the caller's: its
+            parameters are none of this module's.
         squarings: of the exponential.
         head_std: if given, the network's last convolution is initialised by :func:`small_head`.
 
@@ -126,17 +104,21 @@ class RegistrationNetwork(nn.Module):
         squarings: int = 6,
         head_std: float | None = None,
         downsampling: int = 1,
+        stride: int = 1,
+        guide: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        for name, value in (("divisible", divisible), ("squarings", squarings), ("downsampling", downsampling)):
+        whole = {"divisible": divisible, "squarings": squarings, "downsampling": downsampling, "stride": stride}
+        for name, value in whole.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}.")
         self.network, self.spatial_dims = network, spatial_dims
         self.output = look_up_option(output, ("velocity", "displacement"))
         self.inputs = look_up_option(inputs, ("concatenated", "separate"))
-        self.divisible, self.squarings, self.downsampling = divisible, squarings, downsampling
+        self.divisible, self.squarings, self.downsampling, self.stride = divisible, squarings, downsampling, stride
+        self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # in a tuple, so that it is no module of this one
         self._exponentials: dict[Any, DVF2DDF] = {}
         if head_std is not None:
             small_head(network, head_std)
@@ -162,30 +144,66 @@ class RegistrationNetwork(nn.Module):
         Raises:
             ValueError: when the shapes do not fit, or the network's output is no field.
         """
+        images = self._checked(moving, fixed, moving_weight, fixed_weight)
+        field = self._field(*images)
+        with full_precision(field.device):
+            field = field.float()
+            ddf = self._integrated(torch.cat((field, -field))) if self.output == "velocity" else field
+            out = self._compared(self.stride if self.training else 1, ddf, *images)
+        return out | ({"velocity": field} if self.output == "velocity" else {})
+
+    @torch.no_grad()
+    def predict(
+        self,
+        moving: torch.Tensor,
+        fixed: torch.Tensor,
+        moving_weight: torch.Tensor | None = None,
+        fixed_weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The network's field alone, on the images' voxels and in these, ``(B, D, *spatial)``; arguments of :meth:`forward`."""
+        images = self._checked(moving, fixed, moving_weight, fixed_weight)
+        return upsampled(self._field(*images).float(), fixed.shape[2:], self.downsampling)
+
+    def _checked(self, moving: torch.Tensor, fixed: torch.Tensor, *given: torch.Tensor | None) -> list[torch.Tensor]:
+        """Images and weights, float32."""
         moving, fixed = plain(moving), plain(fixed)
         if moving.shape[0] != fixed.shape[0] or moving.shape[2:] != fixed.shape[2:] or moving.ndim != self.spatial_dims + 2:
             raise ValueError(
                 f"moving and fixed must be (B, C, {self.spatial_dims} spatial axes) of one size, got {tuple(moving.shape)} and "
                 f"{tuple(fixed.shape)}."
             )
-        field = self._field(moving[:, :1], fixed[:, :1])
-        weights = [
-            torch.ones_like(i[:, :1]) if w is None else plain(w) for i, w in ((moving, moving_weight), (fixed, fixed_weight))
-        ]
-        with full_precision(field.device):
-            moving, fixed, field = moving.float(), fixed.float(), field.float()
-            out = {"moving": moving, "fixed": fixed}
-            ddf = self._integrated(torch.cat((field, -field))) if self.output == "velocity" else field
-            ddf = upsampled(ddf, fixed.shape[2:], self.downsampling)
-            ddf, *inverse = ddf.split(len(field))
-            out |= {"ddf": ddf, "warped_moving": _warped(moving, ddf), "weight": _weight(weights[0], weights[1], ddf)}
-            if inverse:
-                out |= {"velocity": field, "inverse_ddf": inverse[0], "warped_fixed": _warped(fixed, inverse[0])}
-                out |= {"inverse_weight": _weight(weights[1], weights[0], inverse[0])}
+        weights = [torch.ones_like(i[:, :1]) if w is None else plain(w) for i, w in zip((moving, fixed), given, strict=True)]
+        return [x.float() for x in (moving, fixed, *weights)]
+
+    def _compared(
+        self,
+        stride: int,
+        ddf: torch.Tensor,
+        moving: torch.Tensor,
+        fixed: torch.Tensor,
+        moving_weight: torch.Tensor,
+        fixed_weight: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """What :meth:`forward` returns, of displacements on the network's voxels, the inverse behind the forward one.
+
+        With a stride all is on every so many voxels, and displacements are in units of these steps.
+        """
+        shape, dims = fixed.shape[2:], self.spatial_dims
+        ddfs = upsampled(ddf, shape, self.downsampling, stride).split(len(fixed))
+        start = samples(identity_points(shape, ddf.device), dims, stride)
+        still = [samples(x, dims, stride) for x in (moving, fixed, moving_weight, fixed_weight)]
+        out = {"moving": still[0], "fixed": still[1], "ddf": ddfs[0] / stride}
+        out["warped_moving"] = sample(moving, start + ddfs[0])
+        out["weight"] = _weight(moving_weight, still[3], start + ddfs[0])
+        if len(ddfs) > 1:
+            out |= {"inverse_ddf": ddfs[1] / stride, "warped_fixed": sample(fixed, start + ddfs[1])}
+            out["inverse_weight"] = _weight(fixed_weight, still[2], start + ddfs[1])
         return out
 
-    def _field(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        seen = [pooled(image, self.divisible, self.downsampling) for image in (moving, fixed)]
+    def _field(self, moving: torch.Tensor, fixed: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        seen = [pooled(image[:, :1], self.divisible, self.downsampling) for image in (moving, fixed)]
+        if self.guide:
+            seen.append(self._forces(moving, fixed, *weights, size=seen[0].shape[2:]))
         field = self.network(torch.cat(seen, 1)) if self.inputs == "concatenated" else self.network(*seen)
         if isinstance(field, Sequence):
             field = field[-1]
@@ -194,6 +212,22 @@ class RegistrationNetwork(nn.Module):
             what = tuple(field.shape) if isinstance(field, torch.Tensor) else type(field).__name__
             raise ValueError(f"the network must return a field of shape {expected}, got {what}.")
         return cropped(plain(field), moving.shape[2:], self.downsampling)
+
+    def _forces(self, *images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """On the network's voxels, padded to ``size``."""
+        guide = self.guide[0]
+        shape = [-(-n // self.downsampling) for n in images[0].shape[2:]]
+        with torch.inference_mode(False):  # autograd refuses what was made in that mode
+            given = [x.clone() if x.is_inference() else x for x in images]
+            zero = torch.zeros(len(given[0]), self.spatial_dims, *shape, device=given[0].device)
+
+        def loss(field: torch.Tensor) -> torch.Tensor:  # near zero the exponential of a velocity is the velocity
+            ddf = torch.cat((field, -field)) if self.output == "velocity" else field
+            return guide(self._compared(self.stride, ddf, *given))
+
+        with full_precision(zero.device):
+            found = forces(loss, zero, (guide,))
+        return F.pad(found, [width for n, m in zip(reversed(size), reversed(shape)) for width in (0, n - m)])
 
     def _integrated(self, velocity: torch.Tensor) -> torch.Tensor:
         """The exponential; what it needs to know of a grid is kept for the next image of that size."""
@@ -206,11 +240,7 @@ class RegistrationNetwork(nn.Module):
         return self._exponentials[key](velocity)
 
 
-def _warped(image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
-    return sample(image, identity_points(ddf.shape[2:], ddf.device) + ddf)
-
-
 @torch.no_grad()
-def _weight(warped: torch.Tensor, still: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
-    """Where an image seen through ``ddf`` and one that stays both count."""
-    return _warped(warped.float(), ddf) * still.float()
+def _weight(weight: torch.Tensor, still: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Where an image that is read at ``points`` and one that stays both count."""
+    return sample(weight, points) * still

@@ -13,6 +13,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,20 +24,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
+from monai_locor.geometry import warped
 from monai_locor.io import ImageSource
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.report.verdict import judge
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
+from .manifest import described_arguments
 from .pair import Initial, Pair, load_pair, select_device
 from .parallel import Exchange, second_process
 from .prepare import PreparedImage
-from .result import RegistrationResult, warped
+from .result import RegistrationResult
+from .similarity import OwnSimilarity, chosen_similarity
 
 __all__ = ["register"]
+
+logger = logging.getLogger(__name__)
 
 
 def register(
@@ -48,16 +58,18 @@ def register(
     initial_velocity: torch.Tensor | None = None,
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
     initial_basis: LearnedBases | str | PathLike[str] | None = None,
+    similarity: str | OwnSimilarity | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
     progress: bool = True,
+    keep_interrupted: bool = False,
 ) -> RegistrationResult:
     """Register two images of the same or different modality.
 
     An affine stage, then a multi-resolution, bidirectional, diffeomorphic deformation, both driven by
-    :class:`monai_locor.losses.LocalLearnedBasisCRLoss`. The images may differ in size, spacing, orientation and field
-    of view; each keeps its own grid.
+    :class:`monai_locor.losses.LocalLearnedBasisCRLoss`, or by another measure. The images may differ in size, spacing,
+    orientation and field of view; each keeps its own grid.
 
     Args:
         fixed, moving: file names, or images ``(1, *spatial)`` in memory (a MetaTensor carries its affine), 2-D or 3-D.
@@ -73,12 +85,21 @@ def register(
             :func:`monai_locor.registration.network_input.predict_velocity`. Not with two devices.
         initial_basis: what :attr:`RegistrationResult.basis` of another pair of the same contrasts learned, or a file of it
             (:meth:`RegistrationResult.save_basis`), to start from; it goes on learning. The settings must be of its sizes.
+        similarity: instead of the measure of the settings: the name of another, with its default options, see
+            :data:`monai_locor.registration.similarity.SIMILARITIES`. Or a loss of your own or of MONAI's, to be minimised,
+            ``forward(pred, target)`` of the warped and the still image, ``(1, 1, *spatial)``, about [0, 1] (the robust range;
+            from -0.25 to 1.25): a module, of which each direction gets a copy, or a function ``(spatial_dims) -> module``. If
+            its ``forward`` has a parameter ``mask``, it is told where both images count, else it sees all of them
+            (``monai.losses.MaskedLoss`` helps). With an attribute ``in_channels`` of 2, ``pred`` has the derivative magnitude,
+            too. What parameters it has are learned at ``learning_rate_basis``.
         device: by default CUDA where there is a GPU, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
             the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
             order of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
         seed: of the basis networks and the window shifts; on a CPU the same seed gives the same bytes.
         progress: show a progress bar.
+        keep_interrupted: where Ctrl-C (KeyboardInterrupt) ends the optimisation, return the best result so far, with
+            ``interrupted`` set, and do not raise it. A second one then ends that.
 
     Returns:
         The transform in both directions and the warped images, on the host.
@@ -86,10 +107,13 @@ def register(
     Raises:
         InputError: for input that cannot be registered, before any long work, in one line that names it and the remedy.
     """
+    given = dict(locals())  # all arguments, for run.json
     start = time.perf_counter()
-    config = RegistrationConfig.of(preset)
+    config, own = chosen_similarity(RegistrationConfig.of(preset), similarity)
     basis = _basis(initial_basis, config)
     first, second = _devices(device, devices)
+    if second is not None:
+        _check_travels(own)
     if predict is not None and (second is not None or initial_velocity is not None):
         raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
     pair = load_pair(
@@ -111,16 +135,41 @@ def register(
         "initial_displacement": start_fields[1],
         "search": _searches(config, initial is not None, pair),
         "initial_basis": basis,
+        "similarity": own,
     }
-    if second is None:
-        predictor = None if predict is None else partial(predict, pair.fixed, pair.moving)
-        engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor).run(progress)
-    else:
-        with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
-            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange).run(progress)
-            engine.share_bases()
+    arguments = described_arguments(given)
+    times = [start, time.perf_counter()]
+    engine, interrupted = _optimised(pair, begin, predict, second, progress, keep_interrupted)
     names = {role: str(s) for role, s in (("fixed", fixed), ("moving", moving)) if isinstance(s, (str, PathLike))}
-    return _result(engine, pair, seed, time.perf_counter() - start, names)
+    times.append(time.perf_counter())
+    result = _result(engine, pair, seed, times[-1] - start, names)
+    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
+
+
+def _optimised(
+    pair: Pair,
+    begin: Mapping[str, Any],
+    predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None,
+    second: torch.device | None,
+    progress: bool,
+    keep_interrupted: bool,
+) -> tuple[RegistrationEngine, bool]:
+    """The engine after its work, and whether it was interrupted."""
+    engine = None
+    try:
+        if second is None:
+            predictor = None if predict is None else partial(predict, pair.fixed, pair.moving)
+            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor)
+            return engine.run(progress), False
+        with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
+            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange)
+            engine.run(progress).share_bases()
+            return engine, False
+    except KeyboardInterrupt:
+        if engine is None or not keep_interrupted:
+            raise
+        logger.warning("interrupted: the result is what the registration had come to")
+        return engine, True
 
 
 def _devices(
@@ -137,9 +186,21 @@ def _devices(
     return chosen[0], chosen[1] if len(chosen) == 2 else None
 
 
+def _check_travels(own: OwnSimilarity | None) -> None:
+    try:
+        pickle.dumps(own)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise InputError(
+            f"the similarity cannot be sent to the process of the second device ({error}); give a module, or a function that "
+            "can be imported."
+        ) from error
+
+
 def _basis(given: LearnedBases | str | PathLike[str] | None, config: RegistrationConfig) -> LearnedBases | None:
     if given is None:
         return None
+    if config.similarity != "locor":
+        raise InputError(f"an initial basis is for similarity 'locor', and the settings have {config.similarity!r}.")
     basis = given if isinstance(given, LearnedBases) else LearnedBases.load(given)
     basis.check(
         derivative=config.derivative,
@@ -187,4 +248,22 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         device=str(engine.device),
         inputs=names,
         basis=engine.learned_bases(),
+        initial=pair.affine,
+        fixed_image=pair.fixed_image,
+        moving_image=pair.moving_image,
     )
+
+
+def _judged(result: RegistrationResult, pair: Pair, times: list[float]) -> RegistrationResult:
+    """The result with its verdict and how long its parts took, given when the first of them began and ended."""
+    times.append(time.perf_counter())
+    sources = {"fixed": (pair.fixed, pair.fixed_image), "moving": (pair.moving, pair.moving_image)}
+    masks = {
+        role: None if seen.weight is None else MetaTensor(seen.to_stored(seen.weight).cpu(), affine=image.affine)
+        for role, (seen, image) in sources.items()
+    }
+    verdict = judge(result, pair.fixed_image, pair.moving_image, fixed_mask=masks["fixed"], moving_mask=masks["moving"])
+    result = dataclasses.replace(result, verdict=verdict)
+    times.append(time.perf_counter())
+    parts = dict(zip(("reading", "optimisation", "fields", "verdict"), np.diff(times).round(3).tolist(), strict=True))
+    return dataclasses.replace(result, timings=parts)

@@ -16,13 +16,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from monai_locor.errors import InputError
+
+from .similarity import CUSTOM, bending_weight_of, check_name, check_options
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
@@ -38,11 +40,29 @@ def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
         raise InputError(f"cannot make a {kind.__name__} of {dict(values)}: {error}.") from error
 
 
-def _positive(settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a positive number, got {value!r}.")
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers that a setting may be."""
+
+    said: str
+    holds: Callable[[float], bool]
+    whole: bool = False
+    optional: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        if value is None and self.optional:
+            return
+        kinds = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.holds(value):
+            raise InputError(f"{name} must be {self.said}, got {value!r}.")
+
+
+POSITIVE = _Numbers("a positive number", lambda x: 0 < x < math.inf)
+POSITIVE_OR_NONE = _Numbers("a positive number", lambda x: 0 < x < math.inf, optional=True)
+NOT_NEGATIVE = _Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
+STEPS = _Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
+COUNT = _Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
+SHARE = _Numbers("in [0, 1]", lambda x: 0 <= x <= 1)
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,10 @@ class Stage:
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "factor", *(n for n in ("spacing", "learning_rate") if getattr(self, n) is not None))
-        if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
-            raise InputError(f"iterations must be a whole number, 0 or more, got {self.iterations!r}.")
+        POSITIVE.check("factor", self.factor)
+        POSITIVE_OR_NONE.check("spacing", self.spacing)
+        POSITIVE_OR_NONE.check("learning_rate", self.learning_rate)
+        STEPS.check("iterations", self.iterations)
 
 
 DEFAULT_STAGES = (
@@ -95,6 +116,11 @@ class RegistrationConfig:
 
     Args:
         stages: the schedule, coarse to fine.
+        similarity: what is made as small as it gets, in both directions: ``"locor"``, the local correlation ratio with a basis,
+            whose settings follow; or another of :data:`monai_locor.registration.similarity.SIMILARITIES`, which sees the
+            intensities alone. ``"custom"`` in the settings of a result means that its measure was a module of the caller's.
+        similarity_options: arguments of the measure's class that have no setting here, for instance ``{"num_bins": 16}``. Not
+            to be changed.
         derivative: what the derivative magnitude is used for: ``"none"``; ``"basis"``, the basis functions see it beside the
             intensity; or ``"both"``, it is modelled as a second target channel, too, as in the paper.
         num_basis: basis functions J.
@@ -107,7 +133,8 @@ class RegistrationConfig:
         form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: share of a window that must be valid for it to count.
-        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2).
+        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2); None is what goes with
+            the measure, see :attr:`effective_bending_weight`.
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
         damping: of the coefficients' optimiser, see :class:`monai_locor.registration.optimizer.DampedAdam`.
@@ -124,6 +151,8 @@ class RegistrationConfig:
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
+    similarity: str = "locor"
+    similarity_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     derivative: str = "basis"
     num_basis: int = 5
     hidden_channels: tuple[int, ...] = (16, 16)
@@ -135,7 +164,7 @@ class RegistrationConfig:
     form: str = "log"
     basis: str = "learned"
     min_mass: float = 0.25
-    bending_weight: float = 60.0
+    bending_weight: float | None = None
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
     damping: float = 1.0
@@ -151,27 +180,38 @@ class RegistrationConfig:
         stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "hidden_channels", tuple(self.hidden_channels))
-        whole = {"num_basis": self.num_basis, "squarings": self.squarings}
-        for name, value in [*whole.items(), *(("hidden_channels", n) for n in self.hidden_channels)]:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be whole numbers, 1 or more, got {value!r}.")
+        for name, numbers in NUMBERS.items():
+            numbers.check(name, getattr(self, name))
+        for channels in self.hidden_channels:
+            COUNT.check("hidden_channels", channels)
         if not isinstance(self.affine, bool):
             raise InputError(f"affine must be true or false, got {self.affine!r}.")
-        _positive(self, "kernel_sigma", "truncated", "stride", "ridge", "eps", "min_mass")
-        _positive(self, "learning_rate_affine", "learning_rate_basis")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in ("decay_start", "decay_end", "min_mass"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise InputError(f"{name} must be in [0, 1], got {value!r}.")
-        if not 0 <= self.quantile < 0.5:
-            raise InputError(f"quantile must be in [0, 0.5), got {self.quantile}.")
-        for name in ("bending_weight", "damping"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise InputError(f"{name} must be a finite number, 0 or more, got {value!r}.")
+        if self.similarity != CUSTOM:
+            check_name(self.similarity)
+        # a copy: what the caller does to theirs changes nothing here
+        object.__setattr__(self, "similarity_options", check_options(self.similarity, self.similarity_options))
+
+    @property
+    def effective_bending_weight(self) -> float:
+        """The weight of the bending energy, where ``bending_weight`` says nothing that of the measure."""
+        return bending_weight_of(self) if self.bending_weight is None else self.bending_weight
+
+    def with_similarity(self, similarity: str, options: Mapping[str, Any] | None = None) -> RegistrationConfig:
+        """The same with another measure, or with the same one and other options.
+
+        Args:
+            similarity: name of the measure.
+            options: its ``similarity_options``; by default those that are there, if the measure is, else none.
+
+        Raises:
+            InputError: for an unknown measure or option; the message lists the valid ones.
+        """
+        if options is None:
+            options = self.similarity_options if similarity == self.similarity else {}
+        return dataclasses.replace(self, similarity=similarity, similarity_options=options)
 
     @classmethod
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
@@ -226,8 +266,7 @@ class RegistrationConfig:
         Raises:
             InputError: when ``total`` is no whole number, 0 or more, or no stage has a step to scale.
         """
-        if isinstance(total, bool) or not isinstance(total, int) or total < 0:
-            raise InputError(f"num_iterations must be a whole number, 0 or more, got {total!r}.")
+        STEPS.check("num_iterations", total)
         deformable = [s for s in self.stages if s.spacing is not None] or list(self.stages)
         finest = min((s.factor for s in deformable if s.iterations), default=math.inf)
         scaled = {i for i, s in enumerate(self.stages) if s in deformable}
@@ -245,6 +284,16 @@ class RegistrationConfig:
         return dataclasses.replace(self, stages=stages)
 
 
+NUMBERS = {
+    **dict.fromkeys(("num_basis", "squarings"), COUNT),
+    **dict.fromkeys(("kernel_sigma", "truncated", "stride", "ridge", "eps"), POSITIVE),
+    **dict.fromkeys(("learning_rate_affine", "learning_rate_basis"), POSITIVE),
+    "min_mass": _Numbers("in (0, 1]", lambda x: 0 < x <= 1),
+    "bending_weight": dataclasses.replace(NOT_NEGATIVE, optional=True),
+    "damping": NOT_NEGATIVE,
+    **dict.fromkeys(("decay_start", "decay_end"), SHARE),
+    "quantile": _Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
+}
 CHOICES = {
     "form": ("log", "normalized"),
     "basis": ("learned", "polynomial"),

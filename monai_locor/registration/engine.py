@@ -17,7 +17,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.bending import bending_energy
+from monai_locor.losses.compare import channels_of, compare, takes_mask
+from monai_locor.losses.parzen_loss import ParzenLoss
+from monai_locor.networks import LearnedBasis
 from monai_locor.networks.affine import AffineMap
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
@@ -36,12 +40,13 @@ from monai_locor.precision import full_precision
 from .config import RegistrationConfig, Stage
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
-from .multistart import better_start, second_is_better
 from .optimizer import DampedAdam
 from .parallel import Exchange
 from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
+from .similarity import OwnSimilarity, make_similarity
+from .starts import try_another_start
 
 __all__ = ["RegistrationEngine"]
 
@@ -68,6 +73,7 @@ class RegistrationEngine(nn.Module):
         search: whether the first affine is compared with other starts, see :func:`.multistart.better_start`.
         predict: called with the affine once its stages are through; gives an ``initial_velocity``.
         initial_basis: to start from, in both directions; they go on learning.
+        similarity: instead of the settings' measure, see :func:`.similarity.make_similarity`.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class RegistrationEngine(nn.Module):
         search: bool = False,
         predict: Callable[[np.ndarray], torch.Tensor] | None = None,
         initial_basis: LearnedBases | None = None,
+        similarity: OwnSimilarity | None = None,
     ) -> None:
         super().__init__()
         self.fixed, self.moving, self.config = fixed, moving, config
@@ -90,40 +97,52 @@ class RegistrationEngine(nn.Module):
         self.device = fixed.image.device
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
-        self.initial_basis = initial_basis
+        self.initial_basis, self.similarity = initial_basis, similarity
         self.velocity = self._make_velocity(4.0, 1.0)
         self.deformable = initial_velocity is not None or initial_displacement is not None
         self.exchange = exchange
         self.directions = (0, 1) if exchange is None else (exchange.direction,)
-        self._begin(initial)
-        self.history: list[dict[str, Any]] = []
+        self.shared = exchange is None  # whether this process knows what both directions have learned
+        self.begin(initial)
+        masked = fixed.weight is not None or moving.weight is not None
+        if masked and not takes_mask(self.losses[0]):
+            logger.warning("%s takes no mask: it sees the whole images", type(self.losses[0]).__name__)
 
-    def _begin(self, initial: np.ndarray) -> None:
+    def begin(self, initial: np.ndarray) -> None:
         """Start from a matrix, with bases that know nothing yet or what they were given."""
+        self.history: list[dict[str, Any]] = []
         self.affine = AffineMap(self.fixed.grid, initial).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
         generators = [torch.Generator().manual_seed(2 * self.seed + k) for k in range(2)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.losses = nn.ModuleList(self._make_loss(g) for g in generators).to(self.device)
+            dims = self.fixed.grid.dims
+            losses = [make_similarity(self.config, dims, g, self.similarity) for g in generators]
+        self.losses = nn.ModuleList(losses).to(self.device)
         if self.initial_basis is not None:
             self.initial_basis.load_into(*self.losses)
 
     @torch.no_grad()
     def share_bases(self) -> None:
         """Two processes, each of which has learned one direction's basis, tell each other; both must call."""
-        if self.exchange is not None and self.config.basis == "learned":
+        parameters = list(self.losses.parameters())
+        if self.exchange is not None and parameters:
             for k, loss in enumerate(self.losses):
                 for parameter in loss.parameters():
                     parameter.mul_(float(k in self.directions))
-            self.exchange([p for loss in self.losses for p in loss.parameters()])
+            self.exchange(parameters)
+        self.shared = True
 
     def learned_bases(self) -> LearnedBases | None:
-        """The bases as they are now; None where they are not learned."""
-        c = self.config
-        if c.basis != "learned":
+        """The bases as they are now; None where there are none, or the other process has not told."""
+        found = [x for x in self.losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
+        if len(found) < 2 or not self.shared:
             return None
-        return LearnedBases.of(*self.losses, derivative=c.derivative, quantile=c.quantile, limits=SOFT_LIMITS)
+        return LearnedBases.of(*found, derivative=self._derivative(), quantile=self.config.quantile, limits=SOFT_LIMITS)
+
+    def _derivative(self) -> str:
+        """What is needed of it: nothing where the measure sees the intensity alone."""
+        return self.config.derivative if channels_of(self.losses[0]) > 1 else "none"
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
@@ -139,25 +158,6 @@ class RegistrationEngine(nn.Module):
             logger.info("initial displacement met to within %.3f mm in 95 %% of the field of view", left)
         return velocity
 
-    def _make_loss(self, generator: torch.Generator) -> LocalLearnedBasisCRLoss:
-        c = self.config
-        return LocalLearnedBasisCRLoss(
-            spatial_dims=self.fixed.grid.dims,
-            in_channels=1 if c.derivative == "none" else 2,
-            num_basis=c.num_basis,
-            hidden_channels=c.hidden_channels,
-            basis=c.basis,
-            kernel_sigma=c.kernel_sigma,
-            truncated=c.truncated,
-            stride=c.stride,
-            ridge=c.ridge,
-            eps=c.eps,
-            form=c.form,
-            rescale=False,
-            min_mass=c.min_mass,
-            generator=generator,
-        )
-
     def enter(self, stage: Stage) -> None:
         """Prepare the images, the lattice and a fresh optimiser for a stage."""
         if stage.spacing is not None:
@@ -165,17 +165,19 @@ class RegistrationEngine(nn.Module):
             if self.deformable:
                 velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
-        derivative = self.config.derivative
+        for module in self.losses.modules():
+            if isinstance(module, ParzenLoss):
+                module.reset_range()  # those of the last stage's samples
         self._leave()  # the last stage's images are not needed beside the new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
-            self.levels[k] = make_level(*images[k], stage.factor, derivative)
+            self.levels[k] = make_level(*images[k], stage.factor, self._derivative())
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
         self.optimizer = DampedAdam(self._parameter_groups(stage))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
-        self.bending_weight = self.config.bending_weight * (spacing / self.velocity.step) ** 2
+        self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
 
     def _leave(self) -> None:
         self.levels: dict[int, Level] = {}
@@ -260,72 +262,46 @@ class RegistrationEngine(nn.Module):
                 weight *= warped[:, -1:]
             if level.weight is not None:
                 weight *= level.weight
-        return self.losses[k](warped[:, : self.losses[k].in_channels], level.reference, weight)
+        value = compare(self.losses[k], warped, level.reference, weight)
+        if value.numel() != 1:
+            raise InputError(f"the similarity must return one number, got shape {tuple(value.shape)}; see its reduction.")
+        return value.reshape(())
 
     def run(self, progress: bool = False) -> RegistrationEngine:
-        """Go through all stages."""
+        """Go through all stages; what interrupts it leaves the best that there is so far."""
         # without an affine to optimise, an affine stage has nothing to move
         stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
         first = list(itertools.takewhile(lambda s: s.spacing is None, stages))
-        with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
-            self._go_through(first, bar)
-            if first and self.search:
-                self._try_another_start(first, bar)
-            if self.predict is not None:
-                self.initial_velocity = self.predict(self.matrix())
-                self.velocity, self.deformable = self._make_velocity(4.0, 1.0), True
-            self._go_through(stages[len(first) :], bar)
-        self._leave()  # room for what comes after
+        try:
+            with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
+                self.go_through(first, bar)
+                if first and self.search:
+                    try_another_start(self, first, bar)
+                if self.predict is not None:
+                    self.initial_velocity = self.predict(self.matrix())
+                    self.velocity, self.deformable = self._make_velocity(4.0, 1.0), True
+                self.go_through(stages[len(first) :], bar)
+        finally:
+            self._leave()  # room for what comes after
         return self
 
-    def _go_through(self, stages: Sequence[Stage], bar: tqdm) -> None:
+    def go_through(self, stages: Sequence[Stage], bar: tqdm) -> None:
+        """All steps of some stages; ``bar`` counts them."""
         for stage in stages:
-            start = time.perf_counter()
-            self.enter(stage)
-            values = []
-            for _ in range(stage.iterations):
-                values.append(torch.stack(self.step()))
-                bar.update()
-            self._record(stage, torch.stack(values), time.perf_counter() - start)
-
-    def _try_another_start(self, stages: Sequence[Stage], bar: tqdm) -> None:
-        """Go through the affine stages again if a search finds another start, and keep the better result."""
-        first = self.matrix()
-        images = self.fixed, self.moving
-        start = self._agreed(lambda: better_start(*images, first, self.initial), first.shape)
-        if start is None:
-            return
-        logger.info("going through the affine stages again from another start")
-        kept = self.affine, self.losses, self.history
-        self.history = []
-        self._begin(start)
-        bar.total += sum(s.iterations for s in stages)
-        self._go_through(stages, bar)
-        ends = _end(kept[2]), _end(self.history)
-        second = self.matrix()
-        better = self._agreed(
-            lambda: np.ones(1) if second_is_better(*images, (first, second), ends, self.initial, start) else None, (1,)
-        )
-        if better is None:
-            self.affine, self.losses, self.history = kept
-        else:
-            logger.warning("the first affine was given up for one from another start")
+            start, values = time.perf_counter(), []
+            try:
+                self.enter(stage)
+                for _ in range(stage.iterations):
+                    values.append(torch.stack(self.step()))
+                    bar.update()
+            finally:
+                if values:
+                    self._record(stage, torch.stack(values), time.perf_counter() - start)
 
     @torch.no_grad()
     def matrix(self) -> np.ndarray:
         """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
-
-    def _agreed(self, decide: Callable[[], np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
-        """What ``decide`` returns; two processes take the answer of the first."""
-        found = decide() if 0 in self.directions else None
-        if self.exchange is None:
-            return found
-        told = torch.zeros(shape, dtype=torch.float64)
-        if found is not None:
-            told += torch.from_numpy(found)
-        self.exchange([told])
-        return told.numpy() if told.any() else None
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
         # JSON knows no NaN
@@ -335,8 +311,11 @@ class RegistrationEngine(nn.Module):
         bad = int((~values.isfinite()).any(1).sum())
         if bad:
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
-        if loss[-1] == 0:  # a mean over no windows
-            logger.warning("nowhere do both images count: they have moved out of each other's view, or out of the masks")
+        if loss[-1] == 0:  # a mean over nothing
+            logger.warning(
+                "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
+                "masks; or they are the same"
+            )
         logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
@@ -362,9 +341,3 @@ class RegistrationEngine(nn.Module):
         if not self.deformable:
             return inverse
         return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, self.matrix())
-
-
-def _end(history: Sequence[Mapping[str, Any]]) -> float:
-    """Mean of the last losses; those of two runs of the same stages can be compared."""
-    last = [math.nan if v is None else v for v in history[-1]["loss"][-5:]]
-    return sum(last) / len(last)

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from torch import nn
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, from_voxels, warp
-from monai_locor.networks.training import cropped, pooled, upsampled
+from monai_locor.networks.training import RegistrationNetwork
+from monai_locor.transforms import derivative_magnitude
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
@@ -37,7 +37,7 @@ __all__ = ["align", "network_grid", "network_image", "predict_velocity"]
 FEWEST_VOXELS = 8  # along an axis of the network's grid
 # Standard deviation of the smoothing, voxels. With a third, as in the pyramid, a shift of a third of a voxel along each axis
 # gains as much by the blur of interpolation as a network does by aligning brains in its first hundreds of steps.
-SMOOTHING = 2 / 3
+SMOOTHING = 5 / 6
 
 
 def network_grid(fixed: PreparedImage, spacing: float) -> Grid:
@@ -103,36 +103,25 @@ def align(fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfi
 
 @torch.no_grad()
 def predict_velocity(
-    network: Callable[[torch.Tensor], torch.Tensor],
-    fixed: PreparedImage,
-    moving: PreparedImage,
-    matrix: np.ndarray,
-    spacing: float,
-    divisible: int = 16,
-    downsampling: int = 1,
+    network: RegistrationNetwork, fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray, spacing: float
 ) -> torch.Tensor:
     """The stationary velocity that a network predicts on top of an affine.
 
     Args:
-        network: maps ``(1, 2, *shape)``, moving and fixed image as :func:`network_image` makes them and
-            :func:`monai_locor.networks.training.pooled` brings them to the network's voxels, to ``(1, D, *shape)``, a velocity
-            along the array axes in voxels of that size.
+        network: shown the images as :func:`network_image` makes them, and their derivative magnitudes per voxel.
         matrix: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         spacing: voxel size of the images that the network was trained with, mm.
-        divisible, downsampling: as in training, see :class:`monai_locor.networks.RegistrationNetwork`.
 
     Returns:
         ``(D, *fixed.grid)``, RAS mm.
 
     Raises:
-        ValueError: when the network returns something else.
+        ValueError: when the network's output is no velocity.
     """
     grid = network_grid(fixed, spacing)
-    seen = torch.cat((network_image(moving, matrix, grid)[0], network_image(fixed, None, grid)[0]))[None]
-    with eval_mode(*([network] if isinstance(network, nn.Module) else [])):
-        velocity = network(pooled(seen, divisible, downsampling))
-    if not isinstance(velocity, torch.Tensor) or velocity.shape[:2] != (1, grid.dims) or velocity.ndim != grid.dims + 2:
-        what = tuple(velocity.shape) if isinstance(velocity, torch.Tensor) else type(velocity).__name__
-        raise ValueError(f"the network must return a velocity (1, {grid.dims}, ...), got {what}")
-    fine = upsampled(cropped(velocity.float(), grid.shape, downsampling), grid.shape, downsampling)
-    return warp(from_voxels(fine[0], grid), grid, None, fixed.grid, padding_mode="border")
+    seen = [network_image(moving, matrix, grid), network_image(fixed, None, grid)]
+    unit = np.eye(grid.dims)
+    images = [torch.cat((image, derivative_magnitude(image, unit)))[None] for image, _ in seen]
+    with eval_mode(*(m for m in (network.network,) if isinstance(m, nn.Module))):  # a module of the caller's
+        velocity = network.predict(*images, *(weight[None] for _, weight in seen))
+    return warp(from_voxels(velocity[0], grid), grid, None, fixed.grid, padding_mode="border")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,7 @@ def _await(ready: Path, process: Any) -> None:
 def _work(
     work: Callable[..., None], store: str, device: str, threads: int, fixed: PreparedImage, moving: PreparedImage, *rest: Any
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first process decides and ends this one
     torch.set_num_threads(threads)
     images = [_moved(image, torch.device(device)) for image in (fixed, moving)]
     Path(store + READY).touch()

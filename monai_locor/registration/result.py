@@ -14,28 +14,28 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import monai
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor._version import __version__
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, to_voxels, warp
+from monai_locor.geometry import Grid, apply_affine, to_voxels, warped
 from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
 from monai_locor.networks.learned_bases import LearnedBases
-from monai_locor.tensors import plain
+from monai_locor.report.verdict import Verdict
 
 from .config import RegistrationConfig
+from .manifest import FORMAT, versions
 
-__all__ = ["RegistrationResult", "warped"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["RegistrationResult"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class RegistrationResult:
         inputs: names of the input files, where there were files.
         device: that it ran on.
         basis: what the basis networks learned; None where the settings have another basis.
+        verdict: whether to trust it, see :func:`monai_locor.report.judge`.
+        initial: ``(D + 1, D + 1)``, fixed to moving world points, that the registration started from; None for the identity.
+        fixed_image, moving_image: as they were read, for pictures; None when the result does not come from a registration.
+        arguments: of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
+        timings: wall time of its parts, seconds.
+        interrupted: whether the optimisation was ended by hand, and the transform is what it had come to.
     """
 
     affine: np.ndarray
@@ -77,6 +83,13 @@ class RegistrationResult:
     device: str = "cpu"
     inputs: dict[str, str] = field(default_factory=dict)
     basis: LearnedBases | None = None
+    verdict: Verdict | None = None
+    initial: np.ndarray | None = None
+    fixed_image: MetaTensor | None = None
+    moving_image: MetaTensor | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def forward_ddf(self) -> torch.Tensor:
@@ -103,25 +116,74 @@ class RegistrationResult:
         """The same the other way: ``(C, *fixed)`` onto the moving grid."""
         return warped(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
 
+    def moving_before(self) -> MetaTensor:
+        """The moving image on the fixed grid where the registration started, ``(1, *fixed)``.
+
+        Raises:
+            InputError: when the result does not hold it.
+        """
+        if self.moving_image is None:
+            raise InputError("the result does not hold the moving image: take it from register, not from a file.")
+        return warped(self.moving_image, self.moving_grid, self.initial_mm, self.fixed_grid)
+
+    @property
+    def initial_mm(self) -> torch.Tensor:
+        """``(D, *fixed)``: the displacement of :attr:`initial`, RAS mm."""
+        points = self.fixed_grid.points()
+        matrix = np.eye(self.fixed_grid.dims + 1) if self.initial is None else self.initial
+        return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0)).float()
+
+    def plot(self, title: str | None = None) -> Figure:
+        """Fixed, moving and warped image, checkerboards and the deformed grid, in three planes.
+
+        Args:
+            title: above everything; by default the verdict.
+
+        Raises:
+            ImportError: when matplotlib is not installed, naming the extra that brings it.
+            InputError: when the result does not hold its images.
+        """
+        from monai_locor.report.notebook import result_figure
+
+        return result_figure(self, title)
+
+    def _repr_html_(self) -> str:
+        from monai_locor.report.notebook import result_html
+
+        return result_html(self)
+
+    def view(self, height: int = 400) -> Any:
+        """A viewer for notebooks (ipyniivue) with the warped image over the fixed one, 3-D only.
+
+        Args:
+            height: of the widget, pixels.
+
+        Raises:
+            ImportError: when ipyniivue is not installed, naming the extra that brings it.
+            InputError: when the result does not hold its images or is 2-D.
+        """
+        from monai_locor.report.notebook import result_viewer
+
+        return result_viewer(self, height)
+
     def summary(self) -> dict[str, Any]:
         """Everything but the fields and images, as plain values for JSON."""
         return {
+            "format": FORMAT,
             "inputs": self.inputs,
             "settings": self.config.to_dict(),
             "seed": self.seed,
             "device": self.device,
             "seconds": round(self.seconds, 3),
             "affine": self.affine.tolist(),
+            "initial": None if self.initial is None else self.initial.tolist(),
             "jacobian": self.jacobian,
             "stages": self.history,
-            "versions": {
-                "monai_locor": __version__,
-                "monai": monai.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "itk": version("itk"),  # without loading it
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
+            "timings": self.timings,
+            "arguments": self.arguments,
+            "interrupted": self.interrupted,
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
@@ -158,20 +220,9 @@ class RegistrationResult:
             ImportError: when safetensors is not installed, naming the extra that brings it.
         """
         if self.basis is None:
-            raise InputError(f"a {self.config.basis} basis has learned nothing to save; register with basis 'learned'.")
+            raise InputError(
+                f"there is no learned basis to save (similarity {self.config.similarity!r}, basis {self.config.basis!r}"
+                f"{', interrupted' if self.interrupted else ''}); register with similarity 'locor' and basis 'learned'."
+            )
         basis = self.basis if contrasts is None else replace(self.basis, contrasts=contrasts)
         return basis.save(path)
-
-
-def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
-    """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
-
-    Where the image has no data the result has its smallest value, for labels (mode ``"nearest"``) zero.
-    """
-    values = plain(torch.as_tensor(image)).to(displacement_mm.device)
-    low = 0 if mode == "nearest" else values.min()  # air is not zero in CT
-    out = warp((values - low).float(), grid, displacement_mm, target, mode) + low
-    affine = torch.eye(4, dtype=torch.float64)
-    dims = target.dims
-    affine[:dims, :dims], affine[:dims, 3] = (torch.tensor(target.affine[:-1, i]) for i in (slice(dims), dims))
-    return MetaTensor(out.to(values.dtype), affine=affine)

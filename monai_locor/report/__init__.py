@@ -9,11 +9,22 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Pictures of a registration."""
+"""Verdicts on a registration, pictures of it, and the page that shows both."""
 
 from __future__ import annotations
 
 from .basis_picture import basis_picture
-from .picture import before_after_picture
+from .html import write_report
+from .picture import before_after_figure, before_after_picture
+from .verdict import Reason, Thresholds, Verdict, judge
 
-__all__ = ["basis_picture", "before_after_picture"]
+__all__ = [
+    "Reason",
+    "Thresholds",
+    "Verdict",
+    "basis_picture",
+    "before_after_figure",
+    "before_after_picture",
+    "judge",
+    "write_report",
+]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["before_after_picture"]
+__all__ = ["before_after_figure", "before_after_picture", "contour_levels", "middle", "new_figure", "smoothed"]
 
 COLUMNS = ("fixed", "moving, before", "moving, warped", "checkerboard, before", "checkerboard, after", "deformed grid")
 OUTLINE, INK, PAPER = "#ffb000", "#e8e8e8", "#101010"
@@ -45,19 +45,11 @@ def before_after_picture(
     square_mm: float | None = None,
     dpi: int = 130,
 ) -> Path:
-    """Draw fixed, moving and warped image, checkerboards, and edges of the fixed image over the others.
-
-    Three planes (axial, coronal, sagittal, patient's right on the left) through the middle of what is bright in the
-    fixed image; one plane for 2-D images. Voxels keep their aspect. Every intensity window is robust to outliers.
+    """Write :func:`before_after_figure` to a file.
 
     Args:
         path: file to write, ``.png``, ``.pdf``, ``.svg``; its folder must exist.
-        fixed: ``(C, *shape)``, the first channel is drawn; a MetaTensor's affine gives orientation and aspect.
-        moving_before: ``(C, *shape)`` on the grid of ``fixed``, resampled without a transform.
-        moving_after: ``(C, *shape)`` on the grid of ``fixed``, warped.
-        title: above everything.
-        displacement_mm: ``(D, *shape)``, RAS mm; if given, a last column shows the deformed grid, without its mean shift.
-        square_mm: side of a checkerboard square; an eighth of the field of view if not given.
+        fixed, moving_before, moving_after, title, displacement_mm, square_mm: see :func:`before_after_figure`.
         dpi: dots per inch.
 
     Returns:
@@ -67,14 +59,47 @@ def before_after_picture(
         ImportError: when matplotlib is not installed, naming the extra that brings it.
         ValueError: when the images do not share a grid or are not 2-D or 3-D.
     """
+    figure = before_after_figure(fixed, moving_before, moving_after, title, displacement_mm, square_mm)
+    figure.canvas.print_figure(str(path), dpi=dpi, facecolor=PAPER)
+    return Path(path)
+
+
+def before_after_figure(
+    fixed: torch.Tensor,
+    moving_before: torch.Tensor,
+    moving_after: torch.Tensor,
+    title: str = "",
+    displacement_mm: torch.Tensor | None = None,
+    square_mm: float | None = None,
+) -> Figure:
+    """Draw fixed, moving and warped image, checkerboards, and edges of the fixed image over the others.
+
+    Three planes (axial, coronal, sagittal, patient's right on the left) through the middle of what is bright in the
+    fixed image; one plane for 2-D images. Voxels keep their aspect. Every intensity window is robust to outliers.
+
+    Args:
+        fixed: ``(C, *shape)``, the first channel is drawn; a MetaTensor's affine gives orientation and aspect.
+        moving_before: ``(C, *shape)`` on the grid of ``fixed``, resampled without a transform.
+        moving_after: ``(C, *shape)`` on the grid of ``fixed``, warped.
+        title: above everything.
+        displacement_mm: ``(D, *shape)``, RAS mm; if given, a last column shows the deformed grid, without its mean shift.
+        square_mm: side of a checkerboard square; an eighth of the field of view if not given.
+
+    Returns:
+        A figure with its own Agg canvas; ``figure.canvas.print_figure(path)`` writes it.
+
+    Raises:
+        ImportError: when matplotlib is not installed, naming the extra that brings it.
+        ValueError: when the images do not share a grid or are not 2-D or 3-D.
+    """
     grid = _shared_grid(fixed, moving_before, moving_after)
-    figure, canvas = _new_figure()
+    figure, _ = new_figure()
     volumes = []
     for image in (fixed, moving_before, moving_after):
         volume, straight = upright(image[:1], grid)
         volumes.append(window(volume[0]))
-    volumes.append(_smoothed(volumes[0], straight))
-    planes = planes_through(straight, _middle(volumes[0]))
+    volumes.append(smoothed(volumes[0], straight))
+    planes = planes_through(straight, middle(volumes[0]))
     field = None if displacement_mm is None else torch.from_numpy(upright(displacement_mm, grid)[0])
     square = square_mm or float(straight.extent.max()) / 8
     axes = _layout(figure, planes, straight, 5 if field is None else 6, title)
@@ -82,8 +107,7 @@ def before_after_picture(
         _draw_row(row, plane, volumes, square)
         if field is not None:
             _draw_grid(row[5], deformed_lines(field, straight, plane, float(straight.extent.max()) / 28))
-    canvas.print_figure(str(path), dpi=dpi, facecolor=PAPER)
-    return Path(path)
+    return figure
 
 
 def _shared_grid(fixed: torch.Tensor, *others: torch.Tensor) -> Grid:
@@ -96,18 +120,22 @@ def _shared_grid(fixed: torch.Tensor, *others: torch.Tensor) -> Grid:
     return grid
 
 
-def _new_figure() -> tuple[Figure, Any]:
-    """A figure with its own Agg canvas: the caller's matplotlib backend is neither used nor changed."""
+def new_figure(paper: str = PAPER) -> tuple[Figure, Any]:
+    """A figure of a colour with its own Agg canvas: the caller's matplotlib backend is neither used nor changed.
+
+    Raises:
+        ImportError: when matplotlib is not installed, naming the extra that brings it.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'monai-locor[plot]'") from error
-    figure = Figure(facecolor=PAPER)
+    figure = Figure(facecolor=paper)
     return figure, FigureCanvasAgg(figure)
 
 
-def _middle(volume: np.ndarray) -> list[int]:
+def middle(volume: np.ndarray) -> list[int]:
     """Voxel in the middle of what is bright."""
     bright = volume > 0.25
     if not bright.any():
@@ -150,7 +178,7 @@ def _draw_row(row: Iterable[Axes], plane: Plane, volumes: list[np.ndarray], squa
         _letters(axis, plane.labels)
 
 
-def _smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
+def smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
     """For contours that follow anatomy, not noise: a Gaussian of 0.7 % of the field of view."""
     sigma = [max(0.007 * float(grid.extent.max()) / float(s), 1e-3) for s in grid.spacing]
     return GaussianFilter(grid.dims, sigma)(torch.from_numpy(volume)[None, None])[0, 0].numpy()
@@ -158,11 +186,17 @@ def _smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _outline(axis: Axes, fixed: np.ndarray, extent: tuple[float, float, float, float]) -> None:
     """Contours of the fixed image, at its outer edge and between its tissues."""
-    inner = fixed[fixed > 0.15]
+    levels = contour_levels(fixed)
+    if levels:
+        axis.contour(fixed, levels, colors=OUTLINE, linewidths=0.7, alpha=0.9, extent=extent, origin="upper")
+
+
+def contour_levels(picture: np.ndarray) -> list[float]:
+    """Intensities, ascending, at which contours of a picture in [0, 1] follow the outer edge and that between tissues."""
+    inner = picture[picture > 0.15]
     if inner.size < 16 or np.ptp(inner) < 1e-3:
-        return
-    levels = sorted({0.15, float(np.quantile(inner, 0.85))})
-    axis.contour(fixed, levels, colors=OUTLINE, linewidths=0.7, alpha=0.9, extent=extent, origin="upper")
+        return []
+    return sorted({0.15, float(np.quantile(inner, 0.85))})
 
 
 def _draw_grid(axis: Axes, lines: list[np.ndarray]) -> None:

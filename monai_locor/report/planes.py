@@ -21,7 +21,7 @@ import torch
 
 from ..geometry import Grid, reorder, to_voxels
 
-__all__ = ["Plane", "checkerboard", "deformed_lines", "planes_through", "upright", "window"]
+__all__ = ["Plane", "checkerboard", "deformed_lines", "intensity_limits", "planes_through", "upright", "window"]
 
 NAMES = (("R", "L"), ("A", "P"), ("S", "I"))
 
@@ -76,14 +76,20 @@ def planes_through(grid: Grid, centre: Sequence[int]) -> list[Plane]:
     return planes
 
 
-def window(volume: np.ndarray, low: float = 0.01, high: float = 0.995) -> np.ndarray:
-    """Intensities clipped to quantiles of what is not background, scaled to [0, 1]; not finite becomes 0."""
-    values = volume[np.isfinite(volume)]
-    values = values[values > values.min()] if values.size and values.max() > values.min() else values
-    if not values.size:
-        return np.zeros_like(volume)
-    bottom, top = np.quantile(values, (low, high))
-    bottom = min(bottom, float(volume[np.isfinite(volume)].min())) if bottom < 0.3 * top else bottom
+def intensity_limits(volume: np.ndarray, low: float = 0.01, high: float = 0.995) -> tuple[float, float]:
+    """Quantiles of what is not background, or the lowest value instead of the first where that is about as dark."""
+    finite = volume[np.isfinite(volume)]
+    if not finite.size:
+        return 0.0, 0.0
+    darkest = float(finite.min())
+    values = finite[finite > darkest] if finite.max() > darkest else finite
+    bottom, top = (float(q) for q in np.quantile(values, (low, high)))
+    return (min(bottom, darkest) if bottom < 0.3 * top else bottom), top
+
+
+def window(volume: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Intensities clipped to limits, by default :func:`intensity_limits`, scaled to [0, 1]; not finite becomes 0."""
+    bottom, top = intensity_limits(volume) if limits is None else limits
     return np.nan_to_num(np.clip((volume - bottom) / max(top - bottom, 1e-12), 0, 1))
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from ..bundle import flag
 from .checkpoints import BestCheckpoint, LastCheckpoint, checked_weights
 from .data import EpochSampler, cached_dataset, pair_names, pairs, validation_sampler
-from .options import within
+from .options import registration_loss, within
 from .processes import distributed, local_device, rank, start_distributed, stop_distributed
 from .progress import LazyWriter, Progress, loss_parts
 from .runs import evaluate, set_seed, train
@@ -41,6 +41,7 @@ __all__ = [
     "pair_names",
     "pairs",
     "rank",
+    "registration_loss",
     "set_seed",
     "start_distributed",
     "stop_distributed",

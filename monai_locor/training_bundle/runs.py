@@ -44,7 +44,7 @@ WHOLE = {
     "num_workers": 0,
     "seed": 0,
 }
-POSITIVE = ("spacing", "lr", "basis_lr")
+POSITIVE = ("spacing", "lr", "basis_lr", "lr_decay")
 OPTIONAL = ("pairs_per_epoch", "early_stop_patience")
 
 
@@ -71,7 +71,7 @@ def train() -> None:
         _check_pairs(parser, "train", "validate")
         _check_output(parser, "ckpt_dir", "tf_dir")
         # from what is soon refused to what takes long
-        _make(parser, "network", "loss", "optimizer", "initial_weights", "resumed_weights")
+        _make(parser, "loss", "network", "optimizer", "initial_weights", "resumed_weights")
         _make(parser, "validate::dataset", "train::dataset")
         _run(parser, "train::trainer")
 
@@ -87,7 +87,7 @@ def evaluate() -> None:
         _check_numbers(parser)
         _check_pairs(parser, "validate")
         _check_output(parser, "output_dir")
-        _make(parser, "network", "loss", "initial_weights", "validate::dataset")
+        _make(parser, "loss", "network", "initial_weights", "validate::dataset")
         _run(parser, "validate::evaluator")
 
 

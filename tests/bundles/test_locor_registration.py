@@ -231,6 +231,17 @@ def test_options_that_are_known(tmp_path):
         workflow(config_file=[CONFIG, str(more)], meta_file=str(META))
 
 
+def test_another_measure():
+    preset = {"preset": "fast", "similarity": "srwcr", "similarity_options": {"spacing": 5}}
+    assert workflow(preset=preset).inferer.config.similarity_options == {"spacing": 5}
+    inferer = workflow(preset=preset, similarity="mutual_information", **{"similarity_options#num_bins": 8}).inferer
+    assert (inferer.config.similarity, inferer.config.similarity_options) == ("mutual_information", {"num_bins": 8})
+    own = workflow(similarity={"_target_": "GlobalMutualInformationLoss"}).inferer
+    assert own.config.similarity == "custom" and type(own.similarity).__name__ == "GlobalMutualInformationLoss"
+    trained = [workflow(**options).parser.get_parsed_content("loss") for options in ({"network_similarity": "mind_ssc"}, {})]
+    assert [len(loss.state_dict()) for loss in trained] == [0, 12]
+
+
 # --- bad input
 
 
@@ -238,6 +249,7 @@ def test_options_that_are_known(tmp_path):
     ("change", "texts"),
     [
         ({"fixed": None, "moving": None}, ["--fixed and --moving, or --datalist"]),
+        ({"similarity": "mutal_information"}, ["similarity must be one of locor, mutual_information", "mutal_information"]),
         ({"moving": None}, ["no moving image"]),
         ({"fixed": "none.nii.gz"}, ["none.nii.gz", "no such file", "check the path"]),
         ({"moving": "four"}, ["four.nii.gz", "3 channels or frames", "choose one"]),

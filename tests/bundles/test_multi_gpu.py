@@ -75,7 +75,7 @@ def options(datalist: str, out: str, **changes: Any) -> dict[str, Any]:
         "network_def": {
             "_target_": "VoxelMorphUNet",
             "spatial_dims": 3,
-            "in_channels": 2,
+            "in_channels": 8,
             "unet_out_channels": 4,
             "channels": [4, 4],
             "final_conv_channels": [4],

@@ -39,7 +39,7 @@ EVALUATE = [TRAIN, str(CONFIGS / "evaluate.json")]
 NETWORK = {
     "_target_": "VoxelMorphUNet",
     "spatial_dims": 3,
-    "in_channels": 2,
+    "in_channels": 8,
     "unet_out_channels": 4,
     "channels": [4, 4],
     "final_conv_channels": [4],
@@ -150,7 +150,7 @@ def test_properties(tmp_path, config_file):
 def test_one_network():
     configs = [ConfigParser.load_config_file(CONFIGS / name) for name in ("train.json", "inference.json")]
     definitions = [config["network_def"] for config in configs]
-    dims = {"@spatial_dims": configs[0]["spatial_dims"]}
+    dims = {"@spatial_dims": configs[0]["spatial_dims"], configs[0]["network_def"]["in_channels"]: 8}
     resolved = [{key: dims.get(str(value), value) for key, value in d.items()} for d in definitions]
     assert resolved[0] == resolved[1]
 
@@ -167,7 +167,7 @@ def test_export(tmp_path):
         config_file=str(CONFIGS / "inference.json"),
         key_in_ckpt="model",
     )
-    image = torch.rand(1, 2, 16, 16, 32)
+    image = torch.rand(1, 8, 16, 16, 32)
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
 
 
@@ -186,7 +186,7 @@ def test_trains_and_evaluates(files, tmp_path):
     assert {"val_dice", "val_dice_before", "val_folding_percent", "val_loss"} <= metrics.keys()
     assert {p.name for p in (tmp_path / "models").iterdir()} == {"model.pt", "last.pt"}
     last, best = load(tmp_path / "models" / "last.pt"), load(tmp_path / "models" / "model.pt")
-    assert best.keys() == {"model", "loss"} and last.keys() == {"model", "loss", "optimizer", "best", "trainer"}
+    assert best.keys() == {"model", "loss"} and last.keys() == {"model", "loss", "optimizer", "schedule", "best", "trainer"}
     for name, state in before.items():
         assert state.keys() == last[name].keys()
         assert all(not torch.equal(value, last[name][key]) for key, value in state.items())  # every parameter has learned
@@ -232,11 +232,14 @@ def test_initial_weights(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "similarity",
-    [{"_target_": "GlobalMutualInformationLoss"}, {"_target_": "LocalNormalizedCrossCorrelationLoss", "kernel_size": 5}],
+    "change",
+    [
+        {"similarity": {"_target_": "GlobalMutualInformationLoss"}},
+        {"similarity": "mutual_information", "similarity_options#num_bins": 8},
+    ],
 )
-def test_other_similarities(files, tmp_path, similarity):
-    run(**options(files, tmp_path, similarity=similarity, augment="false"))
+def test_other_similarities(files, tmp_path, change):
+    run(**options(files, tmp_path, **change, augment="false"))
     assert load(tmp_path / "models" / "model.pt")["loss"] == {}
 
 
@@ -306,7 +309,7 @@ def test_from_the_command_line_in_another_folder(files, tmp_path):
 
 
 def test_mistyped_options(files, tmp_path):
-    for typed, meant in (("epoch", "--epochs"), ("similarity#num_bases", "--similarity#num_basis"), ("section", "--spacing")):
+    for typed, meant in (("epoch", "--epochs"), ("optimizer#lrs", "--optimizer#lr"), ("section", "--spacing")):
         message = refusal(**options(files, tmp_path, **{typed: 3}))
         assert f"unknown option --{typed}" in message and (typed == "section" or meant in message)
     assert list(tmp_path.iterdir()) == []
@@ -330,7 +333,9 @@ def test_mistyped_options(files, tmp_path):
         ({"seed": 1.5}, ["seed must be a whole number"]),
         ({"lr": -1}, ["lr must be a positive number"]),
         ({"bending_weight": -1}, ["loss cannot be made: bending_weight"]),
-        ({"similarity#num_basis": 0}, ["loss cannot be made"]),
+        ({"similarity_options#num_basis": 0}, ["similarity_options of locor", "basis functions must be positive"]),
+        ({"similarity": "mutal_information"}, ["one of locor, mutual_information", "mutal_information"]),
+        ({"similarity": "srwcr", "similarity_options": {"bins": 3}}, ["bins; srwcr has num_bins"]),
         ({"val_interval": 2}, ["val_interval 2 is more than epochs 1"]),
         ({"pairing": "acros"}, ["pairing", "acros"]),
         ({"augment": "perhaps"}, ["true or false", "perhaps"]),

@@ -22,7 +22,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_locor.geometry import Grid
-from monai_locor.metrics import dice_per_label, hausdorff_per_label, mean_over_labels
+from monai_locor.metrics import common_labels, dice_per_label, hausdorff_per_label, mean_over_labels
 
 SHAPES = [(9, 8), (7, 6, 5)]
 SPACING = (1.5, 2.0, 0.7)
@@ -120,6 +120,15 @@ def test_labels_that_are_missing():
 def test_masks_are_label_maps():
     mask = torch.tensor([[True, False, True, True]])
     assert dice_per_label(mask, mask.flip(1)) == {1: slow_dice(mask, mask.flip(1), 1)}
+
+
+def test_common_labels_are_large_and_in_both():
+    fixed, moving = torch.zeros(1, 20, 20), torch.zeros(1, 5, 5, 5, dtype=torch.int16)
+    fixed[0, :5, :10], fixed[0, 5:7, :10], fixed[0, 7:, :10] = 1, 2, 3  # 50, 20 and 130 voxels
+    moving[0, 0], moving[0, 1] = 1, 2
+    assert common_labels(fixed, moving) == [1]
+    assert common_labels(fixed, moving, least=20) == [1, 2]
+    assert common_labels(fixed, torch.zeros(1, 4)) == []
 
 
 def test_refuses_maps_that_do_not_match():

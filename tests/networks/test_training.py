@@ -22,9 +22,12 @@ from monai.networks.blocks import DVF2DDF, Warp
 from monai.networks.nets import LocalNet, RegUNet, VoxelMorph, VoxelMorphUNet
 from scipy.ndimage import map_coordinates
 
+from monai_locor.geometry import sample
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.training import RegistrationLoss
-from monai_locor.networks.training import RegistrationNetwork, pooled, small_head
+from monai_locor.networks.forces import force_channels, forces
+from monai_locor.networks.lattice import pooled
+from monai_locor.networks.training import RegistrationNetwork, small_head
 
 KEYS = {"moving", "fixed", "ddf", "warped_moving", "weight"}
 BOTH = KEYS | {"velocity", "inverse_ddf", "warped_fixed", "inverse_weight"}
@@ -168,6 +171,73 @@ def test_small_head():
     assert 0 < float(ddf.detach().abs().max()) < 1e-3
     with pytest.raises(ValueError, match="Linear has no convolution"):
         small_head(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("shape", [(14, 17, 11), (18, 21)])
+def test_training_may_look_at_every_so_many_voxels(shape):
+    """They are the voxels of the whole result, displacements in units of their distance."""
+    dims = len(shape)
+    coarse = [-(-n // 3) for n in shape]
+    moving, fixed, weight = smooth(2, 2, *shape, seed=1), smooth(2, 2, *shape, seed=2), smooth(2, 1, *shape, seed=3).abs()
+    model = RegistrationNetwork(Constant(0.5 * smooth(2, dims, *coarse)), dims, divisible=4, downsampling=3, stride=2)
+    thin, full = model(moving, fixed, weight), model.eval()(moving, fixed, weight)
+    assert set(thin) == set(full) == BOTH and full["ddf"].shape[2:] == fixed.shape[2:]
+    for name in BOTH - {"velocity"}:
+        every = full[name][(..., *(slice(1, None, 2),) * dims)]
+        torch.testing.assert_close(thin[name], every / 2 if "ddf" in name else every, atol=1e-5, rtol=1e-5)
+    loss = RegistrationLoss(torch.nn.L1Loss())
+    torch.testing.assert_close(loss(thin, fixed), loss(thin))  # MONAI's trainer hands over the whole image
+
+
+def guided(dims: int = 3, **options: object) -> tuple[RegistrationNetwork, RegistrationLoss]:
+    loss = RegistrationLoss(*(LocalLearnedBasisCRLoss(dims, in_channels=1, rescale=False) for _ in range(2)))
+    unet = VoxelMorphUNet(dims, 2 + force_channels(dims), 4, [4, 4, 4, 4], [4])
+    return RegistrationNetwork(unet, dims, divisible=4, guide=loss, **options), loss
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_forces_point_to_where_the_loss_is_lower(dims):
+    shape = (20,) * dims
+    still = smooth(2, 1, *(40,) * dims)[(..., *(slice(8, 28),) * dims)]
+    moved = still.roll(1, 2)  # moving(x) = fixed(x - 1): the displacement is 1 along the first axis
+
+    def loss(field: torch.Tensor) -> torch.Tensor:
+        points = torch.stack(torch.meshgrid(*[torch.arange(20.0)] * dims, indexing="ij")) + field
+        return (sample(moved, points) - still).square().mean()
+
+    found = forces(loss, torch.zeros(2, dims, *shape))
+    inside = found[(..., *(slice(3, -3),) * dims)]
+    assert found.shape == (2, force_channels(dims), *shape) and not found.requires_grad
+    assert float(inside[:, 0].mean()) > 5 * float(inside[:, 1:dims].mean().abs())
+    assert float(found[:, dims:].square().sum(1).max()) <= 1.0
+    torch.testing.assert_close(forces(lambda u: 1e3 * loss(u), torch.zeros(2, dims, *shape)), found)
+    assert float(forces(lambda u: 0 * u.sum(), torch.zeros(1, dims, *shape)).abs().max()) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"downsampling": 2, "stride": 2}])
+def test_a_guide_is_not_learned_and_left_alone(options):
+    model, loss = guided(**options)
+    moving, fixed = (smooth(2, 1, 13, 16, 17, seed=s).sigmoid() for s in (1, 2))
+    assert not {id(p) for p in loss.parameters()} & {id(p) for p in model.parameters()}
+    loss.train(), model.train()
+    state = {k: v.clone() for k, v in loss.state_dict().items()}
+    out = model(moving, fixed)
+    assert loss.training and all(torch.equal(v, state[k]) for k, v in loss.state_dict().items())
+    assert all(p.grad is None for p in loss.parameters())
+    loss(out).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (*model.parameters(), *loss.parameters()))
+
+
+def test_a_guided_network_without_gradients_and_alone():
+    """As MONAI's evaluators call it; what is predicted is the velocity of what is returned."""
+    model, _ = guided(head_std=0.05)
+    moving, fixed = (smooth(1, 1, 12, 16, 12, seed=s).sigmoid() for s in (1, 2))
+    with torch.inference_mode():
+        out = model.eval()(moving, fixed)
+    torch.testing.assert_close(model.predict(moving, fixed), out["velocity"].clone())
+    assert float(out["velocity"].abs().max()) > 0
+    other = model.predict(moving, fixed.flip(2))
+    assert not torch.allclose(other, out["velocity"].clone())
 
 
 def test_the_network_may_run_in_low_precision():

@@ -71,7 +71,7 @@ class TestStart:
         engine.enter(TINY.stages[0])
         engine.step()
         assert not same(engine.learned_bases(), result.basis)
-        engine._begin(engine.initial)
+        engine.begin(engine.initial)
         assert same(engine.learned_bases(), result.basis)
 
     def test_a_file(self, images, result, tmp_path):

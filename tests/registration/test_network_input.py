@@ -14,12 +14,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from monai_locor import InputError, register
 from monai_locor.geometry import Grid, apply_affine, reorder, warp
+from monai_locor.networks import RegistrationNetwork
 from monai_locor.registration.network_input import align, network_grid, network_image, predict_velocity
 from monai_locor.registration.prepare import PreparedImage, prepare
 
@@ -99,6 +102,21 @@ def test_alignment_is_that_of_the_affine_stages():
         align(fixed, moving, SHORT, "rigid")
 
 
+class Called(torch.nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, shown: torch.Tensor) -> torch.Tensor:
+        return self.function(shown)
+
+
+def wrapped(function: Callable[[torch.Tensor], torch.Tensor], **options: int) -> RegistrationNetwork:
+    return RegistrationNetwork(Called(function), **options)
+
+
 def test_predictions_are_millimetres_on_the_fixed_grid():
     fixed = seen(grid_of((24, 26, 28), (3.0, 2.0, 4.0), turn=0.4))
     grid = network_grid(fixed, 4.0)
@@ -111,7 +129,7 @@ def test_predictions_are_millimetres_on_the_fixed_grid():
         )
         return field
 
-    found = predict_velocity(network, fixed, fixed, np.eye(4), 4.0, 8)
+    found = predict_velocity(wrapped(network, divisible=8), fixed, fixed, np.eye(4), 4.0)
     # voxels to mm by hand: 4 mm along the turned axes
     inside = field[0, :, : grid.shape[0], : grid.shape[1], : grid.shape[2]].double()
     mm = torch.einsum("ij,jxyz->ixyz", torch.from_numpy(grid.affine[:3, :3].copy()), inside).float()
@@ -130,7 +148,7 @@ def test_predictions_on_larger_voxels():
         voxels = torch.linalg.solve(torch.from_numpy(grid.affine[:3, :3].copy()), (world @ slope.T).T) / 2
         return voxels.reshape(1, 3, *shown.shape[2:]).float()
 
-    found = predict_velocity(network, fixed, fixed, np.eye(4), 3.0, 4, 2)
+    found = predict_velocity(wrapped(network, divisible=4, downsampling=2), fixed, fixed, np.eye(4), 3.0)
     expected = torch.from_numpy(fixed.grid.points()) @ slope.T
     inside = (slice(None), *(slice(3, -3),) * 3)
     torch.testing.assert_close(found[inside].double(), expected.movedim(-1, 0)[inside], atol=1e-3, rtol=0)
@@ -143,5 +161,5 @@ def test_misuse_is_named():
     with pytest.raises(InputError, match="must be positive"):
         network_grid(fixed, -1.0)
     for wrong in (torch.zeros(1, 2, 16, 16, 16), torch.zeros(3, 16, 16, 16), (1, 2)):
-        with pytest.raises(ValueError, match="must return a velocity"):
-            predict_velocity(lambda x, out=wrong: out, fixed, fixed, np.eye(4), 4.0)
+        with pytest.raises(ValueError, match="must return a field"):
+            predict_velocity(wrapped(lambda x, out=wrong: out), fixed, fixed, np.eye(4), 4.0)

@@ -1,0 +1,88 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The package's own registration as the benchmarks run it, in a process of its own: by any measure, its cost measured."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from _measure import Measured, _reset_peak, _status
+
+from monai_locor.registration.similarity import SIMILARITIES
+
+COST = "cost.json"
+OURS = "monai_locor"
+
+
+def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | None = None) -> Measured:
+    """`register`, after a tiny pair that takes the imports and the start of the thread pools out of the measurement."""
+    import torch
+
+    from monai_locor import register
+
+    tiny = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 8}]}
+    register(*torch.rand(2, 1, 12, 12, 12), preset=tiny, similarity=similarity, device=options["device"], progress=False)
+    arguments = {"similarity": similarity} | {name: options[name] for name in ("preset", "seed", "device")}
+    names = (case / f"{role}.nii.gz" for role in ("fixed", "moving"))
+    result, cost = _cost(lambda: register(*names, **arguments, progress=False), options["device"])
+    if options.get("save", True):
+        result.save(out)
+    return cost
+
+
+# A tool with presets, of this interpreter, runs in a process of its own. It gets the folder of the case (of which it may read
+# the two images only), the folder for its result and the options preset, seed, threads and device; it leaves the fields there,
+# as `_score.py` reads them, and returns the cost of the registration itself. It raises what goes wrong; the last line of that
+# is the row. All other tools are in `_peers.py`.
+TOOLS: dict[str, Callable[[Path, Path, Mapping[str, Any]], Measured]] = {OURS: ours}
+TOOLS |= {f"ours:{name}": partial(ours, similarity=name) for name in SIMILARITIES if name != "locor"}
+
+
+def _cost(function: Callable[[], Any], device: str) -> tuple[Any, Measured]:
+    """What a function returns, and its time and memory above what the process holds before it, as `_measure.py` has them."""
+    import torch
+
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        base = torch.cuda.memory_allocated(device)
+    else:
+        known = _reset_peak()
+        base = _status("VmRSS")
+    start, processor_start = time.perf_counter(), time.process_time()
+    result = function()
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
+    if cuda:
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = _status("VmHWM") if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result, Measured((seconds,), (processor_seconds,), peak - base)
+
+
+def prepare(device: str, tool: str, case: str, out: str, options: Mapping[str, Any]) -> Callable[[], None]:
+    """What `_measure.py` calls in the fresh process; without a case (its tiny instance) there is nothing to do."""
+
+    def step() -> None:
+        if case:
+            cost = TOOLS[tool](Path(case), Path(out), {**options, "device": device})
+            (Path(out) / COST).write_text(json.dumps(asdict(cost)), encoding="utf-8")
+
+    return step

@@ -1,0 +1,88 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The numbers of runs in a file that is complete after every run, from which a script goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+KEYS = ("case", "tool", "preset", "seed")  # what one run is
+
+
+class Record:
+    """Runs, and what they have in common.
+
+    Args:
+        path: JSON file; None keeps nothing.
+        head: what all runs have in common: settings by name under ``"settings"``, the machine and so on.
+        resume: take over the runs of a file that is there already.
+        summary: made of the content each time it is written, and written with it.
+
+    Raises:
+        ValueError: when the runs of that file had other settings.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        head: Mapping[str, Any],
+        resume: bool = False,
+        summary: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda content: {},
+    ) -> None:
+        self.path, self.summary = path, summary
+        self.content: dict[str, Any] = {**head, "runs": []}
+        if resume and path is not None and path.exists():
+            self._take(path)
+
+    def _take(self, path: Path) -> None:
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            runs, settings = old["runs"], old["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: holds no runs to go on from ({error}); name another file") from error
+        own = json.loads(json.dumps(self.content["settings"]))
+        other = [name for name in own if name in settings and settings[name] != own[name]]
+        if other:
+            raise ValueError(f"{path}: its runs had other {', '.join(sorted(other))}; name another file")
+        self.content |= {"settings": settings | own, "nothing": old.get("nothing", {})}
+        commits = [content.get("machine", {}).get("commit") for content in (old, self.content)]
+        if commits[0] != commits[1]:
+            print(f"{path}: begun at commit {commits[0]}, goes on at {commits[1]}", file=sys.stderr)
+        self.content["runs"] = runs
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs so far."""
+        return self.content["runs"]
+
+    def has(self, **run: Any) -> bool:
+        """Whether a run is there."""
+        return any(all(other[key] == run[key] for key in KEYS) for other in self.runs)
+
+    def add(self, run: Mapping[str, Any]) -> None:
+        """Add a run and write the file: there may be hours of them."""
+        self.runs.append(dict(run))
+        self.write()
+
+    def write(self) -> None:
+        """The file, which at no moment is there in part."""
+        if self.path is None:
+            return
+        content = {**self.content, **self.summary(self.content)}
+        temporary = self.path.with_name(self.path.name + ".part")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)

@@ -1,0 +1,102 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor apply``: an image, a label map or points through a list of transforms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .carried import check_target, is_points, load_carried
+from .console import console_of
+from .outputs import check_outputs
+from .parser import TRANSFORM_ORDER, add_command, add_output, add_transforms
+from .transforms import files_of, load_transforms, size_of
+
+if TYPE_CHECKING:
+    from ..geometry import Grid, SpatialTransform
+
+__all__ = ["add_parser", "run"]
+
+TEXT = f"""\
+Carry an image, a label map or a list of points through transforms.
+
+Images and label maps go from moving to fixed: INPUT lies in the space of the moving image and comes out on the grid of
+the reference (the fixed image). Points go the other way, from fixed to moving. --inverse turns both around.
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor apply t1.nii.gz -t out -r flair.nii.gz -o t1_on_flair.nii.gz
+monai-locor apply atlas_labels.nii.gz -t 1Warp.nii.gz -t 0GenericAffine.mat -r scan.nii.gz --labels -o labels.nii.gz
+monai-locor apply landmarks_fixed.csv -t out -o landmarks_moving.csv
+monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels -o labels_on_moving.nii.gz"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    summary = "carry an image, a label map or points through transforms"
+    parser = add_command(
+        commands, "apply", run, usage="INPUT -t TRANSFORM -o FILE", summary=summary, text=TEXT, example=EXAMPLE
+    )
+    parser.add_argument("input", type=Path, metavar="INPUT", help="image, label map (--labels) or points (.csv, .fcsv, .json)")
+    add_transforms(parser)
+    add_output(parser, "image (.nii.gz, .nii, .nrrd, .mha) or points (.csv, .fcsv, .mrk.json)")
+    parser.add_argument("--inverse", action="store_true", help="use the inverse of the whole list")
+    parser.add_argument(
+        "-r", "--reference", type=Path, metavar="IMAGE", help="whose grid the output gets (default: that of the first field)"
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--labels", action="store_true", help="INPUT is a label map: nearest voxel, labels and type kept")
+    kind.add_argument("--points", action="store_true", help="INPUT is a list of points, whatever its name")
+    parser.add_argument(
+        "-n", "--interpolation", choices=("linear", "nearest"), default="linear", help="of an image (default: %(default)s)"
+    )
+    parser.add_argument("--lps", action="store_true", help="points in .csv files are LPS, as in ANTs (default: RAS)")
+    parser.add_argument("--channel", metavar="N", help="which channel or frame of several, from 0, or 'all'")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Apply the transforms."""
+    from ..io.images import read_grid
+
+    console = console_of(args)
+    kind = "labels" if args.labels else "points" if args.points or is_points(args.input) else "image"
+    check_target(args.output, kind)
+    check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
+    carried = load_carried(args.input, kind, "fixed" if args.inverse else "moving", _channel(args.channel), args.lps)
+    reference = None if args.reference is None else read_grid(args.reference)
+    fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)
+    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)
+    grid = None if kind == "points" else reference or _own_grid(transform)
+    mode = "nearest" if args.interpolation == "nearest" else "bilinear"
+    done = carried.through(transform, grid, args.output.expanduser(), mode)
+    where = f"{done['count']} points" if grid is None else f"{kind}, {size_of(grid)}"
+    console.say(f"{args.output}: {where}")
+    return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})
+
+
+def _channel(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if not text.isdigit():
+        raise InputError(f"--channel {text}: give a number from 0, or all")
+    return int(text)
+
+
+def _own_grid(transform: SpatialTransform) -> Grid:
+    if transform.domain is None:
+        raise InputError("an affine transform has no grid of its own: name the reference image with -r")
+    return transform.domain

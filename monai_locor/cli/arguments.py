@@ -1,0 +1,137 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Arguments of a registration, from the options of ``register`` and from an earlier run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .settings import read_object, settings_of
+from .transforms import load_transforms
+
+if TYPE_CHECKING:
+    from ..registration import RegistrationConfig
+    from ..report.verdict import Thresholds
+
+__all__ = ["STARTS", "given_arguments", "name_of", "repeated_arguments", "start_of", "thresholds_of"]
+
+STARTS = ("auto", "world", "centers", "moments")
+
+
+def given_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`monai_locor.register` as the options say; where to start is not among them yet.
+
+    Raises:
+        InputError: when an image is not named, and for settings that are wrong.
+    """
+    if not (args.fixed and args.moving):
+        raise InputError("register: give FIXED and MOVING, or --from run.json; see monai-locor register --help")
+    return {"preset": settings_of(args), "initial": None, "seed": 0, **_changes(args)}
+
+
+def repeated_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of an earlier registration, with what the options change.
+
+    Raises:
+        InputError: when its run.json or an input of it cannot be read or has changed.
+    """
+    from ..registration import RegistrationConfig
+    from ..registration.manifest import RunManifest
+
+    manifest = RunManifest.load(args.manifest)
+    changes = _changes(args)
+    if args.initial is not None:
+        changes["initial"] = None  # what it was need not be there any more
+    arguments = manifest.arguments(**changes)
+    return {
+        "initial": None,
+        "seed": 0,
+        **arguments,
+        "preset": settings_of(args, RegistrationConfig.of(arguments["preset"]).to_dict()),
+    }
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of arguments but the settings and the start."""
+    names = ("fixed_mask", "moving_mask", "initial_basis", "seed")
+    out: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for role in ("fixed", "moving"):
+        path, channel = getattr(args, role), getattr(args, f"{role}_channel")
+        if path is None and channel is not None:
+            raise InputError(f"--{role}-channel {channel}: name the {role} image, too")
+        if path is not None:
+            out[role] = _image(role, path, channel)
+    if args.device is not None:
+        parts = [part.strip() for part in args.device.split(",")]
+        out.update({"device": parts[0]} if len(parts) == 1 else {"devices": parts})
+    return out
+
+
+def _image(role: str, path: str, channel: int | None) -> Any:
+    """The file's name; the image where that does not say all."""
+    if channel is None and (Path(path).expanduser().exists() or not _names_series(path)):
+        return path
+    from ..io.sources import load_source
+
+    return load_source(path, f"{role} image", channel)[1]
+
+
+def _names_series(path: str) -> bool:
+    """Whether it is ``FOLDER/UID`` of a DICOM series."""
+    from ..io.dicom import is_series
+
+    return is_series(Path(path).expanduser())
+
+
+def name_of(image: Any) -> str:
+    """The file of an image that is a name or was read."""
+    return image if isinstance(image, str) else str(image.meta["filename_or_obj"])
+
+
+def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[Any, RegistrationConfig]:
+    """Where to start, and the settings that may say it.
+
+    Args:
+        how: one of :data:`STARTS`, or transforms in the order of antsApplyTransforms; None leaves it as it is.
+        arguments: with ``fixed``, ``moving``, ``initial`` and ``preset``, the settings.
+
+    Returns:
+        nothing, a matrix, or a field on the fixed grid; and the settings.
+
+    Raises:
+        InputError: when a transform cannot be read or has other dimensions.
+    """
+    config = arguments["preset"]
+    if how is None:
+        return arguments["initial"], config
+    if how[0] in STARTS and len(how) == 1:
+        return None, dataclasses.replace(config, initialization=how[0])
+    from ..io.images import read_grid
+
+    fixed, moving = (read_grid(arguments[role], f"{role} image") for role in ("fixed", "moving"))
+    transform = load_transforms(how, fixed=fixed, moving=moving)
+    return (transform.matrix if transform.is_affine else transform.displacement(fixed)), config
+
+
+def thresholds_of(path: Path | None) -> Thresholds | None:
+    """Thresholds of the verdict in a JSON file; None where there is none."""
+    if path is None:
+        return None
+    from ..report.verdict import Thresholds
+
+    return Thresholds.of(read_object(path.expanduser(), "--thresholds"))

@@ -1,0 +1,201 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What is carried through a transform: images, label maps, lists of points."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .outputs import suffix_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..geometry import Grid, SpatialTransform
+
+__all__ = ["Carried", "check_target", "is_points", "load_carried"]
+
+logger = logging.getLogger(__name__)
+
+POINTS = (".csv", ".fcsv", ".json", ".mrk.json")
+
+
+def is_points(path: str | Path) -> bool:
+    """Whether a file name is that of a list of points."""
+    return suffix_of(path) in POINTS
+
+
+@dataclass(frozen=True)
+class Carried:
+    """An image, label map or list of points that has been read.
+
+    Attributes:
+        path: its file.
+        kind: ``"image"``, ``"labels"`` or ``"points"``.
+        content: ``(C, *spatial)``, ``(1, *spatial)`` int64, or a :class:`monai_locor.io.points.PointList`.
+        lps: whether points in .csv files are LPS, as in ANTs.
+    """
+
+    path: Path
+    kind: str
+    content: Any
+    lps: bool = False
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of an image or a label map."""
+        from ..geometry import Grid
+
+        return None if self.kind == "points" else Grid.of(self.content)
+
+    def through(self, transform: SpatialTransform, grid: Grid | None, target: Path, mode: str = "bilinear") -> dict[str, Any]:
+        """Carry it through a transform and write it.
+
+        Images and label maps are brought onto ``grid`` in fixed space; points of the fixed image go to the moving image.
+
+        Args:
+            mode: of images, ``"bilinear"`` or ``"nearest"``; label maps are always read at the nearest voxel.
+
+        Returns:
+            what it was, for the answer of a command.
+
+        Raises:
+            InputError: when it has other dimensions than the transform or cannot be written there.
+        """
+        self._check(transform)
+        if self.kind == "points":
+            return self._points(transform, target)
+        assert grid is not None
+        from ..io.images import write_image
+
+        out, dtype = self._labels(transform, grid) if self.kind == "labels" else self._image(transform, grid, mode)
+        write_image(target, out, grid, dtype)
+        return {"input": self.path, "kind": self.kind, "output": target, "shape": list(grid.shape)}
+
+    def _check(self, transform: SpatialTransform) -> None:
+        dims = self.content.points.shape[1] if self.kind == "points" else self.content.ndim - 1
+        if dims != transform.dims:
+            raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {transform.dims}-D; give those of one pair")
+
+    def _points(self, transform: SpatialTransform, target: Path) -> dict[str, Any]:
+        from ..io.points import PointList, write_points
+
+        moved = transform.points(self.content.points)
+        self._warn_outside(transform)
+        write_points(target, PointList(moved, self.content.labels), lps=self.lps)
+        return {"input": self.path, "kind": "points", "output": target, "count": len(moved)}
+
+    def _warn_outside(self, transform: SpatialTransform) -> None:
+        import torch
+
+        from ..geometry import inside
+        from ..geometry.steps import world_to_voxels
+
+        domain = transform.domain
+        if domain is None:
+            return
+        voxels = world_to_voxels(torch.as_tensor(self.content.points).double(), domain)
+        outside = int((~inside(voxels, domain.shape, margin=-0.5)).sum())
+        if outside:
+            logger.warning(
+                "points %s: %d of %d lie outside the displacement field, where it is zero as in ITK; are they "
+                "in the space that the transform starts from?",
+                *(self.path, outside, len(self.content.points)),
+            )
+
+    def _image(self, transform: SpatialTransform, grid: Grid, mode: str) -> tuple[torch.Tensor, str]:
+        from ..geometry import Grid
+
+        dtype = self.content.meta["stored_dtype"] if mode == "nearest" else "float32"
+        moved = transform.warp(self.content, Grid.of(self.content), grid, mode)
+        return moved, dtype if dtype in WRITABLE else "float32"
+
+    def _labels(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
+        moved = self.labels_on(transform, grid)
+        return moved, _label_dtype(self.content.meta["stored_dtype"], moved)
+
+    def labels_on(self, transform: SpatialTransform | None, grid: Grid) -> torch.Tensor:
+        """A label map on a grid in fixed space, ``(1, *grid.shape)`` int64; without a transform by world coordinates.
+
+        Numbers of labels are carried, not the labels, which may be larger than float32 can hold exactly.
+
+        Raises:
+            InputError: when it has other dimensions.
+        """
+        import torch
+
+        from ..geometry import Grid, warp
+        from ..tensors import plain
+
+        values, own = plain(self.content), Grid.of(self.content)
+        if own.dims != grid.dims:
+            raise InputError(f"labels {self.path}: are {own.dims}-D, the fixed grid {grid.dims}-D; give those of one pair")
+        labels = values[values != 0].unique()
+        numbers = torch.where(values == 0, 0, torch.searchsorted(labels, values) + 1).float()
+        moved = (
+            warp(numbers, own, None, grid, "nearest") if transform is None else transform.warp(numbers, own, grid, "nearest")
+        )
+        return torch.cat((torch.zeros(1, dtype=torch.int64), labels))[plain(moved).long()]
+
+
+WRITABLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+
+
+def _label_dtype(stored: str, labels: torch.Tensor) -> str:
+    """The file's own where it is an integer type that tools read; else one that holds the labels."""
+    if stored in WRITABLE:
+        return stored
+    return "int32" if int(labels.min()) >= -(2**31) and int(labels.max()) < 2**31 else "int64"
+
+
+def load_carried(path: str | Path, kind: str, role: str, channel: int | str | None = None, lps: bool = False) -> Carried:
+    """Read what is to be carried.
+
+    Args:
+        kind: ``"image"``, ``"labels"`` or ``"points"``.
+        role: ``"fixed"`` or ``"moving"``, for messages.
+        channel: of an image of several, or ``"all"``.
+        lps: whether points in a .csv file are LPS, as in ANTs.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    path = Path(path).expanduser()
+    if kind == "points":
+        from ..io.points import read_points
+
+        return Carried(path, kind, read_points(path, lps=lps, what=f"{role} points"), lps)
+    if kind == "labels":
+        from ..io.images import read_labels
+
+        return Carried(path, kind, read_labels(path, role))
+    from ..io.sources import load_source
+
+    return Carried(path, kind, load_source(path, f"{role} image", channel)[1])
+
+
+def check_target(path: Path, kind: str) -> None:
+    """Refuse a name that its kind cannot be written to.
+
+    Raises:
+        InputError: it names the suffixes that can.
+    """
+    from ..io.images import IMAGE_SUFFIXES
+
+    known = POINTS if kind == "points" else IMAGE_SUFFIXES
+    if suffix_of(path) not in known:
+        raise InputError(f"output file {path}: its name must end in {', '.join(known)} for {kind}")

@@ -1,0 +1,60 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor compose``: several transforms as one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .console import console_of
+from .parser import TRANSFORM_ORDER, add_command, add_output
+from .transforms import files_of, load_transforms
+from .writing import add_format, check_transform_output, say_written, write_on
+
+__all__ = ["add_parser", "run"]
+
+TEXT = f"""\
+Write several transforms as one: an affine if all are affine, a composite if the format holds one, else one displacement
+field on the grid of the reference.
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor compose 1Warp.nii.gz 0GenericAffine.mat -r fixed.nii.gz -o whole_field.nii.gz
+monai-locor compose subject_to_template template_to_mni -r subject.nii.gz -o subject_to_mni.h5"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands, "compose", run, usage="TRANSFORM... -o FILE", summary="several transforms as one", text=TEXT, example=EXAMPLE
+    )
+    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
+    add_output(parser, "transform file; its name says the format, see convert --list-formats")
+    parser.add_argument(
+        "-r", "--reference", type=Path, metavar="IMAGE", help="grid of a field (the fixed image's; default: the first field's)"
+    )
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compose."""
+    from ..io.images import read_grid
+
+    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+    grid = None if args.reference is None else read_grid(args.reference)
+    whole = load_transforms(args.transforms, fixed=grid)
+    written = write_on(args.output, whole, grid, None, args.format)
+    return say_written(console_of(args), written, whole, args.transforms)

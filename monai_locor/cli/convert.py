@@ -1,0 +1,110 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor convert``: transforms and points from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .carried import is_points, load_carried
+from .console import Console, console_of
+from .outputs import check_outputs
+from .parser import TRANSFORM_ORDER, add_command, add_output
+from .transforms import files_of, load_transforms
+from .writing import check_transform_output, say_written, write_on
+
+__all__ = ["add_parser", "run"]
+
+TEXT = f"""\
+Convert transforms, or lists of points, between the formats of ITK, ANTs, NiftyReg, FSL, elastix, FreeSurfer, Learn2Reg
+and 3D Slicer. The formats are known by their names and contents; --list-formats says them and what each needs.
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor convert --list-formats
+monai-locor convert 1Warp.nii.gz 0GenericAffine.mat -o composite.h5 --fixed fixed.nii.gz
+monai-locor convert landmarks.fcsv -o landmarks.csv"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "convert",
+        run,
+        usage="INPUT... -o FILE",
+        summary="transforms and points to other formats",
+        text=TEXT,
+        example=EXAMPLE,
+    )
+    parser.add_argument("input", nargs="*", metavar="INPUT", help="transforms, in the order of antsApplyTransforms, or points")
+    add_output(parser, "file; its name says the format", required=False)
+    parser.add_argument("--from", dest="source", metavar="NAME", help="format of INPUT (default: by names and contents)")
+    parser.add_argument("--to", dest="format", metavar="NAME", help="format of the output (default: by its name)")
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, for its grid, where a format needs it")
+    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, for its grid, likewise")
+    parser.add_argument("--list-formats", action="store_true", help="list the formats of transforms and points, and end")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, or list the formats."""
+    from ..io.images import read_grid
+
+    console = console_of(args)
+    if args.list_formats:
+        return _list(console)
+    if not args.input or args.output is None:
+        raise InputError("convert: give INPUT and an output with -o, or --list-formats")
+    if is_points(args.input[0]):
+        return _points(args, console)
+    check_transform_output(args, [args.fixed, args.moving, *files_of(args.input)])
+    fixed, moving = (None if p is None else read_grid(p, f"{role} image") for role, p in _images(args))
+    transform = load_transforms(args.input, fixed=fixed, moving=moving, format=args.source)
+    written = write_on(args.output, transform, fixed, moving, args.format)
+    return say_written(console, written, transform, args.input)
+
+
+def _images(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
+    return [("fixed", args.fixed), ("moving", args.moving)]
+
+
+def _points(args: argparse.Namespace, console: Console) -> int:
+    from ..io.points import write_points
+    from .carried import check_target
+
+    if len(args.input) > 1:
+        raise InputError(f"{args.input[0]}: lists of points are converted one at a time; give one INPUT")
+    check_target(args.output, "points")
+    check_outputs([args.output], args.force, args.input)
+    for option in (args.source, args.format):
+        if option not in (None, "ants"):
+            raise InputError(f"{option}: is no format of points; give ants for a .csv of ANTs, else leave it out")
+    points = load_carried(args.input[0], "points", "fixed", lps=args.source == "ants").content
+    write_points(args.output.expanduser(), points, lps=args.format == "ants")
+    console.say(f"{args.output}: {len(points.points)} points")
+    return console.answer({"outputs": [args.output], "kind": "points", "count": len(points.points)})
+
+
+def _list(console: Console) -> int:
+    from ..io.transforms import FORMATS, formats_text
+
+    console.say("transforms:")
+    for line in formats_text().splitlines():
+        console.say(f"  {line}")
+    console.say("points: .csv (x,y,z,label; RAS mm), of ANTs with --from or --to ants (LPS); .fcsv and .mrk.json of 3D Slicer")
+    shown = ("name", "suffixes", "reads", "writes", "needs_to_read", "needs_to_write", "affine_only", "description")
+    return console.answer({"formats": [{name: getattr(f, name) for name in shown} for f in FORMATS.values()]})

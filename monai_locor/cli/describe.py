@@ -1,0 +1,217 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Transforms, images and points in words and numbers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+
+    from ..geometry import Grid, SpatialTransform
+
+__all__ = ["describe_grid", "describe_image", "describe_transform", "kind_of", "lines_of"]
+
+FEW_LABELS = 256
+WORLD = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
+
+
+def kind_of(transform: SpatialTransform) -> str:
+    """What a transform is made of, in the order that points go through it: ``displacement field, then affine``."""
+    words = {"AffineStep": "affine", "FieldStep": "displacement field", "SplineStep": "B-spline"}
+    if transform.is_affine:
+        return "affine"
+    return ", then ".join(words.get(type(step).__name__, type(step).__name__) for step in transform.steps)
+
+
+def describe_grid(grid: Grid) -> dict[str, Any]:
+    """Size, spacing, field of view, position and orientation."""
+    import numpy as np
+
+    axes = grid.affine[:-1, :-1] / grid.spacing
+    letters = "RAS"[: grid.dims], "LPI"[: grid.dims]
+    code, tilt = "", 0.0
+    for column in axes.T:
+        world = int(np.argmax(np.abs(column)))
+        code += letters[0 if column[world] > 0 else 1][world]
+        tilt = max(tilt, math.degrees(math.acos(min(1.0, abs(float(column[world]))))))
+    sheared = not np.allclose(axes.T @ axes, np.eye(grid.dims), atol=1e-4)
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": grid.spacing.tolist(),
+        "extent_mm": grid.extent.tolist(),
+        "centre_mm": grid.centre.tolist(),
+        "orientation": code,
+        "oblique_degrees": round(tilt, 3),
+        "sheared": sheared,
+        "affine": grid.affine.tolist(),
+    }
+
+
+def describe_image(image: MetaTensor) -> dict[str, Any]:
+    """What an image ``(C, *spatial)`` holds."""
+    import torch
+
+    from ..geometry import Grid
+    from ..tensors import plain
+
+    values = plain(image)
+    finite = values[torch.isfinite(values)].double()
+    found: dict[str, Any] = {
+        "what": "image",
+        **describe_grid(Grid.of(image)),
+        "channels": len(values),
+        "dtype": image.meta.get("stored_dtype"),
+        "not_finite": values.numel() - finite.numel(),
+    }
+    if len(finite):
+        ordered = finite.flatten().sort().values
+        at = {q: float(ordered[round(q * (len(ordered) - 1))]) for q in (0, 0.01, 0.5, 0.99, 1)}
+        found["intensity"] = dict(zip(("min", "p01", "median", "p99", "max"), at.values(), strict=True))
+        found["zero_percent"] = 100 * float((finite == 0).double().mean())
+        whole = bool((finite == finite.round()).all())
+        labels = finite.unique() if whole else finite[:0]
+        if whole and len(labels) <= FEW_LABELS and _patches(values):
+            found["labels"] = [int(v) for v in labels.tolist()]
+    return found
+
+
+def _patches(values: torch.Tensor) -> bool:
+    """Whether neighbours mostly have the same value, as in a label map or a mask."""
+    same = [(values.narrow(d, 1, n - 1) == values.narrow(d, 0, n - 1)) for d, n in enumerate(values.shape) if d and n > 1]
+    inner = [s[values.narrow(d, 1, n - 1) != 0] for s, (d, n) in zip(same, _axes(values), strict=True)]
+    return all(not len(s) or float(s.float().mean()) > 0.6 for s in inner)
+
+
+def _axes(values: torch.Tensor) -> list[tuple[int, int]]:
+    return [(d, n) for d, n in enumerate(values.shape) if d and n > 1]
+
+
+def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[str, Any]:
+    """Kind, size of displacements and folding on a grid, if there is one; of an affine map its parts."""
+    import torch
+
+    from ..metrics import jacobian_statistics
+
+    found: dict[str, Any] = {"what": "transform", "kind": kind_of(transform), "dims": transform.dims}
+    found["holds_inverse"] = transform.inverse_steps is not None
+    if transform.is_affine:
+        found["affine"] = _affine_parts(transform.matrix)
+    if grid is None:
+        return found
+    field = transform.displacement(grid)
+    lengths = torch.linalg.vector_norm(field.double(), dim=0).flatten().sort().values
+    found["grid"] = describe_grid(grid)
+    found["displacement_mm"] = {
+        "mean": float(lengths.mean()),
+        "p95": float(lengths[round(0.95 * (len(lengths) - 1))]),
+        "max": float(lengths[-1]),
+    }
+    found["jacobian"] = jacobian_statistics(field, grid)
+    return found
+
+
+def _affine_parts(matrix: np.ndarray) -> dict[str, Any]:
+    """Rotation (degrees), stretches along the principal axes and translation (mm) of a matrix, RAS."""
+    import numpy as np
+
+    linear = matrix[:-1, :-1]
+    left, stretches, right = np.linalg.svd(linear)
+    rotation = left @ right
+    dims = len(linear)
+    if np.linalg.det(rotation) < 0:
+        angle = None  # it mirrors
+    elif dims == 2:
+        angle = abs(math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])))
+    else:
+        angle = math.degrees(math.acos(max(-1.0, min(1.0, (np.trace(rotation) - 1) / 2))))
+    return {
+        "matrix": matrix.tolist(),
+        "rotation_degrees": angle,
+        "stretches": stretches.tolist(),
+        "determinant": float(np.linalg.det(linear)),
+        "translation_mm": matrix[:-1, -1].tolist(),
+    }
+
+
+def lines_of(path: Path, found: dict[str, Any]) -> list[str]:
+    """A description in words."""
+    if found["what"] == "image":
+        return _image_lines(path, found)
+    if found["what"] == "points":
+        low, high = (" x ".join(f"{v:.1f}" for v in found[k]) for k in ("min_mm", "max_mm"))
+        return [f"{path}: {found['count']} points in {found['dims']}-D, from ({low}) to ({high}) mm RAS"]
+    return _transform_lines(path, found)
+
+
+def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
+    labels = found.get("labels")
+    what = "image" if labels is None else "mask" if len(labels) <= 2 else "label map"
+    lines = [f"{path}: {len(found['shape'])}-D {what}, {_grid_line(found)}"]
+    lines.append(_place_line(found))
+    parts = [f"voxels of type {found['dtype']}"]
+    if found["channels"] > 1:
+        parts.append(f"{found['channels']} channels or frames")
+    if "intensity" in found:
+        i = found["intensity"]
+        parts.append(f"values {i['min']:.4g} to {i['max']:.4g} (1 % below {i['p01']:.4g}, median {i['median']:.4g}, ")
+        parts[-1] += f"1 % above {i['p99']:.4g}), {found['zero_percent']:.0f} % zero"
+    parts.append(f"{found['not_finite']} NaN or infinite" if found["not_finite"] else "all finite")
+    lines.append("; ".join(parts))
+    if labels is not None:
+        shown = [v for v in labels if v][:16]
+        count = sum(map(bool, labels))
+        more = ", ..." if count > len(shown) else ""
+        lines.append(f"{count} label{'s' * (count != 1)}: {', '.join(map(str, shown))}{more}")
+    return lines
+
+
+def _grid_line(found: dict[str, Any]) -> str:
+    size, spacing, extent = (found[k] for k in ("shape", "spacing_mm", "extent_mm"))
+    return (
+        f"{'x'.join(map(str, size))} voxels of {'x'.join(f'{s:.3g}' for s in spacing)} mm, "
+        f"field of view {'x'.join(f'{e:.4g}' for e in extent)} mm"
+    )
+
+
+def _place_line(found: dict[str, Any]) -> str:
+    towards = ", ".join(WORLD[letter] for letter in found["orientation"])
+    tilt = f", oblique by {found['oblique_degrees']:.1f} degrees" if found["oblique_degrees"] > 0.05 else ""
+    shear = ", axes not at right angles (ITK may refuse it)" if found["sheared"] else ""
+    centre = ", ".join(f"{c:.1f}" for c in found["centre_mm"])
+    return f"orientation {found['orientation']} (axes run to the {towards}){tilt}{shear}; centre at ({centre}) mm RAS"
+
+
+def _transform_lines(path: Path, found: dict[str, Any]) -> list[str]:
+    from .jacobian import folding_line
+
+    lines = [f"{path}: {found['dims']}-D transform, points of the fixed to points of the moving image: {found['kind']}"]
+    lines[0] += ", with its inverse" * found["holds_inverse"]
+    if "affine" in found:
+        a = found["affine"]
+        turn = "mirrors" if a["rotation_degrees"] is None else f"rotation {a['rotation_degrees']:.2f} degrees"
+        stretch = " x ".join(f"{s:.4g}" for s in a["stretches"])
+        shift = ", ".join(f"{t:.3f}" for t in a["translation_mm"])
+        lines.append(f"{turn}, stretches {stretch}, volume times {a['determinant']:.4g}, translation ({shift}) mm RAS")
+        lines += ["  " + "  ".join(f"{v:12.6f}" for v in row) for row in a["matrix"]]
+    if "grid" in found:
+        d = found["displacement_mm"]
+        lines.append(f"on {_grid_line(found['grid'])}, {_place_line(found['grid'])}")
+        lines.append(f"displacement {d['mean']:.3g} mm in the mean, 95 % below {d['p95']:.3g}, at most {d['max']:.3g} mm")
+        lines.append(folding_line(found["jacobian"]))
+    return lines

@@ -1,0 +1,123 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor evaluate``: Dice, HD95, TRE, mutual information, folding and inverse consistency of a transform."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .console import console_of
+from .parser import TRANSFORM_ORDER, add_command, add_transforms
+
+__all__ = ["add_parser", "run"]
+
+TEXT = f"""\
+Measure a transform with what is known of the images: label maps (Dice, 95th percentile of the Hausdorff distance),
+landmarks (target registration error), the images themselves (normalised mutual information), nothing (folding, inverse
+consistency). Everything is measured before, with world coordinates alone, and after. Without a transform only before.
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor evaluate -t out --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz
+monai-locor evaluate -t out --fixed-points fixed.csv --moving-points moving.csv --json
+monai-locor evaluate --fixed-labels truth.nii.gz --moving-labels already_warped.nii.gz"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands, "evaluate", run, usage="[-t TRANSFORM]", summary="Dice, HD95, TRE, folding, ...", text=TEXT, example=EXAMPLE
+    )
+    add_transforms(parser, required=False)
+    parser.add_argument(
+        "--inverse-transform",
+        action="append",
+        metavar="FILE",
+        help="from moving to fixed points, for the inverse consistency; as -t (default: the inverse that -t holds)",
+    )
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image")
+    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image")
+    parser.add_argument("--fixed-labels", type=Path, metavar="IMAGE", help="label map in fixed space")
+    parser.add_argument("--moving-labels", type=Path, metavar="IMAGE", help="label map in moving space, of the same labels")
+    parser.add_argument("--labels", metavar="N,N,...", help="which labels count (default: all of the fixed map but 0)")
+    parser.add_argument("--fixed-points", type=Path, metavar="FILE", help="landmarks in fixed space (.csv, .fcsv, .json)")
+    parser.add_argument("--moving-points", type=Path, metavar="FILE", help="the same in moving space, by label or in order")
+    parser.add_argument(
+        "--mask", type=Path, metavar="IMAGE", help="where folding, consistency and information count, fixed space"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure everything that the arguments allow."""
+    from .measures import evaluate
+
+    console = console_of(args)
+    for name in ("", "_labels", "_points"):
+        pair = [getattr(args, f"{role}{name}") for role in ("fixed", "moving")]
+        if any(pair) and not all(pair) and not (name == "" and pair[0]):
+            options = " and ".join(f"--{role}{name}".replace("_", "-") for role in ("fixed", "moving"))
+            raise InputError(f"{pair[0] or pair[1]}: {options} belong together; give both")
+    if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
+        raise InputError("evaluate: nothing to measure; give a transform with -t, or label maps, landmarks or images")
+    found = evaluate(args, _labels(args.labels))
+    for line in _lines(found):
+        console.say(line)
+    return console.answer(found)
+
+
+def _labels(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--labels {text}: give whole numbers with commas between them, as in 1,2,3") from error
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    """The findings as a table of before and after."""
+    rows = [row for row in _rows(found) if any(v is not None for v in row[1:])]
+    if rows:
+        width = max(len(row[0]) for row in rows)
+        yield f"{'':{width}}  {'before':>9}  {'after':>9}"
+        for name, before, after in rows:
+            yield f"{name:{width}}  {_number(before):>9}  {_number(after):>9}"
+    if "inverse_consistency_mm" in found:
+        error = found["inverse_consistency_mm"]
+        yield f"inverse consistency {_number(error['mean'])} mm in the mean, 95 % below {_number(error['p95'])} mm"
+    if "jacobian" in found:
+        from .jacobian import folding_line
+
+        yield folding_line(found["jacobian"])
+
+
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, float | None, float | None]]:
+    for key, title in (("dice", "Dice"), ("hd95_mm", "HD95 mm")):
+        before, after = (found.get(key, {}).get(when, {}) for when in ("before", "after"))
+        for label in before.get("labels", {}):
+            yield f"{title} {label}", before["labels"][label], after.get("labels", {}).get(label)
+        yield f"{title} mean", before.get("mean"), after.get("mean")
+    for key, title, kinds in (("tre_mm", "TRE mm", ("mean", "median", "p95", "max")), ("nmi", "NMI", ("value",))):
+        before, after = (found.get(key, {}).get(when, {}) for when in ("before", "after"))
+        for kind in kinds:
+            yield title if kind == "value" else f"{title} {kind}", before.get(kind), after.get(kind)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else "n/a" if math.isnan(value) else f"{value:.4g}"

@@ -1,0 +1,147 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor info``: what a file is, in words."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .carried import is_points
+from .console import console_of
+from .outputs import suffix_of
+from .parser import add_command
+from .results import verdict_lines
+from .transforms import FORWARD, load_transforms
+
+if TYPE_CHECKING:
+    from ..geometry import Grid
+
+__all__ = ["add_parser", "run"]
+
+TEXT = """\
+Say what a file is. Of an image: size, spacing, orientation, intensities, whether it is a mask or a label map. Of a
+transform: its kind, rotation and stretch, mean and maximum displacement, folding. Of points: how many, where. Of a
+folder of `register`: what its run.json says, and its transform."""
+
+EXAMPLE = """\
+monai-locor info t1.nii.gz dicom_folder out/affine.tfm
+monai-locor info out --json"""
+
+TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".npy", ".x5")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands, "info", run, usage="FILE...", summary="what an image, transform or run is", text=TEXT, example=EXAMPLE
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points, or folder of register")
+    parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to measure transforms on (the fixed image)")
+    parser.add_argument("--channel", metavar="N", type=int, help="which channel or frame, from 0 (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe each file."""
+    from ..io.images import read_grid
+    from .describe import lines_of
+
+    console = console_of(args)
+    grid = None if args.reference is None else read_grid(args.reference)
+    found = []
+    for path in args.files:
+        described = _describe(path.expanduser(), grid, args.channel)
+        found.append({"file": path, **described})
+        for line in [*_run_lines(path, described), *lines_of(path, described)]:
+            console.say(line)
+    return console.answer({"files": found})
+
+
+def _describe(path: Path, grid: Grid | None, channel: int | None) -> dict[str, Any]:
+    if (path / FORWARD).is_file():
+        return {**_transform(path, grid), "run": _run_of(path / "run.json")}
+    if is_points(path) and path.exists():
+        return _points(path)
+    if suffix_of(path) in TRANSFORM_SUFFIXES or _is_field(path) or _is_ants_prefix(path):
+        return _transform(path, grid)
+    from ..io.sources import load_source
+    from .describe import describe_image
+
+    return describe_image(load_source(path, "file", "all" if channel is None else channel)[1])
+
+
+def _is_field(path: Path) -> bool:
+    """Whether a NIfTI file says that it holds vectors."""
+    from ..io.nifti import is_nifti, load_nifti
+
+    if not is_nifti(path) or not path.is_file():
+        return False
+    try:
+        header = load_nifti(path).header
+    except Exception:  # the reader of images will say what is wrong with it
+        return False
+    return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
+
+
+def _is_ants_prefix(path: Path) -> bool:
+    from ..io.transforms import planned_files
+
+    return not path.exists() and any(file.is_file() for file in planned_files(path, "ants")[:2])
+
+
+def _transform(path: Path, grid: Grid | None) -> dict[str, Any]:
+    from .describe import describe_transform
+
+    transform = load_transforms([str(path)], fixed=grid, moving=grid)
+    return describe_transform(transform, grid or transform.domain)
+
+
+def _points(path: Path) -> dict[str, Any]:
+    from ..io.points import read_points
+
+    read = read_points(path)
+    low, high = (getattr(read.points, f)(0).tolist() for f in ("amin", "amax"))
+    found = {"what": "points", "count": len(read.points), "dims": int(read.points.shape[1]), "min_mm": low, "max_mm": high}
+    return {**found, "labels": list(read.labels)}
+
+
+def _run_of(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
+    """What the manifest of a registration says, in a line or two."""
+    content = found.get("run")
+    if not content:
+        return []
+    inputs = content.get("inputs") or {}
+    names = [f"{role} {_name(inputs.get(role))}" for role in ("fixed", "moving") if inputs.get(role)]
+    lines = [f"{path}: a registration of {', '.join(names) or 'images in memory'}, {content.get('seconds', '?')} s"]
+    verdict = content.get("verdict")
+    if isinstance(verdict, dict) and "reasons" in verdict:
+        from ..report.verdict import Verdict
+
+        lines += verdict_lines(Verdict.of(verdict))
+    if content.get("interrupted"):
+        lines.append("INTERRUPTED: the best result until then")
+    return lines
+
+
+def _name(value: Any) -> str:
+    return str(value.get("path", value)) if isinstance(value, dict) else str(value)

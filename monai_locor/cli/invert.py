@@ -1,0 +1,62 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor invert``: the inverse of a transform."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .console import console_of
+from .parser import TRANSFORM_ORDER, add_command, add_output
+from .transforms import files_of, load_transforms
+from .writing import add_format, check_transform_output, say_written, write_on
+
+__all__ = ["add_parser", "run"]
+
+TEXT = f"""\
+Write the inverse of one or more transforms, as one.
+
+Affine maps are inverted exactly; where a file holds its inverse (ITK composite, an output folder of `register`) that is
+used; a displacement field is inverted by fixed-point iteration.
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor invert out/affine.tfm -o inverse_affine.tfm
+monai-locor invert warp.nii.gz -r moving.nii.gz -o inverse_warp.nii.gz"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands, "invert", run, usage="TRANSFORM... -o FILE", summary="invert a transform", text=TEXT, example=EXAMPLE
+    )
+    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
+    add_output(parser, "transform file; its name says the format, see convert --list-formats")
+    parser.add_argument(
+        "-r", "--reference", type=Path, metavar="IMAGE", help="grid of the inverse field (the moving image's; default: derived)"
+    )
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Invert."""
+    from ..io.images import read_grid
+
+    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+    grid = None if args.reference is None else read_grid(args.reference)
+    inverse = load_transforms(args.transforms, inverse=True, moving=grid)
+    written = write_on(args.output, inverse, grid, None, args.format)
+    return say_written(console_of(args), written, inverse, args.transforms)

@@ -1,0 +1,123 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor jacobian``: how a transform stretches, and whether it folds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .console import console_of
+from .outputs import check_outputs
+from .parser import TRANSFORM_ORDER, add_command, add_output
+from .transforms import files_of, load_transforms
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..geometry import Grid
+
+__all__ = ["add_parser", "folding_line", "run"]
+
+TEXT = f"""\
+Jacobian determinant of a transform, as numbers and, with -o, as an image.
+
+The determinant itself, not its logarithm: 1 keeps the volume, 2 doubles it from fixed to moving, 0 or less folds. With
+--log the image holds the natural logarithm, 0 where the volume is kept; folded voxels get log(1e-9).
+
+{TRANSFORM_ORDER}"""
+
+EXAMPLE = """\
+monai-locor jacobian out -o jacobian.nii.gz
+monai-locor jacobian 1Warp.nii.gz 0GenericAffine.mat -r fixed.nii.gz --mask brain.nii.gz --json"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "jacobian",
+        run,
+        usage="TRANSFORM...",
+        summary="how a transform stretches and folds",
+        text=TEXT,
+        example=EXAMPLE,
+    )
+    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
+    add_output(parser, "image of the determinant (.nii.gz, .nii, .nrrd, .mha)", required=False)
+    parser.add_argument(
+        "-r", "--reference", type=Path, metavar="IMAGE", help="on whose grid (default: that of the first field)"
+    )
+    parser.add_argument("--mask", type=Path, metavar="IMAGE", help="where the numbers count, in fixed space")
+    parser.add_argument("--inverse", action="store_true", help="of the inverse transform")
+    parser.add_argument("--log", action="store_true", help="write the natural logarithm")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and write the image."""
+    from ..io.images import read_grid, write_image
+    from ..metrics import jacobian_determinant, jacobian_statistics
+    from .carried import check_target
+
+    console = console_of(args)
+    if args.log and args.output is None:
+        raise InputError("--log: is about the image; name one with -o")
+    if args.output is not None:
+        check_target(args.output, "image")
+        check_outputs([args.output], args.force, [args.reference, args.mask, *files_of(args.transforms)])
+    grid = None if args.reference is None else read_grid(args.reference)
+    fixed, moving = (None, grid) if args.inverse else (grid, None)
+    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)
+    grid = grid or transform.domain
+    if grid is None:
+        raise InputError("an affine transform has no grid of its own: name an image with -r")
+    field = transform.displacement(grid)
+    found = jacobian_statistics(field, grid, mask_on(args.mask, grid))
+    console.say(folding_line(found))
+    if args.output is not None:
+        values = jacobian_determinant(field, grid)
+        write_image(args.output.expanduser(), values.clamp(min=1e-9).log() if args.log else values, grid)
+        console.say(f"{args.output}: {'log ' if args.log else ''}Jacobian determinant")
+    return console.answer({"jacobian": found, "output": args.output, "transforms": args.transforms})
+
+
+def mask_on(path: Path | None, grid: Grid) -> torch.Tensor | None:
+    """A mask on a grid, resampled if it lies on another, ``(1, *grid.shape)``.
+
+    Raises:
+        InputError: when it cannot be read, has other dimensions or does not meet the grid.
+    """
+    if path is None:
+        return None
+    from ..geometry import Grid, same_grid, warp
+    from ..io.images import read_mask
+
+    mask = read_mask(path)
+    own = Grid.of(mask)
+    if own.dims != grid.dims:
+        raise InputError(f"mask {path}: is {own.dims}-D, the grid {grid.dims}-D; give one in fixed space")
+    out = mask if same_grid(own, grid) else warp(mask, own, None, grid, "nearest")
+    if not bool((out > 0).any()):
+        raise InputError(f"mask {path}: does not meet the grid, no voxel is left; give one in fixed space")
+    return out
+
+
+def folding_line(found: dict[str, Any]) -> str:
+    """Jacobian statistics in words."""
+    ndv = "not measured" if found["ndv"] is None else f"{found['ndv']:.2g} %"
+    return (
+        f"Jacobian determinant {found['min']:.3g} to {found['max']:.3g}, 1 % below {found['p01']:.3g} and above "
+        f"{found['p99']:.3g}; folding {found['folding_percent']:.2g} % of voxels, non-diffeomorphic volume {ndv}"
+    )

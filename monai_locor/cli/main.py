@@ -1,0 +1,124 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""From a command line to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from .._version import __version__
+from ..errors import InputError
+from . import apply, compose, convert, demo, evaluate, info, invert, jacobian, register, report, tune
+from .console import Console, session
+from .parser import EXIT_CODES, Parser
+
+__all__ = ["COMMANDS", "build_parser", "main"]
+
+COMMANDS = (register, apply, info, evaluate, report, convert, compose, invert, jacobian, tune, demo)
+
+TEXT = """\
+Multimodal deformable image registration with the local learned-basis correlation ratio.
+
+Images in world coordinates (RAS, mm), 2-D or 3-D: NIfTI, DICOM folders, NRRD, MHA, MGZ and what else ITK and nibabel
+read. Transforms take points of the fixed image to points of the moving image, as in ITK, ANTs and 3D Slicer."""
+
+EXAMPLE = """\
+example:
+  monai-locor register fixed.nii.gz moving.nii.gz -o out
+  monai-locor apply moving_labels.nii.gz -t out -r fixed.nii.gz --labels -o labels_on_fixed.nii.gz
+  monai-locor info out/forward_field.nii.gz"""
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; nothing heavy is imported for it."""
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = Parser(prog="monai-locor", description=TEXT, epilog=f"{EXAMPLE}\n\nexit codes:\n{codes}")
+    parser.add_argument("--version", action="version", version=f"monai-locor {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", description="each has a --help of its own")
+    for module in COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: command line without the program's name; ``sys.argv`` if not given.
+
+    Returns:
+        the exit code, see :data:`monai_locor.cli.parser.EXIT_CODES`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except InputError as error:
+        return _refused(Console("--json" in argv), str(error))
+    except SystemExit as end:  # --help, --version
+        return int(end.code or 0)
+    if not hasattr(args, "run"):
+        parser.print_help(sys.stderr)
+        return 2
+    args.console = Console(args.json, args.quiet, sys.stdout, args.command)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Every way in which a command may end."""
+    console: Console = args.console
+    try:
+        with session(args):
+            return int(args.run(args))
+    except InputError as error:
+        return _refused(console, str(error))
+    except ImportError as error:
+        missing = "pip install" in str(error)  # ours say which extra brings it
+        return _refused(console, str(error)) if missing else _crashed(console, args, error)
+    except KeyboardInterrupt:
+        return _ended(console, 130, "interrupted; what was not complete is not written")
+    except BrokenPipeError:  # as of `monai-locor info x | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            return _refused(console, f"{error.filename or 'output'}: {error.strerror}; free space, or name another folder")
+        return _crashed(console, args, error)
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return _refused(console, f"not enough memory ({error}); use images of larger voxels, or --device cpu")
+        return _crashed(console, args, error)
+
+
+def _refused(console: Console, message: str) -> int:
+    return _ended(console, 2, f"error: {message}")
+
+
+def _crashed(console: Console, args: argparse.Namespace, error: Exception) -> int:
+    if args.verbose:
+        traceback.print_exception(error)
+    logging.getLogger(__name__).debug("internal error", exc_info=error)
+    more = "" if args.verbose else "; -v shows where"
+    return _ended(console, 3, f"internal error: {type(error).__name__}: {error}; please report it{more}")
+
+
+def _ended(console: Console, code: int, message: str) -> int:
+    line = " ".join(message.split())
+    print(line, file=sys.stderr, flush=True)
+    return console.answer({"error": line.removeprefix("error: ")}, code)

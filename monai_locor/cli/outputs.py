@@ -1,0 +1,77 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Names of outputs, checked before long work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import InputError
+
+__all__ = ["check_outputs", "stem_of", "suffix_of"]
+
+DOUBLE = (".nii.gz", ".mrk.json", ".brik.gz")
+
+
+def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Path | None] = ()) -> list[Path]:
+    """Make sure that outputs can be written and nothing is lost by it; folders are made.
+
+    Args:
+        paths: what will be written.
+        force: whether files that exist may be replaced.
+        inputs: what will be read; no output may be one of these.
+
+    Raises:
+        InputError: when an output exists, names an input, another output or a folder, or cannot be written.
+    """
+    from ..io.paths import check_output_dir
+
+    wanted = [Path(p).expanduser() for p in paths]
+    read = {Path(i).expanduser().resolve() for i in inputs if i is not None}
+    seen: set[Path] = set()
+    for path in wanted:
+        place = path.resolve()
+        if place in seen:
+            raise InputError(f"output file {path}: two outputs have this name; give them different ones")
+        if place in read:
+            raise InputError(f"output file {path}: is also an input; name another")
+        if path.is_dir():
+            raise InputError(f"output file {path}: is a folder; name a file in it")
+        if path.exists() and not force:
+            raise InputError(f"output file {path}: exists already; name another, or add --force to overwrite it")
+        seen.add(place)
+    for folder in dict.fromkeys(path.parent for path in wanted):
+        check_output_dir(folder)
+    return wanted
+
+
+def suffix_of(path: str | Path) -> str:
+    """What a file name ends in, in lower case.
+
+    >>> suffix_of("a.b.nii.gz"), suffix_of("points.CSV"), suffix_of("folder/x.mrk.json")
+    ('.nii.gz', '.csv', '.mrk.json')
+    """
+    name = Path(path).name.lower()
+    return next((s for s in DOUBLE if name.endswith(s)), Path(name).suffix)
+
+
+def stem_of(path: str | Path) -> str:
+    """A file's name without its suffix.
+
+    >>> stem_of("folder/t1.brain.nii.gz")
+    't1.brain'
+    """
+    name = Path(path).name
+    suffix = suffix_of(path)
+    return name[: len(name) - len(suffix)] if suffix else name

@@ -1,0 +1,230 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor register``: align two images."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .arguments import given_arguments, name_of, repeated_arguments, start_of, thresholds_of
+from .carried import Carried, load_carried
+from .console import Console, console_of, listed
+from .outputs import check_outputs, stem_of, suffix_of
+from .parser import add_command, add_device, add_output, whole_number
+from .results import DEFAULT, OUTPUTS, chosen_outputs, result_lines, result_values
+from .settings import add_settings
+
+if TYPE_CHECKING:
+    from ..registration import RegistrationResult
+    from ..report.verdict import Thresholds
+
+__all__ = ["add_parser", "run"]
+
+TEXT = """\
+Align the moving image to the fixed image: an affine map, then a diffeomorphic deformation, in both directions at once.
+The images may be of any modality, size, spacing, orientation and field of view; each keeps its own grid.
+
+OUT is a folder. It gets run.json (inputs, settings, versions, timings, verdict), by default {default}, and what else
+--outputs names:
+{outputs}"""
+
+EXAMPLE = """\
+monai-locor register flair.nii.gz t1.nii.gz -o out
+monai-locor register mr.nii.gz ct_dicom_folder -o out --moving-labels ct_organs.nii.gz --fixed-mask body.nii.gz
+monai-locor register fixed.nii.gz moving.nii.gz -o out --preset fast --similarity mind_ssc --set bending_weight=20
+monai-locor register --from out/run.json -o again"""
+
+CARRIED = {"image": "image", "labels": "label map", "points": "list of points"}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    width = max(map(len, OUTPUTS)) + 2
+    outputs = "\n".join(f"  {name:<{width}}{output.what} ({output.name})" for name, output in OUTPUTS.items())
+    text = TEXT.format(default=", ".join(DEFAULT), outputs=outputs)
+    parser = add_command(
+        commands,
+        "register",
+        run,
+        usage="FIXED MOVING -o OUT",
+        summary="align two images",
+        text=text,
+        example=EXAMPLE,
+        codes="0 verdict PASS or WARN, 1 verdict FAIL",
+    )
+    parser.add_argument(
+        "fixed", nargs="?", metavar="FIXED", help="image that stays: a file, a DICOM folder, or FOLDER/UID of one series in it"
+    )
+    parser.add_argument("moving", nargs="?", metavar="MOVING", help="image that is brought onto it")
+    add_output(parser, "folder for the outputs", "OUT")
+    parser.add_argument("--outputs", metavar="NAME,...", help="which outputs (see above), or all")
+    parser.add_argument(
+        "--from",
+        dest="manifest",
+        type=Path,
+        metavar="RUN.JSON",
+        help="repeat the registration of a run.json; options change it",
+    )
+    parser.add_argument(
+        "--thresholds", type=Path, metavar="FILE", help="JSON file of thresholds of the verdict, by name: [warn, fail]"
+    )
+    add_settings(parser.add_argument_group("settings"))
+    _add_images(parser.add_argument_group("images"))
+    _add_carried(parser.add_argument_group("carried along (each may be given several times)"))
+    add_device(parser.add_argument_group("machine"))
+
+
+def _add_images(group: argparse._ActionsContainer) -> None:
+    for role in ("fixed", "moving"):
+        group.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"where the {role} image counts; on any grid")
+    for role in ("fixed", "moving"):
+        text = f"channel or frame of a {role} image that has several, from 0"
+        group.add_argument(f"--{role}-channel", type=whole_number(0), metavar="N", help=text)
+    group.add_argument(
+        "--initial",
+        action="append",
+        metavar="HOW",
+        help="where to start: world (coordinates), centers (of the fields of view), moments (centres of mass), auto, or a "
+        "transform, as -t of apply (default: auto)",
+    )
+    group.add_argument("--initial-basis", metavar="FILE", help="basis that another pair has learned (.safetensors)")
+
+
+def _add_carried(group: argparse._ActionsContainer) -> None:
+    for role, other in (("moving", "fixed"), ("fixed", "moving")):
+        for kind, what in CARRIED.items():
+            text = f"{what} in {role} space, written on the {other} image"
+            group.add_argument(f"--{role}-{kind}", action="append", default=[], metavar="FILE", help=text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is written, checked before the work.
+
+    Attributes:
+        folder: for all of it.
+        outputs: what of the result, by name.
+        carried: what is carried along, whose space it is in, and its output.
+    """
+
+    folder: Path
+    outputs: Mapping[str, Path]
+    carried: tuple[tuple[Carried, str, Path], ...]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Register, write and judge."""
+    import monai_locor
+
+    console = console_of(args)
+    arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
+    arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
+    limits = thresholds_of(args.thresholds)
+    plan = _plan(args, arguments)
+    console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
+    result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
+    if limits is not None:
+        result = _judged(result, arguments, limits)
+    return _finish(console, plan, result, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
+
+
+def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Thresholds) -> RegistrationResult:
+    """The result, judged by other thresholds than the usual ones."""
+    from ..report.verdict import judge
+
+    masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
+    verdict = judge(result, arguments["fixed"], arguments["moving"], limits, **masks)
+    return dataclasses.replace(result, verdict=verdict)
+
+
+def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
+    """What will be written, and everything read that is carried along.
+
+    Raises:
+        InputError: for an output that cannot be written, and a file to carry that cannot be read.
+    """
+    folder: Path = args.output.expanduser()
+    if folder.is_file():
+        raise InputError(f"output folder {folder}: is a file; name a folder")
+    outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"])}
+    wanted = [
+        (role, kind, path) for role in ("moving", "fixed") for kind in CARRIED for path in getattr(args, f"{role}_{kind}")
+    ]
+    targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path)}" for role, kind, path in wanted]
+    files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
+    check_outputs([*files, *targets, folder / "run.json"], args.force, [*_files(arguments), *(p for *_, p in wanted)])
+    carried = [(load_carried(p, kind, role), role, t) for (role, kind, p), t in zip(wanted, targets, strict=True)]
+    return Plan(folder, outputs, tuple(carried))
+
+
+def _files(arguments: Mapping[str, Any]) -> list[str]:
+    names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial_basis")
+    return [name_of(arguments[name]) for name in names if arguments.get(name) is not None]
+
+
+def _other(role: str) -> str:
+    return "fixed" if role == "moving" else "moving"
+
+
+def _suffix(kind: str, path: str) -> str:
+    return suffix_of(path) if kind == "points" else ".nii.gz"
+
+
+def _finish(console: Console, plan: Plan, result: RegistrationResult, masks: dict[str, Any]) -> int:
+    """Write everything and tell it."""
+    data = {name: path for name, path in plan.outputs.items() if name != "report"}
+    written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
+    carried = _carry(plan, result)
+    written["run"] = [_manifest(result, plan.folder / "run.json")]  # where it is, all data are complete
+    values = result_values(result)
+    for line in result_lines(values, result.verdict):
+        console.say(line)
+    if "report" in plan.outputs:
+        written["report"] = OUTPUTS["report"].write(result, plan.outputs["report"], **masks)
+    files = [*(p for paths in written.values() for p in paths), *(t for *_, t in plan.carried)]
+    console.say(f"in {plan.folder}: {listed(files, plan.folder)}")
+    failed = result.verdict is not None and result.verdict.status == "FAIL"
+    code = 130 if result.interrupted else int(failed)
+    return console.answer({**values, "folder": plan.folder, "outputs": written, "carried": carried}, code)
+
+
+def _manifest(result: RegistrationResult, path: Path) -> Path:
+    from ..io import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result.summary(), indent=1))
+    return path
+
+
+def _carry(plan: Plan, result: RegistrationResult) -> list[dict[str, Any]]:
+    """Images of the moving space go to the fixed grid, its points with the inverse; and the other way round."""
+    from ..geometry import SpatialTransform
+
+    if not plan.carried:
+        return []
+    inverse = (result.inverse_mm, result.moving_grid)
+    forward = SpatialTransform.of_field(result.forward_mm, result.fixed_grid, inverse)
+    done = []
+    for carried, role, target in plan.carried:
+        moves_points = carried.kind == "points"
+        transform = forward if (role == "moving") != moves_points else forward.inverse()
+        grid = result.fixed_grid if role == "moving" else result.moving_grid
+        done.append(carried.through(transform, None if moves_points else grid, target))
+    return done

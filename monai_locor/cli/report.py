@@ -1,0 +1,71 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``monai-locor report``: the page that shows a registration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .console import console_of
+from .outputs import check_outputs
+from .parser import add_command, add_output
+from .results import verdict_lines
+
+__all__ = ["add_parser", "run"]
+
+TEXT = """\
+Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict."""
+
+EXAMPLE = """\
+monai-locor report out
+monai-locor report out -o elsewhere/report.html --fixed moved/fixed.nii.gz --moving moved/moving.nii.gz"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands, "report", run, usage="OUT", summary="a page that shows a registration", text=TEXT, example=EXAMPLE
+    )
+    parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of register")
+    add_output(parser, "the page (default: OUT/report.html)", required=False)
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, if it has moved since")
+    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, likewise")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page."""
+    from ..report.html import write_report
+    from .stored import load_result
+
+    console, folder = console_of(args), args.folder.expanduser()
+    page = folder / "report.html" if args.output is None else args.output.expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the output folder of register")
+    check_outputs([page], args.force, [args.fixed, args.moving])
+    result = load_result(folder, args.fixed, args.moving)
+    fixed_mask, moving_mask = (_mask(result.arguments, f"{role}_mask") for role in ("fixed", "moving"))
+    write_report(page, result, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    if result.verdict is not None:
+        for line in verdict_lines(result.verdict):
+            console.say(line)
+    console.say(f"report: {page}")
+    return console.answer({"output": page, "verdict": None if result.verdict is None else result.verdict.to_dict()})
+
+
+def _mask(arguments: dict[str, Any], name: str) -> str | None:
+    """A mask of the registration, where it is still there."""
+    path = arguments.get(name, {}).get("path")
+    return path if path is not None and Path(path).exists() else None

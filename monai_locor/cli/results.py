@@ -1,0 +1,235 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What ``register`` writes, and what it says about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .transforms import FORWARD, INVERSE
+
+if TYPE_CHECKING:
+    from ..geometry import SpatialTransform
+    from ..registration import RegistrationConfig, RegistrationResult
+    from ..report.verdict import Verdict
+
+__all__ = ["DEFAULT", "OUTPUTS", "Output", "chosen_outputs", "result_lines", "result_values", "transform_of", "verdict_lines"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of output.
+
+    Attributes:
+        name: in the output folder; of several files, what they begin with.
+        what: in words.
+        write: result and path, for the report masks, too, to the files that were written.
+        files: what may be written to a path.
+        needs: packages beyond the package's own.
+    """
+
+    name: str
+    what: str
+    write: Callable[..., Sequence[Path]]
+    files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+    needs: tuple[str, ...] = ()
+
+
+def _warped(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io.images import write_image
+
+    write_image(path, result.warped_moving, result.fixed_grid)
+    return [path]
+
+
+def _warped_fixed(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io.images import write_image
+
+    write_image(path, result.warped_fixed, result.moving_grid)
+    return [path]
+
+
+def _forward(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io import write_displacement_field
+
+    write_displacement_field(path, result.forward_mm, result.fixed_grid)
+    return [path]
+
+
+def _inverse(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io import write_displacement_field
+
+    write_displacement_field(path, result.inverse_mm, result.moving_grid)
+    return [path]
+
+
+def _affine(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io import write_affine
+
+    write_affine(path, result.affine)
+    return [path]
+
+
+def _composite(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io.transforms import write_transform
+
+    return write_transform(path, transform_of(result), fixed=result.fixed_grid, moving=result.moving_grid)
+
+
+def _composite_files(path: Path) -> list[Path]:
+    from ..io.transforms import planned_files
+
+    return planned_files(path)
+
+
+def _ants(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io.transforms import write_transform
+
+    return write_transform(path, transform_of(result), format="ants", fixed=result.fixed_grid, moving=result.moving_grid)
+
+
+def _ants_files(path: Path) -> list[Path]:
+    from ..io.transforms import planned_files
+
+    return planned_files(path, "ants")
+
+
+def _jacobian(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io.images import write_image
+    from ..metrics import jacobian_determinant
+
+    write_image(path, jacobian_determinant(result.forward_mm, result.fixed_grid), result.fixed_grid)
+    return [path]
+
+
+def _basis(result: RegistrationResult, path: Path) -> list[Path]:
+    if result.basis is None and result.interrupted:
+        logger.warning("%s is left out: the registration was interrupted before there was one", path)
+        return []
+    return result.save_basis(path)
+
+
+def _basis_files(path: Path) -> list[Path]:
+    from ..io.weights import weights_paths
+
+    return list(weights_paths(path))
+
+
+def _report(result: RegistrationResult, path: Path, **masks: Any) -> list[Path]:
+    from ..report.html import write_report
+
+    return [write_report(path, result, **masks)]
+
+
+OUTPUTS: dict[str, Output] = {
+    "warped": Output("warped.nii.gz", "the moving image on the fixed grid", _warped),
+    "warped-fixed": Output("warped_fixed.nii.gz", "the fixed image on the moving grid", _warped_fixed),
+    "forward": Output(FORWARD, "whole transform, fixed to moving points, on the fixed grid (ITK field)", _forward),
+    "inverse": Output(INVERSE, "its inverse, on the moving grid", _inverse),
+    "affine": Output("affine.tfm", "the affine part alone (ITK)", _affine),
+    "composite": Output("transform.h5", "both as an ITK composite", _composite, _composite_files),
+    "ants": Output("ants_", "0GenericAffine.mat, 1Warp and 1InverseWarp for antsApplyTransforms", _ants, _ants_files),
+    "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _jacobian),
+    "basis": Output("basis", "the learned basis, to start another pair from", _basis, _basis_files, ("safetensors",)),
+    "report": Output("report.html", "a page to look at, with the verdict", _report, needs=("matplotlib",)),
+}
+DEFAULT = ("warped", "forward", "inverse", "affine", "report")
+
+
+def chosen_outputs(text: str | None, config: RegistrationConfig) -> list[str]:
+    """Names of outputs from ``a,b,c``, ``all`` or nothing, which is the usual ones.
+
+    Raises:
+        InputError: for an unknown name, or one that cannot be with these settings or without a package.
+    """
+    if text in (None, "all"):
+        wanted = list(DEFAULT if text is None else OUTPUTS)
+        problems = {name: _problem(name, config) for name in wanted}
+        for name, problem in problems.items():
+            if problem:
+                logger.warning("%s is left out: it %s", OUTPUTS[name].name, problem)
+        return [name for name in wanted if not problems[name]]
+    names = list(dict.fromkeys(part.strip() for part in str(text).split(",") if part.strip()))
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown:
+        raise InputError(f"--outputs {text}: there is no {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
+    for name in names:
+        problem = _problem(name, config)
+        if problem:
+            raise InputError(f"--outputs {name}: it {problem}")
+    return names
+
+
+def _problem(name: str, config: RegistrationConfig) -> str:
+    """Why an output cannot be, and the remedy; empty if it can."""
+    missing = " ".join(package for package in OUTPUTS[name].needs if find_spec(package) is None)
+    if missing:
+        return f"needs {missing}; pip install {missing}"
+    if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
+        return "is what similarity locor with basis learned learns; use those, or leave it out"
+    return ""
+
+
+def transform_of(result: RegistrationResult) -> SpatialTransform:
+    """A result as one deformation followed by its affine part, with its inverse."""
+    from ..geometry import FieldStep, SpatialTransform
+
+    whole = SpatialTransform.of_field(result.forward_mm, result.fixed_grid).split(result.fixed_grid, result.affine)
+    return dataclasses.replace(whole, inverse_steps=(FieldStep(result.inverse_mm, result.moving_grid),))
+
+
+def result_values(result: RegistrationResult) -> dict[str, Any]:
+    """What the JSON answer says of a result."""
+    import torch
+
+    lengths = torch.linalg.vector_norm(result.forward_mm.double(), dim=0)
+    return {
+        "seconds": round(result.seconds, 3),
+        "device": result.device,
+        "interrupted": result.interrupted,
+        "verdict": None if result.verdict is None else result.verdict.to_dict(),
+        "affine": result.affine.tolist(),
+        "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
+        "jacobian": result.jacobian,
+    }
+
+
+def result_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[str]:
+    """The same for people."""
+    from .jacobian import folding_line
+
+    moved = values["displacement_mm"]
+    if values["interrupted"]:
+        yield "INTERRUPTED: what follows and what is written is the best result until then"
+    yield f"{values['seconds']:.1f} s on {values['device']}"
+    yield f"displacement {moved['mean']:.3g} mm in the mean, at most {moved['max']:.3g} mm"
+    yield folding_line(values["jacobian"])
+    if verdict is not None:
+        yield from verdict_lines(verdict)
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """A verdict with what was found wrong and what to do about it."""
+    wrong = [reason for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
+    yield f"verdict: {verdict.status}" + ("" if wrong else ", nothing wrong was found")
+    for reason in wrong:
+        yield f"  {reason.status} {reason.check}: {reason.text}" + (f"; {reason.advice}" if reason.advice else "")

@@ -1,0 +1,133 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The settings of a registration from a command line: preset, file, measure, single values."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..registration import RegistrationConfig
+
+__all__ = ["add_settings", "read_object", "settings_of"]
+
+
+def add_settings(parser: argparse._ActionsContainer) -> None:
+    """``--preset``, ``--config``, ``--similarity``, ``--set``."""
+    parser.add_argument("--preset", metavar="NAME", help="default, fast (default: default)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset that it changes"
+    )
+    parser.add_argument(
+        "--similarity",
+        metavar="NAME",
+        help="measure: locor, mutual_information, normalized_mutual_information, correlation_ratio, local_parzen_cr, srwcr, "
+        "local_ncc, mind_ssc (default: locor)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a single setting, as in bending_weight=50, affine=false, stages.5.iterations=10; may be given several times",
+    )
+
+
+def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None) -> RegistrationConfig:
+    """Preset, then file, then measure, then single values, the later ones on top.
+
+    Args:
+        args: what :func:`add_settings` asked for.
+        base: settings instead of the default preset's, where neither preset nor file is named.
+
+    Raises:
+        InputError: for unknown names and values; it lists the known ones.
+    """
+    from ..registration import RegistrationConfig
+
+    values: dict[str, Any] = dict(base or {}) if args.config is None and args.preset is None else {}
+    if args.config is not None:
+        values = read_object(args.config.expanduser(), "--config")
+    if args.preset is not None:
+        values["preset"] = args.preset
+    config = RegistrationConfig.of(values)
+    if args.similarity is not None:
+        config = config.with_similarity(args.similarity)
+    return RegistrationConfig.of(_changed(config.to_dict(), args.changes)) if args.changes else config
+
+
+def read_object(path: Path, option: str) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        InputError: when it is missing or something else; the message begins with the option that named it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{option} {path}: no such file; check its path") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {path}: not a JSON file ({error}); give a JSON object of names and values") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{option} {path}: holds a {type(content).__name__}; give a JSON object of names and values")
+    return content
+
+
+def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Settings with some of them replaced; dots lead into lists and mappings."""
+    values = json.loads(json.dumps(values))  # lists of mappings instead of what the settings are kept in
+    for change in changes:
+        key, sign, text = change.partition("=")
+        if not sign or not key:
+            raise InputError(f"--set {change}: give KEY=VALUE, as in bending_weight=50")
+        _put(values, key.split("."), _value(text), change)
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # a word needs no quotes
+
+
+def _put(values: dict[str, Any], parts: Sequence[str], value: Any, change: str) -> None:
+    target: Any = values
+    for part in parts[:-1]:
+        target = _item(target, part, change)
+    last = parts[-1]
+    if isinstance(target, list):
+        _item(target, last, change)
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value  # the settings refuse keys that they do not know
+    else:
+        raise InputError(f"--set {change}: {'.'.join(parts[:-1])} is one value; give {'.'.join(parts[:-1])}=VALUE")
+
+
+def _item(target: Any, part: str, change: str) -> Any:
+    if isinstance(target, list):
+        if not part.isdigit() or int(part) >= len(target):
+            raise InputError(f"--set {change}: there is no {part!r} among {len(target)}; count from 0 to {len(target) - 1}")
+        return target[int(part)]
+    if not isinstance(target, dict) or part not in target:
+        known = ", ".join(target) if isinstance(target, dict) else "nothing"
+        raise InputError(f"--set {change}: there is no setting {part!r}; there is {known}")
+    return target[part]

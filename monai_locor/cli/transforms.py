@@ -1,0 +1,105 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The transforms of a command line: files, their inverses, and lists of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..geometry import Grid, SpatialTransform
+
+__all__ = ["files_of", "load_transforms", "parse_item", "size_of"]
+
+ITEM = re.compile(r"\[\s*(.+?)\s*,\s*([01])\s*\]")
+FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # what `register` writes into its folder
+
+
+def parse_item(text: str) -> tuple[Path, bool]:
+    """A file, and whether its inverse is meant.
+
+    >>> parse_item("[0GenericAffine.mat,1]"), parse_item("warp.nii.gz")
+    ((PosixPath('0GenericAffine.mat'), True), (PosixPath('warp.nii.gz'), False))
+    """
+    found = ITEM.fullmatch(text)
+    return (Path(found[1]).expanduser(), found[2] == "1") if found else (Path(text).expanduser(), False)
+
+
+def files_of(items: Sequence[str]) -> list[Path]:
+    """The files that a list of transforms reads."""
+    paths = [parse_item(item)[0] for item in items]
+    return [file for path in paths for file in ([path / FORWARD, path / INVERSE] if path.is_dir() else [path])]
+
+
+def load_transforms(
+    items: Sequence[str],
+    *,
+    inverse: bool = False,
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+    format: str | None = None,
+) -> SpatialTransform:
+    """Read a list of transforms and put them behind one another.
+
+    Args:
+        items: ``FILE``, ``[FILE,0]`` or ``[FILE,1]``, the last of which is the inverse; or a folder of ``register``. In the
+            order of antsApplyTransforms: points go through the first one first.
+        inverse: whether the inverse of all of it is wanted.
+        fixed: grid of the images whose points are taken, for formats that need it, and where an inverse is wanted.
+        moving: grid of the images that the points are taken to, likewise.
+        format: of all files; by default by their names and contents.
+
+    Raises:
+        InputError: when a file cannot be read or the transforms differ in dimension.
+    """
+    if inverse:
+        fixed, moving = moving, fixed
+    whole: SpatialTransform | None = None
+    for item in items:
+        path, back = parse_item(item)
+        grids = (moving, fixed) if back else (fixed, moving)
+        one = _read(path, *grids, format)
+        if back:
+            one = one.inverse(fixed if whole is None and _fits(fixed, one) else None)
+        if whole is not None and whole.dims != one.dims:
+            raise InputError(f"transform {path}: is {one.dims}-D, those before it are {whole.dims}-D; give those of one pair")
+        whole = one if whole is None else whole.then(one)
+    if whole is None:
+        raise InputError("no transform is given; name one or more files with -t")
+    return whole.inverse(moving if _fits(moving, whole) else None) if inverse else whole
+
+
+def _fits(grid: Grid | None, transform: SpatialTransform) -> bool:
+    return grid is not None and grid.dims == transform.dims
+
+
+def _read(path: Path, fixed: Grid | None, moving: Grid | None, format: str | None) -> SpatialTransform:
+    from ..geometry import SpatialTransform
+    from ..io.transforms import read_transform
+
+    if not (path / FORWARD).is_file():  # a file, or what ANTs has written with a prefix
+        return read_transform(path, format=format, fixed=fixed, moving=moving)
+    forward = read_transform(path / FORWARD, fixed=fixed, moving=moving)
+    if not (path / INVERSE).is_file():
+        return forward
+    return SpatialTransform(forward.steps, read_transform(path / INVERSE, fixed=moving, moving=fixed).steps)
+
+
+def size_of(grid: Grid) -> str:
+    """A grid in words, such as ``91x109x91 voxels of 2x2x2 mm``."""
+    return "x".join(map(str, grid.shape)) + " voxels of " + "x".join(f"{s:.3g}" for s in grid.spacing) + " mm"

@@ -1,0 +1,60 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Which way the loss pulls, as input of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from monai.networks.layers import GaussianFilter
+from monai.networks.utils import eval_mode
+from torch import nn
+
+__all__ = ["force_channels", "forces"]
+
+FLOOR = 0.05  # of the mean square force: where there is less, the direction alone is not made the whole
+
+
+def force_channels(spatial_dims: int) -> int:
+    """Number of channels of :func:`forces`."""
+    return 2 * spatial_dims
+
+
+def forces(
+    loss: Callable[[torch.Tensor], torch.Tensor], field: torch.Tensor, modules: tuple[nn.Module, ...] = ()
+) -> torch.Tensor:
+    """The descent direction of a loss at a deformation, as smooth as its neighbourhood and free of the loss's scale.
+
+    A network of matching and smoothing has to learn from many pairs how to compare two contrasts. The loss knows: its
+    gradient says at every voxel which way it falls, and a network that is given it has only to learn how far to go and
+    what belongs together.
+
+    Args:
+        loss: of a field like the one below.
+        field: where to look, ``(B, D, *spatial)``, for instance zeros.
+        modules: what the loss consists of; put into ``eval()`` meanwhile.
+
+    Returns:
+        ``(B, 2 D, *spatial)``, without gradient: the negative gradient, smoothed by a Gaussian of one voxel, in units of
+        its root mean square over the item; and the same divided by the local root mean square.
+    """
+    with torch.inference_mode(False), eval_mode(*modules), torch.enable_grad():
+        here = field.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(here), here)
+    axes = tuple(range(1, gradient.ndim))
+    unit = gradient.square().mean(axes, keepdim=True).sqrt()
+    force = -gradient / torch.where(unit > 0, unit, 1)
+    smooth = GaussianFilter(gradient.ndim - 2, 1.0).to(field.device)
+    average = smooth(force)
+    return torch.cat((average, average / (smooth(force.square().sum(1, keepdim=True)) + FLOOR).sqrt()), 1)

@@ -1,0 +1,217 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What ``run.json`` says of a registration, enough to run it again: inputs with hashes, arguments, settings, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor._version import __version__
+from monai_locor.errors import InputError
+from monai_locor.io.dicom import is_series
+from monai_locor.io.sources import one_line
+from monai_locor.tensors import plain
+
+__all__ = ["FORMAT", "RunManifest", "described_arguments", "sha256", "versions"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "monai_locor run 1"
+NAME = "run.json"
+CHUNK = 2**20  # bytes
+INPUTS = ("fixed", "moving", "fixed_mask", "moving_mask", "initial", "initial_velocity", "initial_basis")
+VALUES = ("seed", "device", "devices")
+UNKNOWN = ("predict", "similarity")  # code: its name is written, and the user must give it again
+# headers whose voxels lie in another file, and the suffixes of that
+DETACHED = {
+    ".hdr": (".img",),
+    ".img": (".hdr",),
+    ".mhd": (".raw", ".zraw"),
+    ".nhdr": (".raw", ".raw.gz"),
+    ".safetensors": (".json",),
+}
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers may depend on."""
+    return {
+        "monai_locor": __version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "itk": version("itk"),  # without loading it
+        "python": platform.python_version(),
+    }
+
+
+def sha256(path: str | PathLike[str]) -> str:
+    """Of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal."""
+    root = Path(path).expanduser()
+    digest = hashlib.sha256()
+    for file in _files(root):
+        if root.is_dir():
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files(root: Path) -> Iterator[Path]:
+    if root.is_dir():
+        yield from sorted(p for p in root.rglob("*") if p.is_file())
+        return
+    yield root
+    for suffix in DETACHED.get(root.suffix, ()):
+        beside = root.with_suffix(suffix)
+        if beside.is_file():
+            yield beside
+
+
+def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of :func:`monai_locor.register`, but for the settings, as plain values for JSON.
+
+    A file becomes its absolute path and hash, a matrix its numbers, what else is in memory its shape and hash, code its name.
+    """
+    out: dict[str, Any] = {name: _described(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
+    for name in UNKNOWN:
+        value = arguments.get(name)
+        if value is not None and not isinstance(value, str):
+            out[name] = {"code": _code_name(value)}
+    out["seed"] = int(arguments["seed"])
+    out["device"] = None if arguments.get("device") is None else str(arguments["device"])
+    devices = arguments.get("devices")
+    out["devices"] = None if devices is None else [str(d) for d in devices]
+    return out
+
+
+def _described(value: Any) -> dict[str, Any]:
+    if isinstance(value, (str, PathLike)):
+        path = Path(value).expanduser().absolute()
+        return {"path": str(path), "sha256": sha256(_stored(path))}
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        return {"memory": type(value).__name__}
+    array = plain(torch.as_tensor(value)).detach().cpu().numpy()
+    if array.ndim == 2 and array.shape[0] == array.shape[1] <= 4:
+        return {"matrix": array.astype(np.float64).tolist()}
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
+    found: dict[str, Any] = {"memory": str(array.dtype), "shape": list(array.shape)}
+    if isinstance(value, MetaTensor):
+        digest.update(value.affine.detach().cpu().double().numpy().tobytes())
+        found["name"] = str(value.meta.get("filename_or_obj", ""))
+    return {**found, "sha256": digest.hexdigest()}
+
+
+def _stored(path: Path) -> Path:
+    """What a name stands for: itself, weights named without their suffix, or the folder of a DICOM series."""
+    weights = path.with_name(path.name + ".safetensors")
+    if not path.exists() and weights.is_file():
+        return weights
+    return path.parent if not path.exists() and is_series(path) else path
+
+
+def _code_name(value: Callable[..., Any]) -> str:
+    value = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', '?')}"
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """A ``run.json`` that was read.
+
+    Example::
+
+        register(**RunManifest.load("out/run.json").arguments())
+
+    Attributes:
+        path: where it was.
+        content: all of it.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> RunManifest:
+        """Read what :meth:`monai_locor.RegistrationResult.save` wrote.
+
+        Args:
+            path: the file, or the folder that it is in.
+
+        Raises:
+            InputError: when it is missing, no JSON, or not of this format.
+        """
+        file = Path(path).expanduser()
+        file = file / NAME if file.is_dir() else file
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(f"{file}: no such file; name the {NAME} of a registration, or its folder.") from error
+        except (ValueError, OSError) as error:
+            reason = one_line(error)
+            raise InputError(f"{file}: cannot be read as JSON ({reason}); name the {NAME} of a registration.") from error
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT or not all(isinstance(content.get(key), dict) for key in ("arguments", "settings")):
+            raise InputError(f"{file}: is not the {NAME} of a registration (format {found!r}, this version reads {FORMAT!r}).")
+        return cls(file, content)
+
+    def arguments(self, **changes: Any) -> dict[str, Any]:
+        """Arguments for :func:`monai_locor.register`, to do the same again. Every file is checked against its hash.
+
+        Args:
+            changes: arguments that are to be others than they were. What was in memory must be given again.
+
+        Raises:
+            InputError: when a file is missing or has changed, or something was in memory and is not given.
+        """
+        recorded = self.content["arguments"]
+        out: dict[str, Any] = {"preset": self.content["settings"]}
+        for name in (*INPUTS, *UNKNOWN):
+            if name in changes or name not in recorded:
+                continue
+            out[name] = self._input(name, recorded[name])
+        out.update({name: recorded[name] for name in VALUES if recorded.get(name) is not None})
+        if "device" in changes or "devices" in changes:  # one excludes the other
+            out = {name: value for name, value in out.items() if name not in ("device", "devices")}
+        was, now = self.content.get("versions", {}), versions()
+        other = [f"{name} {was[name]} then, {now[name]} now" for name in now if name in was and was[name] != now[name]]
+        if other:
+            logger.warning("%s: other versions may give slightly other numbers: %s", self.path, "; ".join(other))
+        return {**out, **changes}
+
+    def _input(self, name: str, entry: Mapping[str, Any]) -> Any:
+        if "matrix" in entry:
+            return np.array(entry["matrix"], dtype=np.float64)
+        if "path" not in entry:
+            what = entry.get("code") or entry.get("name") or "an object"
+            raise InputError(f"{self.path}: {name} was {what} in memory, and must be given again to repeat the registration.")
+        path = Path(entry["path"])
+        if not _stored(path).exists():
+            raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
+        if sha256(_stored(path)) != entry.get("sha256"):
+            raise InputError(f"{path}: has changed since {self.path} was written; give {name} again to use it all the same.")
+        return str(path)

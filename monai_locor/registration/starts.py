@@ -1,0 +1,81 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A second try of an engine's affine stages, where a search finds that they may have gone astray."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from .multistart import better_start, second_is_better
+
+if TYPE_CHECKING:
+    from .config import Stage
+    from .engine import RegistrationEngine
+
+__all__ = ["try_another_start"]
+
+logger = logging.getLogger(__name__)
+
+
+def try_another_start(engine: RegistrationEngine, stages: Sequence[Stage], bar: tqdm) -> None:
+    """Go through the affine stages again if a search finds another start, and keep the better result.
+
+    Args:
+        engine: that has gone through these stages.
+        stages: the affine ones.
+        bar: of the progress.
+    """
+    first, initial = engine.matrix(), engine.initial
+    images = engine.fixed, engine.moving
+    start = _agreed(engine, lambda: better_start(*images, first, initial), first.shape)
+    if start is None:
+        return
+    logger.info("going through the affine stages again from another start")
+    kept = engine.affine, engine.losses, engine.history
+    better = None
+    try:
+        engine.begin(start)
+        bar.total += sum(s.iterations for s in stages)
+        engine.go_through(stages, bar)
+        ends = _end(kept[2]), _end(engine.history)
+        affines = first, engine.matrix()
+        better = _agreed(engine, lambda: np.ones(1) if second_is_better(*images, affines, ends, initial, start) else None, (1,))
+    finally:  # where it is interrupted, the first one is the better one that is known
+        if better is None:
+            engine.affine, engine.losses, engine.history = kept
+    if better is not None:
+        logger.warning("the first affine was given up for one from another start")
+
+
+def _agreed(engine: RegistrationEngine, decide: Callable[[], np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
+    """What ``decide`` returns; two processes take the answer of the first."""
+    found = decide() if 0 in engine.directions else None
+    if engine.exchange is None:
+        return found
+    told = torch.zeros(shape, dtype=torch.float64)
+    if found is not None:
+        told += torch.from_numpy(found)
+    engine.exchange([told])
+    return told.numpy() if told.any() else None
+
+
+def _end(history: Sequence[Mapping[str, Any]]) -> float:
+    """Mean of the last losses; those of two runs of the same stages can be compared."""
+    last = [math.nan if v is None else v for v in history[-1]["loss"][-5:]]
+    return sum(last) / len(last)

@@ -1,0 +1,104 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""How a result shows itself in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import torch
+
+from ..errors import InputError
+from ..tensors import plain
+from .picture import PAPER, before_after_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..registration.result import RegistrationResult
+
+__all__ = ["result_figure", "result_html", "result_viewer"]
+
+COLOURS = {"PASS": "#1a7f4b", "WARN": "#a96500", "FAIL": "#c0322b", "": "#5a636e"}
+SMALL = 55  # dots per inch of the picture beside the verdict
+
+
+def result_figure(result: RegistrationResult, title: str | None = None) -> Figure:
+    """:func:`.before_after_figure` of a result; see :meth:`monai_locor.RegistrationResult.plot`."""
+    if result.fixed_image is None or result.moving_image is None:
+        raise InputError("the result does not hold its images: take it from register, not from a file.")
+    before = result.moving_before()
+    title = str(result.verdict or "") if title is None else title
+    return before_after_figure(result.fixed_image, before, result.warped_moving, title, result.forward_mm)
+
+
+def result_html(result: RegistrationResult) -> str:
+    """Verdict, reasons and a small picture; without matplotlib the words alone."""
+    status = "" if result.verdict is None else result.verdict.status
+    reasons = [] if result.verdict is None else [r for r in result.verdict.reasons if r.status in ("WARN", "FAIL")]
+    items = "".join(
+        f'<li><b style="color:{COLOURS[r.status]}">{escape(r.check)}</b>: {escape(r.text)}'
+        f"{f' <i>→ {escape(r.advice)}</i>' if r.advice else ''}</li>"
+        for r in reasons
+    )
+    names = " to ".join(escape(result.inputs[role]) for role in ("moving", "fixed") if role in result.inputs)
+    badge = (
+        f'<span style="background:{COLOURS[status]};color:#fff;border-radius:1em;padding:.15em .9em;font-weight:600">'
+        f"{escape(status or 'no verdict')}</span>"
+    )
+    shape = "×".join(map(str, result.fixed_grid.shape))
+    ended = ", interrupted" if result.interrupted else ""
+    facts = f"{names or 'registration'}, {shape} voxels, {result.seconds:.1f} s on {escape(result.device)}{ended}"
+    reasons_list = f'<ul style="margin:.5em 0">{items}</ul>'
+    return f'<div>{badge} <span style="opacity:.75">{facts}</span>{reasons_list}{_picture(result)}</div>'
+
+
+def _picture(result: RegistrationResult) -> str:
+    try:
+        figure = result_figure(result, "")
+    except (ImportError, InputError) as error:
+        return f'<p style="opacity:.75">no picture: {escape(str(error))}</p>'
+    buffer = io.BytesIO()
+    figure.canvas.print_figure(buffer, format="png", dpi=SMALL, facecolor=PAPER)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="before and after" style="max-width:100%;border-radius:6px" src="data:image/png;base64,{data}">'
+
+
+def result_viewer(result: RegistrationResult, height: int = 400) -> Any:
+    """An ipyniivue widget; see :meth:`monai_locor.RegistrationResult.view`."""
+    try:
+        from ipyniivue import NiiVue, Volume
+    except ImportError as error:
+        raise ImportError("the viewer needs ipyniivue: pip install 'monai-locor[notebook]'") from error
+    if result.fixed_image is None:
+        raise InputError("the result does not hold its images: take it from register, not from a file.")
+    if result.fixed_grid.dims != 3:
+        raise InputError("the viewer shows 3-D images only; use plot() for 2-D ones.")
+    widget = NiiVue(height=height)
+    volumes = (("fixed", result.fixed_image, "gray", 1.0), ("warped", result.warped_moving, "warm", 0.5))
+    widget.load_volumes(
+        [
+            Volume(data=_nifti(image, result), name=f"{name}.nii", colormap=colours, opacity=opacity)
+            for name, image, colours, opacity in volumes
+        ]
+    )
+    return widget
+
+
+def _nifti(image: torch.Tensor, result: RegistrationResult) -> bytes:
+    values = plain(image)[0].detach().cpu().float().numpy()
+    return nib.nifti1.Nifti1Image(values, result.fixed_grid.affine).to_bytes()

@@ -1,0 +1,69 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the tests of the benchmarks share: a tiny case with a known answer, and the scripts as the interpreter imports them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SHAPE = (16, 18, 14)
+FIXED = np.array([[0.0, -2.0, 0.0, 20.0], [2.0, 0.0, 0.0, -10.0], [0.0, 0.0, 3.0, 5.0], [0.0, 0.0, 0.0, 1.0]])
+SHIFT = np.array([2.0, -4.0, 3.0])  # RAS mm; whole voxels: the moving image is the fixed one, on a grid that is shifted
+MOVING = FIXED.copy()
+MOVING[:3, 3] += SHIFT
+TWO_ITERATIONS = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 12}]}
+
+
+def scripts(monkeypatch: pytest.MonkeyPatch, *names: str) -> SimpleNamespace:
+    """The modules of these names, without leading underscores, imported as when a script beside them is run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for path in BENCHMARKS.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    return SimpleNamespace(**{name.strip("_"): importlib.import_module(name) for name in names})
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:
+    """Write an image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_intent(intent)
+    nib.save(image, path)
+
+
+def save_field(path: Path, field: np.ndarray, affine: np.ndarray) -> None:
+    """A field ``(X, Y, Z, 3)``, RAS mm, or one vector for all voxels."""
+    lps = np.broadcast_to(field, (*SHAPE, 3)) * np.array([-1, -1, 1])
+    save(path, lps[..., None, :].astype(np.float32), affine, "vector")
+
+
+def write_case(folder: Path, labels: bool = False) -> Path:
+    """A blob with inner structure in two contrasts, a mask and the truth; with labels on request."""
+    x, y, z = np.indices(SHAPE)
+    inside = ((x - 7) / 5) ** 2 + ((y - 9) / 6) ** 2 + ((z - 6) / 4) ** 2 < 1
+    image = np.where(inside, 100 + 10 * np.sin(x) + 20 * (y > 9), 5).astype(np.float32)
+    parts = (inside * np.where(y > 9, 7, 3)).astype(np.int16)
+    parts[0, 0, 0] = 9  # too small to count
+    for role, affine in (("fixed", FIXED), ("moving", MOVING)):
+        save(folder / f"{role}.nii.gz", image if role == "fixed" else 200 - image, affine)
+        if labels:
+            save(folder / f"{role}_labels.nii.gz", parts, affine)
+    save(folder / "mask.nii.gz", inside.astype(np.uint8), FIXED)
+    save_field(folder / "truth.nii.gz", SHIFT, FIXED)
+    return folder

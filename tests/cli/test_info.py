@@ -1,0 +1,138 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""What a file is, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from monai_locor.geometry import Grid
+from monai_locor.io.fields import write_affine
+from monai_locor.io.images import write_image
+from monai_locor.report.verdict import Verdict
+
+from .files import SHAPE, load, save
+
+
+def test_an_image(run, folder):
+    answer = run("info", folder / "moving.nii.gz")
+    assert answer.code == 0
+    assert "3-D image, 14x12x10 voxels of 2x2x3 mm, field of view 28x24x30 mm" in answer.out
+    assert "orientation RAS (axes run to the right, anterior, superior); centre at (13.0, 11.0, 13.5) mm RAS" in answer.out
+    assert "voxels of type float32; values 1.017 to 2 (1 % below 1.18" in answer.out and "all finite" in answer.out
+
+
+def test_numbers_for_machines(run, folder):
+    data = load(folder / "moving.nii.gz").copy()
+    data[0, 0, 0] = np.nan
+    turned = np.array([[0, 0, -3.0, 5], [2, 0, 0, 6], [0, -2, 0, 7], [0, 0, 0, 1]])
+    save(folder / "a.nii.gz", data, turned)
+    found = run("info", folder / "a.nii.gz", "--json").json["files"][0]
+    assert found["what"] == "image" and found["orientation"] == "AIL" and found["oblique_degrees"] == 0
+    assert found["shape"] == list(SHAPE) and found["spacing_mm"] == [2, 2, 3] and found["not_finite"] == 1
+    assert found["intensity"]["max"] == pytest.approx(np.nanmax(data)) and "labels" not in found
+
+
+def test_oblique_and_sheared(run, tmp_path):
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0.2, 1, 0], [0, 0, 0, 1]])
+    save(tmp_path / "a.nii", np.random.default_rng(0).random((4, 5, 6)).astype(np.float32), affine)
+    out = run("info", tmp_path / "a.nii").out
+    assert "oblique by" in out and "not at right angles" in out
+    affine[2, 1] = 0
+    save(tmp_path / "b.nii", np.ones((4, 5, 6), np.uint8), affine)
+    assert "oblique by 17.2 degrees; " in run("info", tmp_path / "b.nii").out  # 0.3 rad
+
+
+def test_label_maps_and_masks(run, folder):
+    out = run("info", folder / "moving_labels.nii.gz").out
+    assert "3-D label map" in out and "2 labels: -2, 300" in out
+    save(folder / "mask.nii.gz", (load(folder / "moving_labels.nii.gz") > 0).astype(np.uint8))
+    assert "3-D mask" in run("info", folder / "mask.nii.gz").out
+    noise = np.random.default_rng(0).integers(0, 200, (9, 8, 7)).astype(np.int16)  # few values, but no patches
+    save(folder / "noise.nii.gz", noise)
+    assert "3-D image" in run("info", folder / "noise.nii.gz").out
+
+
+def test_channels(run, folder):
+    write_image(folder / "four.nii.gz", np_image(3), Grid((4, 5, 6), np.eye(4)))
+    assert "3 channels or frames" in run("info", folder / "four.nii.gz").out
+    assert "channels or" not in run("info", folder / "four.nii.gz", "--channel", "1").out
+
+
+def np_image(channels):
+    import torch
+
+    return torch.rand(channels, 4, 5, 6)
+
+
+def test_a_field(run, folder):
+    out = run("info", folder / "field.nii.gz").out
+    assert "3-D transform, points of the fixed to points of the moving image: displacement field\n" in out
+    assert "displacement 4 mm in the mean, 95 % below 4, at most 4 mm" in out and "folding 0 %" in out
+
+
+def test_an_affine(run, folder):
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    matrix = np.array([[c, -s, 0, 1], [s, c, 0, 2], [0, 0, 1.1, 3], [0, 0, 0, 1]])
+    write_affine(folder / "a.tfm", matrix)
+    found = run("info", folder / "a.tfm", "--json").json["files"][0]
+    assert found["affine"]["rotation_degrees"] == pytest.approx(30)
+    assert found["affine"]["stretches"] == pytest.approx([1.1, 1, 1])
+    assert found["affine"]["translation_mm"] == pytest.approx([1, 2, 3]) and "displacement_mm" not in found
+    out = run("info", folder / "a.tfm", "-r", folder / "fixed.nii.gz").out
+    assert "rotation 30.00 degrees, stretches 1.1 x 1 x 1, volume times 1.1" in out and "displacement" in out
+    matrix[:, 0] *= -1
+    write_affine(folder / "m.tfm", matrix)
+    assert "mirrors" in run("info", folder / "m.tfm").out
+
+
+def test_points(run, folder):
+    assert "2 points in 3-D, from (8.0 x 10.0 x 12.0) to (10.0 x 12.0 x 15.0) mm RAS" in run("info", folder / "fixed.csv").out
+
+
+def test_a_folder_of_register(run, folder):
+    (folder / "field.nii.gz").rename(folder / "forward_field.nii.gz")
+    (folder / "back.nii.gz").rename(folder / "inverse_field.nii.gz")
+    verdict = Verdict("PASS", ()).to_dict()
+    content = {"inputs": {"fixed": "a.nii", "moving": "b.nii"}, "seconds": 3, "verdict": verdict}
+    (folder / "run.json").write_text(json.dumps(content))
+    out = run("info", folder).out
+    assert "a registration of fixed a.nii, moving b.nii, 3 s" in out and "verdict: PASS, nothing wrong" in out
+    assert "displacement field, with its inverse" in out
+    (folder / "run.json").write_text("broken")
+    assert run("info", folder).code == 0
+
+
+def test_what_ants_has_written_with_a_prefix(run, folder):
+    (folder / "field.nii.gz").rename(folder / "s1_1Warp.nii.gz")
+    assert "transform, points of" in run("info", folder / "s1_").out
+
+
+def test_several_files(run, folder):
+    found = run("info", folder / "fixed.nii.gz", folder / "fixed.csv", "--json").json["files"]
+    assert [f["what"] for f in found] == ["image", "points"]
+
+
+@pytest.mark.parametrize("name", ["none.nii.gz", "none.tfm", "none.csv", "none"])
+def test_missing_files(refused, tmp_path, name):
+    assert f"{tmp_path / name}: no such file" in refused("info", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["bad.nii.gz", "bad.tfm", "bad.csv", "bad.png", "bad"])
+def test_files_that_are_nothing(refused, tmp_path, name):
+    (tmp_path / name).write_text("nothing")
+    assert str(tmp_path / name) in refused("info", tmp_path / name)

@@ -1,0 +1,88 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Settings from preset, file, measure and single values, the later ones on top."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from monai_locor.cli.settings import add_settings, settings_of
+from monai_locor.errors import InputError
+from monai_locor.registration import PRESETS, RegistrationConfig
+
+
+def settings(*words: object) -> RegistrationConfig:
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return settings_of(parser.parse_args([str(word) for word in words]))
+
+
+def test_nothing_is_the_default():
+    assert settings() == RegistrationConfig()
+    assert settings("--preset", "fast") == PRESETS["fast"]
+
+
+def test_the_later_ones_are_on_top(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"preset": "default", "bending_weight": 7, "num_basis": 3, "stride": 2}))
+    found = settings(
+        "--config", file, "--preset", "fast", "--similarity", "mind_ssc", "--set", "num_basis=4", "--set", "stride=1"
+    )
+    assert found.stages == PRESETS["fast"].stages
+    assert (found.bending_weight, found.num_basis, found.stride, found.similarity) == (7, 4, 1, "mind_ssc")
+
+
+def test_values_are_json_or_words():
+    found = settings("--set", "affine=false", "--set", "initialization=moments", "--set", "hidden_channels=[8]")
+    assert found.affine is False and found.initialization == "moments" and found.hidden_channels == (8,)
+    assert settings("--set", 'similarity_options={"num_bins": 8}', "--similarity", "mutual_information").similarity_options
+
+
+def test_dots_lead_into_the_schedule_and_the_options():
+    found = settings("--set", "stages.5.iterations=3", "--set", "stages.0.learning_rate=0.5")
+    default = RegistrationConfig().stages
+    assert found.stages[5].iterations == 3 and found.stages[5].spacing == default[5].spacing
+    assert found.stages[0].learning_rate == 0.5 and found.stages[1:5] == default[1:5]
+    found = settings("--similarity", "mutual_information", "--set", "similarity_options.num_bins=8")
+    assert found.similarity_options == {"num_bins": 8}
+    assert RegistrationConfig().stages == default  # nothing was changed in place
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "slow"], "preset must be one of default, fast, got 'slow'"),
+        (["--similarity", "ssd"], "similarity must be one of locor"),
+        (["--set", "nonsense=1"], "unknown settings: nonsense"),
+        (["--set", "bending_weight"], "--set bending_weight: give KEY=VALUE"),
+        (["--set", "bending_weight=-1"], "bending_weight must be"),
+        (["--set", "stages.9.iterations=1"], "--set stages.9.iterations=1: there is no '9' among 6"),
+        (["--set", "nonsense.a=1"], "there is no setting 'nonsense'; there is stages"),
+        (["--set", "stride.a=1"], "stride is one value"),
+        (["--config", "none.json"], "--config none.json: no such file"),
+    ],
+)
+def test_what_is_refused(words, message):
+    with pytest.raises(InputError) as caught:
+        settings(*words)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "import os"])
+def test_a_file_that_is_no_object(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        settings("--config", tmp_path / "a.json")

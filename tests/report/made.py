@@ -1,0 +1,78 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Results that no registration has made: any displacement between two modalities of the made-up anatomy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor import RegistrationConfig, RegistrationResult
+from monai_locor.geometry import Grid, warped
+from monai_locor.metrics import jacobian_statistics
+from monai_locor.registration import Stage
+
+from ..registration.phantom import anatomy, grid_of, image, other_modality
+
+GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
+FLAT = grid_of((96, 90), (1.0, 1.0), (0.0, 0.0), 0.2)
+FALLING = [{"factor": 2.0, "spacing": None, "loss": [1 / (1 + i) for i in range(40)], "bending": [0.0] * 40, "seconds": 0.5}]
+
+
+def aligned(grid: Grid = GRID) -> tuple[MetaTensor, MetaTensor]:
+    """Fixed and moving image of one anatomy, in place."""
+    values = anatomy(grid.points())
+    return image(other_modality(values), grid), image(values, grid)
+
+
+def noise(grid: Grid = GRID, seed: int = 0) -> MetaTensor:
+    return image(torch.randn(grid.shape, generator=torch.Generator().manual_seed(seed)).numpy(), grid)
+
+
+def shift(grid: Grid, *mm: float) -> torch.Tensor:
+    """``(D, *grid)``."""
+    return torch.tensor(mm).reshape(-1, *[1] * grid.dims).expand(grid.dims, *grid.shape).clone()
+
+
+def made(
+    fixed: MetaTensor,
+    moving: MetaTensor,
+    forward: torch.Tensor | None = None,
+    inverse: torch.Tensor | None = None,
+    **changes: Any,
+) -> RegistrationResult:
+    """A result with this displacement, by default none; by default its inverse is its negative, right for shifts."""
+    grids = Grid.of(fixed), Grid.of(moving)
+    forward = torch.zeros(grids[0].dims, *grids[0].shape) if forward is None else forward
+    inverse = -forward if inverse is None else inverse
+    result = RegistrationResult(
+        affine=np.eye(grids[0].dims + 1),
+        forward_mm=forward,
+        inverse_mm=inverse,
+        warped_moving=warped(moving, grids[1], forward, grids[0]),
+        warped_fixed=warped(fixed, grids[0], inverse, grids[1]),
+        fixed_grid=grids[0],
+        moving_grid=grids[1],
+        history=FALLING,
+        jacobian=jacobian_statistics(forward, grids[0]),
+        config=RegistrationConfig(stages=(Stage(2, 40),)),
+        seed=3,
+        seconds=1.5,
+        fixed_image=fixed,
+        moving_image=moving,
+    )
+    return dataclasses.replace(result, **changes)

@@ -1,0 +1,280 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The report: complete in itself, everything escaped, pictures as they should be; and how a result shows itself."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import dataclasses
+import html
+import io
+import re
+import sys
+import types
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_locor import InputError, RegistrationResult
+from monai_locor.data import random_diffeomorphism
+from monai_locor.geometry import Grid
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.report import judge, write_report
+from monai_locor.report.html_charts import curve, histogram
+from monai_locor.report.html_images import views_of
+from monai_locor.report.planes import upright
+
+from .made import FLAT, GRID, aligned, made
+
+pytest.importorskip("matplotlib")
+
+EVIL = '</script><script>alert(1)</script><img src="http://x.invalid/a.png">&'
+VOID = {"meta", "link", "input", "img", "br", "use", "path", "rect", "line"}
+
+
+class Reader(HTMLParser):
+    """All tags with their attributes; raises when they are not closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.open and self.open[-1] not in ("style", "script") else ""
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        return [a for t, a in self.tags if t == tag and attributes.items() <= a.items()]
+
+
+def result_of(grid: Grid, channels: int = 2, **changes: Any) -> RegistrationResult:
+    field = random_diffeomorphism(grid, 0, rotation_deg=3, translation_mm=2, elastic_rms_mm=1, smoothing_mm=10)
+    losses = [LocalLearnedBasisCRLoss(grid.dims, channels) for _ in range(2)]
+    return made(*aligned(grid), field, basis=LearnedBases.of(*losses), **changes)
+
+
+@pytest.fixture(scope="module")
+def judged() -> RegistrationResult:
+    result = result_of(GRID, interrupted=True, inputs={"fixed": EVIL, "moving": "a/moving.nii.gz"})
+    arguments = {"fixed": {"path": EVIL, "sha256": "ab12"}, "moving": {"memory": "float32", "shape": [1]}}
+    verdict = judge(result, result.fixed_image, result.moving_image)
+    return dataclasses.replace(result, verdict=verdict, arguments=arguments)
+
+
+@pytest.fixture(scope="module")
+def page(judged, tmp_path_factory) -> str:
+    path = write_report(tmp_path_factory.mktemp("report") / "new" / "report.html", judged)
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+class TestPage:
+    def test_it_is_well_formed_and_loads_nothing(self, page):
+        read = Reader(page)
+        places = [v for _, a in read.tags for k, v in a.items() if k in ("src", "href", "xlink:href", "action", "data")]
+        assert places and all(v.startswith(("data:", "#")) for v in places)
+        assert "url(" not in page and "@import" not in page and "http-equiv" in page
+        (policy,) = (a["content"] for a in read.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+        assert policy.startswith("default-src 'none'")
+
+    def test_names_are_escaped(self, page):
+        assert EVIL not in page and html.escape(EVIL) in page
+        read = Reader(page)
+        assert len(read.all("script")) == 1 and EVIL in read.text
+
+    def test_every_reference_has_its_target(self, page):
+        read = Reader(page)
+        names = {a["id"] for _, a in read.tags if "id" in a}
+        assert {a["href"][1:] for a in read.all("use")} <= names
+        assert set(re.findall(r'getElementById\("([^"]+)"\)', page)) <= names
+
+    def test_the_verdict_comes_first_with_all_its_reasons(self, page, judged):
+        text = Reader(page).text
+        assert text.index(judged.verdict.status) < text.index("Images")
+        assert all(reason.text in text and reason.advice in text for reason in judged.verdict.reasons)
+        assert "interrupted" in text
+
+    def test_everything_is_there(self, page):
+        read = Reader(page)
+        sections = {a["id"] for a in read.all("section")}
+        assert sections == {"verdict", "images", "transform", "residual", "basis", "optimisation", "run"}
+        told = [a["alt"] for a in read.all("img")]
+        for view in ("axial", "coronal", "sagittal"):
+            for name in ("fixed", "moving, before", "moving, warped", "Jacobian determinant"):
+                assert f"{name}, {view}" in told
+            assert {f"local residual before, {view}", f"local residual after, {view}"} <= set(told)
+        assert len([t for t in told if t.startswith("basis functions")]) == 2
+        assert "ab12" in read.text and "torch" in read.text and "bending weight" in read.text.replace("_", " ")
+
+    def test_pictures_can_be_read(self, page):
+        from PIL import Image
+
+        for attributes in Reader(page).all("img"):
+            picture = Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",")[1])))
+            picture.load()
+            assert min(picture.size) > 10
+        assert len(page) < 2e6
+
+    def test_two_dimensions(self, tmp_path):
+        read = Reader(write_report(tmp_path / "a.html", result_of(FLAT)).read_text(encoding="utf-8"))
+        assert "fixed, image" in [a["alt"] for a in read.all("img")] and not read.all("input", **{"class": "slice"})
+        assert read.all("span", **{"class": "letter l"}) == []
+
+    def test_residuals_that_cannot_be_mapped_say_why(self, tmp_path):
+        page = write_report(tmp_path / "a.html", result_of(FLAT, channels=1)).read_text(encoding="utf-8")
+        assert "could not be mapped" in page and "in_channels 1" in page
+
+    def test_without_basis_residuals_and_history(self, tmp_path):
+        result = made(*aligned(FLAT), history=[])
+        read = Reader(write_report(tmp_path / "a.html", result, title="mine", residuals=False).read_text(encoding="utf-8"))
+        assert {"basis", "residual"}.isdisjoint({a.get("id") for a in read.all("section")})
+        assert "mine" in read.text and "Nothing was optimised" in read.text
+
+    def test_images_that_are_missing_or_do_not_fit(self, tmp_path):
+        fixed, moving = aligned(FLAT)
+        bare = made(fixed, moving, fixed_image=None, moving_image=None)
+        with pytest.raises(InputError, match="does not hold its images"):
+            write_report(tmp_path / "a.html", bare)
+        with pytest.raises(InputError, match="fixed image"):
+            write_report(tmp_path / "a.html", bare, fixed[:, :-1], moving)
+        assert list(tmp_path.iterdir()) == []
+        assert write_report(tmp_path / "a.html", bare, fixed, moving, residuals=False).is_file()
+
+
+class TestPictures:
+    def test_views_go_through_the_middle_and_keep_their_aspect(self):
+        grid = Grid((20, 30, 8), np.diag([2.0, 1.0, 5.0, 1.0]))
+        views = views_of(grid, (7, 20, 3), np.ones(grid.shape, bool))
+        assert [v.planes[v.start].index for v in views] == [3, 20, 7]
+        for view, extent in zip(views, ((40, 30), (40, 40), (30, 40)), strict=True):
+            assert view.size[0] * view.pixel == pytest.approx(extent[0], abs=view.pixel)
+            assert view.size[1] * view.pixel == pytest.approx(extent[1], abs=view.pixel)
+            assert [p.index for p in view.planes] == sorted({p.index for p in view.planes})
+
+    def test_pictures_are_the_cuts_and_large_ones_are_made_small(self):
+        grid = Grid((600, 40, 30), np.eye(4))
+        volume, _ = upright(torch.rand(1, *grid.shape), grid)
+        axial, _, sagittal = views_of(grid, (300, 20, 15), volume[0] > 0)
+        np.testing.assert_allclose(sagittal.pictures(volume[0], True)[0], sagittal.planes[sagittal.start].cut(volume[0]))
+        assert axial.pictures(volume[0], True)[0].shape == (21, 320)
+
+    def test_contours_surround_what_is_bright(self):
+        grid = Grid((40, 50), np.eye(3))
+        volume = np.zeros(grid.shape, np.float32)
+        volume[10:30, 20:40] = np.linspace(0.8, 1, 20)
+        (view,) = views_of(grid, (20, 25), volume > 0.5)
+        start = view.contours(volume)[0].split("l")[0].removeprefix("M").split()
+        x, y = float(start[0]), float(start[1])  # mirrored across, upside down, in pixels
+        assert min(abs(x - 10), abs(x - 30), abs(y - 10), abs(y - 30)) < 1
+
+    def test_an_undeformed_grid_is_straight_and_fills_the_picture(self):
+        (view,) = views_of(FLAT, (48, 45), np.ones(FLAT.shape, bool))
+        straight = upright(torch.zeros(2, *FLAT.shape), FLAT)
+        for path in view.grid_lines(torch.from_numpy(straight[0]), straight[1]):
+            steps = np.array([float(v) for v in path.split("l")[1].split()]).reshape(-1, 2)
+            assert (np.abs(steps).min(0) < 1e-6).any() and np.abs(steps.sum(0)).max() > 75
+
+    def test_charts_have_gaps_marks_and_folds(self):
+        line = curve([1.0, None, 0.5, 0.25], 'a "loss"')
+        assert line.count("M") >= 2 and "&quot;" in line and "nan" not in line
+        assert "nan" not in curve([], "") and "nan" not in curve([None], "") and "nan" not in curve([2.0], "")
+        assert histogram(np.array([-0.5, 0.5, 1, 1]), -1, 2, "").count('class="bad"') == 1
+
+
+class TestNotebook:
+    def test_it_shows_verdict_and_picture(self, judged):
+        shown = judged._repr_html_()
+        assert judged.verdict.status in shown and "data:image/png" in shown and EVIL not in shown
+        assert html.escape(EVIL) in shown and "interrupted" in shown
+
+    def test_without_matplotlib_it_shows_words(self, judged, monkeypatch, tmp_path):
+        block(monkeypatch, "matplotlib")
+        shown = judged._repr_html_()
+        assert judged.verdict.status in shown and "data:image" not in shown and "monai-locor[plot]" in shown
+        with pytest.raises(ImportError, match=r"monai-locor\[plot\]"):
+            write_report(tmp_path / "a.html", judged)
+        with pytest.raises(ImportError, match=r"monai-locor\[plot\]"):
+            judged.plot()
+
+    def test_plot_is_a_figure_titled_by_the_verdict(self, judged):
+        figure = judged.plot()
+        assert len(figure.axes) == 18 and judged.verdict.status in figure.get_suptitle()
+        assert judged.plot("other").get_suptitle() == "other"
+
+    def test_without_images(self, judged):
+        bare = dataclasses.replace(judged, fixed_image=None, moving_image=None)
+        assert judged.verdict.status in bare._repr_html_() and "no picture" in bare._repr_html_()
+        with pytest.raises(InputError, match="images"):
+            bare.plot()
+
+    def test_the_viewer_names_its_extra(self, judged, monkeypatch):
+        block(monkeypatch, "ipyniivue")
+        with pytest.raises(ImportError, match=r"monai-locor\[notebook\]"):
+            judged.view()
+
+    def test_the_viewer_gets_both_images_in_place(self, judged, monkeypatch):
+        import nibabel as nib
+
+        fake = types.ModuleType("ipyniivue")
+        fake.Volume = lambda **options: options
+        fake.NiiVue = type(
+            "NiiVue", (), {"__init__": lambda self, height: None, "load_volumes": lambda s, v: setattr(s, "v", v)}
+        )
+        monkeypatch.setitem(sys.modules, "ipyniivue", fake)
+        volumes = judged.view().v
+        for volume, expected in zip(volumes, (judged.fixed_image, judged.warped_moving), strict=True):
+            read = nib.nifti1.Nifti1Image.from_bytes(volume["data"])
+            np.testing.assert_array_equal(read.get_fdata(dtype=np.float32), expected[0].numpy())
+            np.testing.assert_allclose(read.affine, GRID.affine)
+        with pytest.raises(InputError, match="3-D"):
+            made(*aligned(FLAT)).view()
+
+
+class Widget:
+    """What ipyniivue's is asked."""
+
+    def __init__(self, height: int) -> None:
+        self.v: list = []
+
+    def load_volumes(self, volumes: list) -> None:
+        self.v = volumes
+
+
+def block(monkeypatch, name: str) -> None:
+    real = builtins.__import__
+
+    def without(wanted, *args, **kwargs):
+        if wanted.split(".")[0] == name:
+            raise ImportError(wanted)
+        return real(wanted, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
