@@ -26,10 +26,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy.ndimage import gaussian_filter
 
 from monai_locor import __version__
+from monai_locor.training_bundle import checked_weights
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
@@ -131,6 +132,17 @@ def test_properties(files, tmp_path):
 
 def test_network():
     monai.bundle.verify_net_in_out("network_def", meta_file=str(META), config_file=CONFIG, device="cpu", p=1, n=2, any=16)
+
+
+def test_the_shipped_weights_fit():
+    parser = ConfigParser(ConfigParser.load_config_file(CONFIG))
+    parts = {"model": parser.get_parsed_content("network_def"), "loss": parser.get_parsed_content("loss")}
+    before = {name: [p.clone() for p in module.parameters()] for name, module in parts.items()}
+    path = BUNDLE / "models" / "model.pt"
+    assert checked_weights(path, parts) == parts and path.stat().st_size < 10e6
+    for name, state in torch.load(path, weights_only=True).items():
+        parts[name].load_state_dict(state)
+        assert all(not torch.equal(a, b) for a, b in zip(before[name], parts[name].parameters(), strict=True))
 
 
 # --- runs
