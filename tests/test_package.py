@@ -27,14 +27,20 @@ ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
 HEADER = Path(__file__).read_text(encoding="utf-8").split("\n\n")[0] + "\n"
 NOT_SOURCE = {"build", "dist", "demo_output", "node_modules"}
-OPTIONAL = ("fire", "ignite", "jsonschema", "matplotlib", "nilearn", "safetensors", "scipy", "tensorboard")
+OPTIONAL = (
+    *("fire", "ignite", "ipyniivue", "jsonschema", "matplotlib", "nilearn", "optuna"),
+    *("safetensors", "scipy", "sklearn", "tensorboard"),
+)
+PACKAGES = ("cli", "data", "inferers", "io", "losses", "metrics", "networks", "registration", "report", "tuning", "visualize")
 
 # MONAI imports some of the optional packages itself where they are there, so they are taken away instead of looked for:
 # `None` in `sys.modules` makes an import of that name fail.
 IMPORT_WITHOUT_OPTIONAL = f"""
 import sys
 sys.modules.update(dict.fromkeys({OPTIONAL}))
-import monai_locor
+import importlib
+for name in {PACKAGES}:
+    importlib.import_module("monai_locor." + name)
 """
 
 

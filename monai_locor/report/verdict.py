@@ -125,7 +125,7 @@ def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -
         return values, None if valid is None else valid.float()
     given = read_mask(mask, role)
     weight = warp(plain(given), Grid.of(given), None, grid)
-    return values, weight if valid is None else weight * valid
+    return values, weight if valid is None else weight * valid.to(weight)
 
 
 def _measured(result: RegistrationResult, samples: Samples) -> dict[str, Any]:

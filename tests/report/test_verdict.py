@@ -269,8 +269,10 @@ class TestRealPairs:
         from monai_locor.io import read_image
 
         head = read_image(self.file(shared, "nichart/Subj01_T1.nii.gz"))[0]
-        noisy = MetaTensor(torch.randn(head.shape), affine=head.affine)
-        assert self.run(head, noisy).verdict.status == "FAIL"
+        affine = head.affine @ torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+        coarse = MetaTensor(head.as_tensor()[:, ::2, ::2, ::2], affine=affine)
+        noisy = MetaTensor(torch.randn(coarse.shape), affine=affine)
+        assert self.run(coarse, noisy).verdict.status == "FAIL"
 
 
 def test_register_judges_with_the_masks_and_the_start(images):

@@ -1,0 +1,79 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the documentation tells people to type can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from monai_locor.cli.main import COMMANDS, build_parser
+from monai_locor.cli.settings import settings_of
+from monai_locor.io import FORMATS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bundles/locor_registration/docs/README.md"]
+SOURCES = [*PAGES, *sorted((ROOT / "tutorials").glob("*.ipynb"))]
+NAMES = ("--help", *(module.__name__.rpartition(".")[2] for module in COMMANDS))
+FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+INLINE = re.compile(r"`(monai-locor [^`]+)`")
+
+
+def text_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":  # lines of JSON strings
+        text = "\n".join(re.sub(r'^\s*"(.*?)(?:\\n)?",?$', r"\1", line).replace('\\"', '"') for line in text.splitlines())
+    return text
+
+
+def commands(text: str) -> list[str]:
+    blocks = [body.replace("\\\n", " ").replace("\\\\\n", " ") for kind, body in FENCE.findall(text) if kind in ("bash", "text")]
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    found = [line.removeprefix("$ ") for line in lines if line.startswith("monai-locor ")]
+    return found + INLINE.findall(FENCE.sub("", text))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_understood(path):
+    for command in commands(text_of(path)):
+        arguments = shlex.split(command)[1:]
+        if len(arguments) == 1 and arguments[0] in NAMES:
+            continue  # in running text
+        args = build_parser().parse_args(arguments)
+        assert args.command in NAMES, command
+        if getattr(args, "changes", None) or getattr(args, "similarity", None):
+            args.config = None  # a file of the reader's
+            assert settings_of(args), command
+        assert getattr(args, "to", None) in (None, *FORMATS), command
+
+
+def test_there_are_commands_to_check():
+    table = ROOT / "docs/guide/coming-from.md"
+    assert len(commands(text_of(table))) > 40
+    notebooks = [commands(text_of(path)) for path in SOURCES if path.suffix == ".ipynb"]
+    assert sum(map(len, notebooks)) >= 5
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_is_python(path):
+    for kind, body in FENCE.findall(text_of(path)):
+        if kind == "python":
+            compile(body, str(path), "exec")
+
+
+def test_a_command_that_does_not_exist_is_noticed():
+    assert commands("`monai-locor warp a.nii.gz`") == ["monai-locor warp a.nii.gz"]
+    with pytest.raises(Exception, match="warp"):
+        build_parser().parse_args(["warp", "a.nii.gz"])
