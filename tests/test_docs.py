@@ -39,7 +39,8 @@ def text_of(path: Path) -> str:
 
 
 def commands(text: str) -> list[str]:
-    blocks = [body.replace("\\\n", " ").replace("\\\\\n", " ") for kind, body in FENCE.findall(text) if kind in ("bash", "text")]
+    shell = [body for kind, body in FENCE.findall(text) if kind in ("bash", "text")]
+    blocks = [body.replace("\\\\\n", " ").replace("\\\n", " ") for body in shell]  # lines that go on
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     found = [line.removeprefix("$ ") for line in lines if line.startswith("monai-locor ")]
     return found + INLINE.findall(FENCE.sub("", text))
@@ -56,7 +57,7 @@ def test_commands_are_understood(path):
         if getattr(args, "changes", None) or getattr(args, "similarity", None):
             args.config = None  # a file of the reader's
             assert settings_of(args), command
-        assert getattr(args, "to", None) in (None, *FORMATS), command
+        assert getattr(args, "format", None) in (None, *FORMATS), command
 
 
 def test_there_are_commands_to_check():

@@ -53,6 +53,8 @@ __all__ = ["RegistrationEngine"]
 logger = logging.getLogger(__name__)
 
 LONGEST_STEP = 0.05  # of a control point, share of the field of view
+LAST = 5  # steps whose mean loss is what a stage has come to
+SLACK = 0.02  # share of the loss: what the random windows alone may change
 
 
 class RegistrationEngine(nn.Module):
@@ -291,12 +293,30 @@ class RegistrationEngine(nn.Module):
             start, values = time.perf_counter(), []
             try:
                 self.enter(stage)
+                before = [p.detach().clone() for p in self._moving_parts()]
                 for _ in range(stage.iterations):
                     values.append(torch.stack(self.step()))
                     bar.update()
+                self._undo_if_worse(before, torch.stack(values))
             finally:
                 if values:
                     self._record(stage, torch.stack(values), time.perf_counter() - start)
+
+    def _moving_parts(self) -> list[nn.Parameter]:
+        return [*self.affine.parameters(), self.velocity.coefficients]
+
+    @torch.no_grad()
+    def _undo_if_worse(self, before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
+        """Go back to where a stage began if it ended worse.
+
+        Steps are as long for noise as for a pull, and next to a perfect fit there is nothing but noise.
+        """
+        loss = values.sum(1)
+        first, last = loss[0], loss[-LAST:].nanmean()
+        if bool(last > first + SLACK * first.abs()):
+            logger.warning("a stage made the loss worse, from %.3f to %.3f, and was undone", first, last)
+            for parameter, value in zip(self._moving_parts(), before, strict=True):
+                parameter.copy_(value)
 
     @torch.no_grad()
     def matrix(self) -> np.ndarray:

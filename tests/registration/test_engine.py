@@ -81,6 +81,15 @@ class TestAnswer:
         assert float(moved.mean()) < 0.2 * CUBE.spacing[0]
         np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=0.02)
 
+    def test_a_stage_that_makes_it_worse_is_undone(self, caplog):
+        """Long steps next to a perfect fit, where the gradient is noise."""
+        same = image(anatomy(CUBE.points()), CUBE)
+        wild = Stage(2, 6, 8, learning_rate=0.5)
+        found = run(same, same, {"stages": [Stage(2, 20), wild]})
+        assert "was undone" in caplog.text and len(found.history) == 2
+        only = run(same, same, {"stages": [Stage(2, 20)]})
+        torch.testing.assert_close(found.forward_mm, only.forward_mm, atol=1e-3, rtol=0)
+
     def test_swapped_images_give_the_inverse(self, images, result):
         swapped = run(images[1], images[0])
         # both are off the truth by a little; they must not be off each other by more
