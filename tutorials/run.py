@@ -1,0 +1,129 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Run tutorials without Jupyter, and keep what their cells show.
+
+    python tutorials/run.py                                    # all of them, to see that they run
+    python tutorials/run.py 06_two_dimensions.ipynb --keep docs/tutorials    # the outputs that the documentation shows
+
+A notebook is the only source of its tutorial and is kept without outputs. Cells are executed one after the other in an
+empty folder; shown are, as in Jupyter, what is printed, figures, and the value of a cell's last expression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+__all__ = ["Shown", "main", "run"]
+
+DPI = 80
+COLOURS = 128  # of the pictures that are kept
+
+
+@dataclass
+class Shown:
+    """What a code cell showed.
+
+    Args:
+        text: printed, with the last value.
+        pictures: PNG files.
+    """
+
+    text: str = ""
+    pictures: list[bytes] = field(default_factory=list)
+
+
+def run(notebook: Path) -> Iterator[Shown]:
+    """Execute the code cells of a notebook in an empty folder, one at each step."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {"__name__": "__main__"}
+    start = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            for number, source in enumerate(sources, start=1):
+                yield _execute(source, names, f"{notebook.name}, code cell {number}")
+        finally:
+            os.chdir(start)
+
+
+def _execute(source: str, names: dict[str, Any], where: str) -> Shown:
+    shown = Shown()
+    printed = io.StringIO()
+    body = ast.parse(source, where).body
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(printed):
+        exec(compile(ast.Module(body, []), where, "exec"), names)
+        value = None if last is None else eval(compile(ast.Expression(last.value), where, "eval"), names)  # type: ignore[attr-defined]
+    shown.text = printed.getvalue()
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    if isinstance(value, Figure):
+        figures += [] if value in figures else [value]
+    elif value is not None and not source.rstrip().endswith(";"):
+        shown.text += f"{value!r}\n"
+    shown.pictures = [_png(figure) for figure in figures]
+    plt.close("all")
+    return shown
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, dpi=DPI, bbox_inches="tight")
+    return data.getvalue()
+
+
+def keep(shown: Shown, folder: Path, number: int) -> None:
+    """Write what a cell showed as ``01.txt``, ``01-1.png`` and so on."""
+    if shown.text.strip():
+        (folder / f"{number:02}.txt").write_text(shown.text, encoding="utf-8")
+    for i, picture in enumerate(shown.pictures, start=1):
+        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        image.save(folder / f"{number:02}-{i}.png", optimize=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="by default all in the folder of this script")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the outputs of each notebook to a folder in it")
+    args = parser.parse_args()
+    plt.switch_backend("agg")
+    for notebook in args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb")):
+        start = time.perf_counter()
+        folder = None if args.keep is None else args.keep.absolute() / notebook.stem
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in (*folder.glob("*.txt"), *folder.glob("*.png")):
+                old.unlink()
+        for number, shown in enumerate(run(notebook.absolute()), start=1):
+            if folder is not None:
+                keep(shown, folder, number)
+        print(f"{notebook.name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
