@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import signal
 import subprocess
@@ -319,7 +320,9 @@ def test_ctrl_c_leaves_the_best_so_far(pair, folder):
         "stages.0.iterations=1000000",
         "-v",
     ]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=folder, preexec_fn=listens, **pipes)
     assert process.stderr is not None
     assert "starting from" in process.stderr.readline()  # the images are read, the stages begin
     time.sleep(5)

@@ -83,7 +83,7 @@ def test_floats_are_rounded_for_integer_files(tmp_path):
 
 def test_images_that_cannot_be_written(tmp_path):
     grid = Grid((4, 5), np.eye(3))
-    for shape in [(4, 6), (2, 4, 5), (1, 1, 4, 5)]:
+    for shape in [(4, 6), (2, 4, 6), (1, 1, 4, 5)]:
         with pytest.raises(ValueError, match="does not fit a grid"):
             write_image(tmp_path / "a.nii", torch.zeros(shape), grid)
     for value in (300.0, -1.0, float("nan")):

@@ -44,7 +44,9 @@ def interrupted(monkeypatch):
 
         monkeypatch.setattr(RegistrationEngine, "_step", step)
 
-    return arm
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    yield arm
+    signal.signal(signal.SIGINT, before)
 
 
 class TestOneProcess:
