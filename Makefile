@@ -4,16 +4,17 @@ OUT ?= demo_output
 
 BIN := .venv/bin
 REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
-# pytest's exit code for "no tests collected"
-NO_TESTS := 5
+# One thread for each of pytest's processes: many small operations gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs format clean distclean
+.PHONY: help demo test test-slow test-interop lint docs format clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
 	@echo "make test       run the tests and the doctests"
 	@echo "make test-slow  run the tests marked slow"
+	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       build the documentation into site/"
 	@echo "make format     let ruff fix and format what it can"
@@ -25,12 +26,15 @@ demo: .venv/.stamp-run
 	$(BIN)/python -m monai_locor.demo $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)") --output-dir "$(OUT)"
 
 test: .venv/.stamp-run
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: .venv/.stamp-run
-	$(BIN)/python -m pytest -m slow || [ $$? -eq $(NO_TESTS) ] || \
+	$(PYTEST) -m slow || \
 		{ echo "the failed tests once more: those of several processes can be hit by a busy machine"; \
 		$(BIN)/python -m pytest -m slow --last-failed; }
+
+test-interop: .venv/.stamp-interop
+	$(PYTEST) tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
@@ -46,6 +50,10 @@ format: .venv/.stamp-dev
 
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@touch $@
+
+.venv/.stamp-interop: .venv/.stamp-run
+	$(BIN)/python -m pip install --disable-pip-version-check --only-binary antspyx,itk-elastix -c constraints.txt -e '.[interop]'
 	@touch $@
 
 .venv/.stamp-dev: .venv/.stamp-run

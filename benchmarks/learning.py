@@ -49,6 +49,7 @@ from monai_locor.registration import RegistrationConfig, register
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "locor_registration"
 CONTRASTS = {"fixed": "FLAIR", "moving": "T1"}
 OURS = "locor"
+TRAINING = "training.json"
 # what the training is told for each measure; the weights of the bending energy suit the scales of the measures
 MEASURES: dict[str, dict[str, Any]] = {
     OURS: {"similarity": OURS, "bending_weight": 20.0},
@@ -106,8 +107,8 @@ def carried_labels(item: Mapping[str, str], folder: Path) -> Path:
     return path
 
 
-def train(measure: str, datalist: Path, options: argparse.Namespace) -> float:
-    """Train the bundle's network; returns seconds. What it prints is in `train.log`."""
+def train(measure: str, datalist: Path, options: argparse.Namespace) -> None:
+    """Train the bundle's network. What it prints is in `train.log`, the time in `training.json`."""
     folder = (options.output / measure).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     told = {"datalist": datalist.resolve(), "pairing": "across", "ckpt_dir": folder, "output_dir": folder, "seed": options.seed}
@@ -132,7 +133,14 @@ def train(measure: str, datalist: Path, options: argparse.Namespace) -> float:
     with (folder / "train.log").open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *words]
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    return time.perf_counter() - start
+    content = {"seconds": time.perf_counter() - start, **about(options), **{k: str(v) for k, v in told.items()}}
+    (folder / TRAINING).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def seconds_of_training(measure: str, options: argparse.Namespace) -> float:
+    """Of the weights that are there."""
+    path = options.output / measure / TRAINING
+    return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else math.nan
 
 
 def json_of(value: Any) -> str:
@@ -256,7 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datalist = write_datalist(options)
     content: dict[str, Any] = {"machine": about(options), "training_seconds": {}, "runs": []}
     for measure in [] if options.evaluate_only else options.measures:
-        content["training_seconds"][measure] = train(measure, datalist, options)
+        train(measure, datalist, options)
+    for measure in options.measures:
+        content["training_seconds"][measure] = seconds_of_training(measure, options)
         print(f"trained with {measure} in {content['training_seconds'][measure]:.0f} s", file=sys.stderr)
     trained: dict[str | None, dict[str, Any]] = {m: network_of(m, options) for m in options.measures}
     for case in cases(datalist, options):
