@@ -26,7 +26,7 @@ from monai_locor.errors import InputError
 
 from .similarity import CUSTOM, bending_weight_of, check_name, check_options
 
-__all__ = ["PRESETS", "RegistrationConfig", "Stage"]
+__all__ = ["PRESETS", "RegistrationConfig", "Stage", "rate_factor"]
 
 
 def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
@@ -138,8 +138,10 @@ class RegistrationConfig:
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
         damping: of the coefficients' optimiser, see :class:`monai_locor.registration.optimizer.DampedAdam`.
-        decay_start: share of each stage's iterations after which its learning rates begin to fall.
-        decay_end: what they have fallen to at its end, relative to their start.
+        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise. The optimiser's
+            first steps are as long as any, whether or not there is anything to gain.
+        decay_start: share of each stage's iterations after which these rates begin to fall.
+        decay_end: what they have fallen to at its end, relative to their full height.
         affine: optimise the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
         multistart: whether the affine that the first stages arrive at is compared with the best of a search over rotations to
@@ -168,8 +170,9 @@ class RegistrationConfig:
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
     damping: float = 1.0
+    warmup: int = 5
     decay_start: float = 0.0
-    decay_end: float = 1.0
+    decay_end: float = 0.1
     affine: bool = True
     initialization: str = "auto"
     multistart: str = "auto"
@@ -284,6 +287,21 @@ class RegistrationConfig:
         return dataclasses.replace(self, stages=stages)
 
 
+def rate_factor(config: RegistrationConfig, iterations: int) -> Callable[[int], float]:
+    """Learning rate at a step of a stage, relative to its full height.
+
+    Rises linearly in the first ``warmup`` steps; falls along half a cosine from ``decay_start`` to ``decay_end``.
+    """
+    start, end, warmup = config.decay_start, config.decay_end, config.warmup
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (warmup + 1))
+        through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
+        return rise * (end + (1 - end) * (1 + math.cos(math.pi * through)) / 2)
+
+    return factor
+
+
 NUMBERS = {
     **dict.fromkeys(("num_basis", "squarings"), COUNT),
     **dict.fromkeys(("kernel_sigma", "truncated", "stride", "ridge", "eps"), POSITIVE),
@@ -291,6 +309,7 @@ NUMBERS = {
     "min_mass": _Numbers("in (0, 1]", lambda x: 0 < x <= 1),
     "bending_weight": dataclasses.replace(NOT_NEGATIVE, optional=True),
     "damping": NOT_NEGATIVE,
+    "warmup": STEPS,
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": _Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
 }

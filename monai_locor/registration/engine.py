@@ -37,7 +37,7 @@ from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import full_precision
 
-from .config import RegistrationConfig, Stage
+from .config import RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
@@ -177,7 +177,7 @@ class RegistrationEngine(nn.Module):
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
         self.optimizer = DampedAdam(self._parameter_groups(stage))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._decay(stage.iterations))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rates(stage.iterations))
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
 
@@ -202,15 +202,11 @@ class RegistrationEngine(nn.Module):
             groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 
-    def _decay(self, iterations: int) -> Callable[[int], float]:
-        """Factor of the learning rates: 1 at first, falling along half a cosine from ``decay_start`` to ``decay_end``."""
-        start, end = self.config.decay_start, self.config.decay_end
-
-        def factor(step: int) -> float:
-            through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
-            return end + (1 - end) * (1 + math.cos(math.pi * through)) / 2
-
-        return factor
+    def _rates(self, iterations: int) -> list[Callable[[int], float]]:
+        """Of each group's learning rate: what moves the images speeds up and slows down, the basis never stops learning."""
+        basis = {id(p) for p in self.losses.parameters()}
+        groups = self.optimizer.param_groups
+        return [(lambda step: 1.0) if id(g["params"][0]) in basis else rate_factor(self.config, iterations) for g in groups]
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""

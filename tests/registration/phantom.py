@@ -31,7 +31,7 @@ from monai_locor.registration import RegistrationEngine, Stage
 from monai_locor.registration.prepare import prepare
 
 SHORT = RegistrationConfig(
-    stages=(Stage(2, 25), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02, multistart="never"
+    stages=(Stage(2, 30), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02, multistart="never"
 )
 GENTLE = RegistrationConfig(stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4)
 TINY = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.16)), multistart="never")

@@ -125,6 +125,7 @@ BAD = {
     "similarity": ["mse", None, 3, "Locor"],
     "similarity_options": [None, 3, ["num_bins"], {"num_bins": 3}, {3: 4}],
     "damping": [-0.1, float("nan"), float("inf"), "1", None, True],
+    "warmup": [-1, 2.5, "5", None],
     "decay_start": [-0.1, 1.1, float("nan"), "0", None],
     "decay_end": [-0.1, 1.1, float("nan"), "0", None],
     "affine": ["no", 1, None],
@@ -177,6 +178,7 @@ def test_the_setting_of_earlier_versions_is_refused():
     {
         "derivative": ["none", "basis", "both"],
         "damping": [0, 0.5, 10],
+        "warmup": [0, 3],
         "decay_start": [0, 0.5, 1],
         "decay_end": [0, 0.02, 1],
         "bending_weight": [0, 1, None],

@@ -40,16 +40,16 @@ def test_of_an_affine_stage():
     config = RegistrationConfig(stages=(Stage(4, 5), Stage(4, 5, learning_rate=0.02)), learning_rate_affine=0.003)
     plain, own = (groups_of(config, k) for k in range(2))
     assert set(plain) == set(own) == {"losses", "affine"}
-    assert plain["affine"]["lr"] == 0.003 and own["affine"]["lr"] == 0.02
-    assert plain["losses"]["lr"] == own["losses"]["lr"] == config.learning_rate_basis
+    assert plain["affine"]["initial_lr"] == 0.003 and own["affine"]["initial_lr"] == 0.02
+    assert plain["losses"]["initial_lr"] == own["losses"]["initial_lr"] == config.learning_rate_basis
 
 
 def test_of_a_dense_stage():
     stages = Stage(4, 5, spacing=8), Stage(4, 5, spacing=8, learning_rate=0.02)
     config = RegistrationConfig(stages=stages, learning_rate_affine=0.003, damping=0.7)
     plain, own = (groups_of(config, k) for k in range(2))
-    assert plain["velocity"]["lr"] == 0.04 and own["velocity"]["lr"] == 0.02
-    assert plain["affine"]["lr"] == own["affine"]["lr"] == 0.003
+    assert plain["velocity"]["initial_lr"] == 0.04 and own["velocity"]["initial_lr"] == 0.02
+    assert plain["affine"]["initial_lr"] == own["affine"]["initial_lr"] == 0.003
     assert {name: g["damping"] for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
 
 
@@ -58,23 +58,37 @@ def test_without_an_affine():
     assert set(groups_of(config, 0)) == {"losses", "velocity"}
 
 
-def test_they_fall_from_the_start_of_the_decay_to_its_end():
-    config = RegistrationConfig(stages=(Stage(4, 8, spacing=16, learning_rate=0.1),), decay_start=0.5, decay_end=0.2)
-    engine, seen = engine_of(config), []
+def rates_of(config: RegistrationConfig, steps: int) -> dict[str, np.ndarray]:
+    """Learning rates of the first stage, one more than there are steps, relative to what the stage says."""
+    engine = engine_of(config)
+    full = [g["initial_lr"] for g in groups_of(config, 0).values()]
     engine.enter(config.stages[0])
-    for _ in range(8):
+    seen = []
+    for _ in range(steps):
         seen.append([g["lr"] for g in engine.optimizer.param_groups])
         engine.step()
     seen.append([g["lr"] for g in engine.optimizer.param_groups])
-    share = np.array(seen) / seen[0]
-    np.testing.assert_allclose(share[:5], 1)
-    assert (np.diff(share[4:], axis=0) < 0).all()
-    np.testing.assert_allclose(share[6], 0.6)  # half-way
-    np.testing.assert_allclose(share[8], 0.2)
+    return dict(zip(groups_of(config, 0), (np.array(seen) / full).T))
 
 
-def test_by_default_they_do_not_fall():
-    config = RegistrationConfig(stages=(Stage(4, 8),))
-    engine = engine_of(config)
-    engine.enter(config.stages[0])
-    assert [engine.schedule.lr_lambdas[0](step) for step in range(5)] == [1.0] * 5
+def test_they_fall_from_the_start_of_the_decay_to_its_end():
+    stage = Stage(4, 8, spacing=16, learning_rate=0.1)
+    rates = rates_of(RegistrationConfig(stages=(stage,), warmup=0, decay_start=0.5, decay_end=0.2), 8)
+    for name in ("affine", "velocity"):
+        np.testing.assert_allclose(rates[name][:5], 1)
+        assert (np.diff(rates[name][4:]) < 0).all()
+        np.testing.assert_allclose(rates[name][6], 0.6)  # half-way
+        np.testing.assert_allclose(rates[name][8], 0.2)
+
+
+def test_they_rise_in_the_first_steps():
+    stage = Stage(4, 6, spacing=16, learning_rate=0.1)
+    rates = rates_of(RegistrationConfig(stages=(stage,), warmup=3, decay_end=1.0), 6)
+    for name in ("affine", "velocity"):
+        np.testing.assert_allclose(rates[name], [0.25, 0.5, 0.75, 1, 1, 1, 1])
+
+
+def test_the_basis_never_stops_learning():
+    rates = rates_of(RegistrationConfig(stages=(Stage(4, 6, spacing=16),), warmup=3, decay_end=0.0), 6)
+    np.testing.assert_allclose(rates["losses"], 1)
+    np.testing.assert_allclose(rates["velocity"][-1], 0, atol=1e-12)
