@@ -32,6 +32,9 @@ __all__ = ["BestCheckpoint", "LastCheckpoint", "checked_weights"]
 
 logger = logging.getLogger(__name__)
 
+NETWORK = "model"
+UNNAMED = ""  # what MONAI's `ckpt_export`, and the model zoo's checks, load when they are told no name
+
 
 def checked_weights(path: Any, parts: Mapping[str, nn.Module], resume: bool = False) -> dict[str, Any]:
     """Of the parts of a model, those that a checkpoint has weights for.
@@ -136,7 +139,10 @@ class BestCheckpoint:
         if score > self.best:  # never where it is NaN
             self.best, self.worse = score, 0
             if self.path is not None:
-                _save({name: module.state_dict() for name, module in self.weights.items()}, Path(self.path))
+                content = {name: module.state_dict() for name, module in self.weights.items()}
+                if NETWORK in content:
+                    content[UNNAMED] = content[NETWORK]  # the same tensors, stored once
+                _save(content, Path(self.path))
                 logger.info("best so far, saved %s", self.path)
         if self.patience and self.worse >= self.patience:
             logger.info("no better validation in %d: training ends", self.worse)

@@ -140,9 +140,12 @@ def test_the_shipped_weights_fit():
     before = {name: [p.clone() for p in module.parameters()] for name, module in parts.items()}
     path = BUNDLE / "models" / "model.pt"
     assert checked_weights(path, parts) == parts and path.stat().st_size < 10e6
-    for name, state in torch.load(path, weights_only=True).items():
-        parts[name].load_state_dict(state)
+    saved = torch.load(path, weights_only=True)
+    assert set(saved) == {*parts, ""}
+    for name in parts:
+        parts[name].load_state_dict(saved[name])
         assert all(not torch.equal(a, b) for a, b in zip(before[name], parts[name].parameters(), strict=True))
+    assert all(torch.equal(saved[""][k], v) for k, v in saved["model"].items())
 
 
 # --- runs

@@ -28,9 +28,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks.nets import VoxelMorphUNet
 from scipy.ndimage import gaussian_filter
+
+from monai_locor.training_bundle.checkpoints import BestCheckpoint
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIGS = BUNDLE / "configs"
@@ -155,17 +158,22 @@ def test_one_network():
     assert resolved[0] == resolved[1]
 
 
-def test_export(tmp_path):
+@pytest.mark.parametrize("key", [None, "model"])
+def test_export(tmp_path, key):
+    """As the model zoo's checks do it, which give no key, and by name."""
     parser = ConfigParser(ConfigParser.load_config_file(TRAIN))
     network = parser.get_parsed_content("network_def")
-    torch.save({"model": network.state_dict(), "loss": {}}, tmp_path / "model.pt")
+    validator = Engine(lambda engine, batch: None)
+    best = BestCheckpoint(str(tmp_path / "model.pt"), {"model": network, "loss": torch.nn.Identity()}, validator)
+    validator.state.metrics = {"val_loss": 1.0}
+    best(validator)
     monai.bundle.ckpt_export(
         "network_def",
         filepath=str(tmp_path / "model.ts"),
         ckpt_file=str(tmp_path / "model.pt"),
         meta_file=str(CONFIGS / "metadata.json"),
         config_file=str(CONFIGS / "inference.json"),
-        key_in_ckpt="model",
+        key_in_ckpt=key,
     )
     image = torch.rand(1, 8, 16, 16, 32)
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
