@@ -76,7 +76,7 @@ class Stage:
         factor: distance of the samples that the loss sees.
         iterations: optimisation steps.
         spacing: distance of control points; None leaves the deformation as it is (affine only).
-        learning_rate: of the coefficients, in control-point spacings per step, by default 0.04, and never more than a
+        learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
             twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
     """
 
@@ -91,6 +91,8 @@ class Stage:
         POSITIVE_OR_NONE.check("learning_rate", self.learning_rate)
         STEPS.check("iterations", self.iterations)
 
+
+DENSE_RATE = 8e-2  # of a deformable stage that names none
 
 DEFAULT_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1e-2),

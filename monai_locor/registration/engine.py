@@ -37,7 +37,7 @@ from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import full_precision
 
-from .config import RegistrationConfig, Stage, rate_factor
+from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
@@ -198,7 +198,7 @@ class RegistrationEngine(nn.Module):
         if stage.spacing is not None:
             # however coarse the image, no step throws the images out of each other's view
             most = LONGEST_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
-            rate = min(stage.learning_rate or 4e-2, most)
+            rate = min(stage.learning_rate or DENSE_RATE, most)
             groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 

@@ -15,7 +15,7 @@
   ``1 / n^2`` of the bending energy, and only one of the two directions, which are averaged, has it.
 - ``learning_rate_affine``: lr_affine, log [1e-3, 1e-1]; affine stages with rates of their own keep their ratio to it.
 - ``learning_rate_dense``: lr_dense, log [1e-3, 1e-1]: the rates of all deformable stages are multiplied by
-  ``lr_dense / 0.04``, so that 0.04 leaves them as the base settings have them. With the default schedule these are the
+  ``lr_dense / 0.08``, so that 0.08 leaves them as the base settings have them. With the default schedule these are the
   paper's, 4, 4, 2 and 1 times lr_dense.
 - ``learning_rate_basis``: lr_feature, log [1e-3, 1e-1].
 - ``kernel_sigma``: sigma, [0.35, 4], samples of the stage.
@@ -38,9 +38,8 @@ from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["DENSE_RATE", "DERIVATIVE_DEGREE", "MEASURES", "Parameter", "digits"]
+__all__ = ["DERIVATIVE_DEGREE", "MEASURES", "Parameter", "digits"]
 
-DENSE_RATE = 4e-2  # the lr_dense that leaves the schedule as it is
 DIGITS = 4  # of a value that is tried: more mean nothing, and a preset is easier to read
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..registration import RegistrationConfig
-from ..registration.config import Stage
+from ..registration.config import DENSE_RATE, Stage
 from ..registration.similarity import SIMILARITIES
-from .parameters import DENSE_RATE, DERIVATIVE_DEGREE, MEASURES, Parameter, digits
+from .parameters import DERIVATIVE_DEGREE, MEASURES, Parameter, digits
 
 __all__ = ["SearchSpace", "search_space"]
 

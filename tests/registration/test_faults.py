@@ -112,7 +112,7 @@ class TestBadSteps:
         spoil(engine, monkeypatch, {3, 40})
         with caplog.at_level(logging.WARNING, logger="monai_locor"):
             engine.run()
-        assert caplog.text.count("1 of 25 steps were dropped") == 1 == caplog.text.count("1 of 30 steps were dropped")
+        assert caplog.text.count("1 of 30 steps were dropped") == 2
         assert all(p.isfinite().all() for p in engine.parameters())
         error = target_registration_error(engine.forward_mm(), images[2], inner(CUBE)).mean()
         assert float(error) < 1.5 * errors(result, images[2])[1]

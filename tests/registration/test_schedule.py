@@ -48,7 +48,7 @@ def test_of_a_dense_stage():
     stages = Stage(4, 5, spacing=8), Stage(4, 5, spacing=8, learning_rate=0.02)
     config = RegistrationConfig(stages=stages, learning_rate_affine=0.003, damping=0.7)
     plain, own = (groups_of(config, k) for k in range(2))
-    assert plain["velocity"]["initial_lr"] == 0.04 and own["velocity"]["initial_lr"] == 0.02
+    assert plain["velocity"]["initial_lr"] == 0.08 and own["velocity"]["initial_lr"] == 0.02
     assert plain["affine"]["initial_lr"] == own["affine"]["initial_lr"] == 0.003
     assert {name: g["damping"] for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
 

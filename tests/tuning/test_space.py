@@ -85,13 +85,13 @@ def test_values_become_settings():
 
 def test_learning_rates_scale_the_schedule():
     base = config()
-    found = search_space(base).settings({"learning_rate_dense": 0.08, "learning_rate_affine": 0.01})
+    found = search_space(base).settings({"learning_rate_dense": 0.16, "learning_rate_affine": 0.01})
     assert found.learning_rate_affine == 0.01
     before, after = (
         {kind: [s.learning_rate for s in c.stages if (s.spacing is None) == kind] for kind in (True, False)}
         for c in (base, found)
     )
-    assert before[False] == [0.16, 0.16, 0.08, 0.04] and after[False] == [0.32, 0.32, 0.16, 0.08]
+    assert before[False] == [0.32, 0.32, 0.16, 0.08] and after[False] == [0.64, 0.64, 0.32, 0.16]
     assert before[True] == [0.01, None] and after[True] == [0.02, None]  # None is the settings' rate
     assert [s.iterations for s in found.stages] == [s.iterations for s in base.stages]
     bare = config(stages=[{"factor": 1, "iterations": 1, "spacing": 4}])
@@ -118,7 +118,7 @@ def test_the_base_settings_are_a_point_of_the_space():
     assert base == {
         "bending_weight": 60.0,
         "learning_rate_affine": 5e-3,
-        "learning_rate_dense": 4e-2,
+        "learning_rate_dense": 8e-2,
         "learning_rate_basis": 1e-2,
         "kernel_sigma": 0.8,
         "num_basis": 5,
