@@ -24,7 +24,7 @@ from torch.nn.modules.loss import _Loss
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "check_positive", "check_types"]
+__all__ = ["PairLoss", "check_positive", "check_types", "reduced"]
 
 
 def check_positive(**options: float | Sequence[float] | None) -> None:
@@ -44,6 +44,31 @@ def check_types(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | N
         mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
     ):
         raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+
+
+def reduced(values: torch.Tensor, counts: torch.Tensor | None, reduction: str) -> torch.Tensor:
+    """What a loss returns of its values, ``(B, C, ...)``.
+
+    Args:
+        values: one for each place.
+        counts: bool, which of them count; of that shape or with one channel; None for all. The others are zero.
+        reduction: one of MONAI's ``LossReduction``. The mean is taken item by item, so that a pair weighs the same whatever
+            the overlap of its neighbour in the batch.
+
+    Raises:
+        ValueError: for another reduction.
+    """
+    if counts is not None:
+        values = torch.where(counts, values, 0)
+    if reduction == LossReduction.NONE.value:
+        return values
+    if reduction == LossReduction.SUM.value:
+        return values.sum()
+    if reduction != LossReduction.MEAN.value:
+        raise ValueError(f'Unsupported reduction: {reduction}, available options are ["mean", "sum", "none"].')
+    if counts is None:
+        return values.mean()
+    return (values.flatten(2).sum(2) / counts.flatten(2).sum(2).clamp_min(1)).mean()
 
 
 class PairLoss(_Loss):
@@ -84,7 +109,7 @@ class PairLoss(_Loss):
             valid = weight > 0
             # a NaN of weight zero would still be a NaN
             pred, target = torch.where(valid, pred, 0), torch.where(valid, target, 0)
-            return self._reduce(*self._measure(pred, target, weight))
+            return reduced(*self._measure(pred, target, weight), self.reduction)
 
     @abstractmethod
     def _measure(
@@ -99,20 +124,6 @@ class PairLoss(_Loss):
     def _flat(image: torch.Tensor) -> torch.Tensor:
         """Items and channels in one axis, voxels in another: ``(B, C, *spatial)`` to ``(B C, voxels)``."""
         return image.flatten(0, 1).flatten(1)
-
-    def _reduce(self, values: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        if counts is not None:
-            values = torch.where(counts, values, 0)
-        if self.reduction == LossReduction.NONE.value:
-            return values
-        if self.reduction == LossReduction.SUM.value:
-            return values.sum()
-        if self.reduction != LossReduction.MEAN.value:
-            raise ValueError(f'Unsupported reduction: {self.reduction}, available options are ["mean", "sum", "none"].')
-        if counts is None:
-            return values.mean()
-        # item by item, so that a pair weighs the same whatever the overlap of its neighbour in the batch
-        return (values.flatten(2).sum(2) / counts.flatten(2).sum(2).clamp_min(1)).mean()
 
     def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
         if pred.ndim != self.spatial_dims + 2:

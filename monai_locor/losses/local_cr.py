@@ -25,7 +25,7 @@ from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-from .base import check_types
+from .base import check_types, reduced
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -155,7 +155,7 @@ class LocalLearnedBasisCRLoss(_Loss):
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
             root = None if mask is None else mask.detach().to(dtype).nan_to_num(0).clamp(0, 1).sqrt()
-            return self._reduce(*self._windows(pred, target, root))
+            return reduced(*self._windows(pred, target, root), self.reduction)
 
     def _windows(
         self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None
@@ -189,21 +189,6 @@ class LocalLearnedBasisCRLoss(_Loss):
         deviation = (variance + self.eps).sqrt()
         covariance = (m["psi_t"] - m["psi"][:, :, None] * m["t"][:, None]) / (deviation + self.eps)[:, None]
         return ridge_residual(m["psi_psi"], covariance, torch.ones_like(variance), self.ridge)
-
-    def _reduce(self, values: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        if counts is not None:
-            values = torch.where(counts, values, 0)
-        if self.reduction == LossReduction.NONE.value:
-            return values
-        if self.reduction == LossReduction.SUM.value:
-            return values.sum()
-        if self.reduction != LossReduction.MEAN.value:
-            raise ValueError(f'Unsupported reduction: {self.reduction}, available options are ["mean", "sum", "none"].')
-        if counts is None:
-            return values.mean()
-        # item by item, so that a pair weighs the same whatever the overlap of its neighbour in the batch
-        number = counts.flatten(1).sum(1).clamp_min(1) * values.shape[1]
-        return (values.flatten(1).sum(1) / number).mean()
 
     def _num_basis(self, pred: torch.Tensor) -> int:
         known = getattr(self.basis, "num_basis", None)

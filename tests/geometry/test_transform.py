@@ -24,19 +24,7 @@ from scipy import ndimage
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, apply_affine
 from monai_locor.geometry.inversion import fitted_affine
 
-
-def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...]) -> Grid:
-    dims = len(shape)
-    linear = np.eye(dims)
-    for i, j in itertools.combinations(range(dims), 2):
-        turn = np.eye(dims)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        linear = linear @ turn
-    affine = np.eye(dims + 1)
-    affine[:-1, :-1] = linear @ np.diag(spacing)
-    affine[:-1, -1] = np.array([3.0, -2.0, 5.0])[:dims] - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)
-
+from ..io.transform_cases import turned
 
 FIXED = {2: turned(0.4, (1.0, -1.5), (22, 20)), 3: turned(0.3, (1.0, -1.5, 2.0), (18, 16, 14))}
 

@@ -33,23 +33,10 @@ from monai_locor.io import (
     write_image,
 )
 
+from .transform_cases import turned
+
 HEADER = "#Insight Transform File V1.0\n#Transform 0\n"
 ORDERS = [(axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product([False, True], repeat=3)]
-
-
-def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...]) -> Grid:
-    """A grid around the origin, turned by ``angle`` about every axis; negative spacing flips an axis."""
-    dims = len(shape)
-    linear = np.eye(dims)
-    for i, j in itertools.combinations(range(dims), 2):
-        turn = np.eye(dims)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        linear = linear @ turn
-    affine = np.eye(dims + 1)
-    affine[:-1, :-1] = linear @ np.diag(spacing)
-    affine[:-1, -1] = np.array([3.0, -2.0, 5.0])[:dims] - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)
-
 
 FIXED = {
     2: turned(0.4, (1.0, -1.5), (12, 10)),
