@@ -80,7 +80,7 @@ class TestAblation:
     def test_every_variant_is_a_setting_that_differs_from_the_default(self, script):
         ablation = script("ablation_engine")
         default = RegistrationConfig()
-        for name, settings in ablation.VARIANTS.items():
+        for name, settings in ablation.variants(default.to_dict()["stages"]).items():
             assert (RegistrationConfig.of(settings) == default) == (name == ablation.DEFAULT), name
 
     def test_table_is_relative_to_the_default_on_the_same_case(self, script):
