@@ -228,6 +228,26 @@ def test_a_guide_is_not_learned_and_left_alone(options):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (*model.parameters(), *loss.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (RegUNet(3, 8, 4, 2, out_kernel_initializer="zeros"), {}),
+        (LocalNet(3, 8, 4, (0, 1, 2)), {"downsampling": 2, "stride": 2}),
+        (VoxelMorphUNet(3, 8, 4, [4, 4, 4, 4], [4]), {"output": "displacement"}),
+        (torch.nn.Conv3d(8, 3, 3, padding=1), {}),  # a user's own
+    ],
+    ids=["RegUNet", "LocalNet", "displacement", "own"],
+)
+def test_any_network_can_be_guided(network, options):
+    torch.manual_seed(0)
+    moving, fixed = (smooth(1, 1, 24, 16, 20, seed=s).sigmoid() for s in (1, 2))
+    loss = RegistrationLoss(*(LocalLearnedBasisCRLoss(in_channels=1, rescale=False) for _ in range(2)), bending_weight=1)
+    model = RegistrationNetwork(network, divisible=8, guide=loss, **options)
+    loss(model(moving, fixed)).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(bool(g.isfinite().all()) for g in gradients) and any(bool(g.any()) for g in gradients)
+
+
 def test_a_guided_network_without_gradients_and_alone():
     """As MONAI's evaluators call it; what is predicted is the velocity of what is returned."""
     model, _ = guided(head_std=0.05)
