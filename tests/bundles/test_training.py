@@ -194,7 +194,7 @@ def test_trains_and_evaluates(files, tmp_path):
     assert {"val_dice", "val_dice_before", "val_folding_percent", "val_loss"} <= metrics.keys()
     assert {p.name for p in (tmp_path / "models").iterdir()} == {"model.pt", "last.pt"}
     last, best = load(tmp_path / "models" / "last.pt"), load(tmp_path / "models" / "model.pt")
-    assert best.keys() == {"model", "loss"} and last.keys() == {"model", "loss", "optimizer", "schedule", "best", "trainer"}
+    assert best.keys() == {"model", "loss", ""} and last.keys() == {"model", "loss", "optimizer", "schedule", "best", "trainer"}
     for name, state in before.items():
         assert state.keys() == last[name].keys()
         assert all(not torch.equal(value, last[name][key]) for key, value in state.items())  # every parameter has learned
