@@ -33,6 +33,8 @@ class Ants(Peer):
         import ants
 
         self.ants = ants
+        if not hasattr(ants, "config"):
+            raise ImportError(f"antspyx {version('antspyx')} cannot be seeded; 0.6 can")
         self.ants.config._random_seed = task.seed + 1  # its setter also sets the number of threads
         self.settings = self.QUICK if quick else self.FULL
         self.version = f"antspyx {version('antspyx')}"

@@ -95,16 +95,16 @@ class Stage:
 DENSE_RATE = 8e-2  # of a deformable stage that names none
 
 DEFAULT_STAGES = (
-    Stage(factor=8, iterations=60, learning_rate=1e-2),
-    Stage(factor=4, iterations=40),
+    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=40, learning_rate=7.5e-3),
     Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
     Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
     Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
     Stage(factor=1, iterations=30, spacing=4, learning_rate=8e-2),
 )
 FAST_STAGES = (
-    Stage(factor=8, iterations=60, learning_rate=1e-2),
-    Stage(factor=4, iterations=20),
+    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=20, learning_rate=7.5e-3),
     Stage(factor=4, iterations=40, spacing=32, learning_rate=24e-2),
     Stage(factor=4, iterations=40, spacing=16, learning_rate=24e-2),
     Stage(factor=2, iterations=40, spacing=8, learning_rate=12e-2),

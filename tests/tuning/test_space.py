@@ -92,7 +92,7 @@ def test_learning_rates_scale_the_schedule():
         for c in (base, found)
     )
     assert before[False] == [0.32, 0.32, 0.16, 0.08] and after[False] == [0.64, 0.64, 0.32, 0.16]
-    assert before[True] == [0.01, None] and after[True] == [0.02, None]  # None is the settings' rate
+    assert before[True] == [0.015, 0.0075] and after[True] == [0.03, 0.015]
     assert [s.iterations for s in found.stages] == [s.iterations for s in base.stages]
     bare = config(stages=[{"factor": 1, "iterations": 1, "spacing": 4}])
     assert search_space(bare).settings({"learning_rate_dense": 0.02}).stages[0].learning_rate == 0.02
