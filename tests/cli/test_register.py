@@ -332,3 +332,12 @@ def test_ctrl_c_leaves_the_best_so_far(pair, folder):
     assert "INTERRUPTED" in out and "Traceback" not in err
     assert names(folder / "out") >= USUAL
     assert json.loads((folder / "out" / "run.json").read_text())["interrupted"] is True
+
+
+def test_a_missing_image_leaves_no_new_folder(folder, pair):
+    from monai_locor.cli import main
+
+    (folder / "old").mkdir()
+    for name in ("new", "old"):
+        assert main(["register", str(folder / "nowhere.nii.gz"), str(folder / "moving.nii.gz"), "-o", str(folder / name)]) == 2
+    assert not (folder / "new").exists() and (folder / "old").is_dir()
