@@ -21,6 +21,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from .._version import __version__
 from ..errors import InputError
@@ -84,7 +86,7 @@ def _run(args: argparse.Namespace) -> int:
     """Every way in which a command may end."""
     console: Console = args.console
     try:
-        with session(args):
+        with session(args), _tidy(getattr(args, "output", None)):
             return int(args.run(args))
     except InputError as error:
         return _refused(console, str(error))
@@ -104,6 +106,15 @@ def _run(args: argparse.Namespace) -> int:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return _refused(console, f"not enough memory ({error}); use images of larger voxels, or --device cpu")
         return _crashed(console, args, error)
+
+
+def _tidy(output: Path | None) -> AbstractContextManager[None]:
+    """Folders that a command makes before it is refused are removed."""
+    if output is None:
+        return nullcontext()
+    from ..io.paths import no_empty_folders
+
+    return no_empty_folders(output)
 
 
 def _refused(console: Console, message: str) -> int:

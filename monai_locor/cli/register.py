@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,16 +137,9 @@ def run(args: argparse.Namespace) -> int:
     arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
     arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
     limits = thresholds_of(args.thresholds)
-    new = not args.output.expanduser().exists()
     plan = _plan(args, arguments)
     console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
-    try:
-        result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
-    except InputError:
-        if new:  # nothing came of it
-            with suppress(OSError):
-                plan.folder.rmdir()
-        raise
+    result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
     return _finish(console, plan, result, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})

@@ -17,12 +17,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..io import check_output_dir
+from ..io.paths import no_empty_folders
 
 __all__ = ["check_writable", "checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
@@ -98,11 +98,8 @@ def checked_path(value: Any, what: str) -> Path:
 
 def check_writable(folder: Path) -> None:
     """As :func:`monai_locor.io.check_output_dir`, and folders that it made are removed again."""
-    made = [part for part in (folder, *folder.parents) if not part.exists()]
-    check_output_dir(folder)
-    for part in made:
-        with suppress(OSError):
-            part.rmdir()  # removes empty folders only
+    with no_empty_folders(folder):
+        check_output_dir(folder)
 
 
 def load_datalist(datalist: Any) -> tuple[Any, str, Path]:

@@ -22,7 +22,31 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["atomic_path", "check_output_dir"]
+__all__ = ["atomic_path", "check_output_dir", "no_empty_folders"]
+
+
+def _missing(folder: Path) -> list[Path]:
+    """What would have to be made for a folder to be there, innermost first."""
+    return [part for part in (folder, *folder.parents) if not part.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()  # removes empty folders only
+
+
+@contextmanager
+def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever happens inside, leave no folder on the way to ``path`` that was not there before and is empty."""
+    folder = Path(path).expanduser()
+    missing: list[Path] = []
+    with suppress(OSError):  # what cannot be looked at cannot have been made here
+        missing = _missing(folder)
+    try:
+        yield
+    finally:
+        _remove_empty(missing)
 
 
 def check_output_dir(path: str | os.PathLike[str]) -> Path:
@@ -42,15 +66,13 @@ def check_output_dir(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"output folder {folder}: a file of this name is in the way; name another folder")
     missing: list[Path] = []
     try:
-        missing = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
+        missing = _missing(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as probe:
             probe.write(bytes(4096))
             probe.flush()
     except OSError as error:
-        for part in missing:
-            with suppress(OSError):
-                part.rmdir()  # removes empty folders only
+        _remove_empty(missing)
         reason = error.strerror or type(error).__name__
         raise InputError(f"output folder {folder}: cannot be written to ({reason}); name another") from error
     return folder

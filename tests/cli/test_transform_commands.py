@@ -122,3 +122,10 @@ def test_what_is_refused(refused, folder, monkeypatch):
         (["jacobian", "field.nii.gz", "--mask", "none.nii"], "none.nii: no such file"),
     ):
         assert message in refused(*words), words
+
+
+@pytest.mark.parametrize("inside", ["jacobian", "invert", "convert"])
+def test_a_refusal_leaves_no_new_folders(refused, folder, inside):
+    (folder / "broken.nii.gz").write_bytes(b"no image")
+    refused(inside, folder / "broken.nii.gz", "-o", folder / "new" / "deep" / "out.nii.gz")
+    assert not (folder / "new").exists()

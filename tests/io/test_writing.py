@@ -26,6 +26,7 @@ from monai.data import MetaTensor
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.io import atomic_path, check_output_dir, read_image, write_image
+from monai_locor.io.paths import no_empty_folders
 
 AFFINE = np.array([[0.0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
@@ -135,6 +136,22 @@ def test_a_folder_that_cannot_be_written_to_leaves_nothing_behind(tmp_path, monk
     with pytest.raises(InputError, match="No space left on device"):
         check_output_dir(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_stay_empty_go_again(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    with pytest.raises(InputError), no_empty_folders(there / "a" / "b"):
+        check_output_dir(there / "a" / "b")
+        raise InputError("refused")
+    assert list(there.iterdir()) == []
+    with no_empty_folders(there / "a" / "b"):
+        (check_output_dir(there / "a") / "kept").write_text("")
+        check_output_dir(there / "a" / "b")
+    assert [p.name for p in (there / "a").iterdir()] == ["kept"]
+    with no_empty_folders(there / "a"):  # what was there before stays, empty or not
+        (there / "a" / "kept").unlink()
+    assert (there / "a").is_dir()
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
