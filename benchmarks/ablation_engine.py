@@ -61,6 +61,7 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
         "eps-1e-6": {"eps": 1e-6},
         "ridge-1e-3": {"ridge": 1e-3},
         "ridge-1e-5": {"ridge": 1e-5},
+        "ridge-and-eps-1e-6": {"ridge": 1e-6, "eps": 1e-6},
         "num-basis-3": {"num_basis": 3},
         "num-basis-8": {"num_basis": 8},
         "window-0.6": {"kernel_sigma": 0.6},

@@ -199,7 +199,7 @@ def test_a_stage_needs_no_learning_rate():
 
 class TestPresets:
     def test_names(self):
-        assert set(PRESETS) == {"default", "fast"}
+        assert set(PRESETS) == {"default", "fast", "intersubject"}
 
     @pytest.mark.parametrize("name", list(PRESETS))
     def test_coarse_to_fine_and_affine_first(self, name):
@@ -207,6 +207,11 @@ class TestPresets:
         factors, spacings = [s.factor for s in stages], [s.spacing for s in stages if s.spacing is not None]
         assert factors == sorted(factors, reverse=True) and spacings == sorted(spacings, reverse=True)
         assert stages[0].spacing is None and all(s.spacing is not None for s in stages[len(stages) - len(spacings) :])
+
+    def test_intersubject_is_a_looser_fast(self):
+        fast, between = PRESETS["fast"], PRESETS["intersubject"]
+        assert between.stages == fast.stages and between.form == "normalized"
+        assert between.effective_bending_weight < dataclasses.replace(fast, form="normalized").effective_bending_weight
 
     def test_fast_has_fewer_steps_and_differs_in_nothing_else(self):
         fast, default = PRESETS["fast"], PRESETS["default"]
