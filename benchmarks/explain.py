@@ -89,31 +89,46 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *lines))
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Command line; `cases` become folders."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def common(description: str, dpi: int) -> argparse.ArgumentParser:
+    """What scripts that register cases and draw them are told."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path, help="cases as in registration.py")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
-    parser.add_argument("--point", action="append", metavar="POINT", help="gain, worst or =x,y,z; may be given several times")
     parser.add_argument("--preset", default="default", help="name or file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--degree", type=int, help="of the polynomial basis, by default that of the settings")
-    parser.add_argument("--plane", default="axial", choices=("axial", "coronal", "sagittal"))
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="for the pictures")
-    parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
-    parser.add_argument("--dpi", type=int, default=150)
+    parser.add_argument("--dpi", type=int, default=dpi)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    return parser
+
+
+def checked(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of :func:`common`, made sure of; `cases` become folders."""
     options = parser.parse_args(arguments)
     find_cases(parser, options)
+    try:
+        options.config = RegistrationConfig.of(options.preset)
+    except ValueError as error:
+        parser.error(str(error))
+    check_output_dir(options.output)
+    return options
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = common(__doc__.splitlines()[0], 150)
+    parser.add_argument("--point", action="append", metavar="POINT", help="gain, worst or =x,y,z; may be given several times")
+    parser.add_argument("--degree", type=int, help="of the polynomial basis, by default that of the settings")
+    parser.add_argument("--plane", default="axial", choices=("axial", "coronal", "sagittal"))
+    parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
+    options = checked(parser, arguments)
     options.point = options.point or ["gain"]
     try:
         for word in set(options.point) - set(CHOICES):
             coordinates(word)
-        options.config = RegistrationConfig.of(options.preset)
     except ValueError as error:
         parser.error(f"{error}; a point is {', '.join(CHOICES)} or x,y,z")
-    check_output_dir(options.output)
     return options
 
 

@@ -327,7 +327,7 @@ CHOICES = {
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
-    # Two people differ by more than a smooth deformation, and in places have nothing in common: there the logarithm listens
-    # most to the windows that fit by chance. Wider windows, and flat ones that hardly count.
+    # Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
+    # scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
     "intersubject": RegistrationConfig(stages=FAST_STAGES, form="normalized", kernel_sigma=1.3, eps=1e-3, bending_weight=10.0),
 }

@@ -1,0 +1,62 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The script that shows which windows a registration listens to."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from .benchmark_cases import TWO_ITERATIONS, scripts, write_case
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    return scripts(monkeypatch, "influence")
+
+
+def test_influence_is_the_change_of_the_loss(modules):
+    """By finite differences of both forms, for a fit that improves by a small part of the variance."""
+    residual, variance, eps, part = np.array([1e-3, 2e-3, 5e-2]), np.array([4e-3, 2e-3, 0.1]), 1e-4, 1e-6
+    improved = residual - part * variance
+    losses = {
+        "log": lambda r: np.log(r + eps),
+        "normalized": lambda r: 1 - (variance - r) / (variance + eps),
+    }
+    for form, loss in losses.items():
+        change = loss(residual) - loss(improved)
+        found = modules.influence.influence(residual, variance, form, eps)
+        np.testing.assert_allclose(found, change / change.mean(), rtol=1e-3)
+
+
+def test_shares_leave_out_what_does_not_count(modules):
+    residual = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
+    variance = np.array([1.0, 1.0, 0.5, 0.5, np.nan])
+    counts = np.array([4.0, 3.0, 2.0, 1.0, np.nan])
+    assert modules.influence.shares(residual, variance, counts) == pytest.approx((0.4, 0.3))
+
+
+@pytest.mark.slow
+def test_draws_and_tells(modules, tmp_path, capsys):
+    case = write_case(tmp_path / "cases" / "blob")
+    (tmp_path / "tiny.json").write_text(json.dumps(TWO_ITERATIONS))
+    out = tmp_path / "pictures"
+    modules.influence.main([str(case.parent), "--preset", str(tmp_path / "tiny.json"), "--threads", "1", "--output", str(out)])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| blob")]
+    assert [row[1:3] for row in rows] == [["log", "1e-05"], ["normalized", "1e-05"], ["normalized", "0.001"]]
+    assert len({row[3] for row in rows}) == 1 and 0 <= float(rows[0][4]) <= 1
+    assert (out / "blob-influence.png").stat().st_size > 1000
