@@ -31,7 +31,9 @@ __all__ = ["add_settings", "read_object", "settings_of"]
 def add_settings(parser: argparse._ActionsContainer) -> None:
     """``--preset``, ``--config``, ``--similarity``, ``--set``."""
     parser.add_argument(
-        "--preset", metavar="NAME", help="default, fast, or intersubject for images of two people (default: default)"
+        "--preset",
+        metavar="NAME",
+        help="default, fast, intersubject (default: default); the last one is for images of two people",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset that it changes"

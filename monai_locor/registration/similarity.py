@@ -90,7 +90,7 @@ class Similarity:
 RANGE = {"rescale": False, "freeze_range": True}  # if it is asked to rescale, then in the same way throughout a stage
 SMALL_WINDOWS = {"rescale": False, "kernel_type": "gaussian", "kernel_sigma": 1.0, "stride": 2}
 SIMILARITIES: dict[str, Similarity] = {
-    "locor": Similarity(LocalLearnedBasisCRLoss, 60.0, settings=SETTINGS),
+    "locor": Similarity(LocalLearnedBasisCRLoss, 120.0, settings=SETTINGS),
     "mutual_information": Similarity(MutualInformationLoss, 60.0, RANGE, {"form": "mutual_information"}),
     "normalized_mutual_information": Similarity(MutualInformationLoss, 30.0, RANGE, {"form": "normalized"}),
     "correlation_ratio": Similarity(CorrelationRatioLoss, 40.0, RANGE),

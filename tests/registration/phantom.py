@@ -33,7 +33,9 @@ from monai_locor.registration.prepare import prepare
 SHORT = RegistrationConfig(
     stages=(Stage(2, 30), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02, multistart="never"
 )
-GENTLE = RegistrationConfig(stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4)
+GENTLE = RegistrationConfig(  # how fast it comes back must not depend on a default weight
+    stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4, bending_weight=60.0
+)
 TINY = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.16)), multistart="never")
 NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),))
 ORDERS = list(product(permutations(range(3)), product((False, True), repeat=3)))

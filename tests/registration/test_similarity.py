@@ -104,8 +104,12 @@ class TestSettings:
         assert dataclasses.replace(config, bending_weight=0).effective_bending_weight == 0
 
     def test_the_weights_of_the_default_measure(self):
-        assert all(preset.effective_bending_weight == 60 for preset in PRESETS.values())
-        assert RegistrationConfig(form="normalized").effective_bending_weight < 60
+        assert {name: preset.effective_bending_weight for name, preset in PRESETS.items()} == {
+            "default": 120,
+            "fast": 120,
+            "intersubject": 10,
+        }
+        assert RegistrationConfig(form="normalized").effective_bending_weight == 20
 
     def test_another_measure_leaves_options_behind(self):
         config = RegistrationConfig(similarity="srwcr", similarity_options={"spacing": 3}, bending_weight=7)

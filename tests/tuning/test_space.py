@@ -116,14 +116,14 @@ def test_both_ends_of_every_space_can_be_registered_with(measure):
 def test_the_base_settings_are_a_point_of_the_space():
     base = search_space(config()).of_base()
     assert base == {
-        "bending_weight": 60.0,
+        "bending_weight": 120.0,
         "learning_rate_affine": 5e-3,
         "learning_rate_dense": 8e-2,
         "learning_rate_basis": 1e-2,
         "kernel_sigma": 0.8,
         "num_basis": 5,
     }
-    assert search_space(config()).settings(base) == config(bending_weight=60.0)
+    assert search_space(config()).settings(base) == config(bending_weight=120.0)
     assert "num_basis" not in search_space(config(num_basis=9)).of_base()  # outside
     assert search_space(config("local_parzen_cr")).of_base().items() >= {"num_bins": 16, "kernel_sigma": 2.0}.items()
     assert "num_bins" not in search_space(config("correlation_ratio")).of_base()  # 32
