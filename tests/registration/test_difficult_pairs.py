@@ -74,8 +74,9 @@ class TestMasks:
 
     def check(self, case: Case, images: dict, role: str, where: torch.Tensor, seeds: int, ratio: float) -> None:
         mask = {f"{role}_mask": mask_on_another_grid(30.0)}
-        without = [run(**images, seed=seed) for seed in range(seeds)]
-        masked = [run(**images, **mask, seed=seed) for seed in range(seeds)]
+        loose = {"preset": {"preset": "fast", "bending_weight": 60.0}}  # a stiff field bridges such a spot without a mask
+        without = [run(**images, **loose, seed=seed) for seed in range(seeds)]
+        masked = [run(**images, **loose, **mask, seed=seed) for seed in range(seeds)]
         wrong, right = (np.mean([case.after(r, where) for r in results]) for results in (without, masked))
         assert right < 1.8 and wrong > ratio * right, (wrong, right)
         assert max(case.after(r, ~where) for r in masked) < 1.3
