@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _tables import markdown
 from registration import about, find_cases
 
 from monai_locor import InputError, RegistrationConfig, register
@@ -84,9 +85,14 @@ def coordinates(word: str) -> list[float]:
     return found
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *lines))
+def point(word: str) -> str:
+    """A point as `--point` takes it, made sure of."""
+    try:
+        if word not in CHOICES:
+            coordinates(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; a point is {', '.join(CHOICES)} or x,y,z") from error
+    return word
 
 
 def common(description: str, dpi: int) -> argparse.ArgumentParser:
@@ -118,17 +124,13 @@ def checked(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = common(__doc__.splitlines()[0], 150)
-    parser.add_argument("--point", action="append", metavar="POINT", help="gain, worst or =x,y,z; may be given several times")
+    told = "gain, worst or =x,y,z; may be given several times"
+    parser.add_argument("--point", type=point, action="append", metavar="POINT", help=told)
     parser.add_argument("--degree", type=int, help="of the polynomial basis, by default that of the settings")
     parser.add_argument("--plane", default="axial", choices=("axial", "coronal", "sagittal"))
     parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
     options = checked(parser, arguments)
     options.point = options.point or ["gain"]
-    try:
-        for word in set(options.point) - set(CHOICES):
-            coordinates(word)
-    except ValueError as error:
-        parser.error(f"{error}; a point is {', '.join(CHOICES)} or x,y,z")
     return options
 
 
@@ -144,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine: Mapping[str, Any] = about(options)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"preset {options.preset}, seed {options.seed}\n")
-    print(table(lines))
+    print(markdown(COLUMNS, lines))
 
 
 if __name__ == "__main__":

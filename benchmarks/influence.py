@@ -109,13 +109,13 @@ def study(case: Path, options: argparse.Namespace) -> list[list[str]]:
     result = register(*images, preset=options.preset, device=options.device, seed=options.seed, progress=False)
     samples = samples_of_result(result, *images)[1]
     residual, variance = residual_and_variance(samples)
-    rows, maps = [], {"R / V": residual / variance}
+    ratio = residual / variance
+    rows, maps = [], {"R / V": ratio}
     for name, (form, eps) in FORMS.items():
         counts = influence(residual, variance, form, eps)
         maps[f"influence, {name}"] = counts
         parts = (f"{share:.0%}" for share in shares(residual, variance, counts))
-        middle = f"{np.nanmedian(residual / variance):.2f}"
-        rows.append([case.name, form, f"{eps:g}", str(int(np.isfinite(counts).sum())), middle, *parts])
+        rows.append([case.name, form, f"{eps:g}", str(int(np.isfinite(counts).sum())), f"{np.nanmedian(ratio):.2f}", *parts])
     title = f"{case.name}, after registration ({options.preset}): which windows count, relative to the mean"
     draw(samples, maps, options.output / f"{case.name}-influence.png", title, options.dpi)
     return rows
