@@ -22,7 +22,7 @@ from .separable import slabs
 
 __all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
-SLAB = 2**20  # voxels that are sampled together
+SLAB = 2**18  # voxels that are sampled together
 
 
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
