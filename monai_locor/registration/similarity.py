@@ -70,6 +70,7 @@ class Similarity:
     Attributes:
         loss: its class.
         bending_weight: that goes with it, see :class:`monai_locor.registration.RegistrationConfig`.
+        training_bending_weight: that goes with it in the training of a network, None where that is the same.
         options: where the defaults are not those of the class; the images of a registration are in [0, 1] already.
         fixed: arguments that make it this measure.
         settings: arguments that have names of their own in the settings.
@@ -80,6 +81,7 @@ class Similarity:
     options: Mapping[str, Any] = field(default_factory=lambda: {"rescale": False})
     fixed: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
+    training_bending_weight: float | None = None
 
     def option_names(self, without_settings: bool = True) -> list[str]:
         """What ``similarity_options`` may hold; where there are no settings beside it, what has a setting, too."""
@@ -90,7 +92,8 @@ class Similarity:
 RANGE = {"rescale": False, "freeze_range": True}  # if it is asked to rescale, then in the same way throughout a stage
 SMALL_WINDOWS = {"rescale": False, "kernel_type": "gaussian", "kernel_sigma": 1.0, "stride": 2}
 SIMILARITIES: dict[str, Similarity] = {
-    "locor": Similarity(LocalLearnedBasisCRLoss, 120.0, settings=SETTINGS),
+    # networks learn across people, too: there the weight that suits one pair is too stiff
+    "locor": Similarity(LocalLearnedBasisCRLoss, 120.0, settings=SETTINGS, training_bending_weight=60.0),
     "mutual_information": Similarity(MutualInformationLoss, 60.0, RANGE, {"form": "mutual_information"}),
     "normalized_mutual_information": Similarity(MutualInformationLoss, 30.0, RANGE, {"form": "normalized"}),
     "correlation_ratio": Similarity(CorrelationRatioLoss, 40.0, RANGE),

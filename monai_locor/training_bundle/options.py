@@ -28,8 +28,6 @@ from ..registration.similarity import CUSTOM_BENDING_WEIGHT, SIMILARITIES, check
 __all__ = ["registration_loss", "within"]
 
 CHANNELS = 2  # intensity and derivative magnitude
-# Networks learn across people, too: there the weight that a registration of one pair has by default is too stiff.
-TRAINING_WEIGHTS = {"locor": 60.0}
 
 
 def within(folder: Any, name: str) -> str | None:
@@ -50,8 +48,8 @@ def registration_loss(
         similarity: one of :data:`monai_locor.registration.similarity.SIMILARITIES`; or a module, of which the inverse
             direction gets a copy.
         options: arguments of the class of a measure with a name.
-        bending_weight: see :class:`monai_locor.losses.RegistrationLoss`; by default what goes with the measure in a
-            registration, or :data:`TRAINING_WEIGHTS`.
+        bending_weight: see :class:`monai_locor.losses.RegistrationLoss`; by default what goes with the measure in
+            training.
         spatial_dims: 2 or 3.
         generator: CPU random generator of what the measure draws.
 
@@ -68,5 +66,6 @@ def registration_loss(
         given = check_options(name, options or {}, without_settings=False)
         channels = {"in_channels": CHANNELS} if name == "locor" else {}
         first, second = (named_similarity(name, spatial_dims, given, generator, **channels) for _ in range(2))
-        default = TRAINING_WEIGHTS.get(name, SIMILARITIES[name].bending_weight)
+        known = SIMILARITIES[name]
+        default = known.bending_weight if known.training_bending_weight is None else known.training_bending_weight
     return RegistrationLoss(first, second, default if bending_weight is None else bending_weight)
