@@ -63,7 +63,7 @@ class Variant:
 
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
         """What `register` is told."""
-        own = {"form": self.form, "basis": self.basis, "derivative": self.derivative}
+        own = {"form": self.form, "basis": self.basis, "derivative": self.derivative, "intersubject": "never"}
         return options.base | options.settings.get(self.name, {}) | own
 
 

@@ -37,7 +37,7 @@ from registration import about
 
 from monai_locor import register
 from monai_locor.losses.windows import AxisWindows
-from monai_locor.registration.config import PRESETS
+from monai_locor.registration.config import PRESETS, RegistrationConfig
 from monai_locor.report.planes import planes_through
 from monai_locor.visualize import Samples, samples_of_result
 from monai_locor.visualize.residual import basis_of, local_moments
@@ -106,7 +106,8 @@ def draw(samples: Samples, maps: dict[str, np.ndarray], path: Path, title: str, 
 def study(case: Path, options: argparse.Namespace) -> list[list[str]]:
     """Register a case and draw it; rows of the table."""
     images = [case / f"{role}.nii.gz" for role in ("fixed", "moving")]
-    result = register(*images, preset=options.preset, device=options.device, seed=options.seed, progress=False)
+    config = dataclasses.replace(RegistrationConfig.of(options.preset), intersubject="never")
+    result = register(*images, preset=config, device=options.device, seed=options.seed, progress=False)
     samples = samples_of_result(result, *images)[1]
     residual, variance = residual_and_variance(samples)
     ratio = residual / variance

@@ -45,7 +45,7 @@ def test_every_cell_is_a_setting(modules, case):
         config = RegistrationConfig.of(variant.settings(options))
         assert (config.form, config.basis, config.derivative) == (variant.form, variant.basis, variant.derivative)
         assert config.stages == RegistrationConfig.of("fast").stages
-    default = RegistrationConfig.of("fast")
+    default = RegistrationConfig.of({"preset": "fast", "intersubject": "never"})  # the form that is said is the form
     assert sum(RegistrationConfig.of(v.settings(options)) == default for v in chosen) == 1
     assert len(modules.ablation.variants(modules.ablation.parse([str(case.parent)]))) == 8
 

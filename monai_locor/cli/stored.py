@@ -81,6 +81,7 @@ def load_result(folder: Path, fixed: Path | None = None, moving: Path | None = N
         arguments=content["arguments"],
         timings=content["timings"],
         interrupted=content["interrupted"],
+        intersubject=content.get("intersubject", False),
     )
 
 

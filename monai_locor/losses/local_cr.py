@@ -157,10 +157,36 @@ class LocalLearnedBasisCRLoss(_Loss):
             root = None if mask is None else mask.detach().to(dtype).nan_to_num(0).clamp(0, 1).sqrt()
             return reduced(*self._windows(pred, target, root), self.reduction)
 
+    @torch.no_grad()
+    def unexplained(
+        self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much of the target the fit leaves over: near 0 where each image is a function of the other.
+
+        Args:
+            pred, target, mask: as in :meth:`forward`, not rescaled here.
+
+        Returns:
+            one minus the correlation ratio of every window, in [0, 1], and the variance of the target in it; both
+            ``(B, T, *windows)``, the variance zero where a window does not count.
+        """
+        root = None if mask is None else mask.nan_to_num(0).clamp(0, 1).sqrt()
+        with full_precision(pred.device):
+            moments, counts = self._moments(pred, target, root, with_means=True)
+        share, variance = self._normalized(moments)
+        return share, variance if counts is None else variance * counts
+
     def _windows(
         self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Loss of each window ``(B, T, *windows)`` and, with a mask, which windows count ``(B, 1, *windows)``."""
+        moments, counts = self._moments(pred, target, root, with_means=self.form == "normalized")
+        return self._score(moments), counts
+
+    def _moments(
+        self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None, with_means: bool
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """Averages over each window of the products of basis functions and target, by name, and which windows count."""
         budget = self.memory_budget_mb or BUDGET_MB.get(pred.device.type, BUDGET_MB["cpu"])
         gram = LocalGram(
             self.basis,
@@ -169,7 +195,7 @@ class LocalLearnedBasisCRLoss(_Loss):
             self._axis_windows(pred),
             int(budget * 2**20),
             root is not None,
-            self.form == "normalized",
+            with_means,
         )
         maps = local_gram(gram, pred, target, root, [p for p in self.basis.parameters() if p.requires_grad])
         counts = None
@@ -179,16 +205,19 @@ class LocalLearnedBasisCRLoss(_Loss):
             maps = maps / torch.where(counts, mass, 1)
         moments = {name: maps[:, rows] for name, rows in gram.layout.items()}
         moments["psi_t"] = moments["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
-        return self._score(moments), counts
+        return moments, counts
 
     def _score(self, m: dict[str, torch.Tensor]) -> torch.Tensor:
         if self.form == "log":
             return torch.log(ridge_residual(m["psi_psi"], m["psi_t"], m["t_t"], self.ridge) + self.eps)
-        # residual of the target standardised in its window
+        return self._normalized(m)[0]
+
+    def _normalized(self, m: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Residual of the target standardised in its window, and the target's variance there."""
         variance = (m["t_t"] - m["t"].square()).clamp_min(0)
         deviation = (variance + self.eps).sqrt()
         covariance = (m["psi_t"] - m["psi"][:, :, None] * m["t"][:, None]) / (deviation + self.eps)[:, None]
-        return ridge_residual(m["psi_psi"], covariance, torch.ones_like(variance), self.ridge)
+        return ridge_residual(m["psi_psi"], covariance, torch.ones_like(variance), self.ridge), variance
 
     def _num_basis(self, pred: torch.Tensor) -> int:
         known = getattr(self.basis, "num_basis", None)

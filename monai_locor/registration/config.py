@@ -150,6 +150,9 @@ class RegistrationConfig:
             35 degrees and all translations. If that finds something about as good elsewhere, the stages are gone through again
             from there, and the better result is kept. ``"auto"``: when no initial transform was given; ``"always"``; or
             ``"never"``.
+        intersubject: ``"auto"``: when the coarse stages are through and the images fit as badly as those of two people do, all
+            begins again with :attr:`for_two_people`; or ``"never"``. Only for the default measure in its form ``"log"``. See
+            :mod:`monai_locor.registration.correspondence`.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.
     """
@@ -178,6 +181,7 @@ class RegistrationConfig:
     affine: bool = True
     initialization: str = "auto"
     multistart: str = "auto"
+    intersubject: str = "auto"
     quantile: float = 0.001
     squarings: int = 6
 
@@ -203,6 +207,12 @@ class RegistrationConfig:
     def effective_bending_weight(self) -> float:
         """The weight of the bending energy, where ``bending_weight`` says nothing that of the measure."""
         return bending_weight_of(self) if self.bending_weight is None else self.bending_weight
+
+    @property
+    def for_two_people(self) -> RegistrationConfig:
+        """With what the preset ``"intersubject"`` has, but for settings that are not those of ``"default"`` already."""
+        plain = {f.name: f.default for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v for k, v in TWO_PEOPLE.items() if getattr(self, k) == plain[k]})
 
     def with_similarity(self, similarity: str, options: Mapping[str, Any] | None = None) -> RegistrationConfig:
         """The same with another measure, or with the same one and other options.
@@ -321,13 +331,14 @@ CHOICES = {
     "derivative": ("none", "basis", "both"),
     "initialization": ("auto", "world", "centers", "moments"),
     "multistart": ("auto", "always", "never"),
+    "intersubject": ("auto", "never"),
 }
 
-
+# Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
+# scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
+TWO_PEOPLE = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
-    # Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
-    # scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
-    "intersubject": RegistrationConfig(stages=FAST_STAGES, form="normalized", kernel_sigma=1.3, eps=1e-3, bending_weight=10.0),
+    "intersubject": RegistrationConfig(stages=FAST_STAGES, **TWO_PEOPLE),  # type: ignore[arg-type]
 }

@@ -39,6 +39,7 @@ from monai_locor.precision import full_precision
 
 from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
+from .correspondence import COARSE, fit_like_two_people
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
 from .parallel import Exchange
@@ -94,14 +95,13 @@ class RegistrationEngine(nn.Module):
         similarity: OwnSimilarity | None = None,
     ) -> None:
         super().__init__()
-        self.fixed, self.moving, self.config = fixed, moving, config
+        self.fixed, self.moving, self.config, self.asked = fixed, moving, config, config
         self.unit = float(fixed.grid.spacing.min())
         self.device = fixed.image.device
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.initial_basis, self.similarity = initial_basis, similarity
-        self.velocity = self._make_velocity(4.0, 1.0)
-        self.deformable = initial_velocity is not None or initial_displacement is not None
+        self._straighten()
         self.exchange = exchange
         self.directions = (0, 1) if exchange is None else (exchange.direction,)
         self.shared = exchange is None  # whether this process knows what both directions have learned
@@ -109,6 +109,11 @@ class RegistrationEngine(nn.Module):
         masked = fixed.weight is not None or moving.weight is not None
         if masked and not takes_mask(self.losses[0]):
             logger.warning("%s takes no mask: it sees the whole images", type(self.losses[0]).__name__)
+
+    def _straighten(self) -> None:
+        """No deformation but the one to start from."""
+        self.velocity = self._make_velocity(4.0, 1.0)
+        self.deformable = self.initial_velocity is not None or self.initial_displacement is not None
 
     def begin(self, initial: np.ndarray) -> None:
         """Start from a matrix, with bases that know nothing yet or what they were given."""
@@ -253,6 +258,14 @@ class RegistrationEngine(nn.Module):
         return total, bending
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        warped, weight = self._warped(k, matrix, displacement)
+        value = compare(self.losses[k], warped, self.levels[k].reference, weight)
+        if value.numel() != 1:
+            raise InputError(f"the similarity must return one number, got shape {tuple(value.shape)}; see its reduction.")
+        return value.reshape(())
+
+    def _warped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The other image on the samples of a direction, and what each of them counts."""
         level = self.levels[k]
         warped, weight = self.resampling[k](level.other, self.coordinates[k](matrix, displacement))
         with torch.no_grad():
@@ -260,28 +273,50 @@ class RegistrationEngine(nn.Module):
                 weight *= warped[:, -1:]
             if level.weight is not None:
                 weight *= level.weight
-        value = compare(self.losses[k], warped, level.reference, weight)
-        if value.numel() != 1:
-            raise InputError(f"the similarity must return one number, got shape {tuple(value.shape)}; see its reduction.")
-        return value.reshape(())
+        return warped, weight
+
+    @torch.no_grad()
+    def compared(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the loss of a direction sees now: the warped image, the still one, the weights."""
+        displacement = self.velocity([k])[0] if self.deformable else None
+        warped, weight = self._warped(k, self.affine(inverse=bool(k)), displacement)
+        return warped, self.levels[k].reference, weight
 
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages; what interrupts it leaves the best that there is so far."""
         # without an affine to optimise, an affine stage has nothing to move
         stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
         first = list(itertools.takewhile(lambda s: s.spacing is None, stages))
+        coarse = list(itertools.takewhile(lambda s: s.factor >= COARSE, stages[len(first) :]))
         try:
             with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
-                self.go_through(first, bar)
-                if first and self.search:
-                    try_another_start(self, first, bar)
-                if self.predict is not None:
-                    self.initial_velocity = self.predict(self.matrix())
-                    self.velocity, self.deformable = self._make_velocity(4.0, 1.0), True
-                self.go_through(stages[len(first) :], bar)
+                self._go_through_coarse(first, coarse, bar)
+                if coarse and fit_like_two_people(self):
+                    self._begin_again(self.config.for_two_people)
+                    bar.total += sum(s.iterations for s in first + coarse)
+                    self._go_through_coarse(first, coarse, bar)
+                self.go_through(stages[len(first) + len(coarse) :], bar)
         finally:
             self._leave()  # room for what comes after
         return self
+
+    def _begin_again(self, config: RegistrationConfig) -> None:
+        """As if nothing had been done yet, with other settings."""
+        self.config = config
+        if self.predict is not None:
+            self.initial_velocity = None  # it was predicted for another affine
+        self._straighten()
+        self.begin(self.initial)
+
+    def _go_through_coarse(self, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> None:
+        """The affine stages, another start if that is better, and the coarse deformable stages."""
+        self.go_through(first, bar)
+        if first and self.search:
+            try_another_start(self, first, bar)
+        if self.predict is not None:
+            self.initial_velocity = self.predict(self.matrix())
+            self._straighten()
+        self.go_through(coarse, bar)
 
     def go_through(self, stages: Sequence[Stage], bar: tqdm) -> None:
         """All steps of some stages; ``bar`` counts them."""

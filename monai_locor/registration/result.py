@@ -55,6 +55,7 @@ class RegistrationResult:
         history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
         jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one.
         config: the settings.
+        intersubject: whether the images were taken for those of two people, see ``intersubject`` of the settings.
         seed: of the run.
         seconds: wall time.
         inputs: names of the input files, where there were files.
@@ -90,6 +91,12 @@ class RegistrationResult:
     arguments: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
+    intersubject: bool = False
+
+    @property
+    def last_config(self) -> RegistrationConfig:
+        """The settings that the last stages had."""
+        return self.config.for_two_people if self.intersubject else self.config
 
     @property
     def forward_ddf(self) -> torch.Tensor:
@@ -183,6 +190,7 @@ class RegistrationResult:
             "timings": self.timings,
             "arguments": self.arguments,
             "interrupted": self.interrupted,
+            "intersubject": self.intersubject,
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 

@@ -132,6 +132,7 @@ def _facts(result: RegistrationResult) -> str:
         for role, grid in grids
     ]
     ended = ["interrupted"] if result.interrupted else []
+    ended += ["taken for two people"] if result.intersubject else []
     return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *ended])
 
 

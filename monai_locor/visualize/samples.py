@@ -119,7 +119,7 @@ def samples_of_result(
     Raises:
         InputError: when the images are not those of the result, or cannot be read.
     """
-    config = _settings(result.config, result.basis)
+    config = _settings(result.last_config, result.basis)
     pair = load_pair(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=result.affine)
     for role, image, grid in (("fixed", pair.fixed, result.fixed_grid), ("moving", pair.moving, result.moving_grid)):
         if image.stored.shape != grid.shape:

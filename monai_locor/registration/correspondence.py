@@ -1,0 +1,73 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whether two images show the same tissue at corresponding places, or two people, told from how well the local fits fit.
+
+Of one person, in two contrasts, half of the windows leave less than a twentieth of the variance unexplained as soon as the
+coarse stages are through; of two people, whose tissues do not correspond one to one whatever the deformation, more than an
+eighth (benchmarks/results/intersubject-2026-11-25.md). The logarithm of the residual is for the first kind.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from monai_locor.losses import LocalLearnedBasisCRLoss
+
+if TYPE_CHECKING:
+    from .engine import RegistrationEngine
+
+__all__ = ["COARSE", "fit_like_two_people", "unexplained"]
+
+logger = logging.getLogger(__name__)
+
+COARSE = 4  # distance of the samples, smallest voxels, from which a stage is a coarse one
+LARGEST = 0.1  # median share of the variance that is left over where tissues correspond
+CONTRAST = 1e-3  # variance of a window, squared normalised intensities, below which its fit says nothing
+
+
+def fit_like_two_people(engine: RegistrationEngine) -> bool:
+    """Whether an engine that is through with its coarse stages had better begin again with the settings for two people.
+
+    It says so; always False where that is not wanted, or the measure is another.
+    """
+    config = engine.config
+    if config.intersubject == "never" or config.similarity != "locor" or config.form != "log":
+        return False
+    share = unexplained(engine)
+    if share <= LARGEST:
+        return False
+    logger.warning(
+        "half of the windows leave more than %.0f %% of the variance unexplained, as between two people: beginning again with "
+        "the settings of the preset intersubject (the setting intersubject=never prevents that)",
+        100 * share,
+    )
+    return True
+
+
+@torch.no_grad()
+def unexplained(engine: RegistrationEngine) -> float:
+    """Median over the windows of the share of the variance that the fits leave over, mean of both directions."""
+    total = torch.zeros(1, dtype=torch.float64)
+    for k in engine.directions:
+        loss = engine.losses[k]
+        assert isinstance(loss, LocalLearnedBasisCRLoss)
+        loss.eval()
+        share, variance = loss.unexplained(*engine.compared(k))
+        loss.train()
+        share = share[:, :1][variance[:, :1] > CONTRAST]
+        total += share.median().cpu() / 2 if share.numel() else 0
+    if engine.exchange is not None:
+        engine.exchange([total])
+    return float(total)

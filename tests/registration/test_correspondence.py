@@ -1,0 +1,171 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Two people are told from one by how well the local fits fit, and get the settings that are for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from monai_locor import RegistrationConfig
+from monai_locor.cli.stored import load_result
+from monai_locor.io import write_image
+from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.registration import PRESETS, Stage
+from monai_locor.visualize import samples_of_result
+
+from ..losses.reference import window_matrix, window_values
+from .phantom import CUBE, PLANE, anatomy, image, other_modality, pair, run
+
+STAGES = (Stage(4, 20), Stage(4, 20, spacing=8, learning_rate=0.16), Stage(2, 8, spacing=8, learning_rate=0.08))
+CONFIG = RegistrationConfig(stages=STAGES, multistart="never", num_basis=3)
+NEVER = dataclasses.replace(CONFIG, intersubject="never")
+
+
+def two_people(grid=CUBE):
+    """The fixed one has tissue of its own on top of what both have."""
+    points = grid.points()
+    own = anatomy(points[..., ::-1] + np.arange(5, 5 + grid.dims))
+    return image(other_modality(anatomy(points)) + 1.5 * own, grid), image(anatomy(points), grid)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return two_people()
+
+
+@pytest.fixture(scope="module")
+def taken(images):
+    return run(*images, preset=CONFIG)
+
+
+def test_one_person_is_left_alone():
+    fixed, moving, _ = pair()
+    found, never = run(fixed, moving, preset=CONFIG), run(fixed, moving, preset=NEVER)
+    assert not found.intersubject and found.last_config == found.config == CONFIG
+    assert torch.equal(found.forward_mm, never.forward_mm)
+
+
+def test_two_people_get_their_settings(images, taken):
+    assert taken.intersubject and taken.config == CONFIG
+    assert taken.last_config == CONFIG.for_two_people
+    names = ("form", "kernel_sigma", "eps", "bending_weight")
+    assert all(getattr(taken.last_config, n) == getattr(PRESETS["intersubject"], n) for n in names)
+    # as if nothing had gone before
+    chosen = run(*images, preset=CONFIG.for_two_people)
+    assert torch.equal(taken.forward_mm, chosen.forward_mm) and not chosen.intersubject
+    assert [s["loss"] for s in taken.history] == [s["loss"] for s in chosen.history]
+    never = run(*images, preset=NEVER)
+    assert not never.intersubject and not torch.allclose(taken.forward_mm, never.forward_mm, atol=0.1)
+
+
+def test_it_is_said(images, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(*images, preset=CONFIG)
+    assert "as between two people" in caplog.text and "intersubject=never" in caplog.text
+
+
+def test_again_the_same(images, taken):
+    assert torch.equal(run(*images, preset=CONFIG).forward_mm, taken.forward_mm)
+
+
+def test_in_a_plane():
+    assert run(*two_people(PLANE), preset=CONFIG).intersubject
+
+
+@pytest.mark.parametrize("changes", [{"form": "normalized"}, {"similarity": "local_ncc"}, {"stages": STAGES[:1]}])
+def test_for_nothing_else(images, changes):
+    assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
+
+
+def test_the_start_of_the_deformation_is_kept(images):
+    """Begun again from the velocity that was given: with no steps to speak of, that is what comes out."""
+    velocity = torch.zeros(3, *CUBE.shape)
+    velocity[0] = torch.from_numpy(np.exp(-(CUBE.points() ** 2).sum(-1) / 300))
+    stages = (Stage(4, 1, spacing=8, learning_rate=1e-9),)
+    config = dataclasses.replace(CONFIG, stages=stages, affine=False)
+    starts = {"initial": np.eye(4), "initial_velocity": velocity}
+    found = run(*images, preset=config, **starts)
+    never = run(*images, preset=dataclasses.replace(config, intersubject="never"), **starts)
+    assert found.intersubject and not never.intersubject
+    torch.testing.assert_close(found.forward_mm, never.forward_mm, atol=1e-4, rtol=0)
+    assert float(found.forward_mm.abs().max()) > 1
+
+
+def test_a_prediction_is_asked_for_again(images):
+    asked = []
+
+    def predict(fixed, moving, affine):
+        asked.append(affine)
+        return torch.zeros(3, *fixed.image.shape[1:])
+
+    found = run(*images, preset=CONFIG, predict=predict)
+    assert found.intersubject and len(asked) == 2 and not np.array_equal(*asked)
+
+
+def test_two_processes_agree(images, taken):
+    two = run(*images, preset=CONFIG, device=None, devices=["cpu", "cpu"])
+    assert two.intersubject
+    # they begin again at the same place; where nothing fits well, the order of sums tells in the end
+    assert two.history[0]["loss"][0] == pytest.approx(taken.history[0]["loss"][0], abs=1e-3)
+    assert float((two.forward_mm - taken.forward_mm).abs().mean()) < 0.1
+
+
+def test_settings_of_the_users_stay():
+    own = RegistrationConfig(bending_weight=33.0, kernel_sigma=1.0)
+    found = own.for_two_people
+    assert (found.bending_weight, found.kernel_sigma, found.form, found.eps) == (33.0, 1.0, "normalized", 1e-3)
+    assert PRESETS["fast"].for_two_people == PRESETS["intersubject"]
+
+
+def test_pictures_and_files_know(images, taken, tmp_path):
+    names = [tmp_path / f"{role}.nii.gz" for role in ("fixed", "moving")]
+    for name, values in zip(names, images, strict=True):
+        write_image(name, values, CUBE)
+    found = run(*names, preset=CONFIG)
+    assert samples_of_result(found, *names)[1].config.form == "normalized"
+    found.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["intersubject"] is True
+    assert load_result(tmp_path / "out").last_config == found.last_config
+
+
+class TestUnexplained:
+    def test_against_windows_one_by_one(self):
+        torch.manual_seed(0)
+        loss = LocalLearnedBasisCRLoss(2, num_basis=2, stride=2, eps=1e-3).double().eval()
+        pred, target = torch.rand(2, 1, 1, 14, 12, dtype=torch.float64)
+        share, variance = loss.unexplained(pred, target)
+        averages = window_matrix(loss, (14, 12), (0.0, 0.0))
+        t = target.flatten()
+        torch.testing.assert_close(variance.flatten(), averages @ t**2 - (averages @ t) ** 2)
+        loss.form = "normalized"
+        torch.testing.assert_close(share.flatten(2), window_values(loss, pred, target)[0])
+
+    def test_windows_that_do_not_count_have_no_variance(self):
+        loss = LocalLearnedBasisCRLoss(2, stride=2).eval()
+        pred, target = torch.rand(2, 1, 1, 16, 12)
+        mask = torch.ones(1, 1, 16, 12)
+        mask[:, :, :8] = 0
+        _, variance = loss.unexplained(pred, target, mask)
+        assert float(variance[..., :2, :].max()) == 0 < float(variance[..., -2:, :].min())
+
+    def test_a_function_leaves_little_and_noise_much(self):
+        torch.manual_seed(0)
+        loss = LocalLearnedBasisCRLoss(2, basis="polynomial", eps=1e-5).eval()
+        pred = torch.rand(1, 1, 40, 40)
+        shares = [loss.unexplained(pred, target)[0].median() for target in (pred**2 - pred, torch.rand(1, 1, 40, 40))]
+        assert shares[0] < 0.05 and shares[1] > 0.3
