@@ -336,9 +336,9 @@ CHOICES = {
 
 # Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
 # scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
-TWO_PEOPLE = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
+TWO_PEOPLE: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
-    "intersubject": RegistrationConfig(stages=FAST_STAGES, **TWO_PEOPLE),  # type: ignore[arg-type]
+    "intersubject": RegistrationConfig(stages=FAST_STAGES, **TWO_PEOPLE),
 }
