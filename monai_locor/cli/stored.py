@@ -82,6 +82,7 @@ def load_result(folder: Path, fixed: Path | None = None, moving: Path | None = N
         timings=content["timings"],
         interrupted=content["interrupted"],
         intersubject=content.get("intersubject", False),
+        unexplained=content.get("unexplained"),
     )
 
 

@@ -245,6 +245,7 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         jacobian=jacobian_statistics(forward, fixed_grid, mask),
         config=engine.asked,
         intersubject=engine.config is not engine.asked,
+        unexplained=engine.unexplained,
         seed=seed,
         seconds=seconds,
         device=str(engine.device),

@@ -11,9 +11,9 @@
 
 """Whether two images show the same tissue at corresponding places, or two people, told from how well the local fits fit.
 
-Of one person, in two contrasts, half of the windows leave less than a twentieth of the variance unexplained as soon as the
-coarse stages are through; of two people, whose tissues do not correspond one to one whatever the deformation, more than an
-eighth (benchmarks/results/intersubject-2026-11-25.md). The logarithm of the residual is for the first kind.
+Of one person, in two contrasts, half of the windows leave at most a ninth of the variance unexplained as soon as the coarse
+stages are through, mostly much less; of two people, whose tissues do not correspond one to one whatever the deformation, a
+seventh or more (benchmarks/results/intersubject-2026-11-25.md). The logarithm of the residual is for the first kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["COARSE", "fit_like_two_people", "unexplained"]
 logger = logging.getLogger(__name__)
 
 COARSE = 4  # distance of the samples, smallest voxels, from which a stage is a coarse one
-LARGEST = 0.1  # median share of the variance that is left over where tissues correspond
+LARGEST = 0.125  # median share of the variance that is left over where tissues correspond
 CONTRAST = 1e-3  # variance of a window, squared normalised intensities, below which its fit says nothing
 
 
@@ -45,7 +45,7 @@ def fit_like_two_people(engine: RegistrationEngine) -> bool:
     config = engine.config
     if config.intersubject == "never" or config.similarity != "locor" or config.form != "log":
         return False
-    share = unexplained(engine)
+    engine.unexplained = share = unexplained(engine)
     if share <= LARGEST:
         return False
     logger.warning(

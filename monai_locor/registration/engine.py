@@ -101,6 +101,7 @@ class RegistrationEngine(nn.Module):
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.initial_basis, self.similarity = initial_basis, similarity
+        self.unexplained: float | None = None
         self._straighten()
         self.exchange = exchange
         self.directions = (0, 1) if exchange is None else (exchange.direction,)

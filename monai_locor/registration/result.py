@@ -56,6 +56,8 @@ class RegistrationResult:
         jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one.
         config: the settings.
         intersubject: whether the images were taken for those of two people, see ``intersubject`` of the settings.
+        unexplained: what that was told by: the share of the still image's variance that half of the local fits left over, at
+            least, when the coarse stages were through; None where nothing was to be told.
         seed: of the run.
         seconds: wall time.
         inputs: names of the input files, where there were files.
@@ -92,6 +94,7 @@ class RegistrationResult:
     timings: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
     intersubject: bool = False
+    unexplained: float | None = None
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -191,6 +194,7 @@ class RegistrationResult:
             "arguments": self.arguments,
             "interrupted": self.interrupted,
             "intersubject": self.intersubject,
+            "unexplained": self.unexplained,
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 

@@ -26,6 +26,7 @@ from monai_locor.cli.stored import load_result
 from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.registration import PRESETS, Stage
+from monai_locor.registration.correspondence import LARGEST
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
@@ -56,12 +57,13 @@ def taken(images):
 def test_one_person_is_left_alone():
     fixed, moving, _ = pair()
     found, never = run(fixed, moving, preset=CONFIG), run(fixed, moving, preset=NEVER)
+    assert 0 < found.unexplained < LARGEST and never.unexplained is None
     assert not found.intersubject and found.last_config == found.config == CONFIG
     assert torch.equal(found.forward_mm, never.forward_mm)
 
 
 def test_two_people_get_their_settings(images, taken):
-    assert taken.intersubject and taken.config == CONFIG
+    assert taken.intersubject and taken.unexplained > LARGEST and taken.config == CONFIG
     assert taken.last_config == CONFIG.for_two_people
     names = ("form", "kernel_sigma", "eps", "bending_weight")
     assert all(getattr(taken.last_config, n) == getattr(PRESETS["intersubject"], n) for n in names)
@@ -140,7 +142,8 @@ def test_pictures_and_files_know(images, taken, tmp_path):
     assert samples_of_result(found, *names)[1].config.form == "normalized"
     found.save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["intersubject"] is True
-    assert load_result(tmp_path / "out").last_config == found.last_config
+    again = load_result(tmp_path / "out")
+    assert (again.last_config, again.unexplained) == (found.last_config, found.unexplained)
 
 
 class TestUnexplained:
