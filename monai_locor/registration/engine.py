@@ -281,7 +281,7 @@ class RegistrationEngine(nn.Module):
         """What the loss of a direction sees now: the warped image, the still one, the weights."""
         displacement = self.velocity([k])[0] if self.deformable else None
         warped, weight = self._warped(k, self.affine(inverse=bool(k)), displacement)
-        return warped, self.levels[k].reference, weight
+        return warped[:, : channels_of(self.losses[k])], self.levels[k].reference, weight
 
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages; what interrupts it leaves the best that there is so far."""

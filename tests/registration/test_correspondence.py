@@ -89,6 +89,18 @@ def test_in_a_plane():
     assert run(*two_people(PLANE), preset=CONFIG).intersubject
 
 
+@pytest.mark.parametrize("derivative", ["none", "basis", "both"])
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_with_masks(images, derivative, role):
+    config = dataclasses.replace(CONFIG, derivative=derivative, stages=(Stage(2, 1), Stage(4, 1, spacing=8)))
+    all_of_it = torch.ones_like(images[0])
+    found = run(*images, preset=config, **{f"{role}_mask": all_of_it})
+    assert found.unexplained == pytest.approx(run(*images, preset=config).unexplained, abs=0.02)
+    part = all_of_it.clone()
+    part[:, :12] = 0
+    assert run(*images, preset=config, **{f"{role}_mask": part}).unexplained != found.unexplained
+
+
 @pytest.mark.parametrize("changes", [{"form": "normalized"}, {"similarity": "local_ncc"}, {"stages": STAGES[:1]}])
 def test_for_nothing_else(images, changes):
     assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
