@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from monai_locor import RegistrationConfig
 from monai_locor.cli.stored import load_result
 from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.registration import PRESETS, Stage
+from monai_locor.registration import PRESETS, Stage, correspondence
 from monai_locor.registration.correspondence import LARGEST
 from monai_locor.visualize import samples_of_result
 
@@ -137,6 +138,14 @@ def test_two_processes_agree(images, taken):
     # they begin again at the same place; where nothing fits well, the order of sums tells in the end
     assert two.history[0]["loss"][0] == pytest.approx(taken.history[0]["loss"][0], abs=1e-3)
     assert float((two.forward_mm - taken.forward_mm).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize(("share", "told"), [(math.nan, None), (0.1, 0.1)])
+def test_only_what_is_known_to_be_too_much(images, monkeypatch, share, told):
+    monkeypatch.setattr(correspondence, "unexplained", lambda engine: share)
+    found = run(*images, preset=CONFIG)
+    assert not found.intersubject and found.unexplained == told
+    json.dumps(found.summary(), allow_nan=False)
 
 
 def test_settings_of_the_users_stay():
