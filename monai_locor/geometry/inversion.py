@@ -24,7 +24,6 @@ from .steps import FieldStep, SplineStep, world_points, world_to_voxels
 
 __all__ = ["fitted_affine", "inverted_step"]
 
-SLAB = 2**18  # points that are solved for together
 CLOSE = 1e-3  # voxels
 SAMPLES = 2**20  # points that an affine map and an outline are found from
 LARGEST = 30  # times the domain of the step, for the domain of its inverse
@@ -50,7 +49,7 @@ def inverted_step(step: FieldStep | SplineStep, grid: Grid | None = None, iterat
     affine = fitted_affine(points.to(mapped.device), mapped)
     grid = _covering(mapped, step.domain, affine) if grid is None else grid
     parts = []
-    for rows in slabs(grid.shape, SLAB):
+    for rows in slabs(grid.shape):
         part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
         target = world_points(part).to(mapped.device)
         found = _solved(step, target, affine, CLOSE * float(grid.spacing.min()), iterations)

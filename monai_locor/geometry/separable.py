@@ -51,7 +51,10 @@ def separable(matrices: Sequence[torch.Tensor], field: torch.Tensor) -> torch.Te
     return out
 
 
-def slabs(shape: Sequence[int], voxels: int) -> list[slice]:
+SLAB = 2**18  # voxels that are looked at together: what is made of them must not outweigh the images
+
+
+def slabs(shape: Sequence[int], voxels: int = SLAB) -> list[slice]:
     """Portions of the first axis of about equal size, as few as have at most ``voxels`` voxels each; never less than a plane.
 
     >>> slabs((5, 4, 4), 40)

@@ -22,8 +22,6 @@ from .separable import slabs
 
 __all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
-SLAB = 2**18  # voxels that are sampled together
-
 
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     """A displacement expressed along the array axes of a grid.
@@ -123,7 +121,7 @@ def warp(
     if displacement_mm is not None:
         _check_shape(displacement_mm, grid)
     parts = []
-    for rows in slabs(grid.shape, SLAB):  # positions in float64 take more room than the images
+    for rows in slabs(grid.shape):  # positions in float64 take more room than the images
         part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
         shift = None if displacement_mm is None else displacement_mm[:, rows]
         points = mapped_points(part, image_grid, shift, plain.device).to(plain)

@@ -154,8 +154,7 @@ class LocalLearnedBasisCRLoss(_Loss):
                 mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            root = None if mask is None else mask.detach().to(dtype).nan_to_num(0).clamp(0, 1).sqrt()
-            return reduced(*self._windows(pred, target, root), self.reduction)
+            return reduced(*self._windows(pred, target, _root(mask, dtype)), self.reduction)
 
     @torch.no_grad()
     def unexplained(
@@ -170,9 +169,8 @@ class LocalLearnedBasisCRLoss(_Loss):
             one minus the correlation ratio of every window, in [0, 1], and the variance of the target in it; both
             ``(B, T, *windows)``, the variance zero where a window does not count.
         """
-        root = None if mask is None else mask.nan_to_num(0).clamp(0, 1).sqrt()
         with full_precision(pred.device):
-            moments, counts = self._moments(pred, target, root, with_means=True)
+            moments, counts = self._moments(pred, target, _root(mask, pred.dtype), with_means=True)
         share, variance = self._normalized(moments)
         return share, variance if counts is None else variance * counts
 
@@ -255,6 +253,11 @@ def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None)
     if mask is None:
         return None if bool(finite.all()) else finite
     return torch.where(finite, mask, 0)
+
+
+def _root(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Square roots of the weights, by which both factors of a product are multiplied."""
+    return None if mask is None else mask.detach().to(dtype).nan_to_num(0).clamp(0, 1).sqrt()
 
 
 def _clean(image: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from ..geometry import Grid, slabs, to_voxels
-from .ndv import SLAB, determinant, non_diffeomorphic_volume
+from .ndv import determinant, non_diffeomorphic_volume
 from .selection import check_displacement, select
 
 __all__ = ["jacobian_determinant", "jacobian_statistics"]
@@ -43,7 +43,7 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
     check_displacement(displacement_mm, grid)
     double = displacement_mm.dtype == torch.float64
     out = torch.empty(grid.shape, dtype=torch.float64 if double else torch.float32, device=displacement_mm.device)
-    for rows in slabs(grid.shape, SLAB):
+    for rows in slabs(grid.shape):
         near = slice(max(rows.start - 1, 0), rows.stop + 1)
         u = to_voxels(displacement_mm[:, near].to(out.dtype), grid)
         columns = [torch.gradient(u, dim=axis + 1)[0] if n > 1 else torch.zeros_like(u) for axis, n in enumerate(grid.shape)]

@@ -23,7 +23,6 @@ from .selection import check_displacement, spatial_mask
 
 __all__ = ["determinant", "non_diffeomorphic_volume"]
 
-SLAB = 2**18  # voxels that are looked at together
 
 Simplex = tuple[tuple[int, ...], ...]
 
@@ -82,7 +81,7 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
         return None
     dtype = torch.promote_types(displacement_mm.dtype, torch.float32)
     folded = torch.zeros((), dtype=torch.float64, device=displacement_mm.device)
-    for rows in slabs(chosen.shape, SLAB):
+    for rows in slabs(chosen.shape):
         u = to_voxels(displacement_mm[:, rows.start : rows.stop + 2].to(dtype), grid)
         for simplex in _simplices(grid.dims):
             folded += torch.where(chosen[rows], _determinant(u, simplex).clamp(max=0), 0).double().sum()

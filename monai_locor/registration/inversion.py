@@ -20,7 +20,6 @@ from monai_locor.geometry import Grid, inside, mapped_points, sample, slabs
 
 __all__ = ["refined_inverse"]
 
-SLAB = 2**18  # voxels that are refined together
 CLOSE = 1e-2  # voxels: what linear interpolation of the result will not keep anyway
 
 
@@ -52,7 +51,7 @@ def refined_inverse(
     back = torch.tensor(np.linalg.inv(affine[:dims, :dims]), dtype=torch.float32, device=inverse_mm.device)
     close = CLOSE * float(fixed.spacing.min())
     out = inverse_mm.float().clone()
-    for rows in slabs(moving.shape, SLAB):
+    for rows in slabs(moving.shape):
         part = moving.cropped([rows, *(slice(0, n) for n in moving.shape[1:])])
         out[:, rows] = _refined(out[:, rows], part, forward_mm, fixed, back, close, iterations)
     return out

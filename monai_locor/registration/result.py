@@ -102,6 +102,12 @@ class RegistrationResult:
         return self.config.for_two_people if self.intersubject else self.config
 
     @property
+    def remarks(self) -> list[str]:
+        """What was out of the ordinary in the run, in a few words each."""
+        known = {"interrupted": self.interrupted, "taken for two people": self.intersubject}
+        return [text for text, is_so in known.items() if is_so]
+
+    @property
     def forward_ddf(self) -> torch.Tensor:
         """The forward displacement along the fixed grid's array axes in its voxels, ``(D, *fixed)``.
 

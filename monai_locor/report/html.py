@@ -131,9 +131,7 @@ def _facts(result: RegistrationResult) -> str:
         f"{role} {'×'.join(map(str, grid.shape))} voxels of {'×'.join(f'{s:.3g}' for s in grid.spacing)} mm"
         for role, grid in grids
     ]
-    ended = ["interrupted"] if result.interrupted else []
-    ended += ["taken for two people"] if result.intersubject else []
-    return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *ended])
+    return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *result.remarks])
 
 
 def _reason(reason: Any) -> str:

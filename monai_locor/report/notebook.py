@@ -61,9 +61,8 @@ def result_html(result: RegistrationResult) -> str:
         f"{escape(status or 'no verdict')}</span>"
     )
     shape = "×".join(map(str, result.fixed_grid.shape))
-    ended = ", interrupted" if result.interrupted else ""
-    ended += ", taken for two people" if result.intersubject else ""
-    facts = f"{names or 'registration'}, {shape} voxels, {result.seconds:.1f} s on {escape(result.device)}{ended}"
+    remarks = "".join(f", {remark}" for remark in result.remarks)
+    facts = f"{names or 'registration'}, {shape} voxels, {result.seconds:.1f} s on {escape(result.device)}{remarks}"
     reasons_list = f'<ul style="margin:.5em 0">{items}</ul>'
     return f'<div>{badge} <span style="opacity:.75">{facts}</span>{reasons_list}{_picture(result)}</div>'
 
