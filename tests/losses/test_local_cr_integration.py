@@ -190,6 +190,9 @@ def run_rank(rank: int, folder: str) -> None:
     pred, target = rank_data(rank)
     loss(network(pred), target).backward()
     torch.save([p.grad for x in (network, loss) for p in x.parameters()], f"{folder}/{rank}.pt")
+    # the last to hold the group must not be a wrapper: it joins Gloo's threads without releasing the interpreter,
+    # which one of them may be waiting for to let go of the backward pass
+    del network, loss
     torch.distributed.destroy_process_group()
 
 
