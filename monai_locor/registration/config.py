@@ -100,7 +100,7 @@ DEFAULT_STAGES = (
     Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
     Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
     Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
-    Stage(factor=1, iterations=30, spacing=4, learning_rate=8e-2),
+    Stage(factor=1, iterations=20, spacing=4, learning_rate=16e-2),
 )
 FAST_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1.5e-2),
