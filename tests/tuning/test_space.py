@@ -91,7 +91,7 @@ def test_learning_rates_scale_the_schedule():
         {kind: [s.learning_rate for s in c.stages if (s.spacing is None) == kind] for kind in (True, False)}
         for c in (base, found)
     )
-    assert before[False] == [0.32, 0.32, 0.16, 0.08] and after[False] == [0.64, 0.64, 0.32, 0.16]
+    assert before[False] == [0.32, 0.32, 0.16, 0.16] and after[False] == [0.64, 0.64, 0.32, 0.32]
     assert before[True] == [0.015, 0.0075] and after[True] == [0.03, 0.015]
     assert [s.iterations for s in found.stages] == [s.iterations for s in base.stages]
     bare = config(stages=[{"factor": 1, "iterations": 1, "spacing": 4}])
