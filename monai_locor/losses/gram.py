@@ -20,17 +20,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from monai_locor.geometry import slabs
 from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
 from monai_locor.precision import full_precision
 
-from .windows import AxisWindows
+from .function import StreamedFunction
+from .windows import BandedMatrix
 
 __all__ = ["LocalGram", "local_gram"]
 
@@ -45,7 +46,9 @@ class LocalGram:
         num_basis: J.
         channels: channels T of the target.
         windows: the window matrices of the spatial axes.
-        budget: bytes that the products of one slab may take.
+        budget: bytes that a call may hold beside its inputs, its results and what is the same for all slabs: features of
+            a slab, activations of the basis, products, their filtered forms and gradients. One plane of the first axis is
+            the least, whatever it takes. Activations of a basis of an unknown kind are estimated.
         masked: whether voxels carry weights; adds the map ``mass``.
         first_moments: adds the maps ``psi`` and ``t``, plain averages.
     """
@@ -55,7 +58,7 @@ class LocalGram:
         basis: Callable[[torch.Tensor], torch.Tensor],
         num_basis: int,
         channels: int,
-        windows: Sequence[AxisWindows],
+        windows: Sequence[BandedMatrix],
         budget: int,
         masked: bool = False,
         first_moments: bool = False,
@@ -77,10 +80,28 @@ class LocalGram:
         return {name: slice(stop - size, stop) for (name, size), stop in zip(sizes.items(), stops, strict=True)}
 
     def slabs(self, itemsize: int) -> list[slice]:
-        """Portions of the first axis whose products fit the budget; never less than one plane."""
-        plane = self.maps * itemsize * math.prod(self.shape[1:])
-        planes = min(max(1, self.budget // plane), LONGEST)
-        return slabs(self.shape, planes * math.prod(self.shape[1:]))
+        """Portions of the first axis that the budget allows; never less than one plane."""
+        voxels = math.prod(self.shape[1:])
+        # a plane of the first axis also has its columns of that axis's matrix
+        plane = itemsize * (self.numbers_per_voxel() * voxels + LONGEST)
+        return slabs(self.shape, min(max(1, self.budget // plane), LONGEST) * voxels)
+
+    def numbers_per_voxel(self) -> int:
+        """What forward or backward hold at most of a slab, per voxel."""
+        features = self.num_basis + self.channels
+        gradients = self.maps + features + self.channels  # of the maps, psi, t, and t once more with its weight
+        channels = getattr(self.basis, "in_channels", 1)
+        return channels + self._activations() + features + max(self._filtering(), gradients)
+
+    def _activations(self) -> int:
+        if isinstance(self.basis, LearnedBasis):
+            return LearnedBasisTape.numbers_per_voxel(self.basis)
+        return 4 * self.num_basis  # the values, what autograd keeps for their derivative, and the gradients
+
+    def _filtering(self) -> int:
+        """Maps before, between and after the filters of the axes."""
+        shares = (w.count / w.size for w in self.windows[1:])
+        return math.ceil(self.maps * sum(itertools.accumulate(shares, operator.mul, initial=1.0)))
 
     def products(self, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
         """All maps of a slab, ``(P, *slab)``, from weighted features ``(J, *slab)``, ``(T, *slab)`` and root weights."""
@@ -192,7 +213,8 @@ def _tape(gram: LocalGram, parameters: Sequence[torch.Tensor], like: torch.Tenso
     """The fast tape where the basis is what it looks like, and all of it learns."""
     if type(gram.basis) is LearnedBasis and not gram.basis.changed():
         if len(parameters) == 2 * len(gram.basis.layers):
-            return LearnedBasisTape(parameters, like)
+            planes = max(part.stop - part.start for part in gram.slabs(like.element_size()))
+            return LearnedBasisTape(parameters, like, planes * math.prod(gram.shape[1:]))
     return _AutogradTape(gram.basis, parameters, len(gram.shape))
 
 
@@ -214,18 +236,17 @@ class _Slab:
             self.psi, self.t = self.psi * self.root, self.t * self.root
 
 
-class _LocalGramFunction(torch.autograd.Function):
+class _LocalGramFunction(StreamedFunction):
+    leading = (1, 2, 3)
+
     @staticmethod
     def forward(
-        ctx: Any,
         gram: LocalGram,
         pred: torch.Tensor,
         target: torch.Tensor,
         root: torch.Tensor | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.gram = gram
-        ctx.save_for_backward(pred, target, root, *parameters)
         tape = _tape(gram, parameters, pred)
         out = pred.new_zeros(len(pred), gram.maps, gram.window_shape[0], math.prod(gram.window_shape[1:]))
         for item in range(len(pred)):
@@ -237,8 +258,12 @@ class _LocalGramFunction(torch.autograd.Function):
         return out.view(len(pred), gram.maps, *gram.window_shape)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.gram = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gram: LocalGram = ctx.gram
         pred, target, root, *parameters = ctx.saved_tensors
         need_pred, need_target = ctx.needs_input_grad[1:3]
@@ -255,7 +280,7 @@ class _LocalGramFunction(torch.autograd.Function):
                     maps = gram.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
                     if dtarget is not None:
                         dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
-                        dtarget[item, :, part] = dt if slab.root is None else dt * slab.root
+                        dtarget[item, :, part] = dt if slab.root is None else dt.mul_(slab.root)
                     if need_pred or parameters:
                         dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
                         dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)

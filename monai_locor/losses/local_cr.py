@@ -23,17 +23,17 @@ from torch.nn.modules.loss import _Loss
 
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.precision import full_precision
+from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
-from .base import check_types, reduced
+from .base import answer, check_types
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
-from .windows import AxisWindows, random_shift
+from .window_grid import WindowGrid, per_mass, slab_budget
+from .windows import WindowPlan
 
 __all__ = ["LocalLearnedBasisCRLoss"]
-
-BUDGET_MB = {"cpu": 4.0, "cuda": 1024.0}  # products of a slab stay in the processor's cache; a GPU wants large launches
 
 
 class LocalLearnedBasisCRLoss(_Loss):
@@ -111,6 +111,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         self.truncated, self.ridge, self.eps = truncated, ridge, eps
         self.rescale, self.min_mass = rescale, min_mass
         self.memory_budget_mb, self.generator = memory_budget_mb, generator
+        self._plans = Recent[WindowPlan](24)  # three axes of eight image sizes
         self._check_options()
         if isinstance(basis, nn.Module):
             self.basis = basis
@@ -135,15 +136,24 @@ class LocalLearnedBasisCRLoss(_Loss):
         if not 0 < self.min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             pred: warped moving image, BCH[W[D]] with C = ``in_channels``; the basis functions see this one.
             target: fixed image, BTH[W[D]]; T need not be C.
             mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient.
+            return_weights: with reduction ``"none"``, also return the weights of the values, of their shape: 1 where a window
+                counts and 0 where it does not, which tells a value of 0 from none.
 
         Raises:
-            ValueError: when shapes or channel numbers do not fit, or a dtype is not floating point.
+            ValueError: when shapes or channel numbers do not fit, a dtype is not floating point, or weights are asked for
+                with a reduction.
         """
         pred, target, mask = plain(pred), plain(target), None if mask is None else plain(mask)
         self._check_input(pred, target, mask)
@@ -154,7 +164,7 @@ class LocalLearnedBasisCRLoss(_Loss):
                 mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            return reduced(*self._windows(pred, target, _root(mask, dtype)), self.reduction)
+            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights)
 
     @torch.no_grad()
     def unexplained(
@@ -185,22 +195,20 @@ class LocalLearnedBasisCRLoss(_Loss):
         self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None, with_means: bool
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Averages over each window of the products of basis functions and target, by name, and which windows count."""
-        budget = self.memory_budget_mb or BUDGET_MB.get(pred.device.type, BUDGET_MB["cpu"])
+        grid = WindowGrid(self.kernel_sigma, self.truncated, self.stride, every=True, plans=self._plans)
         gram = LocalGram(
             self.basis,
             self._num_basis(pred),
             target.shape[1],
-            self._axis_windows(pred),
-            int(budget * 2**20),
+            grid.axes(pred, self.training, self.generator),
+            slab_budget(pred.device, self.memory_budget_mb),
             root is not None,
             with_means,
         )
         maps = local_gram(gram, pred, target, root, [p for p in self.basis.parameters() if p.requires_grad])
         counts = None
         if root is not None:
-            mass = maps[:, gram.layout["mass"]]
-            counts = mass >= self.min_mass
-            maps = maps / torch.where(counts, mass, 1)
+            maps, counts = per_mass(maps, maps[:, gram.layout["mass"]], self.min_mass)
         moments = {name: maps[:, rows] for name, rows in gram.layout.items()}
         moments["psi_t"] = moments["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
         return moments, counts
@@ -224,15 +232,6 @@ class LocalLearnedBasisCRLoss(_Loss):
         with torch.no_grad():
             return int(self.basis(pred[:1].detach().flatten(2)[..., :1].reshape(1, -1, *(1,) * self.spatial_dims)).shape[1])
 
-    def _axis_windows(self, pred: torch.Tensor) -> list[AxisWindows]:
-        shift = (
-            random_shift(self.stride, self.generator) if self.training else torch.zeros(len(self.stride), dtype=torch.float64)
-        )
-        shift = shift.to(pred.device, pred.dtype, non_blocking=True)
-        return [
-            AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i]) for i, n in enumerate(pred.shape[2:])
-        ]
-
     def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
         if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:
             raise ValueError(
@@ -248,10 +247,13 @@ class LocalLearnedBasisCRLoss(_Loss):
 
 
 def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask without the voxels at which an image is not finite; None still means that all voxels count."""
+    """The mask without the voxels at which an image is not finite; None means that all voxels count.
+
+    Whether all do is asked only where nobody has to wait for the answer.
+    """
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
     if mask is None:
-        return None if bool(finite.all()) else finite
+        return None if finite.device.type == "cpu" and bool(finite.all()) else finite
     return torch.where(finite, mask, 0)
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from monai.utils import LossReduction
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .base import PairLoss, check_positive
+from .function import StreamedFunction
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
-from .window_grid import WindowGrid, slab_budget
+from .window_grid import WindowGrid, enough, slab_budget
 
 __all__ = ["LocalNCCLoss"]
 
@@ -94,29 +94,33 @@ class LocalNCCLoss(PairLoss):
         pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
         maps = local_gram(gram, pred, target, root)
         mass = maps[:, gram.layout["mass"]].detach()
-        counts = mass >= self.min_mass
-        values = -_SquaredCorrelation.apply(maps, 1 / torch.where(counts, mass, 1), self.eps)
+        counts = enough(mass, self.min_mass)
+        values = -_SquaredCorrelation.apply(self.eps, maps, 1 / torch.where(counts, mass, 1))
         return values.view(*batch, *values.shape[1:]), counts.view(*batch, *counts.shape[2:])
 
 
-class _SquaredCorrelation(torch.autograd.Function):
+class _SquaredCorrelation(StreamedFunction):
     """``c^2 / ((u + eps) (v + eps))`` of windows, c covariance, u and v variances, ``(G, *windows)``.
 
     From the maps of :class:`LocalGram` with ``psi`` and ``t`` one channel each, ``(G, 6, *windows)``, and one over their
     mass. Only these are kept for backward.
     """
 
+    leading = (1, 2)
+
     @staticmethod
-    def forward(ctx: Any, maps: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-        ctx.eps = eps
-        ctx.save_for_backward(maps, scale)
+    def forward(eps: float, maps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         _, _, c, u, v = _moments(maps, scale[:, 0])
         u, v = (x.clamp_min_(0).add_(eps) for x in (u, v))
         return c.square_().div_(u).div_(v)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.eps = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         maps, scale = ctx.saved_tensors
         p, t, c, u, v = _moments(maps, scale[:, 0])
         free = u > 0, v > 0
@@ -124,7 +128,7 @@ class _SquaredCorrelation(torch.autograd.Function):
         dc = 2 * grad * c / u / v
         du, dv = (-0.5 * dc * c / x * inside for x, inside in zip((u, v), free, strict=True))
         dp, dt = -2 * p * du - t * dc, -2 * t * dv - p * dc
-        return torch.stack([du, dc, dv, dp, dt, torch.zeros_like(dc)], 1).mul_(scale), None, None
+        return None, torch.stack([du, dc, dv, dp, dt, torch.zeros_like(dc)], 1).mul_(scale), None
 
 
 def _moments(maps: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -72,18 +72,29 @@ class LearnedBasisTape:
     Args:
         parameters: weight and bias of each layer, in order.
         like: gives dtype and device.
+        voxels: of the largest portion.
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int) -> None:
         layers = zip(parameters[::2], parameters[1::2], strict=True)
         self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like) for w, b in layers]
-        self.memory: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        inputs, outputs = [w.shape[1] for w in self.weights], len(self.weights[-1])
+        self.values: list[torch.Tensor] = []
+        self._room = _Room([*inputs, outputs], voxels, like)
+        self._gradient_room = _Room([*(n - 1 for n in inputs), outputs], voxels, like)
+
+    @staticmethod
+    def numbers_per_voxel(basis: LearnedBasis) -> int:
+        """What is held for each voxel of the largest portion."""
+        layers = cast("list[nn.Linear]", basis.layers)
+        return sum(2 * layer.in_features + 1 for layer in layers) + 2 * basis.num_basis
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``(C, N)`` intensities to ``(J, N)`` basis values, valid until the next call."""
-        if x.shape[1] not in self.memory:
-            self.memory[x.shape[1]] = self._allocate(x.shape[1])
-        self.values, self.gradients = self.memory[x.shape[1]]
+        if not self.values or self.values[0].shape[1] != x.shape[1]:
+            self.values = self._room.matrices(x.shape[1])
+            for value in self.values[:-1]:
+                value[-1].fill_(1)
         self.values[0][:-1].copy_(x)
         for number, weight in enumerate(self.weights):
             last = number == len(self.weights) - 1
@@ -92,15 +103,10 @@ class LearnedBasisTape:
             _ = out.sigmoid_() if last else out.clamp_min_(0)
         return self.values[-1]
 
-    def _allocate(self, voxels: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        sizes = [w.shape[1] - 1 for w in self.weights]
-        values = [self.weights[0].new_ones(n + 1, voxels) for n in sizes]
-        outputs = self.weights[-1].new_empty(len(self.weights[-1]), voxels)
-        return [*values, outputs], [self.weights[0].new_empty(n, voxels) for n in (*sizes, len(outputs))]
-
     def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """From the gradient ``(J, N)`` of the last call's output to those of its input ``(C, N)`` and of the parameters."""
-        outward = self.gradients[-1]
+        gradients = self._gradient_room.matrices(gradient.shape[1])
+        outward = gradients[-1]
         torch.ops.aten.sigmoid_backward.grad_input(gradient, self.values[-1], grad_input=outward)
         found: list[torch.Tensor] = []
         for number in reversed(range(len(self.weights))):
@@ -108,12 +114,26 @@ class LearnedBasisTape:
             found[:0] = [both[:, :-1], both[:, -1]]
             if number == 0 and not need_input:
                 return None, found
-            inward = self.gradients[number]
+            inward = gradients[number]
             torch.mm(self.weights[number][:, :-1].T, outward, out=inward)
             if number:
                 torch.ops.aten.threshold_backward.grad_input(inward, self.values[number][:-1], 0, grad_input=inward)
             outward = inward
         return outward, found
+
+
+class _Room:
+    """Memory for matrices with these numbers of rows and up to ``columns`` columns, made when it is first used."""
+
+    def __init__(self, rows: Sequence[int], columns: int, like: torch.Tensor) -> None:
+        self.rows, self.columns, self.like = rows, columns, like
+        self.flat: list[torch.Tensor] = []
+
+    def matrices(self, columns: int) -> list[torch.Tensor]:
+        """Contiguous matrices with so many columns, all in the same memory as those of the last call."""
+        if not self.flat:
+            self.flat = [self.like.new_empty(n * self.columns) for n in self.rows]
+        return [flat[: n * columns].view(n, columns) for flat, n in zip(self.flat, self.rows, strict=True)]
 
 
 class PolynomialBasis(nn.Module):
