@@ -21,10 +21,11 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.func import functional_call
 
 from monai_locor.geometry import slabs
 from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
@@ -171,7 +172,7 @@ def local_gram(
     pred: torch.Tensor,
     target: torch.Tensor,
     root: torch.Tensor | None,
-    parameters: Sequence[torch.Tensor] = (),
+    parameters: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Window averages of the products of ``[basis(pred), target]``, differentiable in pred, target and the basis.
 
@@ -180,24 +181,37 @@ def local_gram(
         pred: ``(B, C, *spatial)``, what the basis functions see.
         target: ``(B, T, *spatial)``.
         root: square roots of the voxel weights, ``(1 or B, 1, *spatial)``, or None; not differentiated.
-        parameters: those of the basis that want a gradient.
+        parameters: those of the basis that want a gradient, by name.
 
     Returns:
         ``(B, P, *windows)``, rows as in ``gram.layout``.
     """
-    return _LocalGramFunction.apply(gram, pred, target, root, *parameters)
+    parameters = parameters or {}
+    return _LocalGramFunction.apply(gram, tuple(parameters), pred, target, root, *parameters.values())
 
 
 class _AutogradTape:
-    """The interface of :class:`monai_locor.networks.basis.LearnedBasisTape` for any voxel-wise module."""
+    """The interface of :class:`monai_locor.networks.basis.LearnedBasisTape` for any voxel-wise module.
 
-    def __init__(self, basis: Callable[[torch.Tensor], torch.Tensor], parameters: Sequence[torch.Tensor], dims: int) -> None:
-        self.basis, self.parameters, self.ones = basis, list(parameters), (1,) * (dims - 1)
+    Args:
+        basis: the module.
+        parameters: what stands for its own parameters, by name.
+        dims: of an image.
+    """
+
+    def __init__(
+        self, basis: Callable[[torch.Tensor], torch.Tensor], parameters: Mapping[str, torch.Tensor], dims: int
+    ) -> None:
+        self.basis, self.ones = basis, (1,) * (dims - 1)
+        self.named = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        self.parameters = list(self.named.values())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             self.x = x.detach().requires_grad_()
-            self.out = self.basis(self.x.reshape(1, len(x), *self.ones, -1)).flatten(2)[0]
+            given = self.x.reshape(1, len(x), *self.ones, -1)
+            values = functional_call(self.basis, self.named, (given,)) if self.named else self.basis(given)  # type: ignore[arg-type]
+            self.out = values.flatten(2)[0]
         return self.out.detach()
 
     def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
@@ -209,13 +223,15 @@ class _AutogradTape:
         return (filled[0], filled[1:]) if need_input else (None, filled)
 
 
-def _tape(gram: LocalGram, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> LearnedBasisTape | _AutogradTape:
+def _tape(
+    gram: LocalGram, names: Sequence[str], parameters: Sequence[torch.Tensor], like: torch.Tensor
+) -> LearnedBasisTape | _AutogradTape:
     """The fast tape where the basis is what it looks like, and all of it learns."""
     if type(gram.basis) is LearnedBasis and not gram.basis.changed():
         if len(parameters) == 2 * len(gram.basis.layers):
             planes = max(part.stop - part.start for part in gram.slabs(like.element_size()))
             return LearnedBasisTape(parameters, like, planes * math.prod(gram.shape[1:]))
-    return _AutogradTape(gram.basis, parameters, len(gram.shape))
+    return _AutogradTape(gram.basis, dict(zip(names, parameters, strict=True)), len(gram.shape))
 
 
 class _Slab:
@@ -237,17 +253,21 @@ class _Slab:
 
 
 class _LocalGramFunction(StreamedFunction):
-    leading = (1, 2, 3)
+    leading = (2, 3, 4)
+    differentiable = (2, 3)
+    shared_from = 5
+    saved_leading = 3
 
     @staticmethod
     def forward(
         gram: LocalGram,
+        names: tuple[str, ...],
         pred: torch.Tensor,
         target: torch.Tensor,
         root: torch.Tensor | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        tape = _tape(gram, parameters, pred)
+        tape = _tape(gram, names, parameters, pred)
         out = pred.new_zeros(len(pred), gram.maps, gram.window_shape[0], math.prod(gram.window_shape[1:]))
         for item in range(len(pred)):
             for part in gram.slabs(pred.element_size()):
@@ -259,15 +279,15 @@ class _LocalGramFunction(StreamedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.gram = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.options = {"gram": inputs[0], "names": inputs[1]}
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gram: LocalGram = ctx.gram
         pred, target, root, *parameters = ctx.saved_tensors
-        need_pred, need_target = ctx.needs_input_grad[1:3]
-        tape = _tape(gram, parameters, pred)
+        need_pred, need_target = ctx.needs_input_grad[2:4]
+        tape = _tape(gram, ctx.names, parameters, pred)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
         dparameters = [torch.zeros_like(p) for p in parameters]
@@ -289,4 +309,4 @@ class _LocalGramFunction(StreamedFunction):
                             dpred[item, :, part] = dx.view(-1, *slab.t.shape[1:])
                         for total, value in zip(dparameters, found, strict=True):
                             total.add_(value)
-        return None, dpred, dtarget, None, *dparameters
+        return None, None, dpred, dtarget, None, *dparameters

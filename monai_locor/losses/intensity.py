@@ -141,7 +141,7 @@ def normalized(image: torch.Tensor, scale: IntensityRange, lowest: float, highes
         lowest, highest: limits of the result.
     """
     low, high, low_at, high_at = (None if x is None else x.to(image.device) for x in vars(scale).values())
-    return _Normalization.apply((lowest, highest), image, low, high, low_at, high_at)
+    return _Normalization.apply(lowest, highest, image, low, high, low_at, high_at)
 
 
 def rescale(image: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
@@ -162,23 +162,25 @@ def _affine(image: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple
 class _Normalization(StreamedFunction):
     """Holds the image and nothing else of its size."""
 
-    leading = range(1, 6)
+    leading = range(2, 7)
+    differentiable = (2,)
 
     @staticmethod
     def forward(
-        limits: tuple[float, float],
+        lowest: float,
+        highest: float,
         image: torch.Tensor,
         low: torch.Tensor,
         high: torch.Tensor,
         low_at: torch.Tensor | None,
         high_at: torch.Tensor | None,
     ) -> torch.Tensor:
-        return _affine(image, low, high)[0].clamp_(*limits)
+        return _affine(image, low, high)[0].clamp_(lowest, highest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.limits = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.options = {"limits": inputs[:2]}
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -192,4 +194,4 @@ class _Normalization(StreamedFunction):
             flat = of_image.view(*image.shape[:2], -1)
             for index, value in ((low_at, moment - total), (high_at, -moment)):
                 flat.scatter_add_(2, index[..., None], value[..., None].to(flat.dtype))
-        return None, of_image, None, None, None, None
+        return None, None, of_image, None, None, None, None

@@ -27,6 +27,7 @@ from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
 from .base import answer, check_types
+from .function import transforms_active
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -205,7 +206,9 @@ class LocalLearnedBasisCRLoss(_Loss):
             root is not None,
             with_means,
         )
-        maps = local_gram(gram, pred, target, root, [p for p in self.basis.parameters() if p.requires_grad])
+        every = transforms_active()  # they hide what needs a gradient, and must not be closed over
+        learned = {name: p for name, p in self.basis.named_parameters() if every or p.requires_grad}
+        maps = local_gram(gram, pred, target, root, learned)
         counts = None
         if root is not None:
             maps, counts = per_mass(maps, maps[:, gram.layout["mass"]], self.min_mass)
@@ -249,11 +252,12 @@ class LocalLearnedBasisCRLoss(_Loss):
 def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
     """The mask without the voxels at which an image is not finite; None means that all voxels count.
 
-    Whether all do is asked only where nobody has to wait for the answer.
+    Whether all do is asked only where nobody has to wait for the answer, and where there is one.
     """
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
     if mask is None:
-        return None if finite.device.type == "cpu" and bool(finite.all()) else finite
+        asked = finite.device.type == "cpu" and not transforms_active()
+        return None if asked and bool(finite.all()) else finite
     return torch.where(finite, mask, 0)
 
 

@@ -107,6 +107,7 @@ class _SquaredCorrelation(StreamedFunction):
     """
 
     leading = (1, 2)
+    differentiable = (1,)
 
     @staticmethod
     def forward(eps: float, maps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -116,7 +117,7 @@ class _SquaredCorrelation(StreamedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.eps = inputs[0]
+        ctx.options = {"eps": inputs[0]}
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod

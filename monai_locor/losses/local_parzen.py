@@ -102,6 +102,7 @@ def local_parzen(
 
 class _LocalParzenFunction(StreamedFunction):
     leading = (1, 2, 3, 4)
+    differentiable = (1, 2, 3)
 
     @staticmethod
     def forward(
@@ -119,7 +120,7 @@ class _LocalParzenFunction(StreamedFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         spec, x, f, _, weight = inputs
-        ctx.spec = spec
+        ctx.options = {"spec": spec}
         ctx.save_for_backward(x, f, weight)
 
     @staticmethod

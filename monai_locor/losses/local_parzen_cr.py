@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from monai.utils import LossReduction, ensure_tuple_rep
 
@@ -128,11 +129,14 @@ class LocalParzenCRLoss(ParzenLoss):
 
     def _patches(self, shape: Sequence[int]) -> torch.Tensor:
         """Flat indices of the voxels of random patches, ``(patches, voxels)``, drawn on the host."""
-        generator = self.generator if self.training else torch.Generator().manual_seed(0)
-        index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long)
+        fixed = np.random.default_rng(0)  # torch.func.vmap takes a draw of torch for one that differs from item to item
+        index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long, device="cpu")
         for axis, (size, edge) in enumerate(zip(shape, self.patch_size, strict=True)):
             edge = min(edge, size)
-            start = torch.randint(size - edge + 1, (len(index), 1), generator=generator)
-            along = (start + torch.arange(edge)) * math.prod(shape[axis + 1 :])
+            if self.training:
+                start = torch.randint(size - edge + 1, (len(index), 1), generator=self.generator, device="cpu")
+            else:
+                start = torch.from_numpy(fixed.integers(size - edge + 1, size=(len(index), 1)))
+            along = (start + torch.arange(edge, device="cpu")) * math.prod(shape[axis + 1 :])
             index = (index[:, :, None] + along[:, None]).flatten(1)
         return index

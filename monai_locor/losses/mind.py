@@ -200,6 +200,7 @@ class _ContextDifference(StreamedFunction):
     """
 
     leading = (1, 2, 3)
+    differentiable = (1, 2)
 
     @staticmethod
     def forward(
@@ -217,15 +218,14 @@ class _ContextDifference(StreamedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        ctx.spec, pred, target, _ = inputs
+        spec, pred, target, _ = inputs
+        ctx.options = {"spec": spec}
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(pred, target, *output[1:])
 
     @staticmethod
-    def gradients(ctx: Any, grad: torch.Tensor | None, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if grad is None:
-            return None, None, None, None
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         pred, target, *kept = ctx.saved_tensors
         need_pred, need_target = ctx.needs_input_grad[1:3]
         dpred, dtarget = (torch.empty_like(x) if need else None for x, need in ((pred, need_pred), (target, need_target)))

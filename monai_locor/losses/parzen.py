@@ -184,6 +184,7 @@ def _portions(x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
 
 class _JointHistogram(StreamedFunction):
     leading = (2, 3, 4)
+    differentiable = (2, 3)
 
     @staticmethod
     def forward(rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -195,7 +196,7 @@ class _JointHistogram(StreamedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.rows, ctx.columns = inputs[:2]
+        ctx.options = {"rows": inputs[0], "columns": inputs[1]}
         ctx.save_for_backward(*inputs[2:])
 
     @staticmethod

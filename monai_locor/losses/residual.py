@@ -89,7 +89,7 @@ def _solve(factor: Factor, rhs: torch.Tensor) -> torch.Tensor:
 class _RidgeResidual(StreamedFunction):
     """Also returns what backward needs: the residual before it is clamped, theta, and the entries of the factor."""
 
-    leading = (1, 2, 3)
+    leading = differentiable = (1, 2, 3)
 
     @staticmethod
     def forward(ridge: float, a: torch.Tensor, c: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -100,15 +100,13 @@ class _RidgeResidual(StreamedFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        ctx.ridge = inputs[0]
+        ctx.options = {"ridge": inputs[0]}
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
-    def gradients(ctx: Any, grad: torch.Tensor | None, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        if grad is None:
-            return None, None, None, None
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         residual, theta, *entries = ctx.saved_tensors
         ridge, size = ctx.ridge, theta.shape[1]
         factor = [entries[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(size)]

@@ -163,7 +163,7 @@ def local_moments(samples: Samples, basis: nn.Module, windows: Sequence[AxisWind
     budget = slab_budget(pred.device, None)
     gram = LocalGram(basis, num_basis, target.shape[1], windows, budget, masked=True, first_moments=True)
     with full_precision(pred.device):
-        maps = local_gram(gram, pred, target, samples.weight.sqrt(), list(basis.parameters()))
+        maps = local_gram(gram, pred, target, samples.weight.sqrt(), dict(basis.named_parameters()))
         mass = maps[:, gram.layout["mass"]]
         maps, counts = per_mass(maps, mass, config.min_mass)
         m = {name: maps[:, rows] for name, rows in gram.layout.items()}

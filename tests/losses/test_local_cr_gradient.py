@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.intensity import rescale
 
 from .reference import next_shift, reference, window_values
 
@@ -196,29 +195,3 @@ def test_gradcheck(shape, basis, form, masked):
     # gradcheck moves its inputs in place, the parameters too
     inputs = (pred, target, *loss.parameters())
     assert torch.autograd.gradcheck(lambda x, y, *_: loss(x, y, mask), inputs, rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-def test_rescaling_statistics_carry_no_gradient(masked):
-    """As if the images had been multiplied by constants before."""
-    shape = (9, 8, 7)
-    loss = make(shape, rescale=True).eval()
-    pred, target = ((40 * x + 1000).detach().requires_grad_() for x in images(shape))
-    mask = fractional_mask(shape) if masked else None
-    valid = None if mask is None else mask > 0
-
-    def constant(x: torch.Tensor) -> torch.Tensor:
-        """The same affine map with its two numbers read off, per item and channel, from the rescaled image."""
-        after = rescale(torch.where(valid, x, 0) if masked else x, valid).detach().flatten(2)
-        before = x.detach().flatten(2)
-        one, two = before.argmin(-1, keepdim=True), before.argsort(-1)[..., before.shape[-1] // 2, None]
-        if masked:
-            order = torch.where(valid.flatten(2), before, torch.nan).argsort(-1)
-            one, two = order[..., :1], order[..., 100, None]
-        x0, x1, y0, y1 = (z.gather(-1, i) for z in (before, after) for i in (one, two))
-        slope = (y1 - y0) / (x1 - x0)
-        offset = y0 - slope * x0
-        return x * slope.view(*x.shape[:2], 1, 1, 1) + offset.view(*x.shape[:2], 1, 1, 1)
-
-    inputs = [pred, target, *loss.parameters()]
-    assert_same(loss(pred, target, mask), reference(loss, constant(pred), constant(target), mask), inputs)
