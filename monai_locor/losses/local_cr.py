@@ -65,7 +65,8 @@ class LocalLearnedBasisCRLoss(_Loss):
         degree: total degree of the polynomial basis.
         kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
         truncated: where the window ends, in standard deviations.
-        stride: distance between windows, voxels, one value or one per axis.
+        stride: distance between windows, voxels, one value or one per axis. An axis of less than four strides has four
+            windows all the same, or one for every voxel.
         ridge: added to the diagonal of each window's normal equations.
         eps: floor of the residual in the logarithm; its range is about ``[log(eps), log(1)]`` for rescaled images.
         form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the

@@ -30,6 +30,7 @@ __all__ = ["BUDGET_MB", "ReplicatedBox", "WindowGrid", "enough", "per_mass", "sl
 # of a call's working memory: on a CPU the slabs then stay in the processor's cache; a GPU wants large launches
 BUDGET_MB = {"cpu": 20.0, "cuda": 2048.0}
 FLAT = 1e9  # voxels; a Gaussian so wide is a box where it is cut
+FEWEST = 4  # windows along an axis, unless it has fewer voxels
 ROUNDING = 1e-5  # share of a window's mass that float32 may lose
 
 
@@ -79,15 +80,24 @@ class WindowGrid:
 
     def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[BandedMatrix]:
         """The windows along each spatial axis of an image ``(B, C, *spatial)``, on its device and in its dtype."""
-        plans = [self._plan(axis, n, image) for axis, n in enumerate(image.shape[2:])]
-        moving = [training and (self.every or step > 1) for step in self.stride]
+        stride = self.strides(image.shape[2:])
+        plans = [self._plan(axis, n, stride[axis], image) for axis, n in enumerate(image.shape[2:])]
+        moving = [training and (self.every or step > 1) for step in stride]
         if not any(moving):
             return [plan.centered for plan in plans]
-        shift = random_shift(self.stride, generator).to(image.device, image.dtype, non_blocking=True)
+        shift = random_shift(stride, generator).to(image.device, image.dtype, non_blocking=True)
         return [plan.shifted(s) if m else plan.centered for plan, s, m in zip(plans, shift, moving, strict=True)]
 
-    def _plan(self, axis: int, size: int, image: torch.Tensor) -> WindowPlan:
-        key = size, self.sigma[axis], self.stride[axis], self.truncated, image.device, image.dtype
+    def strides(self, shape: Sequence[int]) -> tuple[float, ...]:
+        """Distance of the windows along each axis of this many voxels.
+
+        A short axis has its windows closer together, four of them or one for every voxel. With one or two, a small volume
+        would be judged by a few windows, and its value in training by little else than their random shift.
+        """
+        return tuple(min(step, max(1.0, n / FEWEST)) for step, n in zip(self.stride, shape, strict=True))
+
+    def _plan(self, axis: int, size: int, stride: float, image: torch.Tensor) -> WindowPlan:
+        key = size, self.sigma[axis], stride, self.truncated, image.device, image.dtype
         return self.plans.get(key, lambda: WindowPlan.gaussian(*key))
 
 

@@ -105,10 +105,10 @@ def two_convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.ReLU(), nn.Conv3d(1, 1, 3, padding=1))
 
 
-def decrease(seed: int, training: bool) -> float:
+def decrease(seed: int, size: int, training: bool) -> float:
     """Of the loss in the situation of MONAI's integration test: 100 steps, the basis fixed, the range free to move."""
     torch.manual_seed(seed)
-    target = torch.rand(1, 1, 16, 16, 16) if not training else torch.rand(1, 1, 5, 5, 5)
+    target = torch.rand(1, 1, size, size, size)
     network, loss = two_convolutions(), LocalLearnedBasisCRLoss().train(training)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     values = []
@@ -121,12 +121,15 @@ def decrease(seed: int, training: bool) -> float:
     return values[0] - values[-1]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_training_decreases_the_loss(seed):
-    assert decrease(seed, training=False) > 0
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 12))])
+def test_training_decreases_the_loss(seed, training):
+    """On MONAI's five voxels along each axis; a fresh loss is in `train()`, and MONAI leaves it so."""
+    assert decrease(seed, 5, training) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 12))
-def test_training_decreases_the_loss_whatever_the_seed(seed):
-    assert decrease(seed, training=False) > 0
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("seed", range(12))
+def test_training_decreases_the_loss_of_a_larger_volume(seed, training):
+    assert decrease(seed, 16, training) > 0
