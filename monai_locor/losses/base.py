@@ -111,6 +111,7 @@ class PairLoss(_Loss):
             raise ValueError(f"spatial_dims must be one of {tuple(dims)}, got {spatial_dims}.")
         self.spatial_dims = spatial_dims
 
+    @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
     def forward(
         self,
         pred: torch.Tensor,

@@ -83,15 +83,16 @@ class LocalGram:
     def slabs(self, itemsize: int) -> list[slice]:
         """Portions of the first axis that the budget allows; never less than one plane."""
         voxels = math.prod(self.shape[1:])
-        # a plane of the first axis also has its columns of that axis's matrix
-        plane = itemsize * (self.numbers_per_voxel() * voxels + LONGEST)
+        # a plane also has its columns of the first axis's matrix, which is made from a few others of its size
+        columns = 5 * LONGEST * min(1.0, self.windows[0].count / self.windows[0].size)
+        plane = math.ceil(itemsize * (self.numbers_per_voxel() * voxels + columns))
         return slabs(self.shape, min(max(1, self.budget // plane), LONGEST) * voxels)
 
     def numbers_per_voxel(self) -> int:
         """What forward or backward hold at most of a slab, per voxel."""
         features = self.num_basis + self.channels
-        gradients = self.maps + features + self.channels  # of the maps, psi, t, and t once more with its weight
-        channels = getattr(self.basis, "in_channels", 1)
+        gradients = self.maps + 2 * features  # of the maps, of psi and t, and what these are added up from
+        channels = getattr(self.basis, "in_channels", self.num_basis)
         return channels + self._activations() + features + max(self._filtering(), gradients)
 
     def _activations(self) -> int:
@@ -100,9 +101,10 @@ class LocalGram:
         return 4 * self.num_basis  # the values, what autograd keeps for their derivative, and the gradients
 
     def _filtering(self) -> int:
-        """Maps before, between and after the filters of the axes."""
-        shares = (w.count / w.size for w in self.windows[1:])
-        return math.ceil(self.maps * sum(itertools.accumulate(shares, operator.mul, initial=1.0)))
+        """Maps before, between and after the filters of the axes, the first axis last; features that are being multiplied."""
+        shares = (w.count / w.size for w in (*self.windows[1:], self.windows[0]))
+        held = self.maps * sum(itertools.accumulate(shares, operator.mul, initial=1.0))
+        return math.ceil(held) + (self.num_basis if self.first_moments else 0)
 
     def products(self, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
         """All maps of a slab, ``(P, *slab)``, from weighted features ``(J, *slab)``, ``(T, *slab)`` and root weights."""
@@ -246,10 +248,45 @@ class _Slab:
         item: int,
         part: slice,
     ) -> None:
-        self.root = None if root is None else root[item % len(root), :, part]
+        self.tape, self.root = tape, None if root is None else root[item % len(root), :, part]
         self.psi, self.t = tape(pred[item, :, part].flatten(1)).view(-1, *pred[item, 0, part].shape), target[item, :, part]
         if self.root is not None:
             self.psi, self.t = self.psi * self.root, self.t * self.root
+
+
+# what a slab takes is given back before the next one: its variables end with these functions
+
+
+def _add_moments(gram: LocalGram, slab: _Slab, out: torch.Tensor, part: slice) -> None:
+    """Add what a portion contributes to the maps of an item, ``(P, windows, windows of the other axes)``."""
+    low = gram.filter(gram.products(slab.psi, slab.t, slab.root))
+    rows, matrix = gram.windows[0].part(part)
+    out[:, rows].add_(torch.matmul(matrix, low))
+
+
+def _add_gradients(
+    gram: LocalGram,
+    slab: _Slab,
+    grad: torch.Tensor,
+    part: slice,
+    dpred: torch.Tensor | None,
+    dtarget: torch.Tensor | None,
+    dparameters: Sequence[torch.Tensor],
+) -> None:
+    """Write the gradients of a portion of both images, and add those of the parameters."""
+    rows, matrix = gram.windows[0].part(part)
+    maps = gram.adjoint(torch.matmul(matrix.T, grad[:, rows]))
+    if dtarget is not None:
+        dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
+        dtarget.copy_(dt if slab.root is None else dt.mul_(slab.root))
+    if dpred is not None or dparameters:
+        dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
+        dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)
+        dx, found = slab.tape.pullback(dpsi.flatten(1), dpred is not None)
+        if dpred is not None and dx is not None:
+            dpred.copy_(dx.view(dpred.shape))
+        for total, value in zip(dparameters, found, strict=True):
+            total.add_(value)
 
 
 class _LocalGramFunction(StreamedFunction):
@@ -271,10 +308,7 @@ class _LocalGramFunction(StreamedFunction):
         out = pred.new_zeros(len(pred), gram.maps, gram.window_shape[0], math.prod(gram.window_shape[1:]))
         for item in range(len(pred)):
             for part in gram.slabs(pred.element_size()):
-                slab = _Slab(tape, pred, target, root, item, part)
-                low = gram.filter(gram.products(slab.psi, slab.t, slab.root))
-                rows, matrix = gram.windows[0].part(part)
-                out[item, :, rows].add_(torch.matmul(matrix, low))
+                _add_moments(gram, _Slab(tape, pred, target, root, item, part), out[item], part)
         return out.view(len(pred), gram.maps, *gram.window_shape)
 
     @staticmethod
@@ -295,18 +329,7 @@ class _LocalGramFunction(StreamedFunction):
         with full_precision(pred.device):
             for item in range(len(pred)):
                 for part in gram.slabs(pred.element_size()):
+                    of_item = [None if x is None else x[item, :, part] for x in (dpred, dtarget)]
                     slab = _Slab(tape, pred, target, root, item, part)
-                    rows, matrix = gram.windows[0].part(part)
-                    maps = gram.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
-                    if dtarget is not None:
-                        dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
-                        dtarget[item, :, part] = dt if slab.root is None else dt.mul_(slab.root)
-                    if need_pred or parameters:
-                        dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
-                        dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)
-                        dx, found = tape.pullback(dpsi.flatten(1), need_pred)
-                        if dpred is not None and dx is not None:
-                            dpred[item, :, part] = dx.view(-1, *slab.t.shape[1:])
-                        for total, value in zip(dparameters, found, strict=True):
-                            total.add_(value)
+                    _add_gradients(gram, slab, grad[item], part, *of_item, dparameters)
         return None, None, dpred, dtarget, None, *dparameters

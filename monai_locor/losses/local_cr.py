@@ -50,11 +50,14 @@ class LocalLearnedBasisCRLoss(_Loss):
 
     The basis is an ordinary module: hand ``loss.parameters()`` to the optimiser beside those of the deformation and
     save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a
-    stride in every call, so that all voxels count equally; in ``eval()`` it is centred.
+    stride in every call, so that all voxels count equally; in ``eval()`` it is centered. MONAI's engines never call either
+    on a loss: it stays in ``train()``, and a validation that uses it sees random windows. Call ``loss.eval()`` before
+    validation and ``loss.train()`` after it, as :class:`monai_locor.handlers.RegistrationMetrics` does.
 
     The gradient is the exact closed form, streamed through the volume in slabs: neither basis values nor their
-    products are ever held for the whole volume. It can be taken once (no double backward). A basis module must act
-    voxel by voxel and give the same output when called again with the same input.
+    products are ever held for the whole volume. It can be taken once: a second derivative raises. ``torch.func.grad`` and
+    ``vmap`` work; ``torch.compile`` leaves the loss out of its graphs. A basis module must act voxel by voxel and give the
+    same output when called again with the same input.
 
     Args:
         spatial_dims: 1, 2 or 3.
@@ -72,15 +75,23 @@ class LocalLearnedBasisCRLoss(_Loss):
         form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the
             window, in [0, 1].
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
-            ``(B, T, *windows)``, with 0 where a window does not count.
-        rescale: bring both images to about [0, 1] by detached robust statistics and give voxels that are not finite no
-            weight. Switch off when the images are finite and normalised already.
+            ``(B, T, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
+        rescale: bring both images to about [0, 1] by robust quantiles and give voxels that are not finite no weight. The
+            gradient includes that of the quantiles. Switch off when the images are finite and normalized already.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the products of one slab; by default 4 on a CPU and 1024 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
-        A scalar, to be minimised (see ``reduction``).
+        A scalar, to be minimized (see ``reduction``).
+
+    Example:
+        >>> loss = LocalLearnedBasisCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape, len(list(loss.parameters()))
+        (torch.Size([1, 1, 16, 16]), 6)
     """
 
     def __init__(
@@ -138,6 +149,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         if not 0 < self.min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
 
+    @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
     def forward(
         self,
         pred: torch.Tensor,

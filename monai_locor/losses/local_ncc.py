@@ -48,15 +48,23 @@ class LocalNCCLoss(PairLoss):
         stride: distance between windows, voxels, one value or one per axis. Above 1 the grid is shifted at random by up
             to half a stride in every call in ``train()`` and centred in ``eval()``.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
-            ``(B, C, *windows)``, with 0 where a window does not count.
-        rescale: bring both images to about [0, 1] by detached robust statistics.
+            ``(B, C, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
+        rescale: bring both images to about [0, 1] by robust quantiles.
         eps: added to both variances.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the products of one slab; by default 8 on a CPU and 128 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
         A scalar in about [-1, 0], to be minimised.
+
+    Example:
+        >>> loss = LocalNCCLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

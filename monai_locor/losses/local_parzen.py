@@ -53,7 +53,7 @@ class LocalParzen(LocalGram):
 
     def numbers_per_voxel(self) -> int:
         """What forward or backward hold at most of a slab, per voxel: maps, code, and one more code while either is made."""
-        return self.num_basis + max(self._filtering(), self.maps + 2 * self.num_basis) + 6
+        return self.num_basis + max(self._filtering(), self.maps + 2 * self.num_basis) + 8
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Weights of a slab, ``(*slab)`` to ``(K, *slab)``."""
@@ -66,6 +66,12 @@ class LocalParzen(LocalGram):
         torch.mul(out[self.layout["mass"]], f, out=out[self.layout["first"]])
         torch.mul(s, weight, out=out[-1])
         return out
+
+    def filtered(
+        self, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, at: tuple[int, slice]
+    ) -> torch.Tensor:
+        """Window averages of the maps of a slab along all axes but the first."""
+        return self.filter(self.moments(self.encode(x[at]), f[at], s[at], weight[at]))
 
     def gradients(
         self, grad: torch.Tensor, x: torch.Tensor, f: torch.Tensor, weight: torch.Tensor
@@ -105,16 +111,12 @@ class _LocalParzenFunction(StreamedFunction):
     differentiable = (1, 2, 3)
 
     @staticmethod
-    def forward(
-        spec: LocalParzen, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(spec: LocalParzen, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out = x.new_zeros(len(x), spec.maps, spec.window_shape[0], math.prod(spec.window_shape[1:]))
         for item in range(len(x)):
             for part in spec.slabs(x.element_size()):
-                code = spec.encode(x[item, part])
-                low = spec.filter(spec.moments(code, f[item, part], s[item, part], weight[item, part]))
                 rows, matrix = spec.windows[0].part(part)
-                out[item, :, rows].add_(torch.matmul(matrix, low))
+                out[item, :, rows].add_(torch.matmul(matrix, spec.filtered(x, f, s, weight, (item, part))))
         return out.view(len(x), spec.maps, *spec.window_shape)
 
     @staticmethod
@@ -133,7 +135,9 @@ class _LocalParzenFunction(StreamedFunction):
             for item in range(len(x)):
                 for part in spec.slabs(x.element_size()):
                     rows, matrix = spec.windows[0].part(part)
-                    maps = spec.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
                     at = (item, part)
-                    dx[at], df[at], ds[at] = spec.gradients(maps, x[at], f[at], weight[at])
+                    # without names for what a slab takes, it is given back before the next one
+                    dx[at], df[at], ds[at] = spec.gradients(
+                        spec.adjoint(torch.matmul(matrix.T, grad[item, :, rows])), x[at], f[at], weight[at]
+                    )
         return None, dx, df, ds, None

@@ -61,12 +61,20 @@ class LocalParzenCRLoss(ParzenLoss):
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
         eps: floor of the variance of the target in [0, 1].
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the maps of one slab; by default 8 on a CPU and 128 on a GPU. Patches are not bounded:
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU. Patches are not bounded:
             each voxel of each takes about ten numbers.
         generator: CPU random generator of shift and patches; by default torch's global one.
 
     Returns:
         A scalar in [0, 1], to be minimised.
+
+    Example:
+        >>> loss = LocalParzenCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

@@ -54,13 +54,20 @@ class MINDSSCLoss(PairLoss):
         dilation: distance of the neighbours, voxels.
         reduction: ``"mean"`` over voxels by their weights, channels and items; ``"sum"`` of the weighted map; or ``"none"``,
             that map, ``(B, C, *spatial)``, mean over the pairs.
-        rescale: bring both images to about [0, 1] by detached robust statistics. The value does not depend on it, but
+        rescale: bring both images to about [0, 1] by robust quantiles. The value does not depend on it, but
             for outliers, which are clamped; without it squares of intensities must be in the range of the dtype.
         count_masked: the behaviour of the published comparison: the mean over *all* voxels, those of weight zero with
             difference zero, and their variance counted in the limits of V. By default they have no part in either mean.
 
     Returns:
         A scalar in [0, 1], to be minimised.
+
+    Example:
+        >>> loss = MINDSSCLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -203,9 +210,7 @@ class _ContextDifference(StreamedFunction):
     differentiable = (1, 2)
 
     @staticmethod
-    def forward(
-        spec: Context, pred: torch.Tensor, target: torch.Tensor, counted: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(spec: Context, pred: torch.Tensor, target: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, ...]:
         out = torch.zeros_like(pred)
         kept: list[list[torch.Tensor]] = [[], [], [], []]
         for item in range(len(pred)):

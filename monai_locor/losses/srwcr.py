@@ -60,10 +60,18 @@ class SRWCRLoss(ParzenLoss):
         quantile: share of voxels below the low and above the high end; 0, minimum and maximum, as published.
         freeze_range: keep the ends of the first call until :meth:`reset_range`; published: found in every call.
         eps: floor of probabilities and variances.
-        memory_budget_mb: MiB for the maps of one slab; by default 8 on a CPU and 128 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
 
     Returns:
         A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+
+    Example:
+        >>> loss = SRWCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

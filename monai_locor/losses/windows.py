@@ -207,7 +207,7 @@ class _Batch:
         device, dtype = plan.centers.device, plan.centers.dtype
         most = [max(s.stop - s.start for s in spans) for spans in zip(*blocks, strict=True)]
         starts = torch.tensor([[r.start, c.start] for r, c in blocks], device="cpu").to(device, non_blocking=True)
-        index, voxels = (starts[:, [i]] + torch.arange(most[i], device=device) for i in (0, 1))
+        index, voxels = (starts[:, i : i + 1] + torch.arange(most[i], device=device) for i in (0, 1))
         self.index = index.clamp_max(plan.count - 1)  # (blocks, rows)
         self.centers = plan.centers[self.index]
         self.voxels = voxels.to(dtype)[:, None]  # (blocks, 1, columns)

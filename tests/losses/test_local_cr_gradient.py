@@ -94,7 +94,9 @@ def test_value_and_gradients(shape, options, masked, form, device):
     mask = fractional_mask(shape).to(device) if masked else None
     torch.manual_seed(7)
     found = loss(pred, target, mask)
-    assert_same(found, reference(loss, pred, target, mask, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()])
+    assert_same(
+        found, reference(loss, pred, target, mask, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()]
+    )
 
 
 @pytest.mark.parametrize("form", ["log", "normalized"])
@@ -105,7 +107,9 @@ def test_bases(basis, form, training):
     pred, target = images((6, 7, 8), channels=1)
     torch.manual_seed(7)
     found = loss(pred, target)
-    assert_same(found, reference(loss, pred, target, None, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()])
+    assert_same(
+        found, reference(loss, pred, target, None, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()]
+    )
 
 
 @pytest.mark.parametrize("shape", [(13,), (9, 8), (5, 6, 7)])

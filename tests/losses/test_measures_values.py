@@ -133,7 +133,9 @@ class TestAgainstLoops:
     def test_local_cross_correlation(self, shape, masked, kernel, stride):
         pred, target, mask = *pair(shape), weights(shape, masked)
         loss = LocalNCCLoss(len(shape), kernel, 3, 0.9, stride=stride, rescale=False, reduction="none", min_mass=0.3)
-        axes = [slow.box_matrix(n, 3) if kernel == "rectangular" else axis_matrix(n, 0.9, min(stride, max(1, n / 4))) for n in shape]
+        axes = [
+            slow.box_matrix(n, 3) if kernel == "rectangular" else axis_matrix(n, 0.9, min(stride, max(1, n / 4))) for n in shape
+        ]
         first, second, weight = images(pred, target, mask)
         expected = slow.windowed(axes, weight, 0.3, lambda w: -slow.squared_correlation(first, second, w))
         close(run(loss, pred, target, mask).flatten(), torch.tensor(expected, dtype=torch.float64))
