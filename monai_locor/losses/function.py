@@ -51,10 +51,11 @@ class StreamedFunction(torch.autograd.Function):
     saved_leading: ClassVar[int | None] = None
 
     @staticmethod
-    def gradients(ctx: Any, *grad_outputs: torch.Tensor) -> Sequence[torch.Tensor | None]:
-        """The gradients of all arguments, from ``ctx.saved_tensors``, ``ctx.needs_input_grad`` and the options as attributes.
+    def gradients(ctx: Any, grad: torch.Tensor) -> Sequence[torch.Tensor | None]:
+        """The gradients of all arguments, from that of the first output.
 
-        Those that are not needed may be None or not.
+        The context has ``saved_tensors``, ``needs_input_grad`` and the options as attributes. Those that are not needed may
+        be None.
         """
         raise NotImplementedError
 

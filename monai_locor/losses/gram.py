@@ -329,7 +329,7 @@ class _LocalGramFunction(StreamedFunction):
         with full_precision(pred.device):
             for item in range(len(pred)):
                 for part in gram.slabs(pred.element_size()):
-                    of_item = [None if x is None else x[item, :, part] for x in (dpred, dtarget)]
+                    dx, dt = (None if x is None else x[item, :, part] for x in (dpred, dtarget))
                     slab = _Slab(tape, pred, target, root, item, part)
-                    _add_gradients(gram, slab, grad[item], part, *of_item, dparameters)
+                    _add_gradients(gram, slab, grad[item], part, dx, dt, dparameters)
         return None, None, dpred, dtarget, None, *dparameters

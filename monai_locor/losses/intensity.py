@@ -95,14 +95,14 @@ def intensity_range(image: torch.Tensor, valid: torch.Tensor | None = None, quan
     else:
         low, high = least, most
     some = most.value >= least.value
-    return IntensityRange(torch.where(some, low.value, 0), torch.where(some, high.value, 0), low.index, high.index)
+    return IntensityRange(torch.where(some, low.value, 0), torch.where(some, high.value, 0), low.place, high.place)
 
 
 class _Found(NamedTuple):
     """Values, float64, and indices of the voxels that have them, ``(B, C)`` each."""
 
     value: torch.Tensor
-    index: torch.Tensor
+    place: torch.Tensor
 
 
 def _quantiles(flat: torch.Tensor, keep: torch.Tensor | None, quantile: float, step: int) -> tuple[_Found, _Found]:
