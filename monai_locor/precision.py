@@ -16,11 +16,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["full_precision"]
+__all__ = ["full_precision", "guarded", "optimized", "optimizing", "undisturbed"]
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
 
 # Backend and operation, as torch names the settings that it has since 2.9. One that is "none" follows what is above it.
 # The public setter of torch.backends.mkldnn.fp32_precision writes that of torch.backends: here the private ones are used.
@@ -57,6 +62,54 @@ def full_precision(*devices: torch.device) -> Iterator[None]:
             if kind in _SHARED:
                 stack.enter_context(_SHARED[kind])
         yield
+
+
+@contextlib.contextmanager
+def undisturbed(*devices: torch.device) -> Iterator[None]:
+    """:func:`full_precision`; and what is made without a device is made on the host, whatever the caller's default is."""
+    with full_precision(*devices), contextlib.ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))  # costs something at every call of torch
+        yield
+
+
+@contextlib.contextmanager
+def optimizing(*devices: torch.device) -> Iterator[None]:
+    """:func:`undisturbed`, with gradients, under ``torch.no_grad`` and ``torch.inference_mode`` as well."""
+    with undisturbed(*devices), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def optimized(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Decorator for methods of what has a ``device``: :func:`optimizing` there."""
+
+    @functools.wraps(method)
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with optimizing(self.device):  # type: ignore[attr-defined]
+            return method(self, *args, **kwargs)
+
+    return wrapper
+
+
+def guarded(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: :func:`undisturbed` for the devices of the tensors among the arguments, also those in a sequence."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        with undisturbed(*_devices((*args, *kwargs.values()))):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _devices(values: Iterable[Any]) -> set[torch.device]:
+    found: set[torch.device] = set()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.add(value.device)
+        elif isinstance(value, list | tuple):
+            found |= {item.device for item in value if isinstance(item, torch.Tensor)}
+    return found
 
 
 class _Shared:
