@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -33,18 +34,42 @@ class LearnedBasis(nn.Module):
         in_channels: channels C of the image, for instance 2 for intensity and derivative magnitude.
         num_basis: number J of basis functions.
         hidden_channels: width of the hidden layers; empty for a linear map under the sigmoid.
+        generator: CPU random generator of the first weights; by default torch's global one.
 
     Raises:
         ValueError: when a size is not positive.
     """
 
-    def __init__(self, in_channels: int, num_basis: int = 5, hidden_channels: Sequence[int] = (16, 16)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_basis: int = 5,
+        hidden_channels: Sequence[int] = (16, 16),
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         sizes = [in_channels, *hidden_channels, num_basis]
         if min(sizes) < 1:
             raise ValueError(f"channels and number of basis functions must be positive, got {sizes}.")
         self.in_channels, self.num_basis = in_channels, num_basis
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, a, b, device="cpu", dtype=torch.float32) for a, b in itertools.pairwise(sizes)
+        )
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, on the host: the same numbers on every device, and those that ``nn.Linear`` would draw.
+
+        Args:
+            generator: CPU random generator; by default torch's global one.
+        """
+        for layer in cast("list[nn.Linear]", self.layers):
+            weight, bias = (torch.empty(x.shape, dtype=torch.float32, device="cpu") for x in (layer.weight, layer.bias))
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(layer.in_features)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
     def changed(self) -> bool:
         """Whether something was attached to the network (a hook, a parametrisation), so that it is more than its weights."""
@@ -70,14 +95,20 @@ class LearnedBasisTape:
     Biases are the last column of the weights, their input a row of ones.
 
     Args:
-        parameters: weight and bias of each layer, in order.
-        like: gives dtype and device.
+        parameters: weight and bias of each layer, in order, on the device of ``like``.
+        like: gives the dtype to compute in.
         voxels: of the largest portion.
+
+    Raises:
+        RuntimeError: when they lie on another device: gradients would go to copies that nobody knows.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int) -> None:
+        elsewhere = next((p.device for p in parameters if p.device != like.device), None)
+        if elsewhere is not None:
+            raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}: move the loss with loss.to(device)")
         layers = zip(parameters[::2], parameters[1::2], strict=True)
-        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like) for w, b in layers]
+        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like.dtype) for w, b in layers]
         inputs, outputs = [w.shape[1] for w in self.weights], len(self.weights[-1])
         self.values: list[torch.Tensor] = []
         self._room = _Room([*inputs, outputs], voxels, like)
