@@ -15,12 +15,22 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 KEYS = ("case", "tool", "preset", "seed")  # what one run is
+
+
+def commit_of(folder: Path) -> str:
+    """Short hash of the commit checked out, with "-dirty" when files differ from it; nothing outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 class Record:

@@ -1,0 +1,172 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Parts of `gpu.py` that register: the cases with a known answer, large pairs, and two processes at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from _gpu_engines import short_preset, tensors_of
+from _gpu_worker import Context, Row, guarded
+from _measure import Measured, Spec, measure
+from _ours import COST, _cost, ours
+from _peer import write_field
+from _score import FORWARD, read_field, score
+from gpu_cases import packed_cases, unpack
+from scaling import write_pair
+
+from monai_locor import register
+
+PRESETS = ("default", "fast")
+SAME_MM = 0.01  # of the mean TRE, beside the CPU's
+LARGE = {"256^3": (256, 256, 256), "512x512x300": (512, 512, 300)}
+SHIFT_MM = 2.0  # of the synthetic pair, along the first axis
+SAME_FIELD_MM = 0.01  # 95 % of the voxels, of two runs on one GPU
+
+
+def cases_of(context: Context) -> Iterator[Path]:
+    """Folders of unpacked cases; where a tiny size is enough, a synthetic one."""
+    scratch = Path(context.scratch) / "cases"
+    if context.smoke:
+        folder = scratch / "synthetic"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pair(folder, (16, 18, 20))
+        truth = np.broadcast_to(np.array([-SHIFT_MM, 0.0, 0.0]), (16, 18, 20, 3))  # LPS
+        write_field(folder / "truth.nii.gz", truth, folder / "fixed.nii.gz")
+        yield folder
+        return
+    for case in packed_cases(Path(context.cases)):
+        yield unpack(case, scratch / case.name)
+
+
+def preset_of(name: str, context: Context) -> str:
+    """Its name; where tiny sizes are enough, a file of it with one step a stage."""
+    if not context.smoke:
+        return name
+    path = Path(context.scratch) / f"{name}.json"
+    path.write_text(json.dumps(short_preset(name, 1).to_dict()), encoding="utf-8")
+    return str(path)
+
+
+def reference_of(context: Context) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The CPU's runs with the first seed, by case and preset; none where there is no such file."""
+    path = Path(context.reference)
+    if not path.is_file():
+        return {}
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return {(run["case"], run["preset"]): run for run in runs if run["seed"] == 0 and not run["problem"]}
+
+
+def compared(found: Mapping[str, Any], known: Mapping[str, Any] | None) -> Row:
+    """The CPU's error and the difference from it; a failure where that is too large, or the case is another one."""
+    if known is None or "tre_mm" not in found:
+        return {}
+    if not math.isclose(found["tre_before_mm"], known["tre_before_mm"], abs_tol=1e-3):
+        return {"problem": "the CPU's numbers are of another case", "check": False}
+    difference = found["tre_mm"] - known["tre_mm"]
+    return {"cpu_tre_mm": known["tre_mm"], "difference_mm": difference, "check": abs(difference) <= SAME_MM}
+
+
+def shares(summary: Mapping[str, Any]) -> Row:
+    """Seconds of the parts of a registration, from its record: of every stage, and of the search for a start."""
+    stages = [entry["seconds"] for entry in summary["stages"]]
+    found = {f"{name}_s": seconds for name, seconds in summary["timings"].items()}
+    return {**found, "stages_s": [round(s, 3) for s in stages], "search_s": summary["timings"]["optimisation"] - sum(stages)}
+
+
+def cases(context: Context) -> Iterator[Row]:
+    """Every prepared case with both presets, scored, beside the CPU."""
+    reference = reference_of(context)
+    longest = 0.0
+    for case in cases_of(context):
+        for preset in PRESETS:
+            before = context.left()
+            row = {"case": case.name, "preset": preset}
+            if before < 1.5 * longest:
+                yield row | {"problem": "no time left"}
+                continue
+            yield guarded(row, lambda c=case, p=preset: _case_row(c, p, context, reference.get((c.name, p))))
+            longest = max(longest, before - context.left())
+
+
+def _case_row(case: Path, preset: str, context: Context, known: Mapping[str, Any] | None) -> Row:
+    out = Path(context.scratch) / "results" / case.name / preset
+    out.mkdir(parents=True, exist_ok=True)
+    cost = ours(case, out, {"preset": preset_of(preset, context), "seed": 0, "device": context.device})
+    found = score(case, out)
+    spent = {"seconds": cost.seconds[0], "mib": cost.bytes / 2**20}
+    return spent | found | shares(json.loads((out / "run.json").read_text(encoding="utf-8"))) | compared(found, known)
+
+
+def large(context: Context) -> Iterator[Row]:
+    """Time and memory of whole registrations of synthetic pairs, in memory."""
+    sizes = {"24^3": (24, 24, 24)} if context.smoke else LARGE
+    for label, shape in sizes.items():
+        pair = tensors_of(shape)
+        for preset in reversed(PRESETS):
+            row = {"size": label, "preset": preset}
+            yield guarded(row, lambda pair=pair, p=preset: _large_row(pair, preset_of(p, context), context))
+
+
+def _large_row(pair: list[torch.Tensor], preset: str, context: Context) -> Row:
+    if context.device != "cpu":
+        torch.cuda.empty_cache()
+    result, cost = _cost(lambda: register(*pair, preset=preset, device=context.device, progress=False), context.device)
+    floats = cost.bytes / 4 / pair[0].numel()
+    return {"seconds": cost.seconds[0], "mib": cost.bytes / 2**20, "floats": floats, **shares(result.summary())}
+
+
+def together(context: Context) -> Iterator[Row]:
+    """One registration alone, then two in two processes at once on the same device: the fields, and the time."""
+    case = next(cases_of(context), None)
+    if case is None:
+        raise RuntimeError(f"no cases in {context.cases}; run `make gpu-cases`")
+    preset = preset_of("fast", context)
+    folders = [Path(context.scratch) / "together" / name for name in ("alone", "first", "second")]
+    alone = _in_process(case, folders[0], preset, context)
+    yield {"what": "alone", "seconds": alone.seconds[0], "mib": alone.bytes / 2**20}
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda out: _in_process(case, out, preset, context), folders[1:]))
+    fixed = nib.load(case / "fixed.nii.gz")
+    expected = read_field(folders[0] / FORWARD, fixed)
+    for folder, cost in zip(folders[1:], both):
+        error = np.linalg.norm(read_field(folder / FORWARD, fixed) - expected, axis=-1)
+        p95 = float(np.percentile(error, 95))
+        spent = {"seconds": cost.seconds[0], "mib": cost.bytes / 2**20}
+        yield {"what": f"two at once, {folder.name}", **spent, "p95_mm": p95, "check": p95 <= SAME_FIELD_MM}
+    mean = statistics.mean(cost.seconds[0] for cost in both)
+    yield {"what": "two at once, time of one alone = 1", "ratio": mean / alone.seconds[0]}
+
+
+def _in_process(case: Path, out: Path, preset: str, context: Context) -> Measured:
+    """A registration in a fresh process.
+
+    Raises:
+        RuntimeError: when it fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"preset": preset, "seed": 0, "threads": 1}
+    arguments = {"tool": "monai_locor", "case": str(case), "out": str(out), "options": told}
+    limit = max(context.left() - 1, 1)
+    problem = measure(Spec("_ours", "prepare", arguments, {"case": ""}, 0, 1, context.device, limit)).problem
+    if problem:
+        raise RuntimeError(problem)
+    return Measured(**json.loads((out / COST).read_text(encoding="utf-8")))
