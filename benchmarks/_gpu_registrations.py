@@ -119,15 +119,21 @@ def _case_row(case: Path, preset: str, context: Context, known: Mapping[str, Any
 def large(context: Context) -> Iterator[Row]:
     """Time and memory of whole registrations of synthetic pairs, in memory."""
     sizes = {"24^3": (24, 24, 24)} if context.smoke else LARGE
+    rate = 0.0  # seconds a voxel, the slowest so far
     for label, shape in sizes.items():
         pair = tensors_of(shape)
         for preset in reversed(PRESETS):
-            row = {"size": label, "preset": preset}
+            row, before = {"size": label, "preset": preset}, context.left()
+            if before < 1.2 * rate * math.prod(shape):
+                yield row | {"problem": "no time left"}
+                continue
             yield guarded(row, lambda pair=pair, p=preset: _large_row(pair, preset_of(p, context), context))
+            rate = max(rate, (before - context.left()) / math.prod(shape))
 
 
 def _large_row(pair: list[torch.Tensor], preset: str, context: Context) -> Row:
     if context.device != "cpu":
+        torch.cuda.init()  # the allocator knows nothing before
         torch.cuda.empty_cache()
     result, cost = _cost(lambda: register(*pair, preset=preset, device=context.device, progress=False), context.device)
     floats = cost.bytes / 4 / pair[0].numel()
@@ -140,6 +146,7 @@ def together(context: Context) -> Iterator[Row]:
     if case is None:
         raise RuntimeError(f"no cases in {context.cases}; run `make gpu-cases`")
     preset = preset_of("fast", context)
+    torch.cuda.empty_cache()  # the other processes need the room
     folders = [Path(context.scratch) / "together" / name for name in ("alone", "first", "second")]
     alone = _in_process(case, folders[0], preset, context)
     yield {"what": "alone", "seconds": alone.seconds[0], "mib": alone.bytes / 2**20}

@@ -41,11 +41,14 @@ def missing() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def install(wheels: Path, site: Path) -> None:
+def install(wheels: Path, site: Path) -> list[str]:
     """Put all wheels of a folder into `site`, without an index and without what they need, and `site` on the path.
 
+    Returns:
+        what the wheels ask for that this machine has not, one line each: they may work all the same.
+
     Raises:
-        RuntimeError: when something is missing after that, or a wheel does not fit what is there.
+        RuntimeError: when something cannot be imported after that.
     """
     if site.is_dir():
         sys.path.insert(0, str(site))
@@ -59,9 +62,7 @@ def install(wheels: Path, site: Path) -> None:
     lacking = missing()
     if lacking:
         raise RuntimeError(f"{', '.join(lacking)} not installed, and no wheel in {wheels}; run `make gpu-wheels` first")
-    wrong = unmet(site)
-    if wrong:
-        raise RuntimeError("; ".join(wrong))
+    return unmet(site)
 
 
 def unmet(site: Path) -> list[str]:

@@ -56,6 +56,7 @@ def timed(build: Callable[[], Callable[[], Any]], device: str, repeats: int, war
     """Time what `build` returns; its inputs count as memory."""
     cuda = device.startswith("cuda")
     if cuda:
+        torch.cuda.init()  # the allocator knows nothing before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
@@ -147,7 +148,8 @@ def _profiled(step: Callable[[], Any], device: str) -> Row:
         if cuda:
             torch.cuda.synchronize()
     events = list(found.events())
-    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_gpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in on_gpu if not getattr(event, "is_user_annotation", False)]  # no spans such as an optimizer's
     busy = 1e-3 * sum(event.time_range.elapsed_us() for event in kernels)
     called = sum("LaunchKernel" in event.name for event in events)
     return {"ms": wall, "kernels": len(kernels), "launches": called, "busy": busy / wall}

@@ -137,13 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     ends = time.monotonic() + options.budget_seconds - RESERVE
     try:
-        _gpu_setup.install(options.wheels, options.site)
+        unmet = _gpu_setup.install(options.wheels, options.site)
     except RuntimeError as error:
         sys.exit(f"error: {error}")
     import _gpu_parts  # needs what was just installed
 
     parts = chosen(options.parts)
-    results = Results(options.output, _gpu_setup.machine(options.device, options.commit))
+    machine = _gpu_setup.machine(options.device, options.commit) | ({"unmet": "; ".join(unmet)} if unmet else {})
+    results = Results(options.output, machine)
     results.write()
     with tempfile.TemporaryDirectory() as scratch:
         go_through(parts, options, results, ends, scratch)
