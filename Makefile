@@ -67,7 +67,8 @@ gpu-cases: .venv/.stamp-run
 
 gpu-reference: .venv/.stamp-run
 	$(BIN)/python benchmarks/gpu_cases.py unpack $(GPU)/cases build/gpu_cases
-	$(BIN)/python benchmarks/registration.py build/gpu_cases --threads 1 --json benchmarks/gpu_reference.json
+	for n in 1 2; do $(BIN)/python benchmarks/registration.py build/gpu_cases --threads $$n \
+		--json benchmarks/gpu_reference_$$n.json || exit 1; done
 
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'

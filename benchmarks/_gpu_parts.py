@@ -81,6 +81,7 @@ PARTS = (
         + [
             ("95 %", "tre_p95_mm", ".3f"),
             ("TRE on the CPU", "cpu_tre_mm", ".3f"),
+            ("its spread", "cpu_spread_mm", ".4f"),
             ("difference", "difference_mm", "+.4f"),
             CHECK,
         ],
@@ -182,6 +183,8 @@ def report(content: Mapping[str, Any]) -> str:
         if found is None:
             continue
         lines += [f"## {part.title}", ""]
+        if part.name == "cases" and content.get("reference"):
+            lines += [f"Of the CPU's numbers: {content['reference']}.", ""]
         if found["rows"]:
             lines += [table(part, found["rows"]).rstrip(), ""]
         if found["problem"]:

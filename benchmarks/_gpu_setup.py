@@ -18,7 +18,6 @@ torch and numpy stay what they are.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -29,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _runs import commit_of
+from _runs import commit_of, source_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("torch", "numpy", "scipy", "tqdm", "pytest", "monai", "nibabel", "ignite")  # as they are imported
@@ -89,14 +88,6 @@ def environment(site: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
 
 
-def source_hash() -> str:
-    """Of the package's source, to tell what was measured where there is no git; 12 digits."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "monai_locor").rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def driver() -> dict[str, str]:
     """Name, driver and memory of the first GPU, as its tool says; nothing where there is none."""
     names = ("name", "driver_version", "memory.total")
@@ -113,4 +104,4 @@ def machine(device: str, commit: str) -> dict[str, Any]:
     found: dict[str, Any] = {"date": datetime.date.today().isoformat(), **(driver() if device.startswith("cuda") else {})}
     found |= {"device": device, "cores": os.cpu_count(), "python": platform.python_version()}
     found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "monai")}
-    return found | {"commit": commit or commit_of(ROOT) or "unknown", "source": source_hash()}
+    return found | {"commit": commit or commit_of(ROOT) or "unknown", "source": source_hash(ROOT / "monai_locor")}

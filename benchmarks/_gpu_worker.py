@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What a part is told: seconds it may take, the device, whether tiny sizes are enough, folders, the CPU's numbers."""
+    """What a part is told: seconds it may take, the device, whether tiny sizes are enough, folders, files of the CPU's
+    numbers.
+    """
 
     device: str
     smoke: bool
     seconds: float
     cases: str
-    reference: str
+    reference: Sequence[str]
     scratch: str
     began: float = 0.0
 

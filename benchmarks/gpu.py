@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from _gpu_parts import Part
 
 TRAVELS = _gpu_setup.ROOT / ".gpu"
-REFERENCE = _gpu_setup.ROOT / "benchmarks" / "gpu_reference.json"
+REFERENCE = [_gpu_setup.ROOT / "benchmarks" / f"gpu_reference_{n}.json" for n in (1, 2)]  # threads
 LEAST = 5.0  # seconds that a part needs at least
 RESERVE = 5.0  # seconds kept for the end
 
@@ -83,9 +83,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cases", type=Path, default=TRAVELS / "cases", metavar="DIR", help="packed cases of gpu_cases.py")
     parser.add_argument("--wheels", type=Path, default=TRAVELS / "wheels", metavar="DIR")
     parser.add_argument("--site", type=Path, default=TRAVELS / "site", metavar="DIR", help="where the wheels are installed")
-    parser.add_argument("--reference", type=Path, default=REFERENCE, metavar="FILE", help="what registration.py found on a CPU")
+    parser.add_argument(
+        "--reference", type=Path, nargs="+", default=REFERENCE, metavar="FILE", help="what registration.py found on a CPU"
+    )
     parser.add_argument("--commit", default="", help="of the package, where there is no git")
     return parser.parse_args(arguments)
+
+
+def stale(reference: Sequence[Path], source: str) -> str:
+    """What to know of the CPU's numbers: whose they are where they are not of this state of the package; else nothing."""
+    notes = []
+    for path in reference:
+        if not path.is_file():
+            notes.append(f"{path.name} is not there")
+            continue
+        machine = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        if machine.get("source") != source:
+            notes.append(
+                f"{path.name} is of commit {machine.get('commit', 'unknown')}, source {machine.get('source', 'unknown')}"
+            )
+    return "; ".join(notes)
 
 
 def chosen(names: Sequence[str] | None) -> list[Part]:
@@ -107,7 +124,7 @@ def go_through(parts: Sequence[Part], options: argparse.Namespace, results: Resu
     """All parts, each until the time that is its own and what was left before is over."""
     worker = Worker(_gpu_setup.environment(options.site), results.path.with_name("gpu.log"))
     told = {"device": options.device, "smoke": options.smoke, "scratch": scratch}
-    told |= {"cases": str(options.cases), "reference": str(options.reference)}
+    told |= {"cases": str(options.cases), "reference": [str(path) for path in options.reference]}
     begin = time.monotonic()
     rate = (ends - begin) / sum(part.seconds for part in parts)
     due = begin
@@ -145,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = chosen(options.parts)
     machine = _gpu_setup.machine(options.device, options.commit) | ({"unmet": "; ".join(unmet)} if unmet else {})
     results = Results(options.output, machine)
+    results.content["reference"] = stale(options.reference, machine["source"])
     results.write()
     with tempfile.TemporaryDirectory() as scratch:
         go_through(parts, options, results, ends, scratch)
