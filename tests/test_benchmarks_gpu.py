@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -220,6 +221,49 @@ class TestReport:
         other = compared({"tre_mm": 0.5, "tre_before_mm": 10.1}, known)
         assert not other["check"] and "another case" in other["problem"]
         assert compared({"tre_mm": 0.5, "tre_before_mm": 10.0}, []) == {}
+
+
+class TestChecks:
+    @pytest.fixture
+    def checks(self, monkeypatch):
+        found = scripts(monkeypatch, "_gpu_checks").gpu_checks
+        monkeypatch.setattr(found, "no_waits", lambda device: contextlib.nullcontext())
+        return found
+
+    @pytest.mark.parametrize(
+        ("message", "expected"),
+        [
+            ("", {"where": "", "check": True}),
+            ("called a synchronizing CUDA operation", {"where": "gram.py:3", "check": False}),
+            ("no kernel", {"where": "", "check": False, "problem": "RuntimeError: no kernel"}),
+        ],
+    )
+    def test_the_line_that_waits_is_named(self, modules, checks, message, expected):
+        """The first call may wait: buffers are made in it."""
+        code = "def call():\n    global calls\n    if calls and message: raise RuntimeError(message)\n    calls += 1"
+        space: dict = {"calls": 0, "message": message}
+        exec(compile(code, "/there/monai_locor/losses/gram.py", "exec"), space)
+        context = modules.gpu_worker.Context("cuda", True, 60, "", [], "")
+        assert checks._checked("step", lambda: space["call"], context) == {"what": "step"} | expected
+
+    def test_what_pytest_found(self, checks, tmp_path):
+        (tmp_path / "test_x.py").write_text(
+            "import pytest\n"
+            "def test_good(): pass\n"
+            "def test_bad(): assert 0\n"
+            "@pytest.fixture\ndef broken(): raise ValueError\n"
+            "def test_error(broken): pass\n"
+            "@pytest.mark.skip\ndef test_skipped(): pass\n"
+        )
+        report = tmp_path / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+        subprocess.run([*command, f"--junitxml={report}", str(tmp_path)], capture_output=True, check=False, cwd=tmp_path)
+        found = checks.summary(report, "cuda")
+        assert {key: found[key] for key in ("passed", "failed", "skipped", "check")} == {
+            **{"passed": 1, "failed": 2, "skipped": 1},
+            "check": False,
+        }
+        assert sorted(name.split("::")[-1] for name in found["which"]) == ["test_bad", "test_error"]
 
 
 class TestTime:
