@@ -151,7 +151,7 @@ def _large_row(pair: list[torch.Tensor], preset: str, context: Context) -> Row:
 def together(context: Context) -> Iterator[Row]:
     """One registration alone, twice, then two in two processes at once on the same device: the fields, and the time.
 
-    Where sums are added in any order, two runs alone differ, too; two at once must not differ by much more.
+    Where sums are added in any order, even two runs alone differ; two at once must not differ by much more.
     """
     case = next(cases_of(context), None)
     if case is None:

@@ -13,7 +13,7 @@
 
 After an error in a kernel nothing more can be done on the GPU in that process, and a wait that never ends can only be ended
 from outside. Orders go to its standard input, rows come from its standard output, one line of JSON each, so that what a part
-had found before it failed is kept. What else is printed goes to a log.
+had found before it failed is kept. Everything that libraries print goes to a log.
 """
 
 from __future__ import annotations
