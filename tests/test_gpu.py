@@ -116,7 +116,7 @@ def test_no_loss_waits(name):
 
 
 def test_the_budget_bounds_the_memory_of_the_loss():
-    """At 160^3 the products of all voxels would take 1.7 GiB."""
+    """At 160^3 the products of all voxels would take 422 MiB, and the sums of all windows take 16, a few times."""
     loss = losses.LocalLearnedBasisCRLoss(3, in_channels=2, rescale=False, memory_budget_mb=128).cuda()
     pred, target = torch.rand(2, 1, 2, 160, 160, 160, device="cuda")
     pred.requires_grad_()
@@ -126,7 +126,7 @@ def test_the_budget_bounds_the_memory_of_the_loss():
     torch.cuda.reset_peak_memory_stats()
     loss(pred, target).backward()
     used = torch.cuda.max_memory_allocated() - base - pred.grad.nbytes
-    assert used < 1.25 * 128 * MIB
+    assert used < (128 + 4 * 16) * MIB
 
 
 @pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:Using a non-tuple sequence")
