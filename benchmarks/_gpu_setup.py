@@ -52,7 +52,17 @@ def install(wheels: Path, site: Path) -> list[str]:
     if site.is_dir():
         sys.path.insert(0, str(site))
     if missing() and list(wheels.glob("*.whl")):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+        ]
         files = sorted(map(str, wheels.glob("*.whl")))
         done = subprocess.run([*pip, "--upgrade", "--target", str(site), *files], check=False, capture_output=True, text=True)
         if done.returncode:
