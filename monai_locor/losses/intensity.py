@@ -27,8 +27,8 @@ def robust_range(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Low and high quantile of each channel of each item, from a regular subsample, without host synchronisation.
 
-    Where the two coincide (sparse images) or no voxel of the subsample counts, minimum and maximum of all voxels that
-    count take their place.
+    Where the two coincide (sparse images), no voxel of the subsample counts or ``quantile`` is 0, minimum and maximum of all
+    voxels that count take their place.
 
     Args:
         image: ``(B, C, *spatial)``, floating point.
@@ -50,7 +50,7 @@ def robust_range(
         return order.gather(-1, (q * (count - 1).clamp_min(0)).round().long())[..., 0]
 
     low, high = at(quantile), at(1 - quantile)
-    varies = high > low
+    varies = (high > low) & (quantile > 0)  # a subsample may miss the extremes
     low, high = torch.where(varies, low, least), torch.where(varies, high, most)
     some = most >= least
     return torch.where(some, low, 0), torch.where(some, high, 0)

@@ -35,7 +35,7 @@ from monai_locor.geometry import (
     to_voxels,
 )
 
-__all__ = ["LatticeWarp", "SplineVelocity", "cubic_bspline"]
+__all__ = ["LatticeWarp", "SplineVelocity", "cubic_bspline", "spline_matrix"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
@@ -44,6 +44,11 @@ def cubic_bspline(distance: np.ndarray) -> np.ndarray:
     near = 2 / 3 - d**2 + d**3 / 2
     far = np.clip(2 - d, 0, None) ** 3 / 6
     return np.where(d < 1, near, far)
+
+
+def spline_matrix(positions: np.ndarray, spacing: float, count: int) -> np.ndarray:
+    """``count`` splines, the first one ``spacing`` before the origin, at positions in mm, ``(positions, count)``."""
+    return cubic_bspline(positions[:, None] / spacing - (np.arange(count) - 1))
 
 
 class LatticeWarp(nn.Module):
@@ -123,8 +128,7 @@ class SplineVelocity(nn.Module):
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
-        knots = np.arange(self.coefficients.shape[axis + 1]) - 1
-        return cubic_bspline(positions[:, None] / self.spacing - knots)
+        return spline_matrix(positions, self.spacing, self.coefficients.shape[axis + 1])
 
     @property
     def dims(self) -> int:
@@ -137,9 +141,12 @@ class SplineVelocity(nn.Module):
 
     def velocity(self) -> torch.Tensor:
         """``(D, *lattice)`` in lattice voxels: the splines' and, where one was set, the base."""
-        matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
-        splines = separable(matrices, self.coefficients) * (self.spacing / self.step)
+        splines = self._splines()
         return splines if self.base is None else splines + self.base
+
+    def _splines(self) -> torch.Tensor:
+        matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
+        return separable(matrices, self.coefficients) * (self.spacing / self.step)
 
     @torch.no_grad()
     def fit_base(self, displacement_mm: torch.Tensor, iterations: int = 15) -> float:

@@ -199,14 +199,15 @@ def test_a_stage_needs_no_learning_rate():
 
 class TestPresets:
     def test_names(self):
-        assert set(PRESETS) == {"default", "fast", "intersubject"}
+        assert set(PRESETS) == {"default", "fast", "intersubject", "paper"}
 
     @pytest.mark.parametrize("name", list(PRESETS))
     def test_coarse_to_fine_and_affine_first(self, name):
         stages = PRESETS[name].stages
-        factors, spacings = [s.factor for s in stages], [s.spacing for s in stages if s.spacing is not None]
-        assert factors == sorted(factors, reverse=True) and spacings == sorted(spacings, reverse=True)
-        assert stages[0].spacing is None and all(s.spacing is not None for s in stages[len(stages) - len(spacings) :])
+        affine, spacings = [s for s in stages if s.spacing is None], [s.spacing for s in stages if s.spacing is not None]
+        for factors in ([s.factor for s in affine], [s.factor for s in stages[len(affine) :]]):
+            assert factors and factors == sorted(factors, reverse=True)
+        assert spacings == sorted(spacings, reverse=True) and list(stages[: len(affine)]) == affine
 
     def test_intersubject_is_a_looser_fast(self):
         fast, between = PRESETS["fast"], PRESETS["intersubject"]
