@@ -121,6 +121,10 @@ BAD = {
     "initialization": ["nowhere"],
     "quantile": [-0.1, 0.5, float("nan"), "x"],
     "derivative": [True, False, None, "target"],
+    "derivative_unit": [True, None, "mm"],
+    "composition": [True, None, 2, "both"],
+    "region": [True, None, "mask"],
+    "undo_worse": ["no", 1, None],
     "bending_weight": [-1, float("nan"), float("inf"), "60", True],
     "similarity": ["mse", None, 3, "Locor"],
     "similarity_options": [None, 3, ["num_bins"], {"num_bins": 3}, {3: 4}],
@@ -162,7 +166,8 @@ def test_bad_values_of_a_stage_are_refused_by_name(name, value):
     ("name", "value"),
     [("num_basis", 2.5), ("squarings", 2.5), ("hidden_channels", ["a"]), ("hidden_channels", [0]), ("affine", "no"),
      ("derivative", "no"), ("bending_weight", float("inf")), ("damping", -1), ("decay_start", 2), ("decay_end", -1),
-     ("form", "lin"), ("basis", "spline"), ("initialization", "nowhere"), ("quantile", 0.5), ("ridge", 0)],
+     ("form", "lin"), ("basis", "spline"), ("initialization", "nowhere"), ("quantile", 0.5), ("ridge", 0),
+     ("composition", "both"), ("region", "mask"), ("undo_worse", 1), ("derivative_unit", "mm")],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name, value):
     assert name in refusal({name: value})
@@ -177,6 +182,10 @@ def test_the_setting_of_earlier_versions_is_refused():
     ("name", "values"),
     {
         "derivative": ["none", "basis", "both"],
+        "derivative_unit": ["sample", "voxel"],
+        "composition": ["single", "stages"],
+        "region": ["foreground", "image"],
+        "undo_worse": [True, False],
         "damping": [0, 0.5, 10],
         "warmup": [0, 3],
         "decay_start": [0, 0.5, 1],
