@@ -33,6 +33,7 @@ from monai_locor.losses.compare import channels_of, compare, takes_mask
 from monai_locor.losses.parzen_loss import ParzenLoss
 from monai_locor.networks import LearnedBasis
 from monai_locor.networks.affine import AffineMap
+from monai_locor.networks.composition import COMPOSITIONS
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import optimized
@@ -161,7 +162,7 @@ class RegistrationEngine(nn.Module):
         grid = self.fixed.grid
         # no coarser than the image allows: at least three lattice points along its longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
-        velocity = SplineVelocity(grid, spacing * self.unit, step, margin=2 * step, squarings=self.config.squarings)
+        velocity = COMPOSITIONS[self.config.composition](grid, spacing * self.unit, step, 2 * step, self.config.squarings)
         velocity = velocity.to(self.device)
         if self.initial_velocity is not None:
             velocity.set_base(self.initial_velocity)
@@ -184,7 +185,8 @@ class RegistrationEngine(nn.Module):
         self._leave()  # the last stage's images are not needed beside the new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
-            self.levels[k] = make_level(*images[k], stage.factor, self._derivative())
+            options = self._derivative(), self.config.derivative_unit, self.config.region
+            self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
         self.optimizer = DampedAdam(self._parameter_groups(stage))
@@ -348,7 +350,7 @@ class RegistrationEngine(nn.Module):
         """
         loss = values.sum(1)
         first, last = loss[0], loss[-LAST:].nanmean()
-        if bool(last > first + SLACK * first.abs()):
+        if self.config.undo_worse and bool(last > first + SLACK * first.abs()):
             logger.warning("a stage made the loss worse, from %.3f to %.3f, and was undone", first, last)
             for parameter, value in zip(moving, before, strict=True):
                 parameter.copy_(value)
