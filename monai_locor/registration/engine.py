@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +41,7 @@ from monai_locor.tensors import plain
 from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .correspondence import COARSE, fit_like_two_people
+from .history import stage_record
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
 from .parallel import Exchange
@@ -340,7 +340,7 @@ class RegistrationEngine(nn.Module):
                 self._undo_if_worse(moving, before, torch.stack(values))
             finally:
                 if values:
-                    self._record(stage, torch.stack(values), time.perf_counter() - start)
+                    self.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start))
 
     @torch.no_grad()
     def _undo_if_worse(self, moving: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
@@ -360,20 +360,6 @@ class RegistrationEngine(nn.Module):
     def matrix(self) -> np.ndarray:
         """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
-
-    def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
-        loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON knows no NaN
-        entry = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
-        self.history.append(entry)
-        bad = int((~values.isfinite()).any(1).sum())
-        if bad:
-            logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
-        if loss[-1] == 0:  # a mean over nothing
-            logger.warning(
-                "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
-                "masks; or they are the same"
-            )
-        logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
         """From samples of the fixed image (direction 0), or from samples of the moving image (1)."""
