@@ -78,9 +78,8 @@ def reference_of(context: Context) -> dict[tuple[str, str], list[Mapping[str, An
 def compared(found: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Row:
     """The CPU's error, by how much its runs differ, and the difference from them.
 
-    The CPU's runs differ in nothing but the order of sums, and rounding alone moves an error by a hundredth of a millimeter
-    and more. A failure where this one is further from all of them than they are from each other, and `SAME_MM`; or where the
-    case is another one.
+    The CPU's runs differ in nothing but the order of sums. A failure where this one is further than `SAME_MM` from what they
+    range over, or where the case is another one.
     """
     if not known or "tre_mm" not in found:
         return {}
@@ -89,7 +88,7 @@ def compared(found: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Ro
     errors = [run["tre_mm"] for run in known]
     low, high = min(errors), max(errors)
     outside = max(low - found["tre_mm"], found["tre_mm"] - high, 0.0)
-    row = {"cpu_tre_mm": errors[0], "difference_mm": found["tre_mm"] - errors[0], "check": outside <= SAME_MM + high - low}
+    row = {"cpu_tre_mm": errors[0], "difference_mm": found["tre_mm"] - errors[0], "check": outside <= SAME_MM}
     return row | ({"cpu_spread_mm": high - low} if len(errors) > 1 else {})
 
 
