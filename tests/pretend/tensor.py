@@ -1,0 +1,232 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A tensor that says it lies on a GPU and computes on the CPU, and refuses what a GPU refuses.
+
+Inside :class:`PretendedCuda` whatever is made on or moved to ``cuda`` is such a tensor. An operation on tensors of two
+devices raises where CUDA would raise, and all that the operations ask of the device is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.data.meta_tensor import MetaTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .record import INDEXING, Record, is_filled, project_line
+
+__all__ = ["PretendedCuda", "PretendedTensor", "TwoDevicesError"]
+
+CPU = torch.device("cpu")
+COPIES = {"_to_copy", "copy_"}
+SCALARS_ARE_COPIED = {"where", "masked_fill", "masked_fill_"}  # of the host, and the device is waited for
+SCALARS_ARE_READ = {"fill", "fill_"}  # on the host
+
+
+class TwoDevicesError(RuntimeError):
+    """An operation got tensors, or a random generator, of different devices."""
+
+
+class PretendedTensor(torch.Tensor):
+    """Has a device, ``cuda:0`` for instance, and keeps its values in a tensor on the CPU, ``inner``."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor, device: torch.device) -> PretendedTensor:
+        # strides and offset are those of the values, so that views and shapes follow the same rules
+        new = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=device,
+        )
+        new.inner = inner
+        return new
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _Call(func, args, kwargs or {}).executed(Record())  # where torch has put the mode aside, as for `as_subclass`
+
+    def as_subclass(self, cls: type) -> Any:
+        """A MetaTensor on the pretended device has a class of its own, both of them."""
+        if not issubclass(cls, MetaTensor):
+            return super().as_subclass(cls)
+        if self.requires_grad:
+            raise NotImplementedError("a MetaTensor that requires a gradient, on the pretended device")
+        return _PretendedMetaTensor.__new__(_PretendedMetaTensor, self.inner, self.device)
+
+    def tolist(self) -> Any:
+        """Waits, as that of a GPU's tensor does."""
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Refused, as that of a GPU's tensor is."""
+        if force:
+            return self.detach().cpu().numpy()
+        raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() first @ {project_line(3)}")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.numpy()
+
+    def __repr__(self, **_: Any) -> str:
+        return f"PretendedTensor({self.inner!r}, device='{self.device}')"
+
+
+class _PretendedMetaTensor(PretendedTensor, MetaTensor):
+    """Such a MetaTensor, what ``MetaTensor(tensor)`` makes of a tensor on the device."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        # what comes out may be on the host: an ordinary MetaTensor
+        types = [MetaTensor if kind is cls else kind for kind in types]
+        return MetaTensor.__torch_function__.__func__(MetaTensor, func, types, args, kwargs)
+
+
+class PretendedCuda(TorchDispatchMode):
+    """Inside, ``cuda`` exists.
+
+    Attributes:
+        record: what was asked of the device since :meth:`forget`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record = Record()
+
+    def forget(self) -> Record:
+        """A new record, for what follows."""
+        self.record = Record()
+        return self.record
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return _Call(func, args, kwargs or {}).executed(self.record)
+
+
+class _Call:
+    """One operation of aten."""
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.func, self.args, self.kwargs = func, args, dict(kwargs)
+        self.name = func.overloadpacket.__name__
+        self.there: list[PretendedTensor] = []
+        self.here: list[torch.Tensor] = []
+        self.bare = self._bared(args), self._bared(self.kwargs)
+        self.target = self._target()
+
+    def _bared(self, value: Any) -> Any:
+        """Arguments with the values of what lies on the device, which is noted."""
+        if isinstance(value, torch.Tensor):
+            if not isinstance(value, PretendedTensor):
+                self.here.append(value)
+                return value
+            self.there.append(value)
+            return value.inner
+        if type(value) in (list, tuple):
+            return type(value)(self._bared(v) for v in value)
+        if type(value) is dict:
+            return {key: self._bared(v) for key, v in value.items()}
+        return value
+
+    def _target(self) -> torch.device:
+        """Where the result lies."""
+        asked = self.kwargs.get("device")
+        if asked is not None:
+            asked = torch.device(asked)
+            return torch.device("cuda", asked.index or 0) if asked.type == "cuda" else asked
+        if self.name == "copy_":
+            return self.args[0].device
+        return self.there[0].device if self.there else CPU
+
+    def executed(self, record: Record) -> Any:
+        if self.func is torch.ops.prim.device.default:
+            return self.target
+        if self.there or self.target != CPU:
+            self._check_devices(record)
+            self._check_generator()
+            record.executed(self.func, self.args, self.kwargs)
+            if self.name in COPIES:
+                self._note_copy(record)
+        out = self._result()
+        self._check_shapes()
+        record.alive(tensor.inner for tensor in self.there)
+        return self._placed(out, record) if self.target.type == "cuda" else out
+
+    def _result(self) -> Any:
+        """On the CPU."""
+        args, kwargs = self.bare
+        if "device" in kwargs:
+            kwargs["device"] = CPU
+        if self.name == "_conj" and self.there:
+            return args[0].conj().resolve_conj()  # the lazy kind is a flag that a wrapper does not have
+        return self.func(*args, **kwargs)
+
+    def _check_devices(self, record: Record) -> None:
+        devices = {tensor.device for tensor in self.there}
+        if self.name in COPIES:
+            return
+        if len(devices) > 1:
+            self._refuse()
+        if not self.there or not self.here:
+            return
+        if self.name in INDEXING and isinstance(self.args[0], PretendedTensor):
+            if not is_filled(self.args):
+                record.wait("an index or value from the host")
+        elif any(tensor.dim() for tensor in self.here) or self._written_on_the_host():
+            self._refuse()
+        elif self.name in SCALARS_ARE_COPIED:
+            record.wait("a number from the host")
+        elif self.name not in SCALARS_ARE_READ and (len(self.here) > 1 or torch.Tag.pointwise not in self.func.tags):
+            self._refuse()
+
+    def _written_on_the_host(self) -> bool:
+        arguments = self.func._schema.arguments
+        written = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
+        given = [*self.args, *(self.kwargs.get(a.name) for a in arguments[len(self.args) :])]
+        return any(w and any(g is tensor for tensor in self.here) for w, g in zip(written, given))
+
+    def _refuse(self) -> None:
+        what = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in [*self.there, *self.here])
+        raise TwoDevicesError(f"{self.name} of tensors on two devices: {what} @ {project_line(3)}")
+
+    def _check_generator(self) -> None:
+        generator = self.kwargs.get("generator")
+        if generator is not None and generator.device.type != self.target.type:
+            raise TwoDevicesError(f"{self.name} on {self.target} with a generator of {generator.device} @ {project_line(3)}")
+
+    def _note_copy(self, record: Record) -> None:
+        source = self.args[1] if self.name == "copy_" else self.args[0]
+        blocking = not (self.kwargs.get("non_blocking") or (self.name == "copy_" and self.args[2:] == (True,)))
+        if source.device != self.target and (blocking or self.target == CPU):  # pageable memory: there it waits in any case
+            record.wait(f"copy from {source.device.type} to {self.target.type}")
+
+    def _placed(self, out: Any, record: Record) -> Any:
+        """What was made on the CPU as tensors of the device; what was given is given back."""
+        if isinstance(out, torch.Tensor):
+            for tensor in self.there:
+                if tensor.inner is out:
+                    return tensor
+            record.alive([out])
+            return PretendedTensor(out, self.target)
+        if type(out) in (list, tuple):
+            return type(out)(self._placed(value, record) for value in out)
+        return out
+
+    def _check_shapes(self) -> None:
+        """The wrapper cannot follow where its values change their shape."""
+        for tensor in self.there:
+            if tensor.shape != tensor.inner.shape:
+                raise NotImplementedError(f"{self.func} changes the shape of a tensor in place @ {project_line(3)}")
