@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -54,6 +55,15 @@ def project_line(lines: int = 1) -> str:
     return " < ".join((places["monai_locor"] or places["tests"] or ["?"])[:lines])
 
 
+@functools.cache
+def _known(func: Any) -> tuple[str, int, bool, bool]:
+    """Name of an operation, its launches, whether it waits, whether it draws random numbers."""
+    name, tags = func.overloadpacket.__name__, set(func.tags)
+    launches = 0 if func.is_view or name in WITHOUT_LAUNCH else 2 if name in TWO_LAUNCHES else 1
+    waits = name in WAITING or bool(tags & {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output})
+    return name, launches, waits, torch.Tag.nondeterministic_seeded in tags
+
+
 class Record:
     """Counts what the operations of a block ask of a device.
 
@@ -76,15 +86,15 @@ class Record:
 
     def executed(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """An operation on the device."""
-        name = func.overloadpacket.__name__
-        if not func.is_view and name not in WITHOUT_LAUNCH:
-            self.launches[name] += 2 if name in TWO_LAUNCHES else 1
+        name, launches, waits, draws = _known(func)
+        if launches:
+            self.launches[name] += launches
         if name in INDEXING:
             if not is_filled(args) and any(i is not None and i.dtype in MASKS for i in args[1]):
                 self.wait(f"{name} with a mask")
-        elif name in WAITING or {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+        elif waits:
             self.wait(name)
-        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+        if draws and kwargs.get("generator") is None:
             self.draws[f"{name} @ {project_line()}"] += 1
 
     def wait(self, what: str) -> None:

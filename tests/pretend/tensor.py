@@ -41,7 +41,7 @@ class TwoDevicesError(RuntimeError):
 class PretendedTensor(torch.Tensor):
     """Has a device, ``cuda:0`` for instance, and keeps its values in a tensor on the CPU, ``inner``."""
 
-    inner: torch.Tensor
+    __slots__ = ("inner",)  # MetaTensor hands on what is in __dict__
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, device: torch.device) -> PretendedTensor:

@@ -134,6 +134,7 @@ def test_values_are_those_of_the_host(x):
 def test_metatensors_keep_what_they_know(x):
     image = MetaTensor(x[None], affine=2 * torch.eye(4))
     assert isinstance(image, MetaTensor) and image.device.type == "cuda" and image.affine[0, 0] == 2
+    torch.testing.assert_close((image > 0.5).float().sum(), (x > 0.5).float().sum(), check_device=True)
     for derived in (image + 1, image[:, 1:], image.clone(), image.cpu()):
         assert isinstance(derived, MetaTensor) and derived.affine[0, 0] == 2
     assert not isinstance(image.as_tensor(), MetaTensor) and type(image.cpu()) is MetaTensor
