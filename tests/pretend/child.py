@@ -60,8 +60,12 @@ def serve(connection: Connection, library: Path, arguments: list[str]) -> None:
     pytest.main(arguments, plugins=[Server(connection, library)])
 
 
-def work(library: Path, packed: bytes) -> None:
-    """Call ``target(*arguments)``, which ``torch.save`` has packed, on the pretended device of one more process."""
+def work(library: Path, packed: bytes, launches: Path) -> None:
+    """Call ``target(*arguments)``, which ``torch.save`` has packed, on the pretended device of one more process.
+
+    Args:
+        launches: file for the number of launches on the device.
+    """
     load(library)
     import torch
 
@@ -69,5 +73,6 @@ def work(library: Path, packed: bytes) -> None:
 
     target: Callable[..., None]
     target, arguments = torch.load(io.BytesIO(packed), weights_only=False)
-    with PretendedCuda():
+    with PretendedCuda() as mode:
         target(*arguments)
+    launches.write_text(str(sum(mode.record.launches.values())))

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
-import sys
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +28,19 @@ from monai.data.meta_tensor import MetaTensor
 from torch import nn
 
 from monai_locor import RegistrationConfig, RegistrationResult, register
-from monai_locor.registration import Stage
+from monai_locor.registration import Stage, parallel
 
-from ..registration.phantom import anatomy, grid_of, image, offset, pair
+from ..registration.phantom import anatomy, grid_of, image, pair
+from .agreement import elsewhere, use_portions_of_a_gpu
+from .child import NAME, work
 
 There = Callable[[torch.Tensor], torch.Tensor]  # moves a tensor to where it is registered
 
 SMALL = grid_of((20, 18, 22), (3.0, 3.0, 2.5), turn=0.1)
 THIN = grid_of((22, 20, 12), (2.5, 3.0, 5.0)).reordered((2, 0, 1), (False, True, False))
 PLANE = grid_of((36, 32), (2.0, 2.0), (0.0, 0.0))
-CONFIG = RegistrationConfig(
-    stages=(Stage(4, 2), Stage(2, 2, spacing=8), Stage(1, 1, spacing=4)), multistart="never", intersubject="never"
-)
+CONFIG = RegistrationConfig(stages=(Stage(4, 1), Stage(2, 2, spacing=8)), multistart="never", intersubject="never")
+SHIFT = [[1.0, 0.05, 1.5], [0.0, 1.0, -2.0], [0.0, 0.0, 1.0]]  # mm
 SAME = 1e-3  # mm
 
 
@@ -51,65 +54,71 @@ def moved(x: MetaTensor, there: There) -> MetaTensor:
 
 def with_hole(x: MetaTensor) -> MetaTensor:
     out = x.clone()
-    out[0, 3:8, 4:9, 5:10] = torch.nan
+    out[0, 3:8, 4:9] = torch.nan
     return out
 
 
-def plain_3d(there: There) -> dict[str, Any]:
+def volumes(there: There) -> dict[str, Any]:
     fixed, moving, _ = pair(SMALL, THIN)
     return {"fixed": fixed, "moving": moving}
 
 
-def images_there(there: There) -> dict[str, Any]:
+def masked_volumes_there(there: There) -> dict[str, Any]:
     fixed, moving, _ = pair(SMALL, THIN)
-    return {"fixed": moved(fixed, there), "moving": moved(moving, there)}
+    return {"fixed": moved(fixed, there), "moving": moved(moving, there), **masks(fixed, moving)}
 
 
-def plane(there: There) -> dict[str, Any]:
+def planes(there: There) -> dict[str, Any]:
     fixed, moving, _ = pair(PLANE, PLANE)
-    return {"fixed": fixed, "moving": moving, **masks(fixed, moving)}
+    return {"fixed": fixed, "moving": moving}
 
 
-def masked(there: There) -> dict[str, Any]:
-    options = plain_3d(there)
-    return options | masks(options["fixed"], options["moving"])
+def masked_planes(there: There) -> dict[str, Any]:
+    options = planes(there)
+    return options | masks(**options)
 
 
-def hole_and_mask_of_the_host(there: There) -> dict[str, Any]:
-    fixed, moving, _ = pair(SMALL, THIN)
-    return {"fixed": moved(with_hole(fixed), there), "moving": moved(with_hole(moving), there), **masks(fixed, moving)}
+def holes_and_masks_of_the_host(there: There) -> dict[str, Any]:
+    options = planes(there)
+    return {role: moved(with_hole(image), there) for role, image in options.items()} | masks(**options)
 
 
-def hole_and_mask_there(there: There) -> dict[str, Any]:
-    fixed, moving, _ = pair(SMALL, THIN)
-    mask = {name: moved(x, there) for name, x in masks(fixed, moving).items()}
-    return {"fixed": with_hole(fixed), "moving": with_hole(moving), **mask}
+def holes_and_masks_there(there: There) -> dict[str, Any]:
+    options = planes(there)
+    given = {name: moved(mask, there) for name, mask in masks(**options).items()}
+    return {role: with_hole(image) for role, image in options.items()} | given
 
 
 def matrix_there(there: There) -> dict[str, Any]:
-    return plain_3d(there) | {"initial": there(torch.from_numpy(offset([1.0, -2.0, 0.5])))}
+    return planes(there) | {"initial": there(torch.tensor(SHIFT))}
 
 
 def matrix_with_gradient(there: There) -> dict[str, Any]:
-    return plain_3d(there) | {"initial": there(torch.from_numpy(offset([1.0, -2.0, 0.5]))).requires_grad_()}
+    return planes(there) | {"initial": there(torch.tensor(SHIFT)).requires_grad_()}
 
 
 def field_there(there: There) -> dict[str, Any]:
-    fixed, moving, truth = pair(SMALL, THIN)
-    return {"fixed": fixed, "moving": moving, "initial": there(truth)}
+    return planes(there) | {"initial": there(pair(PLANE, PLANE)[2])}
+
+
+def field_with_gradient(there: There) -> dict[str, Any]:
+    return planes(there) | {"initial": there(pair(PLANE, PLANE)[2]).requires_grad_()}
 
 
 def velocity_there(there: There) -> dict[str, Any]:
-    fixed, moving, truth = pair(SMALL, THIN)
-    return {"fixed": fixed, "moving": moving, "initial_velocity": there(truth / 4)}
+    return planes(there) | {"initial_velocity": there(pair(PLANE, PLANE)[2] / 4)}
 
 
 def velocity_of_the_host(there: There) -> dict[str, Any]:
     return velocity_there(lambda x: x)
 
 
+def known_basis(there: There) -> dict[str, Any]:
+    return planes(there) | {"initial_basis": registered(planes(there), "cpu").basis}
+
+
 def own_module(there: There) -> dict[str, Any]:
-    return plain_3d(there) | {"similarity": nn.L1Loss()}
+    return planes(there) | {"similarity": nn.L1Loss()}
 
 
 def many_starts(there: There) -> dict[str, Any]:
@@ -123,50 +132,69 @@ def many_starts(there: There) -> dict[str, Any]:
 
 def two_people(there: There) -> dict[str, Any]:
     """Images that have nothing to do with each other."""
-    fixed, _, _ = pair(SMALL, SMALL)
-    noise = torch.nn.functional.avg_pool3d(torch.rand(1, *SMALL.shape, generator=torch.Generator().manual_seed(1)), 3, 1, 1)
+    fixed, _, _ = pair(PLANE, PLANE)
+    noise = nn.functional.avg_pool2d(torch.rand(1, *PLANE.shape, generator=torch.Generator().manual_seed(1)), 3, 1, 1)
     config = changed(stages=(Stage(4, 1), Stage(4, 2, spacing=16), Stage(2, 1, spacing=8)), intersubject="auto")
-    return {"fixed": fixed, "moving": image(noise[0].numpy(), SMALL), "preset": config}
+    return {"fixed": fixed, "moving": image(noise[0].numpy(), PLANE), "preset": config}
 
 
 def undone(there: There) -> dict[str, Any]:
     """Long steps next to a perfect fit."""
-    same = image(anatomy(SMALL.points()), SMALL)
-    return {"fixed": same, "moving": same, "preset": changed(stages=(Stage(2, 12), Stage(2, 6, 8, learning_rate=0.5)))}
+    same = image(anatomy(PLANE.points()), PLANE)
+    return {"fixed": same, "moving": same, "preset": changed(stages=(Stage(2, 20), Stage(2, 6, 8, learning_rate=0.5)))}
 
 
 def changed(**settings: Any) -> RegistrationConfig:
     return dataclasses.replace(CONFIG, **settings)
 
 
-CASES = [plain_3d, images_there, plane, masked, hole_and_mask_of_the_host, hole_and_mask_there, matrix_there]
-CASES += [matrix_with_gradient, field_there, velocity_there, velocity_of_the_host, own_module, many_starts, two_people, undone]
+CASES = [volumes, masked_volumes_there, planes, masked_planes, holes_and_masks_of_the_host, holes_and_masks_there]
+CASES += [matrix_there, matrix_with_gradient, field_there, field_with_gradient, velocity_there, velocity_of_the_host]
+CASES += [known_basis, own_module, many_starts, two_people, undone]
 TOLD = {"many_starts": "from another start", "two_people": "as between two people", "undone": "was undone"}
 
 
-@pytest.fixture
-def same_portions(monkeypatch) -> None:
-    """The CPU works in portions as large as a GPU's: the order of sums is then no difference between the two."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("monai_locor."):
-            for sizes in list(vars(module).values()):
-                if isinstance(sizes, dict) and set(sizes) == {"cpu", "cuda"}:
-                    monkeypatch.setitem(sizes, "cpu", sizes["cuda"])
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_the_result_is_the_cpus(cuda, same_portions, case, caplog):
+def test_the_result_is_the_cpus(cuda, monkeypatch, case, caplog):
+    use_portions_of_a_gpu(monkeypatch)
     with caplog.at_level(logging.INFO, logger="monai_locor"):
         there = registered(case(lambda x: x.to("cuda")), "cuda")
         assert TOLD.get(case.__name__, "") in caplog.text
     assert cuda.record.launches["grid_sampler_3d"] + cuda.record.launches["grid_sampler_2d"] > 4
     assert there.device.startswith("cuda")
+    assert not elsewhere(there, "cpu")
     agree(there, registered(case(lambda x: x), "cpu"))
-    assert {name: x.device for name, x in tensors(there) if x.device.type != "cpu"} == {}
 
 
-def registered(options: dict[str, Any], device: str) -> RegistrationResult:
-    return register(**{"preset": CONFIG, "progress": False, "device": device, **options})
+class PretendingContext:
+    """Instead of multiprocessing's: a process that it starts has the pretended device as well."""
+
+    def __init__(self, library: Path, launches: Path) -> None:
+        self.library, self.launches = library, launches
+
+    def Process(self, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> multiprocessing.Process:
+        packed = io.BytesIO()
+        torch.save((target, args), packed)
+        context = multiprocessing.get_context("spawn")
+        return context.Process(target=work, args=(self.library, packed.getvalue(), self.launches), daemon=daemon)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cpu", "cuda:1")], ids="-".join)
+def test_two_devices(cuda, monkeypatch, request, tmp_path, devices):
+    """Each direction in a process of its own."""
+    library, launches = request.config.pluginmanager.get_plugin(NAME).library, tmp_path / "launches"
+    with monkeypatch.context() as patch:
+        use_portions_of_a_gpu(patch)
+        patch.setattr(parallel.mp, "get_context", lambda _: PretendingContext(library, launches))
+        there = registered(volumes(lambda x: x), None, devices=devices)
+    agree(there, registered(volumes(lambda x: x), "cpu"))
+    assert not elsewhere(there, "cpu") and there.device == devices[0] and there.basis is not None
+    assert bool(cuda.record.launches) == devices[0].startswith("cuda") and int(launches.read_text()) > 1000
+
+
+def registered(options: dict[str, Any], device: str | None, **more: Any) -> RegistrationResult:
+    return register(**{"preset": CONFIG, "progress": False, "device": device, **options, **more})
 
 
 def agree(there: RegistrationResult, here: RegistrationResult) -> None:
@@ -180,24 +208,9 @@ def agree(there: RegistrationResult, here: RegistrationResult) -> None:
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-3)
 
 
-def tensors(value: Any, name: str = "result") -> Iterator[tuple[str, torch.Tensor]]:
-    """All that a result holds, with where it was found."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name), f"{name}.{field.name}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from tensors(item, f"{name}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from tensors(item, f"{name}[{i}]")
-
-
 def test_the_random_state_of_the_device_is_left_alone(cuda, monkeypatch):
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
-    registered(plane(lambda x: x), "cuda")
+    registered(planes(lambda x: x), "cuda")
     assert not seeds and not cuda.record.draws
