@@ -9,13 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the tests on the pretended device share: how results are compared with the CPU's."""
+"""What the tests on the pretended device share: comparisons with the CPU, with where things lie, with what is written down."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -52,8 +52,8 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors(item, f"{name}[{i}]")
 
 
-def at_most(counted: dict[str, float], ceilings: dict[str, float], unit: str) -> None:
-    """Nothing may be more than is written down; less is to be written down, and `pytest -rP` shows it."""
-    print(f"{unit}: {counted}")
-    more = [f"{name}: {counted[name]}, {ceilings[name]} is written down" for name in counted if counted[name] > ceilings[name]]
-    assert not more, f"more {unit} than there were: {'; '.join(more)}"
+def at_most(counted: Mapping[str, float], ceilings: Mapping[str, float], what: str) -> None:
+    """Nothing may be more than is written down. What is less should be written down: `pytest -rP` shows what was counted."""
+    print(f"{what}: {dict(counted)}, at most {dict(ceilings)}")
+    more = [f"{name} {counted[name]}, at most {ceilings[name]}" for name in counted if counted[name] > ceilings[name]]
+    assert not more, f"{what}: more than is written down, {'; '.join(more)}"

@@ -18,6 +18,7 @@ parameters, rewritten assertions.
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Child:
         self.process: multiprocessing.process.BaseProcess | None = None
 
     def start(self) -> None:
-        folder = Path(self.config.cache.mkdir("pretended-cuda"))
+        cache = getattr(self.config, "cache", None)  # it can be switched off
+        folder = Path(tempfile.mkdtemp() if cache is None else cache.mkdir("pretended-cuda"))
         with FileLock(folder / "lock"):  # of several workers one compiles
             library = built(folder)
         context = multiprocessing.get_context("spawn")

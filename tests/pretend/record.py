@@ -39,7 +39,8 @@ def is_filled(args: Sequence[Any]) -> bool:
     """Whether indexing, ``(tensor, indices, values, ...)``, is ``tensor[mask] = number``, for which torch does not wait."""
     masks = [i for i in args[1] if i is not None]
     value = args[2] if len(args) > 2 else None
-    return len(masks) == 1 and masks[0].dtype in MASKS and value is not None and value.device.type == "cpu" and value.numel() == 1
+    number = value is not None and value.device.type == "cpu" and value.numel() == 1
+    return number and len(masks) == 1 and masks[0].dtype in MASKS
 
 
 def project_line(lines: int = 1) -> str:

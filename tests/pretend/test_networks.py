@@ -101,6 +101,7 @@ def test_a_training_step_does_not_wait(cuda, kind):
     at_most({kind: sum(record.launches.values())}, LAUNCHES, "launches of a training step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SIMILARITIES if name != "locor"])
 def test_a_training_step_with_another_measure_does_not_wait(cuda, name):
     training = Training("cuda", name)
@@ -133,14 +134,14 @@ def inferred(device: str, mode: Any = torch.no_grad, masked: bool = True, **chan
 
 
 CONFIGURED = {
+    "guided network": {"use_network": True},
     "without network": {"use_network": False},
     "network": {"use_network": True, "guided": False, "network_def#in_channels": 2},
-    "guided network": {"use_network": True},
     "guided network, other measure": {"use_network": True, "network_similarity": "local_ncc"},
 }
 
 
-@pytest.mark.parametrize("name", CONFIGURED)
+@pytest.mark.parametrize("name", ["guided network", *(pytest.param(n, marks=pytest.mark.slow) for n in list(CONFIGURED)[1:])])
 def test_the_bundle_infers_what_it_does_on_the_cpu(cuda, monkeypatch, name):
     use_portions_of_a_gpu(monkeypatch)
     there, here = inferred("cuda", **CONFIGURED[name]), inferred("cpu", **CONFIGURED[name])
@@ -149,6 +150,7 @@ def test_the_bundle_infers_what_it_does_on_the_cpu(cuda, monkeypatch, name):
         assert float((a - b).norm(dim=0).max()) < 1e-3 and float(b.std()) > 0.1
 
 
+@pytest.mark.slow
 def test_inference_mode(cuda):
     result = inferred("cuda", torch.inference_mode, use_network=True)
     assert result.forward_mm.isfinite().all() and not elsewhere(result, "cpu")

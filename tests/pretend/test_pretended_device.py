@@ -49,7 +49,8 @@ def test_two_devices_do_not_mix(x, operation):
 
 
 def test_the_operation_and_the_line_are_named(x):
-    with pytest.raises(TwoDevicesError, match=r"^mul of tensors .*\(3, 4\) on cuda:0, \(4,\) on cpu @ tests\.pretend\.test_\w+:\d+"):
+    expected = r"^mul of tensors .*\(3, 4\) on cuda:0, \(4,\) on cpu @ tests\.pretend\.test_\w+:\d+"
+    with pytest.raises(TwoDevicesError, match=expected):
         x * torch.ones(4)
 
 
