@@ -55,7 +55,7 @@ def residual_and_variance(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """R and V of the window around every sample, ``(*grid)``, NaN where none counts or the image is constant."""
     shift = torch.zeros((), dtype=samples.moving.dtype)
     sigma, cut = samples.config.kernel_sigma, samples.config.truncated
-    windows = [AxisWindows(n, sigma, 1.0, cut, shift) for n in samples.grid.shape]
+    windows = [AxisWindows.gaussian(n, sigma, 1.0, cut, shift) for n in samples.grid.shape]
 
     def moments(form: str) -> Any:
         config = dataclasses.replace(samples.config, form=form, eps=1e-12)

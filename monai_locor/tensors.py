@@ -9,23 +9,35 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Tensors without their metadata."""
+"""Tensors as long computations want them: without metadata, fit for autograd, on the device that computes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-__all__ = ["plain"]
+__all__ = ["on_device", "plain"]
 
 MaybeTensor = TypeVar("MaybeTensor", torch.Tensor, None)
 
 
 def plain(x: MaybeTensor) -> MaybeTensor:
-    """A MetaTensor as an ordinary tensor; anything else as it is.
+    """A MetaTensor as an ordinary tensor, one of ``torch.inference_mode`` as a copy; anything else as it is.
 
-    Long computations on MetaTensors cost about 15 % more and hand the metadata of one operand to the result.
+    Long computations on MetaTensors cost about 15 % more and hand the metadata of one operand to the result. What was made in
+    inference mode is refused by autograd; while that mode is on there is no other kind.
     """
-    return x.as_tensor() if isinstance(x, MetaTensor) else x
+    x = x.as_tensor() if isinstance(x, MetaTensor) else x
+    if isinstance(x, torch.Tensor) and x.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()
+    return x
+
+
+def on_device(values: np.ndarray | Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """A few numbers of the host with dtype and device of ``like``; a GPU is not waited for."""
+    host = torch.from_numpy(np.array(values, dtype=np.float64))
+    return host.to(like.dtype).to(like.device, non_blocking=True)

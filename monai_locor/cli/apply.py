@@ -76,12 +76,13 @@ def run(args: argparse.Namespace) -> int:
     kind = "labels" if args.labels else "points" if args.points or is_points(args.input) else "image"
     check_target(args.output, kind)
     check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
-    carried = load_carried(args.input, kind, "fixed" if args.inverse else "moving", _channel(args.channel), args.lps)
+    mode = "nearest" if args.interpolation == "nearest" else "bilinear"
+    role = "fixed" if args.inverse else "moving"
+    carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, exact=mode == "nearest")
     reference = None if args.reference is None else read_grid(args.reference)
     fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)
     transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)
     grid = None if kind == "points" else reference or _own_grid(transform)
-    mode = "nearest" if args.interpolation == "nearest" else "bilinear"
     done = carried.through(transform, grid, args.output.expanduser(), mode)
     where = f"{done['count']} points" if grid is None else f"{kind}, {size_of(grid)}"
     console.say(f"{args.output}: {where}")

@@ -120,9 +120,9 @@ class Carried:
     def _image(self, transform: SpatialTransform, grid: Grid, mode: str) -> tuple[torch.Tensor, str]:
         from ..geometry import Grid
 
-        dtype = self.content.meta["stored_dtype"] if mode == "nearest" else "float32"
+        stored = self.content.meta["stored_dtype"]
         moved = transform.warp(self.content, Grid.of(self.content), grid, mode)
-        return moved, dtype if dtype in WRITABLE else "float32"
+        return moved, _label_dtype(stored, moved) if mode == "nearest" and "int" in stored else "float32"
 
     def _labels(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
         moved = self.labels_on(transform, grid)
@@ -131,25 +131,17 @@ class Carried:
     def labels_on(self, transform: SpatialTransform | None, grid: Grid) -> torch.Tensor:
         """A label map on a grid in fixed space, ``(1, *grid.shape)`` int64; without a transform by world coordinates.
 
-        Numbers of labels are carried, not the labels, which may be larger than float32 can hold exactly.
-
         Raises:
             InputError: when it has other dimensions.
         """
-        import torch
-
         from ..geometry import Grid, warp
         from ..tensors import plain
 
         values, own = plain(self.content), Grid.of(self.content)
         if own.dims != grid.dims:
             raise InputError(f"labels {self.path}: are {own.dims}-D, the fixed grid {grid.dims}-D; give those of one pair")
-        labels = values[values != 0].unique()
-        numbers = torch.where(values == 0, 0, torch.searchsorted(labels, values) + 1).float()
-        moved = (
-            warp(numbers, own, None, grid, "nearest") if transform is None else transform.warp(numbers, own, grid, "nearest")
-        )
-        return torch.cat((torch.zeros(1, dtype=torch.int64), labels))[plain(moved).long()]
+        moved = warp(values, own, None, grid, "nearest") if transform is None else transform.warp(values, own, grid, "nearest")
+        return plain(moved)
 
 
 WRITABLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
@@ -162,7 +154,9 @@ def _label_dtype(stored: str, labels: torch.Tensor) -> str:
     return "int32" if int(labels.min()) >= -(2**31) and int(labels.max()) < 2**31 else "int64"
 
 
-def load_carried(path: str | Path, kind: str, role: str, channel: int | str | None = None, lps: bool = False) -> Carried:
+def load_carried(
+    path: str | Path, kind: str, role: str, channel: int | str | None = None, lps: bool = False, exact: bool = False
+) -> Carried:
     """Read what is to be carried.
 
     Args:
@@ -170,6 +164,7 @@ def load_carried(path: str | Path, kind: str, role: str, channel: int | str | No
         role: ``"fixed"`` or ``"moving"``, for messages.
         channel: of an image of several, or ``"all"``.
         lps: whether points in a .csv file are LPS, as in ANTs.
+        exact: whether numbers of an image that float32 does not hold matter.
 
     Raises:
         InputError: when it cannot be read.
@@ -183,9 +178,12 @@ def load_carried(path: str | Path, kind: str, role: str, channel: int | str | No
         from ..io.images import read_labels
 
         return Carried(path, kind, read_labels(path, role))
+    import torch
+
     from ..io.sources import load_source
 
-    return Carried(path, kind, load_source(path, f"{role} image", channel)[1])
+    dtype = torch.float64 if exact else torch.float32
+    return Carried(path, kind, load_source(path, f"{role} image", channel, dtype)[1])
 
 
 def check_target(path: Path, kind: str) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from ..precision import guarded
+
 __all__ = ["identity_points", "reorder", "sample", "sample_gradient", "sample_gradients", "sample_normalized", "to_normalized"]
 
 
@@ -38,11 +40,13 @@ def to_normalized(shape: Sequence[int]) -> tuple[list[float], list[float]]:
     return scale, [-1.0 if n > 1 else 0.0 for n in shape]
 
 
+@guarded
 def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> torch.Tensor:
     """Sample images at voxel positions.
 
     Args:
-        image: ``(B, C, *spatial)``, D = 2 or 3 spatial axes.
+        image: ``(B, C, *spatial)``, D = 2 or 3 spatial axes; with ``"nearest"`` of any type, which is kept, else of that of
+            the points.
         points: ``(B, D, *out)``, positions in voxels of ``image``, channel i along array axis i.
         mode: ``"bilinear"`` (linear in each axis) or ``"nearest"``.
         padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image.
@@ -50,16 +54,35 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
     Returns:
         ``(B, C, *out)``.
     """
-    dims = points.shape[1]
-    scale, offset = (torch.tensor(v, dtype=points.dtype, device=points.device) for v in to_normalized(image.shape[2:]))
-    flat = points.flatten(2).transpose(1, 2) * scale + offset
-    return sample_normalized(image, flat.flip(-1), mode, padding_mode).reshape(*image.shape[:2], *points.shape[2 : 2 + dims])
+    if mode == "nearest":
+        return _nearest(image, points, padding_mode)
+    # one axis after the other with numbers of Python: a tensor of them would have to be copied to a GPU
+    scaled = [points[:, axis] * scale + offset for axis, (scale, offset) in enumerate(zip(*to_normalized(image.shape[2:])))]
+    flat = torch.stack(scaled[::-1], -1).flatten(1, -2)
+    return sample_normalized(image, flat, padding_mode).reshape(*image.shape[:2], *points.shape[2:])
 
 
-def sample_normalized(
-    image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros"
-) -> torch.Tensor:
-    """Sample images at a list of positions that are already normalised.
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
+
+
+def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> torch.Tensor:
+    """The voxels nearest to positions, as they are; half way between two the even one, as ``grid_sample`` has it."""
+    index = torch.zeros((), dtype=torch.int64, device=points.device)
+    inside = torch.ones((), dtype=torch.bool, device=points.device)
+    for axis, n in enumerate(image.shape[2:]):
+        where = points[:, axis].round()
+        if n > 1:  # an axis of one voxel has no outside
+            inside = inside & (where >= 0) & (where <= n - 1)
+        index = index * n + where.nan_to_num(0).clamp(0, n - 1).long()
+    stored = image.view(SIGNED.get(image.dtype, image.dtype))
+    values = stored.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1))
+    values = values.unflatten(2, points.shape[2:])
+    values = values if padding_mode == "border" else values.masked_fill(~inside[:, None], 0)
+    return values.view(image.dtype)
+
+
+def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:
+    """Sample images at a list of positions that are already normalised, linearly in each axis.
 
     Args:
         image: ``(B, C, *spatial)``, D = 2 or 3.
@@ -70,9 +93,9 @@ def sample_normalized(
     """
     chunks = _cpu_chunks(image, points)
     if chunks > 1:  # grid_sample on the CPU shares work between threads over the batch axis only
-        out = _grid_sample(image.expand(chunks, *image.shape[1:]), _chunked(points, chunks), mode, padding_mode)
+        out = _grid_sample(image.expand(chunks, *image.shape[1:]), _chunked(points, chunks), padding_mode)
         return out.transpose(0, 1).reshape(1, image.shape[1], -1)[..., : points.shape[1]]
-    return _grid_sample(image, points, mode, padding_mode)
+    return _grid_sample(image, points, padding_mode)
 
 
 def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -138,8 +161,8 @@ def _as_grid(points: torch.Tensor) -> torch.Tensor:
     return points.reshape(points.shape[0], *(1,) * (points.shape[2] - 1), -1, points.shape[2])
 
 
-def _grid_sample(image: torch.Tensor, points: torch.Tensor, mode: str, padding_mode: str) -> torch.Tensor:
-    return F.grid_sample(image, _as_grid(points), mode=mode, padding_mode=padding_mode, align_corners=True).flatten(2)
+def _grid_sample(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> torch.Tensor:
+    return F.grid_sample(image, _as_grid(points), mode="bilinear", padding_mode=padding_mode, align_corners=True).flatten(2)
 
 
 def reorder(image: torch.Tensor, axes: Sequence[int], flips: Sequence[bool], leading: int = 1) -> torch.Tensor:

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ..tensors import plain
+from ..precision import guarded
+from ..tensors import on_device, plain
 from .grid import Grid, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
 from .sampling import identity_points
@@ -75,6 +76,7 @@ class SpatialTransform:
         return cls((FieldStep(displacement_mm, grid),), back)
 
     @classmethod
+    @guarded
     def of_ddf(cls, ddf: torch.Tensor, grid: Grid, moving: Grid | None = None) -> SpatialTransform:
         """A DDF in MONAI's convention: the fixed voxel x is at voxel ``x + ddf(x)`` of the moving image.
 
@@ -87,17 +89,18 @@ class SpatialTransform:
         if moving is None:
             return cls.of_field(from_voxels(ddf, grid), grid)
         index = identity_points(grid.shape, ddf.device, torch.float64) + ddf
-        offset = torch.from_numpy(moving.affine[:-1, -1] - grid.affine[:-1, -1]).to(ddf).reshape(-1, *[1] * grid.dims)
+        offset = on_device(moving.affine[:-1, -1] - grid.affine[:-1, -1], ddf).reshape(-1, *[1] * grid.dims)
         start = from_voxels(identity_points(grid.shape, ddf.device, torch.float64), grid)
         return cls.of_field(from_voxels(index, moving) - start + offset, grid)
 
+    @guarded
     def ddf(self, grid: Grid, moving: Grid | None = None) -> torch.Tensor:
         """The inverse of :meth:`of_ddf`: ``(D, *grid.shape)`` float32, voxels of the moving grid (default: of ``grid``)."""
         shift = self.displacement(grid).double()
         if moving is None:
             return to_voxels(shift, grid).float()
         index = identity_points(grid.shape, shift.device, torch.float64)
-        change = torch.from_numpy(voxel_to_voxel(grid, moving)).to(shift)
+        change = on_device(voxel_to_voxel(grid, moving), shift)
         still = torch.tensordot(change[:-1, :-1], index, dims=1) + change[:-1, -1].reshape(-1, *[1] * grid.dims)
         return (still - index + to_voxels(shift, moving)).float()
 
@@ -138,9 +141,10 @@ class SpatialTransform:
             return tuple(step.inverted() for step in reversed(self.steps) if isinstance(step, AffineStep))
         return self.inverse_steps
 
+    @guarded
     def points(self, points: Points) -> Points:
         """Where points of the fixed image lie in the moving image, ``(N, D)`` float64, RAS mm, tensor or array."""
-        given = torch.as_tensor(points)
+        given = points if isinstance(points, torch.Tensor) else torch.from_numpy(np.asarray(points))
         if given.ndim != 2 or given.shape[1] != self.dims:
             raise ValueError(f"points must be (N, {self.dims}), got {tuple(given.shape)}")
         out = self._apply(given.double()).to(given.device)
@@ -151,6 +155,7 @@ class SpatialTransform:
             points = step.apply(points)
         return points
 
+    @guarded
     @torch.no_grad()
     def displacement(self, grid: Grid) -> torch.Tensor:
         """The whole map as a displacement on any grid, ``(D, *grid.shape)`` float32, RAS mm."""
@@ -233,19 +238,35 @@ class SpatialTransform:
             raise ValueError(f"a transform of {self.dims} dimensions does not act on a grid of shape {grid.shape}")
 
 
+@guarded
 def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
     """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
 
     Where the image has no data the result has its smallest value, for labels (mode ``"nearest"``) zero. The type of the
-    voxels is kept.
+    voxels is kept: whole numbers that are interpolated are rounded, a bool mask is true from one half on.
     """
     values = plain(torch.as_tensor(image)).to(displacement_mm.device)
-    low = 0 if mode == "nearest" else values.min()  # air is not zero in CT
-    out = warp((values - low).float(), grid, displacement_mm, target, mode) + low
-    affine = torch.eye(4, dtype=torch.float64)
+    where = (grid, displacement_mm, target)
+    out = warp(values, *where, mode) if mode == "nearest" else _interpolated(values, *where)
+    affine = torch.eye(4, dtype=torch.float64, device="cpu")
     dims = target.dims
-    affine[:dims, :dims], affine[:dims, 3] = (torch.tensor(target.affine[:-1, i]) for i in (slice(dims), dims))
-    return MetaTensor(out.to(values.dtype), affine=affine)
+    affine[:dims, :dims], affine[:dims, 3] = (on_device(target.affine[:-1, i], affine) for i in (slice(dims), dims))
+    return MetaTensor(out, affine=affine)
+
+
+EXACT = {  # what float32 holds without loss
+    *(torch.float32, torch.float16, torch.bfloat16),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16),
+}
+
+
+def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid) -> torch.Tensor:
+    numbers = values.to(torch.float32 if values.dtype in EXACT else torch.float64)
+    low = numbers.min()  # air is not zero in CT
+    out = warp(numbers - low, grid, displacement_mm, target) + low
+    if values.dtype == torch.bool:
+        return out >= 0.5
+    return (out if values.is_floating_point() else out.round()).to(values.dtype)
 
 
 def same_grid(a: Grid, b: Grid) -> bool:

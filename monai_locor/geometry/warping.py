@@ -16,6 +16,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..precision import guarded
+from ..tensors import on_device, plain
 from .grid import Grid, voxel_to_voxel
 from .sampling import identity_points, sample
 from .separable import slabs
@@ -23,6 +25,7 @@ from .separable import slabs
 __all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
 
+@guarded
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     """A displacement expressed along the array axes of a grid.
 
@@ -32,15 +35,17 @@ def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     Returns:
         ``(D, *any)`` in voxels of ``grid``, dtype and device of the input.
     """
-    matrix = torch.from_numpy(np.linalg.inv(grid.affine[: grid.dims, : grid.dims]))
-    return torch.tensordot(matrix.to(displacement_mm), displacement_mm, dims=1)
+    matrix = np.linalg.inv(grid.affine[: grid.dims, : grid.dims])
+    return torch.tensordot(on_device(matrix, displacement_mm), displacement_mm, dims=1)
 
 
+@guarded
 def from_voxels(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The inverse of :func:`to_voxels`: ``(D, *any)`` in voxels of ``grid`` to RAS mm."""
-    return torch.tensordot(torch.tensor(grid.affine[: grid.dims, : grid.dims]).to(displacement), displacement, dims=1)
+    return torch.tensordot(on_device(grid.affine[: grid.dims, : grid.dims], displacement), displacement, dims=1)
 
 
+@guarded
 def mapped_points(
     grid: Grid, image_grid: Grid, displacement_mm: torch.Tensor | None = None, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -62,8 +67,8 @@ def mapped_points(
         _check_shape(displacement_mm, grid)
         device = displacement_mm.device
     dims = grid.dims
-    matrix = torch.from_numpy(voxel_to_voxel(grid, image_grid)).to(device)
     index = identity_points(grid.shape, device, torch.float64)
+    matrix = on_device(voxel_to_voxel(grid, image_grid), index)
     points = torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
     return points if displacement_mm is None else points.add_(to_voxels(displacement_mm.double(), image_grid))
 
@@ -84,12 +89,13 @@ def inside(points: torch.Tensor, shape: tuple[int, ...], margin: float = 0.0) ->
     Returns:
         ``(*any)``, bool.
     """
-    half = torch.tensor([max((n - 1) / 2 - margin, 0.5 if n == 1 else 0.0) for n in shape], dtype=points.dtype)
-    middle = torch.tensor([(n - 1) / 2 for n in shape], dtype=points.dtype)
+    half = on_device([max((n - 1) / 2 - margin, 0.5 if n == 1 else 0.0) for n in shape], points)
+    middle = on_device([(n - 1) / 2 for n in shape], points)
     column = (-1, *[1] * (points.ndim - 1))
-    return ((points - middle.to(points).reshape(column)).abs() <= half.to(points).reshape(column) + 1e-6).all(0)
+    return ((points - middle.reshape(column)).abs() <= half.reshape(column) + 1e-6).all(0)
 
 
+@guarded
 def warp(
     image: torch.Tensor,
     image_grid: Grid,
@@ -109,21 +115,25 @@ def warp(
         padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image.
 
     Returns:
-        ``(C, *grid.shape)``; float32 for images that are not floating point, whatever the mode.
+        ``(C, *grid.shape)``: with ``"nearest"`` of the type of the image, each value as it is there; with ``"bilinear"``
+        float64 for a float64 image, else float32.
 
     Raises:
         ValueError: when the image or the displacement does not live on its grid.
     """
     if tuple(image.shape[1:]) != image_grid.shape:
         raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
-    plain = torch.as_tensor(image).as_subclass(torch.Tensor)  # a MetaTensor would carry its old affine along
-    plain = plain if plain.dtype in (torch.float32, torch.float64) else plain.float()
+    values = plain(torch.as_tensor(image))  # a MetaTensor would carry its old affine along
+    if mode != "nearest" and values.dtype != torch.float64:
+        values = values.float()
     if displacement_mm is not None:
         _check_shape(displacement_mm, grid)
+        values = values.to(displacement_mm.device)
     parts = []
     for rows in slabs(grid.shape):  # positions in float64 take more room than the images
         part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
         shift = None if displacement_mm is None else displacement_mm[:, rows]
-        points = mapped_points(part, image_grid, shift, plain.device).to(plain)
-        parts.append(sample(plain[None], points[None], mode, padding_mode)[0])
+        points = mapped_points(part, image_grid, shift, values.device)
+        points = points if mode == "nearest" else points.to(values)
+        parts.append(sample(values[None], points[None], mode, padding_mode)[0])
     return torch.cat(parts, 1)

@@ -193,7 +193,7 @@ def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | No
     warped = moving
     if ddf is not None:
         points = identity_points(ddf.shape[1:], ddf.device) + ddf
-        warped = sample(moving.float()[None], points[None], "nearest")[0]
+        warped = sample(plain(moving)[None], points[None], "nearest")[0]
     sizes = zip(*(values.tolist() for values in fixed.unique(return_counts=True)))
     counted = {label for label, size in sizes if size >= max(min_voxels, 1)} & set(moving.unique().tolist()) - {0}
     return mean_over_labels(dice_per_label(fixed, warped, counted))

@@ -34,7 +34,8 @@ class RegistrationSaver:
         pred_key: where the engine's output holds the list of results.
         folder_key: where the engine's batch holds the list of sub-folders, see
             :func:`monai_locor.data.datalist.registration_pairs`; an empty name is ``output_dir`` itself. In a batch without
-            them, the pairs are numbered.
+            them, the pairs of an epoch are numbered from 1 on. No pair overwrites another one of its epoch: where a name
+            comes again, the number of the pair is added.
 
     Example::
 
@@ -44,12 +45,17 @@ class RegistrationSaver:
     def __init__(self, output_dir: str | PathLike[str], pred_key: str = "pred", folder_key: str = "folder") -> None:
         self.output_dir = Path(output_dir).expanduser()
         self.pred_key, self.folder_key = pred_key, folder_key
+        self._written: list[Path] = []  # in this epoch
 
     def attach(self, engine: Engine) -> None:
         """Have the engine call this at the end of every iteration."""
         from ignite.engine import Events  # an optional dependency
 
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self._written = []
 
     def __call__(self, engine: Engine) -> None:
         """Save the results of the engine's current iteration.
@@ -60,8 +66,19 @@ class RegistrationSaver:
         output: Any = engine.state.output
         batch: Any = engine.state.batch
         results = output[self.pred_key]
-        first = (engine.state.iteration - 1) * len(results) + 1
+        first = len(self._written) + 1
         folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
         for result, folder in zip(results, folders, strict=True):
-            result.save(self.output_dir / folder)
-            logger.info("registered in %.1f s, results in %s", result.seconds, self.output_dir / folder)
+            path = self._own(folder)
+            result.save(path)
+            logger.info("registered in %.1f s, results in %s", result.seconds, path)
+
+    def _own(self, folder: str) -> Path:
+        """Where a pair goes: its folder, unless another pair of this epoch is there."""
+        path = self.output_dir / folder
+        if path in self._written:
+            other = self.output_dir / f"{folder or 'pair'}_{len(self._written) + 1:04d}"
+            logger.warning("%s holds another pair of this run, results go to %s", path, other)
+            path = other
+        self._written.append(path)
+        return path

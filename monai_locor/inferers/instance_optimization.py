@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -66,7 +67,8 @@ class InstanceOptimizationInferer(Inferer):
         stride, guided: as the network was trained, see :class:`monai_locor.networks.RegistrationNetwork`; with ``guided``, its
             guide is ``loss``.
         loss: what the network was trained with; instance optimisation after the network starts from the basis functions
-            that it has learned, where its similarity has any.
+            that it has learned, where its similarity has any. It may be on any device and stays there: where the images are
+            elsewhere, a copy is used.
         coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
         seed: of the optimisation; every pair starts from it, so that a pair gives the same result in any batch.
@@ -114,7 +116,7 @@ class InstanceOptimizationInferer(Inferer):
         self.use_network, self.network_spacing, self.loss = use_network, float(network_spacing), loss
         self.seed, self.progress = seed, progress
         self.wrapper: dict[str, Any] = {"divisible": divisible, "downsampling": downsampling, "stride": stride}
-        self.wrapper["guide"] = loss if guided else None
+        self.guided = guided
 
     def __call__(
         self,
@@ -189,18 +191,24 @@ class InstanceOptimizationInferer(Inferer):
             raise ValueError("use_network is set, but there is no network")
 
         def predict(fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray) -> torch.Tensor:
-            model = RegistrationNetwork(cast(nn.Module, network), fixed.grid.dims, **self.wrapper)
+            guide = _on(fixed.image.device, self.loss) if self.guided and self.loss is not None else None
+            model = RegistrationNetwork(cast(nn.Module, network), fixed.grid.dims, **self.wrapper, guide=guide)
             return predict_velocity(model, fixed, moving, matrix, self.network_spacing)
 
         return predict
 
 
+def _on(device: torch.device, module: nn.Module) -> nn.Module:
+    """A module on a device: itself if it is there, else a copy."""
+    elsewhere = any(x.device != device for x in (*module.parameters(), *module.buffers()))
+    return copy.deepcopy(module).to(device) if elsewhere else module
+
+
 def _items(images: torch.Tensor | Sequence[torch.Tensor | None] | None, count: int | None) -> list[Any]:
-    """The images of a batch one by one, with what was made in inference mode copied, since autograd refuses it."""
+    """The images of a batch one by one."""
     if images is None:
         return [None] * (count or 0)
-    # a MetaTensor that is no collated batch has one affine for all its items, and indexing keeps it
-    return [None if image is None else image.clone() if image.is_inference() else image for image in images]
+    return list(images)  # a MetaTensor that is no collated batch has one affine for all its items, and indexing keeps it
 
 
 def _file_name(image: torch.Tensor | None) -> str:

@@ -132,7 +132,7 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
     dims = points.points.shape[1]
     if suffix != ".csv" and dims != 3:
         raise InputError(f"output file {os.fspath(path)}: Slicer's points have three dimensions, these have two; write .csv")
-    signs = torch.ones(dims) if suffix == ".csv" and not lps else flip(dims)
+    signs = torch.ones(dims, dtype=torch.float64) if suffix == ".csv" and not lps else flip(dims)
     values = (points.points.cpu() * signs).tolist()
     writer = {".csv": _ants_text if lps else _csv_text, ".fcsv": fcsv_text, ".json": markups_text}[suffix]
     text = writer(values, points.labels)

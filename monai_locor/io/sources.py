@@ -26,6 +26,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid
+from ..tensors import plain
 from .dicom import is_series, read_series
 from .nifti import in_mm, is_nifti, load_nifti, three_dimensional, warn_about_header
 
@@ -142,8 +143,8 @@ def _from_memory(source: torch.Tensor | np.ndarray, name: str, dtype: torch.dtyp
     if not 3 <= source.ndim <= 5:
         raise InputError(f"{name}: has shape {tuple(source.shape)}; give (1, H, W) or (1, H, W, D), as by image[None]")
     if isinstance(source, MetaTensor):
-        return source.as_tensor(), source.affine.detach().cpu().double().numpy(), str(source.dtype).removeprefix("torch.")
-    tensor = _tensor(source, dtype) if isinstance(source, np.ndarray) else source
+        return plain(source), source.affine.detach().cpu().double().numpy(), str(source.dtype).removeprefix("torch.")
+    tensor = _tensor(source, dtype) if isinstance(source, np.ndarray) else plain(source)
     return tensor, np.eye(4), str(source.dtype).removeprefix("torch.")
 
 

@@ -24,7 +24,7 @@ from torch.nn.modules.loss import _Loss
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "check_positive", "check_types", "reduced"]
+__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced"]
 
 
 def check_positive(**options: float | Sequence[float] | None) -> None:
@@ -46,29 +46,51 @@ def check_types(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | N
         raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
 
 
-def reduced(values: torch.Tensor, counts: torch.Tensor | None, reduction: str) -> torch.Tensor:
-    """What a loss returns of its values, ``(B, C, ...)``.
+def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor:
+    """What a loss returns of its values, the same for all measures.
+
+    ``"none"`` is the values, ``"sum"`` their sum, and ``"mean"`` their sum divided by the sum of the weights. The mean is
+    taken item by item and channel by channel first, so that a pair counts the same whatever the overlap of its neighbor in
+    the batch. Where everything counts, it is the plain mean of the values.
 
     Args:
-        values: one for each place.
-        counts: bool, which of them count; of that shape or with one channel; None for all. The others are zero.
-        reduction: one of MONAI's ``LossReduction``. The mean is taken item by item, so that a pair weighs the same whatever
-            the overlap of its neighbour in the batch.
+        values: one for each place, ``(B, C, ...)``, already multiplied by their weights.
+        weights: in [0, 1] or bool, of that shape or with one channel; None where everything counts. Values of weight 0
+            are set to zero.
+        reduction: one of MONAI's ``LossReduction``.
 
     Raises:
         ValueError: for another reduction.
     """
-    if counts is not None:
-        values = torch.where(counts, values, 0)
+    if weights is not None:
+        values = torch.where(weights > 0, values, 0)
     if reduction == LossReduction.NONE.value:
         return values
     if reduction == LossReduction.SUM.value:
         return values.sum()
     if reduction != LossReduction.MEAN.value:
         raise ValueError(f'Unsupported reduction: {reduction}, available options are ["mean", "sum", "none"].')
-    if counts is None:
+    if weights is None:
         return values.mean()
-    return (values.flatten(2).sum(2) / counts.flatten(2).sum(2).clamp_min(1)).mean()
+    total = weights.flatten(2).sum(2)
+    return (values.flatten(2).sum(2) / torch.where(total > 0, total, 1)).mean()
+
+
+def answer(
+    values: torch.Tensor, weights: torch.Tensor | None, reduction: str, return_weights: bool
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """:func:`reduced`; with ``return_weights``, the values and their weights, ``(B, C, ...)`` in the dtype of the values.
+
+    Raises:
+        ValueError: for another reduction, or for weights beside a single number.
+    """
+    out = reduced(values, weights, reduction)
+    if not return_weights:
+        return out
+    if reduction != LossReduction.NONE.value:
+        raise ValueError(f'return_weights goes with reduction "none", got reduction {reduction!r}.')
+    every = torch.ones_like(values) if weights is None else weights.to(values.dtype).expand_as(values)
+    return out, every
 
 
 class PairLoss(_Loss):
@@ -89,16 +111,28 @@ class PairLoss(_Loss):
             raise ValueError(f"spatial_dims must be one of {tuple(dims)}, got {spatial_dims}.")
         self.spatial_dims = spatial_dims
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             pred: warped moving image, BCH[W[D]].
             target: fixed image, of the same shape.
             mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient. Voxels
                 that are not finite in either image get weight zero.
+            return_weights: with reduction ``"none"``, also return the weights of the values, of their shape. A value that
+                does not count is 0 and has weight 0, which tells it from one that is 0.
+
+        Returns:
+            The loss, see :func:`reduced`; or the pair of values and weights.
 
         Raises:
-            ValueError: when shapes do not fit, or a dtype is not floating point.
+            ValueError: when shapes do not fit, a dtype is not floating point, or weights are asked for with a reduction.
         """
         pred, target, mask = plain(pred), plain(target), None if mask is None else plain(mask)
         self._check_input(pred, target, mask)
@@ -109,13 +143,13 @@ class PairLoss(_Loss):
             valid = weight > 0
             # a NaN of weight zero would still be a NaN
             pred, target = torch.where(valid, pred, 0), torch.where(valid, target, 0)
-            return reduced(*self._measure(pred, target, weight), self.reduction)
+            return answer(*self._measure(pred, target, weight), self.reduction, return_weights)
 
     @abstractmethod
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Values to be averaged, ``(B, C, ...)``, and which of them count, bool of that shape, or None for all.
+        """Values ``(B, C, ...)`` and their weights, see :func:`reduced`.
 
         The images ``(B, C, *spatial)`` are finite, and zero where the weights ``(B, 1, *spatial)`` are.
         """

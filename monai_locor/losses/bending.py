@@ -29,7 +29,12 @@ def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
 
     Returns:
         mean over inner voxels, components and items of the sum of the squared second differences, a scalar.
+
+    Raises:
+        ValueError: when there are no inner voxels.
     """
+    if displacement.ndim < 3 or min(displacement.shape[2:]) < 3:
+        raise ValueError(f"bending energy needs three voxels along each axis, got shape {tuple(displacement.shape)}.")
     axes = range(2, displacement.ndim)
     terms = [_second_difference(displacement, i, i).square().mean() for i in axes]
     terms += [2 * _second_difference(displacement, i, j).square().mean() for i in axes for j in axes if i < j]

@@ -65,6 +65,13 @@ class CorrelationRatioLoss(ParzenLoss):
 
     Returns:
         A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+
+    Example:
+        >>> loss = CorrelationRatioLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

@@ -20,17 +20,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from monai_locor.geometry import slabs
 from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
 from monai_locor.precision import full_precision
 
-from .windows import AxisWindows
+from .function import StreamedFunction
+from .windows import BandedMatrix
 
 __all__ = ["LocalGram", "local_gram"]
 
@@ -45,7 +47,9 @@ class LocalGram:
         num_basis: J.
         channels: channels T of the target.
         windows: the window matrices of the spatial axes.
-        budget: bytes that the products of one slab may take.
+        budget: bytes that a call may hold beside its inputs, its results and what is the same for all slabs: features of
+            a slab, activations of the basis, products, their filtered forms and gradients. One plane of the first axis is
+            the least, whatever it takes. Activations of a basis of an unknown kind are estimated.
         masked: whether voxels carry weights; adds the map ``mass``.
         first_moments: adds the maps ``psi`` and ``t``, plain averages.
     """
@@ -55,7 +59,7 @@ class LocalGram:
         basis: Callable[[torch.Tensor], torch.Tensor],
         num_basis: int,
         channels: int,
-        windows: Sequence[AxisWindows],
+        windows: Sequence[BandedMatrix],
         budget: int,
         masked: bool = False,
         first_moments: bool = False,
@@ -77,10 +81,30 @@ class LocalGram:
         return {name: slice(stop - size, stop) for (name, size), stop in zip(sizes.items(), stops, strict=True)}
 
     def slabs(self, itemsize: int) -> list[slice]:
-        """Portions of the first axis whose products fit the budget; never less than one plane."""
-        plane = self.maps * itemsize * math.prod(self.shape[1:])
-        planes = min(max(1, self.budget // plane), LONGEST)
-        return slabs(self.shape, planes * math.prod(self.shape[1:]))
+        """Portions of the first axis that the budget allows; never less than one plane."""
+        voxels = math.prod(self.shape[1:])
+        # a plane also has its columns of the first axis's matrix, which is made from a few others of its size
+        columns = 5 * LONGEST * min(1.0, self.windows[0].count / self.windows[0].size)
+        plane = math.ceil(itemsize * (self.numbers_per_voxel() * voxels + columns))
+        return slabs(self.shape, min(max(1, self.budget // plane), LONGEST) * voxels)
+
+    def numbers_per_voxel(self) -> int:
+        """What forward or backward hold at most of a slab, per voxel."""
+        features = self.num_basis + self.channels
+        gradients = self.maps + 2 * features  # of the maps, of psi and t, and what these are added up from
+        channels = getattr(self.basis, "in_channels", self.num_basis)
+        return channels + self._activations() + features + max(self._filtering(), gradients)
+
+    def _activations(self) -> int:
+        if isinstance(self.basis, LearnedBasis):
+            return LearnedBasisTape.numbers_per_voxel(self.basis)
+        return 4 * self.num_basis  # the values, what autograd keeps for their derivative, and the gradients
+
+    def _filtering(self) -> int:
+        """Maps before, between and after the filters of the axes, the first axis last; features that are being multiplied."""
+        shares = (w.count / w.size for w in (*self.windows[1:], self.windows[0]))
+        held = self.maps * sum(itertools.accumulate(shares, operator.mul, initial=1.0))
+        return math.ceil(held) + (self.num_basis if self.first_moments else 0)
 
     def products(self, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
         """All maps of a slab, ``(P, *slab)``, from weighted features ``(J, *slab)``, ``(T, *slab)`` and root weights."""
@@ -150,7 +174,7 @@ def local_gram(
     pred: torch.Tensor,
     target: torch.Tensor,
     root: torch.Tensor | None,
-    parameters: Sequence[torch.Tensor] = (),
+    parameters: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Window averages of the products of ``[basis(pred), target]``, differentiable in pred, target and the basis.
 
@@ -159,24 +183,37 @@ def local_gram(
         pred: ``(B, C, *spatial)``, what the basis functions see.
         target: ``(B, T, *spatial)``.
         root: square roots of the voxel weights, ``(1 or B, 1, *spatial)``, or None; not differentiated.
-        parameters: those of the basis that want a gradient.
+        parameters: those of the basis that want a gradient, by name.
 
     Returns:
         ``(B, P, *windows)``, rows as in ``gram.layout``.
     """
-    return _LocalGramFunction.apply(gram, pred, target, root, *parameters)
+    parameters = parameters or {}
+    return _LocalGramFunction.apply(gram, tuple(parameters), pred, target, root, *parameters.values())
 
 
 class _AutogradTape:
-    """The interface of :class:`monai_locor.networks.basis.LearnedBasisTape` for any voxel-wise module."""
+    """The interface of :class:`monai_locor.networks.basis.LearnedBasisTape` for any voxel-wise module.
 
-    def __init__(self, basis: Callable[[torch.Tensor], torch.Tensor], parameters: Sequence[torch.Tensor], dims: int) -> None:
-        self.basis, self.parameters, self.ones = basis, list(parameters), (1,) * (dims - 1)
+    Args:
+        basis: the module.
+        parameters: what stands for its own parameters, by name.
+        dims: of an image.
+    """
+
+    def __init__(
+        self, basis: Callable[[torch.Tensor], torch.Tensor], parameters: Mapping[str, torch.Tensor], dims: int
+    ) -> None:
+        self.basis, self.ones = basis, (1,) * (dims - 1)
+        self.named = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        self.parameters = list(self.named.values())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             self.x = x.detach().requires_grad_()
-            self.out = self.basis(self.x.reshape(1, len(x), *self.ones, -1)).flatten(2)[0]
+            given = self.x.reshape(1, len(x), *self.ones, -1)
+            values = functional_call(self.basis, self.named, (given,)) if self.named else self.basis(given)  # type: ignore[arg-type]
+            self.out = values.flatten(2)[0]
         return self.out.detach()
 
     def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
@@ -188,12 +225,15 @@ class _AutogradTape:
         return (filled[0], filled[1:]) if need_input else (None, filled)
 
 
-def _tape(gram: LocalGram, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> LearnedBasisTape | _AutogradTape:
+def _tape(
+    gram: LocalGram, names: Sequence[str], parameters: Sequence[torch.Tensor], like: torch.Tensor
+) -> LearnedBasisTape | _AutogradTape:
     """The fast tape where the basis is what it looks like, and all of it learns."""
     if type(gram.basis) is LearnedBasis and not gram.basis.changed():
         if len(parameters) == 2 * len(gram.basis.layers):
-            return LearnedBasisTape(parameters, like)
-    return _AutogradTape(gram.basis, parameters, len(gram.shape))
+            planes = max(part.stop - part.start for part in gram.slabs(like.element_size()))
+            return LearnedBasisTape(parameters, like, planes * math.prod(gram.shape[1:]))
+    return _AutogradTape(gram.basis, dict(zip(names, parameters, strict=True)), len(gram.shape))
 
 
 class _Slab:
@@ -208,41 +248,80 @@ class _Slab:
         item: int,
         part: slice,
     ) -> None:
-        self.root = None if root is None else root[item % len(root), :, part]
+        self.tape, self.root = tape, None if root is None else root[item % len(root), :, part]
         self.psi, self.t = tape(pred[item, :, part].flatten(1)).view(-1, *pred[item, 0, part].shape), target[item, :, part]
         if self.root is not None:
             self.psi, self.t = self.psi * self.root, self.t * self.root
 
 
-class _LocalGramFunction(torch.autograd.Function):
+# what a slab takes is given back before the next one: its variables end with these functions
+
+
+def _add_moments(gram: LocalGram, slab: _Slab, out: torch.Tensor, part: slice) -> None:
+    """Add what a portion contributes to the maps of an item, ``(P, windows, windows of the other axes)``."""
+    low = gram.filter(gram.products(slab.psi, slab.t, slab.root))
+    rows, matrix = gram.windows[0].part(part)
+    out[:, rows].add_(torch.matmul(matrix, low))
+
+
+def _add_gradients(
+    gram: LocalGram,
+    slab: _Slab,
+    grad: torch.Tensor,
+    part: slice,
+    dpred: torch.Tensor | None,
+    dtarget: torch.Tensor | None,
+    dparameters: Sequence[torch.Tensor],
+) -> None:
+    """Write the gradients of a portion of both images, and add those of the parameters."""
+    rows, matrix = gram.windows[0].part(part)
+    maps = gram.adjoint(torch.matmul(matrix.T, grad[:, rows]))
+    if dtarget is not None:
+        dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
+        dtarget.copy_(dt if slab.root is None else dt.mul_(slab.root))
+    if dpred is not None or dparameters:
+        dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
+        dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)
+        dx, found = slab.tape.pullback(dpsi.flatten(1), dpred is not None)
+        if dpred is not None and dx is not None:
+            dpred.copy_(dx.view(dpred.shape))
+        for total, value in zip(dparameters, found, strict=True):
+            total.add_(value)
+
+
+class _LocalGramFunction(StreamedFunction):
+    leading = (2, 3, 4)
+    differentiable = (2, 3)
+    shared_from = 5
+    saved_leading = 3
+
     @staticmethod
     def forward(
-        ctx: Any,
         gram: LocalGram,
+        names: tuple[str, ...],
         pred: torch.Tensor,
         target: torch.Tensor,
         root: torch.Tensor | None,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.gram = gram
-        ctx.save_for_backward(pred, target, root, *parameters)
-        tape = _tape(gram, parameters, pred)
+        tape = _tape(gram, names, parameters, pred)
         out = pred.new_zeros(len(pred), gram.maps, gram.window_shape[0], math.prod(gram.window_shape[1:]))
         for item in range(len(pred)):
             for part in gram.slabs(pred.element_size()):
-                slab = _Slab(tape, pred, target, root, item, part)
-                low = gram.filter(gram.products(slab.psi, slab.t, slab.root))
-                rows, matrix = gram.windows[0].part(part)
-                out[item, :, rows].add_(torch.matmul(matrix, low))
+                _add_moments(gram, _Slab(tape, pred, target, root, item, part), out[item], part)
         return out.view(len(pred), gram.maps, *gram.window_shape)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.options = {"gram": inputs[0], "names": inputs[1]}
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gram: LocalGram = ctx.gram
         pred, target, root, *parameters = ctx.saved_tensors
-        need_pred, need_target = ctx.needs_input_grad[1:3]
-        tape = _tape(gram, parameters, pred)
+        need_pred, need_target = ctx.needs_input_grad[2:4]
+        tape = _tape(gram, ctx.names, parameters, pred)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
         dparameters = [torch.zeros_like(p) for p in parameters]
@@ -250,18 +329,7 @@ class _LocalGramFunction(torch.autograd.Function):
         with full_precision(pred.device):
             for item in range(len(pred)):
                 for part in gram.slabs(pred.element_size()):
+                    dx, dt = (None if x is None else x[item, :, part] for x in (dpred, dtarget))
                     slab = _Slab(tape, pred, target, root, item, part)
-                    rows, matrix = gram.windows[0].part(part)
-                    maps = gram.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
-                    if dtarget is not None:
-                        dt = gram.target_gradient(maps, slab.psi, slab.t, slab.root)
-                        dtarget[item, :, part] = dt if slab.root is None else dt * slab.root
-                    if need_pred or parameters:
-                        dpsi = gram.psi_gradient(maps, slab.psi, slab.t, slab.root)
-                        dpsi = dpsi if slab.root is None else dpsi.mul_(slab.root)
-                        dx, found = tape.pullback(dpsi.flatten(1), need_pred)
-                        if dpred is not None and dx is not None:
-                            dpred[item, :, part] = dx.view(-1, *slab.t.shape[1:])
-                        for total, value in zip(dparameters, found, strict=True):
-                            total.add_(value)
-        return None, dpred, dtarget, None, *dparameters
+                    _add_gradients(gram, slab, grad[item], part, dx, dt, dparameters)
+        return None, None, dpred, dtarget, None, *dparameters

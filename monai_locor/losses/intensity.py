@@ -9,71 +9,189 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Intensities of any range brought to about [0, 1] by statistics that carry no gradient."""
+"""Intensities of any range brought to a common one, with the exact derivative of what is computed."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
 import torch
 
-__all__ = ["rescale", "robust_range"]
+from .function import StreamedFunction
+
+__all__ = ["IntensityRange", "intensity_range", "normalized", "rescale", "robust_range", "subsample_step"]
 
 SUBSAMPLE = 1 << 16  # voxels that the quantiles are taken from
 LEAST_SPAN = 1e-30  # a channel that varies less is constant: the reciprocal must stay finite in float32
 LIMIT = 10.0  # rescaled values beyond this (outliers, by definition) are clamped, so that no power of them overflows
 
 
+@dataclass(frozen=True)
+class IntensityRange:
+    """Low and high intensity of each channel of each item, and the voxels that have them.
+
+    Attributes:
+        low, high: ``(B, C)`` float64; both 0 where no voxel counts.
+        low_at, high_at: indices of the voxels, ``(B, C)`` int64, into the flattened image. None where the range is a
+            constant: then the voxels that had the two values carry no derivative.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    low_at: torch.Tensor | None
+    high_at: torch.Tensor | None
+
+    def frozen(self) -> IntensityRange:
+        """The same range as a constant."""
+        return replace(self, low_at=None, high_at=None)
+
+
+def subsample_step(shape: Sequence[int]) -> int:
+    """Distance of the voxels that quantiles are taken from, in the flattened image of this spatial shape.
+
+    It shares no factor with the length of any axis. Otherwise the voxels would lie on some of its planes only.
+
+    >>> subsample_step((91, 109, 91)), subsample_step((224, 224, 224))
+    (15, 171)
+    """
+    step = max(1, math.prod(shape) // SUBSAMPLE)
+    while any(math.gcd(step, n) > 1 for n in shape):
+        step += 1
+    return step
+
+
 def robust_range(
     image: torch.Tensor, valid: torch.Tensor | None = None, quantile: float = 0.005
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Low and high quantile of each channel of each item, from a regular subsample, without host synchronisation.
+    """Low and high of :func:`intensity_range`, ``(B, C)`` float64 each."""
+    found = intensity_range(image, valid, quantile)
+    return found.low, found.high
+
+
+def intensity_range(image: torch.Tensor, valid: torch.Tensor | None = None, quantile: float = 0.005) -> IntensityRange:
+    """Low and high quantile of each channel of each item, from a regular subsample, without host synchronization.
 
     Where the two coincide (sparse images) or no voxel of the subsample counts, minimum and maximum of all voxels that
-    count take their place.
+    count take their place, as they do for a quantile of 0.
 
     Args:
         image: ``(B, C, *spatial)``, floating point.
         valid: ``(1 or B, 1, *spatial)`` bool, voxels that count.
         quantile: share of voxels below the low and above the high value.
-
-    Returns:
-        ``low`` and ``high``, ``(B, C)`` float64; both 0 where no voxel counts.
     """
     flat = image.detach().flatten(2)
-    least, most = _extremes(flat, valid)
-    step = max(1, flat.shape[2] // SUBSAMPLE) | 1  # odd, so that it does not run along one plane of an even-sized image
-    flat = flat[..., ::step].double()
-    keep = torch.ones_like(flat[:, :1], dtype=torch.bool) if valid is None else valid.flatten(2)[..., ::step]
-    count = keep.sum(-1, keepdim=True).expand(*flat.shape[:2], 1)
-    order = torch.where(keep, flat, torch.inf).sort(-1).values
-
-    def at(q: float) -> torch.Tensor:
-        return order.gather(-1, (q * (count - 1).clamp_min(0)).round().long())[..., 0]
-
-    low, high = at(quantile), at(1 - quantile)
-    varies = high > low
-    low, high = torch.where(varies, low, least), torch.where(varies, high, most)
-    some = most >= least
-    return torch.where(some, low, 0), torch.where(some, high, 0)
-
-
-def _extremes(flat: torch.Tensor, valid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimum and maximum of ``(B, C, voxels)`` where ``valid``, float64; infinite with the wrong sign where nothing is."""
-    if valid is None:
-        least, most = flat.aminmax(dim=-1)
+    keep = None if valid is None else valid.flatten(2)
+    least, most = _extremes(flat, keep)
+    if quantile > 0:
+        low, high = _quantiles(flat, keep, quantile, subsample_step(image.shape[2:]))
+        varies = high.value > low.value
+        low, high = (
+            _Found(*(torch.where(varies, a, b) for a, b in zip(inner, outer, strict=True)))
+            for inner, outer in ((low, least), (high, most))
+        )
     else:
-        keep = valid.flatten(2)
-        least = torch.where(keep, flat, torch.inf).amin(-1)
-        most = torch.where(keep, flat, -torch.inf).amax(-1)
-    return least.double(), most.double()
+        low, high = least, most
+    some = most.value >= least.value
+    return IntensityRange(torch.where(some, low.value, 0), torch.where(some, high.value, 0), low.place, high.place)
+
+
+class _Found(NamedTuple):
+    """Values, float64, and indices of the voxels that have them, ``(B, C)`` each."""
+
+    value: torch.Tensor
+    place: torch.Tensor
+
+
+def _quantiles(flat: torch.Tensor, keep: torch.Tensor | None, quantile: float, step: int) -> tuple[_Found, _Found]:
+    values = flat[..., ::step].double()
+    if keep is not None:
+        keep = keep[..., ::step]
+        values = torch.where(keep, values, torch.inf)
+        last = (keep.sum(-1, keepdim=True) - 1).clamp_min(0).expand(*values.shape[:2], 1)
+    else:
+        last = torch.full((*values.shape[:2], 1), values.shape[2] - 1, device=values.device)
+    order, index = values.sort(-1)
+
+    def at(q: float) -> _Found:
+        rank = (q * last.double()).round().long()
+        return _Found(order.gather(-1, rank)[..., 0], index.gather(-1, rank)[..., 0] * step)
+
+    return at(quantile), at(1 - quantile)
+
+
+def _extremes(flat: torch.Tensor, keep: torch.Tensor | None) -> tuple[_Found, _Found]:
+    """Minimum and maximum of ``(B, C, voxels)`` where ``keep``; infinite with the wrong sign where nothing is."""
+    low = (flat if keep is None else torch.where(keep, flat, torch.inf)).min(-1)
+    high = (flat if keep is None else torch.where(keep, flat, -torch.inf)).max(-1)
+    return _Found(low.values.double(), low.indices), _Found(high.values.double(), high.indices)
+
+
+def normalized(image: torch.Tensor, scale: IntensityRange, lowest: float, highest: float) -> torch.Tensor:
+    """``(x - low) / (high - low)`` per item and channel, clamped to ``[lowest, highest]``; a constant channel becomes 0.
+
+    The derivative includes that of the two ends, which are intensities of two voxels of the image, unless the range is
+    frozen. Without it a gradient step could go up: the range would move along with the image.
+
+    Args:
+        image: ``(B, C, *spatial)``, floating point.
+        scale: its range, from :func:`intensity_range` of this image or frozen.
+        lowest, highest: limits of the result.
+    """
+    low, high, low_at, high_at = (None if x is None else x.to(image.device) for x in vars(scale).values())
+    return _Normalization.apply(lowest, highest, image, low, high, low_at, high_at)
 
 
 def rescale(image: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-    """``(x - low) / (high - low)`` per item and channel with :func:`robust_range`; a constant channel becomes 0."""
-    low, high = robust_range(image, valid)
+    """:func:`normalized` by the quantiles of the voxels that count; outliers are clamped far outside [0, 1]."""
+    return normalized(image, intensity_range(image, valid), -LIMIT, LIMIT)
+
+
+def _affine(image: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image between its two ends, not clamped, and one over the span, ``(B, C, 1, ...)``; 0 for a constant channel."""
     span = high - low
     varies = span > LEAST_SPAN
-    scale = torch.where(varies, 1 / torch.where(varies, span, 1), 0)
     shape = (*low.shape, *(1 for _ in image.shape[2:]))
+    scale = torch.where(varies, 1 / torch.where(varies, span, 1), 0).to(image.dtype).view(shape)
     # the offset is taken off first: at 1e4 the product would have no digits left
-    out = (image - low.to(image.dtype).view(shape)) * scale.to(image.dtype).view(shape)
-    return out.clamp(-LIMIT, LIMIT)
+    return (image - low.to(image.dtype).view(shape)).mul_(scale), scale
+
+
+class _Normalization(StreamedFunction):
+    """Holds the image and nothing else of its size."""
+
+    leading = range(2, 7)
+    differentiable = (2,)
+
+    @staticmethod
+    def forward(
+        lowest: float,
+        highest: float,
+        image: torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        low_at: torch.Tensor | None,
+        high_at: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return _affine(image, low, high)[0].clamp_(lowest, highest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.options = {"limits": inputs[:2]}
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        image, low, high, low_at, high_at = ctx.saved_tensors
+        out, scale = _affine(image, low, high)
+        of_image = grad * scale * ((out >= ctx.limits[0]) & (out <= ctx.limits[1]))
+        if low_at is not None:
+            # d out / d low = (out - 1) scale, d out / d high = -out scale
+            total = of_image.flatten(2).sum(-1, dtype=torch.float64)
+            moment = of_image.mul(out).flatten(2).sum(-1, dtype=torch.float64)
+            flat = of_image.view(*image.shape[:2], -1)
+            for index, value in ((low_at, moment - total), (high_at, -moment)):
+                flat.scatter_add_(2, index[..., None], value[..., None].to(flat.dtype))
+        return None, None, of_image, None, None, None, None

@@ -23,17 +23,18 @@ from torch.nn.modules.loss import _Loss
 
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.precision import full_precision
+from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
-from .base import check_types, reduced
+from .base import answer, check_types
+from .function import transforms_active
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
-from .windows import AxisWindows, random_shift
+from .window_grid import WindowGrid, per_mass, slab_budget
+from .windows import WindowPlan
 
 __all__ = ["LocalLearnedBasisCRLoss"]
-
-BUDGET_MB = {"cpu": 4.0, "cuda": 1024.0}  # products of a slab stay in the processor's cache; a GPU wants large launches
 
 
 class LocalLearnedBasisCRLoss(_Loss):
@@ -49,11 +50,14 @@ class LocalLearnedBasisCRLoss(_Loss):
 
     The basis is an ordinary module: hand ``loss.parameters()`` to the optimiser beside those of the deformation and
     save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a
-    stride in every call, so that all voxels count equally; in ``eval()`` it is centred.
+    stride in every call, so that all voxels count equally; in ``eval()`` it is centered. MONAI's engines never call either
+    on a loss: it stays in ``train()``, and a validation that uses it sees random windows. Call ``loss.eval()`` before
+    validation and ``loss.train()`` after it, as :class:`monai_locor.handlers.RegistrationMetrics` does.
 
     The gradient is the exact closed form, streamed through the volume in slabs: neither basis values nor their
-    products are ever held for the whole volume. It can be taken once (no double backward). A basis module must act
-    voxel by voxel and give the same output when called again with the same input.
+    products are ever held for the whole volume. It can be taken once: a second derivative raises. ``torch.func.grad`` and
+    ``vmap`` work; ``torch.compile`` leaves the loss out of its graphs. A basis module must act voxel by voxel and give the
+    same output when called again with the same input.
 
     Args:
         spatial_dims: 1, 2 or 3.
@@ -64,21 +68,30 @@ class LocalLearnedBasisCRLoss(_Loss):
         degree: total degree of the polynomial basis.
         kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
         truncated: where the window ends, in standard deviations.
-        stride: distance between windows, voxels, one value or one per axis.
+        stride: distance between windows, voxels, one value or one per axis. An axis of less than four strides has four
+            windows all the same, or one for every voxel.
         ridge: added to the diagonal of each window's normal equations.
         eps: floor of the residual in the logarithm; its range is about ``[log(eps), log(1)]`` for rescaled images.
         form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the
             window, in [0, 1].
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
-            ``(B, T, *windows)``, with 0 where a window does not count.
-        rescale: bring both images to about [0, 1] by detached robust statistics and give voxels that are not finite no
-            weight. Switch off when the images are finite and normalised already.
+            ``(B, T, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
+        rescale: bring both images to about [0, 1] by robust quantiles and give voxels that are not finite no weight. The
+            gradient includes that of the quantiles. Switch off when the images are finite and normalized already.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the products of one slab; by default 4 on a CPU and 1024 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
-        A scalar, to be minimised (see ``reduction``).
+        A scalar, to be minimized (see ``reduction``).
+
+    Example:
+        >>> loss = LocalLearnedBasisCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape, len(list(loss.parameters()))
+        (torch.Size([1, 1, 16, 16]), 6)
     """
 
     def __init__(
@@ -111,6 +124,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         self.truncated, self.ridge, self.eps = truncated, ridge, eps
         self.rescale, self.min_mass = rescale, min_mass
         self.memory_budget_mb, self.generator = memory_budget_mb, generator
+        self._plans = Recent[WindowPlan](24)  # three axes of eight image sizes
         self._check_options()
         if isinstance(basis, nn.Module):
             self.basis = basis
@@ -135,15 +149,25 @@ class LocalLearnedBasisCRLoss(_Loss):
         if not 0 < self.min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
+    def forward(
+        self,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        return_weights: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             pred: warped moving image, BCH[W[D]] with C = ``in_channels``; the basis functions see this one.
             target: fixed image, BTH[W[D]]; T need not be C.
             mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient.
+            return_weights: with reduction ``"none"``, also return the weights of the values, of their shape: 1 where a window
+                counts and 0 where it does not, which tells a value of 0 from none.
 
         Raises:
-            ValueError: when shapes or channel numbers do not fit, or a dtype is not floating point.
+            ValueError: when shapes or channel numbers do not fit, a dtype is not floating point, or weights are asked for
+                with a reduction.
         """
         pred, target, mask = plain(pred), plain(target), None if mask is None else plain(mask)
         self._check_input(pred, target, mask)
@@ -154,7 +178,7 @@ class LocalLearnedBasisCRLoss(_Loss):
                 mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            return reduced(*self._windows(pred, target, _root(mask, dtype)), self.reduction)
+            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights)
 
     @torch.no_grad()
     def unexplained(
@@ -185,22 +209,22 @@ class LocalLearnedBasisCRLoss(_Loss):
         self, pred: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None, with_means: bool
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Averages over each window of the products of basis functions and target, by name, and which windows count."""
-        budget = self.memory_budget_mb or BUDGET_MB.get(pred.device.type, BUDGET_MB["cpu"])
+        grid = WindowGrid(self.kernel_sigma, self.truncated, self.stride, every=True, plans=self._plans)
         gram = LocalGram(
             self.basis,
             self._num_basis(pred),
             target.shape[1],
-            self._axis_windows(pred),
-            int(budget * 2**20),
+            grid.axes(pred, self.training, self.generator),
+            slab_budget(pred.device, self.memory_budget_mb),
             root is not None,
             with_means,
         )
-        maps = local_gram(gram, pred, target, root, [p for p in self.basis.parameters() if p.requires_grad])
+        every = transforms_active()  # they hide what needs a gradient, and must not be closed over
+        learned = {name: p for name, p in self.basis.named_parameters() if every or p.requires_grad}
+        maps = local_gram(gram, pred, target, root, learned)
         counts = None
         if root is not None:
-            mass = maps[:, gram.layout["mass"]]
-            counts = mass >= self.min_mass
-            maps = maps / torch.where(counts, mass, 1)
+            maps, counts = per_mass(maps, maps[:, gram.layout["mass"]], self.min_mass)
         moments = {name: maps[:, rows] for name, rows in gram.layout.items()}
         moments["psi_t"] = moments["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
         return moments, counts
@@ -224,15 +248,6 @@ class LocalLearnedBasisCRLoss(_Loss):
         with torch.no_grad():
             return int(self.basis(pred[:1].detach().flatten(2)[..., :1].reshape(1, -1, *(1,) * self.spatial_dims)).shape[1])
 
-    def _axis_windows(self, pred: torch.Tensor) -> list[AxisWindows]:
-        shift = (
-            random_shift(self.stride, self.generator) if self.training else torch.zeros(len(self.stride), dtype=torch.float64)
-        )
-        shift = shift.to(pred.device, pred.dtype, non_blocking=True)
-        return [
-            AxisWindows(n, self.kernel_sigma[i], self.stride[i], self.truncated, shift[i]) for i, n in enumerate(pred.shape[2:])
-        ]
-
     def _check_input(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> None:
         if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:
             raise ValueError(
@@ -248,10 +263,14 @@ class LocalLearnedBasisCRLoss(_Loss):
 
 
 def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask without the voxels at which an image is not finite; None still means that all voxels count."""
+    """The mask without the voxels at which an image is not finite; None means that all voxels count.
+
+    Whether all do is asked only where nobody has to wait for the answer, and where there is one.
+    """
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
     if mask is None:
-        return None if bool(finite.all()) else finite
+        asked = finite.device.type == "cpu" and not transforms_active()
+        return None if asked and bool(finite.all()) else finite
     return torch.where(finite, mask, 0)
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from monai.utils import LossReduction
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from .base import PairLoss, check_positive
+from .function import StreamedFunction
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
-from .window_grid import WindowGrid, slab_budget
+from .window_grid import WindowGrid, enough, slab_budget
 
 __all__ = ["LocalNCCLoss"]
 
@@ -48,15 +48,23 @@ class LocalNCCLoss(PairLoss):
         stride: distance between windows, voxels, one value or one per axis. Above 1 the grid is shifted at random by up
             to half a stride in every call in ``train()`` and centred in ``eval()``.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
-            ``(B, C, *windows)``, with 0 where a window does not count.
-        rescale: bring both images to about [0, 1] by detached robust statistics.
+            ``(B, C, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
+        rescale: bring both images to about [0, 1] by robust quantiles.
         eps: added to both variances.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the products of one slab; by default 8 on a CPU and 128 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
         A scalar in about [-1, 0], to be minimised.
+
+    Example:
+        >>> loss = LocalNCCLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -94,29 +102,34 @@ class LocalNCCLoss(PairLoss):
         pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
         maps = local_gram(gram, pred, target, root)
         mass = maps[:, gram.layout["mass"]].detach()
-        counts = mass >= self.min_mass
-        values = -_SquaredCorrelation.apply(maps, 1 / torch.where(counts, mass, 1), self.eps)
+        counts = enough(mass, self.min_mass)
+        values = -_SquaredCorrelation.apply(self.eps, maps, 1 / torch.where(counts, mass, 1))
         return values.view(*batch, *values.shape[1:]), counts.view(*batch, *counts.shape[2:])
 
 
-class _SquaredCorrelation(torch.autograd.Function):
+class _SquaredCorrelation(StreamedFunction):
     """``c^2 / ((u + eps) (v + eps))`` of windows, c covariance, u and v variances, ``(G, *windows)``.
 
     From the maps of :class:`LocalGram` with ``psi`` and ``t`` one channel each, ``(G, 6, *windows)``, and one over their
     mass. Only these are kept for backward.
     """
 
+    leading = (1, 2)
+    differentiable = (1,)
+
     @staticmethod
-    def forward(ctx: Any, maps: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:
-        ctx.eps = eps
-        ctx.save_for_backward(maps, scale)
+    def forward(eps: float, maps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         _, _, c, u, v = _moments(maps, scale[:, 0])
         u, v = (x.clamp_min_(0).add_(eps) for x in (u, v))
         return c.square_().div_(u).div_(v)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.options = {"eps": inputs[0]}
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         maps, scale = ctx.saved_tensors
         p, t, c, u, v = _moments(maps, scale[:, 0])
         free = u > 0, v > 0
@@ -124,7 +137,7 @@ class _SquaredCorrelation(torch.autograd.Function):
         dc = 2 * grad * c / u / v
         du, dv = (-0.5 * dc * c / x * inside for x, inside in zip((u, v), free, strict=True))
         dp, dt = -2 * p * du - t * dc, -2 * t * dv - p * dc
-        return torch.stack([du, dc, dv, dp, dt, torch.zeros_like(dc)], 1).mul_(scale), None, None
+        return None, torch.stack([du, dc, dv, dp, dt, torch.zeros_like(dc)], 1).mul_(scale), None
 
 
 def _moments(maps: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from monai_locor.precision import full_precision
 
+from .function import StreamedFunction
 from .gram import LocalGram
 from .parzen import Encoder
-from .windows import AxisWindows
+from .windows import BandedMatrix
 
 __all__ = ["LocalParzen", "local_parzen"]
 
@@ -39,10 +39,10 @@ class LocalParzen(LocalGram):
     Args:
         parzen: code of the image whose intensities are binned, of size K.
         windows: the window matrices of the spatial axes.
-        budget: bytes that the maps of one slab may take.
+        budget: see :class:`.LocalGram`.
     """
 
-    def __init__(self, parzen: Encoder, windows: Sequence[AxisWindows], budget: int) -> None:
+    def __init__(self, parzen: Encoder, windows: Sequence[BandedMatrix], budget: int) -> None:
         self.parzen = parzen
         super().__init__(parzen.encode, parzen.size, 1, windows, budget)
 
@@ -50,6 +50,10 @@ class LocalParzen(LocalGram):
         """Rows of the maps: ``w h_a`` for all bins, ``w h_a f`` likewise, and ``w s``."""
         bins = self.parzen.size
         return {"mass": slice(0, bins), "first": slice(bins, 2 * bins), "second": slice(2 * bins, 2 * bins + 1)}
+
+    def numbers_per_voxel(self) -> int:
+        """What forward or backward hold at most of a slab, per voxel: maps, code, and one more code while either is made."""
+        return self.num_basis + max(self._filtering(), self.maps + 2 * self.num_basis) + 8
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Weights of a slab, ``(*slab)`` to ``(K, *slab)``."""
@@ -62,6 +66,12 @@ class LocalParzen(LocalGram):
         torch.mul(out[self.layout["mass"]], f, out=out[self.layout["first"]])
         torch.mul(s, weight, out=out[-1])
         return out
+
+    def filtered(
+        self, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor, at: tuple[int, slice]
+    ) -> torch.Tensor:
+        """Window averages of the maps of a slab along all axes but the first."""
+        return self.filter(self.moments(self.encode(x[at]), f[at], s[at], weight[at]))
 
     def gradients(
         self, grad: torch.Tensor, x: torch.Tensor, f: torch.Tensor, weight: torch.Tensor
@@ -96,25 +106,27 @@ def local_parzen(
     return {"mass": maps[:, spec.layout["mass"]], "first": maps[:, spec.layout["first"]], "second": maps[:, -1]}
 
 
-class _LocalParzenFunction(torch.autograd.Function):
+class _LocalParzenFunction(StreamedFunction):
+    leading = (1, 2, 3, 4)
+    differentiable = (1, 2, 3)
+
     @staticmethod
-    def forward(
-        ctx: Any, spec: LocalParzen, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.spec = spec
-        ctx.save_for_backward(x, f, weight)
+    def forward(spec: LocalParzen, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out = x.new_zeros(len(x), spec.maps, spec.window_shape[0], math.prod(spec.window_shape[1:]))
         for item in range(len(x)):
             for part in spec.slabs(x.element_size()):
-                code = spec.encode(x[item, part])
-                low = spec.filter(spec.moments(code, f[item, part], s[item, part], weight[item, part]))
                 rows, matrix = spec.windows[0].part(part)
-                out[item, :, rows].add_(torch.matmul(matrix, low))
+                out[item, :, rows].add_(torch.matmul(matrix, spec.filtered(x, f, s, weight, (item, part))))
         return out.view(len(x), spec.maps, *spec.window_shape)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        spec, x, f, _, weight = inputs
+        ctx.options = {"spec": spec}
+        ctx.save_for_backward(x, f, weight)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         spec: LocalParzen = ctx.spec
         x, f, weight = ctx.saved_tensors
         dx, df, ds = torch.empty_like(x), torch.empty_like(f), torch.empty_like(f)
@@ -123,7 +135,9 @@ class _LocalParzenFunction(torch.autograd.Function):
             for item in range(len(x)):
                 for part in spec.slabs(x.element_size()):
                     rows, matrix = spec.windows[0].part(part)
-                    maps = spec.adjoint(torch.matmul(matrix.T, grad[item, :, rows]))
                     at = (item, part)
-                    dx[at], df[at], ds[at] = spec.gradients(maps, x[at], f[at], weight[at])
+                    # without names for what a slab takes, it is given back before the next one
+                    dx[at], df[at], ds[at] = spec.gradients(
+                        spec.adjoint(torch.matmul(matrix.T, grad[item, :, rows])), x[at], f[at], weight[at]
+                    )
         return None, dx, df, ds, None

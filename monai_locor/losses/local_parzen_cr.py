@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from monai.utils import LossReduction, ensure_tuple_rep
 
@@ -60,12 +61,20 @@ class LocalParzenCRLoss(ParzenLoss):
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
         eps: floor of the variance of the target in [0, 1].
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB for the maps of one slab; by default 8 on a CPU and 128 on a GPU. Patches are not bounded:
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU. Patches are not bounded:
             each voxel of each takes about ten numbers.
         generator: CPU random generator of shift and patches; by default torch's global one.
 
     Returns:
         A scalar in [0, 1], to be minimised.
+
+    Example:
+        >>> loss = LocalParzenCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -128,11 +137,14 @@ class LocalParzenCRLoss(ParzenLoss):
 
     def _patches(self, shape: Sequence[int]) -> torch.Tensor:
         """Flat indices of the voxels of random patches, ``(patches, voxels)``, drawn on the host."""
-        generator = self.generator if self.training else torch.Generator().manual_seed(0)
-        index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long)
+        fixed = np.random.default_rng(0)  # torch.func.vmap takes a draw of torch for one that differs from item to item
+        index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long, device="cpu")
         for axis, (size, edge) in enumerate(zip(shape, self.patch_size, strict=True)):
             edge = min(edge, size)
-            start = torch.randint(size - edge + 1, (len(index), 1), generator=generator)
-            along = (start + torch.arange(edge)) * math.prod(shape[axis + 1 :])
+            if self.training:
+                start = torch.randint(size - edge + 1, (len(index), 1), generator=self.generator, device="cpu")
+            else:
+                start = torch.from_numpy(fixed.integers(size - edge + 1, size=(len(index), 1)))
+            along = (start + torch.arange(edge, device="cpu")) * math.prod(shape[axis + 1 :])
             index = (index[:, :, None] + along[:, None]).flatten(1)
         return index

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from monai.utils import LossReduction
-from torch.autograd.function import once_differentiable
 
 from monai_locor.precision import full_precision
+from monai_locor.recent import Recent
 
 from .base import PairLoss
+from .function import StreamedFunction
 from .intensity import rescale as to_common_range
 from .window_grid import ReplicatedBox
 
@@ -50,15 +52,22 @@ class MINDSSCLoss(PairLoss):
         spatial_dims: 2 or 3.
         radius: of the patch, voxels; its edge is ``2 radius + 1``.
         dilation: distance of the neighbours, voxels.
-        reduction: ``"mean"`` over voxels that count, channels and items; ``"sum"``; or ``"none"``, the weighted map
-            ``(B, C, *spatial)``, mean over the pairs.
-        rescale: bring both images to about [0, 1] by detached robust statistics. The value does not depend on it, but
+        reduction: ``"mean"`` over voxels by their weights, channels and items; ``"sum"`` of the weighted map; or ``"none"``,
+            that map, ``(B, C, *spatial)``, mean over the pairs.
+        rescale: bring both images to about [0, 1] by robust quantiles. The value does not depend on it, but
             for outliers, which are clamped; without it squares of intensities must be in the range of the dtype.
         count_masked: the behaviour of the published comparison: the mean over *all* voxels, those of weight zero with
             difference zero, and their variance counted in the limits of V. By default they have no part in either mean.
 
     Returns:
         A scalar in [0, 1], to be minimised.
+
+    Example:
+        >>> loss = MINDSSCLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class MINDSSCLoss(PairLoss):
             raise ValueError(f"radius and dilation must be whole numbers of at least 0 and 1, got {radius} and {dilation}.")
         self.radius, self.dilation = radius, dilation
         self.rescale, self.count_masked = rescale, count_masked
+        self._boxes = Recent[ReplicatedBox](24)
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
@@ -82,15 +92,13 @@ class MINDSSCLoss(PairLoss):
         valid = weight > 0
         if self.rescale:
             pred, target = (torch.where(valid, to_common_range(x, valid), 0) for x in (pred, target))
-        boxes = [ReplicatedBox(n, self.radius, pred) for n in pred.shape[2:]]
+        keys = [(n, self.radius, pred.device, pred.dtype) for n in pred.shape[2:]]
+        boxes = [self._boxes.get(key, partial(ReplicatedBox, *key)) for key in keys]
         spec = Context(boxes, self.dilation)
         counted = torch.ones_like(weight) if self.count_masked else weight
         images = (x.flatten(0, 1) for x in (pred, target, counted.expand_as(pred)))
-        values = _ContextDifference.apply(spec, *images).view(pred.shape) * weight
-        if self.reduction == LossReduction.MEAN.value:
-            total = counted.flatten(2).sum(2)
-            values = values.flatten(2).sum(2) / torch.where(total > 0, total, 1)
-        return values, None
+        values = _ContextDifference.apply(spec, *images)[0].view(pred.shape)
+        return values * weight, counted
 
 
 class Context:
@@ -192,32 +200,50 @@ def _pull(
     return spec.fold(out)
 
 
-class _ContextDifference(torch.autograd.Function):
-    """``mean_pq (F_pq(pred) - F_pq(target))^2``, ``(G, *spatial)``; the distances of both images are kept, nothing else."""
+class _ContextDifference(StreamedFunction):
+    """``mean_pq (F_pq(pred) - F_pq(target))^2``, ``(G, *spatial)``.
+
+    Also returns what backward needs, exponents and variances of both images; nothing else is kept.
+    """
+
+    leading = (1, 2, 3)
+    differentiable = (1, 2)
 
     @staticmethod
-    def forward(ctx: Any, spec: Context, pred: torch.Tensor, target: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        ctx.spec, kept = spec, [pred, target]
+    def forward(spec: Context, pred: torch.Tensor, target: torch.Tensor, counted: torch.Tensor) -> tuple[torch.Tensor, ...]:
         out = torch.zeros_like(pred)
+        kept: list[list[torch.Tensor]] = [[], [], [], []]
         for item in range(len(pred)):
             first, second = (_exponents(spec, x[item], counted[item]) for x in (pred, target))
             for a, b in zip(first[0], second[0], strict=True):
                 out[item].add_(torch.exp(a).sub_(torch.exp(b)).square_(), alpha=1 / len(spec.pairs))
-            kept += [*first, *second]
-        ctx.save_for_backward(*kept)
-        return out
+            for found, value in zip(kept, (*first, *second), strict=True):
+                found.append(value)
+        return out, *(_stacked(found) for found in kept)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        spec, pred, target, _ = inputs
+        ctx.options = {"spec": spec}
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(pred, target, *output[1:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         pred, target, *kept = ctx.saved_tensors
         need_pred, need_target = ctx.needs_input_grad[1:3]
         dpred, dtarget = (torch.empty_like(x) if need else None for x, need in ((pred, need_pred), (target, need_target)))
         with full_precision(grad.device):
             for item in range(len(pred)):
-                first, second = tuple(kept[4 * item : 4 * item + 2]), tuple(kept[4 * item + 2 : 4 * item + 4])
+                z_pred, v_pred, z_target, v_target = (x[item] for x in kept)
                 if dpred is not None:
-                    dpred[item] = _pull(ctx.spec, grad[item], pred[item], first, second[0])
+                    dpred[item] = _pull(ctx.spec, grad[item], pred[item], (z_pred, v_pred), z_target)
                 if dtarget is not None:
-                    dtarget[item] = _pull(ctx.spec, grad[item], target[item], second, first[0])
+                    dtarget[item] = _pull(ctx.spec, grad[item], target[item], (z_target, v_target), z_pred)
         return None, dpred, dtarget, None
+
+
+def _stacked(items: list[torch.Tensor]) -> torch.Tensor:
+    """Along a new first axis, without a copy of a single item."""
+    return items[0][None] if len(items) == 1 else torch.stack(items)

@@ -55,6 +55,13 @@ class MutualInformationLoss(ParzenLoss):
 
     Returns:
         A scalar, to be minimised: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
+
+    Example:
+        >>> loss = MutualInformationLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(

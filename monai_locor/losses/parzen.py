@@ -23,11 +23,11 @@ from typing import Any, Protocol
 
 import torch
 from monai.utils import look_up_option
-from torch.autograd.function import once_differentiable
 
 from monai_locor.precision import full_precision
 
 from .base import check_positive
+from .function import StreamedFunction
 
 __all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
 
@@ -182,13 +182,12 @@ def _portions(x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + group), slice(start, start + length)
 
 
-class _JointHistogram(torch.autograd.Function):
+class _JointHistogram(StreamedFunction):
+    leading = (2, 3, 4)
+    differentiable = (2, 3)
+
     @staticmethod
-    def forward(
-        ctx: Any, rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.rows, ctx.columns = rows, columns
-        ctx.save_for_backward(x, y, weight)
+    def forward(rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out = x.new_zeros(len(x), rows.size, columns.size, dtype=torch.float64)
         for part in _portions(x):
             weighted = rows.encode(x[part]).mul_(weight[part][:, None])
@@ -196,8 +195,12 @@ class _JointHistogram(torch.autograd.Function):
         return out.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.options = {"rows": inputs[0], "columns": inputs[1]}
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, columns = ctx.rows, ctx.columns
         x, y, weight = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[2:4]

@@ -17,12 +17,10 @@ import torch
 from monai.utils import LossReduction
 
 from .base import PairLoss
-from .intensity import LEAST_SPAN, robust_range
+from .intensity import IntensityRange, intensity_range, normalized
 from .parzen import make_parzen
 
 __all__ = ["ParzenLoss"]
-
-Limits = tuple[torch.Tensor, torch.Tensor]  # low and high intensity, (B, C) float64 each
 
 
 class ParzenLoss(PairLoss):
@@ -37,7 +35,7 @@ class ParzenLoss(PairLoss):
         rescale: whether to do so; without it intensities are taken as they are and clamped to [0, 1].
         quantile: share of voxels below the low and above the high end, in [0, 0.5); 0 is minimum and maximum.
         freeze_range: keep the ends found in the first call until :meth:`reset_range`, as within a stage of a registration;
-            otherwise they are found anew in every call. They never carry a gradient.
+            they are constants then. Otherwise they are found anew in every call, and the gradient includes theirs.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class ParzenLoss(PairLoss):
             raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
         self.num_bins, self.parzen = num_bins, make_parzen(kernel_type, num_bins, sigma_ratio)
         self.rescale, self.quantile, self.freeze_range = rescale, quantile, freeze_range
-        self._frozen: tuple[Limits, Limits] | None = None
+        self._frozen: tuple[IntensityRange, IntensityRange] | None = None
 
     def reset_range(self) -> None:
         """Forget frozen intensity ranges; the next call finds and keeps new ones."""
@@ -66,37 +64,16 @@ class ParzenLoss(PairLoss):
         """Both images in [0, 1]."""
         if not self.rescale:
             return pred.clamp(0, 1), target.clamp(0, 1)
-        limits = self._frozen
-        if limits is None:
+        ranges = self._frozen
+        if ranges is None:
             valid = weight > 0
-            limits = _limits(pred, valid, self.quantile), _limits(target, valid, self.quantile)
+            ranges = intensity_range(pred, valid, self.quantile), intensity_range(target, valid, self.quantile)
             if self.freeze_range:
-                self._frozen = limits
-        shape = limits[0][0].shape
+                ranges = self._frozen = (ranges[0].frozen(), ranges[1].frozen())
+        shape = ranges[0].low.shape
         if shape != pred.shape[:2]:
             raise ValueError(
                 f"the frozen intensity range is of {tuple(shape)} items and channels, pred has {tuple(pred.shape[:2])}; "
                 "call reset_range() first."
             )
-        return _to_unit(pred, *limits[0]), _to_unit(target, *limits[1])
-
-
-def _limits(image: torch.Tensor, valid: torch.Tensor, quantile: float) -> Limits:
-    if quantile > 0:
-        return robust_range(image, valid, quantile)
-    axes = tuple(range(2, image.ndim))
-    low = torch.where(valid, image.detach(), torch.inf).amin(axes).double()
-    high = torch.where(valid, image.detach(), -torch.inf).amax(axes).double()
-    some = high >= low
-    return torch.where(some, low, 0), torch.where(some, high, 0)
-
-
-def _to_unit(image: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """``(x - low) / (high - low)`` clamped to [0, 1]; 0 for an image that is constant."""
-    low, high = low.to(image.device), high.to(image.device)
-    span = high - low
-    varies = span > LEAST_SPAN
-    scale = torch.where(varies, 1 / torch.where(varies, span, 1), 0)
-    shape = (*low.shape, *(1 for _ in image.shape[2:]))
-    # the offset is taken off first: at 1e4 the product would have no digits left
-    return ((image - low.to(image.dtype).view(shape)) * scale.to(image.dtype).view(shape)).clamp(0, 1)
+        return normalized(pred, ranges[0], 0, 1), normalized(target, ranges[1], 0, 1)

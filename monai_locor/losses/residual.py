@@ -20,7 +20,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from .function import StreamedFunction
 
 __all__ = ["ridge_residual"]
 
@@ -43,7 +44,7 @@ def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: flo
     Returns:
         ``(B, C, ...)``, clamped at zero.
     """
-    return _RidgeResidual.apply(a, c, b, ridge)
+    return _RidgeResidual.apply(ridge, a, c, b)[0]
 
 
 def _cholesky(a: torch.Tensor, size: int, ridge: float) -> Factor:
@@ -85,20 +86,28 @@ def _solve(factor: Factor, rhs: torch.Tensor) -> torch.Tensor:
     return out
 
 
-class _RidgeResidual(torch.autograd.Function):
+class _RidgeResidual(StreamedFunction):
+    """Also returns what backward needs: the residual before it is clamped, theta, and the entries of the factor."""
+
+    leading = differentiable = (1, 2, 3)
+
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: float) -> torch.Tensor:
+    def forward(ridge: float, a: torch.Tensor, c: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
         factor = _cholesky(a, c.shape[1], ridge)
         theta = _solve(factor, c)
         residual = b - (c * theta).sum(1) - ridge * theta.square().sum(1)
-        ctx.ridge = ridge
-        ctx.save_for_backward(theta, residual, *(entry for row in factor for entry in row))
-        return residual.clamp_min(0)
+        return residual.clamp_min(0), residual, theta, *(entry for row in factor for entry in row)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        theta, residual, *entries = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.options = {"ridge": inputs[0]}
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        residual, theta, *entries = ctx.saved_tensors
         ridge, size = ctx.ridge, theta.shape[1]
         factor = [entries[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(size)]
         u = _solve(factor, theta)
@@ -114,4 +123,4 @@ class _RidgeResidual(torch.autograd.Function):
                     da.append((pull[:, i] * theta[:, i]).sum(1))
                 else:
                     da.append((pull[:, i] * theta[:, j] + theta[:, i] * pull[:, j]).sum(1))
-        return torch.stack(da, 1), dc, grad, None
+        return None, torch.stack(da, 1), dc, grad

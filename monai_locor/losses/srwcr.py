@@ -13,14 +13,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from monai.utils import LossReduction
+
+from monai_locor.recent import Recent
 
 from .base import check_positive
 from .local_parzen import LocalParzen, local_parzen
 from .parzen import spline_moments
 from .parzen_loss import ParzenLoss
-from .window_grid import SplineWindows, slab_budget
+from .window_grid import slab_budget
+from .windows import WindowPlan
 
 __all__ = ["SRWCRLoss"]
 
@@ -48,16 +53,25 @@ class SRWCRLoss(ParzenLoss):
         num_bins: bins of each image.
         spacing: distance of the regions, voxels; a region is four times as long. Published: 3 to 5. Memory is ``2 K + 1``
             numbers per region and a few times as many for the gradient, little at these spacings, much at 1.
-        reduction: ``"mean"`` over channels and items of the sum over regions; ``"sum"``; or ``"none"``, the terms of the
-            regions, ``(B, C, *regions)``.
+        reduction: ``"mean"``, the loss above, averaged over channels and items; or ``"none"``, ``(B, C, *regions)``, of each
+            region its term of the sum times the number of regions that hold weight, so that the loss is the mean of the
+            terms; or ``"sum"`` of these.
         rescale: bins lie between the ends of each image's intensities; else on [0, 1].
         quantile: share of voxels below the low and above the high end; 0, minimum and maximum, as published.
         freeze_range: keep the ends of the first call until :meth:`reset_range`; published: found in every call.
         eps: floor of probabilities and variances.
-        memory_budget_mb: MiB for the maps of one slab; by default 8 on a CPU and 128 on a GPU.
+        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+            CPU and 2048 on a GPU.
 
     Returns:
         A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+
+    Example:
+        >>> loss = SRWCRLoss(spatial_dims=2)
+        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
+        >>> loss(pred.requires_grad_(), target).backward()
+        >>> pred.grad.shape
+        torch.Size([1, 1, 16, 16])
     """
 
     def __init__(
@@ -77,12 +91,14 @@ class SRWCRLoss(ParzenLoss):
         if spacing != int(spacing):
             raise ValueError(f"spacing must be a whole number of voxels, got {spacing}.")
         self.spacing, self.eps, self.memory_budget_mb = int(spacing), eps, memory_budget_mb
+        self._plans = Recent[WindowPlan](24)
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         pred, target = self._unit(pred, target, weight)
-        windows = [SplineWindows(n, self.spacing, pred) for n in pred.shape[2:]]
+        keys = [(n, self.spacing, pred.device, pred.dtype) for n in pred.shape[2:]]
+        windows = [self._plans.get(key, partial(WindowPlan.spline, *key)).centered for key in keys]
         spec = LocalParzen(self.parzen, windows, slab_budget(pred.device, self.memory_budget_mb))
         f, s = spline_moments(target, self.num_bins)
         maps = local_parzen(spec, *(x.flatten(0, 1) for x in (pred, f, s, weight.expand_as(pred))))
@@ -90,8 +106,10 @@ class SRWCRLoss(ParzenLoss):
         scale = 1 / torch.where(total > 0, total, 1)
         # the mass is that of the weights alone: no gradient passes through it
         terms = self._terms(*(m * scale.view(-1, *(1,) * (m.ndim - 1)) for m in maps.values()))
-        terms = terms.view(*pred.shape[:2], *terms.shape[1:])
-        return terms if self.reduction == LossReduction.NONE.value else terms.flatten(2).sum(2), None
+        counts = maps["mass"].detach().sum(1) > 0
+        terms = terms * counts.flatten(1).sum(1).view(-1, *(1,) * (terms.ndim - 1))
+        shape = (*pred.shape[:2], *terms.shape[1:])
+        return terms.view(shape), counts.view(shape)
 
     def _terms(self, mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Of each region, from ``P_r(a)`` and ``sum_b b P_r(a, b)``, bins along axis 1, and ``sum_ab b^2 P_r(a, b)``."""

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from monai.losses import BendingEnergyLoss
 from torch import nn
 
 from monai_locor.tensors import plain
 
+from .bending import bending_energy
 from .compare import compare
 
 __all__ = ["RegistrationLoss"]
@@ -43,7 +43,8 @@ class RegistrationLoss(nn.Module):
         bending_weight: of the bending energy of the displacement (mm) times the squared voxel size (mm^2), as in
             :class:`monai_locor.registration.RegistrationConfig`. For isotropic voxels that is MONAI's
             ``BendingEnergyLoss`` of the displacement in voxels.
-        regularization: instead of MONAI's bending energy, called with the displacement ``(B, D, *spatial)`` in voxels.
+        regularization: instead of the bending energy, called with the displacement ``(B, D, *spatial)`` in voxels, for
+            instance MONAI's ``BendingEnergyLoss()``, which computes the same but lets a GPU wait for the host.
 
     Raises:
         ValueError: when ``bending_weight`` is negative or not finite.
@@ -66,7 +67,7 @@ class RegistrationLoss(nn.Module):
             raise ValueError(f"bending_weight must be finite and not negative, got {bending_weight!r}.")
         self.similarity, self.inverse_similarity = similarity, inverse_similarity
         self.bending_weight = bending_weight
-        self.regularization = BendingEnergyLoss() if regularization is None else regularization
+        self.regularization = bending_energy if regularization is None else regularization
         self.last: dict[str, torch.Tensor] = {}
 
     def forward(self, pred: Mapping[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:

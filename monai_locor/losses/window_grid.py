@@ -9,24 +9,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The windows of a whole image: the grid of one loss, and two more kernels for the matrices of :mod:`.windows`."""
+"""The windows of a whole image: the grid of one loss, and the box for :mod:`.windows`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from monai.utils import ensure_tuple_rep, look_up_option
 
+from monai_locor.recent import Recent
+
 from .base import check_positive
-from .windows import BLOCK, AxisWindows, _Block, _chunks, random_shift
+from .windows import BLOCK, BandedMatrix, Block, WindowPlan, _chunks, random_shift
 
-__all__ = ["BUDGET_MB", "ReplicatedBox", "SplineWindows", "WindowGrid", "per_mass", "slab_budget"]
+__all__ = ["BUDGET_MB", "ReplicatedBox", "WindowGrid", "enough", "per_mass", "slab_budget"]
 
-BUDGET_MB = {"cpu": 8.0, "cuda": 128.0}  # maps of a slab: about the processor's cache; a GPU wants large launches
+# of a call's working memory: on a CPU the slabs then stay in the processor's cache; a GPU wants large launches
+BUDGET_MB = {"cpu": 20.0, "cuda": 2048.0}
 FLAT = 1e9  # voxels; a Gaussian so wide is a box where it is cut
+FEWEST = 4  # windows along an axis, unless it has fewer voxels
+ROUNDING = 1e-5  # share of a window's mass that float32 may lose
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,20 @@ class WindowGrid:
     """Size, kernel and distance of the windows, one value per axis.
 
     Build it with :meth:`make`. In training the grid is shifted at random by up to half a stride, so that all voxels
-    count equally; an axis with a window on every voxel needs none of it.
+    count equally. What does not depend on the shift is kept for the last few image sizes.
+
+    Attributes:
+        sigma: standard deviation, voxels.
+        truncated: where the window ends, in standard deviations.
+        stride: distance between windows, voxels.
+        every: whether an axis with a window on every voxel is shifted, too.
     """
 
     sigma: tuple[float, ...]
     truncated: float
     stride: tuple[float, ...]
+    every: bool = False
+    plans: Recent[WindowPlan] = field(default_factory=lambda: Recent(24), compare=False, repr=False)
 
     @classmethod
     def make(
@@ -65,14 +78,32 @@ class WindowGrid:
         # cut a little outside, so that rounding leaves out no voxel
         return cls((FLAT,) * dims, (0.5 * size[0] - 1e-4) / FLAT, step)
 
-    def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[AxisWindows]:
+    def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[BandedMatrix]:
         """The windows along each spatial axis of an image ``(B, C, *spatial)``, on its device and in its dtype."""
-        shift = torch.zeros(len(self.stride), dtype=torch.float64)
-        if training:
-            shift = torch.where(torch.tensor(self.stride) > 1, random_shift(self.stride, generator), 0)
-        shift = shift.to(image.device, image.dtype, non_blocking=True)
-        sizes = zip(image.shape[2:], self.sigma, self.stride, shift, strict=True)
-        return [AxisWindows(n, sigma, step, self.truncated, s) for n, sigma, step, s in sizes]
+        stride = self.strides(image.shape[2:])
+        plans = [self._plan(axis, n, stride[axis], image) for axis, n in enumerate(image.shape[2:])]
+        moving = [training and (self.every or step > 1) for step in stride]
+        if not any(moving):
+            return [plan.centered for plan in plans]
+        shift = random_shift(stride, generator).to(image.device, image.dtype, non_blocking=True)
+        return [plan.shifted(s) if m else plan.centered for plan, s, m in zip(plans, shift, moving, strict=True)]
+
+    def strides(self, shape: Sequence[int]) -> tuple[float, ...]:
+        """Distance of the windows along each axis of this many voxels.
+
+        A short axis has its windows closer together, four of them or one for every voxel. With one or two, a small volume
+        would be judged by a few windows, and its value in training by little else than their random shift.
+        """
+        return tuple(min(step, max(1.0, n / FEWEST)) for step, n in zip(self.stride, shape, strict=True))
+
+    def _plan(self, axis: int, size: int, stride: float, image: torch.Tensor) -> WindowPlan:
+        key = size, self.sigma[axis], stride, self.truncated, image.device, image.dtype
+        return self.plans.get(key, lambda: WindowPlan.gaussian(*key))
+
+
+def enough(mass: torch.Tensor, least: float) -> torch.Tensor:
+    """Which windows hold enough weight to count, bool; what rounding takes from a window does not count against it."""
+    return mass >= least * (1 - ROUNDING)
 
 
 def per_mass(maps: torch.Tensor, mass: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,64 +117,36 @@ def per_mass(maps: torch.Tensor, mass: torch.Tensor, least: float) -> tuple[torc
     Returns:
         maps, divided by the mass where it counts; and ``(G, 1, *windows)`` bool.
     """
-    counts = mass >= least
+    counts = enough(mass, least)
     return maps / torch.where(counts, mass, 1), counts
 
 
-class SplineWindows(AxisWindows):
-    """Cubic B-spline windows, four spacings long, which add up to one inside the image and are not normalised.
-
-    As many centres as fit at a distance of ``spacing`` from one edge of the axis to the other, as a set in its middle:
-    half a voxel outside the last voxels where the size is a multiple of the spacing.
-
-    Args:
-        size: voxels along the axis.
-        spacing: distance of the centres, voxels.
-        like: device and dtype of the matrix.
-    """
-
-    def __init__(self, size: int, spacing: int, like: torch.Tensor) -> None:
-        self.size, self.count = size, size // spacing + 1
-        self._stride, self._reach, self._slack = spacing, 2 * spacing, 2 * spacing
-        self._first = (size - 1) / 2 - (self.count - 1) / 2 * spacing
-        self._centres = self._first + spacing * torch.arange(self.count, device=like.device, dtype=like.dtype)
-        self._norm = torch.ones_like(self._centres)
-        self._forward = [self._block(rows, self._columns(rows)) for rows in _chunks(self.count, BLOCK)]
-        self._adjoint = [self._block(self._rows(cols), cols, True) for cols in _chunks(size, BLOCK * spacing)]
-
-    def _gaussian(self, distance: torch.Tensor) -> torch.Tensor:
-        """The cubic B-spline in place of the Gaussian."""
-        t = distance.abs() / self._stride
-        return torch.where(t < 1, 2 / 3 - t.square() + t**3 / 2, (2 - t).clamp_min(0) ** 3 / 6)
-
-
-class ReplicatedBox(AxisWindows):
+class ReplicatedBox(BandedMatrix):
     """Mean over ``2 radius + 1`` voxels around every voxel; the image goes on with its last value beyond the border.
 
     Args:
         size: voxels along the axis.
         radius: voxels on either side.
-        like: device and dtype of the matrix.
+        device, dtype: of the matrix.
     """
 
-    def __init__(self, size: int, radius: int, like: torch.Tensor) -> None:
-        self.size = self.count = size
-        self._radius, self._like = radius, like
+    def __init__(self, size: int, radius: int, device: torch.device, dtype: torch.dtype) -> None:
+        index = torch.arange(size, device=device)
+        taps = torch.arange(-radius, radius + 1, device=device)
+
+        def around(part: slice) -> slice:
+            return slice(max(0, part.start - radius), min(size, part.stop + radius))
+
+        def block(rows: slice, cols: slice, transposed: bool = False) -> Block:
+            seen = (index[rows, None] + taps).clamp(0, size - 1)
+            weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
+            return Block(rows, cols, weight.T.contiguous() if transposed else weight)
+
         chunks = _chunks(size, BLOCK + 8)
-        self._forward = [self._block(rows, self._around(rows)) for rows in chunks]
-        self._adjoint = [self._block(self._around(cols), cols, True) for cols in chunks]
-
-    def _around(self, part: slice) -> slice:
-        return slice(max(0, part.start - self._radius), min(self.size, part.stop + self._radius))
-
-    def _block(self, rows: slice, cols: slice, transpose: bool = False) -> _Block:
-        index = torch.arange(self.size, device=self._like.device)
-        taps = torch.arange(-self._radius, self._radius + 1, device=self._like.device)
-        seen = (index[rows, None] + taps).clamp(0, self.size - 1)
-        weight = (seen[:, None] == index[cols, None]).to(self._like.dtype).sum(2) / len(taps)
-        return _Block(rows, cols, weight.T.contiguous() if transpose else weight)
+        forward = [block(rows, around(rows)) for rows in chunks]
+        super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
 
 
 def slab_budget(device: torch.device, mebibytes: float | None) -> int:
-    """Bytes that the maps of one slab may take."""
+    """Bytes of working memory that a call may hold."""
     return math.ceil((mebibytes or BUDGET_MB.get(device.type, BUDGET_MB["cpu"])) * 2**20)

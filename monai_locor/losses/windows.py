@@ -9,22 +9,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Gaussian windows on a strided grid, one axis at a time, as banded matrices.
+"""Windows on a strided grid, one axis at a time, as banded matrices.
 
 Row = output window, column = voxel. Any stride, shift and image border is only another matrix, and its transpose is
 the exact adjoint. The matrices are applied block by block, so cost and memory stay linear in the length of the axis.
+What does not depend on the shift is a :class:`WindowPlan`, which can be kept.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-__all__ = ["AxisWindows", "random_shift", "window_count"]
+__all__ = ["AxisWindows", "BandedMatrix", "WindowPlan", "random_shift", "window_count"]
 
 BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
 NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its centre
@@ -40,76 +42,36 @@ def random_shift(stride: Sequence[float], generator: torch.Generator | None) -> 
 
     Drawn on the host, so that a seed means the same on every device.
     """
-    step = torch.tensor(stride, dtype=torch.float64)
-    return (torch.rand(len(step), dtype=torch.float64, generator=generator) - 0.5) * step
+    step = torch.tensor(stride, dtype=torch.float64, device="cpu")
+    return (torch.rand(len(step), dtype=torch.float64, device="cpu", generator=generator) - 0.5) * step
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Rows ``rows`` of the matrix, which vanish outside columns ``cols``."""
+class Block:
+    """Rows ``rows`` of a matrix, which vanish outside the columns ``cols``.
+
+    Attributes:
+        weight: ``(rows, cols)``, or, of the adjoint, ``(cols, rows)``.
+    """
 
     rows: slice
     cols: slice
-    weight: torch.Tensor  # (rows, cols), contiguous
+    weight: torch.Tensor
 
 
-class AxisWindows:
-    """The banded matrix of one axis and its adjoint.
-
-    Windows are centred on the axis as a set, ``stride`` voxels apart, moved by ``shift`` voxels; a centre that would
-    leave the image stays on its edge, half a voxel outside the last voxel's centre. Each row is a Gaussian truncated at
-    ``truncated`` standard deviations (but never narrower than one voxel) and normalised to sum one over the voxels that
-    exist, so windows at the border of the image are averages like any other, and none is empty.
+class BandedMatrix:
+    """A matrix ``(count, size)`` for one axis of a volume, in blocks; and its adjoint, in blocks of its own.
 
     Args:
         size: voxels along the axis.
-        sigma: standard deviation, voxels.
-        stride: distance between windows, voxels.
-        truncated: where the Gaussian is cut, in standard deviations.
-        shift: 0-dimensional tensor in [-stride / 2, stride / 2], voxels; its device and dtype are those of the matrix.
+        count: windows along it.
+        forward: blocks that hold every row once.
+        adjoint: blocks that hold every column once, transposed.
     """
 
-    def __init__(self, size: int, sigma: float, stride: float, truncated: float, shift: torch.Tensor) -> None:
-        self.size, self.count = size, window_count(size, stride)
-        self._sigma, self._stride = max(sigma, NARROWEST), stride
-        self._reach = max(truncated * sigma, 0.5)
-        self._first = (size - 1) / 2 - (self.count - 1) / 2 * stride
-        # the extent of every block allows for any shift, so that no value has to come back from the device
-        self._slack = self._reach + stride / 2
-        index = torch.arange(self.count, device=shift.device, dtype=shift.dtype)
-        self._centres = (self._first + stride * index + shift).clamp(-0.5, size - 0.5)
-        self._norm = self._row_sums()
-        self._forward = [self._block(rows, self._columns(rows)) for rows in _chunks(self.count, BLOCK)]
-        self._adjoint = [self._block(self._rows(cols), cols, True) for cols in _chunks(size, round(BLOCK * max(stride, 1)))]
-
-    def _row_sums(self) -> torch.Tensor:
-        taps = torch.arange(math.ceil(2 * self._slack) + 2, device=self._centres.device, dtype=self._centres.dtype)
-        voxels = (self._centres - self._slack).floor()[:, None] + taps
-        inside = (voxels >= 0) & (voxels <= self.size - 1)
-        return (self._gaussian(voxels - self._centres[:, None]) * inside).sum(1)
-
-    def _gaussian(self, distance: torch.Tensor) -> torch.Tensor:
-        return torch.exp(distance.square() * (-0.5 / self._sigma**2)) * (distance.abs() <= self._reach)
-
-    def _columns(self, rows: slice) -> slice:
-        low = self._first + rows.start * self._stride - self._slack
-        high = self._first + (rows.stop - 1) * self._stride + self._slack
-        return slice(min(max(0, math.floor(low)), self.size - 1), max(1, min(self.size, math.ceil(high) + 1)))
-
-    def _rows(self, cols: slice) -> slice:
-        low = math.floor((cols.start - self._slack - self._first) / self._stride)
-        high = math.ceil((cols.stop - 1 + self._slack - self._first) / self._stride) + 1
-        return slice(min(max(0, low), self.count - 1), max(1, min(self.count, high)))
-
-    def _block(self, rows: slice, cols: slice, transpose: bool = False) -> _Block:
-        voxels = torch.arange(cols.start, cols.stop, device=self._centres.device, dtype=self._centres.dtype)
-        weight = self._gaussian(voxels - self._centres[rows, None]) / self._norm[rows, None].clamp_min(1e-30)
-        return _Block(rows, cols, weight.T.contiguous() if transpose else weight)
-
-    def part(self, cols: slice) -> tuple[slice, torch.Tensor]:
-        """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
-        block = self._block(self._rows(cols), cols)
-        return block.rows, block.weight
+    def __init__(self, size: int, count: int, forward: Sequence[Block], adjoint: Sequence[Block]) -> None:
+        self.size, self.count = size, count
+        self._forward, self._adjoint = list(forward), list(adjoint)
 
     def filter(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         """Window averages along ``axis`` of a contiguous tensor."""
@@ -118,6 +80,182 @@ class AxisWindows:
     def adjoint(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         """The transpose of :meth:`filter`."""
         return _apply(x, axis, self.size, [(b.cols, b.rows, b.weight) for b in self._adjoint])
+
+    def part(self, cols: slice) -> tuple[slice, torch.Tensor]:
+        """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian, cut at ``reach``, of a window's distance from its center, voxels."""
+
+    sigma: float
+    reach: float
+
+    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
+        return torch.exp(distance.square() * (-0.5 / self.sigma**2)) * (distance.abs() <= self.reach)
+
+
+@dataclass(frozen=True)
+class CubicSpline:
+    """The cubic B-spline with nodes ``spacing`` voxels apart."""
+
+    spacing: float
+
+    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
+        t = distance.abs() / self.spacing
+        return torch.where(t < 1, 2 / 3 - t.square() + t**3 / 2, (2 - t).clamp_min(0) ** 3 / 6)
+
+
+class WindowPlan:
+    """Where the windows of one axis lie but for their shift: everything that can be kept from call to call.
+
+    Windows are centered on the axis as a set, ``stride`` voxels apart, moved by the shift; a center that would leave the
+    image stays on its edge, half a voxel outside the last voxel's center.
+
+    Args:
+        size: voxels along the axis.
+        count: windows along it.
+        stride: distance between windows, voxels.
+        reach: distance from the center at which a window ends, voxels.
+        kernel: weight of a voxel by its distance from the center, voxels.
+        normalized: rows sum to one over the voxels that exist.
+        device, dtype: of the matrices.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        stride: float,
+        reach: float,
+        kernel: Callable[[torch.Tensor], torch.Tensor],
+        normalized: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.size, self.count, self.stride, self.kernel, self.normalized = size, count, stride, kernel, normalized
+        self._first = (size - 1) / 2 - (count - 1) / 2 * stride
+        # the extent of every block allows for any shift, so that no value has to come back from the device
+        self._slack = reach + stride / 2
+        self.centers = self._first + stride * torch.arange(count, device=device, dtype=dtype)
+        self.forward = _Batch([(rows, self._columns(rows)) for rows in _chunks(count, BLOCK)], self)
+        chunks = _chunks(size, round(BLOCK * max(stride, 1)))
+        self.adjoint = _Batch([(self.rows(cols), cols) for cols in chunks], self)
+
+    @classmethod
+    def gaussian(
+        cls, size: int, sigma: float, stride: float, truncated: float, device: torch.device, dtype: torch.dtype
+    ) -> WindowPlan:
+        """Gaussians cut at ``truncated`` standard deviations, but never narrower than one voxel.
+
+        Each row is normalized to sum one over the voxels that exist, so windows at the border of the image are averages
+        like any other, and none is empty.
+
+        Args:
+            size: voxels along the axis.
+            sigma: standard deviation, voxels.
+            stride: distance between windows, voxels.
+            truncated: where the Gaussian is cut, in standard deviations.
+            device, dtype: of the matrices.
+        """
+        kernel = Gaussian(max(sigma, NARROWEST), max(truncated * sigma, 0.5))
+        return cls(size, window_count(size, stride), stride, kernel.reach, kernel, True, device, dtype)
+
+    @classmethod
+    def spline(cls, size: int, spacing: int, device: torch.device, dtype: torch.dtype) -> WindowPlan:
+        """Cubic B-splines, four spacings long, which add up to one inside the image and are not normalized.
+
+        As many centers as fit at a distance of ``spacing`` voxels from one edge of the axis to the other: half a voxel
+        outside the last voxels where the size is a multiple of the spacing.
+        """
+        return cls(size, size // spacing + 1, spacing, 2 * spacing, CubicSpline(spacing), False, device, dtype)
+
+    def shifted(self, shift: torch.Tensor) -> AxisWindows:
+        """The windows moved by a 0-dimensional tensor in ``[-stride / 2, stride / 2]`` of the same device and dtype."""
+        return AxisWindows(self, shift)
+
+    @cached_property
+    def centered(self) -> AxisWindows:
+        """The windows without a shift."""
+        with torch.inference_mode(False), torch.no_grad():
+            return AxisWindows(self, self.centers.new_zeros(()))
+
+    def _columns(self, rows: slice) -> slice:
+        low = self._first + rows.start * self.stride - self._slack
+        high = self._first + (rows.stop - 1) * self.stride + self._slack
+        return slice(min(max(0, math.floor(low)), self.size - 1), max(1, min(self.size, math.ceil(high) + 1)))
+
+    def rows(self, cols: slice) -> slice:
+        """The windows that can touch voxels, whatever the shift."""
+        low = math.floor((cols.start - self._slack - self._first) / self.stride)
+        high = math.ceil((cols.stop - 1 + self._slack - self._first) / self.stride) + 1
+        return slice(min(max(0, low), self.count - 1), max(1, min(self.count, high)))
+
+
+class _Batch:
+    """Blocks of a plan, padded to one size, so that all of them are made by a few operations.
+
+    Args:
+        blocks: rows and columns of each.
+        plan: what they are blocks of.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[slice, slice]], plan: WindowPlan) -> None:
+        self.blocks = blocks
+        device, dtype = plan.centers.device, plan.centers.dtype
+        most = [max(s.stop - s.start for s in spans) for spans in zip(*blocks, strict=True)]
+        starts = torch.tensor([[r.start, c.start] for r, c in blocks], device="cpu").to(device, non_blocking=True)
+        index, voxels = (starts[:, i : i + 1] + torch.arange(most[i], device=device) for i in (0, 1))
+        self.index = index.clamp_max(plan.count - 1)  # (blocks, rows)
+        self.centers = plan.centers[self.index]
+        self.voxels = voxels.to(dtype)[:, None]  # (blocks, 1, columns)
+        self.inside = (voxels < plan.size)[:, None]
+
+    def weights(self, plan: WindowPlan, shift: torch.Tensor) -> torch.Tensor:
+        """``(blocks, rows, columns)``, not normalized; rows and columns beyond a block's own are of no meaning."""
+        centers = (self.centers + shift).clamp_(-0.5, plan.size - 0.5)
+        return plan.kernel(self.voxels - centers[..., None]) * self.inside
+
+    def cut(self, weights: torch.Tensor, transposed: bool = False) -> list[Block]:
+        """The blocks themselves, of padded ``(blocks, rows, columns)`` or the transpose of that."""
+        out = []
+        for weight, (rows, cols) in zip(weights, self.blocks, strict=True):
+            first, second = (cols, rows) if transposed else (rows, cols)
+            out.append(Block(rows, cols, weight[: first.stop - first.start, : second.stop - second.start]))
+        return out
+
+
+class AxisWindows(BandedMatrix):
+    """The windows of a :class:`WindowPlan` with a shift.
+
+    Args:
+        plan: everything else.
+        shift: 0-dimensional tensor, voxels; of the plan's device and dtype.
+    """
+
+    def __init__(self, plan: WindowPlan, shift: torch.Tensor) -> None:
+        self._plan, self._shift = plan, shift
+        weights = plan.forward.weights(plan, shift)
+        norms = weights.sum(-1).clamp_min_(1e-30) if plan.normalized else torch.ones_like(weights[..., 0])
+        rows = (r.stop - r.start for r, _ in plan.forward.blocks)
+        self._norms = torch.cat([norm[:n] for norm, n in zip(norms, rows, strict=True)])
+        forward = plan.forward.cut(weights.div_(norms[..., None]))
+        weights = plan.adjoint.weights(plan, shift).div_(self._norms[plan.adjoint.index][..., None])
+        super().__init__(plan.size, plan.count, forward, plan.adjoint.cut(weights.mT.contiguous(), transposed=True))
+
+    @classmethod
+    def gaussian(cls, size: int, sigma: float, stride: float, truncated: float, shift: torch.Tensor) -> AxisWindows:
+        """Windows from the arguments of :meth:`WindowPlan.gaussian`; device and dtype are those of the shift."""
+        return WindowPlan.gaussian(size, sigma, stride, truncated, shift.device, shift.dtype).shifted(shift)
+
+    def part(self, cols: slice) -> tuple[slice, torch.Tensor]:
+        """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
+        plan, rows = self._plan, self._plan.rows(cols)
+        centers = (plan.centers[rows] + self._shift).clamp_(-0.5, plan.size - 0.5)
+        voxels = torch.arange(cols.start, cols.stop, device=centers.device, dtype=centers.dtype)
+        return rows, plan.kernel(voxels - centers[:, None]) / self._norms[rows, None]
 
 
 def _chunks(size: int, length: int) -> Sequence[slice]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from ..geometry import Grid, slabs, to_voxels
+from ..precision import guarded
 from .ndv import determinant, non_diffeomorphic_volume
 from .selection import check_displacement, select
 
@@ -24,6 +25,7 @@ __all__ = ["jacobian_determinant", "jacobian_statistics"]
 LOG_RANGE = (1e-9, 1e9)  # as in the Learn2Reg evaluation, so that a folded voxel has a finite logarithm
 
 
+@guarded
 def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Determinant of d(x + u)/dx in world space, by central differences (one-sided at the borders).
 
@@ -53,6 +55,7 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
     return out
 
 
+@guarded
 def jacobian_statistics(
     displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None
 ) -> dict[str, float | int | None]:

@@ -16,11 +16,13 @@ from __future__ import annotations
 import torch
 
 from ..geometry import Grid, inside, mapped_points, warp
+from ..precision import guarded
 from .selection import check_displacement, select, spatial_mask
 
 __all__ = ["inverse_consistency", "target_registration_error"]
 
 
+@guarded
 def target_registration_error(
     displacement_mm: torch.Tensor, truth_mm: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -43,6 +45,7 @@ def target_registration_error(
     return select(torch.linalg.vector_norm(difference, dim=0), mask)
 
 
+@guarded
 def inverse_consistency(
     forward_mm: torch.Tensor,
     fixed_grid: Grid,

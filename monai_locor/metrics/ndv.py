@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from ..geometry import Grid, slabs, to_voxels
+from ..precision import guarded
+from ..tensors import on_device
 from .selection import check_displacement, spatial_mask
 
 __all__ = ["determinant", "non_diffeomorphic_volume"]
@@ -52,6 +54,7 @@ def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
     return (first * torch.linalg.cross(second, third, dim=0)).sum(0)
 
 
+@guarded
 def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None) -> float | None:
     """Share of the volume that folds, from ten finite-difference Jacobian determinants per voxel.
 
@@ -93,7 +96,7 @@ def _determinant(u: torch.Tensor, simplex: Simplex) -> torch.Tensor:
     centre = _shifted(u, (0,) * (u.ndim - 1))
     orientation = 1.0 if np.linalg.det(np.array(simplex)) > 0 else -1.0
     column = (-1, *[1] * (u.ndim - 1))
-    edges = [_shifted(u, edge) - centre + torch.tensor(edge).to(u).reshape(column) for edge in simplex]
+    edges = [_shifted(u, edge) - centre + on_device(edge, u).reshape(column) for edge in simplex]
     return orientation * determinant(edges)
 
 

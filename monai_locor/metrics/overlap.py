@@ -127,7 +127,9 @@ def _checked(fixed: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, to
 
 def _numbers(labels: torch.Tensor) -> torch.Tensor:
     labels = plain(labels)
-    return labels.to(torch.uint8) if labels.dtype == torch.bool else labels
+    if labels.dtype == torch.bool:
+        return labels.to(torch.uint8)
+    return labels.double() if labels.is_floating_point() else labels  # float32 beside int64 would change large labels
 
 
 def _wanted(found: Iterable[int], labels: Iterable[int] | None) -> set[int]:

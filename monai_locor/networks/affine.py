@@ -57,7 +57,7 @@ class AffineMap(nn.Module):
     def __init__(self, grid: Grid, initial: np.ndarray | None = None) -> None:
         super().__init__()
         dims = grid.dims
-        self.log_matrix = nn.Parameter(torch.zeros(dims, dims + 1))
+        self.log_matrix = nn.Parameter(torch.zeros(dims, dims + 1, dtype=torch.float32, device="cpu"))
         scale = float(grid.extent.max()) / 2
         centre = np.eye(dims + 1)
         centre[:-1, :-1] = grid.affine[:-1, :-1] / grid.spacing * scale

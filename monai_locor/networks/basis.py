@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -33,18 +34,42 @@ class LearnedBasis(nn.Module):
         in_channels: channels C of the image, for instance 2 for intensity and derivative magnitude.
         num_basis: number J of basis functions.
         hidden_channels: width of the hidden layers; empty for a linear map under the sigmoid.
+        generator: CPU random generator of the first weights; by default torch's global one.
 
     Raises:
         ValueError: when a size is not positive.
     """
 
-    def __init__(self, in_channels: int, num_basis: int = 5, hidden_channels: Sequence[int] = (16, 16)) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_basis: int = 5,
+        hidden_channels: Sequence[int] = (16, 16),
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         sizes = [in_channels, *hidden_channels, num_basis]
         if min(sizes) < 1:
             raise ValueError(f"channels and number of basis functions must be positive, got {sizes}.")
         self.in_channels, self.num_basis = in_channels, num_basis
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, a, b, device="cpu", dtype=torch.float32) for a, b in itertools.pairwise(sizes)
+        )
+        self.reset_parameters(generator)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights anew, on the host: the same numbers on every device, and those that ``nn.Linear`` would draw.
+
+        Args:
+            generator: CPU random generator; by default torch's global one.
+        """
+        for layer in cast("list[nn.Linear]", self.layers):
+            weight, bias = (torch.empty(x.shape, dtype=torch.float32, device="cpu") for x in (layer.weight, layer.bias))
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(layer.in_features)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
     def changed(self) -> bool:
         """Whether something was attached to the network (a hook, a parametrisation), so that it is more than its weights."""
@@ -70,20 +95,37 @@ class LearnedBasisTape:
     Biases are the last column of the weights, their input a row of ones.
 
     Args:
-        parameters: weight and bias of each layer, in order.
-        like: gives dtype and device.
+        parameters: weight and bias of each layer, in order, on the device of ``like``.
+        like: gives the dtype to compute in.
+        voxels: of the largest portion.
+
+    Raises:
+        RuntimeError: when they lie on another device: gradients would go to copies that nobody knows.
     """
 
-    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int) -> None:
+        elsewhere = next((p.device for p in parameters if p.device != like.device), None)
+        if elsewhere is not None:
+            raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}: move the loss with loss.to(device)")
         layers = zip(parameters[::2], parameters[1::2], strict=True)
-        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like) for w, b in layers]
-        self.memory: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like.dtype) for w, b in layers]
+        inputs, outputs = [w.shape[1] for w in self.weights], len(self.weights[-1])
+        self.values: list[torch.Tensor] = []
+        self._room = _Room([*inputs, outputs], voxels, like)
+        self._gradient_room = _Room([*(n - 1 for n in inputs), outputs], voxels, like)
+
+    @staticmethod
+    def numbers_per_voxel(basis: LearnedBasis) -> int:
+        """What is held for each voxel of the largest portion."""
+        layers = cast("list[nn.Linear]", basis.layers)
+        return sum(2 * layer.in_features + 1 for layer in layers) + 2 * basis.num_basis
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``(C, N)`` intensities to ``(J, N)`` basis values, valid until the next call."""
-        if x.shape[1] not in self.memory:
-            self.memory[x.shape[1]] = self._allocate(x.shape[1])
-        self.values, self.gradients = self.memory[x.shape[1]]
+        if not self.values or self.values[0].shape[1] != x.shape[1]:
+            self.values = self._room.matrices(x.shape[1])
+            for value in self.values[:-1]:
+                value[-1].fill_(1)
         self.values[0][:-1].copy_(x)
         for number, weight in enumerate(self.weights):
             last = number == len(self.weights) - 1
@@ -92,15 +134,10 @@ class LearnedBasisTape:
             _ = out.sigmoid_() if last else out.clamp_min_(0)
         return self.values[-1]
 
-    def _allocate(self, voxels: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        sizes = [w.shape[1] - 1 for w in self.weights]
-        values = [self.weights[0].new_ones(n + 1, voxels) for n in sizes]
-        outputs = self.weights[-1].new_empty(len(self.weights[-1]), voxels)
-        return [*values, outputs], [self.weights[0].new_empty(n, voxels) for n in (*sizes, len(outputs))]
-
     def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
         """From the gradient ``(J, N)`` of the last call's output to those of its input ``(C, N)`` and of the parameters."""
-        outward = self.gradients[-1]
+        gradients = self._gradient_room.matrices(gradient.shape[1])
+        outward = gradients[-1]
         torch.ops.aten.sigmoid_backward.grad_input(gradient, self.values[-1], grad_input=outward)
         found: list[torch.Tensor] = []
         for number in reversed(range(len(self.weights))):
@@ -108,12 +145,26 @@ class LearnedBasisTape:
             found[:0] = [both[:, :-1], both[:, -1]]
             if number == 0 and not need_input:
                 return None, found
-            inward = self.gradients[number]
+            inward = gradients[number]
             torch.mm(self.weights[number][:, :-1].T, outward, out=inward)
             if number:
                 torch.ops.aten.threshold_backward.grad_input(inward, self.values[number][:-1], 0, grad_input=inward)
             outward = inward
         return outward, found
+
+
+class _Room:
+    """Memory for matrices with these numbers of rows and up to ``columns`` columns, made when it is first used."""
+
+    def __init__(self, rows: Sequence[int], columns: int, like: torch.Tensor) -> None:
+        self.rows, self.columns, self.like = rows, columns, like
+        self.flat: list[torch.Tensor] = []
+
+    def matrices(self, columns: int) -> list[torch.Tensor]:
+        """Contiguous matrices with so many columns, all in the same memory as those of the last call."""
+        if not self.flat:
+            self.flat = [self.like.new_empty(n * self.columns) for n in self.rows]
+        return [flat[: n * columns].view(n, columns) for flat, n in zip(self.flat, self.rows, strict=True)]
 
 
 class PolynomialBasis(nn.Module):

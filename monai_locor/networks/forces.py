@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.networks.utils import eval_mode
 from torch import nn
+
+from monai_locor.tensors import on_device
 
 __all__ = ["force_channels", "forces"]
 
@@ -55,6 +58,11 @@ def forces(
     axes = tuple(range(1, gradient.ndim))
     unit = gradient.square().mean(axes, keepdim=True).sqrt()
     force = -gradient / torch.where(unit > 0, unit, 1)
-    smooth = GaussianFilter(gradient.ndim - 2, 1.0).to(field.device)
-    average = smooth(force)
-    return torch.cat((average, average / (smooth(force.square().sum(1, keepdim=True)) + FLOOR).sqrt()), 1)
+    kernel = [on_device(_kernel(), force)] * (force.ndim - 2)  # MONAI's GaussianFilter reads its width from the device
+    average, squares = (separable_filtering(x, kernel) for x in (force, force.square().sum(1, keepdim=True)))
+    return torch.cat((average, average / (squares + FLOOR).sqrt()), 1)
+
+
+def _kernel() -> np.ndarray:
+    """A Gaussian of one voxel, ``(9,)``."""
+    return gaussian_1d(torch.ones((), dtype=torch.float32, device="cpu")).numpy()

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ from .lattice import cropped, pooled, samples, upsampled
 from .velocity import LatticeWarp
 
 __all__ = ["RegistrationNetwork", "small_head"]
+
+KEPT = 4  # sizes of images of which something is kept
 
 
 def small_head(network: nn.Module, std: float = 1e-5) -> None:
@@ -119,7 +122,7 @@ class RegistrationNetwork(nn.Module):
         self.inputs = look_up_option(inputs, ("concatenated", "separate"))
         self.divisible, self.squarings, self.downsampling, self.stride = divisible, squarings, downsampling, stride
         self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # in a tuple, so that it is no module of this one
-        self._exponentials: dict[Any, DVF2DDF] = {}
+        self._exponentials: OrderedDict[Any, DVF2DDF] = OrderedDict()
         if head_std is not None:
             small_head(network, head_std)
 
@@ -218,8 +221,8 @@ class RegistrationNetwork(nn.Module):
         guide = self.guide[0]
         shape = [-(-n // self.downsampling) for n in images[0].shape[2:]]
         with torch.inference_mode(False):  # autograd refuses what was made in that mode
-            given = [x.clone() if x.is_inference() else x for x in images]
-            zero = torch.zeros(len(given[0]), self.spatial_dims, *shape, device=given[0].device)
+            given = [plain(x) for x in images]
+            zero = given[0].new_zeros(len(given[0]), self.spatial_dims, *shape)
 
         def loss(field: torch.Tensor) -> torch.Tensor:  # near zero the exponential of a velocity is the velocity
             ddf = torch.cat((field, -field)) if self.output == "velocity" else field
@@ -230,13 +233,17 @@ class RegistrationNetwork(nn.Module):
         return F.pad(found, [width for n, m in zip(reversed(size), reversed(shape)) for width in (0, n - m)])
 
     def _integrated(self, velocity: torch.Tensor) -> torch.Tensor:
-        """The exponential; what it needs to know of a grid is kept for the next image of that size."""
+        """The exponential; what it needs to know of a grid is kept for the next images of that size."""
         key = (velocity.shape[2:], velocity.device)
         if key not in self._exponentials:
-            with warnings.catch_warnings():
+            with torch.inference_mode(False), warnings.catch_warnings():  # autograd refuses what was made in that mode
                 warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
-                self._exponentials[key] = DVF2DDF(num_steps=self.squarings)
-            self._exponentials[key].warp_layer = LatticeWarp(velocity.shape[2:]).to(velocity.device)  # type: ignore[assignment]
+                exponential = DVF2DDF(num_steps=self.squarings)
+                exponential.warp_layer = LatticeWarp(velocity.shape[2:]).to(velocity.device)  # type: ignore[assignment]
+            self._exponentials[key] = exponential
+        self._exponentials.move_to_end(key)
+        while len(self._exponentials) > KEPT:
+            self._exponentials.popitem(last=False)
         return self._exponentials[key](velocity)
 
 

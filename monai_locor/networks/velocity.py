@@ -34,6 +34,7 @@ from monai_locor.geometry import (
     to_normalized,
     to_voxels,
 )
+from monai_locor.tensors import on_device, plain
 
 __all__ = ["LatticeWarp", "SplineVelocity", "cubic_bspline"]
 
@@ -57,7 +58,7 @@ class LatticeWarp(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        scale, offset = (torch.tensor(v).flip(0) for v in to_normalized(shape))
+        scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device="cpu") for v in to_normalized(shape))
         index = identity_points(shape).flatten(1).T.flip(-1)
         self.register_buffer("identity", index * scale + offset, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -111,7 +112,7 @@ class SplineVelocity(nn.Module):
         self.length = (np.array(grid.shape) - 1) * grid.spacing + 2 * self.margin
         self.shape = tuple(max(3, math.ceil(n / step - 1e-6) + 1) for n in self.length)
         knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
-        self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots))
+        self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots, dtype=torch.float32, device="cpu"))
         for axis, n in enumerate(self.shape):
             matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis)).float()
             self.register_buffer(f"basis_{axis}", matrix, persistent=False)
@@ -171,12 +172,12 @@ class SplineVelocity(nn.Module):
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
         """Add a fixed velocity, for instance one that a network predicted: ``(D, *fixed)`` on the fixed grid, RAS mm."""
-        field = to_voxels(velocity_mm.to(self.coefficients), self.grid)
+        field = to_voxels(plain(velocity_mm).detach().to(self.coefficients), self.grid)
         matrices = [
-            torch.from_numpy(interpolation_matrix((np.arange(n) * self.step - self.margin) / h, m)).to(field)
+            on_device(interpolation_matrix((np.arange(n) * self.step - self.margin) / h, m), field)
             for n, h, m in zip(self.shape, self.grid.spacing, self.grid.shape, strict=True)
         ]
-        scale = torch.tensor(self.grid.spacing / self.step).to(field)
+        scale = on_device(self.grid.spacing / self.step, field)
         self.base = separable(matrices, field) * scale.view(-1, *(1,) * self.dims)
 
     def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:

@@ -31,6 +31,7 @@ from monai_locor.geometry import warped
 from monai_locor.io import ImageSource
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.precision import optimizing
 from monai_locor.report.verdict import judge
 
 from .config import RegistrationConfig
@@ -109,41 +110,40 @@ def register(
         InputError: for input that cannot be registered, before any long work, in one line that names it and the remedy.
     """
     given = dict(locals())  # all arguments, for run.json
-    start = time.perf_counter()
-    config, own = chosen_similarity(RegistrationConfig.of(preset), similarity)
-    basis = _basis(initial_basis, config)
     first, second = _devices(device, devices)
+    with optimizing(first):
+        return _registered(given, first, second)
+
+
+def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None) -> RegistrationResult:
+    """What :func:`register` does with its arguments on its devices."""
+    start = time.perf_counter()
+    config, own = chosen_similarity(RegistrationConfig.of(given["preset"]), given["similarity"])
+    basis = _basis(given["initial_basis"], config)
+    predict, initial_velocity = given["predict"], given["initial_velocity"]
     if second is not None:
         _check_travels(own)
     if predict is not None and (second is not None or initial_velocity is not None):
         raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
-    pair = load_pair(
-        fixed,
-        moving,
-        config,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        initial=initial,
-        initial_velocity=initial_velocity,
-        device=first,
-    )
+    inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
+    pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
     start_fields = [None if x is None else x.cpu() for x in (pair.velocity, pair.displacement)]
     begin: dict[str, Any] = {
         "config": config,
         "initial": pair.affine,
-        "seed": seed,
+        "seed": given["seed"],
         "initial_velocity": start_fields[0],
         "initial_displacement": start_fields[1],
-        "search": _searches(config, initial is not None, pair),
+        "search": _searches(config, given["initial"] is not None, pair),
         "initial_basis": basis,
         "similarity": own,
     }
     arguments = described_arguments(given)
     times = [start, time.perf_counter()]
-    engine, interrupted = _optimised(pair, begin, predict, second, progress, keep_interrupted)
-    names = {role: str(s) for role, s in (("fixed", fixed), ("moving", moving)) if isinstance(s, (str, PathLike))}
+    engine, interrupted = _optimised(pair, begin, predict, second, given["progress"], given["keep_interrupted"])
+    names = {role: str(given[role]) for role in ("fixed", "moving") if isinstance(given[role], (str, PathLike))}
     times.append(time.perf_counter())
-    result = _result(engine, pair, seed, times[-1] - start, names)
+    result = _result(engine, pair, given["seed"], times[-1] - start, names)
     return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
 
 
@@ -231,8 +231,7 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
     del prepared
     fixed_grid, moving_grid = pair.fixed.stored, pair.moving.stored
     mask = None if pair.fixed.weight is None else pair.fixed.to_stored(pair.fixed.weight).cpu()
-    with torch.no_grad():
-        affine = engine.affine().cpu().numpy()
+    affine = engine.matrix()
     return RegistrationResult(
         affine=affine,
         forward_mm=forward,

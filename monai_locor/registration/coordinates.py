@@ -66,7 +66,7 @@ class _Coordinates:
             self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
 
     def _double(self, value: np.ndarray) -> torch.Tensor:
-        return torch.tensor(np.ascontiguousarray(value), device=self.device)
+        return torch.from_numpy(np.array(value, dtype=np.float64, order="C")).to(self.device, non_blocking=True)
 
     def _place_nodes(self, nodes: tuple[int, ...], affine: np.ndarray, positions: list[np.ndarray]) -> None:
         """Nodes on a grid with this affine (to world), and where the samples lie among them, one list per axis."""

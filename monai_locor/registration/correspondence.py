@@ -61,7 +61,7 @@ def fit_like_two_people(engine: RegistrationEngine) -> bool:
 @torch.no_grad()
 def unexplained(engine: RegistrationEngine) -> float:
     """Median over the windows of the share of the variance that the fits leave over, mean of both directions."""
-    total = torch.zeros(1, dtype=torch.float64)
+    total = torch.zeros(1, dtype=torch.float64, device="cpu")
     for k in engine.directions:
         loss = engine.losses[k]
         assert isinstance(loss, LocalLearnedBasisCRLoss)

@@ -35,7 +35,8 @@ from monai_locor.networks import LearnedBasis
 from monai_locor.networks.affine import AffineMap
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
-from monai_locor.precision import full_precision
+from monai_locor.precision import optimized
+from monai_locor.tensors import plain
 
 from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
@@ -46,7 +47,7 @@ from .parallel import Exchange
 from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
-from .similarity import OwnSimilarity, make_similarity
+from .similarity import OwnSimilarity, make_similarities
 from .starts import try_another_start
 
 __all__ = ["RegistrationEngine"]
@@ -95,41 +96,43 @@ class RegistrationEngine(nn.Module):
         similarity: OwnSimilarity | None = None,
     ) -> None:
         super().__init__()
-        self.fixed, self.moving, self.config, self.asked = fixed, moving, config, config
+        self.config, self.asked, self.device = config, config, fixed.image.device
         self.unit = float(fixed.grid.spacing.min())
-        self.device = fixed.image.device
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.initial_basis, self.similarity = initial_basis, similarity
         self.unexplained: float | None = None
-        self._straighten()
-        self.exchange = exchange
-        self.directions = (0, 1) if exchange is None else (exchange.direction,)
+        self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
         self.shared = exchange is None  # whether this process knows what both directions have learned
-        self.begin(initial)
+        self._take(fixed, moving)
+
+    @optimized
+    def _take(self, fixed: PreparedImage, moving: PreparedImage) -> None:
+        """The images, on the device of the fixed one, and all that a registration of them begins with."""
+        self.fixed, self.moving = fixed.to(self.device), moving.to(self.device)
+        self._straighten()
+        self.begin(self.initial)
         masked = fixed.weight is not None or moving.weight is not None
         if masked and not takes_mask(self.losses[0]):
             logger.warning("%s takes no mask: it sees the whole images", type(self.losses[0]).__name__)
 
     def _straighten(self) -> None:
-        """No deformation but the one to start from."""
-        self.velocity = self._make_velocity(4.0, 1.0)
+        self.velocity = self._make_velocity(4.0, 1.0)  # no deformation but the one to start from
         self.deformable = self.initial_velocity is not None or self.initial_displacement is not None
 
+    @optimized
     def begin(self, initial: np.ndarray) -> None:
         """Start from a matrix, with bases that know nothing yet or what they were given."""
         self.history: list[dict[str, Any]] = []
         self.affine = AffineMap(self.fixed.grid, initial).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
-        generators = [torch.Generator().manual_seed(2 * self.seed + k) for k in range(2)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            dims = self.fixed.grid.dims
-            losses = [make_similarity(self.config, dims, g, self.similarity) for g in generators]
+        generators = [torch.Generator("cpu").manual_seed(2 * self.seed + k) for k in range(2)]
+        losses = make_similarities(self.config, self.fixed.grid.dims, generators, self.seed, self.similarity)
         self.losses = nn.ModuleList(losses).to(self.device)
         if self.initial_basis is not None:
             self.initial_basis.load_into(*self.losses)
 
+    @optimized
     @torch.no_grad()
     def share_bases(self) -> None:
         """Two processes, each of which has learned one direction's basis, tell each other; both must call."""
@@ -141,6 +144,7 @@ class RegistrationEngine(nn.Module):
             self.exchange(parameters)
         self.shared = True
 
+    @optimized
     def learned_bases(self) -> LearnedBases | None:
         """The bases as they are now; None where there are none, or the other process has not told."""
         found = [x for x in self.losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
@@ -166,6 +170,7 @@ class RegistrationEngine(nn.Module):
             logger.info("initial displacement met to within %.3f mm in 95 %% of the field of view", left)
         return velocity
 
+    @optimized
     def enter(self, stage: Stage) -> None:
         """Prepare the images, the lattice and a fresh optimiser for a stage."""
         if stage.spacing is not None:
@@ -214,25 +219,22 @@ class RegistrationEngine(nn.Module):
         groups = self.optimizer.param_groups
         return [(lambda step: 1.0) if id(g["params"][0]) in basis else rate_factor(self.config, iterations) for g in groups]
 
+    @optimized
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""
-        with full_precision(self.device):
-            return self._step()
-
-    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         shared = [self.affine(inverse=bool(k)) for k in self.directions]
         if self.deformable:
             shared.append(self.velocity(self.directions))
         # each direction is differentiated down to these leaves and forgotten; what lies below is differentiated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for i, k in enumerate(self.directions):
             value = self._similarity(k, leaves[i], leaves[-1][i] if self.deformable else None) / 2
             value.backward()
             total += value.detach()
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
-        bending = torch.zeros((), device=self.device)
+        bending = torch.zeros_like(total)
         if self.deformable and self.bending_weight > 0 and self.directions[0] == 0:
             bending = bending_energy(shared[-1][:1]) * self.bending_weight
             if bending.requires_grad:
@@ -276,6 +278,7 @@ class RegistrationEngine(nn.Module):
                 weight *= level.weight
         return warped, weight
 
+    @optimized
     @torch.no_grad()
     def compared(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the loss of a direction sees now: the warped image, the still one, the weights."""
@@ -283,6 +286,7 @@ class RegistrationEngine(nn.Module):
         warped, weight = self._warped(k, self.affine(inverse=bool(k)), displacement)
         return warped[:, : channels_of(self.losses[k])], self.levels[k].reference, weight
 
+    @optimized
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages; what interrupts it leaves the best that there is so far."""
         # without an affine to optimise, an affine stage has nothing to move
@@ -319,26 +323,25 @@ class RegistrationEngine(nn.Module):
             self._straighten()
         self.go_through(coarse, bar)
 
+    @optimized
     def go_through(self, stages: Sequence[Stage], bar: tqdm) -> None:
         """All steps of some stages; ``bar`` counts them."""
         for stage in stages:
             start, values = time.perf_counter(), []
             try:
                 self.enter(stage)
-                before = [p.detach().clone() for p in self._moving_parts()]
+                moving = [*self.affine.parameters(), self.velocity.coefficients]
+                before = [p.detach().clone() for p in moving]
                 for _ in range(stage.iterations):
                     values.append(torch.stack(self.step()))
                     bar.update()
-                self._undo_if_worse(before, torch.stack(values))
+                self._undo_if_worse(moving, before, torch.stack(values))
             finally:
                 if values:
                     self._record(stage, torch.stack(values), time.perf_counter() - start)
 
-    def _moving_parts(self) -> list[nn.Parameter]:
-        return [*self.affine.parameters(), self.velocity.coefficients]
-
     @torch.no_grad()
-    def _undo_if_worse(self, before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
+    def _undo_if_worse(self, moving: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
         """Go back to where a stage began if it ended worse.
 
         Steps are as long for noise as for a pull, and next to a perfect fit there is nothing but noise.
@@ -347,17 +350,17 @@ class RegistrationEngine(nn.Module):
         first, last = loss[0], loss[-LAST:].nanmean()
         if bool(last > first + SLACK * first.abs()):
             logger.warning("a stage made the loss worse, from %.3f to %.3f, and was undone", first, last)
-            for parameter, value in zip(self._moving_parts(), before, strict=True):
+            for parameter, value in zip(moving, before, strict=True):
                 parameter.copy_(value)
 
+    @optimized
     @torch.no_grad()
     def matrix(self) -> np.ndarray:
         """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
 
     def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
-        # JSON knows no NaN
-        loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.cpu().tolist())
+        loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON knows no NaN
         entry = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
         self.history.append(entry)
         bad = int((~values.isfinite()).any(1).sum())
@@ -381,15 +384,17 @@ class RegistrationEngine(nn.Module):
         field = self.velocity([direction])[0] if self.deformable else None
         return self._coordinates(direction, grid).displacement_mm(self.affine(inverse=bool(direction)), field)
 
+    @optimized
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
         """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, the affine included."""
         return self._displacement_mm(0, self.fixed.grid)
 
+    @optimized
     @torch.no_grad()
     def inverse_mm(self, forward_mm: torch.Tensor) -> torch.Tensor:
         """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, that undoes the forward one."""
         inverse = self._displacement_mm(1, self.moving.grid)
         if not self.deformable:
             return inverse
-        return refined_inverse(inverse, self.moving.grid, forward_mm, self.fixed.grid, self.matrix())
+        return refined_inverse(inverse, self.moving.grid, plain(forward_mm).to(inverse), self.fixed.grid, self.matrix())

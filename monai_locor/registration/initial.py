@@ -89,14 +89,14 @@ def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.nd
     Returns:
         ``A``, ``(D + 1, D + 1)`` RAS mm; ``w``, ``(D, *grid.shape)``, RAS mm, float64.
     """
-    points = torch.tensor(grid.points()).reshape(-1, grid.dims)
-    homogeneous = torch.cat((points - torch.tensor(grid.centre), torch.ones(len(points), 1, dtype=torch.float64)), 1)
+    points = torch.from_numpy(grid.points()).reshape(-1, grid.dims)
+    homogeneous = torch.cat((points - torch.from_numpy(grid.centre), torch.ones_like(points[:, :1])), 1)
     moved = points + displacement_mm.detach().cpu().double().reshape(grid.dims, -1).T
     solution = torch.linalg.lstsq(homogeneous, moved).solution.T.numpy()
     matrix = np.eye(grid.dims + 1)
     matrix[:-1, :-1] = solution[:, :-1]
     matrix[:-1, -1] = solution[:, -1] - solution[:, :-1] @ grid.centre
-    rest = torch.tensor(apply_affine(np.linalg.inv(matrix), moved.numpy())) - points
+    rest = torch.from_numpy(apply_affine(np.linalg.inv(matrix), moved.numpy())) - points
     return matrix, rest.T.reshape(grid.dims, *grid.shape)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from monai_locor.geometry import Grid, inside, mapped_points, sample, slabs
+from monai_locor.tensors import on_device
 
 __all__ = ["refined_inverse"]
 
@@ -48,9 +49,9 @@ def refined_inverse(
         ``(D, *moving)`` float32.
     """
     dims = moving.dims
-    back = torch.tensor(np.linalg.inv(affine[:dims, :dims]), dtype=torch.float32, device=inverse_mm.device)
-    close = CLOSE * float(fixed.spacing.min())
     out = inverse_mm.float().clone()
+    back = on_device(np.linalg.inv(affine[:dims, :dims]), out)
+    close = CLOSE * float(fixed.spacing.min())
     for rows in slabs(moving.shape):
         part = moving.cropped([rows, *(slice(0, n) for n in moving.shape[1:])])
         out[:, rows] = _refined(out[:, rows], part, forward_mm, fixed, back, close, iterations)

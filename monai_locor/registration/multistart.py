@@ -29,6 +29,7 @@ import torch.nn.functional as F
 
 from monai_locor.geometry import Grid, apply_affine, sample_normalized, to_normalized
 from monai_locor.networks.affine import matrix_exponential
+from monai_locor.tensors import on_device
 
 from .prepare import SOFT_LIMITS, PreparedImage
 
@@ -159,7 +160,7 @@ class _Coarse:
         scale, offset = to_normalized(self.grid.shape)
         normalizing = np.diag([*scale, 1.0])
         normalizing[:-1, -1] = offset
-        matrix = (torch.from_numpy(normalizing @ np.linalg.inv(self.grid.affine)).to(to_world) @ to_world).float()
+        matrix = (on_device(normalizing @ np.linalg.inv(self.grid.affine), to_world) @ to_world).float()
         where = points @ matrix[:, :dims, :dims].mT + matrix[:, None, :dims, dims]
         sampled = sample_normalized(self.channels.expand(len(matrix), *self.channels.shape), where.flip(-1))
         level, weight = sampled[:, 0] / sampled[:, 1].clamp_min(1e-3), sampled[:, 1]
@@ -208,7 +209,7 @@ class StartSearch:
         self.mass = max(min(mass) / self.step**dims, 1e-6)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.tensor(values, device=self.device)
+        return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.device, non_blocking=True)
 
     def _measure(self, joint: torch.Tensor) -> torch.Tensor:
         """The measure of joint histograms ``(B, LEVELS, LEVELS)``."""
@@ -261,7 +262,7 @@ class StartSearch:
         parameters = torch.zeros(len(starts), len(i) + dims + 1, dtype=torch.float64, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([parameters], lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS, RATE / 10)
-        best = torch.full((len(starts),), -torch.inf, device=self.device)
+        best = torch.full((len(starts),), -torch.inf, dtype=torch.float32, device=self.device)
         kept = left @ right
         for _ in range(ITERATIONS):
             turn, shift, size = parameters.split((len(i), dims, 1), dim=1)
@@ -300,8 +301,8 @@ def _rotations(dims: int) -> list[np.ndarray]:
     i, j = np.triu_indices(dims, 1)
     out = []
     for angles in product(ANGLES[dims], repeat=len(i)):
-        log = torch.zeros(dims, dims, dtype=torch.float64)
-        log[i, j] = torch.deg2rad(torch.tensor(angles, dtype=torch.float64))
+        log = torch.zeros(dims, dims, dtype=torch.float64, device="cpu")
+        log[i, j] = torch.deg2rad(torch.tensor(angles, dtype=torch.float64, device="cpu"))
         out.append(matrix_exponential(log - log.T).numpy())
     return out
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from os import PathLike
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Pair:
     """What a registration starts from.
 
     Attributes:
-        fixed_image, moving_image: as they were read, ``(1, *spatial)``.
+        fixed_image, moving_image: as they were read, ``(1, *spatial)``, on the host.
         fixed, moving: as the engine sees them.
         affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         displacement: what an initial field holds beyond the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
@@ -86,8 +87,8 @@ def load_pair(
         raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
     check_overlap(grids["fixed"], grids["moving"], affine)
     return Pair(
-        fixed_image=images["fixed"][0],
-        moving_image=images["moving"][0],
+        fixed_image=cast(MetaTensor, images["fixed"][0].cpu()),
+        moving_image=cast(MetaTensor, images["moving"][0].cpu()),
         fixed=prepared["fixed"],
         moving=prepared["moving"],
         affine=affine,
@@ -105,7 +106,7 @@ def select_device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, dtype=torch.float32, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!s} cannot be used here ({str(error).splitlines()[0]}); try cpu.") from error
     return torch.device(device)
@@ -123,7 +124,7 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
     if not _same_grid(source, grid):
         logger.warning("%s mask lies on another grid than its image and is resampled", role)
         weight = warp(weight, source, None, grid)
-    weight = weight if valid is None else weight * valid
+    weight = weight if valid is None else weight * valid.to(weight.device)
     if float(weight.sum()) == 0:
         raise InputError(f"{role} mask does not meet its image: no voxel is left; check that they share world coordinates.")
     return weight
@@ -142,12 +143,12 @@ def _initial(
         return initial_affine(fixed, moving, config.initialization), None
     if isinstance(initial, (str, PathLike)):
         initial = _read_initial(initial, fixed)
-    dims, shape = fixed.grid.dims, tuple(initial.shape)
-    finite = bool(torch.as_tensor(initial).isfinite().all())
+    values = plain(torch.as_tensor(initial)).detach().cpu()
+    dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
     if finite and shape == (dims, *fixed.stored.shape):
-        matrix, rest = split_displacement(plain(torch.as_tensor(initial)), fixed.stored)
+        matrix, rest = split_displacement(values, fixed.stored)
         return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
-    matrix = np.asarray(initial, dtype=np.float64)
+    matrix = values.double().numpy()
     if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
         raise InputError(
             f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "

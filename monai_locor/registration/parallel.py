@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import tempfile
 import time
@@ -82,7 +81,7 @@ def second_process(
     share = max(1, threads // 2) if "cpu" in (device.type, fixed.image.device.type) else threads
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        images = [_moved(image, torch.device("cpu")) for image in (fixed, moving)]
+        images = [image.to("cpu") for image in (fixed, moving)]
         process = mp.get_context("spawn").Process(
             target=_work, args=(work, store, str(device), share, *images, *arguments), daemon=True
         )
@@ -114,11 +113,6 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first process decides and ends this one
     torch.set_num_threads(threads)
-    images = [_moved(image, torch.device(device)) for image in (fixed, moving)]
+    images = [image.to(device) for image in (fixed, moving)]
     Path(store + READY).touch()
     work(Exchange(store, 1), *images, *rest)
-
-
-def _moved(image: PreparedImage, device: torch.device) -> PreparedImage:
-    weight = None if image.weight is None else image.weight.to(device)
-    return dataclasses.replace(image, image=image.image.to(device), weight=weight)

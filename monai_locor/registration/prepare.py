@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from monai.networks.layers import gaussian_1d
 
 from monai_locor.geometry import Grid, reorder, separable, stored_order, toeplitz
 from monai_locor.losses.intensity import robust_range
+from monai_locor.precision import guarded
 from monai_locor.tensors import plain
 
 __all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
@@ -47,11 +49,17 @@ class PreparedImage:
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
 
+    def to(self, device: torch.device | str) -> PreparedImage:
+        """The same on a device, fit for autograd also where it was made in ``torch.inference_mode``."""
+        weight = None if self.weight is None else plain(self.weight).to(device)
+        return dataclasses.replace(self, image=plain(self.image).to(device), weight=weight)
+
     def to_stored(self, volume: torch.Tensor) -> torch.Tensor:
         """``(C, *spatial)`` on :attr:`grid` back to the order of :attr:`stored`; world components are untouched."""
         return reorder(volume, *stored_order(self.axes, self.flips))
 
 
+@guarded
 def prepare(
     image: torch.Tensor, weight: torch.Tensor | None, quantile: float, device: torch.device, grid: Grid | None = None
 ) -> PreparedImage:
@@ -87,7 +95,7 @@ def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence
     Returns:
         the average, normalised by the weights and so at the border, too; and where the weights within reach do not vanish.
     """
-    matrices = [_gaussian_matrix(n, s).to(image) for n, s in zip(image.shape[1:], sigma, strict=True)]
+    matrices = [_gaussian_matrix(n, s).to(image, non_blocking=True) for n, s in zip(image.shape[1:], sigma, strict=True)]
     total = separable(matrices, weight)
     return separable(matrices, image * weight) / total.clamp_min(1e-6), total > 1e-3
 
@@ -95,12 +103,12 @@ def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence
 def smoothed(image: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
     """Gaussian average over all voxels, :func:`weighted_gaussian` with weights of one."""
     matrices = [_gaussian_matrix(n, s) for n, s in zip(image.shape[1:], sigma, strict=True)]
-    return separable([(m / m.sum(1, keepdim=True)).to(image) for m in matrices], image)
+    return separable([(m / m.sum(1, keepdim=True)).to(image, non_blocking=True) for m in matrices], image)
 
 
 def _gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
-    kernel = gaussian_1d(torch.tensor(float(sigma)), truncated=4.0) if sigma > 0 else torch.ones(1)
-    return toeplitz(kernel, size)
+    width = torch.tensor(float(sigma), dtype=torch.float32, device="cpu")
+    return toeplitz(gaussian_1d(width, truncated=4.0) if sigma > 0 else torch.ones_like(width)[None], size)
 
 
 def _filled(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

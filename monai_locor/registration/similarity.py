@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from monai_locor.losses import (
     SRWCRLoss,
 )
 from monai_locor.losses.compare import channels_of
+from monai_locor.networks import LearnedBasis
 
 if TYPE_CHECKING:
     from .config import RegistrationConfig
@@ -47,6 +48,7 @@ __all__ = [
     "check_name",
     "check_options",
     "chosen_similarity",
+    "make_similarities",
     "make_similarity",
     "named_similarity",
 ]
@@ -205,11 +207,37 @@ def named_similarity(
     return known.loss(**{**known.options, **settings, **(options or {}), **known.fixed, "spatial_dims": spatial_dims})
 
 
+def make_similarities(
+    config: RegistrationConfig,
+    spatial_dims: int,
+    generators: Sequence[torch.Generator],
+    seed: int,
+    own: OwnSimilarity | None = None,
+) -> list[nn.Module]:
+    """The measure that some settings ask for, once for each generator; torch's global random state is left as it was.
+
+    Args:
+        config, spatial_dims, own: see :func:`make_similarity`.
+        generators: CPU random generators of what each measure draws.
+        seed: of what they begin with.
+
+    Raises:
+        InputError, ValueError: see :func:`make_similarity`.
+    """
+    if not isinstance(own, nn.Module | None):  # what a function draws comes from the global state: it is lent to it
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return [make_similarity(config, spatial_dims, g, own) for g in generators]
+    weights = torch.Generator("cpu").manual_seed(seed)
+    return [make_similarity(config, spatial_dims, g, own, weights) for g in generators]
+
+
 def make_similarity(
     config: RegistrationConfig,
     spatial_dims: int,
     generator: torch.Generator | None = None,
     own: OwnSimilarity | None = None,
+    weights: torch.Generator | None = None,
 ) -> nn.Module:
     """The measure that some settings ask for, of one direction.
 
@@ -218,6 +246,7 @@ def make_similarity(
         spatial_dims: 2 or 3.
         generator: CPU random generator of what it draws.
         own: instead of the settings' measure: a module, which is copied, or a function that makes one for so many axes.
+        weights: CPU random generator of the first weights of a learned basis; by default torch's global one.
 
     Raises:
         InputError: when ``own`` makes no module or one that cannot be used here.
@@ -232,6 +261,9 @@ def make_similarity(
     if "in_channels" in inspect.signature(known.loss).parameters:
         settings["in_channels"] = 1 if config.derivative == "none" else 2
     try:
+        if settings.get("basis") == "learned":
+            sizes = settings["in_channels"], settings["num_basis"], settings["hidden_channels"]
+            settings["basis"] = LearnedBasis(*sizes, generator=weights)
         return named_similarity(config.similarity, spatial_dims, config.similarity_options, generator, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{config.similarity} for {spatial_dims}-D images: {' '.join(str(error).split())}") from error

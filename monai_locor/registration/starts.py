@@ -68,7 +68,7 @@ def _agreed(engine: RegistrationEngine, decide: Callable[[], np.ndarray | None],
     found = decide() if 0 in engine.directions else None
     if engine.exchange is None:
         return found
-    told = torch.zeros(shape, dtype=torch.float64)
+    told = torch.zeros(shape, dtype=torch.float64, device="cpu")
     if found is not None:
         told += torch.from_numpy(found)
     engine.exchange([told])

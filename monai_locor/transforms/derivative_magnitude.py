@@ -26,6 +26,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple, en
 from monai.utils.enums import TransformBackends
 
 from ..geometry import Grid
+from ..precision import guarded
 from ..tensors import plain
 
 __all__ = ["DerivativeMagnitude", "derivative_magnitude"]
@@ -130,6 +131,7 @@ class DerivativeMagnitude(Transform):
         self.sigma_unit = look_up_option(sigma_unit, ("mm", "voxel"))
         self.append = append
 
+    @guarded
     def __call__(self, img: NdarrayOrTensor) -> torch.Tensor:
         """
         Args:
@@ -168,6 +170,7 @@ class DerivativeMagnitude(Transform):
         sigma = np.array(ensure_tuple_rep(self.sigma, len(linear)), dtype=np.float64)
         if self.sigma_unit == "mm":
             sigma = sigma / np.sqrt((linear**2).sum(0))
-        kernels = [gaussian_1d(torch.tensor(s), normalize=True) if s > 0 else torch.ones(1) for s in sigma.tolist()]
+        widths = torch.from_numpy(sigma).float()
+        kernels = [gaussian_1d(s, normalize=True) if s > 0 else torch.ones_like(s)[None] for s in widths]
         # MONAI's GaussianFilter, but for its zero padding, which would make an edge of the image's border
         return separable_filtering(image[None], kernels, mode="replicate")[0]

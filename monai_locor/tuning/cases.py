@@ -101,7 +101,8 @@ class Case:
             ValueError: when the displacement does not live on the fixed grid or is not finite.
         """
         grid = self.grid
-        u = torch.zeros(grid.dims, *grid.shape) if displacement_mm is None else displacement_mm.detach().cpu()
+        nothing = torch.zeros(grid.dims, *grid.shape, dtype=torch.float32)
+        u = nothing if displacement_mm is None else displacement_mm.detach().cpu()
         if tuple(u.shape) != (grid.dims, *grid.shape) or not u.isfinite().all():
             raise ValueError(f"a displacement of {self.name} must be finite and {(grid.dims, *grid.shape)}")
         methods = {"study": self._study_score, "tre": self._target_error, "dice": self._overlap}

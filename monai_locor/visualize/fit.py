@@ -138,7 +138,7 @@ def _window(samples: Samples, axis: int, position: float) -> AxisWindows:
     """One window along an axis, centred at an index."""
     config, size = samples.config, samples.grid.shape[axis]
     shift = torch.tensor(position - (size - 1) / 2, dtype=samples.moving.dtype)
-    return AxisWindows(size, config.kernel_sigma, size, config.truncated, shift)
+    return AxisWindows.gaussian(size, config.kernel_sigma, size, config.truncated, shift)
 
 
 def _fit(
@@ -252,7 +252,7 @@ def plane_residual(
         index -= box[axis].start
     config, shift = samples.config, torch.zeros((), dtype=part.moving.dtype)
     for number, size in enumerate(part.grid.shape):
-        every = AxisWindows(size, config.kernel_sigma, 1, config.truncated, shift)
+        every = AxisWindows.gaussian(size, config.kernel_sigma, 1, config.truncated, shift)
         windows.append(_window(part, number, index) if number == axis else every)
     found = local_moments(part, basis_of(samples, basis), windows)
     out = torch.where(found.counts, found.residual[:, :1], torch.nan)[0, 0]

@@ -163,7 +163,7 @@ def local_moments(samples: Samples, basis: nn.Module, windows: Sequence[AxisWind
     budget = slab_budget(pred.device, None)
     gram = LocalGram(basis, num_basis, target.shape[1], windows, budget, masked=True, first_moments=True)
     with full_precision(pred.device):
-        maps = local_gram(gram, pred, target, samples.weight.sqrt(), list(basis.parameters()))
+        maps = local_gram(gram, pred, target, samples.weight.sqrt(), dict(basis.named_parameters()))
         mass = maps[:, gram.layout["mass"]]
         maps, counts = per_mass(maps, mass, config.min_mass)
         m = {name: maps[:, rows] for name, rows in gram.layout.items()}
@@ -188,7 +188,7 @@ def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torc
     """:func:`local_residual` of samples: ``(1, *fixed)``, in the order in which the fixed image is stored."""
     config, grid, full = samples.config, samples.grid, samples.prepared.grid
     shift = torch.zeros((), dtype=samples.moving.dtype)
-    windows = [AxisWindows(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in grid.shape]
+    windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in grid.shape]
     found = local_moments(samples, basis_of(samples, basis), windows)
     matrices, near = [], torch.ones(full.shape, dtype=torch.bool)
     for axis, (size, where) in enumerate(zip(grid.shape, sample_positions(samples), strict=True)):

@@ -192,7 +192,7 @@ class TestWarp:
     def test_labels_and_meta_tensors(self):
         labels = MetaTensor(torch.randint(0, 9, (1, *B.shape), dtype=torch.uint8), affine=torch.from_numpy(B.affine.copy()))
         out = warp(labels, B, None, A, "nearest")
-        assert type(out) is torch.Tensor and out.dtype == torch.float32
+        assert type(out) is torch.Tensor and out.dtype == torch.uint8
         assert set(out.unique().tolist()) <= set(labels.unique().tolist()) | {0.0}
 
     def test_refuses_an_image_of_another_grid(self):

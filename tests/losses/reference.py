@@ -35,9 +35,14 @@ def axis_matrix(size: int, sigma: float, stride: float, truncated: float = 3.0, 
     return weight / weight.sum(1, keepdim=True)
 
 
+def strides(loss: LocalLearnedBasisCRLoss, shape: Sequence[int]) -> list[float]:
+    """Distance of the windows along each axis: at most a quarter of it, but one voxel at least where more is asked for."""
+    return [step if step <= 1 else min(step, max(1, n / 4)) for step, n in zip(loss.stride, shape, strict=True)]
+
+
 def window_matrix(loss: LocalLearnedBasisCRLoss, shape: Sequence[int], shift: Sequence[float]) -> torch.Tensor:
     """`(all windows, all voxels)`: the Kronecker product of the axes' matrices."""
-    axes = zip(shape, loss.kernel_sigma, loss.stride, shift, strict=True)
+    axes = zip(shape, loss.kernel_sigma, strides(loss, shape), shift, strict=True)
     return reduce(torch.kron, (axis_matrix(n, sigma, stride, loss.truncated, s) for n, sigma, stride, s in axes))
 
 
@@ -89,10 +94,10 @@ def reference(
     return (values.sum((1, 2)) / (counts.sum(1).clamp_min(1) * target.shape[1])).mean()
 
 
-def next_shift(loss: LocalLearnedBasisCRLoss, seed: int) -> list[float]:
+def next_shift(loss: LocalLearnedBasisCRLoss, seed: int, shape: Sequence[int]) -> list[float]:
     """Shift of the windows in the next call under `torch.manual_seed(seed)`: uniform within half a stride."""
     if not loss.training:
         return [0.0] * loss.spatial_dims
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(loss.spatial_dims, dtype=torch.float64, generator=generator).tolist()
-    return [(u - 0.5) * s for u, s in zip(uniform, loss.stride, strict=True)]
+    return [(u - 0.5) * s for u, s in zip(uniform, strides(loss, shape), strict=True)]

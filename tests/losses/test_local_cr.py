@@ -54,7 +54,9 @@ class TestInterface:
 
     @pytest.mark.parametrize("channels", [1, 2, 5])
     @pytest.mark.parametrize("batch", [1, 3])
-    @pytest.mark.parametrize(("shape", "windows"), [((16,), (6,)), ((4, 9), (2, 3)), ((1, 7, 12), (1, 3, 4))])
+    @pytest.mark.parametrize(
+        ("shape", "windows"), [((16,), (6,)), ((4, 9), (4, 4)), ((1, 7, 12), (1, 4, 4)), ((3, 12, 13), (3, 4, 5))]
+    )
     def test_cardinality(self, shape, windows, batch, channels):
         loss = LocalLearnedBasisCRLoss(len(shape), 2, reduction="none")
         assert loss(torch.rand(batch, 2, *shape), torch.rand(batch, channels, *shape)).shape == (batch, channels, *windows)

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.intensity import rescale
 
 from .reference import next_shift, reference, window_values
 
@@ -95,7 +94,9 @@ def test_value_and_gradients(shape, options, masked, form, device):
     mask = fractional_mask(shape).to(device) if masked else None
     torch.manual_seed(7)
     found = loss(pred, target, mask)
-    assert_same(found, reference(loss, pred, target, mask, next_shift(loss, 7)), [pred, target, *loss.parameters()])
+    assert_same(
+        found, reference(loss, pred, target, mask, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()]
+    )
 
 
 @pytest.mark.parametrize("form", ["log", "normalized"])
@@ -106,7 +107,9 @@ def test_bases(basis, form, training):
     pred, target = images((6, 7, 8), channels=1)
     torch.manual_seed(7)
     found = loss(pred, target)
-    assert_same(found, reference(loss, pred, target, None, next_shift(loss, 7)), [pred, target, *loss.parameters()])
+    assert_same(
+        found, reference(loss, pred, target, None, next_shift(loss, 7, pred.shape[2:])), [pred, target, *loss.parameters()]
+    )
 
 
 @pytest.mark.parametrize("shape", [(13,), (9, 8), (5, 6, 7)])
@@ -135,7 +138,7 @@ def test_other_reductions(reduction):
     mask = fractional_mask((9, 8))
     values, _ = window_values(loss, pred, target, mask)
     found = loss(pred, target, mask)
-    expected = values.sum() if reduction == "sum" else values.view(2, 3, 3, 3)
+    expected = values.sum() if reduction == "sum" else values.view(2, 3, 4, 4)
     probe = torch.rand_like(expected)
     torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=1e-12)
     assert_same((found * probe).sum(), (expected * probe).sum(), [pred, target, *loss.parameters()])
@@ -188,7 +191,7 @@ def test_the_number_of_slabs_does_not_matter(budget):
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("form", ["log", "normalized"])
 @pytest.mark.parametrize("basis", ["learned", "polynomial"])
-@pytest.mark.parametrize("shape", [(7,), (5, 4), (3, 4, 4)])
+@pytest.mark.parametrize("shape", [(12,), (5, 4), (3, 4, 4)])
 def test_gradcheck(shape, basis, form, masked):
     loss = make(shape, basis, form=form, num_basis=3, hidden_channels=(3,)).eval()
     pred, target = images(shape, batch=1, channels=2)
@@ -196,29 +199,3 @@ def test_gradcheck(shape, basis, form, masked):
     # gradcheck moves its inputs in place, the parameters too
     inputs = (pred, target, *loss.parameters())
     assert torch.autograd.gradcheck(lambda x, y, *_: loss(x, y, mask), inputs, rtol=1e-3, atol=1e-7)
-
-
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-def test_rescaling_statistics_carry_no_gradient(masked):
-    """As if the images had been multiplied by constants before."""
-    shape = (9, 8, 7)
-    loss = make(shape, rescale=True).eval()
-    pred, target = ((40 * x + 1000).detach().requires_grad_() for x in images(shape))
-    mask = fractional_mask(shape) if masked else None
-    valid = None if mask is None else mask > 0
-
-    def constant(x: torch.Tensor) -> torch.Tensor:
-        """The same affine map with its two numbers read off, per item and channel, from the rescaled image."""
-        after = rescale(torch.where(valid, x, 0) if masked else x, valid).detach().flatten(2)
-        before = x.detach().flatten(2)
-        one, two = before.argmin(-1, keepdim=True), before.argsort(-1)[..., before.shape[-1] // 2, None]
-        if masked:
-            order = torch.where(valid.flatten(2), before, torch.nan).argsort(-1)
-            one, two = order[..., :1], order[..., 100, None]
-        x0, x1, y0, y1 = (z.gather(-1, i) for z in (before, after) for i in (one, two))
-        slope = (y1 - y0) / (x1 - x0)
-        offset = y0 - slope * x0
-        return x * slope.view(*x.shape[:2], 1, 1, 1) + offset.view(*x.shape[:2], 1, 1, 1)
-
-    inputs = [pred, target, *loss.parameters()]
-    assert_same(loss(pred, target, mask), reference(loss, constant(pred), constant(target), mask), inputs)

@@ -20,9 +20,7 @@ import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-from monai_locor import precision
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.precision import _LegacyPrecision
 
 IMAGES = {
     "constant": lambda x: torch.full_like(x, 0.3),
@@ -239,31 +237,22 @@ class TestPrecision:
             (torch.backends.cuda.matmul, "allow_tf32", True),
             (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
             (torch.backends.mkldnn, "fp32_precision", "bf16"),
-            (_LegacyPrecision(), "precision", "high"),
-            (_LegacyPrecision(), "precision", "medium"),
+            (None, None, "high"),
+            (None, None, "medium"),
         ],
         ids=["allow_tf32", "cuda", "mkldnn", "high", "medium"],
     )
     def test_fast_matrix_products_are_kept_out_and_stay_switched_on(self, owner, name, value, device, full_precision_after):
         """The line `torch.set_float32_matmul_precision("medium")` means bfloat16 on processors that have it."""
-        if not hasattr(owner, name):
+        if owner is not None and not hasattr(owner, name):
             pytest.skip("not in this version of torch")
         loss = LocalLearnedBasisCRLoss(3).to(device).eval()
         pred, target = torch.rand(1, 1, 20, 20, 20, device=device), torch.rand(1, 1, 20, 20, 20, device=device)
         expected = gradients(loss, pred, target)
-        setattr(owner, name, value)
+        _ = torch.set_float32_matmul_precision(value) if owner is None else setattr(owner, name, value)
         found = gradients(loss, pred, target)
-        assert getattr(owner, name) == value
+        assert (torch.get_float32_matmul_precision() if owner is None else getattr(owner, name)) == value
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
-
-    @pytest.mark.parametrize("value", ["high", "medium"])
-    def test_the_one_setting_of_older_versions(self, value, monkeypatch, full_precision_after):
-        setting = _LegacyPrecision()
-        monkeypatch.setattr(precision, "_precision_setting", lambda device: (setting, "precision", "highest"))
-        torch.set_float32_matmul_precision(value)
-        with precision.full_precision(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == value
 
     def test_deterministic(self, device):
         loss = LocalLearnedBasisCRLoss(3).to(device).eval()

@@ -18,12 +18,13 @@ import torch
 
 from monai_locor.losses import parzen
 from monai_locor.losses.parzen import GaussianParzen, Powers, SplineParzen, joint_histogram, spline_moments
-from monai_locor.losses.window_grid import ReplicatedBox, SplineWindows
+from monai_locor.losses.window_grid import ReplicatedBox
+from monai_locor.losses.windows import WindowPlan
 
 from . import reference_measures as slow
 
 CODES = {"gaussian": GaussianParzen(7), "wide": GaussianParzen(5, 1.3), "spline": SplineParzen(6), "two bins": SplineParzen(2)}
-LIKE = torch.zeros((), dtype=torch.float64)
+LIKE = torch.device("cpu"), torch.float64
 
 
 def uniform(*shape: int) -> torch.Tensor:
@@ -80,7 +81,7 @@ def test_joint_histogram(rows, columns, portion, monkeypatch):
 @pytest.mark.parametrize("spacing", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2, 4, 9, 30, 73, 200])
 def test_spline_windows(size, spacing):
-    windows, dense = SplineWindows(size, spacing, LIKE), slow.spline_matrix(size, spacing)
+    windows, dense = WindowPlan.spline(size, spacing, *LIKE).centered, slow.spline_matrix(size, spacing)
     identity = torch.eye(size, dtype=torch.float64)
     torch.testing.assert_close(windows.filter(identity, 0), dense, rtol=0, atol=1e-12)
     torch.testing.assert_close(windows.filter(identity, 1), dense.T, rtol=0, atol=1e-12)
@@ -97,7 +98,7 @@ def test_replicated_box(size, radius):
     for i in range(size):
         for step in range(-radius, radius + 1):
             expected[i, min(max(i + step, 0), size - 1)] += 1 / (2 * radius + 1)
-    box, identity = ReplicatedBox(size, radius, LIKE), torch.eye(size, dtype=torch.float64)
+    box, identity = ReplicatedBox(size, radius, *LIKE), torch.eye(size, dtype=torch.float64)
     torch.testing.assert_close(box.filter(identity, 0), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(box.adjoint(identity, 0), expected.T, rtol=0, atol=1e-12)
     torch.testing.assert_close(box.filter(identity, 1), expected.T, rtol=0, atol=1e-12)

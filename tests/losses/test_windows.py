@@ -27,7 +27,7 @@ GEOMETRY = [(0.8, 3, 3.0), (0.8, 1, 3.0), (2.0, 3, 3.0), (0.3, 2, 2.0), (1.0, 2.
 def make(size: int, sigma: float, stride: float, truncated: float, share: float = 0.0) -> tuple[AxisWindows, torch.Tensor]:
     """The windows and their dense matrix, shifted by a share of the stride."""
     shift = share * stride
-    windows = AxisWindows(size, sigma, stride, truncated, torch.tensor(shift, dtype=torch.float64))
+    windows = AxisWindows.gaussian(size, sigma, stride, truncated, torch.tensor(shift, dtype=torch.float64))
     return windows, axis_matrix(size, sigma, stride, truncated, shift)
 
 
@@ -90,7 +90,7 @@ def test_adjoint_is_the_transpose(size, sigma, stride, truncated):
 def test_rows_are_averages(size, sigma, share, dtype):
     """Also where the whole Gaussian lies between two voxels or almost outside: no row is empty."""
     for stride in (0.5, 3, 50):
-        windows = AxisWindows(size, sigma, stride, 3.0, torch.tensor(share * stride, dtype=dtype))
+        windows = AxisWindows.gaussian(size, sigma, stride, 3.0, torch.tensor(share * stride, dtype=dtype))
         average = windows.filter(torch.ones(1, size, dtype=dtype), 1)
         assert average.dtype == dtype
         torch.testing.assert_close(average, torch.ones_like(average), rtol=1e-5, atol=0)

@@ -94,7 +94,7 @@ class StudyCase:
         """
         shape = (self.grid.dims, *self.grid.shape)
         if displacement_mm is None:
-            return torch.zeros(shape)
+            return torch.zeros(shape, dtype=torch.float32)
         if tuple(displacement_mm.shape) != shape or not torch.isfinite(displacement_mm).all():
             raise ValueError(f"a displacement of {self.name} must be finite and {shape}, got {tuple(displacement_mm.shape)}")
         return displacement_mm.detach().cpu().float()

@@ -1,0 +1,157 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the autograd functions of the losses have in common: `torch.func` and the refusal of a second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+
+__all__ = ["StreamedFunction", "transforms_active"]
+
+
+def transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` is at work: a tensor may then have no single value to ask for."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+class StreamedFunction(torch.autograd.Function):
+    """An autograd function of tensors with a leading batch axis, whose gradient is written down and exact.
+
+    Subclasses implement ``forward`` without a context; ``setup_context``, which keeps tensors by ``save_for_backward`` and
+    everything else in the mapping ``ctx.options``; and :meth:`gradients` in place of ``backward``. They then work under
+    ``torch.func.grad`` and ``torch.func.vmap``: the vmapped axis is folded into the batch axis.
+
+    The gradient itself has no derivative. A second backward pass (a gradient penalty, a Hessian) raises instead of
+    treating the gradient as a constant, which would be wrong without a word.
+
+    Attributes:
+        leading: positions of the arguments whose first axis is the batch axis, or has length one. They must be tensors or
+            None. The other arguments are options or tensors that all items share.
+        differentiable: positions of the arguments that :meth:`gradients` has a gradient for.
+        shared_from: position of the first of any number of further tensors that all items share and that have gradients.
+        saved_leading: how many of the saved tensors have the batch axis, the first ones; None for all.
+    """
+
+    leading: ClassVar[Sequence[int]] = ()
+    differentiable: ClassVar[Sequence[int]] = ()
+    shared_from: ClassVar[int | None] = None
+    saved_leading: ClassVar[int | None] = None
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> Sequence[torch.Tensor | None]:
+        """The gradients of all arguments, from that of the first output.
+
+        The context has ``saved_tensors``, ``needs_input_grad`` and the options as attributes. Those that are not needed may
+        be None.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def backward(cls, ctx: Any, *grad_outputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """:meth:`gradients`; where autograd records (``create_graph=True``), as an operation without a derivative."""
+        needs = tuple(ctx.needs_input_grad)
+        out: list[torch.Tensor | None] = [None] * len(needs)
+        if grad_outputs[0] is None:
+            return tuple(out)
+        tensors = (*ctx.saved_tensors, grad_outputs[0])
+        compute = _Pullback.apply if torch.is_grad_enabled() or transforms_active() else _Pullback.forward
+        found = compute(cls, ctx.options, needs, *tensors)
+        for place, gradient in zip(cls.wanted(needs), found, strict=True):
+            out[place] = gradient
+        return tuple(out)
+
+    @classmethod
+    def wanted(cls, needs: Sequence[bool]) -> list[int]:
+        """Positions of the arguments whose gradients are asked for."""
+        first = len(needs) if cls.shared_from is None else cls.shared_from
+        return [i for i, need in enumerate(needs) if need and (i in cls.differentiable or i >= first)]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        """The rule of ``torch.func.vmap``: one call for all items, or one for each where shared arguments differ."""
+        apart = any(isinstance(dim, int) for i, dim in enumerate(in_dims) if i not in cls.leading)
+        return _mapped(cls.apply, info.batch_size, in_dims, args, cls.leading, apart)
+
+
+class _Pullback(torch.autograd.Function):
+    """The gradients that are wanted of a :class:`StreamedFunction`. Whoever asks for their derivative is refused."""
+
+    @staticmethod
+    def forward(
+        function: type[StreamedFunction], options: dict[str, Any], needs: tuple[bool, ...], *tensors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        context = SimpleNamespace(saved_tensors=tensors[:-1], needs_input_grad=needs, **options)
+        with torch.no_grad():
+            found = function.gradients(context, tensors[-1])  # type: ignore[arg-type]
+        return tuple(found[i] for i in function.wanted(needs))  # type: ignore[misc]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0].__name__.strip("_")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        raise RuntimeError(
+            f"the gradient of {ctx.name} in monai_locor has no derivative of its own: a loss of this package can be "
+            "differentiated once. Leave it out of gradient penalties and Hessians, or detach its gradient."
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], function: type[StreamedFunction], *args: Any) -> tuple[Any, Any]:
+        needs, saved = args[1], len(args) - 3
+        # a gradient of something shared is one sum over all items of a call
+        apart = any(i not in function.leading for i in function.wanted(needs))
+        shared = range(3 + (saved if function.saved_leading is None else function.saved_leading), 3 + saved)
+        apart = apart or any(isinstance(in_dims[i], int) for i in shared)
+        leading = [i for i in range(3, len(in_dims)) if i not in shared]
+        return _mapped(_Pullback.apply, info.batch_size, in_dims, (function, *args), leading, apart)
+
+
+def _mapped(
+    call: Callable[..., Any], size: int, in_dims: Sequence[Any], args: Sequence[Any], leading: Sequence[int], apart: bool
+) -> tuple[Any, Any]:
+    """Outputs with the vmapped axis first, and its position in each of them; in one call unless ``apart``."""
+    if apart:
+        each = [call(*(_item(x, dim, n) for x, dim in zip(args, in_dims, strict=True))) for n in range(size)]
+        single = not isinstance(each[0], tuple)
+        outputs = [torch.stack(values) for values in zip(*map(_tuple, each), strict=True)]
+    else:
+        batch = max(_batch(args[i], in_dims[i]) for i in leading if args[i] is not None)
+        folded = [_folded(args[i], in_dims[i], size, batch) if i in leading else args[i] for i in range(len(args))]
+        found = call(*folded)
+        single, outputs = not isinstance(found, tuple), [x.unflatten(0, (size, -1)) for x in _tuple(found)]
+    return (outputs[0], 0) if single else (tuple(outputs), (0,) * len(outputs))
+
+
+def _tuple(x: Any) -> tuple[torch.Tensor, ...]:
+    return x if isinstance(x, tuple) else (x,)
+
+
+def _item(x: Any, dim: Any, n: int) -> Any:
+    return x.select(dim, n) if isinstance(x, torch.Tensor) and dim is not None else x  # options have a dim for each part
+
+
+def _batch(x: torch.Tensor, dim: int | None) -> int:
+    """Length of the batch axis beside a vmapped one."""
+    return x.shape[0 if dim is None or dim > 0 else 1]
+
+
+def _folded(x: torch.Tensor | None, dim: int | None, size: int, batch: int) -> torch.Tensor | None:
+    """``(size * batch, ...)``."""
+    if x is None:
+        return None
+    every = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return every.expand(size, batch, *every.shape[2:]).flatten(0, 1)

@@ -1,0 +1,62 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The last few of things that are costly to make and depend on a shape, a device or a dtype."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+import torch
+
+__all__ = ["Recent"]
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """Keeps the values of the keys that were asked for last.
+
+    Copies and pickles of it are empty: what it holds can be made again, and may lie on another device.
+
+    Args:
+        limit: how many are kept.
+
+    >>> squares = Recent[int](limit=2)
+    >>> [squares.get(n, lambda: n * n) for n in (3, 4, 3)]
+    [9, 16, 9]
+    """
+
+    def __init__(self, limit: int = 8) -> None:
+        self.limit = limit
+        self._values: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of ``key``, made if need be; tensors in it are never inference tensors, which autograd refuses."""
+        found = self._values.pop(key, None)  # one operation: threads may share this
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = make()
+        self._values[key] = found
+        while len(self._values) > self.limit:
+            self._values.popitem(last=False)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Recent[T]:
+        return Recent(self.limit)
+
+    def __reduce__(self) -> tuple[type[Recent[T]], tuple[int]]:
+        return Recent, (self.limit,)

@@ -1,0 +1,133 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The memory budget of a loss is what a call holds, whatever the slabs are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from monai_locor.losses.gram import LocalGram, local_gram
+from monai_locor.losses.local_parzen import LocalParzen, local_parzen
+from monai_locor.losses.parzen import GaussianParzen, SplineParzen
+from monai_locor.losses.windows import BandedMatrix, WindowPlan
+from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+
+MIB = 2**20
+
+
+class Held(TorchDispatchMode):
+    """The most bytes that tensors made inside it have held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in given:
+                storage = x.untyped_storage()
+                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {key: value for key, value in self.alive.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
+def windows(shape: tuple[int, ...], stride: float) -> list[BandedMatrix]:
+    return [WindowPlan.gaussian(n, 0.8, stride, 3.0, torch.device("cpu"), torch.float32).centered for n in shape]
+
+
+def learned(budget: int, shape: tuple[int, ...], basis: nn.Module, num_basis: int, **options: bool) -> int:
+    """Peak of forward and backward beside results and gradients, bytes."""
+    gram = LocalGram(basis, num_basis, 2, windows(shape, 3), budget, **options)
+    pred, target = torch.rand(1, 2, *shape, requires_grad=True), torch.rand(1, 2, *shape, requires_grad=True)
+    root = torch.rand(1, 1, *shape) if options.get("masked") else None
+    return peak(lambda: local_gram(gram, pred, target, root, dict(basis.named_parameters())), [pred, target])
+
+
+def parzen(budget: int, shape: tuple[int, ...], encoder: object, stride: float = 3) -> int:
+    spec = LocalParzen(encoder, windows(shape, stride), budget)
+    images = [torch.rand(1, *shape, requires_grad=True) for _ in range(3)]
+    return peak(lambda: local_parzen(spec, *images, torch.rand(1, *shape))["first"], images)
+
+
+def peak(call: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> int:
+    with Held() as forward:
+        out = call()
+    result = out.untyped_storage().nbytes()
+    grad = torch.rand_like(out)
+    with Held() as backward:
+        torch.autograd.backward(out, grad)
+    # the gradient of the maps may be unpacked from that of the rows that are used
+    made = sum(x.untyped_storage().nbytes() for x in inputs) + 2 * result
+    return max(forward.peak - result, backward.peak - made)
+
+
+SHAPES = {"even": (24, 24, 24), "last slab smaller": (23, 21, 19), "2-D": (150, 120), "1-D": (6000,)}
+CALLS: dict[str, Callable[[int, tuple[int, ...]], int]] = {
+    "learned": partial(learned, basis=LearnedBasis(2), num_basis=5),
+    "learned masked": partial(learned, basis=LearnedBasis(2), num_basis=5, masked=True),
+    "learned normalized": partial(learned, basis=LearnedBasis(2, 3, (8,)), num_basis=3, masked=True, first_moments=True),
+    "polynomial": partial(learned, basis=PolynomialBasis(2, 3), num_basis=10, masked=True),
+    "identity": partial(learned, basis=nn.Identity(), num_basis=2, masked=True, first_moments=True),
+    "parzen": partial(parzen, encoder=GaussianParzen(16)),
+    "parzen everywhere": partial(parzen, encoder=GaussianParzen(8), stride=1),
+    "spline parzen": partial(parzen, encoder=SplineParzen(32)),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_call_holds_no_more_than_its_budget(call, shape):
+    held = call(MIB, shape)
+    assert held <= MIB
+    assert held > 0.3 * MIB or len(shape) == 1  # and makes use of it, unless the slab would be too long
+
+
+def test_one_plane_is_the_least():
+    plane = learned(1, (5, 40, 40), LearnedBasis(2), 5)
+    assert 40 * 40 * 4 < plane < 1000 * 40 * 40
+
+
+@pytest.mark.parametrize("planes", [47, 48, 49, 63, 65])
+def test_a_smaller_last_slab_costs_nothing(planes):
+    """The budget allows 16 planes or so: their memory is that of the next slab, whatever its size."""
+    held = [learned(2 * MIB, (n, 16, 16), LearnedBasis(2), 5) for n in (48, planes)]
+    assert held[1] < 1.1 * held[0]
+
+
+def test_the_counter_counts():
+    with Held() as held:
+        x = torch.ones(1000)
+        y = x + 1
+        del x
+        torch.ones(500), y.view(10, 100)
+    assert held.peak == 8000
+
+
+def test_numbers_per_voxel_is_an_estimate_of_what_is_held():
+    """Within a factor of two of what one large slab takes."""
+    shape = (24, 24, 24)
+    gram = LocalGram(LearnedBasis(2), 5, 2, windows(shape, 3), 10**12)
+    held = learned(10**12, shape, LearnedBasis(2), 5) / 4 / math.prod(shape)
+    assert held < gram.numbers_per_voxel() < 2 * held
