@@ -14,19 +14,31 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .record import Record
 
-__all__ = ["FakeCuda"]
+__all__ = ["FakeCuda", "moved"]
+
+
+def moved(module: nn.Module) -> nn.Module:
+    """A module, made outside, with fake parameters and buffers on ``cuda``: ``.to("cuda")`` cannot exchange them."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            values = torch.empty_strided(parameter.shape, parameter.stride(), dtype=parameter.dtype, device="cuda")
+            setattr(part, name, nn.Parameter(values, parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty_strided(buffer.shape, buffer.stride(), dtype=buffer.dtype, device="cuda"))
+    return module
 
 
 class FakeCuda(TorchDispatchMode):
     """Inside, what is made on ``cuda`` is fake, and all that is asked of the device is recorded.
 
-    What depends on values, ``.item()`` for instance, raises. Modules are to be made inside ``with torch.device("cuda")``.
+    What depends on values, ``.item()`` for instance, raises.
 
     Attributes:
         record: what was asked since :meth:`forget`.
