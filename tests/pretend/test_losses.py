@@ -52,7 +52,15 @@ FORMS = {
     **{f"{name}, of a registration": lambda name=name: named_similarity(name, 3) for name in SIMILARITIES},
 }
 # of forward and backward at 16^3 with the defaults, without and with a mask; a change may lower them
-LAUNCHES: dict[str, tuple[int, int]] = {}
+LAUNCHES = {
+    "LocalLearnedBasisCRLoss": (716, 717),
+    "MutualInformationLoss": (281, 284),
+    "CorrelationRatioLoss": (283, 286),
+    "LocalParzenCRLoss": (483, 486),
+    "SRWCRLoss": (517, 520),
+    "LocalNCCLoss": (372, 375),
+    "MINDSSCLoss": (2013, 2016),
+}
 
 
 def made(device: str, masked: bool) -> list[torch.Tensor]:

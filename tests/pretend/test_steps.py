@@ -29,9 +29,27 @@ from .tensor import PretendedCuda
 
 GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one. A change may lower them
-LAUNCHES: dict[str, tuple[int, int]] = {}
+LAUNCHES = {
+    "locor": (1353, 1731),
+    "mutual_information": (535, 913),
+    "normalized_mutual_information": (583, 961),
+    "correlation_ratio": (555, 933),
+    "local_parzen_cr": (819, 1197),
+    "srwcr": (869, 1247),
+    "local_ncc": (759, 1137),
+    "mind_ssc": (1537, 1915),
+}
 # storages on the device in a step of the last stage, floats for each sample of both directions
-MEMORY: dict[str, float] = {}
+MEMORY = {
+    "locor": 73.7,
+    "mutual_information": 50.7,
+    "normalized_mutual_information": 50.7,
+    "correlation_ratio": 49.7,
+    "local_parzen_cr": 48.9,
+    "srwcr": 81.1,
+    "local_ncc": 21.5,
+    "mind_ssc": 32.6,
+}
 
 
 def engine_there(config: RegistrationConfig, masked: bool) -> RegistrationEngine:
