@@ -41,7 +41,7 @@ class TwoDevicesError(RuntimeError):
 class PretendedTensor(torch.Tensor):
     """Has a device, ``cuda:0`` for instance, and keeps its values in a tensor on the CPU, ``inner``."""
 
-    __slots__ = ("inner",)  # MetaTensor hands on what is in __dict__
+    __slots__ = ("inner", "known_to")  # in no __dict__, which MetaTensor hands on; the second is the record that knows of it
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, device: torch.device) -> PretendedTensor:
@@ -54,7 +54,7 @@ class PretendedTensor(torch.Tensor):
             dtype=inner.dtype,
             device=device,
         )
-        new.inner = inner
+        new.inner, new.known_to = inner, None
         return new
 
     @classmethod
@@ -162,7 +162,8 @@ class _Call:
                 self._note_copy(record)
         out = self._result()
         self._check_shapes()
-        record.alive(tensor.inner for tensor in self.there)
+        for tensor in self.there:
+            self._note(tensor, record)
         return self._placed(out, record) if self.target.type == "cuda" else out
 
     def _result(self) -> Any:
@@ -219,11 +220,17 @@ class _Call:
             for tensor in self.there:
                 if tensor.inner is out:
                     return tensor
-            record.alive([out])
-            return PretendedTensor(out, self.target)
+            placed = PretendedTensor(out, self.target)
+            self._note(placed, record)
+            return placed
         if type(out) in (list, tuple):
             return type(out)(self._placed(value, record) for value in out)
         return out
+
+    def _note(self, tensor: PretendedTensor, record: Record) -> None:
+        if tensor.known_to is not record:
+            tensor.known_to = record
+            record.alive([tensor.inner])
 
     def _check_shapes(self) -> None:
         """The wrapper cannot follow where its values change their shape."""

@@ -77,7 +77,7 @@ def test_a_plane_more_takes_a_plane_more(name):
     assert other < 1.1 * one
 
 
-@pytest.mark.parametrize("size", [256, 257, 300])
+@pytest.mark.parametrize("size", [pytest.param(256, marks=pytest.mark.slow), 257, pytest.param(300, marks=pytest.mark.slow)])
 def test_the_default_loss_keeps_to_its_budget(size):
     """That is of what it makes portion by portion. Images, gradients and sums over windows come on top."""
     peak = called(LocalLearnedBasisCRLoss, size).peak

@@ -80,7 +80,7 @@ def called(loss: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
     return [value, *torch.autograd.grad(value, [pred, target, *learned])]
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", [*DEFAULTS, *FORMS])
 def test_values_and_gradients_are_the_cpus(cuda, monkeypatch, name, masked):
     use_portions_of_a_gpu(monkeypatch)

@@ -49,6 +49,7 @@ KINDS = {
     "guided": {"guided": True, "downsampling": 2, "stride": 2},
     "guided displacement": {"guided": True, "output": "displacement"},
 }
+MARKED = [pytest.param(kind, marks=pytest.mark.slow if "displacement" in kind else ()) for kind in KINDS]
 # of a training step at 16^3 with the default measure, a small network and Adam; a change may lower them
 LAUNCHES = {
     "velocity": 1282,
@@ -82,7 +83,7 @@ class Training:
         return loss.detach()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_training_is_that_of_the_cpu(cuda, monkeypatch, kind):
     use_portions_of_a_gpu(monkeypatch)
     here, there = Training("cpu", **KINDS[kind]), Training("cuda", **KINDS[kind])
@@ -96,7 +97,7 @@ def test_training_is_that_of_the_cpu(cuda, monkeypatch, kind):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-2, atol=1e-2 * float(b.abs().max()) + 1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_a_training_step_does_not_wait(cuda, kind):
     training = Training("cuda", **KINDS[kind])
     training.step()  # what is made once for a shape may be waited for

@@ -148,10 +148,9 @@ def changed(**settings: Any) -> RegistrationConfig:
     return dataclasses.replace(CONFIG, **settings)
 
 
-FAST = [masked_volumes_there, masked_planes, holes_and_masks_of_the_host, holes_and_masks_there]
-FAST += [matrix_there, field_there, velocity_there, two_people]
-SLOW = [volumes, planes, matrix_with_gradient, field_with_gradient, velocity_of_the_host, known_basis, own_module]
-SLOW += [many_starts, undone]
+FAST = [masked_volumes_there, masked_planes, holes_and_masks_of_the_host, matrix_there, field_there, two_people]
+SLOW = [volumes, planes, holes_and_masks_there, matrix_with_gradient, field_with_gradient, velocity_there]
+SLOW += [velocity_of_the_host, known_basis, own_module, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 TOLD = {"many_starts": "from another start", "two_people": "as between two people", "undone": "was undone"}
 
