@@ -161,7 +161,7 @@ class _Call:
             if self.name in COPIES:
                 self._note_copy(record)
         out = self._result()
-        self._check_shapes()
+        self._follow_shapes()
         for tensor in self.there:
             self._note(tensor, record)
         return self._placed(out, record) if self.target.type == "cuda" else out
@@ -232,8 +232,9 @@ class _Call:
             tensor.known_to = record
             record.alive([tensor.inner])
 
-    def _check_shapes(self) -> None:
-        """The wrapper cannot follow where its values change their shape."""
+    def _follow_shapes(self) -> None:
+        """Where an operation like ``squeeze_`` has changed the shape of the values, so it must that of the wrapper."""
         for tensor in self.there:
             if tensor.shape != tensor.inner.shape:
-                raise NotImplementedError(f"{self.func} changes the shape of a tensor in place @ {project_line(3)}")
+                with torch._C._DisableTorchDispatch():
+                    tensor.data = PretendedTensor(tensor.inner, tensor.device)

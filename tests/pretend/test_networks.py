@@ -9,15 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Networks on the pretended device: training steps, instance optimisation after a network, the transforms, the metrics."""
+"""Networks on the pretended device: training steps, instance optimisation after a network."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -31,7 +29,6 @@ from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import force_channels
 from monai_locor.registration.similarity import SIMILARITIES
 from monai_locor.training_bundle import registration_loss
-from monai_locor.transforms import DerivativeMagnitude, DerivativeMagnituded
 
 from ..registration.phantom import grid_of, pair
 from .agreement import at_most, elsewhere, use_portions_of_a_gpu
@@ -160,16 +157,3 @@ def test_the_bundle_infers_what_it_does_on_the_cpu(cuda, monkeypatch, name):
 def test_inference_mode(cuda):
     result = inferred("cuda", torch.inference_mode, use_network=True)
     assert result.forward_mm.isfinite().all() and not elsewhere(result, "cpu")
-
-
-@pytest.mark.parametrize("options", [{}, {"sigma": 1.5}, {"spacing": "voxel", "append": False}], ids=str)
-def test_the_derivative_magnitude(cuda, options):
-    here = pair(GRID, GRID)[0]
-    there = MetaTensor(here.as_tensor().to("cuda"), affine=here.affine)
-    expected = DerivativeMagnitude(**options)(here)
-    for image in (DerivativeMagnitude(**options)(there), DerivativeMagnituded("x", **options)({"x": there})["x"]):
-        assert image.device.type == "cuda" and isinstance(image, MetaTensor)
-        torch.testing.assert_close(image.as_tensor().cpu(), expected.as_tensor())
-        np.testing.assert_array_equal(image.affine, here.affine)
-    plain = DerivativeMagnitude(**{**options, "spacing": 2.0})(copy.copy(there.as_tensor()))
-    assert plain.device.type == "cuda"

@@ -132,6 +132,12 @@ def test_values_are_those_of_the_host(x):
     torch.testing.assert_close(weight.detach().cpu(), here - 0.1)
 
 
+def test_shapes_that_change_in_place(x):
+    y = x.clone().unsqueeze_(1).transpose_(0, 2)
+    assert y.shape == (4, 1, 3) and torch.equal(y.squeeze_(1).cpu(), x.cpu().T)
+    torch.testing.assert_close(torch.quantile(x, 0.25).cpu(), torch.quantile(x.cpu(), 0.25))
+
+
 def test_metatensors_keep_what_they_know(x):
     image = MetaTensor(x[None], affine=2 * torch.eye(4))
     assert isinstance(image, MetaTensor) and image.device.type == "cuda" and image.affine[0, 0] == 2
