@@ -9,10 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The process in which tests run on the pretended device, see ``conftest.py`` for the one that asks it to.
-
-What lets ``cuda`` exist in a build of torch without it cannot be undone, and must not reach other tests.
-"""
+"""What runs in the child process that has the pretended device; ``conftest.py`` is the other end."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class Server:
         self.reports: list[dict[str, Any]] = []
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        """Instead of pytest's: the names of a test and of the one after it come in, until there are no more."""
+        """Instead of pytest's own: receives the names of a test and of the one after it, until None comes."""
         items = {item.nodeid: item for item in session.items}
         self.config = session.config
         while (names := self.connection.recv()) is not None:

@@ -9,10 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Tests of this folder run in a process of their own, on a pretended GPU; their reports are told here as if they ran here.
+"""The tests of this folder run on a pretended GPU, in a child process, and report as if they ran in pytest's own.
 
-One process serves all of them, or one for each worker of pytest-xdist. In it the ordinary rules hold: fixtures,
-parameters, rewritten assertions.
+What the pretended device changes in torch cannot be undone. One child serves all tests, or one serves each worker of
+pytest-xdist. It runs pytest, so that fixtures, parameters and assertions work as they do elsewhere.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .child import NAME, serve
 from .guard import built, why_not
 
 HERE = Path(__file__).parent
-# of this run, none of the parent's: one file after the other, all tests, no output of its own
+# of pytest in the child: it collects this whole folder, is told which tests to run, and writes nothing
 OPTIONS = ["-o", "addopts=", "--import-mode=importlib", "--strict-markers", "-p", "no:terminal", "-p", "no:cacheprovider"]
 
 
 class Child:
-    """The process, started when it is first needed."""
+    """The child process, started when it is first needed."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -43,7 +43,7 @@ class Child:
     def start(self) -> None:
         cache = getattr(self.config, "cache", None)  # it can be switched off
         folder = Path(tempfile.mkdtemp() if cache is None else cache.mkdir("pretended-cuda"))
-        with FileLock(folder / "lock"):  # of several workers one compiles
+        with FileLock(folder / "lock"):  # only one of several workers compiles
             library = built(folder)
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
@@ -53,7 +53,11 @@ class Child:
         other.close()
 
     def reports(self, item: pytest.Item, following: str | None) -> list[pytest.TestReport]:
-        """Of one test."""
+        """Run one test in the child.
+
+        Args:
+            following: name of the test after it, for which the child keeps the fixtures that both use.
+        """
         try:
             if self.process is None:
                 self.start()
@@ -85,10 +89,10 @@ CHILD = pytest.StashKey[Child]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    reason = why_not()
-    for item in items:
-        if HERE in item.path.parents and reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    ours = [item for item in items if HERE in item.path.parents]
+    reason = why_not() if ours else None
+    for item in ours if reason else ():
+        item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,7 +116,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def cuda() -> Iterator[object]:
-    """The pretended device, in force; its ``record`` says what was asked of it."""
+    """The pretended device, switched on; its ``record`` says what was asked of it."""
     from .tensor import PretendedCuda
 
     with PretendedCuda() as mode:

@@ -25,14 +25,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 __all__ = ["INDEXING", "Record", "is_filled", "project_line"]
 
-# these launch nothing, though they are no views
+# these are no views and launch nothing all the same
 WITHOUT_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "is_same_size"}
 TWO_LAUNCHES = {"slice_backward", "select_backward", "slice_scatter", "select_scatter", "constant_pad_nd"}  # fill and copy
-# values come back to the host, beyond what torch's tags say
+# for these the host waits although no tag of torch says so
 WAITING = {"equal", "is_nonzero", "_linalg_check_errors", "linalg_lstsq"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 MASKS = (torch.bool, torch.uint8)
-HELPERS = {__name__, *(__name__.replace("record", other) for other in ("tensor", "fake"))}  # no place to blame
+HELPERS = {__name__, *(__name__.replace("record", other) for other in ("tensor", "fake"))}  # not what a line is looked for
 
 
 def is_filled(args: Sequence[Any]) -> bool:
@@ -110,7 +110,7 @@ class Record:
             if reference.cdata not in self._storages:
                 self._storages[reference.cdata] = reference, storage.nbytes()
                 self._bytes += storage.nbytes()
-        if self._bytes > self.peak:  # perhaps: some of them have gone
+        if self._bytes > self.peak:  # if those that have gone are counted as well
             self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
             self._bytes = sum(size for _, size in self._storages.values())
             self.peak = max(self.peak, self._bytes)

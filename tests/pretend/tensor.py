@@ -9,10 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A tensor that says it lies on a GPU and computes on the CPU, and refuses what a GPU refuses.
+"""Tensors that say they lie on a GPU and compute on the CPU.
 
-Inside :class:`PretendedCuda` whatever is made on or moved to ``cuda`` is such a tensor. An operation on tensors of two
-devices raises where CUDA would raise, and all that the operations ask of the device is recorded.
+Inside :class:`PretendedCuda` whatever is made on ``cuda``, or moved there, is such a tensor. An operation on tensors of two
+devices raises where CUDA raises, and what the operations ask of the device is recorded. The rules are those of torch 2.13.
 """
 
 from __future__ import annotations
@@ -30,18 +30,24 @@ __all__ = ["PretendedCuda", "PretendedTensor", "TwoDevicesError"]
 
 CPU = torch.device("cpu")
 COPIES = {"_to_copy", "copy_"}
-SCALARS_ARE_COPIED = {"where", "masked_fill", "masked_fill_"}  # of the host, and the device is waited for
+# what becomes of a number, a tensor without axes, on the host
+SCALARS_ARE_COPIED = {"where", "masked_fill", "masked_fill_"}  # to the device, which blocks
 SCALARS_ARE_READ = {"fill", "fill_"}  # on the host
 
 
 class TwoDevicesError(RuntimeError):
-    """An operation got tensors, or a random generator, of different devices."""
+    """An operation got tensors of two devices, or a random generator of another one."""
 
 
 class PretendedTensor(torch.Tensor):
-    """Has a device, ``cuda:0`` for instance, and keeps its values in a tensor on the CPU, ``inner``."""
+    """Has a device, ``cuda:0`` for instance, and keeps its values in a tensor on the CPU.
 
-    __slots__ = ("inner", "known_to")  # in no __dict__, which MetaTensor hands on; the second is the record that knows of it
+    Attributes:
+        inner: the values, ``(*shape)`` on the CPU.
+        known_to: the record that has counted its storage.
+    """
+
+    __slots__ = ("inner", "known_to")  # a MetaTensor hands on what is in __dict__
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor, device: torch.device) -> PretendedTensor:
@@ -59,10 +65,11 @@ class PretendedTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return _Call(func, args, kwargs or {}).executed(Record())  # where torch has put the mode aside, as for `as_subclass`
+        # torch sets the mode aside in a few places, like `as_subclass`
+        return _Call(func, args, kwargs or {}).executed(Record())
 
     def as_subclass(self, cls: type) -> Any:
-        """A MetaTensor on the pretended device has a class of its own, both of them."""
+        """What ``MetaTensor(tensor)`` calls: a MetaTensor on the pretended device is of a class of its own."""
         if not issubclass(cls, MetaTensor):
             return super().as_subclass(cls)
         if self.requires_grad:
@@ -87,11 +94,11 @@ class PretendedTensor(torch.Tensor):
 
 
 class _PretendedMetaTensor(PretendedTensor, MetaTensor):
-    """Such a MetaTensor, what ``MetaTensor(tensor)`` makes of a tensor on the device."""
+    """A MetaTensor on the device."""
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        # what comes out may be on the host: an ordinary MetaTensor
+        # a result on the host has to be an ordinary MetaTensor
         types = [MetaTensor if kind is cls else kind for kind in types]
         return MetaTensor.__torch_function__.__func__(MetaTensor, func, types, args, kwargs)
 
@@ -128,7 +135,7 @@ class _Call:
         self.target = self._target()
 
     def _bared(self, value: Any) -> Any:
-        """Arguments with the values of what lies on the device, which is noted."""
+        """Arguments with values instead of tensors on the device; notes which tensors lie here and which there."""
         if isinstance(value, torch.Tensor):
             if not isinstance(value, PretendedTensor):
                 self.here.append(value)
@@ -167,13 +174,14 @@ class _Call:
         return self._placed(out, record) if self.target.type == "cuda" else out
 
     def _result(self) -> Any:
-        """On the CPU."""
+        """What the operation returns on the CPU."""
         args, kwargs = self.bare
-        if "device" in kwargs:
+        if self.kwargs.get("device") is not None:
             kwargs["device"] = CPU
-        if self.name == "_conj" and self.there:
-            return args[0].conj().resolve_conj()  # the lazy kind is a flag that a wrapper does not have
-        return self.func(*args, **kwargs)
+        out = self.func(*args, **kwargs)
+        if self.there and isinstance(out, torch.Tensor) and out.is_conj():
+            return out.resolve_conj()  # torch conjugates when it is read, and has a flag for that; a wrapper has none
+        return out
 
     def _check_devices(self, record: Record) -> None:
         devices = {tensor.device for tensor in self.there}
@@ -211,11 +219,12 @@ class _Call:
     def _note_copy(self, record: Record) -> None:
         source = self.args[1] if self.name == "copy_" else self.args[0]
         blocking = not (self.kwargs.get("non_blocking") or (self.name == "copy_" and self.args[2:] == (True,)))
-        if source.device != self.target and (blocking or self.target == CPU):  # pageable memory: there it waits in any case
+        # a copy to pageable memory waits in any case
+        if source.device != self.target and (blocking or self.target == CPU):
             record.wait(f"copy from {source.device.type} to {self.target.type}")
 
     def _placed(self, out: Any, record: Record) -> Any:
-        """What was made on the CPU as tensors of the device; what was given is given back."""
+        """The result as tensors on the device; an argument that is returned is returned itself."""
         if isinstance(out, torch.Tensor):
             for tensor in self.there:
                 if tensor.inner is out:
@@ -233,7 +242,7 @@ class _Call:
             record.alive([tensor.inner])
 
     def _follow_shapes(self) -> None:
-        """Where an operation like ``squeeze_`` has changed the shape of the values, so it must that of the wrapper."""
+        """An operation like ``squeeze_`` changes the shape of the values: the wrapper gets the same."""
         for tensor in self.there:
             if tensor.shape != tensor.inner.shape:
                 with torch._C._DisableTorchDispatch():
