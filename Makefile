@@ -1,6 +1,9 @@
 # Everything runs in .venv, which is made on first use and again when the requirements change.
 PYTHON ?= python3
 OUT ?= demo_output
+# What travels to a machine with a GPU that has no package index, and the images that its cases are made of.
+GPU := .gpu
+SHARED ?= ../shared
 
 BIN := .venv/bin
 REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
@@ -8,7 +11,7 @@ REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop lint docs format clean distclean
+.PHONY: help demo test test-slow test-interop lint docs format gpu gpu-wheels gpu-cases gpu-reference clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -18,6 +21,9 @@ help:
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       build the documentation into site/"
 	@echo "make format     let ruff fix and format what it can"
+	@echo "make gpu        check and measure on a GPU, nine minutes, with $(PYTHON) as it is and no index (RESULTS=...)"
+	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
+	@echo "make gpu-reference  register these cases on the CPU, for gpu to compare with"
 	@echo "make clean      remove build outputs, caches and demo_output"
 	@echo "make distclean  clean, and remove .venv"
 	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
@@ -47,6 +53,22 @@ docs: .venv/.stamp-dev
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu:
+	"$(PYTHON)" benchmarks/gpu.py $(if $(RESULTS),--output "$(RESULTS)")
+
+gpu-wheels: .venv/.stamp-run
+	rm -rf $(GPU)/wheels
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		-c constraints.txt -d $(GPU)/wheels monai nibabel pytorch-ignite tqdm
+
+gpu-cases: .venv/.stamp-run
+	$(BIN)/python benchmarks/gpu_cases.py pack "$(SHARED)/bench" "$(SHARED)/data" $(GPU)/cases
+
+gpu-reference: .venv/.stamp-run
+	$(BIN)/python benchmarks/gpu_cases.py unpack $(GPU)/cases build/gpu_cases
+	for n in 1 2; do $(BIN)/python benchmarks/registration.py build/gpu_cases --threads $$n \
+		--json benchmarks/gpu_reference_$$n.json || exit 1; done
 
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'

@@ -13,14 +13,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 KEYS = ("case", "tool", "preset", "seed")  # what one run is
+
+
+def commit_of(folder: Path) -> str:
+    """Short hash of the commit checked out, with "-dirty" when files differ from it; nothing outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def source_hash(folder: Path) -> str:
+    """Of all Python files in a folder, to tell what was measured where there is no git; 12 digits."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class Record:

@@ -33,11 +33,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from monai_locor.losses.window_grid import BUDGET_MB
 from monai_locor.registration import RegistrationConfig, resampling
 from monai_locor.registration.engine import RegistrationEngine
 from monai_locor.registration.prepare import prepare
 
-GPU_MIB = 1024.0  # products of a slab, as the loss chooses on a GPU
 FREE = ("detach", "alias", "lift_fresh", "_local_scalar_dense")  # neither a launch nor traffic
 
 
@@ -78,7 +78,7 @@ def count(shape: Sequence[int], preset: str) -> list[dict[str, Any]]:
     engine = RegistrationEngine(*images, config, np.eye(len(shape) + 1))
     resampling.BUDGET["cpu"] = resampling.BUDGET["cuda"]
     for loss in engine.losses:
-        loss.memory_budget_mb = GPU_MIB
+        loss.memory_budget_mb = BUDGET_MB["cuda"]
     rows = []
     for stage in config.stages:
         engine.enter(stage)

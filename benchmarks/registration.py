@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,7 +43,7 @@ import numpy as np
 from _measure import Measured, Spec, measure
 from _ours import COST, OURS, TOOLS
 from _peer import write_field
-from _runs import Record
+from _runs import Record, commit_of, source_hash
 from _score import FORWARD, INVERSE, score
 from _tables import medians, table
 from loss import machine
@@ -144,17 +143,9 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     if options.device.startswith("cuda"):
         found["device"] = machine(argparse.Namespace(**vars(options), repeats=1))["device"]
     found |= {"monai": monai.__version__, "monai_locor": monai_locor.__version__}
-    commit = _commit(Path(monai_locor.__file__).parent)
-    return found | ({"commit": commit} if commit else {})
-
-
-def _commit(folder: Path) -> str:
-    """Short hash of the commit checked out, with "-dirty" when files differ from it; nothing outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
+    folder = Path(monai_locor.__file__).parent
+    commit = commit_of(folder)
+    return found | {"source": source_hash(folder)} | ({"commit": commit} if commit else {})
 
 
 def _text(path: Path) -> str | None:

@@ -46,8 +46,11 @@ def shape_of(text: str) -> tuple[int, ...]:
     return numbers * 3 if len(numbers) == 1 else numbers
 
 
-def write_pair(folder: Path, shape: Sequence[int]) -> None:
-    """Structures of 10 voxels and some of 30 everywhere; the moving image has another contrast and is two voxels off."""
+def pair_of(shape: Sequence[int]) -> list[np.ndarray]:
+    """Structures of 10 voxels and some of 30 everywhere; the moving image has another contrast and is two voxels off.
+
+    What lies at x in the fixed image lies at x + 2 along the first axis of the moving one.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -57,9 +60,13 @@ def write_pair(folder: Path, shape: Sequence[int]) -> None:
         noise = torch.rand(1, 1, *(max(2, n // size) for n in shape), generator=generator)
         image += weight * F.interpolate(noise, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
     moving = (image - 0.4).square().roll(2, 0)
-    for name, values in (("fixed", image), ("moving", moving)):
-        stored = (values / values.max() * 1000).numpy().astype(np.int16)
-        nib.save(nib.Nifti1Image(stored, np.eye(4)), folder / f"{name}.nii.gz")
+    return [(values / values.max() * 1000).numpy().astype(np.int16) for values in (image, moving)]
+
+
+def write_pair(folder: Path, shape: Sequence[int]) -> None:
+    """The images of `pair_of` as files, voxels of 1 mm."""
+    for name, values in zip(("fixed", "moving"), pair_of(shape)):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii.gz")
 
 
 def presets(options: argparse.Namespace, folder: Path) -> dict[str, str]:

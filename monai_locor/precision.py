@@ -59,7 +59,7 @@ def full_precision(*devices: torch.device) -> Iterator[None]:
         for kind in ("cpu", *{device.type for device in devices if device.type != "cpu"}):  # CUDA's settings need the CPU's
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            if kind in _SHARED:
+            if kind in _SHARED and not torch.compiler.is_compiling():  # what is compiled has no settings of the process
                 stack.enter_context(_SHARED[kind])
         yield
 
@@ -68,7 +68,7 @@ def full_precision(*devices: torch.device) -> Iterator[None]:
 def undisturbed(*devices: torch.device) -> Iterator[None]:
     """:func:`full_precision`; and what is made without a device is made on the host, whatever the caller's default is."""
     with full_precision(*devices), contextlib.ExitStack() as stack:
-        if torch.get_default_device().type != "cpu":
+        if not torch.compiler.is_compiling() and torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))  # costs something at every call of torch
         yield
 

@@ -32,6 +32,8 @@ def plain(x: MaybeTensor) -> MaybeTensor:
     inference mode is refused by autograd; while that mode is on there is no other kind.
     """
     x = x.as_tensor() if isinstance(x, MetaTensor) else x
+    if torch.compiler.is_compiling():  # which cannot ask, and is given nothing of inference mode in training
+        return x
     if isinstance(x, torch.Tensor) and x.is_inference() and not torch.is_inference_mode_enabled():
         return x.clone()
     return x

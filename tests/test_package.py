@@ -28,7 +28,7 @@ MAX_LINES = 400
 HEADER = Path(__file__).read_text(encoding="utf-8").split("\n\n")[0] + "\n"
 NOT_SOURCE = {"build", "dist", "demo_output", "node_modules"}
 OPTIONAL = (
-    *("fire", "ignite", "ipyniivue", "jsonschema", "matplotlib", "nilearn", "optuna"),
+    *("fire", "ignite", "ipyniivue", "itk", "jsonschema", "matplotlib", "nilearn", "optuna"),
     *("safetensors", "scipy", "sklearn", "tensorboard"),
 )
 PACKAGES = ("cli", "data", "inferers", "io", "losses", "metrics", "networks", "registration", "report", "tuning", "visualize")

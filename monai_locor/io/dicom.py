@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .itk_library import load_itk
 
 __all__ = ["is_series", "read_series"]
 
@@ -56,8 +57,7 @@ def read_series(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: when there is no such series, there are several, or slices are missing or unevenly spaced.
     """
-    import itk  # takes seconds to import
-
+    itk = load_itk(name)
     folder, uid = (path, "") if path.is_dir() else (path.parent, path.name)
     series = {key: files for key, files in _series(folder, itk).items() if key.startswith(uid)}
     if len(series) != 1:

@@ -27,6 +27,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid
+from .itk_library import load_itk
+from .itk_text import affine_text, read_affine_text
 from .nifti import in_mm, is_nifti, load_nifti, save_nifti
 from .paths import atomic_path
 from .sources import one_line
@@ -116,25 +118,13 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
     lps = flipped(matrix)
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".mat":
-            _write_binary_affine(temporary, lps)
+            _write_binary_affine(temporary, lps, f"output file {os.fspath(path)}")
         else:
-            temporary.write_text(_affine_text(lps))
+            temporary.write_text(affine_text(lps))
 
 
-def _affine_text(lps: np.ndarray) -> str:
-    """ITK's text format; its own writer would first load every transform of ITK, for ten seconds."""
-    dims = len(lps) - 1
-    numbers = " ".join(repr(float(v)) for v in [*lps[:dims, :dims].ravel(), *lps[:dims, dims]])
-    return (
-        "#Insight Transform File V1.0\n#Transform 0\n"
-        f"Transform: AffineTransform_double_{dims}_{dims}\n"
-        f"Parameters: {numbers}\nFixedParameters: {' '.join(['0'] * dims)}\n"
-    )
-
-
-def _write_binary_affine(path: Path, lps: np.ndarray) -> None:
-    import itk  # takes seconds to load
-
+def _write_binary_affine(path: Path, lps: np.ndarray, name: str) -> None:
+    itk = load_itk(name)
     dims = len(lps) - 1
     transform = itk.AffineTransform[itk.D, dims].New()
     transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(lps[:dims, :dims])))
@@ -152,30 +142,34 @@ def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
         InputError: when the file is missing, unreadable or holds another or more than one transform.
     """
     name = f"affine {os.fspath(path)}"
-    transforms = load_itk_transforms(Path(path).expanduser(), name)
-    if len(transforms) != 1 or not hasattr(transforms[0], "GetMatrix"):
-        kinds = ", ".join(type(t).__name__ for t in transforms)
-        raise InputError(f"{name}: holds {kinds or 'nothing'}; give a file with one affine or rigid transform")
-    import itk
-
-    linear = itk.array_from_matrix(transforms[0].GetMatrix())
-    matrix = np.eye(len(linear) + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = linear, list(transforms[0].GetOffset())  # the offset has the centre in it
+    matrix = read_affine_text(Path(path).expanduser())
+    if matrix is None:
+        matrix = _matrix_of_itk(Path(path).expanduser(), name)
     if not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
         raise InputError(f"{name}: its matrix is singular or not finite: {matrix.tolist()}; compute it again")
     return flipped(matrix)
+
+
+def _matrix_of_itk(path: Path, name: str) -> np.ndarray:
+    transforms = load_itk_transforms(path, name)
+    if len(transforms) != 1 or not hasattr(transforms[0], "GetMatrix"):
+        kinds = ", ".join(type(t).__name__ for t in transforms)
+        raise InputError(f"{name}: holds {kinds or 'nothing'}; give a file with one affine or rigid transform")
+    linear = load_itk(name).array_from_matrix(transforms[0].GetMatrix())
+    matrix = np.eye(len(linear) + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = linear, list(transforms[0].GetOffset())  # the offset has the centre in it
+    return matrix
 
 
 def load_itk_transforms(path: Path, name: str) -> list[Any]:
     """What ITK finds in a transform file, one object a transform.
 
     Raises:
-        InputError: when there is no such file, or ITK cannot read it.
+        InputError: when there is no such file, or ITK cannot read it or is not installed.
     """
-    import itk  # and all its transforms, which takes seconds
-
     if not path.is_file():
         raise InputError(f"{name}: no such file; check its path")
+    itk = load_itk(name)
     try:
         return itk.transformread(str(path))
     except Exception as error:

@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike
 from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
+from .itk_library import load_itk
 from .nifti import has_shear, in_mm, is_nifti, load_nifti, save_nifti
 from .paths import atomic_path
 from .sources import ImageSource, load_source, one_line
@@ -161,7 +162,8 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, d
             half precision and bool made what NIfTI tools read (float32, int32, uint8).
 
     Raises:
-        InputError: when ``path`` has another suffix, or ITK cannot express the geometry or several channels.
+        InputError: when ``path`` has another suffix, or ITK is needed and not installed or cannot express the geometry or
+            several channels.
         ValueError: when the image does not fit the grid or its values do not fit ``dtype``.
     """
     data = plain(image).detach().cpu()
@@ -180,14 +182,13 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, d
 
 def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> None:
     """``(1, *spatial)`` through ITK, compressed."""
-    import itk  # takes seconds to import
-
     if len(array) != 1:
         raise InputError(f"output file {os.fspath(path)}: {len(array)} channels are written to .nii or .nii.gz only")
     if has_shear(grid):
         raise InputError(
             f"output file {os.fspath(path)}: the axes of its grid are not at right angles, which only .nii and .nii.gz express"
         )
+    itk = load_itk(f"output file {os.fspath(path)}")
     image = itk.image_from_array(np.ascontiguousarray(array[0].T))
     signs = np.array([-1.0, -1.0, 1.0])[: grid.dims]
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(signs[:, None] * grid.affine[:-1, :-1] / grid.spacing)))

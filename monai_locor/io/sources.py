@@ -28,6 +28,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
 from .dicom import is_series, read_series
+from .itk_library import load_itk
 from .nifti import in_mm, is_nifti, load_nifti, three_dimensional, warn_about_header
 
 __all__ = ["ImageSource", "load_source", "one_line"]
@@ -122,6 +123,7 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
             raise ValueError(f"{type(image).__name__} is no volume with a place in the world")
         return np.asanyarray(image.dataobj), image.affine, min(len(image.shape), 3)
+    load_itk(name)
     reader = ITKReader()
     array, meta = reader.get_data(reader.read(str(path)))
     return array, meta["affine"], min(len(meta["spatial_shape"]), 3)

@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
+from monai_locor.autograd import StreamedFunction
 from monai_locor.geometry import slabs
 from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
 from monai_locor.precision import full_precision
 
-from .function import StreamedFunction
 from .windows import BandedMatrix
 
 __all__ = ["LocalGram", "local_gram"]
@@ -318,10 +318,10 @@ class _LocalGramFunction(StreamedFunction):
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gram: LocalGram = ctx.gram
+        gram: LocalGram = ctx.options["gram"]
         pred, target, root, *parameters = ctx.saved_tensors
         need_pred, need_target = ctx.needs_input_grad[2:4]
-        tape = _tape(gram, ctx.names, parameters, pred)
+        tape = _tape(gram, ctx.options["names"], parameters, pred)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
         dparameters = [torch.zeros_like(p) for p in parameters]

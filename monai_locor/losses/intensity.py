@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .function import StreamedFunction
+from monai_locor.autograd import StreamedFunction
 
 __all__ = ["IntensityRange", "intensity_range", "normalized", "rescale", "robust_range", "subsample_step"]
 
@@ -185,8 +185,8 @@ class _Normalization(StreamedFunction):
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         image, low, high, low_at, high_at = ctx.saved_tensors
-        out, scale = _affine(image, low, high)
-        of_image = grad * scale * ((out >= ctx.limits[0]) & (out <= ctx.limits[1]))
+        (lowest, highest), (out, scale) = ctx.options["limits"], _affine(image, low, high)
+        of_image = grad * scale * ((out >= lowest) & (out <= highest))
         if low_at is not None:
             # d out / d low = (out - 1) scale, d out / d high = -out scale
             total = of_image.flatten(2).sum(-1, dtype=torch.float64)

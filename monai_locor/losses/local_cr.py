@@ -21,13 +21,13 @@ from monai.utils import LossReduction, ensure_tuple_rep, look_up_option
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
+from monai_locor.autograd import transforms_active
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.precision import full_precision
 from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
 from .base import answer, check_types
-from .function import transforms_active
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual

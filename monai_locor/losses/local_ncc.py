@@ -20,8 +20,9 @@ import torch
 from monai.utils import LossReduction
 from torch import nn
 
+from monai_locor.autograd import StreamedFunction
+
 from .base import PairLoss, check_positive
-from .function import StreamedFunction
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
 from .window_grid import WindowGrid, enough, slab_budget
@@ -133,7 +134,7 @@ class _SquaredCorrelation(StreamedFunction):
         maps, scale = ctx.saved_tensors
         p, t, c, u, v = _moments(maps, scale[:, 0])
         free = u > 0, v > 0
-        u, v = (x.clamp_min_(0).add_(ctx.eps) for x in (u, v))
+        u, v = (x.clamp_min_(0).add_(ctx.options["eps"]) for x in (u, v))
         dc = 2 * grad * c / u / v
         du, dv = (-0.5 * dc * c / x * inside for x, inside in zip((u, v), free, strict=True))
         dp, dt = -2 * p * du - t * dc, -2 * t * dv - p * dc

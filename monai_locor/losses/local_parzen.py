@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from monai_locor.autograd import StreamedFunction
 from monai_locor.precision import full_precision
 
-from .function import StreamedFunction
 from .gram import LocalGram
 from .parzen import Encoder
 from .windows import BandedMatrix
@@ -127,7 +127,7 @@ class _LocalParzenFunction(StreamedFunction):
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        spec: LocalParzen = ctx.spec
+        spec: LocalParzen = ctx.options["spec"]
         x, f, weight = ctx.saved_tensors
         dx, df, ds = torch.empty_like(x), torch.empty_like(f), torch.empty_like(f)
         grad = grad.reshape(*grad.shape[:2], spec.window_shape[0], -1)

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from monai.utils import LossReduction
 
+from monai_locor.autograd import StreamedFunction
 from monai_locor.precision import full_precision
 from monai_locor.recent import Recent
 
 from .base import PairLoss
-from .function import StreamedFunction
 from .intensity import rescale as to_common_range
 from .window_grid import ReplicatedBox
 
@@ -238,9 +238,9 @@ class _ContextDifference(StreamedFunction):
             for item in range(len(pred)):
                 z_pred, v_pred, z_target, v_target = (x[item] for x in kept)
                 if dpred is not None:
-                    dpred[item] = _pull(ctx.spec, grad[item], pred[item], (z_pred, v_pred), z_target)
+                    dpred[item] = _pull(ctx.options["spec"], grad[item], pred[item], (z_pred, v_pred), z_target)
                 if dtarget is not None:
-                    dtarget[item] = _pull(ctx.spec, grad[item], target[item], (z_target, v_target), z_pred)
+                    dtarget[item] = _pull(ctx.options["spec"], grad[item], target[item], (z_target, v_target), z_pred)
         return None, dpred, dtarget, None
 
 

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import torch
 from monai.utils import look_up_option
 
+from monai_locor.autograd import StreamedFunction
 from monai_locor.precision import full_precision
 
 from .base import check_positive
-from .function import StreamedFunction
 
 __all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
 
@@ -201,7 +201,7 @@ class _JointHistogram(StreamedFunction):
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        rows, columns = ctx.rows, ctx.columns
+        rows, columns = ctx.options["rows"], ctx.options["columns"]
         x, y, weight = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[2:4]
         dx, dy = (torch.empty_like(z) if need else None for z, need in ((x, need_x), (y, need_y)))

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from .function import StreamedFunction
+from monai_locor.autograd import StreamedFunction
 
 __all__ = ["ridge_residual"]
 
@@ -108,7 +108,7 @@ class _RidgeResidual(StreamedFunction):
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         residual, theta, *entries = ctx.saved_tensors
-        ridge, size = ctx.ridge, theta.shape[1]
+        ridge, size = ctx.options["ridge"], theta.shape[1]
         factor = [entries[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(size)]
         u = _solve(factor, theta)
         grad = grad * (residual > 0)

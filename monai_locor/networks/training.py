@@ -14,10 +14,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +24,12 @@ from torch import nn
 
 from monai_locor.geometry import identity_points, sample
 from monai_locor.precision import full_precision
+from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
 from .forces import forces
 from .lattice import cropped, pooled, samples, upsampled
-from .velocity import LatticeWarp
+from .velocity import AnyLatticeWarp, LatticeWarp, exponential
 
 __all__ = ["RegistrationNetwork", "small_head"]
 
@@ -122,7 +120,8 @@ class RegistrationNetwork(nn.Module):
         self.inputs = look_up_option(inputs, ("concatenated", "separate"))
         self.divisible, self.squarings, self.downsampling, self.stride = divisible, squarings, downsampling, stride
         self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # in a tuple, so that it is no module of this one
-        self._exponentials: OrderedDict[Any, DVF2DDF] = OrderedDict()
+        self._exponentials = Recent[DVF2DDF](KEPT)
+        self._any_size = [exponential(AnyLatticeWarp(), squarings)]  # in a list, to be no part of the module
         if head_std is not None:
             small_head(network, head_std)
 
@@ -234,17 +233,10 @@ class RegistrationNetwork(nn.Module):
 
     def _integrated(self, velocity: torch.Tensor) -> torch.Tensor:
         """The exponential; what it needs to know of a grid is kept for the next images of that size."""
-        key = (velocity.shape[2:], velocity.device)
-        if key not in self._exponentials:
-            with torch.inference_mode(False), warnings.catch_warnings():  # autograd refuses what was made in that mode
-                warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
-                exponential = DVF2DDF(num_steps=self.squarings)
-                exponential.warp_layer = LatticeWarp(velocity.shape[2:]).to(velocity.device)  # type: ignore[assignment]
-            self._exponentials[key] = exponential
-        self._exponentials.move_to_end(key)
-        while len(self._exponentials) > KEPT:
-            self._exponentials.popitem(last=False)
-        return self._exponentials[key](velocity)
+        if torch.compiler.is_compiling():  # a graph keeps things by itself
+            return self._any_size[0](velocity)
+        key = tuple(velocity.shape[2:]), velocity.device
+        return self._exponentials.get(key, lambda: exponential(LatticeWarp(key[0]), self.squarings).to(key[1]))(velocity)
 
 
 @torch.no_grad()

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
-from torch.autograd.function import once_differentiable
 
+from monai_locor.autograd import StreamedFunction
 from monai_locor.geometry import (
     Grid,
     identity_points,
@@ -36,7 +36,7 @@ from monai_locor.geometry import (
 )
 from monai_locor.tensors import on_device, plain
 
-__all__ = ["LatticeWarp", "SplineVelocity", "cubic_bspline"]
+__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "cubic_bspline", "exponential"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
@@ -45,6 +45,21 @@ def cubic_bspline(distance: np.ndarray) -> np.ndarray:
     near = 2 / 3 - d**2 + d**3 / 2
     far = np.clip(2 - d, 0, None) ** 3 / 6
     return np.where(d < 1, near, far)
+
+
+def exponential(warp: nn.Module, squarings: int) -> DVF2DDF:
+    """MONAI's scaling and squaring with another warp."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
+        made = DVF2DDF(num_steps=squarings)
+    made.warp_layer = warp  # type: ignore[assignment]
+    return made
+
+
+def _lattice(shape: Sequence[int], device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalized positions of the voxels, ``(voxels, D)``, last axis first; and what a voxel is along each axis, ``(D,)``."""
+    scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device=device) for v in to_normalized(shape))
+    return identity_points(shape, device).flatten(1).T.flip(-1) * scale + offset, scale
 
 
 class LatticeWarp(nn.Module):
@@ -58,9 +73,8 @@ class LatticeWarp(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device="cpu") for v in to_normalized(shape))
-        index = identity_points(shape).flatten(1).T.flip(-1)
-        self.register_buffer("identity", index * scale + offset, persistent=False)
+        identity, scale = _lattice(shape)
+        self.register_buffer("identity", identity, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
@@ -68,19 +82,33 @@ class LatticeWarp(nn.Module):
         return _LatticeWarpFunction.apply(image, ddf, self.identity, self.scale)
 
 
-class _LatticeWarpFunction(torch.autograd.Function):
+class AnyLatticeWarp(nn.Module):
+    """:class:`LatticeWarp` for any lattice, in operations that ``torch.compile`` understands and arranges by itself."""
+
+    def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
+        """See :meth:`LatticeWarp.forward`."""
+        return _LatticeWarpFunction.forward(image, ddf, *_lattice(ddf.shape[2:], ddf.device))
+
+
+class _LatticeWarpFunction(StreamedFunction):
     """Positions are made again in backward: kept for all squarings, they would be most of what a registration holds."""
 
+    leading = differentiable = (0, 1)
+    saved_leading = 2
+
     @staticmethod
-    def forward(ctx: Any, image: torch.Tensor, ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(image, ddf, identity, scale)
+    def forward(image: torch.Tensor, ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return sample_normalized(image, _positions(ddf, identity, scale), padding_mode="border").view_as(image)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.options = {}
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         image, ddf, identity, scale = ctx.saved_tensors
-        of_image, of_points = sample_gradients(image, _positions(ddf, identity, scale), gradient.flatten(2))
+        of_image, of_points = sample_gradients(image, _positions(ddf, identity, scale), grad.flatten(2))
         return of_image, (of_points * scale).flip(-1).transpose(1, 2).reshape(ddf.shape), None, None
 
 
@@ -117,10 +145,7 @@ class SplineVelocity(nn.Module):
             matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis)).float()
             self.register_buffer(f"basis_{axis}", matrix, persistent=False)
         self.register_buffer("base", None, persistent=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
-            self.exponential = DVF2DDF(num_steps=squarings)
-        self.exponential.warp_layer = LatticeWarp(self.shape)  # type: ignore[assignment]
+        self.exponential = exponential(LatticeWarp(self.shape), squarings)
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""

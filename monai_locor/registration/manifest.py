@@ -14,13 +14,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,16 @@ DETACHED = {
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the numbers may depend on."""
-    return {
+    """Of everything that the numbers may depend on; ITK may be absent."""
+    found = {
         "monai_locor": __version__,
         "monai": monai.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "itk": version("itk"),  # without loading it
-        "python": platform.python_version(),
     }
+    with contextlib.suppress(PackageNotFoundError):
+        found["itk"] = version("itk")  # without loading it
+    return {**found, "python": platform.python_version()}
 
 
 def sha256(path: str | PathLike[str]) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -177,6 +176,7 @@ def with_forms(path: Path, source: MetaTensor, forms: str, unit: str = "mm") -> 
 
 def itk_affine(path: Path) -> np.ndarray:
     """What ITK makes of a file, in RAS."""
+    itk = pytest.importorskip("itk")
     read, affine = itk.imread(str(path)), np.eye(4)
     affine[:3, :3] = itk.array_from_matrix(read.GetDirection()) * np.array(read.GetSpacing())
     affine[:3, 3] = read.GetOrigin()
@@ -216,6 +216,7 @@ class TestUnits:
         back, read = read_displacement_field(tmp_path / "b.nii")
         np.testing.assert_allclose(read.affine, itk_affine(tmp_path / "b.nii"), rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(back, field)
+        itk = pytest.importorskip("itk")
         vectors = itk.array_from_image(itk.imread(str(tmp_path / "b.nii"))).transpose(3, 2, 1, 0)
         np.testing.assert_allclose(back.numpy() * np.array([-1, -1, 1])[:, None, None, None], vectors, atol=1e-6)
 

@@ -18,7 +18,6 @@ import json
 import logging
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -335,6 +334,7 @@ class TestSave:
         np.testing.assert_allclose(Grid.of(warped).affine, result.fixed_grid.affine, atol=1e-4)
 
     def test_itk_alone_warps_the_moving_image_likewise(self, result, tmp_path):
+        itk = pytest.importorskip("itk")
         dims, fixed, moving = result.fixed_grid.dims, result.fixed_grid, result.moving_grid
         result.save(tmp_path)
         source = tmp_path / "moving.nii"
@@ -351,6 +351,7 @@ class TestSave:
         assert np.abs(ours - theirs).mean() < 1e-3 * np.ptp(ours)
 
     def test_itk_alone_applies_the_affine_likewise(self, result, tmp_path):
+        itk = pytest.importorskip("itk")
         result.save(tmp_path)
         dims = result.fixed_grid.dims
         (transform,) = itk.transformread(str(tmp_path / "affine.tfm"))
@@ -369,6 +370,8 @@ class TestSave:
 
 
 def read(path: Path, pixel, dims: int):
+    import itk
+
     reader = itk.ImageFileReader[itk.Image[pixel, dims]].New(FileName=str(path))
     reader.Update()
     return reader.GetOutput()

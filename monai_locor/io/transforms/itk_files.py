@@ -27,6 +27,8 @@ import torch
 from ...errors import InputError
 from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
 from ..fields import flipped, load_itk_transforms, lps_signs, write_affine
+from ..itk_library import load_itk
+from ..itk_text import read_affine_text
 from ..paths import atomic_path
 from ..sources import one_line
 from .base import invalid, matrix_of
@@ -62,6 +64,10 @@ def read_itk(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
 
 
 def _read_steps(path: Path, name: str) -> tuple[Step, ...]:
+    matrix = read_affine_text(path)
+    if matrix is not None:
+        with invalid(name, _REMEDY):
+            return (AffineStep(flipped(matrix)),)
     transforms = load_itk_transforms(path, name)
     if len(transforms) != 1:
         raise InputError(f"{name}: holds {len(transforms)} transforms side by side; give one, or a composite of them")
@@ -137,8 +143,7 @@ def write_itk(path: Path, name: str, transform: SpatialTransform, fixed: Grid | 
 
 
 def _write_steps(path: Path, name: str, steps: tuple[Step, ...]) -> None:
-    import itk  # takes seconds to load
-
+    itk = load_itk(name)
     dims = steps[0].dims
     parts = [_to_itk(step, dims) for step in reversed(steps)]  # ITK applies the last first
     whole = parts[0]

@@ -18,6 +18,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...geometry import FieldStep, Grid, SpatialTransform
 from ..fields import read_displacement_field, write_displacement_field
+from ..itk_library import load_itk
 from ..paths import atomic_path
 from ..sources import one_line
 from .base import domain_of, invalid
@@ -40,8 +41,7 @@ def write_nifti(path: Path, name: str, transform: SpatialTransform, fixed: Grid 
 
 def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """A displacement field that ITK reads as an image of as many components as it has axes."""
-    import itk  # takes seconds to load
-
+    itk = load_itk(name)
     try:
         image = itk.imread(str(path))
     except Exception as error:
@@ -59,8 +59,7 @@ def write_vector_image(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
     """The whole map as one field on the fixed grid, float32."""
-    import itk
-
+    itk = load_itk(name)
     grid = domain_of(transform, fixed, name)
     image = field_to_itk(FieldStep(transform.displacement(grid), grid), itk.F)
     try:

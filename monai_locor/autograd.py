@@ -9,12 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the autograd functions of the losses have in common: `torch.func` and the refusal of a second derivative."""
+"""What autograd functions with a gradient of their own have in common: `torch.func`, and no second derivative."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -54,24 +54,17 @@ class StreamedFunction(torch.autograd.Function):
     def gradients(ctx: Any, grad: torch.Tensor) -> Sequence[torch.Tensor | None]:
         """The gradients of all arguments, from that of the first output.
 
-        The context has ``saved_tensors``, ``needs_input_grad`` and the options as attributes. Those that are not needed may
-        be None.
+        The context has ``saved_tensors``, ``needs_input_grad`` and ``options``. Those that are not needed may be None.
         """
         raise NotImplementedError
 
-    @classmethod
-    def backward(cls, ctx: Any, *grad_outputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        """:meth:`gradients`; where autograd records (``create_graph=True``), as an operation without a derivative."""
-        needs = tuple(ctx.needs_input_grad)
-        out: list[torch.Tensor | None] = [None] * len(needs)
-        if grad_outputs[0] is None:
-            return tuple(out)
-        tensors = (*ctx.saved_tensors, grad_outputs[0])
-        compute = _Pullback.apply if torch.is_grad_enabled() or transforms_active() else _Pullback.forward
-        found = compute(cls, ctx.options, needs, *tensors)
-        for place, gradient in zip(cls.wanted(needs), found, strict=True):
-            out[place] = gradient
-        return tuple(out)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+
+        def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+            return _backward(cls, ctx, grads[0])
+
+        cls.backward = staticmethod(backward)  # type: ignore[method-assign]  # torch.compile takes no class method
 
     @classmethod
     def wanted(cls, needs: Sequence[bool]) -> list[int]:
@@ -86,6 +79,26 @@ class StreamedFunction(torch.autograd.Function):
         return _mapped(cls.apply, info.batch_size, in_dims, args, cls.leading, apart)
 
 
+def _backward(function: type[StreamedFunction], ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    """The gradients; where autograd records (``create_graph=True``), by an operation without a derivative."""
+    needs = tuple(ctx.needs_input_grad)
+    if grad is None:
+        return (None,) * len(needs)
+    compute = _Pullback.apply if torch.is_grad_enabled() or transforms_active() else _Pullback.forward
+    found = iter(compute(function, ctx.options, needs, *ctx.saved_tensors, grad))
+    wanted = function.wanted(needs)
+    return tuple(next(found) if i in wanted else None for i in range(len(needs)))
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What :meth:`StreamedFunction.gradients` may ask of a context."""
+
+    saved_tensors: tuple[torch.Tensor | None, ...]
+    needs_input_grad: tuple[bool, ...]
+    options: dict[str, Any]
+
+
 class _Pullback(torch.autograd.Function):
     """The gradients that are wanted of a :class:`StreamedFunction`. Whoever asks for their derivative is refused."""
 
@@ -93,9 +106,8 @@ class _Pullback(torch.autograd.Function):
     def forward(
         function: type[StreamedFunction], options: dict[str, Any], needs: tuple[bool, ...], *tensors: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
-        context = SimpleNamespace(saved_tensors=tensors[:-1], needs_input_grad=needs, **options)
         with torch.no_grad():
-            found = function.gradients(context, tensors[-1])  # type: ignore[arg-type]
+            found = function.gradients(_Context(tensors[:-1], needs, options), tensors[-1])  # type: ignore[arg-type]
         return tuple(found[i] for i in function.wanted(needs))  # type: ignore[misc]
 
     @staticmethod
@@ -105,8 +117,8 @@ class _Pullback(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         raise RuntimeError(
-            f"the gradient of {ctx.name} in monai_locor has no derivative of its own: a loss of this package can be "
-            "differentiated once. Leave it out of gradient penalties and Hessians, or detach its gradient."
+            f"the gradient of {ctx.name} in monai_locor has no derivative of its own: the losses and warps of this package can "
+            "be differentiated once. Leave them out of gradient penalties and Hessians, or detach the gradient."
         )
 
     @staticmethod

@@ -1,0 +1,46 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Engines on synthetic pairs, and shortened presets, for the parts of `gpu.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scaling import pair_of
+
+from monai_locor.registration import RegistrationConfig
+from monai_locor.registration.engine import RegistrationEngine
+from monai_locor.registration.prepare import prepare
+
+__all__ = ["engine_of", "short_preset", "tensors_of"]
+
+
+def short_preset(name: str, iterations: int) -> RegistrationConfig:
+    """A preset with few steps a stage, and without a second start."""
+    config = RegistrationConfig.of(name)
+    stages = tuple(dataclasses.replace(s, iterations=min(s.iterations, iterations)) for s in config.stages)
+    return dataclasses.replace(config, stages=stages, multistart="never", intersubject="never")
+
+
+def tensors_of(shape: Sequence[int]) -> list[torch.Tensor]:
+    """The synthetic pair in memory, ``(1, *shape)`` each."""
+    return [torch.from_numpy(values.astype(np.float32))[None] for values in pair_of(shape)]
+
+
+def engine_of(shape: Sequence[int], config: RegistrationConfig, device: str, **options: Any) -> RegistrationEngine:
+    """An engine that is ready to enter its first stage."""
+    prepared = [prepare(image, None, config.quantile, torch.device(device)) for image in tensors_of(shape)]
+    return RegistrationEngine(*prepared, config, np.eye(len(shape) + 1), **options)

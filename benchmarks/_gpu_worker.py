@@ -1,0 +1,163 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A process that works through the parts of `gpu.py`, and is ended and started again where one hangs or fails.
+
+After an error in a kernel nothing more can be done on the GPU in that process, and a wait that never ends can only be ended
+from outside. Orders go to its standard input, rows come from its standard output, one line of JSON each, so that what a part
+had found before it failed is kept. Everything that libraries print goes to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a part is told: seconds it may take, the device, whether tiny sizes are enough, folders, files of the CPU's
+    numbers.
+    """
+
+    device: str
+    smoke: bool
+    seconds: float
+    cases: str
+    reference: Sequence[str]
+    scratch: str
+    began: float = 0.0
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.began + self.seconds - time.monotonic()
+
+
+def guarded(row: Row, call: Callable[[], Row]) -> Row:
+    """A row with what `call` finds, or with why it failed: the rows after it are worth having.
+
+    Raises:
+        RuntimeError: when the device cannot be used any more.
+    """
+    try:
+        return row | call()
+    except Exception as error:
+        if "CUDA error" in str(error):
+            raise
+        traceback.print_exc()
+        return row | {"problem": " ".join(f"{type(error).__name__}: {error}".split())[:200], "check": False}
+
+
+class Worker:
+    """The process, started with its first order.
+
+    Args:
+        environment: of the process.
+        log: file that gets what it prints.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.environment, self.log = dict(environment), log
+        self.process: subprocess.Popen[str] | None = None
+        self.lines: queue.Queue[str | None] = queue.Queue()
+
+    def run(self, call: str, context: Context, row: Callable[[Row], None]) -> str:
+        """Work through a part; every row is handed over as it comes. Returns what went wrong, or nothing."""
+        process = self._started()
+        process.stdin.write(json.dumps({"call": call, "context": asdict(context)}) + "\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+        ends = time.monotonic() + context.seconds
+        while True:
+            try:
+                line = self.lines.get(timeout=max(ends - time.monotonic(), 0.01))
+            except queue.Empty:
+                self.stop()
+                return f"stopped after {context.seconds:.0f} s"
+            if line is None:
+                code = process.wait()
+                self.stop()
+                return f"the process ended with status {code}"
+            said = json.loads(line)
+            if "row" in said:
+                row(said["row"])
+                continue
+            if said["problem"]:
+                self.stop()  # the device may be unusable to it
+            return said["problem"]
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            with self.log.open("a", encoding="utf-8") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, str(Path(__file__).absolute())],
+                    env=self.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,  # so that what it has started can be ended with it
+                )
+            self.lines = queue.Queue()
+            threading.Thread(target=_read, args=(self.process, self.lines), daemon=True).start()
+        return self.process
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    for line in process.stdout or ():
+        lines.put(line)
+    lines.put(None)
+
+
+def _rows(order: Mapping[str, Any]) -> Iterator[Row]:
+    module, name = order["call"].split(":")
+    context = Context(**{**order["context"], "began": time.monotonic()})
+    yield from getattr(importlib.import_module(module), name)(context)
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+    for line in sys.stdin:
+        problem = ""
+        try:
+            for row in _rows(json.loads(line)):
+                print(json.dumps({"row": row}), file=answers)
+        except Exception as error:
+            traceback.print_exc()
+            problem = f"{type(error).__name__}: {error}"
+        print(json.dumps({"problem": problem}), file=answers)
+
+
+if __name__ == "__main__":
+    _serve()
