@@ -74,11 +74,11 @@ def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> to
         if n > 1:  # an axis of one voxel has no outside
             inside = inside & (where >= 0) & (where <= n - 1)
         index = index * n + where.nan_to_num(0).clamp(0, n - 1).long()
-    stored = image.view(SIGNED.get(image.dtype, image.dtype))
+    stored = image.view(SIGNED[image.dtype]) if image.dtype in SIGNED else image
     values = stored.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1))
     values = values.unflatten(2, points.shape[2:])
     values = values if padding_mode == "border" else values.masked_fill(~inside[:, None], 0)
-    return values.view(image.dtype)
+    return values.view(image.dtype) if image.dtype in SIGNED else values
 
 
 def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:
