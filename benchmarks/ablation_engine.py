@@ -95,6 +95,27 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
             "stages": [*stages[:5], {"factor": 2, "iterations": 40, "spacing": 4, "learning_rate": 0.08}, stages[5]]
         },
         "no-full-resolution": {"stages": stages[:5]},
+        **_of_the_paper(stages),
+    }
+
+
+def _of_the_paper(stages: Stages) -> dict[str, dict[str, Any]]:
+    """What the paper does otherwise, as far as it is not above, and all of it; see docs/guide/paper.md."""
+    paper = PRESETS["paper"].to_dict()
+    return {
+        # each velocity enters the map twice, so half the rate moves it as far
+        "velocity-per-stage": {"composition": "stages", "stages": _rates(stages, 0.5)},
+        "paper-schedule": {"stages": _rates(paper["stages"], 2.0)},
+        "paper-optimizer": {name: paper[name] for name in ("damping", "warmup", "decay_end")},
+        "paper-bending": {"bending_weight": paper["bending_weight"]},
+        "paper-window": {"truncated": paper["truncated"]},
+        "derivative-per-voxel": {"derivative_unit": "voxel"},
+        "paper-derivative": {"derivative": "both", "derivative_unit": "voxel"},
+        "minimum-and-maximum": {"quantile": 0.0},
+        "whole-image": {"region": "image"},
+        "no-multistart": {"multistart": "never"},
+        "nothing-undone": {"undo_worse": False},
+        "paper": paper,
     }
 
 

@@ -36,7 +36,7 @@ from monai_locor.geometry import (
 )
 from monai_locor.tensors import on_device, plain
 
-__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "cubic_bspline", "exponential"]
+__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "cubic_bspline", "exponential", "spline_matrix"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
@@ -60,6 +60,11 @@ def _lattice(shape: Sequence[int], device: torch.device | str = "cpu") -> tuple[
     """Normalized positions of the voxels, ``(voxels, D)``, last axis first; and what a voxel is along each axis, ``(D,)``."""
     scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device=device) for v in to_normalized(shape))
     return identity_points(shape, device).flatten(1).T.flip(-1) * scale + offset, scale
+
+
+def spline_matrix(positions: np.ndarray, spacing: float, count: int) -> np.ndarray:
+    """``count`` splines, the first one ``spacing`` before the origin, at positions in mm, ``(positions, count)``."""
+    return cubic_bspline(positions[:, None] / spacing - (np.arange(count) - 1))
 
 
 class LatticeWarp(nn.Module):
@@ -149,8 +154,7 @@ class SplineVelocity(nn.Module):
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
-        knots = np.arange(self.coefficients.shape[axis + 1]) - 1
-        return cubic_bspline(positions[:, None] / self.spacing - knots)
+        return spline_matrix(positions, self.spacing, self.coefficients.shape[axis + 1])
 
     @property
     def dims(self) -> int:
@@ -163,9 +167,12 @@ class SplineVelocity(nn.Module):
 
     def velocity(self) -> torch.Tensor:
         """``(D, *lattice)`` in lattice voxels: the splines' and, where one was set, the base."""
-        matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
-        splines = separable(matrices, self.coefficients) * (self.spacing / self.step)
+        splines = self._splines()
         return splines if self.base is None else splines + self.base
+
+    def _splines(self) -> torch.Tensor:
+        matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
+        return separable(matrices, self.coefficients) * (self.spacing / self.step)
 
     @torch.no_grad()
     def fit_base(self, displacement_mm: torch.Tensor, iterations: int = 15) -> float:

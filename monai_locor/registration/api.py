@@ -74,8 +74,8 @@ def register(
 
     Args:
         fixed, moving: file names, or images ``(1, *spatial)`` in memory (a MetaTensor carries its affine), 2-D or 3-D.
-        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, or ``"intersubject"`` for images
-            of two people), a mapping of settings or a JSON file of them.
+        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
+            of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.
         initial: where to start: an affine, ``(D + 1, D + 1)`` RAS mm from fixed to moving points; a displacement field on
             the fixed grid, ``(D, *fixed)`` RAS mm, affine included; or a file of either (ITK transform, NIfTI field). By

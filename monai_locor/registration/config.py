@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_locor.errors import InputError
+from monai_locor.networks.composition import COMPOSITIONS
 
 from .similarity import CUSTOM, bending_weight_of, check_name, check_options
 
@@ -110,6 +111,14 @@ FAST_STAGES = (
     Stage(factor=2, iterations=40, spacing=8, learning_rate=12e-2),
     Stage(factor=1, iterations=10, spacing=4, learning_rate=7.5e-2),
 )
+PAPER_STAGES = (
+    Stage(factor=2, iterations=80),
+    Stage(factor=4, iterations=80, spacing=32, learning_rate=16e-2),
+    Stage(factor=4, iterations=80, spacing=16, learning_rate=16e-2),
+    Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
+    Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
+    Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,8 @@ class RegistrationConfig:
             to be changed.
         derivative: what the derivative magnitude is used for: ``"none"``; ``"basis"``, the basis functions see it beside the
             intensity; or ``"both"``, it is modelled as a second target channel, too, as in the paper.
+        derivative_unit: what it is the change over: ``"sample"``, the distance of two samples of the stage; or ``"voxel"``, of
+            two voxels (the smallest side) of the image.
         num_basis: basis functions J.
         hidden_channels: hidden layers of the basis network.
         kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
@@ -155,12 +166,19 @@ class RegistrationConfig:
             :mod:`monai_locor.registration.correspondence`.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.
+        composition: ``"single"``, one velocity field whose control points come closer from stage to stage; or ``"stages"``, as
+            in the paper, a new one for every stage, which enters the map twice, see
+            :class:`monai_locor.networks.composition.StagedVelocity`: rates of ``"single"`` are twice too high for it.
+        region: where the loss is computed: ``"foreground"``, in the box around what is brighter than 5 % of the intensity range
+            (and counts); or ``"image"``, everywhere, with a mask in the box around it.
+        undo_worse: go back to where a stage began if it ended with a worse loss.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
     similarity: str = "locor"
     similarity_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     derivative: str = "basis"
+    derivative_unit: str = "sample"
     num_basis: int = 5
     hidden_channels: tuple[int, ...] = (16, 16)
     kernel_sigma: float = 0.8
@@ -184,6 +202,9 @@ class RegistrationConfig:
     intersubject: str = "auto"
     quantile: float = 0.001
     squarings: int = 6
+    composition: str = "single"
+    region: str = "foreground"
+    undo_worse: bool = True
 
     def __post_init__(self) -> None:
         stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
@@ -193,8 +214,9 @@ class RegistrationConfig:
             numbers.check(name, getattr(self, name))
         for channels in self.hidden_channels:
             COUNT.check("hidden_channels", channels)
-        if not isinstance(self.affine, bool):
-            raise InputError(f"affine must be true or false, got {self.affine!r}.")
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
@@ -329,16 +351,31 @@ CHOICES = {
     "form": ("log", "normalized"),
     "basis": ("learned", "polynomial"),
     "derivative": ("none", "basis", "both"),
+    "derivative_unit": ("sample", "voxel"),
     "initialization": ("auto", "world", "centers", "moments"),
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),
+    "composition": tuple(COMPOSITIONS),
+    "region": ("foreground", "image"),
 }
+FLAGS = ("affine", "undo_worse")
 
 # Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
 # scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
 TWO_PEOPLE: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
+# The paper's own settings, as near as the engine comes to them; docs/guide/paper.md has what is left, and the arithmetic.
+PAPER: dict[str, Any] = {
+    **{"derivative": "both", "derivative_unit": "voxel"},
+    "truncated": 3 + (3 / 2) / 0.8,  # 3 sigma + stride / 2
+    "eps": 1e-4,
+    "bending_weight": 400 / 18,  # 1 / n^2 with n = 3, and of two directions only one
+    **{"damping": 0.0, "warmup": 0, "decay_end": 1.0},
+    **{"multistart": "never", "intersubject": "never", "undo_worse": False},
+    **{"quantile": 0.0, "region": "image", "composition": "stages"},
+}
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
     "intersubject": RegistrationConfig(stages=FAST_STAGES, **TWO_PEOPLE),
+    "paper": RegistrationConfig(stages=PAPER_STAGES, **PAPER),
 }

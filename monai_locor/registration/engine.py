@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,6 +32,7 @@ from monai_locor.losses.compare import channels_of, compare, takes_mask
 from monai_locor.losses.parzen_loss import ParzenLoss
 from monai_locor.networks import LearnedBasis
 from monai_locor.networks.affine import AffineMap
+from monai_locor.networks.composition import COMPOSITIONS
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import optimized
@@ -41,6 +41,7 @@ from monai_locor.tensors import plain
 from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .correspondence import COARSE, fit_like_two_people
+from .history import stage_record
 from .inversion import refined_inverse
 from .optimizer import DampedAdam
 from .parallel import Exchange
@@ -161,7 +162,7 @@ class RegistrationEngine(nn.Module):
         grid = self.fixed.grid
         # no coarser than the image allows: at least three lattice points along its longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
-        velocity = SplineVelocity(grid, spacing * self.unit, step, margin=2 * step, squarings=self.config.squarings)
+        velocity = COMPOSITIONS[self.config.composition](grid, spacing * self.unit, step, 2 * step, self.config.squarings)
         velocity = velocity.to(self.device)
         if self.initial_velocity is not None:
             velocity.set_base(self.initial_velocity)
@@ -184,7 +185,8 @@ class RegistrationEngine(nn.Module):
         self._leave()  # the last stage's images are not needed beside the new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
-            self.levels[k] = make_level(*images[k], stage.factor, self._derivative())
+            options = self._derivative(), self.config.derivative_unit, self.config.region
+            self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
         self.optimizer = DampedAdam(self._parameter_groups(stage))
@@ -338,7 +340,7 @@ class RegistrationEngine(nn.Module):
                 self._undo_if_worse(moving, before, torch.stack(values))
             finally:
                 if values:
-                    self._record(stage, torch.stack(values), time.perf_counter() - start)
+                    self.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start))
 
     @torch.no_grad()
     def _undo_if_worse(self, moving: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
@@ -348,7 +350,7 @@ class RegistrationEngine(nn.Module):
         """
         loss = values.sum(1)
         first, last = loss[0], loss[-LAST:].nanmean()
-        if bool(last > first + SLACK * first.abs()):
+        if self.config.undo_worse and bool(last > first + SLACK * first.abs()):
             logger.warning("a stage made the loss worse, from %.3f to %.3f, and was undone", first, last)
             for parameter, value in zip(moving, before, strict=True):
                 parameter.copy_(value)
@@ -358,20 +360,6 @@ class RegistrationEngine(nn.Module):
     def matrix(self) -> np.ndarray:
         """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
-
-    def _record(self, stage: Stage, values: torch.Tensor, seconds: float) -> None:
-        loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON knows no NaN
-        entry = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
-        self.history.append(entry)
-        bad = int((~values.isfinite()).any(1).sum())
-        if bad:
-            logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
-        if loss[-1] == 0:  # a mean over nothing
-            logger.warning(
-                "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
-                "masks; or they are the same"
-            )
-        logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
         """From samples of the fixed image (direction 0), or from samples of the moving image (1)."""

@@ -59,22 +59,30 @@ def level_grid(grid: Grid, factor: float) -> Grid:
     return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
 
 
-def make_level(reference: PreparedImage, other: PreparedImage, factor: float, derivative: str = "none") -> Level:
+def make_level(
+    reference: PreparedImage,
+    other: PreparedImage,
+    factor: float,
+    derivative: str = "none",
+    unit: str = "sample",
+    region: str = "foreground",
+) -> Level:
     """Smooth both images to the distance of the samples, add their derivative magnitude, sample the reference.
 
     Smoothing is Gaussian with a standard deviation of a third of the sample distance, none where voxels are coarser.
 
     Args:
-        derivative: see :class:`monai_locor.registration.RegistrationConfig`.
+        derivative, region: see :class:`monai_locor.registration.RegistrationConfig`.
+        unit: its ``derivative_unit``.
     """
     grid = level_grid(reference.grid, factor)
-    features, weight = image_features(reference, grid.spacing, derivative == "both")
+    features, weight = image_features(reference, grid.spacing, derivative == "both", unit)
     if grid is not reference.grid:
         features = warp(features, reference.grid, None, grid, padding_mode="border")
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
-    box = _foreground_box(features[0] if weight is None else features[0] * weight[0])
+    box = _box_around(_seen(features[0], None if weight is None else weight[0], region))
     inside = (slice(None), *box)
-    moved, moved_weight = image_features(other, grid.spacing, derivative != "none")
+    moved, moved_weight = image_features(other, grid.spacing, derivative != "none", unit)
     return Level(
         grid=grid.cropped(box),
         reference=features[inside][None],
@@ -85,26 +93,35 @@ def make_level(reference: PreparedImage, other: PreparedImage, factor: float, de
     )
 
 
-def _foreground_box(intensity: torch.Tensor) -> tuple[slice, ...]:
+def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> torch.Tensor:
+    """Samples that the loss must see, bool."""
+    if region == "image":
+        return torch.ones_like(intensity, dtype=torch.bool) if weight is None else weight > 0
+    return (intensity if weight is None else intensity * weight) > FOREGROUND
+
+
+def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
     """Where there is something to see, with a border for the windows and the neighbourhood of edges.
 
     Windows over a constant background pull at nothing; leaving them out saves time and keeps the weight of the bending
     energy independent of how much air a field of view holds.
     """
-    seen = intensity > FOREGROUND
     box = []
-    for axis, n in enumerate(intensity.shape):
+    for axis, n in enumerate(seen.shape):
         where = seen.any(tuple(a for a in range(seen.ndim) if a != axis)) if seen.ndim > 1 else seen
         index = where.nonzero().flatten().tolist() or [0, n - 1]
         box.append(slice(max(0, index[0] - BORDER), min(n, index[-1] + 1 + BORDER)))
     return tuple(box)
 
 
-def image_features(image: PreparedImage, step: np.ndarray, derivative: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def image_features(
+    image: PreparedImage, step: np.ndarray, derivative: bool, unit: str = "sample"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """An image smoothed for samples ``step`` mm apart, with its derivative magnitude.
 
     Args:
         step: distance of the samples along each axis, ``(D,)``, mm.
+        unit: what the derivative magnitude is the change over: the distance of two samples, or of two voxels of this image.
 
     Returns:
         intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``; and the weights of voxels that nothing
@@ -124,8 +141,9 @@ def image_features(image: PreparedImage, step: np.ndarray, derivative: bool) -> 
         weight = _eroded(weight, [axis for axis, s in enumerate(sigma) if s == 0])
     if not derivative:
         return smooth, weight
-    # change over the distance of two samples: of the order of the intensities, and a pure number
-    magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(step.min())
+    # a pure number, and over the distance of two samples of the order of the intensities
+    distance = image.grid.spacing if unit == "voxel" else step
+    magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(distance.min())
     return torch.cat((smooth, magnitude)), weight
 
 

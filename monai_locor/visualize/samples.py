@@ -219,7 +219,7 @@ def _samples(
     learned: LearnedBasis | None,
 ) -> Samples:
     """As :meth:`monai_locor.registration.RegistrationEngine.step` does it."""
-    level = make_level(fixed, moving, last_factor(config), config.derivative)
+    level = make_level(fixed, moving, last_factor(config), config.derivative, config.derivative_unit, config.region)
     field = None if displacement_mm is None else warp(displacement_mm, fixed.grid, None, level.grid, padding_mode="border")
     values = warp(level.other[0], level.other_grid, field, level.grid)
     weight = inside(mapped_points(level.grid, level.other_grid, field), level.other_grid.shape)[None].to(values)

@@ -64,7 +64,7 @@ def test_dots_lead_into_the_schedule_and_the_options():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "slow"], "preset must be one of default, fast, intersubject, got 'slow'"),
+        (["--preset", "slow"], "preset must be one of default, fast, intersubject, paper, got 'slow'"),
         (["--similarity", "ssd"], "similarity must be one of locor"),
         (["--set", "nonsense=1"], "unknown settings: nonsense"),
         (["--set", "bending_weight"], "--set bending_weight: give KEY=VALUE"),

@@ -121,6 +121,10 @@ BAD = {
     "initialization": ["nowhere"],
     "quantile": [-0.1, 0.5, float("nan"), "x"],
     "derivative": [True, False, None, "target"],
+    "derivative_unit": [True, None, "mm"],
+    "composition": [True, None, 2, "both"],
+    "region": [True, None, "mask"],
+    "undo_worse": ["no", 1, None],
     "bending_weight": [-1, float("nan"), float("inf"), "60", True],
     "similarity": ["mse", None, 3, "Locor"],
     "similarity_options": [None, 3, ["num_bins"], {"num_bins": 3}, {3: 4}],
@@ -162,7 +166,8 @@ def test_bad_values_of_a_stage_are_refused_by_name(name, value):
     ("name", "value"),
     [("num_basis", 2.5), ("squarings", 2.5), ("hidden_channels", ["a"]), ("hidden_channels", [0]), ("affine", "no"),
      ("derivative", "no"), ("bending_weight", float("inf")), ("damping", -1), ("decay_start", 2), ("decay_end", -1),
-     ("form", "lin"), ("basis", "spline"), ("initialization", "nowhere"), ("quantile", 0.5), ("ridge", 0)],
+     ("form", "lin"), ("basis", "spline"), ("initialization", "nowhere"), ("quantile", 0.5), ("ridge", 0),
+     ("composition", "both"), ("region", "mask"), ("undo_worse", 1), ("derivative_unit", "mm")],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(name, value):
     assert name in refusal({name: value})
@@ -177,6 +182,10 @@ def test_the_setting_of_earlier_versions_is_refused():
     ("name", "values"),
     {
         "derivative": ["none", "basis", "both"],
+        "derivative_unit": ["sample", "voxel"],
+        "composition": ["single", "stages"],
+        "region": ["foreground", "image"],
+        "undo_worse": [True, False],
         "damping": [0, 0.5, 10],
         "warmup": [0, 3],
         "decay_start": [0, 0.5, 1],
@@ -199,14 +208,15 @@ def test_a_stage_needs_no_learning_rate():
 
 class TestPresets:
     def test_names(self):
-        assert set(PRESETS) == {"default", "fast", "intersubject"}
+        assert set(PRESETS) == {"default", "fast", "intersubject", "paper"}
 
     @pytest.mark.parametrize("name", list(PRESETS))
     def test_coarse_to_fine_and_affine_first(self, name):
         stages = PRESETS[name].stages
-        factors, spacings = [s.factor for s in stages], [s.spacing for s in stages if s.spacing is not None]
-        assert factors == sorted(factors, reverse=True) and spacings == sorted(spacings, reverse=True)
-        assert stages[0].spacing is None and all(s.spacing is not None for s in stages[len(stages) - len(spacings) :])
+        affine, spacings = [s for s in stages if s.spacing is None], [s.spacing for s in stages if s.spacing is not None]
+        for factors in ([s.factor for s in affine], [s.factor for s in stages[len(affine) :]]):
+            assert factors and factors == sorted(factors, reverse=True)
+        assert spacings == sorted(spacings, reverse=True) and list(stages[: len(affine)]) == affine
 
     def test_intersubject_is_a_looser_fast(self):
         fast, between = PRESETS["fast"], PRESETS["intersubject"]

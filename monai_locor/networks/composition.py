@@ -1,0 +1,125 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The paper's deformation: every stage has a velocity of its own, composed into what the stages before it have found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from monai_locor.geometry import separable
+
+from .velocity import SplineVelocity, spline_matrix
+
+__all__ = ["COMPOSITIONS", "StagedVelocity"]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The velocity of a stage that is over.
+
+    Attributes:
+        coefficients: of its splines, ``(D, *knots)``, in units of ``spacing``.
+        spacing: distance of its control points, mm.
+        margin: how far its lattice reached beyond the outermost voxel centers, mm.
+        length: of its lattice along each axis, mm.
+    """
+
+    coefficients: torch.Tensor
+    spacing: float
+    margin: float
+    length: np.ndarray
+
+    def on(self, lattice: SplineVelocity) -> torch.Tensor:
+        """This velocity on another lattice over the same fixed grid, ``(D, *lattice)`` in its voxels."""
+        matrices = []
+        for axis, size in enumerate(lattice.shape):
+            positions = np.arange(size) * lattice.step - lattice.margin + self.margin
+            inside = positions.clip(0, self.length[axis])  # beyond its border a velocity stays as it is there
+            matrix = spline_matrix(inside, self.spacing, self.coefficients.shape[axis + 1])
+            matrices.append(torch.from_numpy(matrix).to(self.coefficients))
+        return separable(matrices, self.coefficients) * (self.spacing / lattice.step)
+
+
+class StagedVelocity(SplineVelocity):
+    """A new velocity for every stage, inserted in the middle of the composition of all earlier ones.
+
+    With ``u_k = exp(v_k)`` of stage k, the map after K stages is ``u_1 o ... o u_K o u_K o ... o u_1``, and its inverse is
+    the same product of ``exp(-v_k)`` (Honkamaa & Marttinen, "Locor", arXiv 2503.05335). Only ``v_K``, the splines of this
+    module, is optimized; the rest does not change any more. Because ``v_K`` enters twice, a step of its coefficients
+    moves the map twice as far as a step of :class:`SplineVelocity`.
+
+    A base (:meth:`set_base`) takes the place of a stage before the first one: half of it is applied on either side.
+
+    Args:
+        args, kwargs: see :class:`SplineVelocity`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._finished: list[_Finished] = []
+        self._around: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def velocity(self) -> torch.Tensor:
+        """``(D, *lattice)`` in lattice voxels, of this stage alone."""
+        return self._splines()
+
+    def set_base(self, velocity_mm: torch.Tensor) -> None:
+        """See :meth:`SplineVelocity.set_base`."""
+        super().set_base(velocity_mm)
+        self._around = None
+
+    def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
+        """Displacements of the whole map (direction 0) and its inverse (1), ``(directions, D, *lattice)``, lattice voxels."""
+        update = super().forward(directions)
+        if self.base is None and not self._finished:
+            return self._chain([update, update])
+        if self._around is None:
+            self._around = self._on_either_side()
+        before, after = (torch.stack([side[k] for k in directions]) for side in self._around)
+        return self._chain([before, update, update, after])
+
+    @torch.no_grad()
+    def take(self, other: SplineVelocity) -> None:
+        """Continue from ``other`` (same fixed grid): its map is kept as it is, and this velocity composes into it.
+
+        Raises:
+            TypeError: when ``other`` is one velocity for all stages.
+        """
+        if not isinstance(other, StagedVelocity):
+            raise TypeError(f"expected a StagedVelocity, got {type(other).__name__}.")
+        last = _Finished(other.coefficients.detach().clone(), other.spacing, other.margin, other.length)
+        self._finished = [*other._finished, last]
+        self._around = None
+
+    @torch.no_grad()
+    def _on_either_side(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is applied before and after this stage's part, each ``(2, D, *lattice)``: the map's and its inverse's."""
+        velocities = [stage.on(self) for stage in self._finished]
+        if self.base is not None:
+            velocities.insert(0, self.base / 2)
+        updates = [self.exponential(torch.stack([v, -v])) for v in velocities]
+        return self._chain(updates), self._chain(updates[::-1])
+
+    def _chain(self, displacements: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Displacement of several maps one after another, the first one applied first; all ``(B, D, *lattice)``."""
+        total = displacements[0]
+        for displacement in displacements[1:]:
+            total = total + self.exponential.warp_layer(displacement, total)
+        return total
+
+
+COMPOSITIONS: dict[str, type[SplineVelocity]] = {"single": SplineVelocity, "stages": StagedVelocity}

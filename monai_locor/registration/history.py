@@ -1,0 +1,48 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is kept of the stages of a registration."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from .config import Stage
+
+__all__ = ["stage_record"]
+
+logger = logging.getLogger(__name__)
+
+
+def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str, Any]:
+    """The entry of a stage in the history of a result, as plain values. What was out of the ordinary is logged.
+
+    Args:
+        stage: its settings.
+        values: similarity and weighted bending energy of every step, ``(steps, 2)``.
+        seconds: wall time.
+    """
+    loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON knows no NaN
+    bad = sum(None in pair for pair in zip(loss, bending, strict=True))
+    if bad:
+        logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
+    if loss[-1] == 0:  # a mean over nothing
+        logger.warning(
+            "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
+            "masks; or they are the same"
+        )
+    logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
+    return {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
