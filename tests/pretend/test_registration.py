@@ -28,7 +28,7 @@ from monai.data.meta_tensor import MetaTensor
 from torch import nn
 
 from monai_locor import RegistrationConfig, RegistrationResult, register
-from monai_locor.registration import Stage, parallel
+from monai_locor.registration import PRESETS, Stage, parallel
 
 from ..registration.phantom import anatomy, grid_of, image, pair
 from .agreement import elsewhere, use_portions_of_a_gpu
@@ -121,6 +121,14 @@ def own_module(there: There) -> dict[str, Any]:
     return planes(there) | {"similarity": nn.L1Loss()}
 
 
+def velocity_of_every_stage(there: There) -> dict[str, Any]:
+    """As in the preset paper, with a step in each of its stages."""
+    paper = PRESETS["paper"]
+    return volumes(there) | {
+        "preset": dataclasses.replace(paper, stages=tuple(dataclasses.replace(s, iterations=1) for s in paper.stages))
+    }
+
+
 def many_starts(there: There) -> dict[str, Any]:
     """From so far away that the search finds another start."""
     fixed, moving, _ = pair(PLANE, PLANE)
@@ -150,7 +158,7 @@ def changed(**settings: Any) -> RegistrationConfig:
 
 FAST = [masked_volumes_there, masked_planes, holes_and_masks_of_the_host, matrix_there, field_there, two_people]
 SLOW = [volumes, planes, holes_and_masks_there, matrix_with_gradient, field_with_gradient, velocity_there]
-SLOW += [velocity_of_the_host, known_basis, own_module, many_starts, undone]
+SLOW += [velocity_of_the_host, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 TOLD = {"many_starts": "from another start", "two_people": "as between two people", "undone": "was undone"}
 
