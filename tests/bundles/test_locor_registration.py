@@ -257,6 +257,14 @@ def test_another_measure():
     assert [len(loss.state_dict()) for loss in trained] == [0, 12]
 
 
+def test_network_and_loss_are_moved_to_the_device():
+    parser = workflow(device="$torch.device('meta')").parser
+    for part in ("network", "loss"):
+        parameters = list(parser.get_parsed_content(part).parameters())
+        assert parameters and all(p.device.type == "meta" for p in parameters)
+    assert parser.get_parsed_content("inferer").loss is parser.get_parsed_content("loss")
+
+
 # --- bad input
 
 

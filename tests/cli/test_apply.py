@@ -114,6 +114,19 @@ def test_nearest_keeps_the_type(run, folder):
     np.testing.assert_array_equal(load(folder / "out.nii.gz")[INNER], load(folder / "int.nii.gz")[2:])
 
 
+@pytest.mark.parametrize("stored", [np.uint32, np.float64])
+def test_nearest_keeps_numbers_that_float32_does_not_have(run, folder, stored):
+    large = (2**24 + 1 + np.arange(np.prod(SHAPE)).reshape(SHAPE)).astype(stored)
+    save(folder / "large.nii.gz", large)
+    out = folder / "out.nii.gz"
+    run("apply", folder / "large.nii.gz", "-t", folder / "field.nii.gz", "-n", "nearest", "-o", out)
+    if stored == np.uint32:
+        assert nib.load(out).get_data_dtype() == np.uint32
+        np.testing.assert_array_equal(load(out)[INNER], large[2:])
+    else:  # floating point is written in single precision
+        np.testing.assert_array_equal(load(out)[INNER], large[2:].astype(np.float32))
+
+
 def test_the_output_folder_of_register_is_a_transform(run, folder):
     (folder / "run").mkdir()
     (folder / "field.nii.gz").rename(folder / "run" / "forward_field.nii.gz")

@@ -23,6 +23,7 @@ from monai.transforms import GaussianSmooth
 from monai_locor import InputError, RegistrationConfig, register
 from monai_locor.geometry import Grid, apply_affine, from_voxels, warp
 from monai_locor.inferers import InstanceOptimizationInferer
+from monai_locor.inferers.instance_optimization import _on
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.training import RegistrationLoss
 from monai_locor.registration.network_input import network_grid
@@ -302,3 +303,14 @@ def test_misuse_is_named():
         inferer([image], lambda x: (x, x), moving=[image])
     with pytest.raises(ValueError, match="1 fixed images"):
         inferer([image], None, moving=[image, image])
+
+
+def test_a_loss_on_another_device_stays_there():
+    similarities = [LocalLearnedBasisCRLoss(2, in_channels=2, rescale=False) for _ in range(2)]
+    loss = RegistrationLoss(*similarities)
+    moved = _on(torch.device("meta"), loss)
+    assert moved is not loss and all(p.device.type == "meta" for p in moved.parameters())
+    assert all(p.device.type == "cpu" for p in loss.parameters())
+    assert _on(torch.device("cpu"), loss) is loss
+    without = RegistrationLoss(torch.nn.MSELoss())
+    assert _on(torch.device("meta"), without) is without

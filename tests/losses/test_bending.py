@@ -33,3 +33,9 @@ def test_affine_displacements_do_not_bend():
     index = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in (5, 6, 7)], indexing="ij"))
     u = torch.tensordot(torch.randn(3, 3, dtype=torch.float64), index, dims=1) + 2
     assert float(bending_energy(u[None])) < 1e-20
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 5, 2), (1, 3, 1, 4, 4), (3, 4)])
+def test_without_inner_voxels(shape):
+    with pytest.raises(ValueError, match="three voxels along each axis"):
+        bending_energy(torch.zeros(shape))

@@ -108,3 +108,12 @@ def test_misuse_is_named():
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="bending_weight"):
             RegistrationLoss(local_cr(), bending_weight=weight)
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+def test_smoothness_is_by_default_what_monai_computes():
+    pred = {"warped_moving": torch.rand(2, 1, 6, 7, 8), "fixed": torch.rand(2, 1, 6, 7, 8)}
+    ddf = torch.randn(2, 3, 6, 7, 8, requires_grad=True)
+    losses = [RegistrationLoss(torch.nn.MSELoss(), regularization=r)(pred | {"ddf": ddf}) for r in (None, BendingEnergyLoss())]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, ddf)[0] for loss in losses))

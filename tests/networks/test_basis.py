@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape, PolynomialBasis
 
 
 class TestLearnedBasis:
@@ -102,3 +102,48 @@ class TestPolynomialBasis:
     def test_exception(self, options):
         with pytest.raises(ValueError, match="at least"):
             PolynomialBasis(*options)
+
+
+class TestFirstWeights:
+    @pytest.mark.parametrize("sizes", [(1, 5, (16, 16)), (2, 3, (4,)), (3, 2, ())])
+    def test_they_are_those_of_linear_layers_after_manual_seed(self, sizes):
+        """What a seed has meant so far, it means still: two bases one after the other, by a generator or the global state."""
+        channels, count, hidden = sizes
+        torch.manual_seed(17)
+        pairs = list(itertools.pairwise([channels, *hidden, count]))
+        expected = [p for _ in range(2) for a, b in pairs for p in nn.Linear(a, b).parameters()]
+        torch.manual_seed(17)
+        drawn = [p for _ in range(2) for p in LearnedBasis(*sizes).parameters()]
+        generator, state = torch.Generator().manual_seed(17), torch.get_rng_state()
+        own = [p for _ in range(2) for p in LearnedBasis(*sizes, generator=generator).parameters()]
+        assert torch.equal(torch.get_rng_state(), state)
+        for found in (drawn, own):
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    def test_drawn_anew(self, device):
+        basis = LearnedBasis(2)
+        expected = copy.deepcopy(basis.state_dict())
+        basis.to(device).reset_parameters(torch.Generator().manual_seed(3))
+        again = LearnedBasis(2, generator=torch.Generator().manual_seed(3)).state_dict()
+        for name, value in basis.state_dict().items():
+            assert torch.equal(value.cpu(), again[name]) and not torch.equal(value.cpu(), expected[name])
+            assert value.device.type == device.type
+        assert all(p.requires_grad and p.is_leaf for p in basis.parameters())
+
+    def test_another_default_dtype_or_device_changes_nothing(self):
+        expected = LearnedBasis(2, generator=torch.Generator().manual_seed(3)).state_dict()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                found = LearnedBasis(2, generator=torch.Generator("cpu").manual_seed(3)).state_dict()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(found[name], value) and found[name].dtype == torch.float32 for name, value in expected.items())
+
+
+def test_a_tape_does_not_move_parameters():
+    parameters = list(LearnedBasis(1).to("meta").parameters())
+    with pytest.raises(RuntimeError, match=r"basis is on meta, the images on cpu.*loss\.to\(device\)"):
+        LearnedBasisTape(parameters, torch.zeros(1))
+    tape = LearnedBasisTape(list(LearnedBasis(1).double().parameters()), torch.zeros(1))
+    assert tape(torch.rand(1, 4)).dtype == torch.float32
