@@ -1,0 +1,97 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Losses of large images, with fake tensors: how many launches, how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from monai_locor.losses import (
+    CorrelationRatioLoss,
+    LocalLearnedBasisCRLoss,
+    LocalNCCLoss,
+    LocalParzenCRLoss,
+    MINDSSCLoss,
+    MutualInformationLoss,
+    SRWCRLoss,
+)
+from monai_locor.losses.window_grid import BUDGET_MB
+
+from .agreement import at_most
+from .fake import FakeCuda, moved
+from .record import Record
+
+OTHERS = [MutualInformationLoss, CorrelationRatioLoss, LocalParzenCRLoss, SRWCRLoss, LocalNCCLoss, MINDSSCLoss]
+LOSSES = {loss.__name__: loss for loss in (LocalLearnedBasisCRLoss, *OTHERS)}
+SLOW = [pytest.param(name, marks=() if name == "LocalLearnedBasisCRLoss" else pytest.mark.slow) for name in LOSSES]
+# of forward and backward at 128^3 with the defaults, which a change may lower: launches, and floats that are alive for each
+# voxel, images and gradients among them
+CEILINGS = {
+    "LocalLearnedBasisCRLoss": (2355, 123.1),
+    "MutualInformationLoss": (1862, 20.9),
+    "CorrelationRatioLoss": (1589, 18.3),
+    "LocalParzenCRLoss": (1194, 77.5),
+    "SRWCRLoss": (1227, 146.6),
+    "LocalNCCLoss": (1194, 35.3),
+    "MINDSSCLoss": (7693, 46.2),
+}
+
+
+def called(make: Callable[[], nn.Module], size: int) -> Record:
+    """Forward and backward of one pair of images, gradients of both."""
+    loss = make()
+    with FakeCuda() as mode:
+        moved(loss)
+        images = [torch.rand(1, 1, size, size, size, device="cuda").requires_grad_() for _ in range(2)]
+        record = mode.forget()
+        record.alive(images)
+        loss(*images).backward()
+    return record
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_launches_and_memory(name):
+    record = called(LOSSES[name], 128)
+    assert not record.waits
+    counted = {"launches": sum(record.launches.values()), "floats for each voxel": round(record.peak / 4 / 128**3, 1)}
+    at_most(counted, dict(zip(counted, CEILINGS[name])), name)
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_plane_more_takes_a_plane_more(name):
+    """The last portion of an image is smaller than the others; that must not cost as much as one of them."""
+    one, other = (called(LOSSES[name], size).peak / size**3 for size in (128, 129))
+    assert other < 1.1 * one
+
+
+@pytest.mark.parametrize("size", [pytest.param(256, marks=pytest.mark.slow), 257, pytest.param(300, marks=pytest.mark.slow)])
+def test_the_default_loss_keeps_to_its_budget(size):
+    """That is of what it makes portion by portion. Images, gradients and sums over windows come on top."""
+    peak = called(LocalLearnedBasisCRLoss, size).peak
+    assert peak < BUDGET_MB["cuda"] * 2**20 + 10 * 4 * size**3, f"{peak / 2**30:.2f} GiB"
+
+
+def test_what_is_counted():
+    """The test can fail: a loss that keeps a lot, one that waits."""
+
+    class Lavish(nn.Module):
+        def forward(self, pred, target):
+            return torch.stack([(pred - target).square() * k for k in range(10)]).mean()
+
+    assert called(Lavish, 16).peak >= 4 * 16**3 * 20
+    with pytest.raises(RuntimeError, match="_local_scalar_dense"):
+        with FakeCuda():
+            torch.rand(3, device="cuda").sum().item()
