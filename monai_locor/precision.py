@@ -92,7 +92,7 @@ def optimized(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S,
 
 
 def guarded(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: :func:`undisturbed` for the devices of the tensors among the arguments, also those in a sequence."""
+    """Decorator: :func:`undisturbed` on the devices of the arguments, as far as they say which, also those in a sequence."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -105,10 +105,8 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
 def _devices(values: Iterable[Any]) -> set[torch.device]:
     found: set[torch.device] = set()
     for value in values:
-        if isinstance(value, torch.Tensor):
-            found.add(value.device)
-        elif isinstance(value, list | tuple):
-            found |= {item.device for item in value if isinstance(item, torch.Tensor)}
+        places = [getattr(item, "device", None) for item in (value if isinstance(value, list | tuple) else (value,))]
+        found |= {place for place in places if isinstance(place, torch.device)}
     return found
 
 

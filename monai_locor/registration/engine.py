@@ -97,7 +97,7 @@ class RegistrationEngine(nn.Module):
         similarity: OwnSimilarity | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.asked, self.device = config, config, fixed.image.device
+        self.config, self.asked, self.device = config, config, fixed.device
         self.unit = float(fixed.grid.spacing.min())
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement

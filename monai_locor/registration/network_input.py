@@ -24,6 +24,7 @@ from torch import nn
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, from_voxels, warp
 from monai_locor.networks.training import RegistrationNetwork
+from monai_locor.precision import guarded
 from monai_locor.transforms import derivative_magnitude
 
 from .config import RegistrationConfig
@@ -61,6 +62,7 @@ def network_grid(fixed: PreparedImage, spacing: float) -> Grid:
     return grid
 
 
+@guarded
 def network_image(image: PreparedImage, matrix: np.ndarray | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """An image as a network sees it: smoothed to the voxels of ``grid``, sampled there, in [0, 1].
 
@@ -101,6 +103,7 @@ def align(fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfi
     return RegistrationEngine(fixed, moving, affine_only, start, search=config.multistart != "never").run().matrix()
 
 
+@guarded
 @torch.no_grad()
 def predict_velocity(
     network: RegistrationNetwork, fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray, spacing: float

@@ -49,6 +49,11 @@ class PreparedImage:
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the image lies."""
+        return self.image.device
+
     def to(self, device: torch.device | str) -> PreparedImage:
         """The same on a device, fit for autograd also where it was made in ``torch.inference_mode``."""
         weight = None if self.weight is None else plain(self.weight).to(device)

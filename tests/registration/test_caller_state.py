@@ -28,7 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from monai_locor import RegistrationResult, register
 from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.networks import RegistrationNetwork
 from monai_locor.registration import RegistrationEngine
+from monai_locor.registration.network_input import align, network_grid, network_image, predict_velocity
+from monai_locor.registration.prepare import prepare
 
 from .phantom import TINY, engine_of, grid_of, pair, run
 
@@ -292,6 +295,21 @@ def test_the_inferer_with_a_network(images):
     with all_states():
         (found,) = inferer(fixed[None], network, moving=moving[None])
     assert_same(found, expected)
+
+
+@each_state
+def test_what_a_network_is_shown(state, images):
+    sides = [prepare(image, None, TINY.quantile, torch.device("cpu")) for image in images[:2]]
+    model = RegistrationNetwork(torch.nn.Conv2d(2, 2, 3, padding=1), 2, divisible=2)
+
+    def shown() -> list[torch.Tensor]:
+        grid, matrix = network_grid(sides[0], 6.0), align(*sides, TINY, "start")
+        return [*network_image(sides[1], matrix, grid), predict_velocity(model, *sides, matrix, 6.0)]
+
+    expected = shown()
+    with state():
+        found = shown()
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_two_threads_at_once(images, expected):
