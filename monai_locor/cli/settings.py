@@ -33,8 +33,8 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="default, fast, intersubject or paper (default: default); intersubject is for images of two people, paper is near "
-        "to the published method, and slow",
+        help="default, fast, intersubject, paper (default: default); intersubject is for images of two people, paper is close "
+        "to the published method and slow",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset that it changes"

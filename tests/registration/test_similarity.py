@@ -108,6 +108,7 @@ class TestSettings:
             "default": 120,
             "fast": 120,
             "intersubject": 10,
+            "paper": 400 / 18,
         }
         assert RegistrationConfig(form="normalized").effective_bending_weight == 20
 
