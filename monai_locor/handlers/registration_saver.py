@@ -75,10 +75,12 @@ class RegistrationSaver:
 
     def _own(self, folder: str) -> Path:
         """Where a pair goes: its folder, unless another pair of this epoch is there."""
-        path = self.output_dir / folder
-        if path in self._written:
-            other = self.output_dir / f"{folder or 'pair'}_{len(self._written) + 1:04d}"
-            logger.warning("%s holds another pair of this run, results go to %s", path, other)
-            path = other
+        path = wanted = self.output_dir / folder
+        number = len(self._written)
+        while path in self._written:
+            number += 1
+            path = self.output_dir / f"{folder or 'pair'}_{number:04d}"
+        if path != wanted:
+            logger.warning("%s holds another pair of this run, results go to %s", wanted, path)
         self._written.append(path)
         return path

@@ -73,6 +73,11 @@ def test_a_name_that_comes_twice(tmp_path, caplog):
     assert caplog.text.count("holds another pair of this run") == 2
 
 
+def test_a_name_like_one_that_was_numbered(tmp_path):
+    go(tmp_path, [["A", "B"], ["C", "D"]], [["x_0002", "x"], ["x", "x"]])
+    assert sorted(saved(tmp_path).values()) == ["A", "B", "C", "D"]
+
+
 def test_the_folder_itself(tmp_path):
     go(tmp_path, [["A"], ["B"]], [[""], [""]])
     assert saved(tmp_path) == {".": "A", "pair_0002": "B"}
