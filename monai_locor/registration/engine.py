@@ -370,8 +370,10 @@ class RegistrationEngine(nn.Module):
         if bad:
             logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
         if loss[-1] == 0:  # a mean over nothing
-            reason = "because they have moved out of each other's view or of the masks; or they are the same"
-            logger.warning("the loss is zero: nowhere do both images count, %s", reason)
+            logger.warning(
+                "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
+                "masks; or they are the same"
+            )
         logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
