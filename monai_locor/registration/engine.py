@@ -224,6 +224,9 @@ class RegistrationEngine(nn.Module):
     @optimized
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the stage entered last; returns similarity and weighted bending energy, on the device."""
+        return self._step()
+
+    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         shared = [self.affine(inverse=bool(k)) for k in self.directions]
         if self.deformable:
@@ -383,6 +386,5 @@ class RegistrationEngine(nn.Module):
     def inverse_mm(self, forward_mm: torch.Tensor) -> torch.Tensor:
         """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, that undoes the forward one."""
         inverse = self._displacement_mm(1, self.moving.grid)
-        if not self.deformable:
-            return inverse
-        return refined_inverse(inverse, self.moving.grid, plain(forward_mm).to(inverse), self.fixed.grid, self.matrix())
+        grids, forward = (self.moving.grid, self.fixed.grid), plain(forward_mm).to(inverse)
+        return refined_inverse(inverse, grids[0], forward, grids[1], self.matrix()) if self.deformable else inverse
