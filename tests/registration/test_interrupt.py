@@ -35,14 +35,14 @@ def interrupted(monkeypatch):
     """``interrupted(n)``: Ctrl-C while step n is computed."""
 
     def arm(steps: int, action=lambda: signal.raise_signal(signal.SIGINT)) -> None:
-        original, count = RegistrationEngine.step, iter(range(10**6))
+        original, count = RegistrationEngine._step, iter(range(10**6))
 
         def step(self):
             if next(count) == steps:
                 action()
             return original(self)
 
-        monkeypatch.setattr(RegistrationEngine, "step", step)
+        monkeypatch.setattr(RegistrationEngine, "_step", step)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     yield arm
