@@ -123,6 +123,7 @@ def test_formats_of_itk_say_what_is_missing(found):
         assert message.startswith("InputError: ") and "pip install itk" in message and "\n" not in message, (name, message)
 
 
+@pytest.mark.slow  # ITK takes its time to load
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("centred", [False, True])
 def test_the_text_of_an_affine_means_what_it_means_to_itk(tmp_path, dims, centred):

@@ -51,8 +51,8 @@ def collecting(graphs: Graphs) -> Callable[..., object]:
     return backend
 
 
-@pytest.mark.parametrize("downsampling", [1, 2])
-@pytest.mark.parametrize("output", ["velocity", "displacement"])
+@pytest.mark.parametrize("downsampling", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("output", ["velocity", pytest.param("displacement", marks=pytest.mark.slow)])
 def test_the_network_and_its_warps_are_one_graph(output, downsampling):
     model, pair = network(output, downsampling=downsampling), images(2)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -66,7 +66,7 @@ def test_the_network_and_its_warps_are_one_graph(output, downsampling):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("learned", [True, False], ids=["locor", "lncc"])
+@pytest.mark.parametrize("learned", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["locor", "lncc"])
 def test_a_training_step_breaks_at_the_two_losses_only(learned):
     """Before the first, between them, and after the second."""
     graphs: Graphs = []

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from .guard import load
 
-__all__ = ["NAME", "Server", "serve", "work"]
+__all__ = ["NAME", "Server", "main", "serve", "work"]
 
 NAME = "pretended-cuda"  # of the plugin by which such a process is known
 
@@ -55,6 +56,12 @@ def serve(connection: Connection, library: Path, arguments: list[str]) -> None:
     import pytest
 
     pytest.main(arguments, plugins=[Server(connection, library)])
+
+
+def main() -> None:
+    """:func:`serve` with the file descriptor of the connection, the library and the arguments of the command line."""
+    descriptor, library, *arguments = sys.argv[1:]
+    serve(Connection(int(descriptor)), Path(library), arguments)
 
 
 def work(library: Path, packed: bytes, launches: Path) -> None:

@@ -17,7 +17,11 @@ pytest-xdist. It runs pytest, so that fixtures, parameters and assertions work a
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +29,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from .child import NAME, serve
+from .child import NAME, main
 from .guard import built, why_not
 
 HERE = Path(__file__).parent
@@ -38,18 +42,19 @@ class Child:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.process: multiprocessing.process.BaseProcess | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         cache = getattr(self.config, "cache", None)  # it can be switched off
         folder = Path(tempfile.mkdtemp() if cache is None else cache.mkdir("pretended-cuda"))
         with FileLock(folder / "lock"):  # only one of several workers compiles
             library = built(folder)
-        context = multiprocessing.get_context("spawn")
-        self.connection, other = context.Pipe()
+        self.connection, other = multiprocessing.Pipe()
         arguments = [*OPTIONS, f"--rootdir={self.config.rootpath}", "-c", str(self.config.inipath), str(HERE)]
-        self.process = context.Process(target=serve, args=(other, library, arguments))
-        self.process.start()
+        # no child of multiprocessing: other tests look at these
+        words = [sys.executable, "-c", f"from {main.__module__} import main; main()", str(other.fileno()), str(library)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.config.rootpath), *filter(None, sys.path)])}
+        self.process = subprocess.Popen([*words, *arguments], pass_fds=[other.fileno()], env=environment)
         other.close()
 
     def reports(self, item: pytest.Item, following: str | None) -> list[pytest.TestReport]:
@@ -70,15 +75,22 @@ class Child:
     def _why(self, error: Exception) -> str:
         if self.process is None:
             return str(error)
-        self.process.join(10)
-        code, self.process = self.process.exitcode, None  # the next test starts another one
+        code, self.process = self._end(10), None  # the next test starts another one
         return f"the process with the pretended device ended (exit code {code}): see its messages on stderr"
 
     def stop(self) -> None:
         if self.process is not None:
-            self.connection.send(None)
-            self.process.join(30)
+            with contextlib.suppress(OSError):  # where it is gone already
+                self.connection.send(None)
+            self._end(30)
+
+    def _end(self, seconds: float) -> int | None:
+        """The exit code of the process, killed where it does not end by itself."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
             self.process.kill()
+            return self.process.wait()
 
 
 def _failure(item: pytest.Item, text: str) -> pytest.TestReport:

@@ -69,7 +69,7 @@ def seen_by_fixed(case: Case, centre: tuple[float, ...], radius: float) -> torch
 class TestMasks:
     """Where the image is spoilt, the rest of it says where things are; elsewhere little changes.
 
-    Seeds alone move these errors by 0.2 mm, so that the harder of the two cases is a mean over three.
+    Seeds alone move these errors by 0.2 mm, so that they are means over three.
     """
 
     def check(self, case: Case, images: dict, role: str, where: torch.Tensor, seeds: int, ratio: float) -> None:
@@ -84,7 +84,8 @@ class TestMasks:
 
     def test_fixed(self, case):
         images = {"fixed": spoilt(case.fixed, 30.0), "moving": case.moving}
-        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), seeds=1, ratio=1.4)
+        # six seeds came to 1.28 mm without the mask and 1.02 with it
+        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), seeds=3, ratio=1.15)
 
     @pytest.mark.slow
     def test_moving(self, case):
