@@ -191,6 +191,7 @@ class _Normalization(StreamedFunction):
             # d out / d low = (out - 1) scale, d out / d high = -out scale
             total = of_image.flatten(2).sum(-1, dtype=torch.float64)
             moment = of_image.mul(out).flatten(2).sum(-1, dtype=torch.float64)
+            of_image = of_image.contiguous()  # whose flat view is written to
             flat = of_image.view(*image.shape[:2], -1)
             for index, value in ((low_at, moment - total), (high_at, -moment)):
                 flat.scatter_add_(2, index[..., None], value[..., None].to(flat.dtype))

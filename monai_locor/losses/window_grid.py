@@ -45,7 +45,7 @@ class WindowGrid:
         sigma: standard deviation, voxels.
         truncated: where the window ends, in standard deviations.
         stride: distance between windows, voxels.
-        every: whether an axis with a window on every voxel is shifted, too.
+        every: whether an axis with a window on every voxel is shifted as well.
     """
 
     sigma: tuple[float, ...]

@@ -101,6 +101,17 @@ def test_the_gradient_is_orthogonal_to_what_changes_nothing(name):
         assert (gradient * (image - 1000) / 300).sum().abs() < 1e-9 * size
 
 
+@pytest.mark.parametrize("axes", [(3, 4), (2, 4)], ids=str)
+@pytest.mark.parametrize("name", ALL)
+def test_memory_layout_does_not_matter(name, axes):
+    loss = ALL[name](3).double().eval()
+    images = [torch.rand(1, 1, 7, 8, 9, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    others = [x.detach().transpose(*axes).contiguous().transpose(*axes).requires_grad_() for x in images]
+    expected = torch.autograd.grad(loss(*images), images)
+    for ours, theirs in zip(torch.autograd.grad(loss(*others), others), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def two_convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.ReLU(), nn.Conv3d(1, 1, 3, padding=1))
 
