@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
 
 __all__ = ["on_device", "plain"]
 
@@ -31,7 +30,8 @@ def plain(x: MaybeTensor) -> MaybeTensor:
     Long computations on MetaTensors cost about 15 % more and hand the metadata of one operand to the result. What was made in
     inference mode is refused by autograd; while that mode is on there is no other kind.
     """
-    x = x.as_tensor() if isinstance(x, MetaTensor) else x
+    as_tensor = getattr(x, "as_tensor", None)  # of a MetaTensor, whose import takes seconds
+    x = x if as_tensor is None else as_tensor()
     if torch.compiler.is_compiling():  # which cannot ask, and is given nothing of inference mode in training
         return x
     if isinstance(x, torch.Tensor) and x.is_inference() and not torch.is_inference_mode_enabled():

@@ -13,12 +13,17 @@
 
 from __future__ import annotations
 
-from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
-from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
-from .separable import interpolation_matrix, separable, slabs, toeplitz
-from .steps import AffineStep, FieldStep, SplineStep, Step
-from .transform import SpatialTransform, same_grid, warped
-from .warping import from_voxels, inside, mapped_points, to_voxels, warp
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .axiswise import interpolation_matrix, separable, slabs, toeplitz
+    from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
+    from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
+    from .steps import AffineStep, FieldStep, SplineStep, Step
+    from .transform import SpatialTransform, same_grid, warped
+    from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
     "AffineStep",
@@ -49,3 +54,23 @@ __all__ = [
     "warp",
     "warped",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "grid": ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"],
+        "sampling": [
+            "identity_points",
+            "reorder",
+            "sample",
+            "sample_gradient",
+            "sample_gradients",
+            "sample_normalized",
+            "to_normalized",
+        ],
+        "axiswise": ["interpolation_matrix", "separable", "slabs", "toeplitz"],
+        "steps": ["AffineStep", "FieldStep", "SplineStep", "Step"],
+        "transform": ["SpatialTransform", "same_grid", "warped"],
+        "warping": ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"],
+    },
+)

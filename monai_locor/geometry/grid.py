@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data.meta_tensor import MetaTensor
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"]
 
@@ -80,8 +82,9 @@ class Grid:
         shape = tuple(image.shape[1:])
         dims = len(shape)
         affine = np.eye(dims + 1)
-        if isinstance(image, MetaTensor):
-            full = image.affine.detach().cpu().double().numpy()
+        given = getattr(image, "affine", None)  # of a MetaTensor, whose import takes seconds
+        if given is not None:
+            full = given.detach().cpu().double().numpy()
             affine[:dims, :dims] = full[:dims, :dims]
             affine[:dims, dims] = full[:dims, -1]
         return cls(shape, affine)

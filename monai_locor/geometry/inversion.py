@@ -18,8 +18,8 @@ import math
 import numpy as np
 import torch
 
+from .axiswise import slabs
 from .grid import Grid
-from .separable import slabs
 from .steps import FieldStep, SplineStep, world_points, world_to_voxels
 
 __all__ = ["fitted_affine", "inverted_step"]

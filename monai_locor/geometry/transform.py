@@ -16,20 +16,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
 
 from ..precision import guarded
 from ..tensors import on_device, plain
+from .axiswise import slabs
 from .grid import Grid, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
 from .sampling import identity_points
-from .separable import slabs
 from .steps import AffineStep, FieldStep, Step, world_points
 from .warping import from_voxels, to_voxels, warp
+
+if TYPE_CHECKING:
+    from monai.data.meta_tensor import MetaTensor
 
 __all__ = ["SpatialTransform", "warped"]
 
@@ -251,6 +253,8 @@ def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, targe
     affine = torch.eye(4, dtype=torch.float64, device="cpu")
     dims = target.dims
     affine[:dims, :dims], affine[:dims, 3] = (on_device(target.affine[:-1, i], affine) for i in (slice(dims), dims))
+    from monai.data.meta_tensor import MetaTensor  # takes seconds to import
+
     return MetaTensor(out, affine=affine)
 
 

@@ -18,9 +18,9 @@ import torch
 
 from ..precision import guarded
 from ..tensors import on_device, plain
+from .axiswise import slabs
 from .grid import Grid, voxel_to_voxel
 from .sampling import identity_points, sample
-from .separable import slabs
 
 __all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 

@@ -13,12 +13,17 @@
 
 from __future__ import annotations
 
-from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
-from .images import read_image, read_mask, write_image
-from .paths import atomic_path, check_output_dir
-from .points import PointList, read_points, write_points
-from .sources import ImageSource
-from .transforms import FORMATS, formats_text, read_transform, read_transforms, write_transform
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+    from .images import read_image, read_mask, write_image
+    from .paths import atomic_path, check_output_dir
+    from .points import PointList, read_points, write_points
+    from .sources import ImageSource
+    from .transforms import FORMATS, formats_text, read_transform, read_transforms, write_transform
 
 __all__ = [
     "FORMATS",
@@ -40,3 +45,15 @@ __all__ = [
     "write_points",
     "write_transform",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "fields": ["read_affine", "read_displacement_field", "write_affine", "write_displacement_field"],
+        "images": ["read_image", "read_mask", "write_image"],
+        "paths": ["atomic_path", "check_output_dir"],
+        "points": ["PointList", "read_points", "write_points"],
+        "sources": ["ImageSource"],
+        "transforms": ["FORMATS", "formats_text", "read_transform", "read_transforms", "write_transform"],
+    },
+)

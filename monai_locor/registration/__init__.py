@@ -13,11 +13,16 @@
 
 from __future__ import annotations
 
-from .api import register
-from .config import PRESETS, RegistrationConfig, Stage
-from .engine import RegistrationEngine
-from .pair import Pair, load_pair, select_device
-from .result import RegistrationResult
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .api import register
+    from .config import PRESETS, RegistrationConfig, Stage
+    from .engine import RegistrationEngine
+    from .pair import Pair, load_pair, select_device
+    from .result import RegistrationResult
 
 __all__ = [
     "PRESETS",
@@ -30,3 +35,14 @@ __all__ = [
     "register",
     "select_device",
 ]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "api": ["register"],
+        "config": ["PRESETS", "RegistrationConfig", "Stage"],
+        "engine": ["RegistrationEngine"],
+        "pair": ["Pair", "load_pair", "select_device"],
+        "result": ["RegistrationResult"],
+    },
+)

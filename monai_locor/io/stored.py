@@ -1,0 +1,63 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""An image as its file stores it: voxels, place in the world, and what its header says beside them. Without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["StoredImage", "TimeAxis"]
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """The fourth axis of a time series.
+
+    Attributes:
+        step: between frames (repetition time), in ``unit``.
+        unit: ``"sec"``, ``"msec"``, ``"usec"``, ``"hz"``, ``"ppm"``, ``"rads"`` or ``"unknown"``, as NIfTI has it.
+        offset: of the first frame, in ``unit``.
+    """
+
+    step: float
+    unit: str = "unknown"
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """An image as its file stores it.
+
+    Attributes:
+        voxels: ``(*spatial, C)``, with C = 1 for an image of one number a voxel; in the type of the file after its slope.
+        affine: ``(4, 4)``, voxels to world, RAS mm.
+        channels: what each of the C channels or frames is, such as ``"echo time 5 ms"``; empty where the file does not say.
+        dtype: name of the type that the file's voxels have, such as ``"int16"``.
+        time: of a time series, where the file says it.
+        intent: name of the NIfTI intent, such as ``"symmetric matrix"`` or ``"vector"``; empty for none.
+        intent_name: text that NIfTI keeps beside it, such as ``"Mapping"`` of SPM.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    channels: tuple[str, ...] = ()
+    dtype: str = ""
+    time: TimeAxis | None = None
+    intent: str = ""
+    intent_name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along each spatial axis."""
+        return self.voxels.shape[:-1]
