@@ -30,13 +30,15 @@ def plain(x: MaybeTensor) -> MaybeTensor:
     Long computations on MetaTensors cost about 15 % more and hand the metadata of one operand to the result. What was made in
     inference mode is refused by autograd; while that mode is on there is no other kind.
     """
+    return _plain(x) if isinstance(x, torch.Tensor) else x
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
     as_tensor = getattr(x, "as_tensor", None)  # of a MetaTensor, whose import takes seconds
     x = x if as_tensor is None else as_tensor()
     if torch.compiler.is_compiling():  # which cannot ask, and is given nothing of inference mode in training
         return x
-    if isinstance(x, torch.Tensor) and x.is_inference() and not torch.is_inference_mode_enabled():
-        return x.clone()
-    return x
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def on_device(values: np.ndarray | Sequence[float], like: torch.Tensor) -> torch.Tensor:
