@@ -72,10 +72,13 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
         values = read_object(args.config.expanduser(), "--config")
     if args.preset is not None:
         values["preset"] = args.preset
-    config = RegistrationConfig.of(values)
+    try:
+        config = RegistrationConfig.of(values)
+    except InputError as error:
+        raise InputError(str(error) if args.config is None else f"--config {args.config}: {error}") from error
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
-    return RegistrationConfig.of(_changed(config.to_dict(), args.changes)) if args.changes else config
+    return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config
 
 
 def read_object(path: Path, option: str) -> dict[str, Any]:
@@ -95,15 +98,17 @@ def read_object(path: Path, option: str) -> dict[str, Any]:
     return content
 
 
-def _changed(values: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Settings with some of them replaced; dots lead into lists and mappings."""
-    values = json.loads(json.dumps(values))  # lists of mappings instead of what the settings are kept in
-    for change in changes:
-        key, sign, text = change.partition("=")
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    """Names and values of ``KEY=VALUE``."""
+    found = {}
+    for word in words:
+        key, sign, text = word.partition("=")
         if not sign or not key:
-            raise InputError(f"--set {change}: give KEY=VALUE, as in bending_weight=50")
-        _put(values, key.split("."), _value(text), change)
-    return values
+            raise InputError(f"--set {word}: give KEY=VALUE, as in bending_weight=50")
+        if key == "preset":
+            raise InputError(f"--set {word}: a preset is no single setting; give --preset {text}")
+        found[key] = _value(text)
+    return found
 
 
 def _value(text: str) -> Any:
@@ -111,28 +116,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text  # a word needs no quotes
-
-
-def _put(values: dict[str, Any], parts: Sequence[str], value: Any, change: str) -> None:
-    target: Any = values
-    for part in parts[:-1]:
-        target = _item(target, part, change)
-    last = parts[-1]
-    if isinstance(target, list):
-        _item(target, last, change)
-        target[int(last)] = value
-    elif isinstance(target, dict):
-        target[last] = value  # the settings refuse keys that they do not know
-    else:
-        raise InputError(f"--set {change}: {'.'.join(parts[:-1])} is one value; give {'.'.join(parts[:-1])}=VALUE")
-
-
-def _item(target: Any, part: str, change: str) -> Any:
-    if isinstance(target, list):
-        if not part.isdigit() or int(part) >= len(target):
-            raise InputError(f"--set {change}: there is no {part!r} among {len(target)}; count from 0 to {len(target) - 1}")
-        return target[int(part)]
-    if not isinstance(target, dict) or part not in target:
-        known = ", ".join(target) if isinstance(target, dict) else "nothing"
-        raise InputError(f"--set {change}: there is no setting {part!r}; there is {known}")
-    return target[part]

@@ -23,7 +23,7 @@ import torch
 from ..geometry import Grid, from_voxels
 from ..networks.basis import LearnedBasis
 from ..report import before_after_picture
-from ..report.basis_picture import basis_picture
+from ..report.basis_figure import basis_picture
 from ..tensors import plain
 from .registration_metrics import pairs
 
@@ -127,7 +127,7 @@ def _warp_picture(batch: dict[str, Any], pred: dict[str, torch.Tensor], title: s
 class BasisPictures(_Pictures):
     """The basis functions that a loss has learned, after every interval-th epoch, one picture for each direction.
 
-    See :func:`monai_locor.report.basis_picture.basis_picture`. A loss without a
+    See :func:`monai_locor.report.basis_picture`. A loss without a
     :class:`monai_locor.networks.LearnedBasis` has no picture.
 
     Args:

@@ -24,7 +24,7 @@ import torch
 from monai.data import ITKReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..geometry import Grid
 from ..tensors import plain
 from .dicom import is_series, read_series
@@ -79,12 +79,6 @@ def load_source(
     if out.ndim == 3 and len(affine) == 4 and np.abs(affine[2, :2]).max() > 1e-3 * np.abs(affine[:2, :2]).max():
         logger.warning("%s: the slice is tilted out of the x-y plane, in which its lengths come out too short", name)
     return name, out
-
-
-def one_line(error: BaseException) -> str:
-    """The gist of an exception, for a message of one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
 
 
 def _from_file(path: Path, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:

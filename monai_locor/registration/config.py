@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_locor.errors import InputError
-from monai_locor.networks.composition import COMPOSITIONS
 
-from .similarity import CUSTOM, bending_weight_of, check_name, check_options
+from .dotted import replaced
+from .measures import CUSTOM, bending_weight_of, check_name, check_options
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage", "rate_factor"]
 
@@ -254,7 +254,8 @@ class RegistrationConfig:
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
         """A configuration from itself, the name of a preset, a mapping, or a JSON file.
 
-        A mapping (or file) may name a ``"preset"`` (by default ``"default"``) that the rest of it changes.
+        A mapping (or file) may name a ``"preset"`` (by default ``"default"``) that the rest of it changes. A name with dots
+        changes a part of a setting: ``"stages.5.iterations"``, ``"similarity_options.num_bins"``.
 
         Raises:
             InputError: for an unknown preset, file or key; the message lists the valid ones.
@@ -266,7 +267,10 @@ class RegistrationConfig:
             name = values.pop("preset", "default")
             if not isinstance(name, str) or name not in PRESETS:
                 raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
-            return _build(cls, values, PRESETS[name])
+            whole = {key: value for key, value in values.items() if "." not in str(key)}
+            parts = {str(key): value for key, value in values.items() if "." in str(key)}
+            config: RegistrationConfig = _build(cls, whole, PRESETS[name])
+            return _build(cls, replaced(config.to_dict(), parts)) if parts else config
         if str(settings) in PRESETS:
             return PRESETS[str(settings)]
         path = Path(settings)  # type: ignore[arg-type]
@@ -355,7 +359,7 @@ CHOICES = {
     "initialization": ("auto", "world", "centers", "moments"),
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),
-    "composition": tuple(COMPOSITIONS),
+    "composition": ("single", "stages"),
     "region": ("foreground", "image"),
 }
 FLAGS = ("affine", "undo_worse")

@@ -21,21 +21,17 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
-import torch
-from monai.data.meta_tensor import MetaTensor
 
 from monai_locor._version import __version__
-from monai_locor.errors import InputError
+from monai_locor.errors import InputError, one_line
 from monai_locor.io.dicom import is_series
-from monai_locor.io.sources import one_line
-from monai_locor.tensors import plain
 
 __all__ = ["FORMAT", "RunManifest", "described_arguments", "sha256", "versions"]
 
@@ -59,15 +55,18 @@ DETACHED = {
 
 def versions() -> dict[str, str]:
     """Of everything that the numbers may depend on; ITK may be absent."""
-    found = {
-        "monai_locor": __version__,
-        "monai": monai.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+    found = {"monai_locor": __version__, **{name: _version(name) for name in ("monai", "torch", "numpy")}}
     with contextlib.suppress(PackageNotFoundError):
-        found["itk"] = version("itk")  # without loading it
+        found["itk"] = version("itk")
     return {**found, "python": platform.python_version()}
+
+
+def _version(name: str) -> str:
+    """Of a package, without loading it where it was installed under this name."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(import_module(name).__version__)
 
 
 def sha256(path: str | PathLike[str]) -> str:
@@ -115,6 +114,10 @@ def _described(value: Any) -> dict[str, Any]:
     if isinstance(value, (str, PathLike)):
         path = Path(value).expanduser().absolute()
         return {"path": str(path), "sha256": sha256(_stored(path))}
+    import torch
+
+    from monai_locor.tensors import plain
+
     if not isinstance(value, (torch.Tensor, np.ndarray)):
         return {"memory": type(value).__name__}
     array = plain(torch.as_tensor(value)).detach().cpu().numpy()
@@ -122,7 +125,7 @@ def _described(value: Any) -> dict[str, Any]:
         return {"matrix": array.astype(np.float64).tolist()}
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
     found: dict[str, Any] = {"memory": str(array.dtype), "shape": list(array.shape)}
-    if isinstance(value, MetaTensor):
+    if hasattr(value, "affine") and hasattr(value, "meta"):  # a MetaTensor
         digest.update(value.affine.detach().cpu().double().numpy().tobytes())
         found["name"] = str(value.meta.get("filename_or_obj", ""))
     return {**found, "sha256": digest.hexdigest()}

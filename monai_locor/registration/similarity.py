@@ -9,38 +9,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The measures that can drive a registration, by name, and how one is made from the settings."""
+"""How the measure of a registration is made from its settings."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from monai_locor.errors import InputError
-from monai_locor.losses import (
-    CorrelationRatioLoss,
-    LocalLearnedBasisCRLoss,
-    LocalNCCLoss,
-    LocalParzenCRLoss,
-    MINDSSCLoss,
-    MutualInformationLoss,
-    SRWCRLoss,
-)
 from monai_locor.losses.compare import channels_of
 from monai_locor.networks import LearnedBasis
+
+from .measures import CUSTOM, CUSTOM_BENDING_WEIGHT, SIMILARITIES, Similarity, bending_weight_of, check_name, check_options
 
 if TYPE_CHECKING:
     from .config import RegistrationConfig
 
 __all__ = [
     "CUSTOM",
+    "CUSTOM_BENDING_WEIGHT",
     "SIMILARITIES",
     "OwnSimilarity",
     "Similarity",
@@ -53,100 +45,7 @@ __all__ = [
     "named_similarity",
 ]
 
-CUSTOM = "custom"  # what the settings of a registration by a module of the user's say
-CUSTOM_BENDING_WEIGHT = 30.0
-NORMALIZED_BENDING_WEIGHT = 20.0  # of the default measure in its normalised form
-ENGINE = ("spatial_dims", "in_channels", "reduction", "generator")  # no options
-SETTINGS = (  # of the default measure, which have names of their own in the settings
-    *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
-    *("ridge", "eps", "form", "min_mass"),
-)
-
 OwnSimilarity = nn.Module | Callable[[int], nn.Module]
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """A measure of :mod:`monai_locor.losses` as a registration uses it.
-
-    Attributes:
-        loss: its class.
-        bending_weight: that goes with it, see :class:`monai_locor.registration.RegistrationConfig`.
-        training_bending_weight: that goes with it in the training of a network, None where that is the same.
-        options: where the defaults are not those of the class; the images of a registration are in [0, 1] already.
-        fixed: arguments that make it this measure.
-        settings: arguments that have names of their own in the settings.
-    """
-
-    loss: type[nn.Module]
-    bending_weight: float
-    options: Mapping[str, Any] = field(default_factory=lambda: {"rescale": False})
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    settings: tuple[str, ...] = ()
-    training_bending_weight: float | None = None
-
-    def option_names(self, without_settings: bool = True) -> list[str]:
-        """What ``similarity_options`` may hold; where there are no settings beside it, what has a setting, too."""
-        taken = {*ENGINE, *self.fixed, *(self.settings if without_settings else ())}
-        return [name for name in inspect.signature(self.loss).parameters if name not in taken]
-
-
-RANGE = {"rescale": False, "freeze_range": True}  # if it is asked to rescale, then in the same way throughout a stage
-SMALL_WINDOWS = {"rescale": False, "kernel_type": "gaussian", "kernel_sigma": 1.0, "stride": 2}
-SIMILARITIES: dict[str, Similarity] = {
-    # networks learn across people, too: there the weight that suits one pair is too stiff
-    "locor": Similarity(LocalLearnedBasisCRLoss, 120.0, settings=SETTINGS, training_bending_weight=60.0),
-    "mutual_information": Similarity(MutualInformationLoss, 60.0, RANGE, {"form": "mutual_information"}),
-    "normalized_mutual_information": Similarity(MutualInformationLoss, 30.0, RANGE, {"form": "normalized"}),
-    "correlation_ratio": Similarity(CorrelationRatioLoss, 40.0, RANGE),
-    "local_parzen_cr": Similarity(LocalParzenCRLoss, 25.0, RANGE),
-    "srwcr": Similarity(SRWCRLoss, 30.0, RANGE),
-    "local_ncc": Similarity(LocalNCCLoss, 50.0, SMALL_WINDOWS),
-    "mind_ssc": Similarity(MINDSSCLoss, 7.0),
-}
-
-
-def check_name(name: Any) -> str:
-    """The name of a measure.
-
-    Raises:
-        InputError: for another one; the message lists them.
-    """
-    if not isinstance(name, str) or name not in SIMILARITIES:
-        raise InputError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}.")
-    return name
-
-
-def check_options(name: str, options: Any, without_settings: bool = True) -> dict[str, Any]:
-    """Options of a measure as plain values.
-
-    Raises:
-        InputError: for unknown ones, values that are not plain, and values that the measure refuses.
-    """
-    if not isinstance(options, Mapping):
-        raise InputError(f"similarity_options must be a mapping of names to values, got {options!r}.")
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(options)))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"similarity_options must be plain values, got {dict(options)!r} ({error}).") from error
-    known = [] if name == CUSTOM else SIMILARITIES[name].option_names(without_settings)
-    unknown = [key for key in plain if key not in known]
-    if unknown:
-        raise InputError(f"unknown similarity_options: {', '.join(unknown)}; {name} has {', '.join(known) or 'none'}.")
-    if plain:
-        _try(name, plain)
-    return plain
-
-
-def _try(name: str, options: Mapping[str, Any]) -> None:
-    """Make the measure once; a value for each axis may be for 3-D images or for 2-D ones."""
-    for dims in (3, 2):
-        try:
-            named_similarity(name, dims, options)
-            return
-        except (TypeError, ValueError) as error:
-            problem = error
-    raise InputError(f"similarity_options of {name}: {' '.join(str(problem).split())}") from problem
 
 
 def chosen_similarity(
@@ -170,15 +69,6 @@ def chosen_similarity(
     if not callable(given):
         raise InputError(f"similarity must be a name, a module or a function that makes one, got {type(given).__name__}.")
     return config.with_similarity(CUSTOM, options), given
-
-
-def bending_weight_of(config: RegistrationConfig) -> float:
-    """The weight that goes with the measure of some settings."""
-    if config.similarity == CUSTOM:
-        return CUSTOM_BENDING_WEIGHT
-    if config.similarity == "locor" and config.form == "normalized":
-        return NORMALIZED_BENDING_WEIGHT
-    return SIMILARITIES[config.similarity].bending_weight
 
 
 def named_similarity(

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ..metrics import jacobian_determinant
-from .basis_picture import basis_picture
+from .basis_figure import basis_picture
 from .html_charts import curve, histogram
 from .html_images import View, colours, data_uri
 from .html_tables import table

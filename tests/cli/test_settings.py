@@ -69,9 +69,10 @@ def test_dots_lead_into_the_schedule_and_the_options():
         (["--set", "nonsense=1"], "unknown settings: nonsense"),
         (["--set", "bending_weight"], "--set bending_weight: give KEY=VALUE"),
         (["--set", "bending_weight=-1"], "bending_weight must be"),
-        (["--set", "stages.9.iterations=1"], "--set stages.9.iterations=1: there is no '9' among 6"),
+        (["--set", "stages.9.iterations=1"], "stages.9.iterations: there is no '9' among 6; count from 0 to 5"),
         (["--set", "nonsense.a=1"], "there is no setting 'nonsense'; there is stages"),
         (["--set", "stride.a=1"], "stride is one value"),
+        (["--set", "preset=fast"], "--set preset=fast: a preset is no single setting; give --preset fast"),
         (["--config", "none.json"], "--config none.json: no such file"),
     ],
 )
@@ -79,6 +80,15 @@ def test_what_is_refused(words, message):
     with pytest.raises(InputError) as caught:
         settings(*words)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_setting_that_a_file_has_wrong_is_told_with_the_file(tmp_path):
+    file = tmp_path / "settings.json"
+    for content, message in (({"strid": 2}, "unknown settings: strid"), ({"stages.0.factr": 2}, "unknown settings: factr")):
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=message) as caught:
+            settings("--config", file)
+        assert str(caught.value).startswith(f"--config {file}: ")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "import os"])

@@ -15,12 +15,17 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 
 import pytest
 
 from monai_locor import InputError, RegistrationConfig
+from monai_locor.inferers import InstanceOptimizationInferer
+from monai_locor.networks.composition import COMPOSITIONS
 from monai_locor.registration import PRESETS, Stage
+from monai_locor.registration.config import CHOICES
+from monai_locor.registration.measures import SIMILARITIES
 
 SMALL = RegistrationConfig(
     stages=(Stage(2, 3), Stage(1.5, 4, spacing=8, learning_rate=0.1)), hidden_channels=(8,), form="normalized", affine=False
@@ -204,6 +209,38 @@ def test_what_is_accepted(name, values):
 def test_a_stage_needs_no_learning_rate():
     (stage,) = RegistrationConfig.of({"stages": [{"factor": 1, "iterations": 2, "learning_rate": None}]}).stages
     assert stage.learning_rate is None and Stage(1, 2).learning_rate is None
+
+
+class TestNamesWithDots:
+    CHANGES = {"stages.5.iterations": 3, "stages.0.learning_rate": 0.5, "similarity_options.num_bins": 8}
+    OTHER = {"preset": "fast", "similarity": "mutual_information", "stride": 2}
+
+    def test_they_change_a_part_of_what_the_rest_says(self):
+        found = RegistrationConfig.of({**self.CHANGES, **self.OTHER})
+        first, *between, last = PRESETS["fast"].stages
+        stages = (dataclasses.replace(first, learning_rate=0.5), *between, dataclasses.replace(last, iterations=3))
+        assert found.stages == stages and found.similarity_options == {"num_bins": 8} and found.stride == 2
+
+    def test_a_file_a_mapping_and_the_bundles_preset_mean_the_same(self, tmp_path):
+        (tmp_path / "settings.json").write_text(json.dumps({**self.CHANGES, **self.OTHER}))
+        found = RegistrationConfig.of({**self.CHANGES, **self.OTHER})
+        assert RegistrationConfig.of(tmp_path / "settings.json") == found
+        assert InstanceOptimizationInferer(preset={**self.CHANGES, **self.OTHER}).config == found
+
+    @pytest.mark.parametrize(
+        "key", ["stages.6.iterations", "stages.x.factor", "stages.0.nonsense", "stride.a", "no.a", "stages."]
+    )
+    def test_what_leads_nowhere_is_refused(self, key):
+        assert key.split(".")[0] in refusal({key: 1}) or "nonsense" in refusal({key: 1})
+
+
+def test_the_tables_without_torch_agree_with_the_classes():
+    for name, known in SIMILARITIES.items():
+        taken = {"spatial_dims", "in_channels", "reduction", "generator", *known.fixed, *known.settings}
+        parameters = inspect.signature(known.loss).parameters
+        assert set(known.names) == set(parameters) - taken, name
+        assert {*known.settings, *known.fixed, *known.options} <= set(parameters), name
+    assert CHOICES["composition"] == tuple(COMPOSITIONS)
 
 
 class TestPresets:

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from monai_locor.networks import LearnedBasis
-from monai_locor.report.basis_picture import basis_picture
+from monai_locor.report.basis_figure import basis_picture
 
 pytest.importorskip("matplotlib")
 

@@ -1,0 +1,66 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Single settings by name, with dots that lead into lists and mappings: ``stages.5.iterations``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from monai_locor.errors import InputError
+
+__all__ = ["replaced"]
+
+
+def replaced(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of settings with some of them replaced.
+
+    >>> replaced({"stages": [{"iterations": 80}, {"iterations": 40}]}, {"stages.1.iterations": 5})
+    {'stages': [{'iterations': 80}, {'iterations': 5}]}
+
+    Args:
+        values: plain values.
+        changes: name to value; items of lists are counted from 0.
+
+    Raises:
+        InputError: when a name leads nowhere; it says what there is.
+    """
+    out: dict[str, Any] = json.loads(json.dumps(values))  # lists and mappings of its own
+    for name, value in changes.items():
+        _put(out, name.split("."), value, name)
+    return out
+
+
+def _put(values: dict[str, Any], parts: list[str], value: Any, name: str) -> None:
+    target: Any = values
+    for part in parts[:-1]:
+        target = _item(target, part, name)
+    last = parts[-1]
+    if isinstance(target, list):
+        _item(target, last, name)
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value  # the settings refuse keys that they do not know
+    else:
+        raise InputError(f"{name}: {'.'.join(parts[:-1])} is one value; give a value for {'.'.join(parts[:-1])}")
+
+
+def _item(target: Any, part: str, name: str) -> Any:
+    if isinstance(target, list):
+        if not part.isdigit() or int(part) >= len(target):
+            raise InputError(f"{name}: there is no {part!r} among {len(target)}; count from 0 to {len(target) - 1}")
+        return target[int(part)]
+    if not isinstance(target, dict) or part not in target:
+        known = ", ".join(target) if isinstance(target, dict) else "nothing"
+        raise InputError(f"{name}: there is no setting {part!r}; there is {known}")
+    return target[part]
