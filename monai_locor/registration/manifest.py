@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
     """Of everything that the numbers may depend on; ITK may be absent."""
     found = {"monai_locor": __version__, **{name: _version(name) for name in ("monai", "torch", "numpy")}}
     with contextlib.suppress(PackageNotFoundError):
-        found["itk"] = version("itk")
+        found["itk"] = version("itk-core")  # which `itk` brings as well
     return {**found, "python": platform.python_version()}
 
 

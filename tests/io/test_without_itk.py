@@ -25,7 +25,7 @@ from monai_locor.io import read_affine, read_transform, write_affine
 # `None` in `sys.modules` makes an import of that name fail; the installed version must be hidden too
 HIDE = """
 import importlib.metadata, json, sys
-hidden = ("itk", "matplotlib", "nilearn", "SimpleITK", "tensorboard", "ignite", "safetensors", "pandas")
+hidden = ("itk", "itk-core", "matplotlib", "nilearn", "SimpleITK", "tensorboard", "ignite", "safetensors", "pandas")
 sys.modules.update(dict.fromkeys(hidden))
 find = importlib.metadata.Distribution.from_name
 def from_name(name):
