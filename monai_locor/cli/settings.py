@@ -29,7 +29,7 @@ __all__ = ["add_settings", "read_object", "settings_of"]
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
-    """``--preset``, ``--config``, ``--similarity``, ``--set``."""
+    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--set``."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -46,6 +46,12 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         "local_ncc, mind_ssc (default: locor)",
     )
     parser.add_argument(
+        "--transform",
+        dest="kind",
+        metavar="KIND",
+        help="what may be found: rigid, similarity (with one scale), affine, deformable (default: deformable)",
+    )
+    parser.add_argument(
         "--set",
         dest="changes",
         action="append",
@@ -56,7 +62,7 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
 
 
 def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None) -> RegistrationConfig:
-    """Preset, then file, then measure, then single values, the later ones on top.
+    """Preset, then file, then measure and kind of transform, then single values, the later ones on top.
 
     Args:
         args: what :func:`add_settings` asked for.
@@ -78,6 +84,7 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
         raise InputError(str(error) if args.config is None else f"--config {args.config}: {error}") from error
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
+    config = config.with_transform(args.kind)
     return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config
 
 

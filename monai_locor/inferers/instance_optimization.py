@@ -32,9 +32,9 @@ from ..losses.training import RegistrationLoss
 from ..networks import LearnedBasis, RegistrationNetwork
 from ..networks.learned_bases import LearnedBases
 from ..registration import RegistrationConfig, RegistrationResult, register
-from ..registration.config import COUNT, POSITIVE, STEPS
 from ..registration.network_input import predict_velocity
 from ..registration.prepare import PreparedImage
+from ..registration.schedule import COUNT, POSITIVE, STEPS
 from ..registration.similarity import OwnSimilarity, chosen_similarity
 
 __all__ = ["InstanceOptimizationInferer"]
@@ -75,6 +75,7 @@ class InstanceOptimizationInferer(Inferer):
         progress: show a progress bar.
         similarity: instead of the settings' measure, see :func:`monai_locor.register`.
         similarity_options: of a measure with a name, see :class:`monai_locor.registration.RegistrationConfig`.
+        transform: instead of that of the settings, see :func:`monai_locor.register`.
 
     Raises:
         InputError: for settings that are not valid.
@@ -102,9 +103,16 @@ class InstanceOptimizationInferer(Inferer):
         similarity_options: Mapping[str, Any] | None = None,
         stride: int = 1,
         guided: bool = False,
+        transform: str | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.similarity = chosen_similarity(RegistrationConfig.of(preset), similarity, similarity_options)
+        self.config, self.similarity = chosen_similarity(
+            RegistrationConfig.of(preset).with_transform(transform), similarity, similarity_options
+        )
+        if use_network and self.config.transform != "deformable":
+            raise InputError(
+                f'a network deforms, which does not go with transform "{self.config.transform}"; use "deformable".'
+            )
         if num_iterations is not None:
             self.config = self.config.with_iterations(num_iterations, coarsest if use_network else math.inf)
         for name, value in (("divisible", divisible), ("downsampling", downsampling), ("stride", stride)):

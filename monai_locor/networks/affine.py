@@ -19,7 +19,9 @@ from torch import nn
 
 from monai_locor.geometry import Grid
 
-__all__ = ["AffineMap", "matrix_exponential"]
+__all__ = ["KINDS", "AffineMap", "matrix_exponential"]
+
+KINDS = ("rigid", "similarity", "affine")  # each holds those before it
 
 
 def matrix_exponential(matrix: torch.Tensor, squarings: int = 5, terms: int = 8) -> torch.Tensor:
@@ -44,9 +46,13 @@ class AffineMap(nn.Module):
     ``c`` is the centre of the fixed grid and ``s`` half its largest extent, so that all twelve numbers of P (in 3-D)
     move the border of the image by similar amounts. P acts along the fixed grid's axes. The inverse is ``exp(-P)``.
 
+    For a rigid map, the linear part of P is skew, and its exponential a rotation to the precision of float64; for a
+    similarity, it has one number more, along the diagonal.
+
     Args:
         grid: fixed grid.
         initial: ``(D + 1, D + 1)``, fixed to moving world points.
+        kind: one of :data:`KINDS`, what may be found on top of ``initial``; others are taken for ``"affine"``.
     """
 
     left: torch.Tensor
@@ -54,13 +60,17 @@ class AffineMap(nn.Module):
     left_inverse: torch.Tensor
     right_inverse: torch.Tensor
 
-    def __init__(self, grid: Grid, initial: np.ndarray | None = None) -> None:
+    def __init__(self, grid: Grid, initial: np.ndarray | None = None, kind: str = "affine") -> None:
         super().__init__()
-        dims = grid.dims
+        dims, self.kind = grid.dims, kind
         self.log_matrix = nn.Parameter(torch.zeros(dims, dims + 1, dtype=torch.float32, device="cpu"))
         scale = float(grid.extent.max()) / 2
         centre = np.eye(dims + 1)
-        centre[:-1, :-1] = grid.affine[:-1, :-1] / grid.spacing * scale
+        axes = grid.affine[:-1, :-1] / grid.spacing
+        if kind in KINDS[:-1]:  # skew along axes that are not at right angles would be no rotation of the world
+            left, _, right = np.linalg.svd(axes)
+            axes = left @ right
+        centre[:-1, :-1] = axes * scale
         centre[:-1, -1] = grid.centre
         initial = np.eye(dims + 1) if initial is None else np.asarray(initial, dtype=np.float64)
         for name, value in {
@@ -73,7 +83,18 @@ class AffineMap(nn.Module):
 
     def forward(self, inverse: bool = False) -> torch.Tensor:
         """The matrix ``(D + 1, D + 1)``, float64: fixed to moving world points, or back."""
-        log = nn.functional.pad(self.log_matrix.double(), (0, 0, 0, 1))
+        log = nn.functional.pad(self._generator(), (0, 0, 0, 1))
         if inverse:
             return self.left_inverse @ matrix_exponential(-log) @ self.right_inverse
         return self.left @ matrix_exponential(log) @ self.right
+
+    def _generator(self) -> torch.Tensor:
+        """The upper rows of P, ``(D, D + 1)`` float64: what the kind of map allows of the parameters."""
+        log = self.log_matrix.double()
+        if self.kind not in KINDS[:-1]:
+            return log
+        linear = log[:, :-1]
+        allowed = (linear - linear.T) / 2
+        if self.kind == "similarity":
+            allowed = allowed + torch.diag_embed(linear.diagonal().mean().expand(len(log)))
+        return torch.cat((allowed, log[:, -1:]), 1)

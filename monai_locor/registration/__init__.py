@@ -19,10 +19,11 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .api import register
-    from .config import PRESETS, RegistrationConfig, Stage
+    from .config import PRESETS, RegistrationConfig
     from .engine import RegistrationEngine
     from .pair import Pair, load_pair, select_device
     from .result import RegistrationResult
+    from .schedule import Stage
 
 __all__ = [
     "PRESETS",
@@ -40,9 +41,10 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "api": ["register"],
-        "config": ["PRESETS", "RegistrationConfig", "Stage"],
+        "config": ["PRESETS", "RegistrationConfig"],
         "engine": ["RegistrationEngine"],
         "pair": ["Pair", "load_pair", "select_device"],
         "result": ["RegistrationResult"],
+        "schedule": ["Stage"],
     },
 )

@@ -60,6 +60,7 @@ def register(
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
     initial_basis: LearnedBases | str | PathLike[str] | None = None,
     similarity: str | OwnSimilarity | None = None,
+    transform: str | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -94,6 +95,8 @@ def register(
             its ``forward`` has a parameter ``mask``, it is told where both images count, else it sees all of them
             (``monai.losses.MaskedLoss`` helps). With an attribute ``in_channels`` of 2, ``pred`` has the derivative magnitude,
             too. What parameters it has are learned at ``learning_rate_basis``.
+        transform: what may be found: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, instead of what the
+            settings say. It is found on top of ``initial``.
         device: by default CUDA where there is a GPU, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
             the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
@@ -118,11 +121,14 @@ def register(
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None) -> RegistrationResult:
     """What :func:`register` does with its arguments on its devices."""
     start = time.perf_counter()
-    config, own = chosen_similarity(RegistrationConfig.of(given["preset"]), given["similarity"])
+    settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
+    config, own = chosen_similarity(settings, given["similarity"])
     basis = _basis(given["initial_basis"], config)
     predict, initial_velocity = given["predict"], given["initial_velocity"]
     if second is not None:
         _check_travels(own)
+    if predict is not None and config.transform != "deformable":
+        raise InputError(f'a prediction deforms, which does not go with transform "{config.transform}"; use "deformable".')
     if predict is not None and (second is not None or initial_velocity is not None):
         raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}

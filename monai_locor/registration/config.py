@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -26,8 +26,21 @@ from monai_locor.errors import InputError
 
 from .dotted import replaced
 from .measures import CUSTOM, bending_weight_of, check_name, check_options
+from .schedule import (
+    COUNT,
+    DEFAULT_STAGES,
+    FAST_STAGES,
+    NOT_NEGATIVE,
+    PAPER_STAGES,
+    POSITIVE,
+    SHARE,
+    STEPS,
+    Numbers,
+    Stage,
+    schedule_of,
+)
 
-__all__ = ["PRESETS", "RegistrationConfig", "Stage", "rate_factor"]
+__all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
 
 def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
@@ -39,86 +52,6 @@ def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
         return kind(**values) if base is None else dataclasses.replace(base, **values)
     except TypeError as error:
         raise InputError(f"cannot make a {kind.__name__} of {dict(values)}: {error}.") from error
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """The numbers that a setting may be."""
-
-    said: str
-    holds: Callable[[float], bool]
-    whole: bool = False
-    optional: bool = False
-
-    def check(self, name: str, value: Any) -> None:
-        if value is None and self.optional:
-            return
-        kinds = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not self.holds(value):
-            raise InputError(f"{name} must be {self.said}, got {value!r}.")
-
-
-POSITIVE = _Numbers("a positive number", lambda x: 0 < x < math.inf)
-POSITIVE_OR_NONE = _Numbers("a positive number", lambda x: 0 < x < math.inf, optional=True)
-NOT_NEGATIVE = _Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
-STEPS = _Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
-COUNT = _Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
-SHARE = _Numbers("in [0, 1]", lambda x: 0 <= x <= 1)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the schedule.
-
-    Lengths count in the smallest voxel size of the fixed image (for ``factor``: of the direction's reference image),
-    so that a schedule suits a mouse as it suits a man, and means the same along thick and thin axes.
-
-    Args:
-        factor: distance of the samples that the loss sees.
-        iterations: optimisation steps.
-        spacing: distance of control points; None leaves the deformation as it is (affine only).
-        learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
-            twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
-    """
-
-    factor: float
-    iterations: int
-    spacing: float | None = None
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        POSITIVE.check("factor", self.factor)
-        POSITIVE_OR_NONE.check("spacing", self.spacing)
-        POSITIVE_OR_NONE.check("learning_rate", self.learning_rate)
-        STEPS.check("iterations", self.iterations)
-
-
-DENSE_RATE = 8e-2  # of a deformable stage that names none
-
-DEFAULT_STAGES = (
-    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
-    Stage(factor=4, iterations=40, learning_rate=7.5e-3),
-    Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
-    Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
-    Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
-    Stage(factor=1, iterations=20, spacing=4, learning_rate=16e-2),
-)
-FAST_STAGES = (
-    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
-    Stage(factor=4, iterations=20, learning_rate=7.5e-3),
-    Stage(factor=4, iterations=40, spacing=32, learning_rate=24e-2),
-    Stage(factor=4, iterations=40, spacing=16, learning_rate=24e-2),
-    Stage(factor=2, iterations=40, spacing=8, learning_rate=12e-2),
-    Stage(factor=1, iterations=10, spacing=4, learning_rate=7.5e-2),
-)
-PAPER_STAGES = (
-    Stage(factor=2, iterations=80),
-    Stage(factor=4, iterations=80, spacing=32, learning_rate=16e-2),
-    Stage(factor=4, iterations=80, spacing=16, learning_rate=16e-2),
-    Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
-    Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
-    Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
-)
 
 
 @dataclass(frozen=True)
@@ -155,6 +88,9 @@ class RegistrationConfig:
             first steps are as long as any, whether or not there is anything to gain.
         decay_start: share of each stage's iterations after which these rates begin to fall.
         decay_end: what they have fallen to at its end, relative to their full height.
+        transform: what may be found: ``"rigid"``, rotation and translation; ``"similarity"``, with one scale for all axes;
+            ``"affine"``; or ``"deformable"``, an affine and a deformation. It is found on top of the initial transform, so that
+            an initial affine that shears still shears. Without a deformation, stages run as :meth:`schedule` says.
         affine: optimise the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
         multistart: whether the affine that the first stages arrive at is compared with the best of a search over rotations to
@@ -196,6 +132,7 @@ class RegistrationConfig:
     warmup: int = 5
     decay_start: float = 0.0
     decay_end: float = 0.1
+    transform: str = "deformable"
     affine: bool = True
     initialization: str = "auto"
     multistart: str = "auto"
@@ -220,6 +157,8 @@ class RegistrationConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.transform != "deformable" and not self.affine:
+            raise InputError(f"affine false leaves a transform {self.transform!r} nothing to find; leave it true.")
         if self.similarity != CUSTOM:
             check_name(self.similarity)
         # a copy: what the caller does to theirs changes nothing here
@@ -231,10 +170,23 @@ class RegistrationConfig:
         return bending_weight_of(self) if self.bending_weight is None else self.bending_weight
 
     @property
+    def schedule(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+        """The stages that run: the affine ones at the beginning, and all that follow. See :func:`.schedule.schedule_of`."""
+        return schedule_of(self.stages, self.transform, self.affine, self.learning_rate_affine)
+
+    @property
     def for_two_people(self) -> RegistrationConfig:
         """With what the preset ``"intersubject"`` has, but for settings that are not those of ``"default"`` already."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in TWO_PEOPLE.items() if getattr(self, k) == plain[k]})
+
+    def with_transform(self, transform: str | None) -> RegistrationConfig:
+        """The same with another ``transform``; None leaves it.
+
+        Raises:
+            InputError: for an unknown one; the message lists the valid ones.
+        """
+        return self if transform is None else dataclasses.replace(self, transform=transform)
 
     def with_similarity(self, similarity: str, options: Mapping[str, Any] | None = None) -> RegistrationConfig:
         """The same with another measure, or with the same one and other options.
@@ -325,37 +277,23 @@ class RegistrationConfig:
         return dataclasses.replace(self, stages=stages)
 
 
-def rate_factor(config: RegistrationConfig, iterations: int) -> Callable[[int], float]:
-    """Learning rate at a step of a stage, relative to its full height.
-
-    Rises linearly in the first ``warmup`` steps; falls along half a cosine from ``decay_start`` to ``decay_end``.
-    """
-    start, end, warmup = config.decay_start, config.decay_end, config.warmup
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / (warmup + 1))
-        through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
-        return rise * (end + (1 - end) * (1 + math.cos(math.pi * through)) / 2)
-
-    return factor
-
-
 NUMBERS = {
     **dict.fromkeys(("num_basis", "squarings"), COUNT),
     **dict.fromkeys(("kernel_sigma", "truncated", "stride", "ridge", "eps"), POSITIVE),
     **dict.fromkeys(("learning_rate_affine", "learning_rate_basis"), POSITIVE),
-    "min_mass": _Numbers("in (0, 1]", lambda x: 0 < x <= 1),
+    "min_mass": Numbers("in (0, 1]", lambda x: 0 < x <= 1),
     "bending_weight": dataclasses.replace(NOT_NEGATIVE, optional=True),
     "damping": NOT_NEGATIVE,
     "warmup": STEPS,
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
-    "quantile": _Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
+    "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
 }
 CHOICES = {
     "form": ("log", "normalized"),
     "basis": ("learned", "polynomial"),
     "derivative": ("none", "basis", "both"),
     "derivative_unit": ("sample", "voxel"),
+    "transform": ("rigid", "similarity", "affine", "deformable"),
     "initialization": ("auto", "world", "centers", "moments"),
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),

@@ -38,7 +38,7 @@ from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import optimized
 from monai_locor.tensors import plain
 
-from .config import DENSE_RATE, RegistrationConfig, Stage, rate_factor
+from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .correspondence import COARSE, fit_like_two_people
 from .history import stage_record
@@ -48,6 +48,7 @@ from .parallel import Exchange
 from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
+from .schedule import DENSE_RATE, Stage, rate_factor
 from .similarity import OwnSimilarity, make_similarities
 from .starts import try_another_start
 
@@ -125,7 +126,7 @@ class RegistrationEngine(nn.Module):
     def begin(self, initial: np.ndarray) -> None:
         """Start from a matrix, with bases that know nothing yet or what they were given."""
         self.history: list[dict[str, Any]] = []
-        self.affine = AffineMap(self.fixed.grid, initial).to(self.device)
+        self.affine = AffineMap(self.fixed.grid, initial, self.config.transform).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
         generators = [torch.Generator("cpu").manual_seed(2 * self.seed + k) for k in range(2)]
         losses = make_similarities(self.config, self.fixed.grid.dims, generators, self.seed, self.similarity)
@@ -294,18 +295,18 @@ class RegistrationEngine(nn.Module):
     @optimized
     def run(self, progress: bool = False) -> RegistrationEngine:
         """Go through all stages; what interrupts it leaves the best that there is so far."""
-        # without an affine to optimise, an affine stage has nothing to move
-        stages = [s for s in self.config.stages if s.iterations > 0 and (self.config.affine or s.spacing is not None)]
-        first = list(itertools.takewhile(lambda s: s.spacing is None, stages))
-        coarse = list(itertools.takewhile(lambda s: s.factor >= COARSE, stages[len(first) :]))
+        first, rest = self.config.schedule
+        coarse = list(itertools.takewhile(lambda s: s.spacing is not None and s.factor >= COARSE, rest))
         try:
-            with tqdm(total=sum(s.iterations for s in stages), disable=not progress, desc="registration", unit="it") as bar:
+            with tqdm(
+                total=sum(s.iterations for s in first + rest), disable=not progress, desc="registration", unit="it"
+            ) as bar:
                 self._go_through_coarse(first, coarse, bar)
                 if coarse and fit_like_two_people(self):
                     self._begin_again(self.config.for_two_people)
-                    bar.total += sum(s.iterations for s in first + coarse)
+                    bar.total += sum(s.iterations for s in [*first, *coarse])
                     self._go_through_coarse(first, coarse, bar)
-                self.go_through(stages[len(first) + len(coarse) :], bar)
+                self.go_through(rest[len(coarse) :], bar)
         finally:
             self._leave()  # room for what comes after
         return self

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .config import Stage
+    from .schedule import Stage
 
 __all__ = ["stage_record"]
 

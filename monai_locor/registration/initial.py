@@ -23,12 +23,14 @@ from monai_locor.geometry import Grid, apply_affine
 
 from .prepare import PreparedImage
 
-__all__ = ["check_overlap", "initial_affine", "overlap", "split_displacement"]
+__all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_displacement"]
 
 logger = logging.getLogger(__name__)
 
 SENSIBLE_OVERLAP = 0.25  # of the smaller field of view: less, and the world coordinates are taken to be unrelated
 LEAST_OVERLAP = 0.10
+SAME_LENGTH = 1e-3  # by which lengths may differ in a matrix that was written with few digits
+LEFT_OVER = 0.05  # voxels that a field may differ from an affine map and be one
 
 
 def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
@@ -78,6 +80,40 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
             f"the fields of view of fixed and moving image share only {100 * shared:.0f} % of the smaller one; "
             'start from their centres with initialization "centers" or "moments", or give an initial affine.'
         )
+
+
+def check_kind(
+    transform: str, affine: np.ndarray, displacement_mm: torch.Tensor | None, grid: Grid, velocity: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """Whether an initial transform goes with the kind of transform that is to be found.
+
+    An affine that is of another kind stays a part of the result, and a warning says so.
+
+    Args:
+        transform: see :class:`monai_locor.registration.RegistrationConfig`.
+        affine: ``(D + 1, D + 1)``, fixed to moving world points.
+        displacement_mm: what the initial transform holds beyond it, ``(D, *grid)`` RAS mm, or None.
+        grid: fixed grid.
+        velocity: initial velocity, or None.
+
+    Returns:
+        the displacement; None where it is none but for rounding, and none is wanted.
+
+    Raises:
+        InputError: when a deformation is given, and the transform is to have none.
+    """
+    if transform == "deformable":
+        return displacement_mm
+    most = 0.0 if displacement_mm is None else float(displacement_mm.abs().max()) / float(grid.spacing.min())
+    if velocity is not None or most > LEFT_OVER:
+        what = "velocity" if velocity is not None else f"transform deforms by up to {most:.2g} voxels, which"
+        raise InputError(f'the initial {what} does not go with transform "{transform}": give a matrix, or "deformable".')
+    lengths = np.linalg.svd(affine[:-1, :-1], compute_uv=False)
+    scale = 1.0 if transform == "rigid" else float(lengths.mean())
+    if transform != "affine" and np.abs(lengths / scale - 1).max() > SAME_LENGTH:
+        change = f"changes lengths by factors from {lengths[-1]:.3f} to {lengths[0]:.3f}"
+        logger.warning('the initial transform %s, and so does the result: "%s" is what is added to it', change, transform)
+    return None
 
 
 def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.ndarray, torch.Tensor]:

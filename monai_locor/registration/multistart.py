@@ -51,7 +51,9 @@ GAIN = 1.1  # by which a start beats an affine so clearly that losses are not as
 CHANCE = 5e-4  # what the measure may be without any relation
 
 
-def better_start(fixed: PreparedImage, moving: PreparedImage, affine: np.ndarray, initial: np.ndarray) -> np.ndarray | None:
+def better_start(
+    fixed: PreparedImage, moving: PreparedImage, affine: np.ndarray, initial: np.ndarray, scaling: bool = True
+) -> np.ndarray | None:
     """Judge an affine by what a global search finds elsewhere.
 
     The measure is coarse and not the loss of the registration: of two alignments that are nearly equal in it the loss alone
@@ -62,12 +64,13 @@ def better_start(fixed: PreparedImage, moving: PreparedImage, affine: np.ndarray
         affine: what is to be judged, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         initial: what it came from. The search covers the rotations up to about 35 degrees around its linear part, with any
             translation.
+        scaling: whether a start may be larger or smaller than ``initial``.
 
     Returns:
         None when nothing as good was found elsewhere, else the matrix, ``(D + 1, D + 1)`` RAS mm, to start from again.
     """
     search = StartSearch(fixed, moving, SEARCHED)
-    matrices = search.refined([affine, *search.screened(initial)])
+    matrices = search.refined([affine, *search.screened(initial)], scaling)
     elsewhere = [m for m in matrices if search.distance(affine, m) > APART * search.step]
     scores = StartSearch(fixed, moving, COMPARED).scores([affine, *elsewhere])
     stretch = _stretch(affine, initial)
@@ -252,8 +255,8 @@ class StartSearch:
         start = _placed(axes, grid.centre + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
-    def refined(self, starts: list[np.ndarray]) -> list[np.ndarray]:
-        """The same matrices, each after some steps of gradient ascent in rotation, translation and size."""
+    def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
+        """The same matrices, each after some steps of gradient ascent in rotation, translation and, with scaling, size."""
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
@@ -266,7 +269,7 @@ class StartSearch:
         kept = left @ right
         for _ in range(ITERATIONS):
             turn, shift, size = parameters.split((len(i), dims, 1), dim=1)
-            log = F.pad(torch.diag_embed(size.expand(-1, dims)), (0, 1, 0, 1))
+            log = F.pad(torch.diag_embed((size if scaling else 0 * size).expand(-1, dims)), (0, 1, 0, 1))
             log[:, i, j], log[:, j, i], log[:, :dims, dims] = turn, -turn, shift
             matrices = left @ matrix_exponential(log) @ right
             score = self._scores(matrices @ self._tensor(self.placed))

@@ -28,7 +28,7 @@ from monai_locor.io import ImageSource, read_affine, read_displacement_field, re
 from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
-from .initial import check_overlap, initial_affine, split_displacement
+from .initial import check_kind, check_overlap, initial_affine, split_displacement
 from .prepare import PreparedImage, prepare
 
 __all__ = ["Initial", "Pair", "load_pair", "select_device"]
@@ -85,6 +85,7 @@ def load_pair(
     affine, displacement = _initial(prepared["fixed"], prepared["moving"], config, initial)
     if displacement is not None and initial_velocity is not None:
         raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
+    displacement = check_kind(config.transform, affine, displacement, grids["fixed"], initial_velocity)
     check_overlap(grids["fixed"], grids["moving"], affine)
     return Pair(
         fixed_image=cast(MetaTensor, images["fixed"][0].cpu()),

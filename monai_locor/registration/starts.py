@@ -25,8 +25,8 @@ from tqdm import tqdm
 from .multistart import better_start, second_is_better
 
 if TYPE_CHECKING:
-    from .config import Stage
     from .engine import RegistrationEngine
+    from .schedule import Stage
 
 __all__ = ["try_another_start"]
 
@@ -43,7 +43,8 @@ def try_another_start(engine: RegistrationEngine, stages: Sequence[Stage], bar: 
     """
     first, initial = engine.matrix(), engine.initial
     images = engine.fixed, engine.moving
-    start = _agreed(engine, lambda: better_start(*images, first, initial), first.shape)
+    scaling = engine.config.transform != "rigid"
+    start = _agreed(engine, lambda: better_start(*images, first, initial, scaling), first.shape)
     if start is None:
         return
     logger.info("going through the affine stages again from another start")

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..registration import RegistrationConfig
-from ..registration.config import DENSE_RATE, Stage
+from ..registration.schedule import DENSE_RATE, Stage
 from ..registration.similarity import SIMILARITIES
 from .parameters import DERIVATIVE_DEGREE, MEASURES, Parameter, digits
 

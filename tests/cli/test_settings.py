@@ -45,6 +45,14 @@ def test_the_later_ones_are_on_top(tmp_path):
     assert (found.bending_weight, found.num_basis, found.stride, found.similarity) == (7, 4, 1, "mind_ssc")
 
 
+@pytest.mark.parametrize("kind", ["rigid", "similarity", "affine", "deformable"])
+def test_the_kind_of_transform(kind, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"transform": kind}))
+    for words in (["--transform", kind], ["--set", f"transform={kind}"], ["--config", file]):
+        assert settings(*words).transform == kind
+
+
 def test_values_are_json_or_words():
     found = settings("--set", "affine=false", "--set", "initialization=moments", "--set", "hidden_channels=[8]")
     assert found.affine is False and found.initialization == "moments" and found.hidden_channels == (8,)
@@ -66,6 +74,8 @@ def test_dots_lead_into_the_schedule_and_the_options():
     [
         (["--preset", "slow"], "preset must be one of default, fast, intersubject, paper, got 'slow'"),
         (["--similarity", "ssd"], "similarity must be one of locor"),
+        (["--transform", "elastic"], "transform must be one of rigid, similarity, affine, deformable, got 'elastic'"),
+        (["--transform", "rigid", "--set", "affine=false"], "affine false leaves"),
         (["--set", "nonsense=1"], "unknown settings: nonsense"),
         (["--set", "bending_weight"], "--set bending_weight: give KEY=VALUE"),
         (["--set", "bending_weight=-1"], "bending_weight must be"),

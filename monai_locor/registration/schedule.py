@@ -1,0 +1,166 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The schedule of a registration: its stages, and which of them run for the transform that is wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from monai_locor.errors import InputError
+
+if TYPE_CHECKING:
+    from .config import RegistrationConfig
+
+__all__ = ["Numbers", "Stage", "rate_factor", "schedule_of"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers that a setting may be."""
+
+    said: str
+    holds: Callable[[float], bool]
+    whole: bool = False
+    optional: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InputError, naming the setting, unless the value is one of them."""
+        if value is None and self.optional:
+            return
+        kinds = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.holds(value):
+            raise InputError(f"{name} must be {self.said}, got {value!r}.")
+
+
+POSITIVE = Numbers("a positive number", lambda x: 0 < x < math.inf)
+POSITIVE_OR_NONE = Numbers("a positive number", lambda x: 0 < x < math.inf, optional=True)
+NOT_NEGATIVE = Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
+STEPS = Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
+COUNT = Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
+SHARE = Numbers("in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the schedule.
+
+    Lengths count in the smallest voxel size of the fixed image (for ``factor``: of the direction's reference image),
+    so that a schedule suits a mouse as it suits a man, and means the same along thick and thin axes.
+
+    Args:
+        factor: distance of the samples that the loss sees.
+        iterations: optimisation steps.
+        spacing: distance of control points; None leaves the deformation as it is (affine only).
+        learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
+            twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
+    """
+
+    factor: float
+    iterations: int
+    spacing: float | None = None
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        POSITIVE.check("factor", self.factor)
+        POSITIVE_OR_NONE.check("spacing", self.spacing)
+        POSITIVE_OR_NONE.check("learning_rate", self.learning_rate)
+        STEPS.check("iterations", self.iterations)
+
+
+DENSE_RATE = 8e-2  # of a deformable stage that names none
+
+DEFAULT_STAGES = (
+    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=40, learning_rate=7.5e-3),
+    Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
+    Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
+    Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
+    Stage(factor=1, iterations=20, spacing=4, learning_rate=16e-2),
+)
+FAST_STAGES = (
+    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=20, learning_rate=7.5e-3),
+    Stage(factor=4, iterations=40, spacing=32, learning_rate=24e-2),
+    Stage(factor=4, iterations=40, spacing=16, learning_rate=24e-2),
+    Stage(factor=2, iterations=40, spacing=8, learning_rate=12e-2),
+    Stage(factor=1, iterations=10, spacing=4, learning_rate=7.5e-2),
+)
+PAPER_STAGES = (
+    Stage(factor=2, iterations=80),
+    Stage(factor=4, iterations=80, spacing=32, learning_rate=16e-2),
+    Stage(factor=4, iterations=80, spacing=16, learning_rate=16e-2),
+    Stage(factor=2, iterations=40, spacing=8, learning_rate=8e-2),
+    Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
+    Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
+)
+
+
+def schedule_of(
+    stages: Sequence[Stage], transform: str, affine: bool, rate: float
+) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+    """The stages that run for a kind of transform.
+
+    Without a deformation, each deformable stage that samples more finely than the stages before it becomes an affine one:
+    with its steps, and with the learning rate of the last affine stage in proportion to the distance of the samples.
+
+    Args:
+        stages: of the settings.
+        transform: see :class:`monai_locor.registration.RegistrationConfig`.
+        affine: whether the affine is optimised. If it is not, an affine stage has nothing to move.
+        rate: of an affine stage that names none.
+
+    Returns:
+        the affine stages at the beginning, whose result is compared with other starts; and all that follow.
+
+    >>> [[s.factor for s in part] for part in schedule_of(DEFAULT_STAGES, "rigid", True, 5e-3)]
+    [[8, 4], [2, 1]]
+    """
+    asked = [s for s in stages if s.iterations > 0 and (affine or s.spacing is not None)]
+    first = list(itertools.takewhile(lambda s: s.spacing is None, asked))
+    rest = asked[len(first) :]
+    if transform != "deformable":
+        rest = _without_deformation(first, rest, rate)
+    return tuple(first), tuple(rest)
+
+
+def _without_deformation(first: Sequence[Stage], rest: Sequence[Stage], rate: float) -> list[Stage]:
+    out: list[Stage] = []
+    finest = min((s.factor for s in first), default=math.inf)
+    last = first[-1] if first else Stage(max((s.factor for s in rest), default=1), 0)
+    for stage in rest:
+        if stage.spacing is None:
+            out.append(stage)
+        elif stage.factor < finest:
+            own = (last.learning_rate or rate) * stage.factor / last.factor
+            out.append(dataclasses.replace(stage, spacing=None, learning_rate=own))
+        finest = min(finest, stage.factor)
+    return out
+
+
+def rate_factor(config: RegistrationConfig, iterations: int) -> Callable[[int], float]:
+    """Learning rate at a step of a stage, relative to its full height.
+
+    Rises linearly in the first ``warmup`` steps; falls along half a cosine from ``decay_start`` to ``decay_end``.
+    """
+    start, end, warmup = config.decay_start, config.decay_end, config.warmup
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (warmup + 1))
+        through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
+        return rise * (end + (1 - end) * (1 + math.cos(math.pi * through)) / 2)
+
+    return factor
