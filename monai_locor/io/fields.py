@@ -29,14 +29,13 @@ from ..errors import InputError
 from ..geometry import Grid
 from .itk_library import load_itk
 from .itk_text import affine_text, read_affine_text
+from .lps import flipped, lps_signs
 from .nifti import in_mm, is_nifti, load_nifti, save_nifti
 from .paths import atomic_path
 from .sources import one_line
 
 __all__ = [
-    "flipped",
     "load_itk_transforms",
-    "lps_signs",
     "read_affine",
     "read_displacement_field",
     "write_affine",
@@ -176,17 +175,6 @@ def load_itk_transforms(path: Path, name: str) -> list[Any]:
         raise InputError(
             f"{name}: ITK cannot read it ({one_line(error)}); give a complete .tfm, .txt, .mat or .h5 of ITK"
         ) from error
-
-
-def lps_signs(dims: int) -> np.ndarray:
-    """Signs that take RAS to LPS and back, ``(D,)``."""
-    return np.array([-1.0, -1.0, 1.0])[:dims]
-
-
-def flipped(matrix: np.ndarray) -> np.ndarray:
-    """A homogeneous matrix from RAS to LPS, or back."""
-    signs = np.append(lps_signs(len(matrix) - 1), 1.0)
-    return signs[:, None] * matrix * signs
 
 
 def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:

@@ -25,7 +25,7 @@ import torch
 
 from ...errors import InputError
 from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep, Step
-from ..fields import flipped, lps_signs
+from ..lps import flipped, lps_signs
 from ..paths import atomic_path
 from .base import domain_of, invalid
 from .elastix_text import Parameters, geometry_lines, line

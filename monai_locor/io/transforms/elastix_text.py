@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...geometry import Grid
-from ..fields import lps_signs
+from ..lps import lps_signs
 
 __all__ = ["Parameters", "geometry_lines", "line"]
 

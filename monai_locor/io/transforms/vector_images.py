@@ -22,7 +22,7 @@ from ..itk_library import load_itk
 from ..paths import atomic_path
 from ..sources import one_line
 from .base import domain_of, invalid
-from .itk_files import field_of_itk, field_to_itk
+from .objects import field_of_itk, field_to_itk
 
 __all__ = ["read_nifti", "read_vector_image", "write_nifti", "write_vector_image"]
 

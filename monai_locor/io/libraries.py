@@ -1,0 +1,130 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images of nibabel, SimpleITK, ITK and ANTsPy, told by their class, so that no library is imported that its user has not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .lps import affine_of_itk
+from .nifti import three_dimensional
+from .stored import StoredImage
+
+__all__ = ["from_library", "itk_image", "library_of", "simpleitk_image"]
+
+
+def library_of(value: Any) -> str:
+    """The library whose class an object has: ``"nibabel"``, ``"SimpleITK"``, ``"itk"``, ``"ants"``, or nothing.
+
+    >>> library_of("a file")
+    ''
+    """
+    tops = (cls.__module__.partition(".")[0] for cls in type(value).__mro__)
+    return next((top for top in tops if top in _READERS), "")
+
+
+def from_library(image: Any, name: str) -> StoredImage | None:
+    """An image of another library, as it is; None for anything else.
+
+    Args:
+        image: nibabel image of any format with an affine; ``SimpleITK.Image``; ``itk.Image``, ``itk.VectorImage`` or a filter
+            that gives one; ``ants.ANTsImage``.
+        name: for messages.
+
+    Raises:
+        InputError: when it is of such a library, and no image that has voxels.
+    """
+    library = library_of(image)
+    if not library:
+        return None
+    try:
+        voxels, affine = _READERS[library](image)
+    except Exception as error:  # whatever the libraries raise
+        from .sources import one_line
+
+        raise InputError(
+            f"{name}: {library}'s {type(image).__name__} is no image that can be registered ({one_line(error)}); "
+            "give an image with voxels and a geometry, or a file"
+        ) from error
+    return StoredImage(voxels, three_dimensional(affine), dtype=voxels.dtype.name)
+
+
+def _nibabel_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    from .nifti import in_mm
+
+    if getattr(image, "affine", None) is None:
+        raise ValueError("it has no affine")
+    voxels = np.asanyarray(image.dataobj)
+    voxels = voxels.reshape(*voxels.shape[:3], -1) if voxels.ndim > 2 else voxels[..., None]
+    known = hasattr(image.header, "get_xyzt_units")
+    return voxels, in_mm(image.affine, image) if known else image.affine
+
+
+def simpleitk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``(*spatial, C)`` and affine, RAS mm, of a ``SimpleITK.Image``; a fourth axis becomes channels."""
+    kind = image.GetPixelIDTypeAsString()
+    if kind.startswith("label"):  # its voxels as an array end the process
+        raise ValueError(f"it is a map of {kind}, use SimpleITK.LabelMapToLabel")
+    array = sys.modules["SimpleITK"].GetArrayViewFromImage(image)
+    return _from_itk(array, image.GetSize(), image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+
+
+def itk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels ``(*spatial, C)`` and affine, RAS mm, of an image of ITK, or of what a filter gives; a fourth axis becomes
+    channels.
+    """
+    itk = sys.modules["itk"]
+    if not hasattr(image, "GetBufferedRegion"):
+        image.Update()
+        image = image.GetOutput()
+    image.Update()
+    array = itk.array_view_from_image(image)
+    region = image.GetBufferedRegion()
+    direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
+    # of the first voxel, whose index is not 0 in what was cropped
+    origin = np.array(image.GetOrigin()) + direction @ (spacing * np.array(region.GetIndex()))
+    return _from_itk(array, tuple(region.GetSize()), direction, spacing, origin)
+
+
+def _ants_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
+    array = image.numpy()  # first axis first, components last
+    dims = len(image.spacing)
+    affine = _spatial(np.asarray(image.direction), image.spacing, image.origin)
+    return array.reshape(*array.shape[: min(dims, 3)], -1), affine
+
+
+def _from_itk(array: np.ndarray, size: Any, direction: Any, spacing: Any, origin: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Of an array with its last axis first and components last, ``size`` without them."""
+    size = tuple(int(n) for n in size)
+    voxels = array.reshape(*reversed(size), -1)
+    voxels = voxels.transpose(*reversed(range(len(size))), len(size))
+    voxels = voxels.reshape(*voxels.shape[:3], -1) if len(size) > 3 else voxels
+    return voxels, _spatial(np.asarray(direction).reshape(len(size), len(size)), spacing, origin)
+
+
+def _spatial(direction: np.ndarray, spacing: Any, origin: Any) -> np.ndarray:
+    """The affine of up to three axes, RAS mm."""
+    dims = min(len(direction), 3)
+    return affine_of_itk(direction[:dims, :dims], spacing[:dims], origin[:dims])
+
+
+_READERS: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {
+    "nibabel": _nibabel_image,
+    "SimpleITK": simpleitk_image,
+    "itk": itk_image,
+    "ants": _ants_image,
+}

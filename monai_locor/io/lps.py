@@ -1,0 +1,57 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ITK's world is LPS, ours is RAS: signs, matrices and the geometry of grids from one to the other. Without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..geometry import Grid
+
+__all__ = ["affine_of_itk", "flipped", "geometry_for_itk", "lps_signs"]
+
+
+def lps_signs(dims: int) -> np.ndarray:
+    """Signs that take RAS to LPS and back, ``(D,)``."""
+    return np.array([-1.0, -1.0, 1.0])[:dims]
+
+
+def flipped(matrix: np.ndarray) -> np.ndarray:
+    """A homogeneous matrix from RAS to LPS, or back."""
+    signs = np.append(lps_signs(len(matrix) - 1), 1.0)
+    return signs[:, None] * matrix * signs
+
+
+def affine_of_itk(direction: Any, spacing: Any, origin: Any) -> np.ndarray:
+    """Voxels to RAS mm, ``(D + 1, D + 1)``, of ITK's geometry (LPS).
+
+    Args:
+        direction: ``(D, D)``, or its D * D numbers row by row.
+        spacing: ``(D,)``, mm.
+        origin: ``(D,)``, position of voxel 0, LPS mm.
+    """
+    spacing, origin = (np.asarray(values, dtype=np.float64) for values in (spacing, origin))
+    dims = len(spacing)
+    affine = np.eye(dims + 1)
+    affine[:-1, :-1] = lps_signs(dims)[:, None] * np.asarray(direction, dtype=np.float64).reshape(dims, dims) * spacing
+    affine[:-1, -1] = lps_signs(dims) * origin
+    return affine
+
+
+def geometry_for_itk(grid: Grid) -> tuple[np.ndarray, list[float], list[float]]:
+    """Direction, spacing and origin of a grid in LPS; a sheared direction is one that ITK's own files keep."""
+    signs = lps_signs(grid.dims)
+    direction = np.ascontiguousarray(signs[:, None] * grid.affine[:-1, :-1] / grid.spacing)
+    return direction, grid.spacing.tolist(), (signs * grid.affine[:-1, -1]).tolist()

@@ -1,0 +1,260 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Transform objects of SimpleITK, ITK and ANTsPy, to and from the steps of a :class:`monai_locor.geometry.SpatialTransform`.
+
+A composite of ITK applies its last transform to points first; ours its first.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
+from ..libraries import itk_image, library_of, simpleitk_image
+from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
+
+__all__ = [
+    "field_of_itk",
+    "field_to_itk",
+    "from_object",
+    "itk_of_steps",
+    "simpleitk_of_steps",
+    "steps_of_object",
+]
+
+
+def from_object(value: Any, name: str) -> SpatialTransform | None:
+    """A transform of SimpleITK, ITK or ANTsPy; None for anything else.
+
+    Raises:
+        InputError: when it is an object of one of these, and no transform that can be used.
+    """
+    if library_of(value) not in ("SimpleITK", "itk", "ants"):
+        return None
+    try:
+        return SpatialTransform(steps_of_object(value, name))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the libraries raise
+        from ..sources import one_line
+
+        raise InputError(
+            f"{name}: {library_of(value)}'s {type(value).__name__} is no transform that can be used ({one_line(error)}); "
+            "give a linear one, a displacement field, a cubic B-spline, a composite of these, or a file"
+        ) from error
+
+
+def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
+    """The steps of a transform of SimpleITK, ITK or ANTsPy: linear ones, displacement fields, cubic B-splines, composites.
+
+    Raises:
+        InputError: for any other kind.
+    """
+    if library_of(transform) == "ants":
+        return _steps_of_ants(transform, name)
+    transform = _downcast(transform)
+    dims = _dimensions(transform)
+    if hasattr(transform, "GetNthTransform"):
+        parts = [transform.GetNthTransform(i) for i in range(transform.GetNumberOfTransforms())]
+        steps = tuple(step for part in reversed(parts) for step in steps_of_object(part, name))
+        return steps or (AffineStep(np.eye(dims + 1)),)
+    if dims not in (2, 3):
+        raise InputError(f"{name}: acts on {dims} dimensions; two or three are supported")
+    if transform.IsLinear():
+        return (AffineStep(flipped(_probed(transform.TransformPoint, dims))),)
+    if hasattr(transform, "GetDisplacementField"):
+        return (field_of_itk(transform.GetDisplacementField()),)
+    if hasattr(transform, "GetCoefficientImages") and _spline_order(transform) == 3:
+        return (_spline(transform.GetFixedParameters(), transform.GetParameters(), dims),)
+    kind = type(transform).__name__
+    raise InputError(f"{name}: holds a {kind} that is no cubic B-spline, which is not supported; write it as a field")
+
+
+def _downcast(transform: Any) -> Any:
+    """An object of the class that it is."""
+    return transform.Downcast() if hasattr(transform, "Downcast") else sys.modules["itk"].down_cast(transform)
+
+
+def _dimensions(transform: Any) -> int:
+    known = "GetInputSpaceDimension" if hasattr(transform, "GetInputSpaceDimension") else "GetDimension"
+    return int(getattr(transform, known)())
+
+
+def _spline_order(transform: Any) -> int:
+    """Of ITK's own, where the order is part of the type, cubic ones alone are wrapped."""
+    return int(transform.GetOrder()) if hasattr(transform, "GetOrder") else 3
+
+
+def _probed(point: Any, dims: int) -> np.ndarray:
+    """The matrix of any linear map of points, from where it takes the origin and the unit vectors."""
+    corners = np.array([list(point(p.tolist())) for p in np.vstack((np.zeros(dims), np.eye(dims)))])
+    matrix = np.eye(dims + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = (corners[1:] - corners[0]).T, corners[0]
+    return matrix
+
+
+def _steps_of_ants(transform: Any, name: str) -> tuple[Step, ...]:
+    """Of an ``ants.ANTsTransform``, which tells what a composite is made of in a file only."""
+    kind = str(transform.transform_type)
+    if kind == "DisplacementFieldTransform":
+        raise InputError(f"{name}: ANTsPy does not tell the grid of a {kind}; give the file that the field was read from")
+    if not kind.startswith("Composite"):
+        return (AffineStep(flipped(_probed(transform.apply_to_point, int(transform.dimension)))),)
+    from .files import read_transform
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "composite.h5")
+        sys.modules["ants"].write_transform(transform, str(file))
+        return read_transform(file, format="itk").steps
+
+
+def field_of_itk(image: Any) -> FieldStep:
+    """The displacement field in an image of vectors of SimpleITK or ITK."""
+    voxels, affine = (simpleitk_image if library_of(image) == "SimpleITK" else itk_image)(image)
+    return _field(voxels.transpose(*reversed(range(voxels.ndim - 1)), -1), affine)
+
+
+def _field(values: np.ndarray, affine: np.ndarray) -> FieldStep:
+    """Of LPS displacements, last axis first, components last; and an affine, RAS mm."""
+    dims = values.shape[-1]
+    data = np.moveaxis(values.transpose(*reversed(range(dims)), dims) * lps_signs(dims), -1, 0)
+    return FieldStep(torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), Grid(data.shape[1:], affine))
+
+
+def _lattice(fixed: np.ndarray, dims: int) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine, RAS mm, from ITK's fixed parameters: size, origin, spacing, direction."""
+    size, origin, spacing = fixed[: 3 * dims].reshape(3, dims)
+    return tuple(int(n) for n in size), affine_of_itk(fixed[3 * dims :], spacing, origin)
+
+
+def _spline(fixed: Any, parameters: Any, dims: int) -> SplineStep:
+    shape, affine = _lattice(np.array(fixed, dtype=np.float64), dims)
+    values = np.array(parameters, dtype=np.float64).reshape(dims, *reversed(shape))
+    values = values.transpose(0, *reversed(range(1, dims + 1))) * lps_signs(dims).reshape(-1, *[1] * dims)
+    return SplineStep(torch.from_numpy(values.copy()), Grid(shape, affine))
+
+
+def itk_of_steps(steps: Sequence[Step]) -> Any:
+    """A transform of ITK, double precision: of one step that itself, of several a composite."""
+    import itk
+
+    dims = steps[0].dims
+    parts = [_to_itk(step, dims) for step in reversed(steps)]  # ITK applies the last first
+    if len(parts) == 1:
+        return parts[0]
+    whole = itk.CompositeTransform[itk.D, dims].New()
+    for part in parts:
+        whole.AddTransform(part)
+    return whole
+
+
+def _to_itk(step: Step, dims: int) -> Any:
+    import itk
+
+    if isinstance(step, AffineStep):
+        affine = itk.AffineTransform[itk.D, dims].New()
+        lps = flipped(step.matrix)
+        affine.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(lps[:-1, :-1])))
+        affine.SetTranslation(lps[:-1, -1].tolist())
+        return affine
+    if isinstance(step, FieldStep):
+        return itk.DisplacementFieldTransform[itk.D, dims].New(DisplacementField=field_to_itk(step, itk.D))
+    spline = itk.BSplineTransform[itk.D, dims, 3].New()
+    fixed, values = _spline_parameters(step)
+    spline.SetFixedParameters(_parameters(fixed))
+    spline.SetParameters(_parameters(values))
+    return spline
+
+
+def _parameters(values: Any) -> Any:
+    import itk
+
+    out = itk.OptimizerParameters[itk.D](len(values))
+    for index, value in enumerate(values):
+        out[index] = float(value)
+    return out
+
+
+def _spline_parameters(step: SplineStep) -> tuple[list[float], list[float]]:
+    """ITK's fixed parameters and parameters."""
+    dims = step.dims
+    direction, spacing, origin = geometry_for_itk(step.grid)
+    values = step.coefficients.cpu().numpy() * lps_signs(dims).reshape(-1, *[1] * dims)
+    flat = values.transpose(0, *reversed(range(1, dims + 1))).ravel()
+    return [*map(float, step.grid.shape), *origin, *spacing, *direction.ravel().tolist()], flat.tolist()
+
+
+def field_to_itk(step: FieldStep, pixel: Any) -> Any:
+    """An ITK image of vectors of type ``pixel`` (``itk.F`` or ``itk.D``)."""
+    import itk
+
+    image = itk.Image[itk.Vector[pixel, step.dims], step.dims].New()
+    image.SetRegions(list(step.grid.shape))
+    image.Allocate()
+    itk.array_view_from_image(image)[:] = _vectors(step)
+    direction, spacing, origin = geometry_for_itk(step.grid)
+    image.SetDirection(itk.matrix_from_array(direction))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    return image
+
+
+def _vectors(step: FieldStep) -> np.ndarray:
+    """LPS displacements, last axis first, components last, float64."""
+    values = np.moveaxis(step.displacement.cpu().numpy().astype(np.float64), 0, -1) * lps_signs(step.dims)
+    return np.ascontiguousarray(values.transpose(*reversed(range(step.dims)), step.dims))
+
+
+def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
+    """A transform of SimpleITK: of one step that itself, of several a composite.
+
+    Raises:
+        ImportError: when SimpleITK is not installed.
+    """
+    parts = [_to_simpleitk(step) for step in reversed(steps)]
+    if len(parts) == 1:
+        return parts[0]
+    whole = sys.modules["SimpleITK"].CompositeTransform(steps[0].dims)
+    for part in parts:
+        whole.AddTransform(part)
+    return whole
+
+
+def _to_simpleitk(step: Step) -> Any:
+    import SimpleITK as sitk
+
+    if isinstance(step, AffineStep):
+        affine = sitk.AffineTransform(step.dims)
+        lps = flipped(step.matrix)
+        affine.SetMatrix(lps[:-1, :-1].ravel().tolist())
+        affine.SetTranslation(lps[:-1, -1].tolist())
+        return affine
+    if isinstance(step, FieldStep):
+        image = sitk.GetImageFromArray(_vectors(step), isVector=True)
+        direction, spacing, origin = geometry_for_itk(step.grid)
+        image.SetDirection(direction.ravel().tolist())
+        image.SetSpacing(spacing)
+        image.SetOrigin(origin)
+        return sitk.DisplacementFieldTransform(image)
+    spline = sitk.BSplineTransform(step.dims, 3)
+    fixed, values = _spline_parameters(step)
+    spline.SetFixedParameters(fixed)
+    spline.SetParameters(values)
+    return spline
