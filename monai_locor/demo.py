@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +31,17 @@ from monai.data.meta_tensor import MetaTensor
 
 import monai_locor
 
-from .cli.demo import add_arguments
+from .cli.demo import PICTURE, add_arguments, check
 from .cli.jacobian import folding_line
-from .cli.outputs import check_outputs
 from .cli.transforms import size_of
 from .data.synthetic import deform, random_diffeomorphism
 from .errors import InputError
 from .geometry import Grid
 from .geometry.warping import inside, mapped_points, warp
-from .io import check_output_dir, read_image, write_displacement_field, write_image
+from .io import read_image, write_displacement_field, write_image
 from .metrics import jacobian_statistics, normalised_mutual_information, target_registration_error
 
 __all__ = ["demonstrate", "main"]
-
-PICTURE = "before_after.png"
-WRITTEN = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz", "warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz",
-           "affine.tfm", "run.json", PICTURE)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options
     Raises:
         InputError: for arguments that do not go together, missing packages, and what the registration refuses.
     """
-    _check(args)
+    check(args)
     case = _files(args) if args.fixed else _known_answer(args)
     tell(f"registering {case.title}, fixed {size_of(Grid.of(case.fixed))}, moving {size_of(Grid.of(case.moving))} ...")
     start = time.perf_counter()
@@ -117,20 +111,6 @@ def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options
     files = sorted(p.name for p in args.output_dir.iterdir())
     tell(f"in {args.output_dir}: " + ", ".join(files))
     return {"seconds": seconds, **values, "jacobian": jacobian, "folder": args.output_dir, "files": files}
-
-
-def _check(args: argparse.Namespace) -> None:
-    """What can be wrong before the long work starts."""
-    if (args.fixed is None) != (args.moving is None):
-        raise InputError("--fixed and --moving belong together: give both, or neither for the built-in pair")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, got {args.seed}")
-    missing = [n for n in ("matplotlib", *(() if args.fixed else ("nilearn",))) if find_spec(n) is None]
-    if missing:
-        raise InputError(f"the demonstration needs {' and '.join(missing)}: pip install 'monai-locor[demo]'")
-    args.output_dir = check_output_dir(args.output_dir)
-    again = args.force or (args.output_dir / PICTURE).exists()  # an earlier demonstration may be replaced, nothing else
-    check_outputs([args.output_dir / name for name in WRITTEN], again, [args.fixed, args.moving])
 
 
 def _known_answer(args: argparse.Namespace) -> Case:

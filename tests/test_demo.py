@@ -23,6 +23,7 @@ from monai.data.meta_tensor import MetaTensor
 
 import monai_locor
 from monai_locor import demo
+from monai_locor.cli import demo as command
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.io import read_displacement_field, read_image
@@ -133,7 +134,7 @@ def test_an_unwritable_output_is_told_before_the_work(tmp_path, calls, files, ca
 
 
 def test_missing_packages_are_named_with_the_extra(tmp_path, calls, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert demo.main(["--output-dir", str(tmp_path)]) == 2
     assert "matplotlib and nilearn: pip install 'monai-locor[demo]'" in capsys.readouterr().err
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .carried import check_target, is_points, load_carried
 from .console import console_of
+from .inputs import check_file, check_image, check_transforms
 from .outputs import check_outputs
 from .parser import TRANSFORM_ORDER, add_command, add_output, add_transforms
 from .transforms import files_of, load_transforms, size_of
@@ -28,7 +29,7 @@ from .transforms import files_of, load_transforms, size_of
 if TYPE_CHECKING:
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Carry an image, a label map or a list of points through transforms.
@@ -49,7 +50,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     summary = "carry an image, a label map or points through transforms"
     parser = add_command(
-        commands, "apply", run, usage="INPUT -t TRANSFORM -o FILE", summary=summary, text=TEXT, example=EXAMPLE
+        commands, "apply", run, check, usage="INPUT -t TRANSFORM -o FILE", summary=summary, text=TEXT, example=EXAMPLE
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="image, label map (--labels) or points (.csv, .fcsv, .json)")
     add_transforms(parser)
@@ -68,16 +69,31 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--channel", metavar="N", help="which channel or frame of several, from 0, or 'all'")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, inputs that are not there, and outputs that cannot be."""
+    kind = _kind(args)
+    _channel(args.channel)
+    check_target(args.output, kind)
+    (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
+    check_transforms(args.transforms)
+    check_image(args.reference, "reference image")
+    check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
+
+
+def _kind(args: argparse.Namespace) -> str:
+    return "labels" if args.labels else "points" if args.points or is_points(args.input) else "image"
+
+
+def _role(args: argparse.Namespace) -> str:
+    return "fixed" if args.inverse else "moving"
+
+
 def run(args: argparse.Namespace) -> int:
     """Apply the transforms."""
     from ..io.images import read_grid
 
-    console = console_of(args)
-    kind = "labels" if args.labels else "points" if args.points or is_points(args.input) else "image"
-    check_target(args.output, kind)
-    check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
+    console, kind, role = console_of(args), _kind(args), _role(args)
     mode = "nearest" if args.interpolation == "nearest" else "bilinear"
-    role = "fixed" if args.inverse else "moving"
     carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, exact=mode == "nearest")
     reference = None if args.reference is None else read_grid(args.reference)
     fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .inputs import check_file, check_image
 from .settings import read_object, settings_of
 from .transforms import load_transforms
 
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from ..registration import RegistrationConfig
     from ..report.verdict import Thresholds
 
-__all__ = ["STARTS", "given_arguments", "name_of", "repeated_arguments", "start_of", "thresholds_of"]
+__all__ = [
+    "STARTS",
+    "check_inputs",
+    "given_arguments",
+    "name_of",
+    "named_start",
+    "repeated_arguments",
+    "start_of",
+    "thresholds_of",
+    "with_images",
+]
 
 STARTS = ("auto", "world", "centers", "moments")
 
@@ -75,15 +86,42 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         if path is None and channel is not None:
             raise InputError(f"--{role}-channel {channel}: name the {role} image, too")
         if path is not None:
-            out[role] = _image(role, path, channel)
+            out[role] = path
+            out[f"{role}_channel"] = channel
     if args.device is not None:
         parts = [part.strip() for part in args.device.split(",")]
         out.update({"device": parts[0]} if len(parts) == 1 else {"devices": parts})
     return out
 
 
+def check_inputs(arguments: Mapping[str, Any]) -> None:
+    """Refuse images, masks and weights that are not there.
+
+    Raises:
+        InputError: for the first of them.
+    """
+    for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
+        check_image(arguments.get(name), f"{name} image" if name in ("fixed", "moving") else name.replace("_", " "))
+    basis = arguments.get("initial_basis")
+    if basis is not None and not Path(f"{basis}.safetensors").expanduser().is_file():
+        check_file(basis, "basis")
+
+
+def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, images read where a file's name does not say all: one channel of several, one of several series.
+
+    Raises:
+        InputError: when such an image cannot be read.
+    """
+    out = dict(arguments)
+    for role in ("fixed", "moving"):
+        channel = out.pop(f"{role}_channel", None)
+        if isinstance(out[role], str):
+            out[role] = _image(role, out[role], channel)
+    return out
+
+
 def _image(role: str, path: str, channel: int | None) -> Any:
-    """The file's name; the image where that does not say all."""
     if channel is None and (Path(path).expanduser().exists() or not _names_series(path)):
         return path
     from ..io.sources import load_source
@@ -103,6 +141,11 @@ def name_of(image: Any) -> str:
     return image if isinstance(image, str) else str(image.meta["filename_or_obj"])
 
 
+def named_start(how: Sequence[str]) -> bool:
+    """Whether what ``--initial`` says is one of :data:`STARTS`, and no list of transforms."""
+    return len(how) == 1 and how[0] in STARTS
+
+
 def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[Any, RegistrationConfig]:
     """Where to start, and the settings that may say it.
 
@@ -119,7 +162,7 @@ def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[A
     config = arguments["preset"]
     if how is None:
         return arguments["initial"], config
-    if how[0] in STARTS and len(how) == 1:
+    if named_start(how):
         return None, dataclasses.replace(config, initialization=how[0])
     from ..io.images import read_grid
 
@@ -132,6 +175,6 @@ def thresholds_of(path: Path | None) -> Thresholds | None:
     """Thresholds of the verdict in a JSON file; None where there is none."""
     if path is None:
         return None
-    from ..report.verdict import Thresholds
+    from ..report import Thresholds
 
     return Thresholds.of(read_object(path.expanduser(), "--thresholds"))

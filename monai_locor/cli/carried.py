@@ -192,7 +192,7 @@ def check_target(path: Path, kind: str) -> None:
     Raises:
         InputError: it names the suffixes that can.
     """
-    from ..io.images import IMAGE_SUFFIXES
+    from ..io.paths import IMAGE_SUFFIXES
 
     known = POINTS if kind == "points" else IMAGE_SUFFIXES
     if suffix_of(path) not in known:

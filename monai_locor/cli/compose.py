@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from .console import console_of
+from .inputs import check_image, check_transforms
 from .parser import TRANSFORM_ORDER, add_command, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Write several transforms as one: an affine if all are affine, a composite if the format holds one, else one displacement
@@ -39,7 +40,14 @@ monai-locor compose subject_to_template template_to_mni -r subject.nii.gz -o sub
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "compose", run, usage="TRANSFORM... -o FILE", summary="several transforms as one", text=TEXT, example=EXAMPLE
+        commands,
+        "compose",
+        run,
+        check,
+        usage="TRANSFORM... -o FILE",
+        summary="several transforms as one",
+        text=TEXT,
+        example=EXAMPLE,
     )
     parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
     add_output(parser, "transform file; its name says the format, see convert --list-formats")
@@ -49,11 +57,17 @@ def add_parser(commands: Any) -> None:
     add_format(parser)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse inputs that are not there, and outputs that cannot be."""
+    check_transforms(args.transforms)
+    check_image(args.reference, "reference image")
+    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+
+
 def run(args: argparse.Namespace) -> int:
     """Compose."""
     from ..io.images import read_grid
 
-    check_transform_output(args, [args.reference, *files_of(args.transforms)])
     grid = None if args.reference is None else read_grid(args.reference)
     whole = load_transforms(args.transforms, fixed=grid)
     written = write_on(args.output, whole, grid, None, args.format)

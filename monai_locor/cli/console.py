@@ -25,7 +25,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Console", "console_of", "plain_values"]
+__all__ = ["Console", "console_of", "plain_values", "session", "threads"]
 
 
 class Console:
@@ -92,7 +92,7 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def session(args: argparse.Namespace) -> Iterator[None]:
-    """Logging, warnings, threads and stdout as the options say, and afterwards as they were."""
+    """Logging, warnings and stdout as the options say, and afterwards as they were."""
     logger = logging.getLogger("monai_locor")
     level = logging.ERROR if args.quiet else {0: logging.WARNING, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
     handler, before = _Stderr(), (logger.level, logger.propagate)
@@ -100,7 +100,7 @@ def session(args: argparse.Namespace) -> Iterator[None]:
     logger.setLevel(level)
     logger.propagate = False
     try:
-        with warnings.catch_warnings(), _threads(args.threads):
+        with warnings.catch_warnings():
             if not args.verbose:
                 warnings.simplefilter("ignore")  # of other packages; what a user must know is logged
             if args.console.machine:
@@ -114,7 +114,8 @@ def session(args: argparse.Namespace) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads in torch, and afterwards as many as before; None leaves it alone."""
     if count is None:
         yield
         return

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .carried import is_points, load_carried
+from .carried import check_target, is_points, load_carried
 from .console import Console, console_of
+from .inputs import check_file, check_image, check_transforms
 from .outputs import check_outputs
 from .parser import TRANSFORM_ORDER, add_command, add_output
 from .transforms import files_of, load_transforms
-from .writing import check_transform_output, say_written, write_on
+from .writing import check_format, check_transform_output, say_written, write_on
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Convert transforms, or lists of points, between the formats of ITK, ANTs, NiftyReg, FSL, elastix, FreeSurfer, Learn2Reg
@@ -46,6 +47,7 @@ def add_parser(commands: Any) -> None:
         commands,
         "convert",
         run,
+        check,
         usage="INPUT... -o FILE",
         summary="transforms and points to other formats",
         text=TEXT,
@@ -60,6 +62,23 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--list-formats", action="store_true", help="list the formats of transforms and points, and end")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, inputs that are not there, and outputs that cannot be."""
+    if args.list_formats:
+        return
+    if not args.input or args.output is None:
+        raise InputError("convert: give INPUT and an output with -o, or --list-formats")
+    if is_points(args.input[0]):
+        _check_points(args)
+        return
+    check_transforms(args.input)
+    for role, path in _images(args):
+        check_image(path, f"{role} image")
+    if args.source is not None:
+        check_format(args.source)
+    check_transform_output(args, [args.fixed, args.moving, *files_of(args.input)])
+
+
 def run(args: argparse.Namespace) -> int:
     """Convert, or list the formats."""
     from ..io.images import read_grid
@@ -67,11 +86,8 @@ def run(args: argparse.Namespace) -> int:
     console = console_of(args)
     if args.list_formats:
         return _list(console)
-    if not args.input or args.output is None:
-        raise InputError("convert: give INPUT and an output with -o, or --list-formats")
     if is_points(args.input[0]):
         return _points(args, console)
-    check_transform_output(args, [args.fixed, args.moving, *files_of(args.input)])
     fixed, moving = (None if p is None else read_grid(p, f"{role} image") for role, p in _images(args))
     transform = load_transforms(args.input, fixed=fixed, moving=moving, format=args.source)
     written = write_on(args.output, transform, fixed, moving, args.format)
@@ -82,17 +98,20 @@ def _images(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
     return [("fixed", args.fixed), ("moving", args.moving)]
 
 
-def _points(args: argparse.Namespace, console: Console) -> int:
-    from ..io.points import write_points
-    from .carried import check_target
-
+def _check_points(args: argparse.Namespace) -> None:
     if len(args.input) > 1:
         raise InputError(f"{args.input[0]}: lists of points are converted one at a time; give one INPUT")
+    check_file(args.input[0], "fixed points")
     check_target(args.output, "points")
     check_outputs([args.output], args.force, args.input)
     for option in (args.source, args.format):
         if option not in (None, "ants"):
             raise InputError(f"{option}: is no format of points; give ants for a .csv of ANTs, else leave it out")
+
+
+def _points(args: argparse.Namespace, console: Console) -> int:
+    from ..io.points import write_points
+
     points = load_carried(args.input[0], "points", "fixed", lps=args.source == "ants").content
     write_points(args.output.expanduser(), points, lps=args.format == "ants")
     console.say(f"{args.output}: {len(points.points)} points")

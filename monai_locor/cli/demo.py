@@ -15,13 +15,21 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from .console import console_of
+from .inputs import check_device, check_image
+from .outputs import check_outputs
 from .parser import add_command
 
-__all__ = ["add_arguments", "add_parser", "run"]
+__all__ = ["PICTURE", "add_arguments", "add_parser", "check", "run"]
+
+PICTURE = "before_after.png"
+WRITTEN = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz", "warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz",
+           "affine.tfm", "run.json", PICTURE)  # fmt: skip
 
 TEXT = """\
 Register two images and see how well it went.
@@ -36,7 +44,7 @@ monai-locor demo --preset fast --output-dir demo_output"""
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "demo", run, usage="", summary="try it on a pair with a known answer", text=TEXT, example=EXAMPLE
+        commands, "demo", run, check, usage="", summary="try it on a pair with a known answer", text=TEXT, example=EXAMPLE
     )
     add_arguments(parser)
 
@@ -51,6 +59,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the made pair and of the registration")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size of the made pair, mm, 1 to 8")
     parser.add_argument("--device", help="such as cpu or cuda; by default chosen by the package")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be wrong before the long work starts; the folder for the outputs is made."""
+    if (args.fixed is None) != (args.moving is None):
+        raise InputError("--fixed and --moving belong together: give both, or neither for the built-in pair")
+    if args.seed < 0:
+        raise InputError(f"--seed must not be negative, got {args.seed}")
+    check_device(args.device)
+    check_image(args.fixed, "fixed image")
+    check_image(args.moving, "moving image")
+    from ..io.paths import check_output_dir
+
+    missing = [n for n in ("matplotlib", *(() if args.fixed else ("nilearn",))) if find_spec(n) is None]
+    if missing:
+        raise InputError(f"the demonstration needs {' and '.join(missing)}: pip install 'monai-locor[demo]'")
+    args.output_dir = check_output_dir(args.output_dir)
+    again = args.force or (args.output_dir / PICTURE).exists()  # an earlier demonstration may be replaced, nothing else
+    check_outputs([args.output_dir / name for name in WRITTEN], again, [args.fixed, args.moving])
 
 
 def run(args: argparse.Namespace) -> int:

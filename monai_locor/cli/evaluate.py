@@ -22,9 +22,10 @@ from typing import Any
 
 from ..errors import InputError
 from .console import console_of
+from .inputs import check_file, check_image, check_transforms
 from .parser import TRANSFORM_ORDER, add_command, add_transforms
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Measure a transform with what is known of the images: label maps (Dice, 95th percentile of the Hausdorff distance),
@@ -42,7 +43,14 @@ monai-locor evaluate --fixed-labels truth.nii.gz --moving-labels already_warped.
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "evaluate", run, usage="[-t TRANSFORM]", summary="Dice, HD95, TRE, folding, ...", text=TEXT, example=EXAMPLE
+        commands,
+        "evaluate",
+        run,
+        check,
+        usage="[-t TRANSFORM]",
+        summary="Dice, HD95, TRE, folding, ...",
+        text=TEXT,
+        example=EXAMPLE,
     )
     add_transforms(parser, required=False)
     parser.add_argument(
@@ -63,11 +71,8 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure everything that the arguments allow."""
-    from .measures import evaluate
-
-    console = console_of(args)
+def check(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, and files that are not there."""
     for name in ("", "_labels", "_points"):
         pair = [getattr(args, f"{role}{name}") for role in ("fixed", "moving")]
         if any(pair) and not all(pair) and not (name == "" and pair[0]):
@@ -75,7 +80,20 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{pair[0] or pair[1]}: {options} belong together; give both")
     if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
         raise InputError("evaluate: nothing to measure; give a transform with -t, or label maps, landmarks or images")
-    found = evaluate(args, _labels(args.labels))
+    _labels(args.labels)
+    check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())])
+    for role in ("fixed", "moving"):
+        check_image(getattr(args, role), f"{role} image")
+        check_image(getattr(args, f"{role}_labels"), f"{role} labels")
+        check_file(getattr(args, f"{role}_points"), f"{role} points")
+    check_image(args.mask, "mask")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure everything that the arguments allow."""
+    from .measures import evaluate
+
+    console, found = console_of(args), evaluate(args, _labels(args.labels))
     for line in _lines(found):
         console.say(line)
     return console.answer(found)

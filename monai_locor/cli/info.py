@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .carried import is_points
 from .console import console_of
+from .inputs import check_any, check_image, is_ants_prefix
 from .outputs import suffix_of
 from .parser import add_command
 from .results import verdict_lines
@@ -29,7 +30,7 @@ from .transforms import FORWARD, load_transforms
 if TYPE_CHECKING:
     from ..geometry import Grid
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
 Say what a file is. Of an image: size, spacing, orientation, intensities, whether it is a mask or a label map. Of a
@@ -46,11 +47,18 @@ TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "info", run, usage="FILE...", summary="what an image, transform or run is", text=TEXT, example=EXAMPLE
+        commands, "info", run, check, usage="FILE...", summary="what an image, transform or run is", text=TEXT, example=EXAMPLE
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points, or folder of register")
     parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to measure transforms on (the fixed image)")
     parser.add_argument("--channel", metavar="N", type=int, help="which channel or frame, from 0 (default: all)")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse files that are not there."""
+    check_image(args.reference, "reference image")
+    for path in args.files:
+        check_any(path, "file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +82,7 @@ def _describe(path: Path, grid: Grid | None, channel: int | None) -> dict[str, A
         return {**_transform(path, grid), "run": _run_of(path / "run.json")}
     if is_points(path) and path.exists():
         return _points(path)
-    if suffix_of(path) in TRANSFORM_SUFFIXES or _is_field(path) or _is_ants_prefix(path):
+    if suffix_of(path) in TRANSFORM_SUFFIXES or _is_field(path) or is_ants_prefix(path):
         return _transform(path, grid)
     from ..io.sources import load_source
     from .describe import describe_image
@@ -93,12 +101,6 @@ def _is_field(path: Path) -> bool:
     except Exception:  # the reader of images will say what is wrong with it
         return False
     return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
-
-
-def _is_ants_prefix(path: Path) -> bool:
-    from ..io.transforms import planned_files
-
-    return not path.exists() and any(file.is_file() for file in planned_files(path, "ants")[:2])
 
 
 def _transform(path: Path, grid: Grid | None) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from .console import console_of
+from .inputs import check_image, check_transforms
 from .parser import TRANSFORM_ORDER, add_command, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Write the inverse of one or more transforms, as one.
@@ -41,7 +42,7 @@ monai-locor invert warp.nii.gz -r moving.nii.gz -o inverse_warp.nii.gz"""
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "invert", run, usage="TRANSFORM... -o FILE", summary="invert a transform", text=TEXT, example=EXAMPLE
+        commands, "invert", run, check, usage="TRANSFORM... -o FILE", summary="invert a transform", text=TEXT, example=EXAMPLE
     )
     parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
     add_output(parser, "transform file; its name says the format, see convert --list-formats")
@@ -51,11 +52,17 @@ def add_parser(commands: Any) -> None:
     add_format(parser)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse inputs that are not there, and outputs that cannot be."""
+    check_transforms(args.transforms)
+    check_image(args.reference, "reference image")
+    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+
+
 def run(args: argparse.Namespace) -> int:
     """Invert."""
     from ..io.images import read_grid
 
-    check_transform_output(args, [args.reference, *files_of(args.transforms)])
     grid = None if args.reference is None else read_grid(args.reference)
     inverse = load_transforms(args.transforms, inverse=True, moving=grid)
     written = write_on(args.output, inverse, grid, None, args.format)

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .carried import check_target
 from .console import console_of
+from .inputs import check_image, check_transforms
 from .outputs import check_outputs
 from .parser import TRANSFORM_ORDER, add_command, add_output
 from .transforms import files_of, load_transforms
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..geometry import Grid
 
-__all__ = ["add_parser", "folding_line", "run"]
+__all__ = ["add_parser", "check", "folding_line", "run"]
 
 TEXT = f"""\
 Jacobian determinant of a transform, as numbers and, with -o, as an image.
@@ -50,6 +52,7 @@ def add_parser(commands: Any) -> None:
         commands,
         "jacobian",
         run,
+        check,
         usage="TRANSFORM...",
         summary="how a transform stretches and folds",
         text=TEXT,
@@ -65,18 +68,24 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--log", action="store_true", help="write the natural logarithm")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse inputs that are not there, and outputs that cannot be."""
+    if args.log and args.output is None:
+        raise InputError("--log: is about the image; name one with -o")
+    check_transforms(args.transforms)
+    check_image(args.reference, "reference image")
+    check_image(args.mask, "mask")
+    if args.output is not None:
+        check_target(args.output, "image")
+        check_outputs([args.output], args.force, [args.reference, args.mask, *files_of(args.transforms)])
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the image."""
     from ..io.images import read_grid, write_image
     from ..metrics import jacobian_determinant, jacobian_statistics
-    from .carried import check_target
 
     console = console_of(args)
-    if args.log and args.output is None:
-        raise InputError("--log: is about the image; name one with -o")
-    if args.output is not None:
-        check_target(args.output, "image")
-        check_outputs([args.output], args.force, [args.reference, args.mask, *files_of(args.transforms)])
     grid = None if args.reference is None else read_grid(args.reference)
     fixed, moving = (None, grid) if args.inverse else (grid, None)
     transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)

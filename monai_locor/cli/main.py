@@ -27,7 +27,7 @@ from pathlib import Path
 from .._version import __version__
 from ..errors import InputError
 from . import apply, compose, convert, demo, evaluate, info, invert, jacobian, register, report, tune
-from .console import Console, session
+from .console import Console, session, threads
 from .parser import EXIT_CODES, Parser
 
 __all__ = ["COMMANDS", "build_parser", "main"]
@@ -87,7 +87,9 @@ def _run(args: argparse.Namespace) -> int:
     console: Console = args.console
     try:
         with session(args), _tidy(getattr(args, "output", None)):
-            return int(args.run(args))
+            args.check(args)
+            with threads(args.threads):
+                return int(args.run(args))
     except InputError as error:
         return _refused(console, str(error))
     except ImportError as error:

@@ -82,6 +82,7 @@ def add_command(
     commands: Any,
     name: str,
     run: Callable[[argparse.Namespace], int],
+    check: Callable[[argparse.Namespace], None],
     *,
     usage: str,
     summary: str,
@@ -95,6 +96,8 @@ def add_command(
         commands: what ``add_subparsers`` returned.
         name: of the command.
         run: what it does: parsed arguments to exit code.
+        check: refuses arguments and files that cannot be, before ``run``. It imports neither torch nor MONAI nor ITK, so
+            that a typo is told at once.
         usage: what follows the command's name.
         summary: one line, for the list of commands.
         text: what it does, in paragraphs; lines that begin with a space are shown as they are.
@@ -109,7 +112,7 @@ def add_command(
         usage=f"monai-locor {name} {usage} [options]",
         epilog=f"example:\n{lines}\n\nexit codes: {codes}, 2 bad input, 3 internal error, 130 interrupted",
     )
-    parser.set_defaults(run=run, command=name)
+    parser.set_defaults(run=run, check=check, command=name)
     general = parser.add_argument_group("general")
     general.add_argument("--json", action="store_true", help="print one JSON object to stdout and nothing else")
     general.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr; -vv for everything")

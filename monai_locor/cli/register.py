@@ -23,9 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .arguments import given_arguments, name_of, repeated_arguments, start_of, thresholds_of
+from .arguments import (
+    check_inputs,
+    given_arguments,
+    name_of,
+    named_start,
+    repeated_arguments,
+    start_of,
+    thresholds_of,
+    with_images,
+)
 from .carried import Carried, load_carried
 from .console import Console, console_of, listed
+from .inputs import check_device, check_file, check_image, check_transforms
 from .outputs import check_outputs, stem_of, suffix_of
 from .parser import add_command, add_device, add_output, whole_number
 from .results import DEFAULT, OUTPUTS, chosen_outputs, result_lines, result_values
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
     from ..registration import RegistrationResult
     from ..report.verdict import Thresholds
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
 Align the moving image to the fixed image: an affine map, then a diffeomorphic deformation, in both directions at once.
@@ -63,6 +73,7 @@ def add_parser(commands: Any) -> None:
         commands,
         "register",
         run,
+        check,
         usage="FIXED MOVING -o OUT",
         summary="align two images",
         text=text,
@@ -116,33 +127,53 @@ def _add_carried(group: argparse._ActionsContainer) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is written, checked before the work.
+    """Everything that is done and written, checked before the work.
 
     Attributes:
-        folder: for all of it.
+        arguments: of the registration, files by their names.
+        folder: for all that is written.
         outputs: what of the result, by name.
-        carried: what is carried along, whose space it is in, and its output.
+        carried: what is carried along: whose space it is in, its kind, its file and its output.
     """
 
+    arguments: Mapping[str, Any]
     folder: Path
     outputs: Mapping[str, Path]
-    carried: tuple[tuple[Carried, str, Path], ...]
+    carried: tuple[tuple[str, str, str, Path], ...]
+
+    def load(self) -> list[tuple[Carried, str, Path]]:
+        """What is carried along, read; whose space it is in; and its output.
+
+        Raises:
+            InputError: for a file that cannot be read.
+        """
+        return [(load_carried(path, kind, role), role, target) for role, kind, path, target in self.carried]
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse settings, inputs and outputs that cannot be; what is to be done is kept in ``args.plan``."""
+    arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
+    check_device(args.device)
+    if args.initial is not None and not named_start(args.initial):
+        check_transforms(args.initial)
+    thresholds_of(args.thresholds)
+    args.plan = _plan(args, arguments)
 
 
 def run(args: argparse.Namespace) -> int:
     """Register, write and judge."""
     import monai_locor
 
-    console = console_of(args)
-    arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
+    console, plan = console_of(args), args.plan
+    arguments = with_images(plan.arguments)
     arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
     limits = thresholds_of(args.thresholds)
-    plan = _plan(args, arguments)
+    carried = plan.load()
     console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
     result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
-    return _finish(console, plan, result, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
+    return _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
 
 
 def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Thresholds) -> RegistrationResult:
@@ -155,10 +186,10 @@ def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Th
 
 
 def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
-    """What will be written, and everything read that is carried along.
+    """What will be done, all inputs there and all outputs possible.
 
     Raises:
-        InputError: for an output that cannot be written, and a file to carry that cannot be read.
+        InputError: for a file that is not there, and an output that cannot be written.
     """
     folder: Path = args.output.expanduser()
     if folder.is_file():
@@ -167,11 +198,14 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     wanted = [
         (role, kind, path) for role in ("moving", "fixed") for kind in CARRIED for path in getattr(args, f"{role}_{kind}")
     ]
+    check_inputs(arguments)
+    for role, kind, path in wanted:
+        (check_file if kind == "points" else check_image)(path, f"{role} {kind}")
     targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path)}" for role, kind, path in wanted]
     files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
     check_outputs([*files, *targets, folder / "run.json"], args.force, [*_files(arguments), *(p for *_, p in wanted)])
-    carried = [(load_carried(p, kind, role), role, t) for (role, kind, p), t in zip(wanted, targets, strict=True)]
-    return Plan(folder, outputs, tuple(carried))
+    carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
+    return Plan(arguments, folder, outputs, tuple(carried))
 
 
 def _files(arguments: Mapping[str, Any]) -> list[str]:
@@ -187,11 +221,17 @@ def _suffix(kind: str, path: str) -> str:
     return suffix_of(path) if kind == "points" else ".nii.gz"
 
 
-def _finish(console: Console, plan: Plan, result: RegistrationResult, masks: dict[str, Any]) -> int:
+def _finish(
+    console: Console,
+    plan: Plan,
+    result: RegistrationResult,
+    loaded: list[tuple[Carried, str, Path]],
+    masks: dict[str, Any],
+) -> int:
     """Write everything and tell it."""
     data = {name: path for name, path in plan.outputs.items() if name != "report"}
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
-    carried = _carry(plan, result)
+    carried = _carry(loaded, result)
     written["run"] = [_manifest(result, plan.folder / "run.json")]  # where it is, all data are complete
     values = result_values(result)
     for line in result_lines(values, result.verdict):
@@ -213,16 +253,16 @@ def _manifest(result: RegistrationResult, path: Path) -> Path:
     return path
 
 
-def _carry(plan: Plan, result: RegistrationResult) -> list[dict[str, Any]]:
+def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) -> list[dict[str, Any]]:
     """Images of the moving space go to the fixed grid, its points with the inverse; and the other way round."""
     from ..geometry import SpatialTransform
 
-    if not plan.carried:
+    if not loaded:
         return []
     inverse = (result.inverse_mm, result.moving_grid)
     forward = SpatialTransform.of_field(result.forward_mm, result.fixed_grid, inverse)
     done = []
-    for carried, role, target in plan.carried:
+    for carried, role, target in loaded:
         moves_points = carried.kind == "points"
         transform = forward if (role == "moving") != moves_points else forward.inverse()
         grid = result.fixed_grid if role == "moving" else result.moving_grid

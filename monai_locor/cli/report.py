@@ -20,11 +20,12 @@ from typing import Any
 
 from ..errors import InputError
 from .console import console_of
+from .inputs import check_image
 from .outputs import check_outputs
 from .parser import add_command, add_output
 from .results import verdict_lines
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
 Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict."""
@@ -37,7 +38,7 @@ monai-locor report out -o elsewhere/report.html --fixed moved/fixed.nii.gz --mov
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "report", run, usage="OUT", summary="a page that shows a registration", text=TEXT, example=EXAMPLE
+        commands, "report", run, check, usage="OUT", summary="a page that shows a registration", text=TEXT, example=EXAMPLE
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of register")
     add_output(parser, "the page (default: OUT/report.html)", required=False)
@@ -45,16 +46,31 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, likewise")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse a folder that holds no registration, images that are not there, and a page that cannot be."""
+    from ..registration.manifest import RunManifest
+
+    folder = args.folder.expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the output folder of register")
+    RunManifest.load(folder)
+    check_image(args.fixed, "fixed image")
+    check_image(args.moving, "moving image")
+    check_outputs([_page(args)], args.force, [args.fixed, args.moving])
+
+
+def _page(args: argparse.Namespace) -> Path:
+    folder, output = args.folder, args.output
+    page: Path = folder / "report.html" if output is None else output
+    return page.expanduser()
+
+
 def run(args: argparse.Namespace) -> int:
     """Write the page."""
     from ..report.html import write_report
     from .stored import load_result
 
-    console, folder = console_of(args), args.folder.expanduser()
-    page = folder / "report.html" if args.output is None else args.output.expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the output folder of register")
-    check_outputs([page], args.force, [args.fixed, args.moving])
+    console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
     result = load_result(folder, args.fixed, args.moving)
     fixed_mask, moving_mask = (_mask(result.arguments, f"{role}_mask") for role in ("fixed", "moving"))
     write_report(page, result, fixed_mask=fixed_mask, moving_mask=moving_mask)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .console import Console, console_of
+from .inputs import check_device
 from .parser import add_command, whole_number
 from .settings import add_settings, settings_of
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..registration import RegistrationConfig
     from ..tuning import Tuning
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
 Search the parameters of a registration on validation cases, as the paper does: Bayesian optimisation, then the five best,
@@ -68,6 +69,7 @@ def add_parser(commands: Any) -> None:
         commands,
         "tune",
         run,
+        check,
         usage="CASES [CASE ...] -o OUT",
         summary="search the best settings on cases with a known answer",
         text=TEXT,
@@ -119,20 +121,33 @@ def _add_machine(group: argparse._ActionsContainer) -> None:
     group.add_argument("--limit", type=_positive, metavar="SECONDS", help="a registration that takes longer has failed")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse cases, settings, parameters and names that cannot be."""
+    from ..tuning import choose_score, find_cases, search_space
+    from ..tuning.samplers import check_sampler
+
+    check_sampler(args.sampler)
+    check_device(args.device)
+    search_space(_base(args), parameters=_parameters(args), ranges=_ranges(args.ranges))
+    choose_score(find_cases(args.folder, args.cases), args.score)
+
+
+def _parameters(args: argparse.Namespace) -> list[str] | None:
+    return None if args.parameters is None else [name.strip() for name in args.parameters.split(",")]
+
+
 def run(args: argparse.Namespace) -> int:
     """Search, and say what was found."""
     from ..tuning import find_cases, tune
-    from ..tuning.samplers import import_optuna
 
     console = console_of(args)
-    import_optuna()  # before the cases are read
     folders = [case.folder for case in find_cases(args.folder, args.cases)]
     try:
         found = tune(
             folders,
             args.output,
             base=_base(args),
-            parameters=None if args.parameters is None else [name.strip() for name in args.parameters.split(",")],
+            parameters=_parameters(args),
             ranges=_ranges(args.ranges),
             device=args.device if args.device is None else [name.strip() for name in args.device.split(",")],
             progress=console.progress,

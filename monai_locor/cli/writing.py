@@ -19,13 +19,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from .console import Console
 from .outputs import check_outputs, suffix_of
 
 if TYPE_CHECKING:
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["add_format", "check_transform_output", "say_written", "write_on"]
+__all__ = ["add_format", "check_format", "check_transform_output", "say_written", "write_on"]
 
 FIELDS = (".nii", ".nii.gz", ".nrrd", ".mha")  # hold one displacement field
 
@@ -33,6 +34,18 @@ FIELDS = (".nii", ".nii.gz", ".nrrd", ".mha")  # hold one displacement field
 def add_format(parser: argparse._ActionsContainer) -> None:
     """``--format``."""
     parser.add_argument("--format", metavar="NAME", help="of the output (default: by its name; see convert --list-formats)")
+
+
+def check_format(name: str) -> None:
+    """Refuse a format of transforms that there is not.
+
+    Raises:
+        InputError: it lists those that there are.
+    """
+    from ..io.transforms import FORMATS
+
+    if name not in FORMATS:
+        raise InputError(f"there is no transform format {name!r}; choose one of {', '.join(FORMATS)}")
 
 
 def check_transform_output(args: argparse.Namespace, inputs: Iterable[Path | None]) -> None:

@@ -27,7 +27,7 @@ from ..geometry import Grid
 from ..tensors import plain
 from .itk_library import load_itk
 from .nifti import has_shear, in_mm, is_nifti, load_nifti, save_nifti
-from .paths import atomic_path
+from .paths import IMAGE_SUFFIXES, atomic_path
 from .sources import ImageSource, load_source, one_line
 
 __all__ = ["IMAGE_SUFFIXES", "read_grid", "read_image", "read_labels", "read_mask", "write_image"]
@@ -35,7 +35,6 @@ __all__ = ["IMAGE_SUFFIXES", "read_grid", "read_image", "read_labels", "read_mas
 logger = logging.getLogger(__name__)
 
 # what NIfTI tools do not read, and what is written instead
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # that can be written
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
 

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["atomic_path", "check_output_dir", "no_empty_folders"]
+__all__ = ["IMAGE_SUFFIXES", "atomic_path", "check_output_dir", "no_empty_folders"]
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # of images that can be written
 
 
 def _missing(folder: Path) -> list[Path]:

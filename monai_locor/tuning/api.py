@@ -36,7 +36,7 @@ from .cases import Case, find_cases
 from .pool import Pool
 from .report import write_report
 from .results import Objective, Tuning, candidates, fitted_surrogate
-from .samplers import SAMPLERS, import_optuna, make_sampler
+from .samplers import check_sampler, import_optuna, make_sampler
 from .scores import choose_score
 from .search import Search
 from .space import SearchSpace, search_space
@@ -107,8 +107,7 @@ def tune(
     """
     optuna, start = import_optuna(), time.perf_counter()
     _check(trials=trials, finalists=finalists, repeats=repeats, workers=workers)
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler {sampler!r} is unknown; choose from {', '.join(SAMPLERS)}")
+    check_sampler(sampler)
     chosen = _cases(cases)
     dims = _dims(chosen)
     space = search_space(RegistrationConfig.of(base), dims, parameters, ranges)

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from ..data.annotations import read_label, read_landmarks
 from ..errors import InputError
-from ..geometry import Grid, SpatialTransform, same_grid
-from ..io import read_displacement_field, read_image, read_mask
-from ..metrics import common_labels, dice_per_label, mean_over_labels, target_registration_error
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..geometry import Grid
 
 __all__ = ["Case", "find_cases"]
 
@@ -64,12 +64,12 @@ class Case:
     @cached_property
     def study(self) -> str | None:
         """The study whose score it is measured by."""
-        from ..data import STUDIES
-
         try:
             told = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        from ..data import STUDIES  # imports torch
+
         name = told.get("study") if isinstance(told, dict) else None
         return name if name in STUDIES else None
 
@@ -84,6 +84,9 @@ class Case:
     @cached_property
     def grid(self) -> Grid:
         """Of the fixed image."""
+        from ..geometry import Grid
+        from ..io import read_image
+
         return Grid.of(read_image(self.folder / "fixed.nii.gz", "fixed")[0])
 
     def measure(self, displacement_mm: torch.Tensor | None) -> dict[str, float]:
@@ -100,56 +103,9 @@ class Case:
             InputError: when a file cannot be read or does not fit the fixed image.
             ValueError: when the displacement does not live on the fixed grid or is not finite.
         """
-        grid = self.grid
-        nothing = torch.zeros(grid.dims, *grid.shape, dtype=torch.float32)
-        u = nothing if displacement_mm is None else displacement_mm.detach().cpu()
-        if tuple(u.shape) != (grid.dims, *grid.shape) or not u.isfinite().all():
-            raise ValueError(f"a displacement of {self.name} must be finite and {(grid.dims, *grid.shape)}")
-        methods = {"study": self._study_score, "tre": self._target_error, "dice": self._overlap}
-        return {name: methods[name](u) for name in self.scores}
+        from .measuring import measured
 
-    def _study_score(self, displacement_mm: torch.Tensor) -> float:
-        from ..data import STUDIES
-        from ..data.studies import read_case
-
-        assert self.study is not None
-        return float(STUDIES[self.study].score(read_case(self.folder), displacement_mm)["score"])
-
-    def _target_error(self, displacement_mm: torch.Tensor) -> float:
-        path = self.file("truth")
-        if path is None:
-            return self._landmark_error(displacement_mm)
-        truth, grid = read_displacement_field(path)
-        self._check_grid(path, grid)
-        mask_path = self.file("mask")
-        mask = None if mask_path is None else read_mask(mask_path)
-        if mask_path is not None and mask is not None:
-            self._check_grid(mask_path, Grid.of(mask))
-        return float(target_registration_error(displacement_mm, truth, None if mask is None else mask.as_tensor()).mean())
-
-    def _landmark_error(self, displacement_mm: torch.Tensor) -> float:
-        fixed, moving = (read_landmarks(self.folder / name, name.split("_")[0]) for name in LANDMARKS)
-        if fixed.shape != moving.shape or fixed.shape[1] != self.grid.dims:
-            shapes = f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
-            raise InputError(f"landmarks of {self.folder}: are {shapes}; each point needs its partner, in {self.grid.dims}-D")
-        mapped = SpatialTransform.of_field(displacement_mm, self.grid).points(fixed)
-        return float(torch.linalg.vector_norm(mapped - moving, dim=1).mean())
-
-    def _overlap(self, displacement_mm: torch.Tensor) -> float:
-        fixed, moving = (read_label(self.folder / f"{role}_labels.nii.gz", role) for role in ("fixed", "moving"))
-        transform = SpatialTransform.of_field(displacement_mm, self.grid)
-        still = SpatialTransform.of_field(torch.zeros_like(displacement_mm), self.grid)
-        on_grid, moved = (t.warp(m, Grid.of(m), self.grid, "nearest") for t, m in ((still, fixed), (transform, moving)))
-        labels = common_labels(on_grid, moving)
-        if not labels:
-            raise InputError(
-                f"labels of {self.folder}: no label of the fixed map is in the moving one; do they belong together?"
-            )
-        return mean_over_labels(dice_per_label(on_grid, moved, labels))
-
-    def _check_grid(self, path: Path, grid: Grid) -> None:
-        if not same_grid(grid, self.grid):
-            raise InputError(f"{path}: does not lie on the grid of fixed.nii.gz, {self.grid.shape}; resample it to that")
+        return measured(self, displacement_mm)
 
     def digest(self) -> str:
         """What identifies all its files: a hash of their names and contents."""

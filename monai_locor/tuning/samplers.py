@@ -25,12 +25,13 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["SAMPLERS", "import_optuna", "make_sampler"]
+__all__ = ["SAMPLERS", "check_sampler", "import_optuna", "make_sampler"]
 
 logger = logging.getLogger(__name__)
 
 SAMPLERS = ("auto", "hebo", "gp", "tpe", "random")
 HEBO = "samplers/hebo"  # its place on OptunaHub
+NEEDED = "tuning needs Optuna and scikit-learn: pip install 'monai-locor[tune]'"
 STARTUP = 10  # random trials before the Gaussian process
 
 
@@ -44,8 +45,21 @@ def import_optuna() -> Any:
         import optuna
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ImportError("tuning needs Optuna and scikit-learn: pip install 'monai-locor[tune]'") from error
+        raise ImportError(NEEDED) from error
     return optuna
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that there is not, and a search without the packages that it needs, without loading them.
+
+    Raises:
+        InputError: for an unknown name.
+        ImportError: without Optuna or scikit-learn, naming the extra that brings them.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
+    if find_spec("optuna") is None or find_spec("sklearn") is None:
+        raise ImportError(NEEDED)
 
 
 def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) -> tuple[str, optuna.samplers.BaseSampler]:
@@ -64,9 +78,8 @@ def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) 
     Raises:
         InputError: for an unknown name, and when HEBO is asked for and cannot be had.
     """
+    check_sampler(name)
     optuna = import_optuna()
-    if name not in SAMPLERS:
-        raise InputError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
     own = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0] % 2**31)
     if name in ("auto", "hebo"):
         try:

@@ -21,8 +21,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..registration import RegistrationConfig
+from ..registration.measures import SIMILARITIES
 from ..registration.schedule import DENSE_RATE, Stage
-from ..registration.similarity import SIMILARITIES
 from .parameters import DERIVATIVE_DEGREE, MEASURES, Parameter, digits
 
 __all__ = ["SearchSpace", "search_space"]

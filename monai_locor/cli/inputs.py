@@ -1,0 +1,74 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a command reads, checked before anything heavy is imported: a typo is told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .transforms import parse_item
+
+__all__ = ["check_any", "check_device", "check_file", "check_image", "check_transforms", "is_ants_prefix"]
+
+DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu)(:\d+)?")
+ANTS = ("0GenericAffine.mat", "1Warp.nii.gz")  # what a prefix of ANTs stands for
+
+
+def check_file(path: str | Path | None, what: str) -> None:
+    """Refuse a file that is not there; None is no file.
+
+    Raises:
+        InputError: it names the file and its part.
+    """
+    if path is not None and not Path(path).expanduser().exists():
+        raise InputError(f"{what} {path}: no such file; check its path")
+
+
+def check_image(path: str | Path | None, what: str) -> None:
+    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series."""
+    from ..io.dicom import is_series
+
+    if path is not None and not is_series(Path(path).expanduser()):
+        check_file(path, what)
+
+
+def check_any(path: Path, what: str) -> None:
+    """The same for an image, a transform or the prefix of the files of ANTs."""
+    if not is_ants_prefix(path.expanduser()):
+        check_image(path, what)
+
+
+def is_ants_prefix(path: Path) -> bool:
+    """Whether a path is no file, but begins the names of files that ANTs has written."""
+    return bool(path.name) and not path.exists() and any(path.with_name(path.name + end).is_file() for end in ANTS)
+
+
+def check_transforms(items: Sequence[str]) -> None:
+    """The same for a list of transforms: files, folders of ``register`` and prefixes of ANTs."""
+    for item in items:
+        path = parse_item(item)[0]
+        if not is_ants_prefix(path):
+            check_file(path, "transform")
+
+
+def check_device(names: str | None, option: str = "--device") -> None:
+    """Refuse a device whose name can be none; whether it is there is found out later.
+
+    Raises:
+        InputError: it says what devices are called.
+    """
+    for name in [] if names is None else names.split(","):
+        if not DEVICE.fullmatch(name.strip()):
+            raise InputError(f"{option} {names}: {name.strip()!r} is no device; give cpu, cuda, cuda:1 ...")

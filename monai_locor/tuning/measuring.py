@@ -1,0 +1,88 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How good a displacement is by what a case knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..data.annotations import read_label, read_landmarks
+from ..errors import InputError
+from ..geometry import Grid, SpatialTransform, same_grid
+from ..io import read_displacement_field, read_mask
+from ..metrics import common_labels, dice_per_label, mean_over_labels, target_registration_error
+from .cases import LANDMARKS
+
+if TYPE_CHECKING:
+    from .cases import Case
+
+__all__ = ["measured"]
+
+
+def measured(case: Case, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+    """See :meth:`monai_locor.tuning.Case.measure`."""
+    grid = case.grid
+    nothing = torch.zeros(grid.dims, *grid.shape, dtype=torch.float32)
+    u = nothing if displacement_mm is None else displacement_mm.detach().cpu()
+    if tuple(u.shape) != (grid.dims, *grid.shape) or not u.isfinite().all():
+        raise ValueError(f"a displacement of {case.name} must be finite and {(grid.dims, *grid.shape)}")
+    methods = {"study": _study_score, "tre": _target_error, "dice": _overlap}
+    return {name: methods[name](case, u) for name in case.scores}
+
+
+def _study_score(case: Case, displacement_mm: torch.Tensor) -> float:
+    from ..data import STUDIES
+    from ..data.studies import read_case
+
+    assert case.study is not None
+    return float(STUDIES[case.study].score(read_case(case.folder), displacement_mm)["score"])
+
+
+def _target_error(case: Case, displacement_mm: torch.Tensor) -> float:
+    path = case.file("truth")
+    if path is None:
+        return _landmark_error(case, displacement_mm)
+    truth, grid = read_displacement_field(path)
+    _check_grid(case, path, grid)
+    mask_path = case.file("mask")
+    mask = None if mask_path is None else read_mask(mask_path)
+    if mask_path is not None and mask is not None:
+        _check_grid(case, mask_path, Grid.of(mask))
+    return float(target_registration_error(displacement_mm, truth, None if mask is None else mask.as_tensor()).mean())
+
+
+def _landmark_error(case: Case, displacement_mm: torch.Tensor) -> float:
+    fixed, moving = (read_landmarks(case.folder / name, name.split("_")[0]) for name in LANDMARKS)
+    if fixed.shape != moving.shape or fixed.shape[1] != case.grid.dims:
+        shapes = f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
+        raise InputError(f"landmarks of {case.folder}: are {shapes}; each point needs its partner, in {case.grid.dims}-D")
+    mapped = SpatialTransform.of_field(displacement_mm, case.grid).points(fixed)
+    return float(torch.linalg.vector_norm(mapped - moving, dim=1).mean())
+
+
+def _overlap(case: Case, displacement_mm: torch.Tensor) -> float:
+    fixed, moving = (read_label(case.folder / f"{role}_labels.nii.gz", role) for role in ("fixed", "moving"))
+    transform = SpatialTransform.of_field(displacement_mm, case.grid)
+    still = SpatialTransform.of_field(torch.zeros_like(displacement_mm), case.grid)
+    on_grid, moved = (t.warp(m, Grid.of(m), case.grid, "nearest") for t, m in ((still, fixed), (transform, moving)))
+    labels = common_labels(on_grid, moving)
+    if not labels:
+        raise InputError(f"labels of {case.folder}: no label of the fixed map is in the moving one; do they belong together?")
+    return mean_over_labels(dice_per_label(on_grid, moved, labels))
+
+
+def _check_grid(case: Case, path: Path, grid: Grid) -> None:
+    if not same_grid(grid, case.grid):
+        raise InputError(f"{path}: does not lie on the grid of fixed.nii.gz, {case.grid.shape}; resample it to that")

@@ -1,0 +1,144 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A typo is told at once: refusals that need neither torch nor MONAI nor ITK, which take seconds to import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .files import save
+
+CHILD = """
+import builtins, contextlib, io, json, sys
+SLOW = {"torch", "monai", "itk", "SimpleITK", "matplotlib", "scipy", "optuna", "sklearn", "ignite"}
+known = builtins.__import__
+def guarded(name, *args, **options):
+    if name.partition(".")[0] in SLOW:
+        raise RuntimeError(f"{name} is slow")  # which a command shows as an internal error
+    return known(name, *args, **options)
+builtins.__import__ = guarded
+from monai_locor.cli import main
+answers = []
+for words in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    answers.append([code, out.getvalue(), err.getvalue()])
+assert not SLOW & {*sys.modules}
+print(json.dumps(answers))
+"""
+REFUSALS = {
+    # images
+    "register none.nii moving.nii -o out": "fixed image none.nii: no such file",
+    "register fixed.nii none.nii -o out": "moving image none.nii: no such file",
+    "register fixed.nii moving.nii -o out --fixed-mask none.nii": "fixed mask none.nii: no such file",
+    "register fixed.nii moving.nii -o out --moving-mask none.nii": "moving mask none.nii: no such file",
+    "register fixed.nii moving.nii -o out --initial none.tfm": "transform none.tfm: no such file",
+    "register fixed.nii moving.nii -o out --initial-basis none": "basis none: no such file",
+    "register fixed.nii moving.nii -o out --moving-labels none.nii": "moving labels none.nii: no such file",
+    "register fixed.nii moving.nii -o out --fixed-points none.csv": "fixed points none.csv: no such file",
+    "register -o out": "give FIXED and MOVING",
+    "register --from none.json -o out": "none.json: no such file",
+    "register --from settings.json -o out": "settings.json: is not the run.json of a registration",
+    # settings
+    "register fixed.nii moving.nii -o out --preset fats": "preset must be one of default, fast",
+    "register fixed.nii moving.nii -o out --similarity ssd": "similarity must be one of locor",
+    "register fixed.nii moving.nii -o out --set strid=2": "unknown settings: strid",
+    "register fixed.nii moving.nii -o out --set stages.9.factor=2": "there is no '9' among 6",
+    "register fixed.nii moving.nii -o out --set similarity_options.bins=2": "unknown similarity_options: bins",
+    "register fixed.nii moving.nii -o out --set stride=-2": "stride must be a positive number",
+    "register fixed.nii moving.nii -o out --config none.json": "--config none.json: no such file",
+    "register fixed.nii moving.nii -o out --config settings.json": "--config settings.json: unknown settings: strid",
+    "register fixed.nii moving.nii -o out --thresholds settings.json": "strid",
+    "register fixed.nii moving.nii -o out --device gpu": "--device gpu: 'gpu' is no device",
+    "register fixed.nii moving.nii -o out --seed x --threads 2": "--seed: must be a whole number",
+    # outputs
+    "register fixed.nii moving.nii -o fixed.nii": "output folder fixed.nii: is a file",
+    "register fixed.nii moving.nii -o there --outputs warped": "warped.nii.gz: exists already",
+    "register fixed.nii moving.nii -o out --outputs warpt": "there is no warpt",
+    "register fixed.nii moving.nii -o out --threads 2 --outputs warpt": "there is no warpt",
+    "apply none.nii -t id.tfm -r fixed.nii -o o.nii": "moving image none.nii: no such file",
+    "apply moving.nii -t none.tfm -r fixed.nii -o o.nii": "transform none.tfm: no such file",
+    "apply moving.nii -t [none.mat,1] -r fixed.nii -o o.nii": "transform none.mat: no such file",
+    "apply moving.nii -t id.tfm -r none.nii -o o.nii": "reference image none.nii: no such file",
+    "apply moving.nii -t id.tfm -r fixed.nii -o o.jpg": "output file o.jpg: its name must end in .nii",
+    "apply moving.nii -t id.tfm -r fixed.nii -o fixed.nii": "output file fixed.nii: is also an input",
+    "apply moving.nii -t id.tfm -r fixed.nii -o there/warped.nii.gz": "exists already",
+    "apply moving.nii -t id.tfm -r fixed.nii -o o.nii --channel x": "--channel x: give a number from 0",
+    "apply moving.nii -t id.tfm -r fixed.nii -o o.nii -n cubic": "invalid choice: 'cubic'",
+    "apply none.csv -t id.tfm -o o.csv": "points none.csv: no such file",
+    "info none.nii": "none.nii: no such file",
+    "info fixed.nii -r none.nii": "reference image none.nii: no such file",
+    "info out/none.tfm": "none.tfm: no such file",
+    "evaluate": "nothing to measure",
+    "evaluate -t none.h5": "transform none.h5: no such file",
+    "evaluate --fixed-labels fixed.nii": "belong together",
+    "evaluate --fixed-labels none.nii --moving-labels moving.nii": "fixed labels none.nii: no such file",
+    "evaluate --fixed-points none.csv --moving-points none.csv": "fixed points none.csv: no such file",
+    "evaluate -t id.tfm --labels a,b": "--labels a,b: give whole numbers",
+    "evaluate -t id.tfm --mask none.nii": "mask none.nii: no such file",
+    "report none": "none: no such folder",
+    "report there": "run.json: no such file",
+    "convert": "give INPUT and an output",
+    "convert none.tfm -o o.h5": "transform none.tfm: no such file",
+    "convert id.tfm -o o.h5 --fixed none.nii": "fixed image none.nii: no such file",
+    "convert none.csv -o o.fcsv": "points none.csv: no such file",
+    "compose id.tfm none.tfm -o o.tfm": "transform none.tfm: no such file",
+    "invert none.tfm -o o.tfm": "transform none.tfm: no such file",
+    "invert id.tfm -o o.tfm -r none.nii": "reference image none.nii: no such file",
+    "jacobian none.tfm": "transform none.tfm: no such file",
+    "jacobian id.tfm --log": "--log: is about the image",
+    "jacobian id.tfm -r fixed.nii -o o.png": "output file o.png: its name must end in .nii",
+    "tune none -o out": "none: holds no case",
+    "tune cases -o out --score tree": "score 'tree' is unknown",
+    "tune cases b -o out": "has no case b; its cases are a",
+    "tune cases -o out --sampler tpee": "sampler 'tpee' is unknown",
+    "tune cases -o out --parameters strid": "unknown parameters: strid",
+    "tune cases -o out --range bending_weight=2": "--range bending_weight=2: give NAME=LOW:HIGH",
+    "tune cases -o out --preset fats": "preset must be one of",
+    "demo --fixed fixed.nii": "belong together",
+    "demo --fixed none.nii --moving moving.nii": "fixed image none.nii: no such file",
+    "demo --preset fats": "invalid choice: 'fats'",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory) -> dict[str, list]:
+    """Each refusal by a process that cannot import what is slow."""
+    folder: Path = tmp_path_factory.mktemp("typos")
+    for name in ("fixed.nii", "moving.nii"):
+        save(folder / name, np.zeros((4, 4, 4), np.float32))
+    (folder / "settings.json").write_text('{"strid": 2}')
+    (folder / "id.tfm").write_text("#Insight Transform File V1.0\n")
+    (folder / "there").mkdir()
+    (folder / "there" / "warped.nii.gz").write_bytes(b"")
+    case = folder / "cases" / "a"
+    case.mkdir(parents=True)
+    for name in ("fixed", "moving", "truth"):
+        (case / f"{name}.nii.gz").write_bytes(b"")
+    command = [sys.executable, "-c", CHILD]
+    lines = json.dumps([line.split() for line in REFUSALS])
+    found = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, cwd=folder)
+    return dict(zip(REFUSALS, json.loads(found.stdout), strict=True))
+
+
+@pytest.mark.parametrize("line", list(REFUSALS))
+def test_a_typo_is_refused_without_what_is_slow(answers, line):
+    code, out, err = answers[line]
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("error: ") and REFUSALS[line] in err
