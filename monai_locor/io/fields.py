@@ -30,7 +30,7 @@ from ..geometry import Grid
 from .itk_library import load_itk
 from .itk_text import affine_text, read_affine_text
 from .lps import flipped, lps_signs
-from .nifti import in_mm, is_nifti, load_nifti, save_nifti
+from .nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from .paths import atomic_path
 from .sources import one_line
 
@@ -188,6 +188,6 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         data = np.asanyarray(image.dataobj)
         if data.dtype.kind not in "fiu":
             raise ValueError(f"voxels of type {data.dtype}")
-        return data, in_mm(image.affine, image), int(image.header["intent_code"])
+        return data, nifti_affine(image), int(image.header["intent_code"])
     except Exception as error:
         raise InputError(f"{name}: cannot be read ({one_line(error)}); is it complete?") from error

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
 from .itk_library import load_itk
-from .nifti import has_shear, in_mm, is_nifti, load_nifti, save_nifti
+from .nifti import has_shear, is_nifti, load_nifti, nifti_affine, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
 from .sources import ImageSource, load_source, one_line
 
@@ -141,7 +141,7 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
             shape = list(image.shape[:3])
             while len(shape) > 2 and shape[-1] == 1:
                 shape.pop()
-            affine = torch.from_numpy(in_mm(image.affine, image))
+            affine = torch.from_numpy(nifti_affine(image))
             return Grid.of(MetaTensor(torch.zeros(1).expand(1, *shape), affine=affine))
         except Exception as error:
             raise InputError(f"{name}: has no usable geometry ({one_line(error)}); give another image") from error

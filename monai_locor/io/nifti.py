@@ -15,19 +15,37 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from ..errors import InputError
 from ..geometry import Grid
 from .paths import atomic_path
+from .stored import TimeAxis
 
-__all__ = ["has_shear", "in_mm", "is_nifti", "load_nifti", "save_nifti", "three_dimensional", "warn_about_header"]
+__all__ = [
+    "has_shear",
+    "in_mm",
+    "intent_of",
+    "is_nifti",
+    "load_nifti",
+    "nifti_affine",
+    "save_nifti",
+    "three_dimensional",
+    "time_axis",
+    "warn_about_header",
+]
 
 logger = logging.getLogger(__name__)
 
-_MM = {"micron": 1e-3, "meter": 1e3}  # the units of NIfTI
+# the codes of xyzt_units; bits that NIfTI does not define are in use, and what is not listed counts as unknown
+_LENGTH = {1: ("meter", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
+_TIME = {8: "sec", 16: "msec", 24: "usec", 32: "hz", 40: "ppm", 48: "rads"}
+_CLOSE = 1e-3  # by how much two statements of a header may differ: they are rounded to single precision or three decimals
 
 
 def is_nifti(path: str | os.PathLike[str]) -> bool:
@@ -35,16 +53,47 @@ def is_nifti(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith((".nii", ".nii.gz"))
 
 
+@contextmanager
+def quiet_nibabel() -> Iterator[None]:
+    """Without the messages that nibabel prints about headers, which name no file; those that matter are said in ours."""
+    log, disabled = nib.imageglobals.logger, nib.imageglobals.logger.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
+
+
 def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     """A NIfTI-1 or NIfTI-2 file, its voxels still on disk.
+
+    An axis of length zero counts as one of a single voxel, as in other readers. Voxels of a single file never begin inside
+    its header, whatever ``vox_offset`` says.
 
     Raises:
         ValueError: when the file is of another format whatever its name; and what nibabel raises.
     """
-    image = nib.load(path)
+    with quiet_nibabel():
+        image = nib.load(path)
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise ValueError(f"{type(image).__name__} is not NIfTI")
-    return image
+    stored, header = image.dataobj, image.header
+    shape = tuple(max(n, 1) for n in image.shape)
+    start = max(stored.offset, header.single_vox_offset if isinstance(image, nib.nifti1.Nifti1Image) else 0)
+    if (shape, start) == (image.shape, stored.offset):
+        return image
+    voxels = ArrayProxy(stored.file_like, (shape, stored.dtype, start, stored.slope, stored.inter))
+    return type(image)(voxels, image.affine, header, file_map=image.file_map)
+
+
+def nifti_affine(image: nib.nifti1.Nifti1Pair) -> np.ndarray:
+    """Voxels to world of a NIfTI file, ``(4, 4)``, RAS mm: the affine of nibabel, in mm.
+
+    That is the sform where its code is not 0, else the qform where its code is not 0, else voxels of the size ``pixdim``
+    around the middle of the image. ``pixdim`` never changes an sform. Everything that reads NIfTI takes its place in the
+    world from here.
+    """
+    return in_mm(image.affine, image)
 
 
 def in_mm(affine: np.ndarray, image: nib.nifti1.Nifti1Pair) -> np.ndarray:
@@ -52,8 +101,32 @@ def in_mm(affine: np.ndarray, image: nib.nifti1.Nifti1Pair) -> np.ndarray:
 
     Lengths of unknown unit are taken to be mm. nibabel leaves the unit to its user.
     """
-    scale = _MM.get(image.header.get_xyzt_units()[0], 1.0)
-    return np.diag([scale, scale, scale, 1.0]) @ affine
+    scale = _length_unit(image)[1]
+    return np.array([[scale], [scale], [scale], [1.0]]) * affine
+
+
+def _length_unit(image: nib.nifti1.Nifti1Pair) -> tuple[str, float]:
+    """Name of the unit of length, and how many mm it has."""
+    return _LENGTH.get(int(image.header["xyzt_units"]) & 0x07, ("unknown", 1.0))
+
+
+def time_axis(image: nib.nifti1.Nifti1Pair) -> TimeAxis | None:
+    """The fourth axis of a time series, or of a spectrum; None where there is none, or its step is not given."""
+    header, shape = image.header, image.shape
+    step, offset = float(header["pixdim"][4]), float(header["toffset"])
+    if len(shape) < 4 or shape[3] < 2 or any(n > 1 for n in shape[4:]) or not (np.isfinite(step) and step > 0):
+        return None
+    unit = _TIME.get(int(header["xyzt_units"]) & 0x38, "unknown")
+    return TimeAxis(step, unit, offset if np.isfinite(offset) else 0.0)
+
+
+def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
+    """Name of the intent in NIfTI's list, empty for none and for codes that are not in it; and the text beside it."""
+    header = image.header
+    code = int(header["intent_code"])
+    known = code in nib.nifti1.intent_codes and code != 0
+    text = header["intent_name"].item().split(b"\0")[0].decode("latin-1").strip()
+    return (nib.nifti1.intent_codes.label[code] if known else ""), text
 
 
 def three_dimensional(affine: np.ndarray) -> np.ndarray:
@@ -99,22 +172,24 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
         nib.save(image, temporary)
 
 
-def warn_about_header(image: nib.nifti1.Nifti1Pair, used: np.ndarray, name: str) -> None:
-    """Log what a NIfTI header says about its world that the reader cannot honour, or that its user may not expect.
+def warn_about_header(image: nib.nifti1.Nifti1Pair, name: str) -> None:
+    """Log what a NIfTI header says about its world that is not honoured, or that its user may not expect.
 
     Args:
         image: as nibabel loads it.
-        used: ``(4, 4)`` the affine that is used, in the header's unit.
         name: of the image, for the message.
     """
-    header = image.header
     sform, qform = image.get_sform(coded=True)[0], _qform(image)
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    zooms = np.array([*image.header.get_zooms()[:3], *lengths[image.ndim :]], dtype=np.float64)
     if sform is None and qform is None:
         logger.warning("%s: its header has neither sform nor qform; its place in the world is a guess", name)
-    elif sform is not None and qform is not None and not np.allclose(sform, qform, rtol=1e-3, atol=1e-3):
-        which = "sform" if np.allclose(used, sform, rtol=1e-3, atol=1e-3) else "qform"
-        logger.warning("%s: sform and qform of its header disagree; the %s is used", name, which)
-    unit = header.get_xyzt_units()[0]
+    elif sform is not None and qform is not None and not np.allclose(sform, qform, rtol=_CLOSE, atol=_CLOSE):
+        logger.warning("%s: sform and qform of its header disagree; the sform is used", name)
+    elif not np.allclose(zooms, lengths, rtol=_CLOSE, atol=0):
+        shown = ["x".join(f"{v:.6g}" for v in values[: image.ndim]) for values in (zooms, lengths)]
+        logger.warning("%s: pixdim of its header says voxels of %s, its sform %s; the sform is used", name, *shown)
+    unit = _length_unit(image)[0]
     if unit not in ("mm", "unknown"):
         logger.warning("%s: its header gives lengths in %s; they are converted to mm", name, unit)
 

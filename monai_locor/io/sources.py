@@ -9,27 +9,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where images come from: files through MONAI's readers, or tensors; always one channel, float32, with an affine."""
+"""Where images come from: files, or tensors; always one channel, float32, with an affine."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import nibabel as nib
 import numpy as np
 import torch
-from monai.data import ITKReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError, one_line
 from ..geometry import Grid
 from ..tensors import plain
-from .dicom import is_series, read_series
-from .itk_library import load_itk
-from .nifti import in_mm, is_nifti, load_nifti, three_dimensional, warn_about_header
+from .nifti import three_dimensional
+from .reading import read_stored
+from .stored import StoredImage
 
 __all__ = ["ImageSource", "load_source", "one_line"]
 
@@ -37,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 #: a file (or a folder of one DICOM series), or an image in memory, ``(C, *spatial)``
 ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray"
-
-_NIBABEL = (".mgz", ".mgh", ".mnc", ".par", ".rec", ".head", ".brik", ".brik.gz")  # what ITK cannot read
 
 
 def load_source(
@@ -54,82 +50,54 @@ def load_source(
 
     Returns:
         a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` of all channels, D = 2 or 3, with a 4x4
-        affine (RAS, mm) and in its meta data the file's name, ``filename_or_obj``, and the type its voxels had,
-        ``stored_dtype``. Trailing axes of one voxel are gone.
+        affine (RAS, mm) and in its meta data the file's name, ``filename_or_obj``, the type its voxels had,
+        ``stored_dtype``, and, where the file says so, ``channels`` (what each channel is), ``time`` (a :class:`TimeAxis`, of
+        all frames), ``intent`` and ``intent_name`` (of NIfTI). Trailing axes of one voxel are gone.
 
     Raises:
         InputError: what :func:`monai_locor.io.read_image` says of files, shapes and affines.
     """
     in_memory = not isinstance(source, (str, os.PathLike))
     if isinstance(source, (str, os.PathLike)):
-        name = f"{what} {os.fspath(source)}"
-        array, affine, stored = _from_file(Path(source).expanduser(), name, dtype)
         filename = os.fspath(source)
+        name = f"{what} {filename}"
+        stored = read_stored(Path(source).expanduser(), name)
+        array, affine = _tensor(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine
+        said = _said(stored, channel)
     else:
         filename = str(source.meta.get("filename_or_obj", "")) if isinstance(source, MetaTensor) else ""
         name = f"{what} {filename or '(in memory)'}"
-        array, affine, stored = _from_memory(source, name, dtype)
+        array, affine, kind = _from_memory(source, name, dtype)
+        said = {"stored_dtype": kind}
     if array.is_complex():
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
     chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory)
-    meta = {"filename_or_obj": filename, "stored_dtype": stored}
     image = _squeezed(chosen.detach().to(dtype), name)
-    out = MetaTensor(image, affine=torch.from_numpy(three_dimensional(affine)), meta=meta)
+    out = MetaTensor(image, affine=torch.from_numpy(three_dimensional(affine)), meta={"filename_or_obj": filename, **said})
     _check_affine(out, name)
     if out.ndim == 3 and len(affine) == 4 and np.abs(affine[2, :2]).max() > 1e-3 * np.abs(affine[:2, :2]).max():
         logger.warning("%s: the slice is tilted out of the x-y plane, in which its lengths come out too short", name)
     return name, out
 
 
-def _from_file(path: Path, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:
-    """``(C, *spatial)``, the affine of a file and the type of its voxels."""
-    if not path.exists() and not is_series(path):
-        raise InputError(f"{name}: no such file; check its path")
-    try:
-        array, affine, rank = _read(path, name)
-    except InputError:
-        raise
-    except Exception as error:  # readers raise whatever their libraries do
-        raise InputError(
-            f"{name}: cannot be read ({one_line(error)}); is it complete, and in a format that NIfTI or ITK tools read?"
-        ) from error
-    if array.dtype.names:  # RGB of NIfTI
-        array = np.stack([array[component] for component in array.dtype.names], -1)
-    array = array.reshape(*array.shape[:rank], -1)
-    return _tensor(np.moveaxis(array, -1, 0), dtype), affine, array.dtype.newbyteorder("=").name
+def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:
+    """What a file says beside voxels and place, of the chosen channels."""
+    channels = stored.channels
+    if channels and channel != "all":
+        channels = channels[int(channel or 0) :][:1]
+    said = {
+        "channels": channels,
+        "time": stored.time if channel == "all" else None,
+        "intent": stored.intent,
+        "intent_name": stored.intent_name,
+    }
+    return {"stored_dtype": stored.dtype, **{key: value for key, value in said.items() if value}}
 
 
 def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     """A copy of this type, for any byte order and integer type; complex arrays stay complex."""
     real = np.float64 if dtype == torch.float64 else np.float32
     return torch.from_numpy(np.array(array, dtype=np.complex64 if np.iscomplexobj(array) else real, order="C"))
-
-
-def _read(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Voxels ``(*spatial, ...)``, affine (RAS, mm) and number of spatial axes."""
-    if is_series(path):
-        array, affine = read_series(path, name)
-        return array, affine, 3
-    if is_nifti(path):
-        return _read_nifti(path, name)
-    if path.name.lower().endswith(_NIBABEL):
-        image = nib.load(path)
-        if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
-            raise ValueError(f"{type(image).__name__} is no volume with a place in the world")
-        return np.asanyarray(image.dataobj), image.affine, min(len(image.shape), 3)
-    load_itk(name)
-    reader = ITKReader()
-    array, meta = reader.get_data(reader.read(str(path)))
-    return array, meta["affine"], min(len(meta["spatial_shape"]), 3)
-
-
-def _read_nifti(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
-    stored = load_nifti(path)
-    _check_affine(MetaTensor(torch.zeros(1, 1, 1, 1), affine=torch.from_numpy(stored.affine)), name)
-    reader = NibabelReader()
-    array, meta = reader.get_data(reader.read(str(path)))
-    warn_about_header(stored, meta["affine"], name)
-    return array, in_mm(meta["affine"], stored), min(len(meta["spatial_shape"]), 3)
 
 
 def _from_memory(source: torch.Tensor | np.ndarray, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:

@@ -268,14 +268,6 @@ def test_forms_that_disagree(tmp_path, caplog):
     np.testing.assert_allclose(image.affine.numpy(), other, atol=1e-5)
 
 
-def test_the_warning_names_the_form_that_monai_takes(tmp_path, caplog):
-    path = with_forms(tmp_path / "a.nii", AFFINE @ np.diag([2.0, 1, 1, 1]), AFFINE)  # the voxel size is the qform's
-    with caplog.at_level(logging.WARNING):
-        image = read_image(path)[0]
-    used = "qform" if np.allclose(image.affine.numpy(), AFFINE, atol=1e-4) else "sform"
-    assert f"the {used} is used" in caplog.text
-
-
 def test_headers_without_forms_and_in_other_units(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         read_image(with_forms(tmp_path / "a.nii", None, None))

@@ -25,7 +25,7 @@ import torch
 
 from ...errors import InputError
 from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
-from ..nifti import in_mm, load_nifti, save_nifti
+from ..nifti import load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid, matrix_of, read_matrix_text
 from .fsl_coefficients import CUBIC, OTHERS, coefficients
@@ -82,7 +82,7 @@ def _readings(path: Path, name: str, moving: Grid | None, absolute: tuple[bool, 
         if image.ndim != 4 or image.shape[3] != 3:
             raise InputError(f"{name}: has shape {image.shape}; a warp of FSL has (X, Y, Z, 3)")
         data = np.asarray(image.dataobj, dtype=np.float64)
-        grid = Grid(image.shape[:3], in_mm(image.affine, image))
+        grid = Grid(image.shape[:3], nifti_affine(image))
         own = positions(grid)
         worlds = [apply_affine(from_fsl(moving), data if whole else own + data) for whole in absolute]
         shifts = [torch.from_numpy(np.moveaxis(world - grid.points(), -1, 0).copy()) for world in worlds]

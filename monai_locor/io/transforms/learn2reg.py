@@ -28,7 +28,7 @@ import torch
 
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
-from ..nifti import in_mm, is_nifti, load_nifti, save_nifti
+from ..nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid
 from .splines import quadratic_zoom
@@ -58,7 +58,7 @@ def _from_nifti(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor
 def _own_grid(image: nib.nifti1.Nifti1Pair, name: str) -> Grid:
     if np.allclose(np.abs(image.affine), np.eye(4)):
         raise InputError(f"{name}: its header gives no place in the world, as it often does not; give the fixed image, too")
-    return Grid(image.shape[:3], in_mm(image.affine, image))
+    return Grid(image.shape[:3], nifti_affine(image))
 
 
 def _from_archive(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor, Grid]:

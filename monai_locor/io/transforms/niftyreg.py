@@ -26,7 +26,7 @@ import torch
 
 from ...errors import InputError
 from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
-from ..nifti import has_shear, in_mm, load_nifti, three_dimensional
+from ..nifti import has_shear, load_nifti, nifti_affine, three_dimensional
 from ..paths import atomic_path
 from .base import domain_of, invalid, matrix_of, read_matrix_text
 from .splines import fitted_spline
@@ -78,7 +78,7 @@ def _load(path: Path, name: str) -> tuple[torch.Tensor, Grid]:
         if dims not in (2, 3) or image.shape[dims:4] != (1,) * (4 - dims):
             raise InputError(f"{name}: has shape {image.shape}; in NiftyReg's files it is (X, Y, Z, 1, 3) or (X, Y, 1, 1, 2)")
         data = np.asarray(image.dataobj, dtype=np.float64).reshape(*image.shape[:dims], dims)
-        affine = in_mm(image.affine, image)
+        affine = nifti_affine(image)
         matrix = np.eye(dims + 1)
         matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
         return torch.from_numpy(np.moveaxis(data, -1, 0).copy()), Grid(data.shape[:-1], matrix)

@@ -1,0 +1,117 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images that ITK reads: NRRD, MetaImage, DICOM files, TIFF, PNG and what else it knows, of any number of components."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .itk_library import load_itk
+from .nifti import three_dimensional
+from .stored import StoredImage, TimeAxis
+
+__all__ = ["itk_geometry", "read_itk"]
+
+logger = logging.getLogger(__name__)
+
+# ITK's name of a component, numpy's, and the types of itk's wrapping that hold it, the best first
+_TYPES = {
+    "unsigned_char": ("uint8", "UC"),
+    "char": ("int8", "SC SS"),
+    "unsigned_short": ("uint16", "US"),
+    "short": ("int16", "SS"),
+    "unsigned_int": ("uint32", "UI D"),
+    "int": ("int32", "SI D"),
+    "unsigned_long": ("uint64", "UL ULL D"),
+    "long": ("int64", "SL SLL D"),
+    "unsigned_long_long": ("uint64", "ULL UL D"),
+    "long_long": ("int64", "SLL SL D"),
+    "float": ("float32", "F"),
+    "double": ("float64", "D F"),
+}
+_COLOURS = ("red", "green", "blue", "alpha")
+
+
+def read_itk(path: Path, name: str) -> StoredImage:
+    """An image that ITK reads, with all of its components.
+
+    Raises:
+        InputError: when ITK is not installed, knows no such format, or the image has another number of axes than 2, 3 or 4
+            or complex voxels.
+    """
+    itk = load_itk(name)
+    header = _header(path, name, itk)
+    count = header.GetNumberOfComponents()
+    pixel, component = header.GetPixelTypeAsString(header.GetPixelType()), _component(header)
+    if pixel == "complex":
+        raise InputError(f"{name}: its voxels are complex; save the magnitude or the phase as an image")
+    reader = itk.ImageFileReader[_image_type(component, count, header.GetNumberOfDimensions(), name, itk)].New()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(header)
+    reader.Update()
+    image = reader.GetOutput()
+    dims, stored = image.GetImageDimension(), _TYPES[component][0]
+    array = np.array(itk.array_view_from_image(image)).reshape(*reversed([int(n) for n in itk.size(image)]), count)
+    voxels = np.transpose(array, (*reversed(range(dims)), dims)).astype(stored, copy=False)  # from (..., Y, X, C)
+    names = _COLOURS[:count] if pixel in ("rgb", "rgba") else ()
+    if count == 2 and pixel == "scalar":  # gray and alpha of PNG
+        logger.warning("%s: its alpha channel (transparency) is left out", name)
+        voxels, count = voxels[..., :1], 1
+    series = dims == 4 and count == 1
+    time = TimeAxis(float(image.GetSpacing()[3]), "unknown", float(image.GetOrigin()[3])) if series else None
+    voxels = voxels.reshape(*voxels.shape[: min(dims, 3)], -1)
+    return StoredImage(voxels, _affine(header), names if voxels.shape[-1] == len(names) else (), stored, time)
+
+
+def itk_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm; no voxel is read."""
+    header = _header(path, name, load_itk(name))
+    return tuple(int(header.GetDimensions(i)) for i in range(min(header.GetNumberOfDimensions(), 3))), _affine(header)
+
+
+def _header(path: Path, name: str, itk: Any) -> Any:
+    """What ITK's reader of this format says of the file."""
+    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if reader is None:
+        raise InputError(f"{name}: cannot be read; it is empty or in no format that nibabel or ITK reads, convert it to NIfTI")
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def _component(header: Any) -> str:
+    return str(header.GetComponentTypeAsString(header.GetComponentType()))
+
+
+def _image_type(component: str, count: int, dims: int, name: str, itk: Any) -> Any:
+    """A type of itk that holds such an image; those of several components are wrapped for few types."""
+    if dims not in (2, 3, 4) or component not in _TYPES:
+        raise InputError(f"{name}: has {dims} axes and voxels of type {component}; give an image of numbers with two or three")
+    template = itk.Image if count == 1 else itk.VectorImage
+    kinds = [(getattr(itk, code), dims) for code in (*_TYPES[component][1].split(), "D") if hasattr(itk, code)]
+    wrapped = set(template.keys())
+    return template[next(kind for kind in kinds if kind in wrapped)]
+
+
+def _affine(header: Any) -> np.ndarray:
+    """Voxels to world, ``(4, 4)``, RAS mm, of the axes that are spatial."""
+    dims = min(header.GetNumberOfDimensions(), 3)
+    affine = np.eye(dims + 1)
+    for i in range(dims):
+        affine[:dims, i] = np.array(header.GetDirection(i))[:dims] * header.GetSpacing(i)
+        affine[i, dims] = header.GetOrigin(i)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ three_dimensional(affine)

@@ -1,0 +1,108 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images that nibabel reads: NIfTI, Analyze, FreeSurfer's MGH, MINC, PAR/REC and AFNI."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from ..errors import InputError
+from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
+from .stored import StoredImage, TimeAxis
+
+__all__ = ["is_nibabel", "nibabel_geometry", "read_nibabel"]
+
+logger = logging.getLogger(__name__)
+
+_NIFTI = (".nii", ".hdr", ".img")
+_OTHERS = (".mgz", ".mgh", ".mnc", ".par", ".rec", ".head", ".brik")
+_COMPRESSED = (".gz", ".bz2")
+_TIME_UNIT = {"MGHImage": "msec", "PARRECImage": "sec", "AFNIImage": "sec", "Minc1Image": "sec", "Minc2Image": "sec"}
+
+
+def is_nibabel(path: Path) -> bool:
+    """Whether the name of a file says that nibabel reads it."""
+    return _suffix(path) in (*_NIFTI, *_OTHERS)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:-1] if suffixes and suffixes[-1] in _COMPRESSED else suffixes[-1:])
+
+
+def read_nibabel(path: Path, name: str) -> StoredImage:
+    """An image that nibabel reads.
+
+    Raises:
+        InputError: when MINC-2 needs h5py, or the file is no image.
+    """
+    image = _load(path, name)
+    if isinstance(image, nib.nifti1.Nifti1Pair):
+        warn_about_header(image, name)
+    elif isinstance(image, nib.analyze.AnalyzeImage):
+        logger.warning("%s: is of Analyze format, which does not say where right is; the left-right axis is a guess", name)
+    voxels, channels = _voxels(np.asanyarray(image.dataobj), min(image.ndim, 3))
+    kind = voxels.dtype.newbyteorder("=").name
+    if not isinstance(image, nib.nifti1.Nifti1Pair):
+        return StoredImage(voxels, image.affine, channels, kind, _time(image))
+    intent, text = intent_of(image)
+    return StoredImage(voxels, nifti_affine(image), channels, kind, time_axis(image), intent, text)
+
+
+def nibabel_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm; no voxel is read."""
+    image = _load(path, name)
+    affine = nifti_affine(image) if isinstance(image, nib.nifti1.Nifti1Pair) else image.affine
+    return tuple(image.shape[:3]), affine
+
+
+def _load(path: Path, name: str) -> Any:
+    if _suffix(path) == ".mnc" and not find_spec("h5py") and _is_hdf5(path):
+        raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
+    if _suffix(path) == ".nii":
+        return load_nifti(path)
+    with quiet_nibabel():
+        image = nib.load(path)
+    if isinstance(image, nib.nifti1.Nifti1Pair):
+        return load_nifti(path)
+    if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
+        raise InputError(f"{name}: {type(image).__name__} is no volume with a place in the world; give an image")
+    return image
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _voxels(array: np.ndarray, rank: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """``(*spatial, C)`` of an array with any further axes, and the names of colours."""
+    colours: tuple[str, ...] = ()
+    if array.dtype.names:  # RGB of NIfTI
+        names = {"R": "red", "G": "green", "B": "blue", "A": "alpha"}
+        colours = tuple(names.get(component, component) for component in array.dtype.names)
+        array = np.stack([array[component] for component in array.dtype.names], -1)
+    voxels = array.reshape(*array.shape[:rank], -1)
+    return voxels, colours if voxels.shape[-1] == len(colours) else ()
+
+
+def _time(image: Any) -> TimeAxis | None:
+    zooms = image.header.get_zooms()
+    if image.ndim != 4 or image.shape[3] < 2 or len(zooms) < 4 or not zooms[3] > 0:
+        return None
+    return TimeAxis(float(zooms[3]), _TIME_UNIT.get(type(image).__name__, "unknown"))

@@ -1,0 +1,73 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images from files as they are stored, whatever their format: voxels, place and what the header says. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import InputError
+from .dicom import is_series, read_series
+from .itk_images import itk_geometry, read_itk
+from .nibabel_images import is_nibabel, nibabel_geometry, read_nibabel
+from .stored import StoredImage
+from .unreadable import unreadable
+
+__all__ = ["read_geometry", "read_stored"]
+
+Read = TypeVar("Read")
+
+
+def read_stored(path: Path, name: str) -> StoredImage:
+    """An image as its file stores it.
+
+    NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, everything else with ITK, a folder of one DICOM
+    series, too; ``FOLDER/UID`` is one of several series in a folder.
+
+    Args:
+        path: the file or folder, with ``~`` expanded.
+        name: for messages.
+
+    Raises:
+        InputError: when there is no such file or it cannot be read.
+    """
+    if is_series(path):
+        voxels, affine = _reading(read_series, path, name)
+        voxels = voxels.reshape(*voxels.shape[:3], -1)
+        return StoredImage(voxels, affine, dtype=voxels.dtype.name)
+    return _reading(read_nibabel if is_nibabel(path) else read_itk, path, name)
+
+
+def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Number of voxels along each axis of an image, two or three, and its affine, ``(4, 4)``, RAS mm.
+
+    Of NIfTI and most other files only the header is read. Arguments and errors are those of :func:`read_stored`.
+    """
+    if is_series(path):
+        stored = read_stored(path, name)
+        return stored.shape, stored.affine
+    return _reading(nibabel_geometry if is_nibabel(path) else itk_geometry, path, name)
+
+
+def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
+    if not path.exists() and not is_series(path):
+        raise InputError(f"{name}: no such file; check its path")
+    try:
+        return read(path, name)
+    except InputError:
+        raise
+    except Exception as error:  # readers raise whatever their libraries do
+        raise unreadable(name, error) from error
