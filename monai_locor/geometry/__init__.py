@@ -20,9 +20,10 @@ from ..lazy import lazy
 if TYPE_CHECKING:
     from .axiswise import interpolation_matrix, separable, slabs, toeplitz
     from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
+    from .mapping import warped
     from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
     from .steps import AffineStep, FieldStep, SplineStep, Step
-    from .transform import SpatialTransform, same_grid, warped
+    from .transform import SpatialTransform, same_grid
     from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
@@ -70,7 +71,8 @@ __getattr__, __dir__ = lazy(
         ],
         "axiswise": ["interpolation_matrix", "separable", "slabs", "toeplitz"],
         "steps": ["AffineStep", "FieldStep", "SplineStep", "Step"],
-        "transform": ["SpatialTransform", "same_grid", "warped"],
+        "transform": ["SpatialTransform", "same_grid"],
+        "mapping": ["warped"],
         "warping": ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"],
     },
 )

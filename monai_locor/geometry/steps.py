@@ -9,20 +9,23 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The maps that a spatial transform is made of: affine, displacement field, cubic B-spline. World RAS mm in and out."""
+"""The maps that a spatial transform is made of: affine, displacement field, cubic B-spline. World RAS mm in and out.
+
+They are held without torch, which is imported when points go through them.
+"""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 
 from .grid import Grid
-from .sampling import sample
-from .warping import inside
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["AffineStep", "FieldStep", "SplineStep", "Step", "world_points", "world_to_voxels"]
 
@@ -61,6 +64,8 @@ class AffineStep:
 
     def apply(self, points: torch.Tensor) -> torch.Tensor:
         """Map points ``(N, D)``, float64."""
+        import torch
+
         matrix = torch.from_numpy(self.matrix.copy()).to(points.device)
         return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 
@@ -69,31 +74,78 @@ class AffineStep:
         return AffineStep(np.linalg.inv(self.matrix))
 
 
-@dataclass(frozen=True, eq=False)
-class FieldStep:
+class _Vectors:
+    """Vectors on a grid, as an array or a tensor: one is made of the other when it is asked for."""
+
+    what = ""
+    kind = "float32"
+
+    def __init__(self, values: torch.Tensor | np.ndarray, grid: Grid) -> None:
+        if tuple(values.shape) != (grid.dims, *grid.shape):
+            raise ValueError(f"{self.what} of shape {tuple(values.shape)} do not fit a grid of shape {grid.shape}")
+        if grid.dims not in (2, 3):
+            raise ValueError(f"a transform has two or three dimensions, got {grid.dims}")
+        self.grid = grid
+        self._array: np.ndarray | None = None
+        self._tensor: torch.Tensor | None = None
+        if isinstance(values, np.ndarray):
+            array = np.ascontiguousarray(values, dtype=self.kind)
+            self._array = array if array.flags.writeable else array.copy()  # torch shares memory, and warns if it may not write
+            finite = bool(np.isfinite(self._array).all())
+        else:
+            import torch
+
+            self._tensor = values.detach().to(getattr(torch, self.kind))
+            finite = bool(torch.isfinite(self._tensor).all())
+        if not finite:
+            raise ValueError(f"{self.what} of shape {tuple(values.shape)} hold NaN or infinite values")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(grid of {self.grid.shape})"
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial dimensions D."""
+        return self.grid.dims
+
+    @property
+    def array(self) -> np.ndarray:
+        """The vectors on the host, ``(D, *grid.shape)``, RAS mm; not to be written to."""
+        if self._array is None:
+            assert self._tensor is not None
+            self._array = self._tensor.cpu().numpy()
+        return self._array
+
+    def _as_tensor(self) -> torch.Tensor:
+        if self._tensor is None:
+            import torch
+
+            self._tensor = torch.from_numpy(self._array)
+        return self._tensor
+
+
+class FieldStep(_Vectors):
     """``x -> x + u(x)``, interpolated linearly.
 
     As in ITK, ``u`` is constant for half a voxel beyond the outermost voxel centres and zero farther out.
 
     Args:
-        displacement: ``u``, ``(D, *grid.shape)``, RAS mm; kept as float32.
+        displacement: ``u``, ``(D, *grid.shape)``, RAS mm, tensor or array; kept as float32.
         grid: where it is given.
 
     Raises:
         ValueError: when it does not fit the grid or is not finite.
     """
 
-    displacement: torch.Tensor
-    grid: Grid
+    what = "a displacement"
 
-    def __post_init__(self) -> None:
-        _check_field("a displacement", self.displacement, self.grid)
-        object.__setattr__(self, "displacement", self.displacement.detach().float())
+    def __init__(self, displacement: torch.Tensor | np.ndarray, grid: Grid) -> None:
+        super().__init__(displacement, grid)
 
     @property
-    def dims(self) -> int:
-        """Number of spatial dimensions D."""
-        return self.grid.dims
+    def displacement(self) -> torch.Tensor:
+        """``u``, ``(D, *grid.shape)``, float32, RAS mm."""
+        return self._as_tensor()
 
     @property
     def domain(self) -> Grid:
@@ -102,39 +154,42 @@ class FieldStep:
 
     def apply(self, points: torch.Tensor) -> torch.Tensor:
         """Map points ``(N, D)``, float64."""
+        import torch
+
+        from .sampling import sample
+        from .warping import inside
+
         voxels = world_to_voxels(points.to(self.displacement.device), self.grid)
         values = sample(self.displacement[None], voxels.float()[None], padding_mode="border")[0].double()
         return points.to(values.device) + torch.where(inside(voxels, self.grid.shape, margin=-0.5), values, 0).T
 
 
-@dataclass(frozen=True, eq=False)
-class SplineStep:
+class SplineStep(_Vectors):
     """``x -> x + u(x)``, ``u`` a uniform cubic B-spline.
 
     As in ITK and elastix, ``u`` is zero where not all of its 4^D coefficients exist: nearer than one node to the border of
     the lattice.
 
     Args:
-        coefficients: ``(D, *grid.shape)``, RAS mm; kept as float64.
+        coefficients: ``(D, *grid.shape)``, RAS mm, tensor or array; kept as float64.
         grid: lattice of the coefficients, at least four along each axis.
 
     Raises:
         ValueError: when they do not fit the lattice or are not finite.
     """
 
-    coefficients: torch.Tensor
-    grid: Grid
+    what = "coefficients"
+    kind = "float64"
 
-    def __post_init__(self) -> None:
-        _check_field("coefficients", self.coefficients, self.grid)
+    def __init__(self, coefficients: torch.Tensor | np.ndarray, grid: Grid) -> None:
+        super().__init__(coefficients, grid)
         if min(self.grid.shape) < 4:
             raise ValueError(f"a cubic spline needs four nodes along each axis, got {self.grid.shape}")
-        object.__setattr__(self, "coefficients", self.coefficients.detach().double())
 
     @property
-    def dims(self) -> int:
-        """Number of spatial dimensions D."""
-        return self.grid.dims
+    def coefficients(self) -> torch.Tensor:
+        """``(D, *grid.shape)``, float64, RAS mm."""
+        return self._as_tensor()
 
     @property
     def domain(self) -> Grid:
@@ -145,6 +200,10 @@ class SplineStep:
 
     def apply(self, points: torch.Tensor) -> torch.Tensor:
         """Map points ``(N, D)``, float64."""
+        import torch
+
+        from .warping import inside
+
         points = points.to(self.coefficients.device)
         nodes = world_to_voxels(points, self.grid)
         limits = torch.tensor(self.grid.shape, device=nodes.device)[:, None] - 4
@@ -162,26 +221,23 @@ class SplineStep:
 Step: TypeAlias = AffineStep | FieldStep | SplineStep
 
 
-def _check_field(what: str, field: torch.Tensor, grid: Grid) -> None:
-    if tuple(field.shape) != (grid.dims, *grid.shape):
-        raise ValueError(f"{what} of shape {tuple(field.shape)} do not fit a grid of shape {grid.shape}")
-    if grid.dims not in (2, 3):
-        raise ValueError(f"a transform has two or three dimensions, got {grid.dims}")
-    if not torch.isfinite(field).all():
-        raise ValueError(f"{what} of shape {tuple(field.shape)} hold NaN or infinite values")
-
-
 def world_to_voxels(points: torch.Tensor, grid: Grid) -> torch.Tensor:
     """``(N, D)`` world mm to ``(D, N)`` voxels of a grid, float64."""
+    import torch
+
     matrix = torch.from_numpy(np.linalg.inv(grid.affine)).to(points.device)
     return matrix[:-1, :-1] @ points.T + matrix[:-1, -1:]
 
 
 def world_points(grid: Grid) -> torch.Tensor:
     """World positions of all voxels of a grid, ``(N, D)``, mm, float64."""
+    import torch
+
     return torch.from_numpy(grid.points().reshape(-1, grid.dims))
 
 
 def _cubic(t: torch.Tensor) -> torch.Tensor:
     """Weights of the four nodes around a position ``t`` in [0, 1] past the second, ``(4, *t.shape)``."""
+    import torch
+
     return torch.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3]) / 6

@@ -1,0 +1,160 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What spatial transforms do to points, grids and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from ..precision import guarded
+from ..tensors import on_device, plain
+from .axiswise import slabs
+from .grid import Grid, voxel_to_voxel
+from .inversion import fitted_affine, inverted_step
+from .sampling import identity_points
+from .steps import AffineStep, FieldStep, Step, world_points
+from .transform import same_grid
+from .warping import from_voxels, to_voxels, warp
+
+if TYPE_CHECKING:
+    from monai.data.meta_tensor import MetaTensor
+
+__all__ = [
+    "ddf_of_displacement",
+    "displacement",
+    "displacement_of_ddf",
+    "inverted",
+    "mapped",
+    "nearest_affine",
+    "warped",
+]
+
+SLAB = 2**19  # points that are mapped together
+Points = TypeVar("Points", torch.Tensor, np.ndarray)
+
+
+@guarded
+def displacement_of_ddf(ddf: torch.Tensor, grid: Grid, moving: Grid | None) -> torch.Tensor:
+    """See :meth:`monai_locor.geometry.SpatialTransform.of_ddf`; float64, RAS mm."""
+    ddf = plain(ddf).double()
+    if moving is None:
+        return from_voxels(ddf, grid)
+    index = identity_points(grid.shape, ddf.device, torch.float64) + ddf
+    offset = on_device(moving.affine[:-1, -1] - grid.affine[:-1, -1], ddf).reshape(-1, *[1] * grid.dims)
+    start = from_voxels(identity_points(grid.shape, ddf.device, torch.float64), grid)
+    return from_voxels(index, moving) - start + offset
+
+
+@guarded
+def ddf_of_displacement(displacement_mm: torch.Tensor, grid: Grid, moving: Grid | None) -> torch.Tensor:
+    """See :meth:`monai_locor.geometry.SpatialTransform.ddf`."""
+    shift = displacement_mm.double()
+    if moving is None:
+        return to_voxels(shift, grid).float()
+    index = identity_points(grid.shape, shift.device, torch.float64)
+    change = on_device(voxel_to_voxel(grid, moving), shift)
+    still = torch.tensordot(change[:-1, :-1], index, dims=1) + change[:-1, -1].reshape(-1, *[1] * grid.dims)
+    return (still - index + to_voxels(shift, moving)).float()
+
+
+@guarded
+def mapped(steps: Sequence[Step], points: Points) -> Points:
+    """Points ``(N, D)``, tensor or array, after all steps, float64."""
+    dims = steps[0].dims
+    given = points if isinstance(points, torch.Tensor) else torch.from_numpy(np.asarray(points))
+    if given.ndim != 2 or given.shape[1] != dims:
+        raise ValueError(f"points must be (N, {dims}), got {tuple(given.shape)}")
+    out = _apply(steps, given.double()).to(given.device)
+    return out if isinstance(points, torch.Tensor) else out.numpy()
+
+
+def _apply(steps: Sequence[Step], points: torch.Tensor) -> torch.Tensor:
+    for step in steps:
+        points = step.apply(points)
+    return points
+
+
+@guarded
+@torch.no_grad()
+def displacement(steps: Sequence[Step], grid: Grid) -> torch.Tensor:
+    """All steps as a displacement on a grid, ``(D, *grid.shape)`` float32, RAS mm."""
+    first = steps[0]
+    known = first.displacement if isinstance(first, FieldStep) and same_grid(first.grid, grid) else None
+    if known is not None and len(steps) == 1:
+        return known
+    parts = []
+    for rows in slabs(grid.shape, SLAB):
+        part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+        start = world_points(part)
+        if known is None:
+            end = _apply(steps, start)
+        else:  # nothing to interpolate
+            end = _apply(steps[1:], start.to(known.device) + known[:, rows].flatten(1).T)
+        parts.append((end - start.to(end.device)).T.reshape(-1, *part.shape).float())
+    return torch.cat(parts, 1)
+
+
+def inverted(steps: Sequence[Step], grid: Grid | None) -> tuple[Step, ...]:
+    """Steps of the inverse, see :meth:`monai_locor.geometry.SpatialTransform.inverse`."""
+    back: list[Step] = []
+    for step in reversed(steps):
+        if isinstance(step, AffineStep):
+            undone = step.inverted()
+            back.append(undone)
+            grid = None if grid is None else Grid(grid.shape, undone.matrix @ grid.affine)
+        else:
+            back.append(inverted_step(step, grid))
+            grid = None  # what comes before has its own
+    return tuple(back)
+
+
+def nearest_affine(steps: Sequence[Step], grid: Grid) -> np.ndarray:
+    """The affine map that fits all steps best on a grid, ``(D + 1, D + 1)``."""
+    points = world_points(grid.resampled(np.maximum(grid.spacing, grid.extent / 32)))
+    return fitted_affine(points, _apply(steps, points).cpu())
+
+
+@guarded
+def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
+    """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
+
+    Where the image has no data the result has its smallest value, for labels (mode ``"nearest"``) zero. The type of the
+    voxels is kept: whole numbers that are interpolated are rounded, a bool mask is true from one half on.
+    """
+    values = plain(torch.as_tensor(image)).to(displacement_mm.device)
+    where = (grid, displacement_mm, target)
+    out = warp(values, *where, mode) if mode == "nearest" else _interpolated(values, *where)
+    affine = torch.eye(4, dtype=torch.float64, device="cpu")
+    dims = target.dims
+    affine[:dims, :dims], affine[:dims, 3] = (on_device(target.affine[:-1, i], affine) for i in (slice(dims), dims))
+    from monai.data.meta_tensor import MetaTensor  # takes seconds to import
+
+    return MetaTensor(out, affine=affine)
+
+
+EXACT = {  # what float32 holds without loss
+    *(torch.float32, torch.float16, torch.bfloat16),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16),
+}
+
+
+def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid) -> torch.Tensor:
+    numbers = values.to(torch.float32 if values.dtype in EXACT else torch.float64)
+    low = numbers.min()  # air is not zero in CT
+    out = warp(numbers - low, grid, displacement_mm, target) + low
+    if values.dtype == torch.bool:
+        return out >= 0.5
+    return (out if values.is_floating_point() else out.round()).to(values.dtype)
