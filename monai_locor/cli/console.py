@@ -95,9 +95,9 @@ def session(args: argparse.Namespace) -> Iterator[None]:
     """Logging, warnings and stdout as the options say, and afterwards as they were."""
     logger = logging.getLogger("monai_locor")
     level = logging.ERROR if args.quiet else {0: logging.WARNING, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
-    handler, before = _Stderr(), (logger.level, logger.propagate)
+    handler, before = _Stderr(level), (logger.level, logger.propagate)
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(min(level, logging.WARNING))  # what --quiet hides is still kept with a registration
     logger.propagate = False
     try:
         with warnings.catch_warnings():

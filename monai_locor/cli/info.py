@@ -24,7 +24,7 @@ from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
 from .outputs import suffix_of
 from .parser import add_command
-from .results import verdict_lines
+from .results import verdict_lines, warning_lines
 from .transforms import FORWARD, load_transforms
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
         from ..report.verdict import Verdict
 
         lines += verdict_lines(Verdict.of(verdict))
+    lines += warning_lines(*(content.get(key) or () for key in ("warnings", "doubts")))
     if content.get("interrupted"):
         lines.append("INTERRUPTED: the best result until then")
     return lines

@@ -164,13 +164,16 @@ def run(args: argparse.Namespace) -> int:
     """Register, write and judge."""
     import monai_locor
 
+    from ..run_log import collecting
+
     console, plan = console_of(args), args.plan
-    arguments = with_images(plan.arguments)
-    arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
-    limits = thresholds_of(args.thresholds)
-    carried = plan.load()
-    console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
-    result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
+    with collecting():  # what is read before the registration is part of it
+        arguments = with_images(plan.arguments)
+        arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
+        limits = thresholds_of(args.thresholds)
+        carried = plan.load()
+        console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
+        result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
     return _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})

@@ -23,7 +23,7 @@ from .console import console_of
 from .inputs import check_image
 from .outputs import check_outputs
 from .parser import add_command, add_output
-from .results import verdict_lines
+from .results import verdict_lines, warning_lines
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if result.verdict is not None:
         for line in verdict_lines(result.verdict):
             console.say(line)
+    for line in warning_lines(result.warnings, result.doubts):
+        console.say(line)
     console.say(f"report: {page}")
     return console.answer({"output": page, "verdict": None if result.verdict is None else result.verdict.to_dict()})
 

@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from ..registration import RegistrationConfig, RegistrationResult
     from ..report.verdict import Verdict
 
-__all__ = ["DEFAULT", "OUTPUTS", "Output", "chosen_outputs", "result_lines", "result_values", "transform_of", "verdict_lines"]
+__all__ = [
+    "DEFAULT",
+    "OUTPUTS",
+    "Output",
+    "chosen_outputs",
+    "result_lines",
+    "result_values",
+    "transform_of",
+    "verdict_lines",
+    "warning_lines",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +216,7 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "device": result.device,
         "interrupted": result.interrupted,
+        "warnings": list(result.warnings),
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
         "affine": result.affine.tolist(),
         "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
@@ -233,3 +244,8 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     yield f"verdict: {verdict.status}" + ("" if wrong else ", nothing wrong was found")
     for reason in wrong:
         yield f"  {reason.status} {reason.check}: {reason.text}" + (f"; {reason.advice}" if reason.advice else "")
+
+
+def warning_lines(warnings: Sequence[str], doubts: Sequence[str]) -> Iterator[str]:
+    """What was warned of in a run that was stored, without what its verdict tells."""
+    yield from (f"  warned: {text}" for text in warnings if text not in doubts)

@@ -83,6 +83,8 @@ def load_result(folder: Path, fixed: Path | None = None, moving: Path | None = N
         interrupted=content["interrupted"],
         intersubject=content.get("intersubject", False),
         unexplained=content.get("unexplained"),
+        warnings=tuple(content.get("warnings", ())),
+        doubts=tuple(content.get("doubts", ())),
     )
 
 

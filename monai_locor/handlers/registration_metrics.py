@@ -59,7 +59,7 @@ class RegistrationMetric(Metric):
         save_details: keep the values of all pairs, ``(pairs, 1)``, in ``engine.state.metric_details``.
 
     Raises:
-        ValueError: for an unknown name; in use, for displacements that are not finite.
+        ValueError: for an unknown name; in use, for displacements and losses that are not finite.
 
     Example::
 
@@ -102,11 +102,12 @@ class RegistrationMetric(Metric):
     def _measure(self, batch: dict[str, Any], output: dict[str, Any]) -> float:
         """Of one pair, NaN where it lacks what is needed."""
         pred = output["pred"]
+        name = batch.get("name", "a pair")
+        if "ddf" in pred and not plain(pred["ddf"]).detach().isfinite().all():
+            raise ValueError(f"the displacement of {name} is not finite: training has diverged")
         if self.name == "loss":
-            return self._loss(output, pred)
+            return self._loss(output, pred, name)
         ddf = plain(pred["ddf"]).detach().float()
-        if not ddf.isfinite().all():
-            raise ValueError(f"the displacement of {batch.get('name', 'a pair')} is not finite: training has diverged")
         shift = None if "before" in self.name else ddf
         if self.name == "folding_percent":
             return folding_percent(ddf, batch.get("fixed_weight"))
@@ -119,12 +120,18 @@ class RegistrationMetric(Metric):
             return label_dice(fixed, moving, shift, self.min_voxels)
         return landmark_error(fixed, moving, Grid.of(batch["fixed"]), shift)
 
-    def _loss(self, output: dict[str, Any], pred: dict[str, Any]) -> float:
+    def _loss(self, output: dict[str, Any], pred: dict[str, Any], name: str) -> float:
+        if self.loss is None and "loss" not in output:
+            return math.nan
         if self.loss is None:
-            return float(output.get("loss", math.nan))
-        one = {key: value[None] for key, value in pred.items() if isinstance(value, torch.Tensor)}
-        with _evaluating(self.loss):
-            return float(self.loss(one, one["fixed"]))
+            value = float(output["loss"])
+        else:
+            one = {key: value[None] for key, value in pred.items() if isinstance(value, torch.Tensor)}
+            with _evaluating(self.loss):
+                value = float(self.loss(one, one["fixed"]))
+        if not math.isfinite(value):
+            raise ValueError(f"the loss of {name} is {value}: training has diverged")
+        return value
 
 
 class RegistrationMetrics:
@@ -189,9 +196,13 @@ def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | No
 
     Returns:
         In [0, 1]; NaN when no label counts.
+
+    Raises:
+        ValueError: when the displacement is not finite.
     """
     warped = moving
     if ddf is not None:
+        _check_finite(ddf)
         points = identity_points(ddf.shape[1:], ddf.device) + ddf
         warped = sample(plain(moving)[None], points[None], "nearest")[0]
     sizes = zip(*(values.tolist() for values in fixed.unique(return_counts=True)))
@@ -209,7 +220,12 @@ def landmark_error(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid, ddf: t
 
     Returns:
         mm; NaN without landmarks.
+
+    Raises:
+        ValueError: when the displacement is not finite.
     """
+    if ddf is not None:
+        _check_finite(ddf)
     finite = fixed.isfinite().all(1) & moving.isfinite().all(1)
     start, end = fixed[finite].double(), moving[finite].double()
     if ddf is not None and len(start):
@@ -231,6 +247,12 @@ def folding_percent(ddf: torch.Tensor, weight: torch.Tensor | None = None) -> fl
     folded = jacobian_determinant(ddf, Grid(tuple(ddf.shape[1:]), unit)) <= 0
     counted = folded if weight is None else folded[(plain(weight).to(ddf.device) > 0)[0]]
     return 100 * float(counted.double().mean())
+
+
+def _check_finite(ddf: torch.Tensor) -> None:
+    bad = int((~ddf.isfinite()).sum())
+    if bad:
+        raise ValueError(f"the displacement has {bad} values that are not finite: nothing can be measured with it")
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -24,6 +24,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from ..errors import InputError
 from ..geometry import Grid
+from ..run_log import doubt
 from .paths import atomic_path
 from .stored import TimeAxis
 
@@ -185,10 +186,10 @@ def warn_about_header(image: nib.nifti1.Nifti1Pair, name: str) -> None:
     if sform is None and qform is None:
         logger.warning("%s: its header has neither sform nor qform; its place in the world is a guess", name)
     elif sform is not None and qform is not None and not np.allclose(sform, qform, rtol=_CLOSE, atol=_CLOSE):
-        logger.warning("%s: sform and qform of its header disagree; the sform is used", name)
+        doubt(logger, "%s: sform and qform of its header disagree; the sform is used", name)
     elif not np.allclose(zooms, lengths, rtol=_CLOSE, atol=0):
         shown = ["x".join(f"{v:.6g}" for v in values[: image.ndim]) for values in (zooms, lengths)]
-        logger.warning("%s: pixdim of its header says voxels of %s, its sform %s; the sform is used", name, *shown)
+        doubt(logger, "%s: pixdim of its header says voxels of %s, its sform %s; the sform is used", name, *shown)
     unit = _length_unit(image)[0]
     if unit not in ("mm", "unknown"):
         logger.warning("%s: its header gives lengths in %s; they are converted to mm", name, unit)

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -21,10 +22,13 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
+from monai_locor.autograd import transforms_active
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced"]
+__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "warn_of_nothing"]
+
+logger = logging.getLogger(__name__)
 
 
 def check_positive(**options: float | Sequence[float] | None) -> None:
@@ -44,6 +48,15 @@ def check_types(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | N
         mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
     ):
         raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
+
+
+def warn_of_nothing(finite: torch.Tensor) -> None:
+    """Log that there is nothing to compare where no voxel is finite in both images, as after a training that diverged.
+
+    The loss is 0 then. Only a CPU is asked: a GPU would have to be waited for.
+    """
+    if finite.device.type == "cpu" and not transforms_active() and not bool(finite.any()):
+        logger.warning("no voxel is finite in both images: the loss is 0 and says nothing; has the training diverged?")
 
 
 def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor:
@@ -174,6 +187,7 @@ class PairLoss(_Loss):
 def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """``(B, 1, *spatial)`` in the dtype of pred, in [0, 1]; zero where an image is not finite."""
     finite = (pred.detach().isfinite() & target.detach().isfinite()).all(1, keepdim=True)
+    warn_of_nothing(finite)
     if mask is None:
         return finite.to(pred.dtype)
     return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0)

@@ -27,7 +27,7 @@ from monai_locor.precision import full_precision
 from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
-from .base import answer, check_types
+from .base import answer, check_types, warn_of_nothing
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -270,7 +270,11 @@ def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None)
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
     if mask is None:
         asked = finite.device.type == "cpu" and not transforms_active()
-        return None if asked and bool(finite.all()) else finite
+        if asked and bool(finite.all()):
+            return None
+    warn_of_nothing(finite)
+    if mask is None:
+        return finite
     return torch.where(finite, mask, 0)
 
 

@@ -33,6 +33,7 @@ from monai_locor.metrics import jacobian_statistics
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.precision import optimizing
 from monai_locor.report.verdict import judge
+from monai_locor.run_log import RunLog, collecting
 
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
@@ -114,11 +115,11 @@ def register(
     """
     given = dict(locals())  # all arguments, for run.json
     first, second = _devices(device, devices)
-    with optimizing(first):
-        return _registered(given, first, second)
+    with collecting() as log, optimizing(first):
+        return _registered(given, first, second, log)
 
 
-def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None) -> RegistrationResult:
+def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
     """What :func:`register` does with its arguments on its devices."""
     start = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
@@ -150,7 +151,8 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     names = {role: str(given[role]) for role in ("fixed", "moving") if isinstance(given[role], (str, PathLike))}
     times.append(time.perf_counter())
     result = _result(engine, pair, given["seed"], times[-1] - start, names)
-    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
+    told = {"warnings": tuple(log.warnings), "doubts": tuple(log.doubts)}
+    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments, **told), pair, times)
 
 
 def _optimised(

@@ -23,8 +23,9 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, from_voxels, reorder, voxel_to_voxel, warp
+from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, reorder, voxel_to_voxel, warp
 from monai_locor.io import ImageSource, read_affine, read_displacement_field, read_image, read_mask
+from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
@@ -34,6 +35,8 @@ from .prepare import PreparedImage, prepare
 __all__ = ["Initial", "Pair", "load_pair", "select_device"]
 
 logger = logging.getLogger(__name__)
+
+LEAST_MASK = 0.5  # share of a mask that lies in its image where both were made for each other
 
 Initial = np.ndarray | torch.Tensor | str | PathLike[str] | None
 
@@ -124,11 +127,23 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
     weight = plain(given)
     if not _same_grid(source, grid):
         logger.warning("%s mask lies on another grid than its image and is resampled", role)
+        _check_meets(role, weight, source, grid)
         weight = warp(weight, source, None, grid)
     weight = weight if valid is None else weight * valid.to(weight.device)
     if float(weight.sum()) == 0:
         raise InputError(f"{role} mask does not meet its image: no voxel is left; check that they share world coordinates.")
     return weight
+
+
+def _check_meets(role: str, mask: torch.Tensor, source: Grid, grid: Grid) -> None:
+    """Warn of a mask on a grid of its own that lies beside its image for the most part."""
+    voxels = mask[0].cpu().nonzero()
+    voxels = voxels[:: max(1, len(voxels) // 100_000)].double().numpy()
+    points = torch.from_numpy(apply_affine(voxel_to_voxel(source, grid), voxels)).T
+    share = float(inside(points, grid.shape, margin=-0.5).double().mean()) if points.numel() else 0.0
+    if share < LEAST_MASK:
+        text = "%s mask: only %.0f %% of it lies in the field of view of its image; check that they share world coordinates"
+        doubt(logger, text, role, 100 * share)
 
 
 def _same_grid(a: Grid, b: Grid) -> bool:

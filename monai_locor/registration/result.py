@@ -56,6 +56,8 @@ class RegistrationResult:
         jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one.
         config: the settings.
         intersubject: whether the images were taken for those of two people, see ``intersubject`` of the settings.
+        warnings: everything that was warned of during the run, from reading the images on.
+        doubts: those of the warnings for which the verdict is no better than WARN.
         unexplained: what that was told by: the share of the still image's variance that half of the local fits left over, at
             least, when the coarse stages were through; None where nothing was to be told.
         seed: of the run.
@@ -95,6 +97,8 @@ class RegistrationResult:
     interrupted: bool = False
     intersubject: bool = False
     unexplained: float | None = None
+    warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -201,6 +205,8 @@ class RegistrationResult:
             "interrupted": self.interrupted,
             "intersubject": self.intersubject,
             "unexplained": self.unexplained,
+            "warnings": list(self.warnings),
+            "doubts": list(self.doubts),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 

@@ -24,7 +24,7 @@ from ..errors import InputError
 
 __all__ = ["Thresholds"]
 
-LOW_IS_BAD = ("overlap", "information_gain", "local_support", "beside")
+LOW_IS_BAD = ("counted", "overlap", "information_gain", "local_support", "beside")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Thresholds:
     that have nothing to do with each other (brain and abdomen, noise), and on good results displaced, turned and deformed.
 
     Args:
+        counted: voxels that are finite, inside the mask and in view of the other image, of the image that has fewer; less is
+            worse.
+        blind: share of stages whose loss in the end was exactly that of nothing, because the images did not meet.
         overlap: share of the smaller field of view that lies inside the other one; less is worse. Good ones: 0.85 to 1.
         information_gain: NMI - 1 relative to that of the start; less is worse. Good ones: 1 (aligned before) and more.
         local_support: share of blocks of the image that agree best where they are, not displaced a little
@@ -53,6 +56,8 @@ class Thresholds:
         dropped: share of steps left out because their loss was not finite.
     """
 
+    counted: tuple[float, float | None] = (500.0, 50.0)
+    blind: tuple[float, float | None] = (0.0, 0.99)
     overlap: tuple[float, float | None] = (0.5, 0.2)
     information_gain: tuple[float, float | None] = (0.9, 0.7)
     local_support: tuple[float, float | None] = (0.65, 0.15)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,9 @@ from .verdict_measures import (
     CHANCE,
     affine_shape,
     beside,
+    blind_stages,
     convergence,
+    counted_voxels,
     inverse_error,
     local_support,
     shared_view,
@@ -104,8 +106,10 @@ def judge(
     sources = {"fixed": (fixed, fixed_mask, result.fixed_grid), "moving": (moving, moving_mask, result.moving_grid)}
     (first, weight), (second, moving_weight) = (_read(role, *source) for role, source in sources.items())
     samples = Samples.of(first, result.fixed_grid, second, result.moving_grid, result.forward_mm, weight, moving_weight)
-    measures = _measured(result, samples)
+    voxels = [_counted(first, weight), _counted(second, moving_weight)]
+    measures = _measured(result, samples, voxels)
     reasons = reasons_of(measures, limits, samples, result.config.similarity)
+    reasons += [Reason("warning", "WARN", text, "see whether it matters here") for text in result.doubts]
     if result.interrupted:
         text, advice = "it was interrupted: this is the best it had come to", "let it run to its end"
         reasons.append(Reason("finished", "WARN", text, advice))
@@ -128,7 +132,13 @@ def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -
     return values, weight if valid is None else weight * valid.to(weight)
 
 
-def _measured(result: RegistrationResult, samples: Samples) -> dict[str, Any]:
+def _counted(image: torch.Tensor, weight: torch.Tensor | None) -> int:
+    """Voxels that are finite, by their weight."""
+    counts = plain(image).isfinite()
+    return round(float((counts if weight is None else plain(weight).to(counts.device)[counts]).double().sum()))
+
+
+def _measured(result: RegistrationResult, samples: Samples, voxels: Sequence[int]) -> dict[str, Any]:
     fixed, moving = result.fixed_grid, result.moving_grid
     fields = result.forward_mm, fixed, result.inverse_mm, moving
     initial = np.eye(fixed.dims + 1) if result.initial is None else result.initial
@@ -139,6 +149,8 @@ def _measured(result: RegistrationResult, samples: Samples) -> dict[str, Any]:
     jacobian = {k: result.jacobian[k] for k in ("min", "p01", "p99", "max", "folding_percent")}
     scale = max(abs(float(np.linalg.det(initial[:-1, :-1]))), 1e-30)
     return {
+        "counted": counted_voxels(samples, after, voxels),
+        "blind": blind_stages(result.history, samples, after, result.config.similarity),
         "overlap": shared_view(*fields),
         "nmi_before": start,
         "nmi_after": now,

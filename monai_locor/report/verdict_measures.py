@@ -27,7 +27,16 @@ from ..metrics import inverse_consistency
 from ..tensors import plain
 from .verdict_samples import FEWEST, SAMPLES, Reading, Samples, every_nth, mutual_information
 
-__all__ = ["affine_shape", "beside", "convergence", "inverse_error", "local_support", "shared_view"]
+__all__ = [
+    "affine_shape",
+    "beside",
+    "blind_stages",
+    "convergence",
+    "counted_voxels",
+    "inverse_error",
+    "local_support",
+    "shared_view",
+]
 
 BINS = 8  # of the joint histogram of a block
 BLOCK = {2: 32.0, 3: 12.0}  # side of a block by the number of axes, units of the samples: many hundreds of them
@@ -38,6 +47,44 @@ TEXTURE = 0.3  # nats of entropy that a block of the fixed image must have to sa
 FEWEST_BLOCKS = 8
 CHANCE = 3e-3  # by which NMI may exceed 1 without any relation
 QUANTILES = (0.005, 0.995)
+NOTHING = {"normalized_mutual_information": -1.0}  # what a measure gives where nothing counts; the others give 0
+SAME = 0.999  # correlation from which images are the same up to their contrast
+
+
+def counted_voxels(samples: Samples, after: Reading, voxels: Sequence[int]) -> int:
+    """How many voxels the registration rests on at the end.
+
+    Args:
+        after: ``samples.read()``.
+        voxels: of the fixed and of the moving image, those that are finite and inside the mask.
+    """
+    fewest = min(voxels)
+    each = math.prod(samples.fixed_shape) / samples.fixed.size  # voxels that a sample stands for
+    return min(fewest, round(float(after[1].sum()) * each)) if fewest > FEWEST * each else fewest
+
+
+def blind_stages(history: Sequence[Mapping[str, Any]], samples: Samples, after: Reading, similarity: str = "") -> float:
+    """Share of the stages with steps whose loss at the end was exactly that of nothing, 0 for most measures.
+
+    A loss is that where there is nothing to take a mean over: the images or their masks do not meet, or have no contrast
+    where they meet. Between two images that are the same a loss may be zero as well; then the share is 0.
+
+    Args:
+        after: ``samples.read()``.
+        similarity: name of the measure.
+
+    Returns:
+        NaN without steps.
+    """
+    ends = [stage["loss"][-1] for stage in history if stage["loss"]]
+    if not ends:
+        return math.nan
+    first, second = samples.fixed[after[1]], after[0][after[1]]
+    nothing = NOTHING.get(similarity, 0.0)
+    if nothing in ends and len(first) >= FEWEST and first.std() > 0 and second.std() > 0:
+        if abs(float(np.corrcoef(first, second)[0, 1])) > SAME:
+            return 0.0
+    return ends.count(nothing) / len(ends)
 
 
 def beside(samples: Samples, after: Reading) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .thresholds import Thresholds
@@ -26,7 +26,9 @@ from .verdict_samples import Samples
 __all__ = ["RANK", "Reason", "reasons_of"]
 
 RANK = ("SKIP", "PASS", "WARN", "FAIL")
-INFORMATION = ("mi", "nmi")  # measures of the settings that NMI is not independent of
+INFORMATION = ("mutual_information", "normalized_mutual_information")  # measures of the settings that NMI is not independent of
+
+UNJUDGED = "nothing tells whether it is right: judge it by eye, by landmarks or by label maps (monai-locor evaluate)"
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,25 @@ def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], s
         gain = f"normalised mutual information, {was}, went from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
     shared = f"{100 * m['overlap']:.0f} % of the smaller field of view lies inside the other image"
     elsewhere = 'check that both images show the same part of the body; start from elsewhere (initialization "moments")'
+    look = "look at both images before and after in the report"
     return [
+        _voxels(m, limits),
         _reason("overlap", "overlap", m, limits, shared, elsewhere),
-        _reason("information gain", "information_gain", m, limits, gain, "look at both images before and after in the report"),
-        _alignment(m, limits, unit),
+        _warned(_reason("information gain", "information_gain", m, limits, gain, look), limits, "information_gain"),
+        _warned(_alignment(m, limits, unit), limits, "local_support", "beside"),
     ]
+
+
+def _voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    """Whether there is enough to register by."""
+    text = f"{m['counted']} voxels count: finite, inside the masks, and in view of the other image"
+    return _reason("voxels", "counted", m, limits, text, "check that the masks lie on what is to be aligned")
+
+
+def _warned(reason: Reason, limits: Thresholds, *names: str) -> Reason:
+    """A check of what was not optimised that could not be made is a warning, unless its thresholds say never."""
+    asked = any(limit is not None for name in names for limit in getattr(limits, name))
+    return replace(reason, status="WARN", advice=UNJUDGED) if reason.status == "SKIP" and asked else reason
 
 
 def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float]) -> Reason:
@@ -86,7 +102,7 @@ def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, floa
     if around != "SKIP":
         texts.append(f"NMI - 1 is {m['beside']:.2f} times that of the result displaced by {unit[1]:.0f} mm")
     advice = "the images may be unrelated or the start too far off: give an initial affine"
-    text = "; ".join(texts) or "too little to compare"
+    text = "; ".join(texts) or "too few voxels with contrast count to compare the result with what lies beside it"
     return Reason("alignment", status, text, advice if status in ("WARN", "FAIL") else "")
 
 
@@ -124,9 +140,20 @@ def _run(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
     converged = limits.status("rest", abs(rest))
     left_out = f"{100 * m['dropped']:.1f} % of the steps were dropped: their loss was not finite"
     return [
+        _stages(m, limits),
         Reason("convergence", converged, fell, "give the last stage more iterations" if converged in ("WARN", "FAIL") else ""),
         _reason("steps", "dropped", m, limits, left_out if m["dropped"] else "no step was dropped", "lower the learning rates"),
     ]
+
+
+def _stages(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    """Whether the stages had something to optimise."""
+    text = "in every stage both images count somewhere"
+    if math.isnan(m["blind"]):
+        text = "no stage had a step"
+    elif m["blind"]:
+        text = f"in {100 * m['blind']:.0f} % of the stages the loss ended at that of nothing: nowhere did both images count"
+    return _reason("stages", "blind", m, limits, text, "check the masks, and start from elsewhere (initial affine)")
 
 
 def _reason(check: str, name: str, m: Mapping[str, Any], limits: Thresholds, text: str, advice: str) -> Reason:

@@ -43,6 +43,7 @@ class Samples:
         fixed: ``(*grid)`` intensities.
         counts: ``(*grid)`` bool: finite, and inside the fixed mask.
         grid: where the samples lie.
+        fixed_shape: of the fixed image.
         unit: of length for blocks and displacements, mm: see :data:`UNIT`, but no less than a voxel.
         moving: ``(1, C, *moving_grid)``, intensities and, if there are weights, those.
         points: where the result takes the samples, ``(D, *grid)`` float32, voxels of the moving grid.
@@ -51,6 +52,7 @@ class Samples:
     fixed: np.ndarray
     counts: np.ndarray
     grid: Grid
+    fixed_shape: tuple[int, ...]
     unit: float
     moving: torch.Tensor
     moving_grid: Grid
@@ -82,7 +84,7 @@ class Samples:
         points = mapped_points(grid, moving_grid, plain(forward_mm)[cut].detach().cpu()).float()
         size, voxels = np.prod(fixed_grid.extent), np.prod(fixed_grid.shape)
         unit = float((size / min(UNIT[grid.dims], voxels)) ** (1 / grid.dims))
-        return cls(values, counts, grid, unit, torch.cat(channels)[None], moving_grid, points)
+        return cls(values, counts, grid, fixed_grid.shape, unit, torch.cat(channels)[None], moving_grid, points)
 
     def read(self, offset_mm: np.ndarray | None = None, points: torch.Tensor | None = None) -> Reading:
         """The moving image at the samples, each ``(*grid)``.

@@ -108,10 +108,11 @@ def test_a_folder_of_register(run, folder):
     (folder / "field.nii.gz").rename(folder / "forward_field.nii.gz")
     (folder / "back.nii.gz").rename(folder / "inverse_field.nii.gz")
     verdict = Verdict("PASS", ()).to_dict()
-    content = {"inputs": {"fixed": "a.nii", "moving": "b.nii"}, "seconds": 3, "verdict": verdict}
+    content = {"inputs": {"fixed": "a.nii", "moving": "b.nii"}, "seconds": 3, "verdict": verdict, "warnings": ["of the header"]}
     (folder / "run.json").write_text(json.dumps(content))
     out = run("info", folder).out
     assert "a registration of fixed a.nii, moving b.nii, 3 s" in out and "verdict: PASS, nothing wrong" in out
+    assert "  warned: of the header" in out
     assert "displacement field, with its inverse" in out
     (folder / "run.json").write_text("broken")
     assert run("info", folder).code == 0

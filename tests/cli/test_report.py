@@ -58,6 +58,8 @@ def stored(folder):
         seconds=1.5,
         inputs=files,
         verdict=Verdict("WARN", (Reason("folding", "WARN", "some of it folds", "look"),)),
+        warnings=("a note", "a doubt"),
+        doubts=("a doubt",),
         arguments=described_arguments({**files, "seed": 4}),
     )
     (folder / "out").mkdir()
@@ -74,6 +76,7 @@ def test_a_result_is_read_back(stored):
         torch.testing.assert_close(getattr(found, name), getattr(result, name))
     assert json.loads(json.dumps(found.summary())) == json.loads(json.dumps(result.summary()))
     assert found.config == result.config and found.verdict == result.verdict
+    assert found.warnings == ("a note", "a doubt") and found.doubts == ("a doubt",)
     inner = slice(0, SHAPE[0] - 2)
     torch.testing.assert_close(plain(found.warped_moving)[:, inner], 2 - plain(result.warped_moving)[:, inner])
 
@@ -88,7 +91,7 @@ def test_the_page(run, stored, monkeypatch):
 
     monkeypatch.setattr("monai_locor.report.html.write_report", write_report)
     answer = run("report", out)
-    assert answer.code == 0 and "  WARN folding: some of it folds; look" in answer.out
+    assert answer.code == 0 and "  WARN folding: some of it folds; look\n  warned: a note\n" in answer.out
     assert f"report: {out / 'report.html'}" in answer.out and (out / "report.html").read_text() == "page"
     assert seen["result"].seed == 4 and seen["fixed_mask"] is None
     found = run("report", out, "-o", out / "deep" / "page.html", "--json").json

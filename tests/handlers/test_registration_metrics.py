@@ -28,7 +28,7 @@ from monai.engines import SupervisedEvaluator
 from monai_locor.geometry import Grid, identity_points
 from monai_locor.handlers import RegistrationMetric, RegistrationMetrics
 from monai_locor.handlers.registration_metrics import NAMES, folding_percent, label_dice, landmark_error
-from monai_locor.losses import LocalLearnedBasisCRLoss
+from monai_locor.losses import LocalLearnedBasisCRLoss, LocalNCCLoss
 
 OBLIQUE = np.array([[0.0, -2.0, 0.3, 10], [1.5, 0.2, 0, -3], [0.1, 0.1, 3.0, 4], [0, 0, 0, 1]])
 SHAPES = [(9, 8), (7, 6, 5)]
@@ -257,10 +257,45 @@ def test_the_loss_of_the_output_is_used_where_there_is_one():
 def test_errors_name_what_is_wrong():
     with pytest.raises(ValueError, match="dice"):
         RegistrationMetric("dyce")
-    metric = RegistrationMetric("dice")
+
+
+def nothing(pred: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """A loss that masks what is not finite, and so is 0 where nothing is."""
+    return LocalNCCLoss(2)(pred["warped_moving"], target)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.01])
+@pytest.mark.parametrize("name", ["dice", "dice_before", "tre_mm", "tre_before_mm", "folding_percent", "loss"])
+def test_a_network_that_has_diverged_is_no_good_score(name, share):
+    metric = RegistrationMetric(name, nothing if name == "loss" else None)
     metric.reset()
+    ddf = torch.where(torch.rand(2, 30, 30) <= share, torch.nan, 0)
+    ddf[0, 3, 4] = torch.nan
+    image = torch.full((1, 30, 30), torch.nan)
+    labels = torch.ones(1, 30, 30)
+    batch = {"name": "pair7", "fixed_label": labels, "moving_label": labels}
     with pytest.raises(ValueError, match="pair7 is not finite"):
-        metric.update([({"name": "pair7"}, {"pred": {"ddf": torch.full((2, 3, 3), float("nan"))}})])
+        metric.update([(batch, {"pred": {"ddf": ddf, "warped_moving": image, "fixed": labels}})])
+
+
+def test_functions_refuse_a_displacement_that_is_not_finite():
+    labels, points, ddf = torch.ones(1, 30, 30), torch.ones(3, 2), torch.full((2, 30, 30), torch.nan)
+    grid = Grid((30, 30), np.eye(3))
+    for call in (
+        lambda: label_dice(labels, labels, ddf),
+        lambda: landmark_error(points, points, grid, ddf),
+        lambda: folding_percent(ddf),
+    ):
+        with pytest.raises(ValueError, match="not finite"):
+            call()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_not_averaged_away(value):
+    metric = RegistrationMetric("loss")
+    metric.reset()
+    with pytest.raises(ValueError, match=f"pair7 is {value}"):
+        metric.update([({"name": "pair7"}, {"pred": {}, "loss": value})])
 
 
 # --- on two processes

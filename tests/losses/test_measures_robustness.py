@@ -18,7 +18,7 @@ import math
 import pytest
 import torch
 
-from monai_locor.losses import MutualInformationLoss
+from monai_locor.losses import LocalLearnedBasisCRLoss, MutualInformationLoss
 
 from .test_local_cr_robustness import assert_finite, gradients
 from .test_measures import NAMES, make
@@ -56,6 +56,21 @@ class TestMask:
         mask = (torch.rand(2, 1, 12, 12) > 0.3).float()
         odd = torch.where(mask > 0, 255.0, math.nan)
         assert torch.equal(loss(pred, target, odd), loss(pred, target, mask))
+
+    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize("junk", [math.nan, math.inf])
+    def test_nothing_finite_is_told(self, name, masked, junk, caplog):
+        mask = torch.ones(1, 1, 9, 9) if masked else None
+        image = torch.rand(1, 1, 9, 9)
+        for loss in (make(name, 2), LocalLearnedBasisCRLoss(2)):
+            caplog.clear()
+            loss(torch.full_like(image, junk), image, mask)
+            assert "has the training diverged?" in caplog.text
+            caplog.clear()
+            some = image.clone()
+            some[..., 1:] = junk
+            loss(some, image, mask)
+            assert caplog.text == ""
 
     def test_nothing_valid(self, name):
         for reduction in ("mean", "sum", "none"):
