@@ -36,7 +36,12 @@ class Console:
         quiet: whether lines are left out.
         out: the real stdout; meanwhile nothing else may reach it when ``machine`` is set.
         command: the command's name, for the object.
+
+    Attributes:
+        interrupted: exit code of a command that is interrupted: 130 by Ctrl-C, 143 by SIGTERM.
     """
+
+    interrupted = 130
 
     def __init__(self, machine: bool = False, quiet: bool = False, out: TextIO | None = None, command: str = "") -> None:
         self.machine, self.quiet, self.command = machine, quiet, command

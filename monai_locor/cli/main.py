@@ -29,6 +29,7 @@ from ..errors import InputError
 from . import apply, compose, convert, demo, evaluate, info, invert, jacobian, register, report, tune
 from .console import Console, session, threads
 from .parser import EXIT_CODES, Parser
+from .termination import sigterm_as_interrupt
 
 __all__ = ["COMMANDS", "build_parser", "main"]
 
@@ -86,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     """Every way in which a command may end."""
     console: Console = args.console
     try:
-        with session(args), _tidy(getattr(args, "output", None)):
+        with sigterm_as_interrupt(console), session(args), _tidy(getattr(args, "output", None)):
             args.check(args)
             with threads(args.threads):
                 return int(args.run(args))
@@ -96,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
         missing = "pip install" in str(error)  # ours say which extra brings it
         return _refused(console, str(error)) if missing else _crashed(console, args, error)
     except KeyboardInterrupt:
-        return _ended(console, 130, "interrupted; what was not complete is not written")
+        return _ended(console, console.interrupted, "interrupted; what was not complete is not written")
     except BrokenPipeError:  # as of `monai-locor info x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -42,6 +42,7 @@ EXIT_CODES = {
     2: "bad input or usage: one line on stderr names the file or option, its value and the remedy",
     3: "internal error, please report it; -v shows where it happened",
     130: "interrupted (Ctrl-C); register writes its best result so far, labelled as interrupted",
+    143: "the same after SIGTERM, which batch systems send when the time is up",
 }
 
 
@@ -110,7 +111,7 @@ def add_command(
         help=summary,
         description=text.strip(),
         usage=f"monai-locor {name} {usage} [options]",
-        epilog=f"example:\n{lines}\n\nexit codes: {codes}, 2 bad input, 3 internal error, 130 interrupted",
+        epilog=f"example:\n{lines}\n\nexit codes: {codes}, 2 bad input, 3 internal error, 130 or 143 interrupted",
     )
     parser.set_defaults(run=run, check=check, command=name)
     general = parser.add_argument_group("general")

@@ -244,7 +244,7 @@ def _finish(
     files = [*(p for paths in written.values() for p in paths), *(t for *_, t in plan.carried)]
     console.say(f"in {plan.folder}: {listed(files, plan.folder)}")
     failed = result.verdict is not None and result.verdict.status == "FAIL"
-    code = 130 if result.interrupted else int(failed)
+    code = console.interrupted if result.interrupted else int(failed)
     return console.answer({**values, "folder": plan.folder, "outputs": written, "carried": carried}, code)
 
 

@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         console.say(f"interrupted; the same command goes on with what is in {args.output}")
-        return console.answer({"error": "interrupted", "folder": args.output}, 130)
+        return console.answer({"error": "interrupted", "folder": args.output}, console.interrupted)
     return _say(console, found)
 
 

@@ -18,6 +18,7 @@ import argparse
 import errno
 import json
 import logging
+import signal
 import subprocess
 import sys
 import warnings
@@ -27,7 +28,7 @@ import pytest
 import torch
 
 import monai_locor
-from monai_locor.cli import build_parser
+from monai_locor.cli import build_parser, compose
 from monai_locor.cli import info as command
 from monai_locor.cli.main import COMMANDS, main
 from monai_locor.cli.parser import EXIT_CODES
@@ -148,6 +149,25 @@ def test_every_end_has_its_code_and_one_line(run, monkeypatch, error, code, mess
     machine = ends(run, monkeypatch, error, "--json")
     assert machine.code == code
     assert machine.json["command"] == "info" and "\n" not in machine.json["error"]
+
+
+@pytest.mark.parametrize("action", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigterm_ends_a_command_as_ctrl_c_does_unless_somebody_else_handles_it(run, monkeypatch, action):
+    def interrupted(args):
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(compose, "check", lambda args: None)
+    monkeypatch.setattr(compose, "run", interrupted)
+    before = signal.signal(signal.SIGTERM, action)
+    try:
+        answer = run("compose", "a.tfm", "-o", "new", "--json")
+        assert signal.getsignal(signal.SIGTERM) == action
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    default = action == signal.SIG_DFL
+    assert answer.code == (143 if default else 0)
+    assert ("interrupted" in answer.err) == default and answer.err.count("\n") == default
 
 
 def test_json_is_written_for_usage_errors_too(run):

@@ -311,7 +311,8 @@ def test_images_that_are_refused(run, pair, folder, name, message):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_best_so_far(pair, folder):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_the_best_so_far(pair, folder, sent, code):
     command = [
         sys.executable,
         "-m",
@@ -329,9 +330,9 @@ def test_ctrl_c_leaves_the_best_so_far(pair, folder):
     assert process.stderr is not None
     assert "starting from" in process.stderr.readline()  # the images are read, the stages begin
     time.sleep(5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "INTERRUPTED" in out and "Traceback" not in err
     assert names(folder / "out") >= USUAL
     assert json.loads((folder / "out" / "run.json").read_text())["interrupted"] is True
