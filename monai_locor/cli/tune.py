@@ -53,8 +53,9 @@ Searched are bending_weight, learning_rate_affine, learning_rate_dense (0.04 lea
   mutual_information, normalized_mutual_information, correlation_ratio
                                   num_bins, quantile
 
-OUT is a folder. It gets preset.json, for --config of the other commands, report.md with pictures, tuning.json with all
-numbers, and study.db. The same command goes on with a study that is there already."""
+OUT is a folder. It gets preset.json, for --config of register, report.md with pictures, tuning.json with all numbers, and
+study.db. Where nothing better than the settings to start from is found, there is no preset.json. The same command goes on
+with a study that is there already."""
 
 EXAMPLE = """\
 monai-locor tune validation -o tuned --workers 2
@@ -196,7 +197,7 @@ def _say(console: Console, found: Tuning) -> int:
     values = {name: found.space.parameters[name].rounded(value) for name, value in best.trial.values.items()}
     cases = ", ".join(found.objective.before)
     console.say(f"{len(found.trials)} trials on {cases}; without registration {score} {found.objective.nothing:.4g}")
-    base = next((trial for trial in found.trials if trial.base), None)
+    base = found.base
     if base is not None:
         console.say(f"settings to start from: {score} {base.value:.4g}, one run")
     console.say(
@@ -204,7 +205,9 @@ def _say(console: Console, found: Tuning) -> int:
     )
     for name, value in values.items():
         console.say(f"  {name} {value:g}")
-    console.say(f"in {found.folder}: preset.json, report.md, tuning.json, study.db")
+    if found.preset is None:
+        console.say(f"that is no better than the start ({score} {found.start:.4g}): no preset is written; keep your settings")
+    console.say(f"in {found.folder}: {'' if found.preset is None else 'preset.json, '}report.md, tuning.json, study.db")
     return console.answer(
         {
             "folder": found.folder,

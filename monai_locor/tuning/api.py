@@ -35,7 +35,7 @@ from ..registration.pair import select_device
 from .cases import Case, find_cases
 from .pool import Pool
 from .report import write_report
-from .results import Objective, Tuning, candidates, fitted_surrogate
+from .results import PRESET, Finalist, Objective, Tuning, candidates, fitted_surrogate
 from .samplers import check_sampler, import_optuna, make_sampler
 from .scores import choose_score
 from .search import Search
@@ -79,7 +79,8 @@ def tune(
 
     Args:
         cases: folder whose folders are cases, or folders of single cases; see :class:`Case`.
-        output: folder for ``study.db`` (SQLite, by Optuna), ``preset.json``, ``tuning.json`` (numbers, seeds, versions),
+        output: folder for ``study.db`` (SQLite, by Optuna), ``preset.json`` (if something better was found),
+            ``tuning.json`` (numbers, seeds, versions),
             ``report.md`` and its pictures.
         base: settings to start from, the measure among them: as ``preset`` of :func:`monai_locor.register`.
         parameters: only these of the measure's, see :func:`search_space`.
@@ -121,12 +122,21 @@ def tune(
         search.search(trials, None if minutes is None else 60 * minutes)
         made = search.trials()
         surrogate = fitted_surrogate(space, made, seed)
-        best = search.repeat(candidates(space, made, surrogate, finalists), repeats)
+        best = _best(search, candidates(space, made, surrogate, finalists), repeats)
         about = {**_about(workers, devices), "seconds": round(time.perf_counter() - start, 1)}
         found = Tuning(folder, space, objective, made, seed, best, surrogate, about)
         _write(found, identity)
         write_report(found, study)
     return found
+
+
+def _best(search: Search, chosen: Sequence[Finalist], repeats: int) -> tuple[Finalist, ...]:
+    """The finalists, the best first; in doubt with the base settings among them, so that they are compared fairly."""
+    best = search.repeat(chosen, repeats)
+    base = next((trial for trial in search.trials() if trial.base), None)
+    if base is None or any(f.trial.base for f in best) or best[0].mean < base.value:
+        return best
+    return search.repeat([*chosen, Finalist(base, base.value)], repeats)
 
 
 def _check(**numbers: int) -> None:
@@ -196,6 +206,7 @@ def _write(found: Tuning, identity: Mapping[str, Any]) -> None:
         **identity,
         "objective": found.objective.score.what,
         "without registration": found.objective.before,
+        "to beat": found.start,
         "found": {"trial": found.best.trial.number, "parameters": found.best.trial.values, "mean": found.best.mean},
         "finalists": [_finalist(f) for f in found.finalists],
         "trials": [
@@ -210,7 +221,13 @@ def _write(found: Tuning, identity: Mapping[str, Any]) -> None:
         ],
         **found.about,
     }
-    for path, content in ((found.preset, found.config.to_dict()), (found.folder / "tuning.json", told)):
+    files = {found.folder / "tuning.json": told}
+    if found.preset is None:
+        (found.folder / PRESET).unlink(missing_ok=True)  # of an earlier call, which had found something worse
+        logger.warning("nothing better than the settings to start from was found: no preset is written")
+    else:
+        files[found.preset] = found.config.to_dict()
+    for path, content in files.items():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

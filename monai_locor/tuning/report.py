@@ -120,7 +120,7 @@ def _described(config: RegistrationConfig) -> str:
 
 
 def _summary(tuning: Tuning) -> Iterator[str]:
-    best, base = tuning.best, next((t for t in tuning.trials if t.base), None)
+    best, base = tuning.best, tuning.base
     rows = [["without registration", _number(tuning.objective.nothing), ""]]
     if base is not None:
         rows.append([f"base settings (trial {base.number}, one run)", _number(base.value), ""])
@@ -140,7 +140,10 @@ def _failures(tuning: Tuning) -> str:
 def _preset(tuning: Tuning) -> Iterator[str]:
     yield "## What was found"
     yield ""
-    yield f'In `{tuning.preset.name}`, for `monai_locor.register(..., preset="{tuning.preset.name}")`:'
+    if tuning.preset is None:
+        yield "Nothing better than the settings to start from: no preset is written. The best of the search was:"
+    else:
+        yield f'In `{tuning.preset.name}`, for `monai_locor.register(..., preset="{tuning.preset.name}")`:'
     yield ""
     base = tuning.space.of_base()
     rows = []
@@ -175,7 +178,7 @@ def _cases(tuning: Tuning) -> Iterator[str]:
     """Every measure that is known of every case."""
     yield "## By case"
     yield ""
-    base = next((t for t in tuning.trials if t.base), None)
+    base = tuning.base
     rows = []
     for case, before in tuning.objective.before.items():
         for measure, start in before.items():

@@ -27,7 +27,9 @@ from .scores import Score
 from .space import SearchSpace
 from .surrogate import REFITS, Surrogate
 
-__all__ = ["Finalist", "Objective", "Trial", "Tuning", "candidates", "fitted_surrogate"]
+__all__ = ["PRESET", "Finalist", "Objective", "Trial", "Tuning", "candidates", "fitted_surrogate"]
+
+PRESET = "preset.json"
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,24 @@ class Tuning:
         return self.space.settings(self.best.trial.values)
 
     @property
-    def preset(self) -> Path:
-        """The file of these settings, for ``monai_locor.register(preset=...)``."""
-        return self.folder / "preset.json"
+    def base(self) -> Trial | None:
+        """The trial of the settings to start from; None where they lie beyond the bounds of the search."""
+        return next((trial for trial in self.trials if trial.base), None)
+
+    @property
+    def start(self) -> float:
+        """The score to beat: of the base settings, over their repetitions if there are any, or of no registration."""
+        if self.base is None:
+            return self.objective.nothing
+        repeated = [finalist.mean for finalist in self.finalists if finalist.trial.base]
+        return min(self.objective.nothing, *(repeated or [self.base.value]))
+
+    @property
+    def improved(self) -> bool:
+        """Whether the settings that were found are better than those to start from, and than no registration."""
+        return not self.best.trial.base and self.best.mean < self.start
+
+    @property
+    def preset(self) -> Path | None:
+        """The file of these settings, for ``monai_locor.register(preset=...)``; None where they are no better than before."""
+        return self.folder / PRESET if self.improved else None

@@ -56,10 +56,14 @@ def check_sampler(name: str) -> None:
         InputError: for an unknown name.
         ImportError: without Optuna or scikit-learn, naming the extra that brings them.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
+    _check_name(name)
     if find_spec("optuna") is None or find_spec("sklearn") is None:
         raise ImportError(NEEDED)
+
+
+def _check_name(name: str) -> None:
+    if name not in SAMPLERS:
+        raise InputError(f"sampler {name!r} is unknown; choose from {', '.join(SAMPLERS)}")
 
 
 def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) -> tuple[str, optuna.samplers.BaseSampler]:
@@ -78,7 +82,7 @@ def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) 
     Raises:
         InputError: for an unknown name, and when HEBO is asked for and cannot be had.
     """
-    check_sampler(name)
+    _check_name(name)
     optuna = import_optuna()
     own = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0] % 2**31)
     if name in ("auto", "hebo"):

@@ -107,6 +107,7 @@ def test_a_search(run, tmp_path):
     assert answer.code == 0 and "2 trials on a; without registration TRE, mm 2.236" in answer.out
     found = run("tune", tmp_path / "cases", *words, "--workers", 0, "--json").json
     assert found["trials"] == 2 and found["found"]["mean"] < found["without_registration"]
+    assert (found["preset"] is None) == ("no preset is written" in answer.out)
     moved = run("register", *(tmp_path / "cases" / "a" / f"{r}.nii.gz" for r in ("fixed", "moving")), "-o", tmp_path / "r",
-                "--config", found["preset"])  # fmt: skip
+                "--config", found["preset"] or tmp_path / "base.json")  # fmt: skip
     assert moved.code in (0, 1), moved.err

@@ -13,14 +13,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.tuning import api, search_space, tune
+from monai_locor.tuning.results import Finalist, Trial, Tuning
 from monai_locor.tuning.runs import Job, Run
 from monai_locor.tuning.samplers import make_sampler
 from monai_locor.tuning.study import distributions
@@ -98,6 +101,32 @@ def test_from_trials_to_a_preset(oracle, cases, tmp_path):
     assert preset["kernel_sigma"] == pytest.approx(nearest.values["kernel_sigma"], rel=1e-3)
     told = json.loads((tmp_path / "tuning.json").read_text())
     assert len(told["trials"]) == 4 and told["seed"] == 0 and len(told["set of cases"]["a"]) == 64
+
+
+@pytest.mark.slow
+def test_a_best_that_is_worse_than_the_start_is_said_and_gives_no_preset(oracle, cases, tmp_path, caplog):
+    go(cases, tmp_path, base={**BASE, "kernel_sigma": 1.0})
+    assert (tmp_path / "preset.json").is_file()
+    (tmp_path / "worse").mkdir()
+    (tmp_path / "worse" / "preset.json").write_text("of an earlier call")
+    found = go(cases, tmp_path / "worse", base={**BASE, "kernel_sigma": 2.0}, finalists=2)
+    assert found.best.trial.base and found.start == found.best.mean and not found.improved and found.preset is None
+    assert not (tmp_path / "worse" / "preset.json").exists() and "no preset is written" in caplog.text
+    told = json.loads((tmp_path / "worse" / "tuning.json").read_text())
+    assert told["to beat"] == found.start
+
+
+@pytest.mark.parametrize(
+    ("mean", "start", "nothing", "improved"), [(1, 2, 3, True), (2, 1, 3, False), (1, 1, 3, False), (2, 3, 1, False)]
+)
+def test_what_an_improvement_is(mean, start, nothing, improved):
+    objective = SimpleNamespace(nothing=nothing)
+    base, other = Trial(0, {}, start, (), base=True), Trial(1, {}, 0.5, ())
+    finalists = (Finalist(other, 0.5, scores=(mean,)),)
+    found = Tuning(Path("x"), None, objective, (base, other), 0, finalists, None)
+    assert found.improved == improved and (found.preset == Path("x/preset.json")) == improved
+    again = dataclasses.replace(found, finalists=(*finalists, Finalist(base, start, scores=(start + 2,))))
+    assert again.start == min(start + 2, nothing)  # over its repetitions
 
 
 @pytest.mark.slow

@@ -84,7 +84,9 @@ def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path
     found = tune(tmp_path / "cases", tmp_path / "out", trials=4, workers=0, **options)
     assert found.trials[:3] == first.trials and len(found.trials) == 4
     result = register(
-        *(tmp_path / "cases" / "a" / f"{role}.nii.gz" for role in ("fixed", "moving")), preset=found.preset, progress=False
+        *(tmp_path / "cases" / "a" / f"{role}.nii.gz" for role in ("fixed", "moving")),
+        preset=found.preset or found.config,
+        progress=False,
     )
     assert result.config == found.config
     report = (tmp_path / "out" / "report.md").read_text()
