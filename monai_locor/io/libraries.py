@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .lps import affine_of_itk
+from .nibabel_images import stored_of_nibabel
 from .nifti import three_dimensional
 from .stored import StoredImage
 
@@ -34,7 +35,7 @@ def library_of(value: Any) -> str:
     ''
     """
     tops = (cls.__module__.partition(".")[0] for cls in type(value).__mro__)
-    return next((top for top in tops if top in _READERS), "")
+    return next((top for top in tops if top == "nibabel" or top in _READERS), "")
 
 
 def from_library(image: Any, name: str) -> StoredImage | None:
@@ -49,29 +50,18 @@ def from_library(image: Any, name: str) -> StoredImage | None:
         InputError: when it is of such a library, and no image that has voxels.
     """
     library = library_of(image)
+    if library == "nibabel":
+        return stored_of_nibabel(image, name)
     if not library:
         return None
     try:
         voxels, affine = _READERS[library](image)
     except Exception as error:  # whatever the libraries raise
-        from .sources import one_line
-
         raise InputError(
             f"{name}: {library}'s {type(image).__name__} is no image that can be registered ({one_line(error)}); "
             "give an image with voxels and a geometry, or a file"
         ) from error
     return StoredImage(voxels, three_dimensional(affine), dtype=voxels.dtype.name)
-
-
-def _nibabel_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
-    from .nifti import in_mm
-
-    if getattr(image, "affine", None) is None:
-        raise ValueError("it has no affine")
-    voxels = np.asanyarray(image.dataobj)
-    voxels = voxels.reshape(*voxels.shape[:3], -1) if voxels.ndim > 2 else voxels[..., None]
-    known = hasattr(image.header, "get_xyzt_units")
-    return voxels, in_mm(image.affine, image) if known else image.affine
 
 
 def simpleitk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +113,6 @@ def _spatial(direction: np.ndarray, spacing: Any, origin: Any) -> np.ndarray:
 
 
 _READERS: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {
-    "nibabel": _nibabel_image,
     "SimpleITK": simpleitk_image,
     "itk": itk_image,
     "ants": _ants_image,

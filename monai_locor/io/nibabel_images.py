@@ -25,7 +25,7 @@ from ..errors import InputError
 from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
 from .stored import StoredImage, TimeAxis
 
-__all__ = ["is_nibabel", "nibabel_geometry", "read_nibabel"]
+__all__ = ["is_nibabel", "nibabel_geometry", "read_nibabel", "stored_of_nibabel"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,16 @@ def read_nibabel(path: Path, name: str) -> StoredImage:
     Raises:
         InputError: when MINC-2 needs h5py, or the file is no image.
     """
-    image = _load(path, name)
+    return stored_of_nibabel(_load(path, name), name)
+
+
+def stored_of_nibabel(image: Any, name: str) -> StoredImage:
+    """An image that nibabel has made or loaded, with warnings of what its header says.
+
+    Raises:
+        InputError: when it has no affine.
+    """
+    _check_volume(image, name)
     if isinstance(image, nib.nifti1.Nifti1Pair):
         warn_about_header(image, name)
     elif isinstance(image, nib.analyze.AnalyzeImage):
@@ -80,9 +89,13 @@ def _load(path: Path, name: str) -> Any:
         image = nib.load(path)
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return load_nifti(path)
+    _check_volume(image, name)
+    return image
+
+
+def _check_volume(image: Any, name: str) -> None:
     if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
         raise InputError(f"{name}: {type(image).__name__} is no volume with a place in the world; give an image")
-    return image
 
 
 def _is_hdf5(path: Path) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +25,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError, one_line
 from ..geometry import Grid
-from ..tensors import plain
+from .arrays import channel_first, tensor_of
+from .libraries import from_library, library_of
 from .nifti import three_dimensional
 from .reading import read_stored
 from .stored import StoredImage
@@ -33,8 +35,9 @@ __all__ = ["ImageSource", "load_source", "one_line"]
 
 logger = logging.getLogger(__name__)
 
-#: a file (or a folder of one DICOM series), or an image in memory, ``(C, *spatial)``
-ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray"
+#: a file (or a folder of one DICOM series), or an image in memory: MetaTensor, tensor, array or nested list, see
+#: :func:`monai_locor.io.arrays.channel_first`; ``(array, affine)``; an image of nibabel, SimpleITK, ITK or ANTsPy
+ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray | Sequence[Any] | Any"
 
 
 def load_source(
@@ -43,7 +46,7 @@ def load_source(
     """One channel of an image, as it is.
 
     Args:
-        source: file, folder of a DICOM series (``FOLDER/UID`` for one of several), or ``(C, *spatial)``.
+        source: file, folder of a DICOM series (``FOLDER/UID`` for one of several), or an image in memory.
         what: the image's part in the registration, for messages, e.g. ``"fixed image"``.
         channel: which channel to take of several; ``"all"`` takes all.
         dtype: of the voxels: float32, or float64, which is exact for label maps of 32 bits.
@@ -58,16 +61,14 @@ def load_source(
         InputError: what :func:`monai_locor.io.read_image` says of files, shapes and affines.
     """
     in_memory = not isinstance(source, (str, os.PathLike))
-    if isinstance(source, (str, os.PathLike)):
-        filename = os.fspath(source)
-        name = f"{what} {filename}"
-        stored = read_stored(Path(source).expanduser(), name)
-        array, affine = _tensor(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine
+    filename = _filename(source)
+    name = f"{what} {filename or '(in memory)'}"
+    stored = from_library(source, name) if in_memory else read_stored(Path(source).expanduser(), name)
+    if stored is not None:
+        array, affine = tensor_of(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine
         said = _said(stored, channel)
     else:
-        filename = str(source.meta.get("filename_or_obj", "")) if isinstance(source, MetaTensor) else ""
-        name = f"{what} {filename or '(in memory)'}"
-        array, affine, kind = _from_memory(source, name, dtype)
+        array, affine, kind = channel_first(source, name, dtype, known=channel is not None)
         said = {"stored_dtype": kind}
     if array.is_complex():
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
@@ -78,6 +79,15 @@ def load_source(
     if out.ndim == 3 and len(affine) == 4 and np.abs(affine[2, :2]).max() > 1e-3 * np.abs(affine[:2, :2]).max():
         logger.warning("%s: the slice is tilted out of the x-y plane, in which its lengths come out too short", name)
     return name, out
+
+
+def _filename(source: ImageSource) -> str:
+    """Of a file, and of an image in memory that knows what file it comes from."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, MetaTensor):
+        return str(source.meta.get("filename_or_obj", ""))
+    return str(source.get_filename() or "") if library_of(source) == "nibabel" else ""
 
 
 def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:
@@ -92,24 +102,6 @@ def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:
         "intent_name": stored.intent_name,
     }
     return {"stored_dtype": stored.dtype, **{key: value for key, value in said.items() if value}}
-
-
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """A copy of this type, for any byte order and integer type; complex arrays stay complex."""
-    real = np.float64 if dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.array(array, dtype=np.complex64 if np.iscomplexobj(array) else real, order="C"))
-
-
-def _from_memory(source: torch.Tensor | np.ndarray, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, np.ndarray, str]:
-    """``(C, *spatial)``, the affine and the type of a tensor or an array."""
-    if not isinstance(source, (torch.Tensor, np.ndarray)):
-        raise InputError(f"{name}: is a {type(source).__name__}; give a file name, a MetaTensor, a tensor or an array")
-    if not 3 <= source.ndim <= 5:
-        raise InputError(f"{name}: has shape {tuple(source.shape)}; give (1, H, W) or (1, H, W, D), as by image[None]")
-    if isinstance(source, MetaTensor):
-        return plain(source), source.affine.detach().cpu().double().numpy(), str(source.dtype).removeprefix("torch.")
-    tensor = _tensor(source, dtype) if isinstance(source, np.ndarray) else plain(source)
-    return tensor, np.eye(4), str(source.dtype).removeprefix("torch.")
 
 
 def _one_channel(image: torch.Tensor, name: str, channel: int | str | None, in_memory: bool) -> torch.Tensor:

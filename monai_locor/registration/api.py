@@ -75,7 +75,9 @@ def register(
     orientation and field of view; each keeps its own grid.
 
     Args:
-        fixed, moving: file names, or images ``(1, *spatial)`` in memory (a MetaTensor carries its affine), 2-D or 3-D.
+        fixed, moving: file names, or images in memory, 2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a
+            nested list, alone (voxels of 1 mm) or as ``(array, affine)`` with an affine in RAS mm, see
+            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy.
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
             of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import itk
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
+import pytest
 
 from monai_locor.geometry import Grid
 from monai_locor.io.lps import geometry_for_itk
+
+itk, sitk = pytest.importorskip("itk"), pytest.importorskip("SimpleITK")
 
 
 class ANTsImage:

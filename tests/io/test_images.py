@@ -236,13 +236,13 @@ def test_singular_and_non_finite_affines(tmp_path, value):
     assert "affine is not invertible" in refusal(tmp_path / "a.nii")
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 5), (1, 1, 4, 5, 6), (1, 1, 1, 4, 5, 6), (1, 0, 4, 5)])
+@pytest.mark.parametrize("shape", [(4,), (1, 1, 4, 5, 6), (1, 1, 1, 4, 5, 6), (1, 0, 4, 5)])
 def test_wrong_shapes_of_tensors(shape):
     assert str(shape) in refusal(torch.zeros(shape)) or str(shape[1:]) in refusal(torch.zeros(shape))
 
 
 def test_wrong_types():
-    assert "list" in refusal([1, 2, 3])
+    assert "has shape (3,)" in refusal([1, 2, 3])
 
 
 # --- headers that contradict themselves

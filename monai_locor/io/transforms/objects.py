@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
 from ..libraries import itk_image, library_of, simpleitk_image
 from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
@@ -53,8 +53,6 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
     except InputError:
         raise
     except Exception as error:  # whatever the libraries raise
-        from ..sources import one_line
-
         raise InputError(
             f"{name}: {library_of(value)}'s {type(value).__name__} is no transform that can be used ({one_line(error)}); "
             "give a linear one, a displacement field, a cubic B-spline, a composite of these, or a file"

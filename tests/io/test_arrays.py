@@ -1,0 +1,187 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images in memory: every kind of array of every number of axes is read as its user means it, or refused with the remedy."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import EnsureChannelFirst, LoadImage, SpatialCrop
+
+from monai_locor import InputError
+from monai_locor.io import read_image, read_mask
+from monai_locor.io.arrays import images_of_channels
+from monai_locor.io.images import read_grid, read_labels
+
+from .library_objects import IMAGES
+from .transform_cases import GRIDS, turned
+
+AFFINE = turned(0.4, (1.5, -2.0, 2.5), (5, 6, 7)).affine
+FLAT = turned(0.4, (1.5, -2.0), (5, 6)).affine
+RNG = np.random.default_rng(0)
+KINDS = {
+    "array": np.asarray,
+    "tensor": torch.from_numpy,
+    "list": np.ndarray.tolist,
+    "float16": lambda a: a.astype(np.float16),
+    "int16": lambda a: a.astype(np.int16),
+    "big-endian": lambda a: a.astype(">f4"),
+    "read-only": lambda a: np.broadcast_to(a, a.shape),
+}
+
+
+def numbers(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 100, shape).astype(np.float64)
+
+
+def full(affine: np.ndarray) -> np.ndarray:
+    out = np.eye(4)
+    dims = len(affine) - 1
+    out[:dims, :dims], out[:dims, 3] = affine[:dims, :dims], affine[:dims, dims]
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("shape", "affine", "spatial"),
+    [
+        ((5, 6), None, (5, 6)),
+        ((1, 5, 6), None, (5, 6)),
+        ((1, 5, 6, 7), None, (5, 6, 7)),
+        ((5, 6), FLAT, (5, 6)),
+        ((5, 6), full(FLAT), (5, 6)),
+        ((1, 5, 6), FLAT, (5, 6)),
+        ((5, 6, 7), AFFINE, (5, 6, 7)),
+        ((1, 5, 6, 7), AFFINE, (5, 6, 7)),
+        ((5, 6, 1), full(FLAT), (5, 6)),
+    ],
+)
+def test_shapes_that_can_be_read_in_one_way(kind, shape, affine, spatial):
+    array = numbers(*shape)
+    given = KINDS[kind](array) if affine is None else (KINDS[kind](array), affine)
+    for read in (read_image, read_mask, read_labels) if kind not in ("tensor", "array") else (read_image,):
+        image = read(given) if read is read_image else read(given, "fixed")
+        image = image[0] if read is read_image else image
+        assert tuple(image.shape) == (1, *spatial)
+        np.testing.assert_allclose(image.affine.numpy(), np.eye(4) if affine is None else full(affine))
+        if read is not read_mask:
+            np.testing.assert_array_equal(np.asarray(image).reshape(array.shape), array)
+    assert read_grid(given).shape == spatial
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, torch.from_numpy])
+def test_an_affine_of_any_kind(kind):
+    array = numbers(5, 6, 7)
+    affine = AFFINE.tolist() if kind is list else kind(AFFINE)
+    np.testing.assert_allclose(read_image((array, affine))[0].affine.numpy(), AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (numbers(5, 6, 7), r"3-D image without channel axis or 5 channels of a 2-D.*image\[None\] or \(image, affine\)"),
+        (numbers(5, 6, 7).tolist(), "3-D image without channel axis or 5 channels"),
+        (MetaTensor(torch.rand(5, 6, 7), affine=AFFINE), "3-D image without channel axis or 5 channels"),
+        ((numbers(1, 6, 7), AFFINE), r"one slice of a 3-D image or a 2-D image.*image\[None\] .* image\[0\]"),
+        ((numbers(3, 6, 7), FLAT), "3 channels or frames"),
+        (numbers(3, 5, 6, 7), "3 channels or frames"),
+        ((numbers(5, 6, 7), FLAT[:, :2]), "no array.*affine 4x4"),
+        ((numbers(5, 6, 7), np.diag([1.0, 1, 1, 2])), "last row"),
+        ((numbers(5, 6, 7), np.diag([1.0, np.nan, 1, 1])), "finite"),
+        ((numbers(5, 6, 7), np.diag([1.0, 0, 1, 1])), "singular|not invertible|determinant"),
+        ([[1.0, 2.0], [3.0]], "no array"),
+        ([["a", "b"], ["c", "d"]], "values of type"),
+        (numbers(4), r"has shape \(4,\)"),
+        (3.0, "is a float"),
+        (None, "is a NoneType"),
+        (np.array(["a", "b"]), "values of type"),
+        (numbers(1, 1, 5, 6, 7), "no batch axis"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_remedy(given, told):
+    with pytest.raises(InputError, match=told) as caught:
+        read_image(given, "moving")
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith("moving image") and ";" in message
+
+
+def test_one_channel_may_be_named():
+    array = numbers(3, 5, 6)
+    np.testing.assert_array_equal(read_image(array, "fixed", 2)[0].numpy(), array[2:].astype(np.float32))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_images_as_monai_loads_them(tmp_path, first):
+    nib.save(nib.Nifti1Image(numbers(5, 6, 7).astype(np.float32), AFFINE), tmp_path / "a.nii")
+    loaded = LoadImage()(tmp_path / "a.nii")
+    given = EnsureChannelFirst()(loaded) if first else loaded
+    ours, theirs = read_image(given)[0], read_image(tmp_path / "a.nii")[0]
+    assert torch.equal(ours.as_tensor(), theirs.as_tensor()) and torch.equal(ours.affine, theirs.affine)
+
+
+def test_a_loaded_image_that_was_cut_is_no_longer_clear(tmp_path):
+    nib.save(nib.Nifti1Image(numbers(5, 6, 7).astype(np.float32), AFFINE), tmp_path / "a.nii")
+    loaded = EnsureChannelFirst()(LoadImage()(tmp_path / "a.nii"))
+    two = SpatialCrop(roi_start=(1, 1, 1), roi_end=(5, 5, 2))(torch.cat((loaded, loaded)))[..., 0]
+    with pytest.raises(InputError, match="2 channels of a 2-D image"):
+        read_image(two)
+
+
+@pytest.mark.parametrize("place", GRIDS)
+@pytest.mark.parametrize("library", IMAGES)
+def test_images_of_libraries_are_read_as_files_are(library, place):
+    grid = GRIDS[place][0]
+    array = numbers(*grid.shape).astype(np.float32)
+    image, valid = read_image(IMAGES[library](array, grid), "moving")
+    np.testing.assert_array_equal(image.numpy()[0], array)
+    np.testing.assert_allclose(image.affine.numpy(), full(grid.affine), atol=1e-5)
+    assert valid is None and image.meta["stored_dtype"] == "float32"
+    assert read_labels(IMAGES[library](array, grid)).dtype == torch.int64
+    mask = read_mask(IMAGES[library]((array > 50).astype(np.uint8), grid))
+    np.testing.assert_array_equal(mask.numpy()[0], array > 50)
+
+
+@pytest.mark.parametrize("library", IMAGES)
+def test_one_of_several_components_is_named(library):
+    grid = GRIDS["mixed"][0]
+    array = numbers(*grid.shape, 3).astype(np.float32)
+    image = IMAGES[library](array, grid)
+    np.testing.assert_array_equal(read_image(image, "fixed", 1)[0].numpy()[0], array[..., 1])
+    with pytest.raises(InputError, match=r"moving image \(in memory\): has 3 channels .* channel=0 to 2"):
+        read_image(image, "moving")
+
+
+def test_a_file_that_an_image_comes_from_is_named(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((5, 6, 7, 2), np.float32), AFFINE), tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"fixed image .*a\.nii: has 2 channels"):
+        read_image(nib.load(tmp_path / "a.nii"))
+
+
+def test_lists_of_images_are_channels():
+    array = numbers(1, 5, 6)
+    image = IMAGES["SimpleITK"](array[0], turned(0.4, (1.5, -2.0), (5, 6)))
+    for several in ([array, array], (array, array), ["a.nii", "b.nii"], [image, "a.nii"], [(array, FLAT)], ["a.nii"]):
+        assert images_of_channels(several) == list(several)
+    for single in (
+        array,
+        array.tolist(),
+        (array, FLAT),
+        (array.tolist(), FLAT.tolist()),
+        "a.nii",
+        image,
+        [[1, 2], [3, 4]],
+        [1.0],
+    ):
+        assert images_of_channels(single) is None
