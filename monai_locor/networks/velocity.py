@@ -161,6 +161,13 @@ class SplineVelocity(nn.Module):
         """Number of spatial dimensions D."""
         return self.coefficients.shape[0]
 
+    @property
+    def lattice(self) -> Grid:
+        """The lattice of the integration in the world."""
+        to_fixed = np.diag([*(self.step / self.grid.spacing), 1.0])
+        to_fixed[:-1, -1] = -self.margin / self.grid.spacing
+        return Grid(self.shape, self.grid.affine @ to_fixed)
+
     def lattice_positions(self, voxels: np.ndarray, axis: int) -> np.ndarray:
         """Positions along an axis of the fixed grid, in its voxels, as voxels of the lattice."""
         return (voxels * self.grid.spacing[axis] + self.margin) / self.step

@@ -128,12 +128,10 @@ class ForwardCoordinates(_Coordinates):
         if velocity is None:
             self._place_nodes_along(level, np.inf)
             return
-        lattice = np.diag([*(velocity.step / fixed.spacing), 1.0])
-        lattice[:-1, -1] = -velocity.margin / fixed.spacing
         matrix = voxel_to_voxel(level, fixed)  # diagonal: the level follows the fixed image's axes
         voxels = [matrix[axis, -1] + matrix[axis, axis] * np.arange(n) for axis, n in enumerate(level.shape)]
         positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
-        self._place_nodes(velocity.shape, fixed.affine @ lattice, positions)
+        self._place_nodes(velocity.shape, velocity.lattice.affine, positions)
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         # the affine comes after the displacement

@@ -36,17 +36,17 @@ from monai_locor.networks.composition import COMPOSITIONS
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import optimized
-from monai_locor.tensors import plain
 
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .correspondence import COARSE, fit_like_two_people
+from .fields import forward_mm, inverse_mm
 from .history import stage_record
-from .inversion import refined_inverse
 from .optimizer import DampedAdam
 from .parallel import Exchange
 from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
+from .reach import parts_in_reach
 from .resampling import Resampling
 from .schedule import DENSE_RATE, Stage, rate_factor
 from .similarity import OwnSimilarity, make_similarities
@@ -111,8 +111,7 @@ class RegistrationEngine(nn.Module):
     @optimized
     def _take(self, fixed: PreparedImage, moving: PreparedImage) -> None:
         """The images, on the device of the fixed one, and all that a registration of them begins with."""
-        self.fixed, self.moving = fixed.to(self.device), moving.to(self.device)
-        self._straighten()
+        self.whole = fixed.to(self.device), moving.to(self.device)
         self.begin(self.initial)
         masked = fixed.weight is not None or moving.weight is not None
         if masked and not takes_mask(self.losses[0]):
@@ -124,8 +123,11 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def begin(self, initial: np.ndarray) -> None:
-        """Start from a matrix, with bases that know nothing yet or what they were given."""
+        """Start from a matrix, with bases that know nothing yet or what they were given, and what is in reach of it."""
         self.history: list[dict[str, Any]] = []
+        given = self.initial_velocity, self.initial_displacement
+        self.fixed, self.moving = parts_in_reach(self.whole, initial, self.config.quantile, given, self.predict is not None)
+        self._straighten()
         self.affine = AffineMap(self.fixed.grid, initial, self.config.transform).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
         generators = [torch.Generator("cpu").manual_seed(2 * self.seed + k) for k in range(2)]
@@ -316,7 +318,6 @@ class RegistrationEngine(nn.Module):
         self.config = config
         if self.predict is not None:
             self.initial_velocity = None  # it was predicted for another affine
-        self._straighten()
         self.begin(self.initial)
 
     def _go_through_coarse(self, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> None:
@@ -372,20 +373,14 @@ class RegistrationEngine(nn.Module):
             return ForwardCoordinates(level, fixed, self.moving.grid, velocity, self.device)
         return InverseCoordinates(level, fixed, velocity, self.device)
 
-    def _displacement_mm(self, direction: int, grid: Grid) -> torch.Tensor:
-        field = self.velocity([direction])[0] if self.deformable else None
-        return self._coordinates(direction, grid).displacement_mm(self.affine(inverse=bool(direction)), field)
-
     @optimized
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
         """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, the affine included."""
-        return self._displacement_mm(0, self.fixed.grid)
+        return forward_mm(self)
 
     @optimized
     @torch.no_grad()
     def inverse_mm(self, forward_mm: torch.Tensor) -> torch.Tensor:
         """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, that undoes the forward one."""
-        inverse = self._displacement_mm(1, self.moving.grid)
-        grids, forward = (self.moving.grid, self.fixed.grid), plain(forward_mm).to(inverse)
-        return refined_inverse(inverse, grids[0], forward, grids[1], self.matrix()) if self.deformable else inverse
+        return inverse_mm(self, forward_mm)

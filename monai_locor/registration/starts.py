@@ -42,24 +42,26 @@ def try_another_start(engine: RegistrationEngine, stages: Sequence[Stage], bar: 
         bar: of the progress.
     """
     first, initial = engine.matrix(), engine.initial
-    images = engine.fixed, engine.moving
+    images = engine.whole
     scaling = engine.config.transform != "rigid"
     start = _agreed(engine, lambda: better_start(*images, first, initial, scaling), first.shape)
     if start is None:
         return
     logger.info("going through the affine stages again from another start")
-    kept = engine.affine, engine.losses, engine.history
+    names = ("affine", "losses", "history", "fixed", "moving", "velocity")
+    kept = {name: getattr(engine, name) for name in names}
     better = None
     try:
         engine.begin(start)
         bar.total += sum(s.iterations for s in stages)
         engine.go_through(stages, bar)
-        ends = _end(kept[2]), _end(engine.history)
+        ends = _end(kept["history"]), _end(engine.history)
         affines = first, engine.matrix()
         better = _agreed(engine, lambda: np.ones(1) if second_is_better(*images, affines, ends, initial, start) else None, (1,))
     finally:  # where it is interrupted, the first one is the better one that is known
         if better is None:
-            engine.affine, engine.losses, engine.history = kept
+            for name, value in kept.items():
+                setattr(engine, name, value)
     if better is not None:
         logger.warning("the first affine was given up for one from another start")
 
