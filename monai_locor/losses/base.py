@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from abc import abstractmethod
@@ -20,13 +21,14 @@ from collections.abc import Sequence
 
 import torch
 from monai.utils import LossReduction
+from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from monai_locor.autograd import transforms_active
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "warn_of_nothing"]
+__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "settings_text", "warn_of_nothing"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,13 @@ def answer(
     return out, every
 
 
+def settings_text(module: nn.Module) -> str:
+    """What a module was made with, for its ``extra_repr``: the arguments of its class that it has as plain attributes."""
+    names = [name for name in inspect.signature(type(module)).parameters if name != "generator"]
+    shown = {name: getattr(module, name, module) for name in names}
+    return ", ".join(f"{name}={v!r}" for name, v in shown.items() if not isinstance(v, nn.Module))
+
+
 class PairLoss(_Loss):
     """Base of the losses that compare channel c of one image with channel c of the other, to be minimised.
 
@@ -123,6 +132,10 @@ class PairLoss(_Loss):
         if spatial_dims not in dims:
             raise ValueError(f"spatial_dims must be one of {tuple(dims)}, got {spatial_dims}.")
         self.spatial_dims = spatial_dims
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return settings_text(self)
 
     @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
     def forward(

@@ -27,7 +27,7 @@ from monai_locor.precision import full_precision
 from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
-from .base import answer, check_types, warn_of_nothing
+from .base import answer, check_types, settings_text, warn_of_nothing
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -148,6 +148,10 @@ class LocalLearnedBasisCRLoss(_Loss):
                 raise ValueError(f"{name} must be positive and finite, got {values if len(values) > 1 else values[0]}.")
         if not 0 < self.min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {self.min_mass}.")
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``; those of the basis are shown by itself."""
+        return settings_text(self)
 
     @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
     def forward(

@@ -88,6 +88,8 @@ class LocalNCCLoss(PairLoss):
         check_positive(eps=eps, memory_budget_mb=memory_budget_mb)
         if not 0 < min_mass <= 1:
             raise ValueError(f"min_mass must be in (0, 1], got {min_mass}.")
+        self.kernel_type, self.kernel_size, self.kernel_sigma = kernel_type, kernel_size, kernel_sigma
+        self.truncated, self.stride = truncated, stride
         self.rescale, self.eps, self.min_mass = rescale, eps, min_mass
         self.memory_budget_mb, self.generator = memory_budget_mb, generator
 

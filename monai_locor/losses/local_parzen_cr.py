@@ -105,6 +105,7 @@ class LocalParzenCRLoss(ParzenLoss):
         )
         if min_mass > 1:
             raise ValueError(f"min_mass must be in (0, 1], got {min_mass}.")
+        self.kernel_sigma, self.truncated, self.stride = kernel_sigma, truncated, stride
         self.num_patches, self.eps, self.min_mass = num_patches, eps, min_mass
         self.memory_budget_mb, self.generator = memory_budget_mb, generator
 

@@ -52,6 +52,7 @@ class ParzenLoss(PairLoss):
         super().__init__(spatial_dims, reduction)
         if not 0 <= quantile < 0.5:
             raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
+        self.kernel_type, self.sigma_ratio = kernel_type, sigma_ratio
         self.num_bins, self.parzen = num_bins, make_parzen(kernel_type, num_bins, sigma_ratio)
         self.rescale, self.quantile, self.freeze_range = rescale, quantile, freeze_range
         self._frozen: tuple[IntensityRange, IntensityRange] | None = None

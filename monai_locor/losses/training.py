@@ -94,6 +94,10 @@ class RegistrationLoss(nn.Module):
         self.last = {"similarity": similarity.detach(), "bending": bending.detach()}
         return similarity + bending
 
+    def extra_repr(self) -> str:
+        """The weight, for ``repr``."""
+        return f"bending_weight={self.bending_weight!r}"
+
     def _inverse(self) -> nn.Module:
         if self.inverse_similarity is not None:
             return self.inverse_similarity

@@ -197,6 +197,10 @@ class PolynomialBasis(nn.Module):
             previous = current
         self.num_basis = count
 
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return f"in_channels={self.in_channels}, degree={self.degree}"
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, *spatial)`` intensities to ``(B, J, *spatial)`` monomials."""
         out = [torch.ones_like(x[:, 0])]
