@@ -28,6 +28,7 @@ from monai_locor.io import ImageSource, read_affine, read_displacement_field, re
 from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
 
+from .background import has_noisy_background
 from .config import RegistrationConfig
 from .initial import check_kind, check_overlap, initial_affine, split_displacement
 from .prepare import PreparedImage, prepare
@@ -81,6 +82,13 @@ def load_pair(
         shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
         raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
     masks = {"fixed": fixed_mask, "moving": moving_mask}
+    for role, (image, _) in images.items():
+        if masks[role] is None and has_noisy_background(image):
+            name = f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
+            logger.warning(
+                "%s: its background is noise as strong as the image, as in MP2RAGE; a mask of the head helps (--%s-mask)",
+                *(name, role),
+            )
     prepared = {
         role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
         for role, (image, valid) in images.items()
