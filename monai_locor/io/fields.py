@@ -19,23 +19,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from monai.data.meta_tensor import MetaTensor
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..geometry import Grid
-from .itk_library import load_itk
-from .itk_text import affine_text, read_affine_text
+from .itk_linear import linear_matrix
+from .itk_matlab import write_matlab_affine
+from .itk_text import affine_text
+from .itk_transforms import read_itk_transforms
 from .lps import flipped, lps_signs
 from .nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from .paths import atomic_path
-from .sources import one_line
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
-    "load_itk_transforms",
+    "load_displacement_field",
     "read_affine",
     "read_displacement_field",
     "write_affine",
@@ -45,7 +47,7 @@ __all__ = [
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intents: LPS components for ITK, and RAS components
 
 
-def write_displacement_field(path: str | os.PathLike[str], displacement: torch.Tensor, grid: Grid) -> None:
+def write_displacement_field(path: str | os.PathLike[str], displacement: torch.Tensor | np.ndarray, grid: Grid) -> None:
     """Write a displacement field as the NIfTI vector image that ITK, ANTs and Slicer read.
 
     The file is ``(X, Y, Z, 1, 3)`` float32 with intent 1007 and components in LPS mm. A 2-D field is ``(X, Y, 1, 1, 2)``,
@@ -62,9 +64,11 @@ def write_displacement_field(path: str | os.PathLike[str], displacement: torch.T
     """
     if tuple(displacement.shape) != (grid.dims, *grid.shape):
         raise ValueError(f"a displacement of shape {tuple(displacement.shape)} does not fit a grid of shape {grid.shape}")
-    if not torch.isfinite(displacement).all():
+    if not isinstance(displacement, np.ndarray):
+        displacement = displacement.detach().cpu().numpy()
+    if not np.isfinite(displacement).all():
         raise ValueError("the displacement field holds NaN or infinite values")
-    data = displacement.detach().cpu().to(torch.float64).numpy()
+    data = displacement.astype(np.float64)
     data = np.moveaxis(data, 0, -1) * lps_signs(grid.dims)
     shape = (*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
     save_nifti(path, data.reshape(shape).astype(np.float32), grid, intent="vector")
@@ -79,6 +83,14 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
     Raises:
         InputError: when the file is missing, unreadable or no such field.
     """
+    import torch
+
+    field, grid = load_displacement_field(path)
+    return torch.from_numpy(field), grid
+
+
+def load_displacement_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, Grid]:
+    """:func:`read_displacement_field` as an array, without torch."""
     name = f"displacement field {os.fspath(path)}"
     data, affine, intent = _load_vectors(Path(path).expanduser(), name)
     dims = data.shape[-1]
@@ -91,9 +103,10 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
     if not np.isfinite(data).all():
         raise InputError(f"{name}: holds NaN or infinite values; compute it again")
     data = data.reshape(*data.shape[:dims], dims) * (lps_signs(dims) if intent == _VECTOR else 1)
-    field = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32))
+    matrix = np.eye(dims + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
     try:
-        return field, Grid.of(MetaTensor(field, affine=torch.from_numpy(affine)))
+        return np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32), Grid(data.shape[:dims], matrix)
     except ValueError as error:
         raise InputError(f"{name}: {one_line(error)}; repair its header") from error
 
@@ -117,18 +130,9 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
     lps = flipped(matrix)
     with atomic_path(path) as temporary:
         if Path(path).suffix == ".mat":
-            _write_binary_affine(temporary, lps, f"output file {os.fspath(path)}")
+            write_matlab_affine(temporary, lps)
         else:
             temporary.write_text(affine_text(lps))
-
-
-def _write_binary_affine(path: Path, lps: np.ndarray, name: str) -> None:
-    itk = load_itk(name)
-    dims = len(lps) - 1
-    transform = itk.AffineTransform[itk.D, dims].New()
-    transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(lps[:dims, :dims])))
-    transform.SetTranslation(lps[:dims, dims].tolist())
-    itk.transformwrite([transform], str(path))
 
 
 def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
@@ -141,40 +145,17 @@ def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
         InputError: when the file is missing, unreadable or holds another or more than one transform.
     """
     name = f"affine {os.fspath(path)}"
-    matrix = read_affine_text(Path(path).expanduser())
+    transforms = read_itk_transforms(Path(path).expanduser(), name)
+    try:
+        matrix = linear_matrix(transforms[0]) if len(transforms) == 1 else None
+    except ValueError as error:
+        raise InputError(f"{name}: {one_line(error)}; compute it again") from error
     if matrix is None:
-        matrix = _matrix_of_itk(Path(path).expanduser(), name)
+        kinds = ", ".join(transform.kind for transform in transforms)
+        raise InputError(f"{name}: holds {kinds or 'nothing'}; give a file with one affine or rigid transform")
     if not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:
         raise InputError(f"{name}: its matrix is singular or not finite: {matrix.tolist()}; compute it again")
     return flipped(matrix)
-
-
-def _matrix_of_itk(path: Path, name: str) -> np.ndarray:
-    transforms = load_itk_transforms(path, name)
-    if len(transforms) != 1 or not hasattr(transforms[0], "GetMatrix"):
-        kinds = ", ".join(type(t).__name__ for t in transforms)
-        raise InputError(f"{name}: holds {kinds or 'nothing'}; give a file with one affine or rigid transform")
-    linear = load_itk(name).array_from_matrix(transforms[0].GetMatrix())
-    matrix = np.eye(len(linear) + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = linear, list(transforms[0].GetOffset())  # the offset has the centre in it
-    return matrix
-
-
-def load_itk_transforms(path: Path, name: str) -> list[Any]:
-    """What ITK finds in a transform file, one object a transform.
-
-    Raises:
-        InputError: when there is no such file, or ITK cannot read it or is not installed.
-    """
-    if not path.is_file():
-        raise InputError(f"{name}: no such file; check its path")
-    itk = load_itk(name)
-    try:
-        return itk.transformread(str(path))
-    except Exception as error:
-        raise InputError(
-            f"{name}: ITK cannot read it ({one_line(error)}); give a complete .tfm, .txt, .mat or .h5 of ITK"
-        ) from error
 
 
 def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:

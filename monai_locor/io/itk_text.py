@@ -9,22 +9,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One affine map in ITK's text format (``.tfm``, ``.txt``), written and read without ITK.
-
-ITK's own reader and writer first load every transform that it has, for ten seconds.
-"""
+"""ITK's text format of transforms (``.tfm``, ``.txt``), written and read without ITK, which takes seconds to load."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["affine_text", "read_affine_text"]
+from .itk_linear import ItkTransform
 
-_FIRST = ["#Insight Transform File V1.0", "#Transform 0"]
-_KIND = re.compile(r"AffineTransform_double_([23])_\1")
+__all__ = ["TEXT_SIGNATURE", "affine_text", "read_text"]
+
+#: how each file begins
+TEXT_SIGNATURE = "#Insight Transform File"
 
 
 def affine_text(lps: np.ndarray) -> str:
@@ -32,42 +30,41 @@ def affine_text(lps: np.ndarray) -> str:
     dims = len(lps) - 1
     numbers = " ".join(repr(float(v)) for v in [*lps[:dims, :dims].ravel(), *lps[:dims, dims]])
     return (
-        "\n".join(_FIRST) + "\n"
+        f"{TEXT_SIGNATURE} V1.0\n#Transform 0\n"
         f"Transform: AffineTransform_double_{dims}_{dims}\n"
         f"Parameters: {numbers}\nFixedParameters: {' '.join(['0'] * dims)}\n"
     )
 
 
-def read_affine_text(path: Path) -> np.ndarray | None:
-    """The matrix ``(D + 1, D + 1)`` on LPS mm of a text file with one affine map of doubles.
+def read_text(path: Path) -> list[ItkTransform]:
+    """The transforms of a text file, of any kind and precision.
 
-    Returns:
-        ``None`` for every other file, a damaged one included: ITK reads it, or says what is wrong with it.
+    Raises:
+        ValueError: when it is no such file, or a damaged one.
     """
-    if path.suffix.lower() not in (".tfm", ".txt"):
-        return None
     try:
-        lines = [line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return None
-    names = [line.split(":")[0] for line in lines[2:]]
-    if lines[:2] != _FIRST or names != ["Transform", "Parameters", "FixedParameters"]:
-        return None
-    kind, *values = (line.split(":", 1)[1].strip() for line in lines[2:])
-    match = _KIND.fullmatch(kind)
-    return None if match is None else _matrix(int(match[1]), *values)
+        text = path.read_text(encoding="ascii")
+    except UnicodeDecodeError:
+        text = ""
+    if not text.lstrip().startswith(TEXT_SIGNATURE):
+        raise ValueError(f"does not begin with {TEXT_SIGNATURE!r} as ITK's text files do")
+    found: list[dict[str, str]] = []
+    for line in map(str.strip, text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        key, colon, value = line.partition(":")
+        if key == "Transform":
+            found.append({})
+        if not colon or not found or key not in ("Transform", "Parameters", "FixedParameters") or key in found[-1]:
+            raise ValueError(f"has an unexpected line {line[:40]!r}")
+        found[-1][key] = value.strip()
+    return [_transform(values) for values in found]
 
 
-def _matrix(dims: int, parameters: str, centre: str) -> np.ndarray | None:
-    try:
-        values, fixed = (np.array(text.split(), dtype=np.float64) for text in (parameters, centre))
-    except ValueError:
-        return None
-    if values.shape != (dims * (dims + 1),) or fixed.shape != (dims,):
-        return None
-    matrix = np.eye(dims + 1)
-    matrix[:-1, :-1] = values[: dims * dims].reshape(dims, dims)
-    matrix[:-1, -1] = values[dims * dims :]
-    if fixed.any():  # the map turns about its centre
-        matrix[:-1, -1] += fixed - matrix[:-1, :-1] @ fixed
-    return matrix
+def _transform(values: dict[str, str]) -> ItkTransform:
+    kind = values["Transform"]
+    missing = [key for key in ("Parameters", "FixedParameters") if key not in values and "Composite" not in kind]
+    if missing:
+        raise ValueError(f"has no line {missing[0]!r} for its {kind}")
+    numbers = (np.array(values.get(key, "").split(), dtype=np.float64) for key in ("Parameters", "FixedParameters"))
+    return ItkTransform.of(kind, *numbers)

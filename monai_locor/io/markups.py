@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .lps import lps_signs
-from .sources import one_line
 
 __all__ = ["fcsv_text", "finite_point", "flip", "from_fcsv", "from_markups", "markups_text", "rows_of", "table_text"]
 

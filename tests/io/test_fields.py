@@ -271,10 +271,10 @@ def test_a_centre_of_rotation_is_honoured(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Transform: TranslationTransform_double_3_3\nParameters: 1 2 3\nFixedParameters: \n", "Translation"),
+        ("Transform: ThinPlateSplineKernelTransform_double_3_3\nParameters: 1 2 3\nFixedParameters: \n", "ThinPlateSpline"),
         (2 * "Transform: AffineTransform_double_2_2\nParameters: 1 0 0 1 0 0\nFixedParameters: 0 0\n", "one affine"),
         ("Transform: AffineTransform_double_2_2\nParameters: 1 1 1 1 0 0\nFixedParameters: 0 0\n", "singular"),
-        ("nothing\n", "ITK cannot read it"),
+        ("nothing\n", "unexpected line 'nothing'"),
     ],
     ids=["other", "two", "singular", "junk"],
 )

@@ -167,7 +167,7 @@ def test_ours_come_back(tmp_path, case):
     ("text", "words"),
     [
         ('(Transform "AffineTransform")', "no numbers \\(TransformParameters"),
-        ('(Transform "AffineTransform")\n(TransformParameters 1 2 3)', "3 numbers in .* instead of 12"),
+        ('(Transform "AffineTransform")\n(TransformParameters 1 2 3)', "3 parameters instead of 12"),
         ('(Transform "AffineTransform")\n(TransformParameters 0 0 0 0 0 0 0 0 0 0 0 0)', "singular"),
         ('(Transform "SplineKernelTransform")\n(TransformParameters 1)', "SplineKernelTransform.*transformix -def all"),
         ('(Transform "BSplineTransform")\n(BSplineTransformSplineOrder 2)', "order 2"),

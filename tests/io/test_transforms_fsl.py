@@ -185,7 +185,7 @@ def test_refusals(tmp_path):
     for other in (fixed.resampled(2 * fixed.spacing), GRIDS["right-handed"][0]):
         with pytest.raises(InputError, match=r"c\.nii: .*radiological.*1\.2"):
             read_transform(tmp_path / "c.nii", fixed=other, moving=moving)
-    (tmp_path / "m.mat").write_text("0 0 0 0\n" * 4)
+    (tmp_path / "m.mat").write_text("0 0 0 0\n" * 3 + "0 0 0 1\n")
     with pytest.raises(InputError, match=r"m\.mat: .*[Ss]ingular"):
         read_transform(tmp_path / "m.mat", fixed=fixed, moving=moving)
     with pytest.raises(InputError, match="fixed image"):

@@ -196,7 +196,7 @@ def test_refusals(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "four.nii")
     with pytest.raises(InputError, match=r"four\.nii: has shape \(4, 4, 4, 3\)"):
         read_transform(tmp_path / "four.nii", format="niftyreg-def")
-    for content, words in (("1 2\n3 4\n", "four"), ("a b c d\n" * 4, "four lines"), ("0 0 0 0\n" * 4, "singular")):
+    for content, words in (("1 2\n3 4\n", "four"), ("a b c d\n" * 4, "four lines"), ("0 0 0 0\n" * 3 + "0 0 0 1", "singular")):
         (tmp_path / "b.txt").write_text(content)
         with pytest.raises(InputError, match=rf"b\.txt: .*{words}"):
             read_transform(tmp_path / "b.txt", format="niftyreg-affine")

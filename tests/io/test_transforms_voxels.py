@@ -173,3 +173,21 @@ def test_images_of_the_challenge_keep_their_grid(tmp_path):
     write_transform(tmp_path / "d.nii.gz", ours, format="learn2reg")
     back = read_transform(tmp_path / "d.nii.gz")
     torch.testing.assert_close(back.displacement(EVEN), ours.displacement(EVEN), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("last", ["9.999999403953552e-01", "9.999998807907104e-01", "1.000000119209290e+00"])
+@pytest.mark.parametrize("kind", [0, 1])
+def test_the_last_row_of_an_lta_may_be_rounded(tmp_path, last, kind):
+    """mri_robust_register and mri_concatenate_lta go through single precision."""
+    fixed, moving = GRIDS["mixed"]
+    ours, path = SpatialTransform.of_affine(some_affine(3)), tmp_path / "a.lta"
+    write_transform(path, ours, fixed=fixed, moving=moving)
+    text = path.read_text().splitlines()
+    matrix = np.linalg.inv(ours.matrix)
+    matrix = matrix if kind else np.linalg.inv(fixed.affine) @ matrix @ moving.affine
+    text[0], text[5:9] = f"type = {kind}", [" ".join(map(str, row)) for row in matrix[:3]] + [f"0 0 0 {last}"]
+    path.write_text("\n".join(text))
+    np.testing.assert_allclose(read_transform(path).matrix, ours.matrix, atol=1e-6)
+    path.write_text("\n".join([*text[:8], "0 0 0 0.5", *text[9:]]))
+    with pytest.raises(InputError, match=r"a\.lta: the last row of its matrix is \[0.*0\.5\]"):
+        read_transform(path)

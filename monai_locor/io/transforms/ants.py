@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, Step
-from ..fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+from ..fields import load_displacement_field, read_affine, write_affine, write_displacement_field
 from ..nifti import has_shear
 from .base import domain_of, invalid
 
@@ -46,11 +46,11 @@ def read_ants(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
         linear: tuple[AffineStep, ...] = (AffineStep(read_affine(affine)),) if affine.is_file() else ()
         if not warp.is_file():
             return SpatialTransform(linear)
-        steps: tuple[Step, ...] = (FieldStep(*read_displacement_field(warp)), *linear)
+        steps: tuple[Step, ...] = (FieldStep(*load_displacement_field(warp)), *linear)
         if not inverse.is_file():
             return SpatialTransform(steps)
         back: tuple[Step, ...] = tuple(step.inverted() for step in linear)
-        return SpatialTransform(steps, (*back, FieldStep(*read_displacement_field(inverse))))
+        return SpatialTransform(steps, (*back, FieldStep(*load_displacement_field(inverse))))
 
 
 def write_ants(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:

@@ -21,11 +21,22 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
-from ..sources import one_line
 
-__all__ = ["Format", "Reader", "Writer", "check_grid", "domain_of", "invalid", "matrix_of", "read_matrix_text"]
+__all__ = [
+    "Format",
+    "Reader",
+    "Writer",
+    "check_grid",
+    "domain_of",
+    "homogeneous",
+    "invalid",
+    "matrix_of",
+    "read_matrix_text",
+]
+
+_ROUNDED = 1e-5  # by which the last row of a matrix may be off: single precision, or few digits
 
 #: file, its name for messages, fixed grid, moving grid
 Reader: TypeAlias = Callable[[Path, str, "Grid | None", "Grid | None"], SpatialTransform]
@@ -119,6 +130,18 @@ def matrix_of(transform: SpatialTransform, name: str) -> np.ndarray:
     return transform.matrix
 
 
+def homogeneous(matrix: np.ndarray, name: str) -> np.ndarray:
+    """A matrix whose last row is 0 ... 0 1, which files have up to the rounding of single precision.
+
+    Raises:
+        InputError: when it is another row.
+    """
+    row = np.eye(len(matrix))[-1]
+    if not np.abs(matrix[-1] - row).max() < _ROUNDED:
+        raise InputError(f"{name}: the last row of its matrix is {matrix[-1].tolist()} instead of 0 ... 0 1; compute it again")
+    return np.vstack((matrix[:-1], row))
+
+
 def read_matrix_text(path: Path, name: str) -> np.ndarray:
     """A file of four lines of four numbers, ``(4, 4)``.
 
@@ -129,4 +152,4 @@ def read_matrix_text(path: Path, name: str) -> np.ndarray:
         matrix = np.loadtxt(path, ndmin=2, max_rows=5)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise InputError(f"{name}: holds {matrix.shape} numbers; it should hold four lines of four finite numbers")
-    return matrix
+    return homogeneous(matrix, name)

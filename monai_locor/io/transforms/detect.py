@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError
+from ..itk_text import TEXT_SIGNATURE
 from ..nifti import is_nifti, load_nifti
 from .ants import ants_files
 from .base import invalid
@@ -66,13 +67,16 @@ def format_of_file(path: Path) -> str:
         raise InputError(f"transform {path}: no such file; check its path")
     if is_nifti(path):
         return _nifti_kind(path)
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start.lstrip().startswith(TEXT_SIGNATURE.encode()):
+        return "itk"
     kind = format_of_name(path)
-    return _text_kind(path, kind) if path.suffix.lower() in (".txt", ".mat") else kind
+    return _text_kind(start, path, kind) if path.suffix.lower() in (".txt", ".mat") else kind
 
 
-def _text_kind(path: Path, otherwise: str) -> str:
+def _text_kind(start: bytes, path: Path, otherwise: str) -> str:
     """Of files that several tools write, which one did; four lines of numbers are NiftyReg's in .txt, FLIRT's in .mat."""
-    start = path.read_bytes()[:4096]
     if b"(Transform " in start:
         return "elastix"
     try:

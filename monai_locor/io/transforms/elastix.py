@@ -21,10 +21,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...errors import InputError
 from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep, Step
+from ..itk_linear import ItkTransform, linear_matrix
 from ..lps import flipped, lps_signs
 from ..paths import atomic_path
 from .base import domain_of, invalid
@@ -86,7 +86,7 @@ def _step(values: Parameters, path: Path, name: str) -> Step:
     if dims not in (2, 3):
         raise InputError(f"{name}: acts on {dims} dimensions; two or three are supported")
     if kind in _LINEAR:
-        return AffineStep(flipped(_about_centre(values, kind, dims)))
+        return _linear(values, kind, dims)
     if kind in ("BSplineTransform", "RecursiveBSplineTransform"):
         return _spline(values, dims, name)
     if kind == "DeformationFieldTransform":
@@ -94,61 +94,22 @@ def _step(values: Parameters, path: Path, name: str) -> Step:
     raise InputError(f"{name}: holds a {kind}, which is not supported; make a field of it with transformix -def all")
 
 
-def _about_centre(values: Parameters, kind: str, dims: int) -> np.ndarray:
-    """``x -> M (x - c) + c + t``, LPS."""
-    numbers = values.numbers("TransformParameters", _LINEAR[kind][dims - 2])
-    linear, shift = np.eye(dims), numbers[-dims:]
-    centre = np.zeros(dims)
-    if kind != "TranslationTransform":
-        centre = values.numbers("CenterOfRotationPoint", dims)
-    if kind == "AffineTransform":
-        linear = numbers[:-dims].reshape(dims, dims)
-    elif kind == "EulerTransform":
-        linear = _turn(numbers[0]) if dims == 2 else _euler(numbers[:3], values.text("ComputeZYX") == "true")
-    elif kind == "SimilarityTransform" and dims == 2:
-        linear = numbers[0] * _turn(numbers[1])
-    elif kind == "SimilarityTransform":
-        linear, shift = numbers[6] * _versor(numbers[:3]), numbers[3:6]
-    matrix = np.eye(dims + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = linear, centre + shift - linear @ centre
-    return matrix
-
-
-#: number of parameters in two and in three dimensions
+#: elastix's kinds and ITK's, in two and in three dimensions
 _LINEAR = {
-    "TranslationTransform": (2, 3),
-    "EulerTransform": (3, 6),
-    "SimilarityTransform": (4, 7),
-    "AffineTransform": (6, 12),
+    "TranslationTransform": ("TranslationTransform", "TranslationTransform"),
+    "EulerTransform": ("Euler2DTransform", "Euler3DTransform"),
+    "SimilarityTransform": ("Similarity2DTransform", "Similarity3DTransform"),
+    "AffineTransform": ("AffineTransform", "AffineTransform"),
 }
 
 
-def _turn(angle: float) -> np.ndarray:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
-def _euler(angles: np.ndarray, zyx: bool) -> np.ndarray:
-    about = []
-    for axis, angle in enumerate(angles):
-        turn = np.eye(3)
-        i, j = ((1, 2), (2, 0), (0, 1))[axis]
-        turn[np.ix_((i, j), (i, j))] = _turn(angle)
-        about.append(turn)
-    x, y, z = about
-    return z @ y @ x if zyx else z @ x @ y
-
-
-def _versor(v: np.ndarray) -> np.ndarray:
-    """Rotation of a unit quaternion whose real part is positive."""
-    x, y, z = v
-    w = np.sqrt(max(0.0, 1 - v @ v))
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+def _linear(values: Parameters, kind: str, dims: int) -> AffineStep:
+    numbers = values.numbers("TransformParameters")
+    centre = np.zeros(0) if kind == "TranslationTransform" else values.numbers("CenterOfRotationPoint", dims)
+    order = [float(values.text("ComputeZYX") == "true")] if kind == "EulerTransform" and dims == 3 else []
+    matrix = linear_matrix(ItkTransform(_LINEAR[kind][dims - 2], dims, numbers, np.append(centre, order)))
+    assert matrix is not None
+    return AffineStep(flipped(matrix))
 
 
 def _spline(values: Parameters, dims: int, name: str) -> SplineStep:
@@ -158,7 +119,7 @@ def _spline(values: Parameters, dims: int, name: str) -> SplineStep:
     lattice = values.grid("Grid", dims)
     numbers = values.numbers("TransformParameters", dims * int(np.prod(lattice.shape)))
     numbers = numbers.reshape(dims, *reversed(lattice.shape)).transpose(0, *reversed(range(1, dims + 1)))
-    return SplineStep(torch.from_numpy(numbers * lps_signs(dims).reshape(-1, *[1] * dims)), lattice)
+    return SplineStep(numbers * lps_signs(dims).reshape(-1, *[1] * dims), lattice)
 
 
 def write_elastix(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:

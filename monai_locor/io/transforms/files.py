@@ -18,9 +18,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
-from ..sources import one_line
 from .base import Format, invalid
 from .detect import format_of_file, format_of_name
 from .formats import FORMATS

@@ -21,7 +21,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...errors import InputError
 from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
@@ -72,7 +71,7 @@ def read_absolute(path: Path, name: str, fixed: Grid | None, moving: Grid | None
 def _unevenness(transform: SpatialTransform) -> float:
     field = transform.steps[0]
     assert isinstance(field, FieldStep)
-    return float(field.displacement.flatten(1).std(1).norm())
+    return float(np.linalg.norm(field.array.reshape(3, -1).std(1)))
 
 
 def _readings(path: Path, name: str, moving: Grid | None, absolute: tuple[bool, ...]) -> list[SpatialTransform]:
@@ -85,8 +84,7 @@ def _readings(path: Path, name: str, moving: Grid | None, absolute: tuple[bool, 
         grid = Grid(image.shape[:3], nifti_affine(image))
         own = positions(grid)
         worlds = [apply_affine(from_fsl(moving), data if whole else own + data) for whole in absolute]
-        shifts = [torch.from_numpy(np.moveaxis(world - grid.points(), -1, 0).copy()) for world in worlds]
-        return [SpatialTransform.of_field(shift, grid) for shift in shifts]
+        return [SpatialTransform.of_field(np.moveaxis(world - grid.points(), -1, 0), grid) for world in worlds]
 
 
 def write_relative(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from ...errors import InputError
 from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
@@ -54,5 +53,5 @@ def coefficients(image: nib.nifti1.Nifti1Pair, name: str, fixed: Grid | None, mo
     matrix, world = np.asarray(header.get_sform()), from_fsl(fixed)
     data = np.asarray(image.dataobj, dtype=np.float64) @ (world[:3, :3] @ matrix[:3, :3]).T
     data = np.pad(data, ((1, 1), (1, 1), (1, 1), (0, 0)))  # the last voxels may lack a node, which counts as zero
-    spline = SplineStep(torch.from_numpy(np.moveaxis(data, -1, 0).copy()), lattice)
+    spline = SplineStep(np.moveaxis(data, -1, 0), lattice)
     return SpatialTransform((spline, AffineStep(from_fsl(moving) @ np.linalg.inv(matrix) @ np.linalg.inv(world))))

@@ -20,17 +20,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ...errors import InputError
-from ...geometry import AffineStep, Grid, SpatialTransform, Step
-from ..fields import load_itk_transforms, write_affine
-from ..itk_library import load_itk
-from ..itk_text import read_affine_text
-from ..lps import flipped
+from ...errors import InputError, one_line
+from ...geometry import Grid, SpatialTransform, Step
+from ..fields import write_affine
+from ..itk_hdf5 import write_hdf5
+from ..itk_transforms import read_itk_transforms
 from ..paths import atomic_path
-from ..sources import one_line
 from .base import invalid, matrix_of
 from .consistency import undoes
-from .objects import itk_of_steps, steps_of_object
+from .itk_steps import steps_of_transforms, transforms_of_steps
 
 __all__ = ["inverse_path", "itk_files", "read_itk", "write_itk"]
 
@@ -62,15 +60,9 @@ def read_itk(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
 
 
 def _read_steps(path: Path, name: str) -> tuple[Step, ...]:
-    matrix = read_affine_text(path)
-    if matrix is not None:
-        with invalid(name, _REMEDY):
-            return (AffineStep(flipped(matrix)),)
-    transforms = load_itk_transforms(path, name)
-    if len(transforms) != 1:
-        raise InputError(f"{name}: holds {len(transforms)} transforms side by side; give one, or a composite of them")
+    transforms = read_itk_transforms(path, name)
     with invalid(name, _REMEDY):
-        return steps_of_object(transforms[0], name)
+        return steps_of_transforms(transforms, name)
 
 
 def write_itk(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
@@ -86,10 +78,8 @@ def write_itk(path: Path, name: str, transform: SpatialTransform, fixed: Grid | 
 
 
 def _write_steps(path: Path, name: str, steps: tuple[Step, ...]) -> None:
-    itk = load_itk(name)
-    whole = itk_of_steps(steps)
     try:
         with atomic_path(path) as temporary:
-            itk.transformwrite([whole], str(temporary), compression=True)
+            write_hdf5(temporary, transforms_of_steps(steps), name)
     except RuntimeError as error:
         raise InputError(f"{name}: cannot be written ({one_line(error)}); is there room, and may you write there?") from error

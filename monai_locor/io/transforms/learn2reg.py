@@ -24,14 +24,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from ...errors import InputError
-from ...geometry import Grid, SpatialTransform
+from ...geometry import Grid, SpatialTransform, apply_affine
 from ..nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid
-from .splines import quadratic_zoom
 
 __all__ = ["read_learn2reg", "write_learn2reg"]
 
@@ -42,17 +40,24 @@ def read_learn2reg(path: Path, name: str, fixed: Grid | None, moving: Grid | Non
     """A field in voxels of the moving image, by default on the fixed image's grid, as it is in the challenge."""
     with invalid(name, "is it complete, and a displacement field of Learn2Reg?"):
         field, grid = _from_nifti(path, name, fixed) if is_nifti(path) else _from_archive(path, name, fixed)
-        return SpatialTransform.of_ddf(field, grid, moving)
+        return SpatialTransform.of_field(_in_mm(field, grid, moving or grid), grid)
 
 
-def _from_nifti(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor, Grid]:
+def _in_mm(ddf: np.ndarray, grid: Grid, moving: Grid) -> np.ndarray:
+    """:meth:`SpatialTransform.of_ddf` without torch: ``(3, *grid.shape)``, voxels of the moving image to RAS mm."""
+    axes = [np.arange(n, dtype=np.float64) for n in grid.shape]
+    ends = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + np.moveaxis(ddf, 0, -1)
+    return np.moveaxis(apply_affine(moving.affine, ends) - grid.points(), -1, 0)
+
+
+def _from_nifti(path: Path, name: str, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
     image = load_nifti(path)
     if image.ndim != 4 or image.shape[3] != 3:
         raise InputError(f"{name}: has shape {image.shape}; a displacement field of Learn2Reg has (X, Y, Z, 3)")
     grid = _own_grid(image, name) if fixed is None else fixed
     if image.shape[:3] != grid.shape:
         raise InputError(f"{name}: has {image.shape[:3]} voxels, and the fixed image {grid.shape}; they must agree")
-    return torch.from_numpy(np.moveaxis(np.asarray(image.dataobj, dtype=np.float64), -1, 0).copy()), grid
+    return np.moveaxis(np.asarray(image.dataobj, dtype=np.float64), -1, 0), grid
 
 
 def _own_grid(image: nib.nifti1.Nifti1Pair, name: str) -> Grid:
@@ -61,7 +66,7 @@ def _own_grid(image: nib.nifti1.Nifti1Pair, name: str) -> Grid:
     return Grid(image.shape[:3], nifti_affine(image))
 
 
-def _from_archive(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tensor, Grid]:
+def _from_archive(path: Path, name: str, fixed: Grid | None) -> tuple[np.ndarray, Grid]:
     grid = check_grid(fixed, "fixed", name)
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > 3 * math.prod(grid.shape) * _BYTES + 4096:
@@ -72,8 +77,16 @@ def _from_archive(path: Path, name: str, fixed: Grid | None) -> tuple[torch.Tens
     if len(arrays) != 1 or arrays[0].shape not in (half, (3, *grid.shape)):
         shapes = ", ".join(str(a.shape) for a in arrays)
         raise InputError(f"{name}: holds arrays of shape {shapes}; needed is one of {half} for a fixed image of {grid.shape}")
-    field = torch.from_numpy(arrays[0].astype(np.float64))
-    return (field if tuple(field.shape[1:]) == grid.shape else quadratic_zoom(field, grid.shape)), grid
+    field = arrays[0].astype(np.float64)
+    return (field if field.shape[1:] == grid.shape else _zoomed(field, grid.shape)), grid
+
+
+def _zoomed(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    import torch
+
+    from .splines import quadratic_zoom
+
+    return quadratic_zoom(torch.from_numpy(field), shape).numpy()
 
 
 def write_learn2reg(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
@@ -87,7 +100,7 @@ def write_learn2reg(path: Path, name: str, transform: SpatialTransform, fixed: G
         return [path]
     if any(n % 2 for n in grid.shape):
         raise InputError(f"{name}: the layout has every other voxel, and {grid.shape} has an odd number; write .nii.gz instead")
-    coarse = quadratic_zoom(field, tuple(n // 2 for n in grid.shape)).numpy().astype(np.float16)
+    coarse = _zoomed(field.numpy(), tuple(n // 2 for n in grid.shape)).astype(np.float16)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, coarse)
     return [path]

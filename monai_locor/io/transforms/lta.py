@@ -25,7 +25,7 @@ import numpy as np
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
 from ..paths import atomic_path
-from .base import check_grid, invalid, matrix_of
+from .base import check_grid, homogeneous, invalid, matrix_of
 
 __all__ = ["read_lta", "write_lta"]
 
@@ -41,7 +41,7 @@ def read_lta(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
         kind = int(_value(text, "type", name)[0])
         if int(_value(text, "nxforms", name)[0]) != 1:
             raise InputError(f"{name}: holds several transforms; give a file with one")
-        matrix = _matrix(text, name)
+        matrix = homogeneous(_matrix(text, name), name)
         if kind == _VOXELS:
             source, target = (_volume(text, which, name) for which in ("src", "dst"))
             matrix = target @ matrix @ np.linalg.inv(source)

@@ -22,14 +22,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 
 from ...errors import InputError
 from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
 from ..nifti import has_shear, load_nifti, nifti_affine, three_dimensional
 from ..paths import atomic_path
 from .base import domain_of, invalid, matrix_of, read_matrix_text
-from .splines import fitted_spline
 
 __all__ = [
     "KINDS",
@@ -67,7 +65,7 @@ def read_spline(path: Path, name: str, fixed: Grid | None, moving: Grid | None) 
     return SpatialTransform((SplineStep(values - _positions(grid), grid),))
 
 
-def _load(path: Path, name: str) -> tuple[torch.Tensor, Grid]:
+def _load(path: Path, name: str) -> tuple[np.ndarray, Grid]:
     """Vectors ``(D, *shape)``, float64, and their grid."""
     with invalid(name, "is it complete, and a transform of NiftyReg?"):
         image = load_nifti(path)
@@ -81,7 +79,7 @@ def _load(path: Path, name: str) -> tuple[torch.Tensor, Grid]:
         affine = nifti_affine(image)
         matrix = np.eye(dims + 1)
         matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
-        return torch.from_numpy(np.moveaxis(data, -1, 0).copy()), Grid(data.shape[:-1], matrix)
+        return np.moveaxis(data, -1, 0), Grid(data.shape[:-1], matrix)
 
 
 def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
@@ -89,9 +87,9 @@ def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
     return bytes(header["intent_name"].item()).startswith(b"NREG_TRANS")
 
 
-def _positions(grid: Grid) -> torch.Tensor:
+def _positions(grid: Grid) -> np.ndarray:
     """World positions of all voxels, ``(D, *shape)``."""
-    return torch.from_numpy(np.moveaxis(grid.points(), -1, 0).copy())
+    return np.moveaxis(grid.points(), -1, 0)
 
 
 def write_deformation(
@@ -99,7 +97,7 @@ def write_deformation(
 ) -> list[Path]:
     """Where every fixed voxel lies in the moving image."""
     grid = domain_of(transform, fixed, name)
-    return _save(path, transform.displacement(grid).cpu().double() + _positions(grid), grid, _DEFORMATION)
+    return _save(path, transform.displacement(grid).cpu().numpy() + _positions(grid), grid, _DEFORMATION)
 
 
 def write_displacement(
@@ -107,15 +105,17 @@ def write_displacement(
 ) -> list[Path]:
     """How far every fixed voxel moves."""
     grid = domain_of(transform, fixed, name)
-    return _save(path, transform.displacement(grid).cpu(), grid, _DISPLACEMENT)
+    return _save(path, transform.displacement(grid).cpu().numpy(), grid, _DISPLACEMENT)
 
 
 def write_spline(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
     """A spline as it is, if its nodes lie as NiftyReg expects them; for all else one with a node on every fixed voxel."""
+    from .splines import fitted_spline  # with torch
+
     step = transform.steps[0]
     if len(transform.steps) > 1 or not isinstance(step, SplineStep) or not _starts_at(step.grid, fixed):
         step = fitted_spline(transform, domain_of(transform, fixed, name))
-    return _save(path, step.coefficients.cpu() + _positions(step.grid), step.grid, _SPLINE)
+    return _save(path, step.array + _positions(step.grid), step.grid, _SPLINE)
 
 
 def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
@@ -129,8 +129,8 @@ def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
     return bool(np.abs(along).max() < 1e-4 and near and reach.all())
 
 
-def _save(path: Path, values: torch.Tensor, grid: Grid, kind: int) -> list[Path]:
-    data = np.moveaxis(values.numpy().astype(np.float32), 0, -1).reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
+def _save(path: Path, values: np.ndarray, grid: Grid, kind: int) -> list[Path]:
+    data = np.moveaxis(values.astype(np.float32), 0, -1).reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
     image = nib.Nifti1Image(data, three_dimensional(grid.affine))
     image.header.set_xyzt_units("mm")
     image.header.set_intent("vector", (), name="NREG_TRANS")

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...errors import InputError, one_line
-from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
+from ...geometry import AffineStep, FieldStep, SpatialTransform, SplineStep, Step
 from ..libraries import itk_image, library_of, simpleitk_image
-from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
+from ..lps import flipped, geometry_for_itk
+from .itk_steps import field_of_vectors, spline_of, transforms_of_steps, vectors_of_field
 
 __all__ = [
     "field_of_itk",
@@ -80,7 +80,7 @@ def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
     if hasattr(transform, "GetDisplacementField"):
         return (field_of_itk(transform.GetDisplacementField()),)
     if hasattr(transform, "GetCoefficientImages") and _spline_order(transform) == 3:
-        return (_spline(transform.GetFixedParameters(), transform.GetParameters(), dims),)
+        return (spline_of(transform.GetFixedParameters(), transform.GetParameters(), dims),)
     kind = type(transform).__name__
     raise InputError(f"{name}: holds a {kind} that is no cubic B-spline, which is not supported; write it as a field")
 
@@ -126,27 +126,7 @@ def _steps_of_ants(transform: Any, name: str) -> tuple[Step, ...]:
 def field_of_itk(image: Any) -> FieldStep:
     """The displacement field in an image of vectors of SimpleITK or ITK."""
     voxels, affine = (simpleitk_image if library_of(image) == "SimpleITK" else itk_image)(image)
-    return _field(voxels.transpose(*reversed(range(voxels.ndim - 1)), -1), affine)
-
-
-def _field(values: np.ndarray, affine: np.ndarray) -> FieldStep:
-    """Of LPS displacements, last axis first, components last; and an affine, RAS mm."""
-    dims = values.shape[-1]
-    data = np.moveaxis(values.transpose(*reversed(range(dims)), dims) * lps_signs(dims), -1, 0)
-    return FieldStep(torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), Grid(data.shape[1:], affine))
-
-
-def _lattice(fixed: np.ndarray, dims: int) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine, RAS mm, from ITK's fixed parameters: size, origin, spacing, direction."""
-    size, origin, spacing = fixed[: 3 * dims].reshape(3, dims)
-    return tuple(int(n) for n in size), affine_of_itk(fixed[3 * dims :], spacing, origin)
-
-
-def _spline(fixed: Any, parameters: Any, dims: int) -> SplineStep:
-    shape, affine = _lattice(np.array(fixed, dtype=np.float64), dims)
-    values = np.array(parameters, dtype=np.float64).reshape(dims, *reversed(shape))
-    values = values.transpose(0, *reversed(range(1, dims + 1))) * lps_signs(dims).reshape(-1, *[1] * dims)
-    return SplineStep(torch.from_numpy(values.copy()), Grid(shape, affine))
+    return field_of_vectors(voxels.transpose(*reversed(range(voxels.ndim - 1)), -1), affine)
 
 
 def itk_of_steps(steps: Sequence[Step]) -> Any:
@@ -192,11 +172,8 @@ def _parameters(values: Any) -> Any:
 
 def _spline_parameters(step: SplineStep) -> tuple[list[float], list[float]]:
     """ITK's fixed parameters and parameters."""
-    dims = step.dims
-    direction, spacing, origin = geometry_for_itk(step.grid)
-    values = step.coefficients.cpu().numpy() * lps_signs(dims).reshape(-1, *[1] * dims)
-    flat = values.transpose(0, *reversed(range(1, dims + 1))).ravel()
-    return [*map(float, step.grid.shape), *origin, *spacing, *direction.ravel().tolist()], flat.tolist()
+    (transform,) = transforms_of_steps((step,))
+    return transform.fixed.tolist(), transform.parameters.tolist()
 
 
 def field_to_itk(step: FieldStep, pixel: Any) -> Any:
@@ -206,18 +183,12 @@ def field_to_itk(step: FieldStep, pixel: Any) -> Any:
     image = itk.Image[itk.Vector[pixel, step.dims], step.dims].New()
     image.SetRegions(list(step.grid.shape))
     image.Allocate()
-    itk.array_view_from_image(image)[:] = _vectors(step)
+    itk.array_view_from_image(image)[:] = vectors_of_field(step)
     direction, spacing, origin = geometry_for_itk(step.grid)
     image.SetDirection(itk.matrix_from_array(direction))
     image.SetSpacing(spacing)
     image.SetOrigin(origin)
     return image
-
-
-def _vectors(step: FieldStep) -> np.ndarray:
-    """LPS displacements, last axis first, components last, float64."""
-    values = np.moveaxis(step.displacement.cpu().numpy().astype(np.float64), 0, -1) * lps_signs(step.dims)
-    return np.ascontiguousarray(values.transpose(*reversed(range(step.dims)), step.dims))
 
 
 def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
@@ -245,7 +216,7 @@ def _to_simpleitk(step: Step) -> Any:
         affine.SetTranslation(lps[:-1, -1].tolist())
         return affine
     if isinstance(step, FieldStep):
-        image = sitk.GetImageFromArray(_vectors(step), isVector=True)
+        image = sitk.GetImageFromArray(vectors_of_field(step), isVector=True)
         direction, spacing, origin = geometry_for_itk(step.grid)
         image.SetDirection(direction.ravel().tolist())
         image.SetSpacing(spacing)

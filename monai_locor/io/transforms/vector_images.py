@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...errors import InputError
+import numpy as np
+
+from ...errors import InputError, one_line
 from ...geometry import FieldStep, Grid, SpatialTransform
-from ..fields import read_displacement_field, write_displacement_field
+from ..fields import load_displacement_field, write_displacement_field
 from ..itk_library import load_itk
+from ..lps import lps_signs
 from ..paths import atomic_path
-from ..sources import one_line
+from ..reading import read_stored
 from .base import domain_of, invalid
-from .objects import field_of_itk, field_to_itk
 
 __all__ = ["read_nifti", "read_vector_image", "write_nifti", "write_vector_image"]
 
 
 def read_nifti(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """A NIfTI displacement field of ITK, ANTs, Slicer (intent 1007, LPS) or with intent 1006 (RAS)."""
-    return SpatialTransform.of_field(*read_displacement_field(path))
+    return SpatialTransform.of_field(*load_displacement_field(path))
 
 
 def write_nifti(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
@@ -41,18 +43,16 @@ def write_nifti(path: Path, name: str, transform: SpatialTransform, fixed: Grid 
 
 def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """A displacement field that ITK reads as an image of as many components as it has axes."""
-    itk = load_itk(name)
-    try:
-        image = itk.imread(str(path))
-    except Exception as error:
-        raise InputError(f"{name}: ITK cannot read it ({one_line(error)}); is it complete?") from error
-    dims, components = image.GetImageDimension(), image.GetNumberOfComponentsPerPixel()
-    if dims not in (2, 3) or components != dims:
+    image = read_stored(path, name)
+    dims, components = len(image.shape), image.voxels.shape[-1]
+    if components != dims:
         raise InputError(
             f"{name}: has {dims} axes and {components} components a voxel; a displacement field has as many as axes, 2 or 3"
         )
     with invalid(name, "compute it again"):
-        return SpatialTransform((field_of_itk(image),))
+        matrix = np.eye(dims + 1)
+        matrix[:-1, :-1], matrix[:-1, -1] = image.affine[:dims, :dims], image.affine[:dims, 3]
+        return SpatialTransform.of_field(np.moveaxis(image.voxels * lps_signs(dims), -1, 0), Grid(image.shape, matrix))
 
 
 def write_vector_image(
@@ -61,6 +61,8 @@ def write_vector_image(
     """The whole map as one field on the fixed grid, float32."""
     itk = load_itk(name)
     grid = domain_of(transform, fixed, name)
+    from .objects import field_to_itk
+
     image = field_to_itk(FieldStep(transform.displacement(grid), grid), itk.F)
     try:
         with atomic_path(path) as temporary:

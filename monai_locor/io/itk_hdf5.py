@@ -1,0 +1,147 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ITK's transforms in HDF5 (``.h5``): read with h5py where it is installed, else with ITK; written with ITK.
+
+ITK's Python package loads, for the first transform that is asked for, all modules that any transform may need: ten seconds.
+The few classes that are needed here are taken from their own modules, which takes half a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .itk_library import load_itk
+from .itk_linear import ItkTransform
+
+__all__ = ["FIELDS", "SIGNATURE", "read_hdf5", "write_hdf5"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: kinds that hold a displacement field; those of ITK's registrations add only how they were smoothed
+FIELDS = (
+    "DisplacementFieldTransform",
+    "GaussianSmoothingOnUpdateDisplacementFieldTransform",
+    "BSplineSmoothingOnUpdateDisplacementFieldTransform",
+)
+
+
+def read_hdf5(path: Path, name: str) -> list[ItkTransform]:
+    """The transforms of a file, a composite before its parts.
+
+    Raises:
+        InputError: when neither h5py nor ITK is installed.
+        Exception: what the libraries say of a damaged file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(SIGNATURE)) != SIGNATURE:
+            raise ValueError("is no HDF5 file")
+    return _with_h5py(path) if find_spec("h5py") else _with_itk(path, name)
+
+
+def _with_h5py(path: Path) -> list[ItkTransform]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "TransformGroup" not in file:
+            raise ValueError("has no group TransformGroup, as files of ITK do")
+        group = file["TransformGroup"]
+        return [_of_group(group[str(index)]) for index in range(len(group))]
+
+
+def _of_group(group: Any) -> ItkTransform:
+    kind = group["TransformType"][0]
+    # ITK before 5 left out a letter
+    values = [
+        next((group[key][()].ravel() for key in (f"Transform{what}", f"Tranform{what}") if key in group), np.zeros(0))
+        for what in ("Parameters", "FixedParameters")
+    ]
+    return ItkTransform.of(kind.decode() if isinstance(kind, bytes) else str(kind), *values)
+
+
+def _with_itk(path: Path, name: str) -> list[ItkTransform]:
+    load_itk(name)
+    _class("HDF5TransformIO", "Factory").RegisterOneFactory()
+    reader = _class("HDF5TransformIO", "TemplateD").New()
+    reader.SetFileName(str(path))
+    reader.Read()
+    found = reader.GetReadTransformList()
+    return [_of_itk(found[index]) for index in range(len(found))]
+
+
+def _of_itk(transform: Any) -> ItkTransform:
+    type_ = transform.GetTransformTypeAsString()
+    if type_.startswith("Composite"):
+        return ItkTransform.of(type_, np.zeros(0), np.zeros(0))
+    fixed = np.array(list(transform.GetFixedParameters()))
+    if not type_.startswith(FIELDS):
+        return ItkTransform.of(type_, np.array(list(transform.GetParameters())), fixed)
+    dims = transform.GetInputSpaceDimension()
+    image = _class("DisplacementFieldTransform", f"D{dims}").cast(transform).GetDisplacementField()
+    return ItkTransform.of(type_, _view(image, dims).ravel().copy(), fixed)  # number by number it would take minutes
+
+
+def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> None:
+    """Write one transform, or several as a composite, whose last one is applied to points first.
+
+    Args:
+        transforms: affine maps, displacement fields and cubic B-splines of D = 2 or 3.
+
+    Raises:
+        InputError: when ITK is not installed.
+        RuntimeError: what ITK says when it cannot write there.
+    """
+    load_itk(name)
+    parts = [_to_itk(transform) for transform in transforms]
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = _class("CompositeTransform", f"D{transforms[0].dims}").New()
+        for part in parts:
+            whole.AddTransform(part)
+    _class("HDF5TransformIO", "Factory").RegisterOneFactory()
+    writer = _class("TransformFileWriter", "TemplateD").New()
+    writer.SetInput(whole)
+    writer.SetFileName(str(path))
+    writer.SetUseCompression(True)
+    writer.Update()
+
+
+def _to_itk(transform: ItkTransform) -> Any:
+    dims = transform.dims
+    out = _class(transform.kind, f"D{dims}3" if transform.kind == "BSplineTransform" else f"D{dims}").New()
+    out.SetFixedParameters(_parameters(transform.fixed))  # a field gets its grid from these
+    if transform.kind in FIELDS:
+        _view(out.GetDisplacementField(), dims).ravel()[:] = transform.parameters
+    else:
+        out.SetParameters(_parameters(transform.parameters))
+    return out
+
+
+def _parameters(values: np.ndarray) -> Any:
+    out = _class("OptimizerParameters", "D")(len(values))
+    for index, value in enumerate(values.tolist()):
+        out[index] = value
+    return out
+
+
+def _view(image: Any, dims: int) -> np.ndarray:
+    """The vectors of an image, last axis first, components last."""
+    return np.asarray(_class("PyBuffer", f"IVD{dims}{dims}").GetArrayViewFromImage(image))
+
+
+def _class(name: str, kind: str) -> Any:
+    """A class of ITK from its own module."""
+    return getattr(import_module(f"itk.itk{name}Python"), f"itk{name}{kind}")

@@ -1,0 +1,82 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ITK's and ANTs' ``.mat`` files: matrices of MATLAB's version 4, two for each transform, its parameters and the fixed ones."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from .itk_linear import ItkTransform
+
+__all__ = ["is_matlab", "read_matlab", "write_matlab_affine"]
+
+_HEAD = struct.Struct("<5i")  # type, rows, columns, whether it is complex, length of the name
+_LONGEST_NAME = 128
+
+
+def is_matlab(start: bytes) -> bool:
+    """Whether a file that begins like this holds matrices of MATLAB's version 4."""
+    if len(start) < _HEAD.size:
+        return False
+    return any(_known(*struct.unpack_from(f"{order}5i", start)) for order in "<>")
+
+
+def _known(kind: int, rows: int, columns: int, imaginary: int, length: int) -> bool:
+    # digits: 1 for big-endian; 1 for numbers row by row, as VNL has it; 1 for single precision; 0 for numbers
+    sound = rows >= 0 and columns >= 0 and imaginary == 0 and 1 < length <= _LONGEST_NAME
+    return sound and kind in (0, 10, 100, 110, 1000, 1010, 1100, 1110)
+
+
+def read_matlab(path: Path) -> list[ItkTransform]:
+    """The transforms of a file.
+
+    Raises:
+        ValueError: when it is no such file, or a damaged one.
+    """
+    content, start, found = path.read_bytes(), 0, []
+    while start < len(content):
+        name, values, start = _matrix(content, start)
+        found.append((name, values))
+    if not found or len(found) % 2 or any(name != "fixed" for name, _ in found[1::2]):
+        raise ValueError(f"holds {', '.join(name for name, _ in found) or 'nothing'}, which is no transform of ITK")
+    return [ItkTransform.of(kind, values, fixed) for (kind, values), (_, fixed) in zip(found[::2], found[1::2], strict=True)]
+
+
+def _matrix(content: bytes, start: int) -> tuple[str, np.ndarray, int]:
+    """Name and numbers of the matrix that starts there, and where the next one does."""
+    if not is_matlab(content[start : start + _HEAD.size]):
+        raise ValueError("is no complete MATLAB file of version 4, which ITK and ANTs write")
+    order = "<" if _known(*_HEAD.unpack_from(content, start)) else ">"
+    kind, rows, columns, _, length = struct.unpack_from(f"{order}5i", content, start)
+    dtype = np.dtype(f"{order}f{4 if kind % 100 else 8}")
+    first = start + _HEAD.size + length
+    end = first + rows * columns * dtype.itemsize
+    if end > len(content):
+        raise ValueError("ends too early")
+    name = content[start + _HEAD.size : first].split(b"\0")[0].decode("latin-1")
+    return name, np.frombuffer(content, dtype, rows * columns, first).astype(np.float64), end
+
+
+def write_matlab_affine(path: Path, lps: np.ndarray) -> None:
+    """Write an affine map ``(D + 1, D + 1)`` on LPS mm as ITK does; its centre is the origin."""
+    dims = len(lps) - 1
+    numbers = np.append(lps[:dims, :dims].ravel(), lps[:dims, dims])
+    parts = ((f"AffineTransform_double_{dims}_{dims}", numbers), ("fixed", np.zeros(dims)))
+    path.write_bytes(b"".join(_packed(name, values) for name, values in parts))
+
+
+def _packed(name: str, values: np.ndarray) -> bytes:
+    label = name.encode("ascii") + b"\0"
+    return _HEAD.pack(0, len(values), 1, 0, len(label)) + label + values.astype("<f8").tobytes()

@@ -1,0 +1,49 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""ITK's transform files of any kind: what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError, one_line
+from .itk_hdf5 import SIGNATURE, read_hdf5
+from .itk_linear import ItkTransform
+from .itk_matlab import is_matlab, read_matlab
+from .itk_text import read_text
+
+__all__ = ["read_itk_transforms"]
+
+
+def read_itk_transforms(path: Path, name: str) -> list[ItkTransform]:
+    """The transforms of an ``.h5``, ``.mat`` or text file, whatever its name, a composite before its parts.
+
+    Args:
+        path: with ``~`` expanded.
+        name: for messages.
+
+    Raises:
+        InputError: when there is no such file or it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{name}: no such file; check its path")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(SIGNATURE) or path.suffix.lower() in (".h5", ".hdf5"):
+            return read_hdf5(path, name)
+        binary = path.suffix.lower() == ".mat" and not start.lstrip().startswith(b"#")
+        return read_matlab(path) if binary or is_matlab(start) else read_text(path)
+    except InputError:
+        raise
+    except Exception as error:  # h5py and ITK raise whatever they like
+        raise InputError(f"{name}: {one_line(error)}; give a complete .tfm, .txt, .mat or .h5 of ITK") from error
