@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..report.verdict import Thresholds
 
 __all__ = [
-    "STARTS",
     "check_inputs",
     "given_arguments",
     "name_of",
@@ -40,8 +39,6 @@ __all__ = [
     "thresholds_of",
     "with_images",
 ]
-
-STARTS = ("auto", "world", "centers", "moments")
 
 
 def given_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +139,9 @@ def name_of(image: Any) -> str:
 
 
 def named_start(how: Sequence[str]) -> bool:
-    """Whether what ``--initial`` says is one of :data:`STARTS`, and no list of transforms."""
+    """Whether what ``--initial`` says is one of :data:`monai_locor.registration.config.STARTS`, and no list of transforms."""
+    from ..registration.config import STARTS
+
     return len(how) == 1 and how[0] in STARTS
 
 
@@ -150,7 +149,7 @@ def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[A
     """Where to start, and the settings that may say it.
 
     Args:
-        how: one of :data:`STARTS`, or transforms in the order of antsApplyTransforms; None leaves it as it is.
+        how: a word of :func:`named_start`, or transforms in the order of antsApplyTransforms; None leaves it as it is.
         arguments: with ``fixed``, ``moving``, ``initial`` and ``preset``, the settings.
 
     Returns:
@@ -163,7 +162,9 @@ def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[A
     if how is None:
         return arguments["initial"], config
     if named_start(how):
-        return None, dataclasses.replace(config, initialization=how[0])
+        from ..registration.config import STARTS
+
+        return None, dataclasses.replace(config, initialization=STARTS[how[0]])
     from ..io.images import read_grid
 
     fixed, moving = (read_grid(arguments[role], f"{role} image") for role in ("fixed", "moving"))

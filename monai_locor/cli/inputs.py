@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .transforms import parse_item
+from ..io.transforms.items import parse_item
 
 __all__ = ["check_any", "check_device", "check_file", "check_image", "check_transforms", "is_ants_prefix"]
 

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from ..errors import InputError
 from .transforms import FORWARD, INVERSE
 
 if TYPE_CHECKING:
-    from ..geometry import SpatialTransform
     from ..registration import RegistrationConfig, RegistrationResult
     from ..report.verdict import Verdict
 
@@ -37,7 +35,6 @@ __all__ = [
     "chosen_outputs",
     "result_lines",
     "result_values",
-    "transform_of",
     "verdict_lines",
     "warning_lines",
 ]
@@ -102,7 +99,7 @@ def _affine(result: RegistrationResult, path: Path) -> list[Path]:
 def _composite(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io.transforms import write_transform
 
-    return write_transform(path, transform_of(result), fixed=result.fixed_grid, moving=result.moving_grid)
+    return write_transform(path, result.transform, fixed=result.fixed_grid, moving=result.moving_grid)
 
 
 def _composite_files(path: Path) -> list[Path]:
@@ -114,7 +111,7 @@ def _composite_files(path: Path) -> list[Path]:
 def _ants(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io.transforms import write_transform
 
-    return write_transform(path, transform_of(result), format="ants", fixed=result.fixed_grid, moving=result.moving_grid)
+    return write_transform(path, result.transform, format="ants", fixed=result.fixed_grid, moving=result.moving_grid)
 
 
 def _ants_files(path: Path) -> list[Path]:
@@ -197,14 +194,6 @@ def _problem(name: str, config: RegistrationConfig) -> str:
     if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
         return "is what similarity locor with basis learned learns; use those, or leave it out"
     return ""
-
-
-def transform_of(result: RegistrationResult) -> SpatialTransform:
-    """A result as one deformation followed by its affine part, with its inverse."""
-    from ..geometry import FieldStep, SpatialTransform
-
-    whole = SpatialTransform.of_field(result.forward_mm, result.fixed_grid).split(result.fixed_grid, result.affine)
-    return dataclasses.replace(whole, inverse_steps=(FieldStep(result.inverse_mm, result.moving_grid),))
 
 
 def result_values(result: RegistrationResult) -> dict[str, Any]:

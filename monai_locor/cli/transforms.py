@@ -14,30 +14,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..io.transforms.items import parse_item
 
 if TYPE_CHECKING:
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["files_of", "load_transforms", "parse_item", "size_of"]
+__all__ = ["files_of", "load_transforms", "size_of"]
 
-ITEM = re.compile(r"\[\s*(.+?)\s*,\s*([01])\s*\]")
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # what `register` writes into its folder
-
-
-def parse_item(text: str) -> tuple[Path, bool]:
-    """A file, and whether its inverse is meant.
-
-    >>> parse_item("[0GenericAffine.mat,1]"), parse_item("warp.nii.gz")
-    ((PosixPath('0GenericAffine.mat'), True), (PosixPath('warp.nii.gz'), False))
-    """
-    found = ITEM.fullmatch(text)
-    return (Path(found[1]).expanduser(), found[2] == "1") if found else (Path(text).expanduser(), False)
 
 
 def files_of(items: Sequence[str]) -> list[Path]:

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError, one_line
-from .lps import affine_of_itk
+from .lps import affine_of_itk, geometry_for_itk
 from .nibabel_images import stored_of_nibabel
 from .nifti import three_dimensional
 from .stored import StoredImage
 
-__all__ = ["from_library", "itk_image", "library_of", "simpleitk_image"]
+if TYPE_CHECKING:
+    from ..geometry import Grid
+
+__all__ = ["from_library", "image_for_itk", "image_for_simpleitk", "itk_image", "library_of", "simpleitk_image"]
 
 
 def library_of(value: Any) -> str:
@@ -69,7 +72,7 @@ def simpleitk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
     kind = image.GetPixelIDTypeAsString()
     if kind.startswith("label"):  # its voxels as an array end the process
         raise ValueError(f"it is a map of {kind}, use SimpleITK.LabelMapToLabel")
-    array = sys.modules["SimpleITK"].GetArrayViewFromImage(image)
+    array = sys.modules["SimpleITK"].GetArrayFromImage(image)
     return _from_itk(array, image.GetSize(), image.GetDirection(), image.GetSpacing(), image.GetOrigin())
 
 
@@ -82,7 +85,7 @@ def itk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
         image.Update()
         image = image.GetOutput()
     image.Update()
-    array = itk.array_view_from_image(image)
+    array = itk.array_from_image(image)  # a view would not outlive the image
     region = image.GetBufferedRegion()
     direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
     # of the first voxel, whose index is not 0 in what was cropped
@@ -110,6 +113,49 @@ def _spatial(direction: np.ndarray, spacing: Any, origin: Any) -> np.ndarray:
     """The affine of up to three axes, RAS mm."""
     dims = min(len(direction), 3)
     return affine_of_itk(direction[:dims, :dims], spacing[:dims], origin[:dims])
+
+
+def image_for_simpleitk(image: Any, grid: Grid) -> Any:
+    """A ``SimpleITK.Image`` of ``(C, *grid.shape)``, tensor or array.
+
+    Raises:
+        ImportError: when SimpleITK is not installed.
+    """
+    import SimpleITK as sitk
+
+    array, vector = _for_itk(image, grid)
+    out = sitk.GetImageFromArray(array, isVector=vector)
+    direction, spacing, origin = geometry_for_itk(grid)
+    out.SetDirection(direction.ravel().tolist())
+    out.SetSpacing(spacing)
+    out.SetOrigin(origin)
+    return out
+
+
+def image_for_itk(image: Any, grid: Grid) -> Any:
+    """An image of ITK of ``(C, *grid.shape)``, tensor or array.
+
+    Raises:
+        ImportError: when ITK is not installed.
+    """
+    import itk
+
+    array, vector = _for_itk(image, grid)
+    out = itk.image_from_array(array, is_vector=vector)
+    direction, spacing, origin = geometry_for_itk(grid)
+    out.SetDirection(itk.matrix_from_array(direction))
+    out.SetSpacing(spacing)
+    out.SetOrigin(origin)
+    return out
+
+
+def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool]:
+    """Last axis first, components last, and whether there are several; bool as bytes."""
+    array = np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)
+    array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, 0, -1)
+    array = array.transpose(*reversed(range(grid.dims)), grid.dims)
+    vector = array.shape[-1] > 1
+    return np.ascontiguousarray(array if vector else array[..., 0]), vector
 
 
 _READERS: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {

@@ -36,9 +36,10 @@ from monai_locor.report.verdict import judge
 from monai_locor.run_log import RunLog, collecting
 
 from .config import RegistrationConfig
+from .described import described_arguments
 from .engine import RegistrationEngine
-from .manifest import described_arguments
-from .pair import Initial, Pair, load_pair, select_device
+from .given_start import Initial, start_word
+from .pair import Pair, load_pair, select_device
 from .parallel import Exchange, second_process
 from .prepare import PreparedImage
 from .result import RegistrationResult
@@ -81,9 +82,12 @@ def register(
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
             of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.
-        initial: where to start: an affine, ``(D + 1, D + 1)`` RAS mm from fixed to moving points; a displacement field on
-            the fixed grid, ``(D, *fixed)`` RAS mm, affine included; or a file of either (ITK transform, NIfTI field). By
-            default see ``initialization`` of the settings.
+        initial: where to start: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centres of
+            mass) or ``"auto"``, instead of ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
+            fixed to moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, affine included; a
+            :class:`monai_locor.geometry.SpatialTransform`; a transform of SimpleITK, ITK or ANTsPy; a file of any format that
+            :func:`monai_locor.io.read_transform` reads; or a list of transforms and files in the order of
+            ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` stands for an inverse.
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.
         predict: gives an initial velocity when the affine stages are through: called with the fixed and the moving image as
@@ -125,6 +129,9 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     """What :func:`register` does with its arguments on its devices."""
     start = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
+    word = start_word(given["initial"])
+    if word is not None:  # it belongs to the settings
+        settings, given = dataclasses.replace(settings, initialization=word), {**given, "initial": None}
     config, own = chosen_similarity(settings, given["similarity"])
     basis = _basis(given["initial_basis"], config)
     predict, initial_velocity = given["predict"], given["initial_velocity"]

@@ -288,13 +288,15 @@ NUMBERS = {
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
 }
+#: words for where to start, and what the settings call it
+STARTS = {"auto": "auto", "world": "world", "centers": "centers", "center": "centers", "moments": "moments"}
 CHOICES = {
     "form": ("log", "normalized"),
     "basis": ("learned", "polynomial"),
     "derivative": ("none", "basis", "both"),
     "derivative_unit": ("sample", "voxel"),
     "transform": ("rigid", "similarity", "affine", "deformable"),
-    "initialization": ("auto", "world", "centers", "moments"),
+    "initialization": tuple(dict.fromkeys(STARTS.values())),
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),
     "composition": ("single", "stages"),

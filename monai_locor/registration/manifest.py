@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -33,14 +33,15 @@ from monai_locor._version import __version__
 from monai_locor.errors import InputError, one_line
 from monai_locor.io.dicom import is_series
 
-__all__ = ["FORMAT", "RunManifest", "described_arguments", "sha256", "versions"]
+__all__ = ["FORMAT", "IMAGES", "INPUTS", "UNKNOWN", "RunManifest", "sha256", "stored_place", "versions"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "monai_locor run 1"
 NAME = "run.json"
 CHUNK = 2**20  # bytes
-INPUTS = ("fixed", "moving", "fixed_mask", "moving_mask", "initial", "initial_velocity", "initial_basis")
+IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
+INPUTS = (*IMAGES, "initial", "initial_velocity", "initial_basis")
 VALUES = ("seed", "device", "devices")
 UNKNOWN = ("predict", "similarity")  # code: its name is written, and the user must give it again
 # headers whose voxels lie in another file, and the suffixes of that
@@ -70,10 +71,17 @@ def _version(name: str) -> str:
 
 
 def sha256(path: str | PathLike[str]) -> str:
-    """Of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal."""
+    """Of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
     root = Path(path).expanduser()
     digest = hashlib.sha256()
-    for file in _files(root):
+    files = list(_files(root))
+    if not files and not root.is_dir():
+        raise FileNotFoundError(root)
+    for file in files:
         if root.is_dir():
             digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         with file.open("rb") as stream:
@@ -86,6 +94,11 @@ def _files(root: Path) -> Iterator[Path]:
     if root.is_dir():
         yield from sorted(p for p in root.rglob("*") if p.is_file())
         return
+    if not root.exists():  # the prefix of an ANTs registration
+        from monai_locor.io.transforms.ants import ants_files
+
+        yield from (p for p in ants_files(root) if p.is_file())
+        return
     yield root
     for suffix in DETACHED.get(root.suffix, ()):
         beside = root.with_suffix(suffix)
@@ -93,55 +106,12 @@ def _files(root: Path) -> Iterator[Path]:
             yield beside
 
 
-def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of :func:`monai_locor.register`, but for the settings, as plain values for JSON.
-
-    A file becomes its absolute path and hash, a matrix its numbers, what else is in memory its shape and hash, code its name.
-    """
-    out: dict[str, Any] = {name: _described(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
-    for name in UNKNOWN:
-        value = arguments.get(name)
-        if value is not None and not isinstance(value, str):
-            out[name] = {"code": _code_name(value)}
-    out["seed"] = int(arguments["seed"])
-    out["device"] = None if arguments.get("device") is None else str(arguments["device"])
-    devices = arguments.get("devices")
-    out["devices"] = None if devices is None else [str(d) for d in devices]
-    return out
-
-
-def _described(value: Any) -> dict[str, Any]:
-    if isinstance(value, (str, PathLike)):
-        path = Path(value).expanduser().absolute()
-        return {"path": str(path), "sha256": sha256(_stored(path))}
-    import torch
-
-    from monai_locor.tensors import plain
-
-    if not isinstance(value, (torch.Tensor, np.ndarray)):
-        return {"memory": type(value).__name__}
-    array = plain(torch.as_tensor(value)).detach().cpu().numpy()
-    if array.ndim == 2 and array.shape[0] == array.shape[1] <= 4:
-        return {"matrix": array.astype(np.float64).tolist()}
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
-    found: dict[str, Any] = {"memory": str(array.dtype), "shape": list(array.shape)}
-    if hasattr(value, "affine") and hasattr(value, "meta"):  # a MetaTensor
-        digest.update(value.affine.detach().cpu().double().numpy().tobytes())
-        found["name"] = str(value.meta.get("filename_or_obj", ""))
-    return {**found, "sha256": digest.hexdigest()}
-
-
-def _stored(path: Path) -> Path:
+def stored_place(path: Path) -> Path:
     """What a name stands for: itself, weights named without their suffix, or the folder of a DICOM series."""
     weights = path.with_name(path.name + ".safetensors")
     if not path.exists() and weights.is_file():
         return weights
     return path.parent if not path.exists() and is_series(path) else path
-
-
-def _code_name(value: Callable[..., Any]) -> str:
-    value = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', '?')}"
 
 
 @dataclass(frozen=True)
@@ -209,14 +179,16 @@ class RunManifest:
         return {**out, **changes}
 
     def _input(self, name: str, entry: Mapping[str, Any]) -> Any:
+        if "list" in entry:
+            return [self._input(name, item) for item in entry["list"]]
         if "matrix" in entry:
             return np.array(entry["matrix"], dtype=np.float64)
         if "path" not in entry:
             what = entry.get("code") or entry.get("name") or "an object"
             raise InputError(f"{self.path}: {name} was {what} in memory, and must be given again to repeat the registration.")
         path = Path(entry["path"])
-        if not _stored(path).exists():
+        if not stored_place(path).is_dir() and not list(_files(stored_place(path))):
             raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
-        if sha256(_stored(path)) != entry.get("sha256"):
+        if sha256(stored_place(path)) != entry.get("sha256"):
             raise InputError(f"{path}: has changed since {self.path} was written; give {name} again to use it all the same.")
-        return str(path)
+        return f"[{path},1]" if entry.get("inverse") else str(path)

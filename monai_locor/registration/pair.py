@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from os import PathLike
 from typing import cast
 
 import numpy as np
@@ -24,22 +23,21 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, reorder, voxel_to_voxel, warp
-from monai_locor.io import ImageSource, read_affine, read_displacement_field, read_image, read_mask
+from monai_locor.io import ImageSource, read_image, read_mask
 from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
 
 from .background import has_noisy_background
 from .config import RegistrationConfig
-from .initial import check_kind, check_overlap, initial_affine, split_displacement
+from .given_start import Initial, given_start
+from .initial import check_kind, check_overlap
 from .prepare import PreparedImage, prepare
 
-__all__ = ["Initial", "Pair", "load_pair", "select_device"]
+__all__ = ["Pair", "load_pair", "select_device"]
 
 logger = logging.getLogger(__name__)
 
 LEAST_MASK = 0.5  # share of a mask that lies in its image where both were made for each other
-
-Initial = np.ndarray | torch.Tensor | str | PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def load_pair(
         role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
         for role, (image, valid) in images.items()
     }
-    affine, displacement = _initial(prepared["fixed"], prepared["moving"], config, initial)
+    affine, displacement = given_start(initial, prepared["fixed"], prepared["moving"], config.initialization)
     if displacement is not None and initial_velocity is not None:
         raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
     displacement = check_kind(config.transform, affine, displacement, grids["fixed"], initial_velocity)
@@ -157,39 +155,6 @@ def _check_meets(role: str, mask: torch.Tensor, source: Grid, grid: Grid) -> Non
 def _same_grid(a: Grid, b: Grid) -> bool:
     """To within a hundredth of a voxel, which is what headers in single precision leave."""
     return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)
-
-
-def _initial(
-    fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, initial: Initial
-) -> tuple[np.ndarray, torch.Tensor | None]:
-    """The affine to start from and, where a field was given, the rest of it in the prepared image's order."""
-    if initial is None:
-        return initial_affine(fixed, moving, config.initialization), None
-    if isinstance(initial, (str, PathLike)):
-        initial = _read_initial(initial, fixed)
-    values = plain(torch.as_tensor(initial)).detach().cpu()
-    dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
-    if finite and shape == (dims, *fixed.stored.shape):
-        matrix, rest = split_displacement(values, fixed.stored)
-        return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
-    matrix = values.double().numpy()
-    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
-        raise InputError(
-            f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
-            f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
-        )
-    return matrix, None
-
-
-def _read_initial(path: str | PathLike[str], fixed: PreparedImage) -> np.ndarray | torch.Tensor:
-    if not str(path).endswith((".nii", ".nii.gz")):
-        return read_affine(path)
-    field, grid = read_displacement_field(path)
-    if grid.shape != fixed.stored.shape or not np.allclose(
-        voxel_to_voxel(grid, fixed.stored), np.eye(grid.dims + 1), atol=1e-2
-    ):
-        raise InputError(f"{path}: the initial field, {grid.shape}, does not lie on the fixed grid, {fixed.stored.shape}.")
-    return field
 
 
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:

@@ -14,28 +14,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine, to_voxels, warped
+from monai_locor.geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
 from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report.verdict import Verdict
 
 from .config import RegistrationConfig
+from .exports import to_itk, to_nibabel, to_simpleitk
 from .manifest import FORMAT, versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["RegistrationResult"]
+
+NO_DEFORMATION = 1e-3  # voxels: less is what float32 leaves of an affine map
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,73 @@ class RegistrationResult:
         """What was out of the ordinary in the run, in a few words each."""
         known = {"interrupted": self.interrupted, "taken for two people": self.intersubject}
         return [text for text, is_so in known.items() if is_so]
+
+    @cached_property
+    def transform(self) -> SpatialTransform:
+        """The map from points of the fixed to points of the moving image, RAS mm, and its inverse.
+
+        A displacement field on the fixed grid followed by :attr:`affine`, which also goes on beyond the grid; the affine map
+        alone where there is no deformation. The inverse is one field on the moving grid.
+        """
+        whole = SpatialTransform.of_field(self.forward_mm, self.fixed_grid).split(self.fixed_grid, self.affine)
+        field_step, affine = whole.steps
+        assert isinstance(field_step, FieldStep)
+        if np.abs(field_step.array).max() < NO_DEFORMATION * self.fixed_grid.spacing.min():
+            return SpatialTransform((affine,))
+        return SpatialTransform(whole.steps, (FieldStep(self.inverse_mm, self.moving_grid),))
+
+    @overload
+    def transform_points(self, points: np.ndarray | Sequence[Any], inverse: bool = False) -> np.ndarray: ...
+    @overload
+    def transform_points(self, points: torch.Tensor, inverse: bool = False) -> torch.Tensor: ...
+    def transform_points(
+        self, points: torch.Tensor | np.ndarray | Sequence[Any], inverse: bool = False
+    ) -> torch.Tensor | np.ndarray:
+        """Where points of the fixed image lie in the moving image.
+
+        Args:
+            points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list.
+            inverse: the other way: points of the moving image, where they lie in the fixed image.
+
+        Returns:
+            the same shape, float64, RAS mm; a tensor for a tensor, else an array.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        given = points if isinstance(points, torch.Tensor) else np.asarray(points, dtype=np.float64)
+        transform = self.transform.inverse() if inverse else self.transform
+        return transform.points(given[None])[0] if given.ndim == 1 else transform.points(given)
+
+    def to_sitk(self, what: str = "transform") -> Any:
+        """The transform or an image as an object of SimpleITK.
+
+        Args:
+            what: ``"transform"``, a ``SimpleITK.Transform`` that takes points of the fixed to points of the moving image (LPS
+                mm, double precision), as ``SimpleITK.Resample(moving, fixed, transform)`` wants it: a composite of a
+                displacement field and the affine map, or the affine map alone; ``"inverse"``, the other way, a displacement
+                field on the moving grid; ``"warped_moving"`` or ``"warped_fixed"``, a ``SimpleITK.Image``.
+
+        Raises:
+            InputError: for another name, or when the result does not hold the image or SimpleITK is not installed.
+        """
+        return to_simpleitk(self, what)
+
+    def to_itk(self, what: str = "transform") -> Any:
+        """The same as :meth:`to_sitk` as an object of ITK (itk-python)."""
+        return to_itk(self, what)
+
+    def to_nibabel(self, what: str = "warped_moving") -> nib.Nifti1Image:
+        """An image or a displacement field as a ``nibabel.Nifti1Image``.
+
+        Args:
+            what: ``"warped_moving"``, the moving image on the fixed grid, or ``"warped_fixed"``; ``"forward_field"`` or
+                ``"inverse_field"``, the whole transform as ITK, ANTs and Slicer read it (intent vector, LPS mm).
+
+        Raises:
+            InputError: for another name, or when the result does not hold the image.
+        """
+        return to_nibabel(self, what)
 
     @property
     def forward_ddf(self) -> torch.Tensor:

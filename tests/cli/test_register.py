@@ -31,7 +31,8 @@ import monai_locor
 from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.registration import RegistrationConfig, RegistrationResult
-from monai_locor.registration.manifest import FORMAT, described_arguments
+from monai_locor.registration.described import described_arguments
+from monai_locor.registration.manifest import FORMAT
 from monai_locor.report.verdict import Reason, Thresholds, Verdict
 
 from .files import AFFINE, SHAPE, SHIFT, load, save

@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor.cli.results import OUTPUTS, transform_of
+from monai_locor.cli.results import OUTPUTS
 from monai_locor.cli.stored import load_result
 from monai_locor.geometry import Grid
 from monai_locor.io import read_image
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.registration import RegistrationConfig, RegistrationResult
-from monai_locor.registration.manifest import described_arguments
+from monai_locor.registration.described import described_arguments
 from monai_locor.report.verdict import Reason, Verdict
 from monai_locor.tensors import plain
 
@@ -114,12 +114,12 @@ def test_what_is_refused(refused, run, stored, folder, monkeypatch):
 
 def test_a_result_as_a_transform(stored):
     result, _ = stored
-    transform = transform_of(result)
+    transform = result.transform
     points = torch.tensor([[5.0, 6, 7], [500, 500, 500]], dtype=torch.float64)
     torch.testing.assert_close(transform.points(points) - points, torch.tensor([SHIFT, SHIFT], dtype=torch.float64))
     torch.testing.assert_close(transform.inverse().points(points[:1]) - points[:1], -torch.tensor([SHIFT], dtype=torch.float64))
     moved = dataclasses.replace(result, forward_mm=result.forward_mm + 1)
-    torch.testing.assert_close(transform_of(moved).displacement(result.fixed_grid), moved.forward_mm)
+    torch.testing.assert_close(moved.transform.displacement(result.fixed_grid), moved.forward_mm)
 
 
 @pytest.mark.slow

@@ -1,0 +1,94 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Transforms as they are given in Python: objects of this and of other libraries, files, and lists of both."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform
+from .base import invalid
+from .files import read_transform
+from .items import parse_item
+from .objects import from_object
+
+__all__ = ["given_transform"]
+
+
+def given_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Grid | None = None) -> SpatialTransform | None:
+    """One transform of whatever says what it is; None for matrices, fields and other numbers.
+
+    Args:
+        given: a :class:`monai_locor.geometry.SpatialTransform`; a transform of SimpleITK, ITK or ANTsPy; a file; ``(one of
+            these, True)`` or ``"[FILE,1]"`` for its inverse; a list of them in the order of ``antsApplyTransforms -t``, points
+            go through the first one first; what ``ants.registration`` returns.
+        name: for messages.
+        fixed: grid of the fixed image, for formats that count its voxels.
+        moving: grid of the moving image.
+
+    Raises:
+        InputError: when a file cannot be read, an object is no transform, or their numbers of dimensions differ.
+    """
+    if isinstance(given, Mapping) and "fwdtransforms" in given:
+        given = given["fwdtransforms"]
+    if isinstance(given, (list, tuple)) and _is_list(given):
+        return _chain(given, name, fixed, moving)
+    return _one(given, name, fixed, moving)
+
+
+def _is_list(given: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list is one of transforms, not of numbers."""
+    first = given[0] if given else None
+    return isinstance(first, (str, os.PathLike, SpatialTransform)) or _is_object(first) or _marked(first)
+
+
+def _is_object(value: Any) -> bool:
+    """Of SimpleITK or ITK, or of ANTsPy."""
+    return hasattr(value, "TransformPoint") or hasattr(value, "apply_to_point")
+
+
+def _marked(value: Any) -> bool:
+    """Whether it is a transform with a word on whether its inverse is meant."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], bool)
+
+
+def _chain(given: list[Any] | tuple[Any, ...], name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    parts: list[SpatialTransform] = []
+    for item in [given] if _marked(given) else given:
+        part = _one(item, name, fixed, moving)
+        if part is None:
+            raise InputError(f"{name}: holds a {type(item).__name__} among transforms; give files and transform objects")
+        if parts and part.dims != parts[0].dims:
+            raise InputError(f"{name}: transforms of {parts[0].dims} and {part.dims} dimensions; give those of one pair")
+        parts.append(part)
+    return functools.reduce(SpatialTransform.then, parts)
+
+
+def _one(given: Any, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform | None:
+    given, back = given if _marked(given) else (given, False)
+    if isinstance(given, str):
+        given, marked = parse_item(given)
+        back = back != marked
+    if isinstance(given, os.PathLike):
+        grids = (moving, fixed) if back else (fixed, moving)
+        found: SpatialTransform | None = read_transform(given, fixed=grids[0], moving=grids[1])
+        name = f"transform {os.fspath(given)}"
+    else:
+        found = given if isinstance(given, SpatialTransform) else from_object(given, name)
+    if found is None or not back:
+        return found
+    with invalid(name, "give the inverse itself"):
+        return found.inverse()

@@ -1,0 +1,101 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The arguments of a registration as plain values for ``run.json``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor.io.arrays import images_of_channels
+from monai_locor.io.sources import load_source
+from monai_locor.io.transforms.given import given_transform
+from monai_locor.io.transforms.items import parse_item
+from monai_locor.tensors import plain
+
+from .manifest import IMAGES, INPUTS, UNKNOWN, sha256, stored_place
+
+__all__ = ["described_arguments"]
+
+
+def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of :func:`monai_locor.register`, but for the settings, as plain values for JSON.
+
+    A file becomes its absolute path and hash, a matrix its numbers, what else is in memory its shape and hash, code its name.
+    """
+    out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
+    for name in UNKNOWN:
+        value = arguments.get(name)
+        if value is not None and not isinstance(value, str):
+            out[name] = {"code": _code_name(value)}
+    out["seed"] = int(arguments["seed"])
+    out["device"] = None if arguments.get("device") is None else str(arguments["device"])
+    devices = arguments.get("devices")
+    out["devices"] = None if devices is None else [str(d) for d in devices]
+    return out
+
+
+def _kind(name: str) -> Callable[[Any], dict[str, Any]]:
+    return _image if name in IMAGES else _start if name == "initial" else _described
+
+
+def _image(value: Any) -> dict[str, Any]:
+    """Of whatever can be registered."""
+    several = images_of_channels(value)
+    if several is not None:
+        return {"list": [_image(item) for item in several]}
+    known = isinstance(value, (str, PathLike, torch.Tensor, np.ndarray))
+    return _described(value if known else load_source(value, "image", "all")[1])
+
+
+def _start(value: Any) -> dict[str, Any]:
+    """Of a file, a list of files, numbers, or a transform, of which a matrix can be written."""
+    if isinstance(value, str):
+        path, back = parse_item(value)
+        return {**_described(path), **({"inverse": True} if back else {})}
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, (str, PathLike)) for item in value):
+        return {"list": [_start(item) for item in value]}
+    if isinstance(value, (PathLike, torch.Tensor, np.ndarray)):
+        return _described(value)
+    transform = given_transform(value, "initial")
+    if transform is None:
+        return _described(np.asarray(value))
+    return {"matrix": transform.matrix.tolist()} if transform.is_affine else {"memory": type(value).__name__}
+
+
+def _described(value: Any) -> dict[str, Any]:
+    if isinstance(value, (str, PathLike)):
+        path = Path(value).expanduser().absolute()
+        return {"path": str(path), "sha256": sha256(stored_place(path))}
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        return {"memory": type(value).__name__}
+    array = plain(torch.as_tensor(value)).detach().cpu().numpy()
+    if array.ndim == 2 and array.shape[0] == array.shape[1] <= 4:
+        return {"matrix": array.astype(np.float64).tolist()}
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
+    found: dict[str, Any] = {"memory": str(array.dtype), "shape": list(array.shape)}
+    if isinstance(value, MetaTensor):
+        digest.update(value.affine.detach().cpu().double().numpy().tobytes())
+        found["name"] = str(value.meta.get("filename_or_obj", ""))
+    return {**found, "sha256": digest.hexdigest()}
+
+
+def _code_name(value: Callable[..., Any]) -> str:
+    value = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', '?')}"

@@ -1,0 +1,127 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a registration starts from, as its user gives it: a word, numbers, a transform or files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, SpatialTransform, apply_affine, inside, reorder
+from monai_locor.geometry.steps import world_to_voxels
+from monai_locor.io.transforms.given import given_transform
+from monai_locor.tensors import plain
+
+from .config import STARTS
+from .initial import initial_affine, split_displacement
+from .prepare import PreparedImage
+
+__all__ = ["Initial", "given_start", "start_word"]
+
+logger = logging.getLogger(__name__)
+
+#: a word, a matrix or field, a transform of this or of another library, a file or a list of these
+Initial: TypeAlias = "np.ndarray | torch.Tensor | str | PathLike[str] | SpatialTransform | Sequence[Any] | Any | None"
+COVERED = 0.95  # of the fixed image: a field that covers less is worth a warning
+
+
+def start_word(initial: Initial) -> str | None:
+    """The value of ``initialization`` in the settings that a word stands for; None for anything else.
+
+    >>> start_word("center"), start_word("start.tfm")
+    ('centers', None)
+    """
+    return STARTS.get(initial) if isinstance(initial, str) else None
+
+
+def given_start(
+    initial: Initial, fixed: PreparedImage, moving: PreparedImage, initialization: str
+) -> tuple[np.ndarray, torch.Tensor | None]:
+    """The affine to start from and, where a deformation was given, the rest of it.
+
+    Args:
+        initial: see :func:`monai_locor.register`.
+        fixed, moving: the images.
+        initialization: of the settings, where nothing is given.
+
+    Returns:
+        ``(D + 1, D + 1)``, fixed to moving world points, RAS mm; ``(D, *fixed)`` in the prepared order, RAS mm, or None.
+
+    Raises:
+        InputError: when it is nothing of the kind, singular, not finite, or of another number of dimensions.
+    """
+    word = initialization if initial is None else start_word(initial)
+    if word is not None:
+        return initial_affine(fixed, moving, word), None
+    _check_name(initial)
+    transform = given_transform(initial, "initial", fixed=fixed.stored, moving=moving.stored)
+    values = _numbers(initial) if transform is None else _of_transform(transform, fixed.stored)
+    dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
+    if finite and shape == (dims, *fixed.stored.shape):
+        matrix, rest = split_displacement(values, fixed.stored)
+        return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
+    matrix = values.double().numpy()
+    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError(
+            f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
+            f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
+        )
+    return matrix, None
+
+
+def _check_name(initial: Initial) -> None:
+    """Tell a mistyped word from a missing file."""
+    if isinstance(initial, str) and not Path(initial).suffix and not initial.startswith("["):
+        path = Path(initial).expanduser()
+        if not path.exists() and not list(path.parent.glob(f"{path.name}*")):  # the prefix of an ANTs registration
+            raise InputError(f"initial {initial!r}: is no file, and none of the words {', '.join(STARTS)}; give one of these.")
+
+
+def _numbers(initial: Any) -> torch.Tensor:
+    try:
+        values = plain(torch.as_tensor(np.asarray(initial) if isinstance(initial, (list, tuple)) else initial))
+    except Exception as error:  # whatever the object is
+        kinds = "a matrix, a displacement field, a transform, a file, a list of transforms"
+        raise InputError(f"initial is a {type(initial).__name__}; give {kinds} or one of {', '.join(STARTS)}.") from error
+    return values.detach().cpu()
+
+
+def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
+    """Its matrix, or its displacement on the fixed grid."""
+    if transform.dims != fixed.dims:
+        raise InputError(f"initial has {transform.dims} dimensions, the fixed image {fixed.dims}; give one of the same.")
+    if transform.is_affine:
+        return torch.from_numpy(transform.matrix.copy())
+    domain = transform.domain
+    if domain is not None:
+        step = np.maximum(1, np.array(fixed.shape) // 16)
+        points = apply_affine(fixed.affine, np.stack(np.meshgrid(*map(_centres, fixed.shape, step), indexing="ij"), -1))
+        voxels = world_to_voxels(torch.from_numpy(points.reshape(-1, fixed.dims)), domain)
+        share = float(inside(voxels, domain.shape, margin=-0.5).double().mean())
+        if share < COVERED:
+            logger.warning(
+                "initial: its field covers %.0f %% of the fixed image, and is zero beyond, as in ITK; is it one of "
+                "another fixed image, or in the other direction?",
+                100 * share,
+            )
+    return transform.displacement(fixed).cpu()
+
+
+def _centres(size: int, step: int) -> np.ndarray:
+    return np.arange(0, size, step, dtype=np.float64)
