@@ -27,7 +27,7 @@ from .inversion import fitted_affine, inverted_step
 from .sampling import identity_points
 from .steps import AffineStep, FieldStep, Step, world_points
 from .transform import same_grid
-from .warping import from_voxels, to_voxels, warp
+from .warping import EXACT_MODES, from_voxels, to_voxels, warp
 
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
@@ -131,12 +131,13 @@ def nearest_affine(steps: Sequence[Step], grid: Grid) -> np.ndarray:
 def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
     """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
 
-    Where the image has no data the result has its smallest value, for labels (mode ``"nearest"``) zero. The type of the
-    voxels is kept: whole numbers that are interpolated are rounded, a bool mask is true from one half on.
+    Where the image has no data the result has its smallest value, for labels (modes ``"nearest"`` and ``"smooth"``) zero.
+    The type of the voxels is kept: whole numbers that are interpolated are rounded and kept within the range of the type, a
+    bool mask is true from one half on. See :func:`monai_locor.geometry.warp` for the modes.
     """
     values = plain(torch.as_tensor(image)).to(displacement_mm.device)
     where = (grid, displacement_mm, target)
-    out = warp(values, *where, mode) if mode == "nearest" else _interpolated(values, *where)
+    out = warp(values, *where, mode) if mode in EXACT_MODES else _interpolated(values, *where, mode)
     affine = torch.eye(4, dtype=torch.float64, device="cpu")
     dims = target.dims
     affine[:dims, :dims], affine[:dims, 3] = (on_device(target.affine[:-1, i], affine) for i in (slice(dims), dims))
@@ -151,10 +152,13 @@ EXACT = {  # what float32 holds without loss
 }
 
 
-def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid) -> torch.Tensor:
+def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str) -> torch.Tensor:
     numbers = values.to(torch.float32 if values.dtype in EXACT else torch.float64)
     low = numbers.min()  # air is not zero in CT
-    out = warp(numbers - low, grid, displacement_mm, target) + low
+    out = warp(numbers - low, grid, displacement_mm, target, mode) + low
     if values.dtype == torch.bool:
         return out >= 0.5
-    return (out if values.is_floating_point() else out.round()).to(values.dtype)
+    if not values.is_floating_point():
+        limits = torch.iinfo(values.dtype)  # splines and sincs reach beyond the values that they pass through
+        out = out.round().clamp(limits.min, limits.max)
+    return out.to(values.dtype)

@@ -20,9 +20,13 @@ from ..precision import guarded
 from ..tensors import on_device, plain
 from .axiswise import slabs
 from .grid import Grid, voxel_to_voxel
+from .interpolation import SMOOTH_MODES, sample_labels, sample_smooth, spline_coefficients
 from .sampling import identity_points, sample
 
-__all__ = ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
+__all__ = ["EXACT_MODES", "MODES", "from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
+
+EXACT_MODES = ("nearest", "smooth")  # that keep values as they are
+MODES = ("bilinear", *EXACT_MODES, *SMOOTH_MODES)
 
 
 @guarded
@@ -111,29 +115,44 @@ def warp(
     Args:
         image: ``(C, *image_grid.shape)``, D = 2 or 3 spatial axes.
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; ``None`` only resamples.
-        mode: ``"bilinear"`` (linear in each axis) or ``"nearest"``.
-        padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image.
+        mode: ``"bilinear"`` (linear in each axis); ``"nearest"``; ``"bspline"``, the cubic B-spline through all voxels;
+            ``"lanczos"``, a windowed sinc of six voxels along each axis; or ``"smooth"``, for label maps, see
+            :func:`monai_locor.geometry.interpolation.sample_labels`.
+        padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image by the first two; by the others zero.
 
     Returns:
-        ``(C, *grid.shape)``: with ``"nearest"`` of the type of the image, each value as it is there; with ``"bilinear"``
-        float64 for a float64 image, else float32.
+        ``(C, *grid.shape)``: with ``"nearest"`` and ``"smooth"`` of the type of the image, each value as it is there; with
+        the others float64 for a float64 image, else float32.
 
     Raises:
-        ValueError: when the image or the displacement does not live on its grid.
+        ValueError: when the image or the displacement does not live on its grid, and for another mode.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if tuple(image.shape[1:]) != image_grid.shape:
         raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
     values = plain(torch.as_tensor(image))  # a MetaTensor would carry its old affine along
-    if mode != "nearest" and values.dtype != torch.float64:
+    if mode not in EXACT_MODES and values.dtype != torch.float64:
         values = values.float()
     if displacement_mm is not None:
         _check_shape(displacement_mm, grid)
         values = values.to(displacement_mm.device)
+    if mode == "bspline":
+        values = spline_coefficients(values)
     parts = []
     for rows in slabs(grid.shape):  # positions in float64 take more room than the images
         part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
         shift = None if displacement_mm is None else displacement_mm[:, rows]
         points = mapped_points(part, image_grid, shift, values.device)
-        points = points if mode == "nearest" else points.to(values)
-        parts.append(sample(values[None], points[None], mode, padding_mode)[0])
+        points = points if mode in EXACT_MODES else points.to(values)
+        parts.append(_read(values, points, mode, padding_mode))
     return torch.cat(parts, 1)
+
+
+def _read(values: torch.Tensor, points: torch.Tensor, mode: str, padding_mode: str) -> torch.Tensor:
+    """``(C, *spatial)`` at ``(D, *out)``."""
+    if mode == "smooth":
+        return sample_labels(values, points)
+    if mode in SMOOTH_MODES:
+        return sample_smooth(values, points, mode)
+    return sample(values[None], points[None], mode, padding_mode)[0]

@@ -201,7 +201,7 @@ class RegistrationResult:
         """Another image or label map on the moving grid, ``(C, *moving)``, brought onto the fixed grid.
 
         Args:
-            mode: ``"bilinear"``, or ``"nearest"`` for labels.
+            mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``.
         """
         return warped(image, self.moving_grid, self.forward_mm, self.fixed_grid, mode)
 

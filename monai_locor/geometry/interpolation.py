@@ -1,0 +1,167 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Images and label maps read between their voxels by more than the nearest two along each axis.
+
+Beyond its outermost voxels an image is continued as in a mirror, and half a voxel further it ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from ..precision import guarded
+from .axiswise import separable
+
+__all__ = ["SMOOTH_MODES", "sample_labels", "sample_smooth", "spline_coefficients"]
+
+LANCZOS = 3  # lobes of the window: six voxels along each axis, as ANTs and ITK have it
+#: modes of interpolation by several voxels along each axis, and how many
+SMOOTH_MODES = {"bspline": 4, "lanczos": 2 * LANCZOS}
+
+
+@guarded
+def spline_coefficients(image: torch.Tensor) -> torch.Tensor:
+    """Coefficients of the cubic B-spline that passes through all voxels of an image (Unser 1999, doi 10.1109/79.799930).
+
+    Args:
+        image: ``(C, *spatial)``, floating point.
+
+    Returns:
+        the same shape.
+    """
+    return separable([_prefilter(n).to(image) for n in image.shape[1:]], image)
+
+
+def _prefilter(size: int) -> torch.Tensor:
+    """Matrix from the values of an axis to its coefficients: the inverse of the spline's values at the voxels."""
+    values = torch.zeros(size, size, dtype=torch.float64)
+    for shift, weight in ((-1, 1 / 6), (0, 4 / 6), (1, 1 / 6)):
+        column = _mirrored(torch.arange(size) + shift, size)
+        values[torch.arange(size), column] += weight
+    return torch.linalg.inv(values)
+
+
+@guarded
+def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch.Tensor:
+    """Read images at voxel positions.
+
+    Args:
+        image: ``(C, *spatial)``; with ``"bspline"`` its :func:`spline_coefficients`.
+        points: ``(D, *out)``, voxels.
+        mode: ``"bspline"``, cubic; or ``"lanczos"``, a windowed sinc.
+
+    Returns:
+        ``(C, *out)`` of the type of the image, zero outside.
+    """
+    weigh: Callable[[torch.Tensor], torch.Tensor] = {"bspline": _cubic, "lanczos": _lanczos}[mode]
+    shape, flat = image.shape[1:], points.flatten(1)
+    axes = [_taps(flat[axis], n, SMOOTH_MODES[mode], weigh) for axis, n in enumerate(shape)]
+    voxels, out = image.flatten(1), image.new_zeros(len(image), flat.shape[1])
+    for index, weight in _products(axes, shape):
+        out += voxels[:, index] * weight.to(image)
+    return (out * _within(flat, shape)).reshape(-1, *points.shape[1:])
+
+
+@guarded
+def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """The label with the largest share of the linear weights around each position: the argmax of interpolated indicators.
+
+    No label is made up, borders are smoother than those of the nearest voxel, and the memory that it takes does not depend
+    on the number of labels. Where shares are equal, the nearer voxel wins.
+
+    Args:
+        labels: ``(C, *spatial)``, any type.
+        points: ``(D, *out)``, voxels.
+
+    Returns:
+        ``(C, *out)`` of that type, zero outside.
+    """
+    shape, flat = labels.shape[1:], points.flatten(1)
+    near = [flat[axis].round().clamp(0, n - 1).long() for axis, n in enumerate(shape)]
+    stored = labels.view(SIGNED[labels.dtype]) if labels.dtype in SIGNED else labels
+    voxels = stored.flatten(1)
+    axes = [_taps(flat[axis], n, 2, lambda x: (1 - x.abs()).clamp_min(0)) for axis, n in enumerate(shape)]
+    corners = [(voxels[:, index], weight) for index, weight in _products(axes, shape)]
+    best = voxels[:, _index(near, shape)]
+    most = _share(best, corners)
+    for value, _ in corners:
+        share = _share(value, corners)
+        wins = share > most + 1e-6
+        best, most = torch.where(wins, value, best), torch.where(wins, share, most)
+    out = torch.where(_within(flat, shape), best, torch.zeros_like(best)).reshape(-1, *points.shape[1:])
+    return out.view(labels.dtype) if labels.dtype in SIGNED else out
+
+
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
+
+
+def _share(value: torch.Tensor, corners: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Weight of the corners that have a value."""
+    total = torch.zeros(value.shape, dtype=corners[0][1].dtype, device=value.device)
+    for other, weight in corners:
+        total += weight * (other == value)
+    return total
+
+
+def _cubic(x: torch.Tensor) -> torch.Tensor:
+    x = x.abs()
+    return torch.where(x < 1, 2 / 3 - x**2 + x**3 / 2, (2 - x).clamp_min(0) ** 3 / 6)
+
+
+def _lanczos(x: torch.Tensor) -> torch.Tensor:
+    return torch.sinc(x) * torch.sinc(x / LANCZOS) * (x.abs() < LANCZOS)
+
+
+def _taps(
+    position: torch.Tensor, size: int, count: int, weigh: Callable[[torch.Tensor], torch.Tensor]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Voxels around positions of one axis and their weights, which sum to one, each ``(N,)``."""
+    first = position.nan_to_num(0).clamp(-size - count, 2 * size + count).floor() - (count / 2 - 1)
+    found = [(first + i, weigh(position - first - i)) for i in range(count)]
+    total = torch.stack([weight for _, weight in found]).sum(0)
+    total = torch.where(total.abs() > 1e-6, total, torch.ones_like(total))
+    return [(_mirrored(index.long(), size), weight / total) for index, weight in found]
+
+
+def _products(
+    axes: Sequence[list[tuple[torch.Tensor, torch.Tensor]]], shape: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Indices into the flattened image and weights, of all combinations of the axes' voxels."""
+    for taps in itertools.product(*axes):
+        yield _index([index for index, _ in taps], shape), math.prod((w for _, w in taps[1:]), start=taps[0][1])
+
+
+def _index(indices: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+    out = torch.zeros_like(indices[0])
+    for index, n in zip(indices, shape, strict=True):
+        out = out * n + index
+    return out
+
+
+def _mirrored(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Indices beyond the ends of an axis, as in a mirror on its outermost voxels."""
+    if size == 1:
+        return torch.zeros_like(index)
+    index = index.remainder(2 * (size - 1))
+    return torch.minimum(index, 2 * (size - 1) - index)
+
+
+def _within(points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Which positions lie in the image, whose outermost voxels reach half a voxel beyond their centers."""
+    inside = torch.ones_like(points[0], dtype=torch.bool)
+    for axis, n in enumerate(shape):
+        inside &= (points[axis] >= -0.5) & (points[axis] <= n - 0.5)
+    return inside

@@ -1,0 +1,106 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tensors turned with the space that they lie in: preservation of the principal direction.
+
+Alexander, Pierpaoli, Basser and Gee 2001, Spatial transformations of diffusion tensor magnetic resonance images,
+doi 10.1109/42.963816.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..precision import guarded
+from ..tensors import on_device
+from .axiswise import slabs
+from .grid import Grid
+
+__all__ = ["jacobian_matrices", "turned_tensors"]
+
+ROWS, COLUMNS = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)  # lower triangle, row by row, as NIfTI has it
+
+
+@guarded
+def jacobian_matrices(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """d(x + u)/dx in world space by central differences (one-sided at the borders), ``(*grid.shape, D, D)`` float64.
+
+    Args:
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm. Along an axis of one voxel it does not change.
+    """
+    u = displacement_mm.double()
+    columns = [torch.gradient(u, dim=axis + 1)[0] if n > 1 else torch.zeros_like(u) for axis, n in enumerate(grid.shape)]
+    by_voxel = torch.stack(columns, 1).movedim((0, 1), (-2, -1))
+    return by_voxel @ on_device(np.linalg.inv(grid.affine[:-1, :-1]), u) + torch.eye(grid.dims, dtype=u.dtype, device=u.device)
+
+
+@guarded
+def turned_tensors(
+    tensors: torch.Tensor,
+    displacement_mm: torch.Tensor,
+    grid: Grid,
+    axes: tuple[np.ndarray, np.ndarray] | None = None,
+) -> torch.Tensor:
+    """Turn symmetric tensors that were brought onto a grid in fixed space, keeping their principal direction.
+
+    The eigenvalues stay. The first eigenvector goes where the inverse of the local Jacobian takes it, the second stays in
+    the plane of both.
+
+    Args:
+        tensors: ``(6, *grid.shape)``: xx, xy, yy, xz, yz, zz.
+        displacement_mm: that they were read through, ``(3, *grid.shape)``, RAS mm, from fixed to moving points.
+        grid: the fixed grid.
+        axes: directions (columns, ``(3, 3)``, RAS) of the tensors' x, y and z, in the moving and in the fixed image; by
+            default both times the world's axes.
+
+    Returns:
+        ``(6, *grid.shape)`` in the type of the tensors. Tensors that are not finite stay as they are, and so do those where
+        the transform has no inverse.
+    """
+    first, second = (np.eye(3), np.eye(3)) if axes is None else axes
+    jacobian = jacobian_matrices(displacement_mm, grid)
+    out = torch.empty_like(tensors)
+    for rows in slabs(grid.shape):
+        whole = _full(tensors[:, rows].double())
+        turned = _turned(_rebased(whole, first), jacobian[rows])
+        turned = _rebased(turned, np.linalg.inv(second))
+        turned = torch.where(torch.isfinite(turned).all(-1).all(-1)[..., None, None], turned, whole)
+        out[:, rows] = torch.stack([turned[..., i, j] for i, j in zip(ROWS, COLUMNS, strict=True)]).to(out)
+    return out
+
+
+def _full(lower: torch.Tensor) -> torch.Tensor:
+    """``(6, *S)`` to ``(*S, 3, 3)``."""
+    out = lower.new_empty(*lower.shape[1:], 3, 3)
+    for value, i, j in zip(lower, ROWS, COLUMNS, strict=True):
+        out[..., i, j] = out[..., j, i] = value
+    return out
+
+
+def _rebased(tensors: torch.Tensor, axes: np.ndarray) -> torch.Tensor:
+    change = on_device(axes, tensors)
+    return change @ tensors @ change.mT
+
+
+def _turned(tensors: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
+    """``(*S, 3, 3)`` of the moving image, and the Jacobian of the map from fixed to moving points."""
+    finite = torch.isfinite(tensors).all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], tensors, 0))  # ascending
+    inverse = torch.linalg.inv_ex(jacobian).inverse
+    moved = inverse @ vectors
+    principal = torch.nn.functional.normalize(moved[..., 2], dim=-1)
+    middle = moved[..., 1] - (moved[..., 1] * principal).sum(-1, keepdim=True) * principal
+    middle = torch.nn.functional.normalize(middle, dim=-1)
+    frame = torch.stack((torch.linalg.cross(principal, middle), middle, principal), -1)
+    out = (frame * values[..., None, :]) @ frame.mT
+    turns = finite & (torch.linalg.det(jacobian).abs() > 1e-6)
+    return torch.where(turns[..., None, None], out, torch.nan)
