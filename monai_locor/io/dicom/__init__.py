@@ -1,0 +1,89 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""DICOM files and folders: every frame at its own position, whatever the order in which files hold them. Without torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import InputError
+from ..stored import StoredImage
+from . import tags
+from .folders import frames_of_folder, is_series
+from .frames import Frame, frames_of
+from .headers import has_dicom_content, is_dicom
+from .mosaic import is_mosaic, tiles
+from .pixels import load_voxels
+from .volumes import arranged
+
+__all__ = ["is_dicom", "is_series", "read_dicom"]
+
+COLORS = ("red", "green", "blue")
+
+
+def read_dicom(path: Path, name: str) -> StoredImage:
+    """The image in a DICOM file, or that of one DICOM series in a folder.
+
+    Frames are put in order by their positions, and the distance of slices is that of their positions. Volumes at the same
+    positions (echoes, times, magnitude and phase, segments) are channels. A tilted gantry is a shear of the affine. A mosaic
+    is taken apart. Each frame's slope and intercept are applied.
+
+    Args:
+        path: a file (:func:`is_dicom`), a folder, or ``FOLDER/UID`` (:func:`is_series`).
+        name: for messages.
+
+    Returns:
+        voxels ``(X, Y, Z, C)``; X counts columns, Y rows, Z slices along their normal.
+
+    Raises:
+        InputError: when there is not one series, frames are not parallel or do not fill a regular grid, or have no position.
+    """
+    with _without_pydicoms_warnings():
+        frames = _frames_of_file(path, name) if path.is_file() else frames_of_folder(path, name)
+        slices = [part for frame in frames for part in (tiles(frame, name) if is_mosaic(frame) else [frame])]
+        volumes = arranged(slices, name)
+        voxels = load_voxels(volumes.frames, name)
+    return StoredImage(voxels, volumes.affine, _channels(voxels.shape[-1], volumes.names), dtype=frames[0].stored)
+
+
+@contextmanager
+def _without_pydicoms_warnings() -> Iterator[None]:
+    """Of values in a header that do not matter here."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _frames_of_file(path: Path, name: str) -> list[Frame]:
+    if not has_dicom_content(path):
+        raise InputError(f"{name}: is not DICOM, in spite of its suffix; copy or export it again")
+    frames = frames_of(path, name)
+    if not frames:
+        raise InputError(f"{name}: is DICOM without a picture, such as a report or an index; name a file with one")
+    return frames
+
+
+def _channels(count: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of channels; color images have three for each volume."""
+    if count == 3 * max(len(names), 1):
+        return tuple(f"{title} {color}".strip() for title in names or ("",) for color in COLORS)
+    return names

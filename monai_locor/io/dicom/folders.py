@@ -1,0 +1,123 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Folders of DICOM files: which series they hold."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import InputError
+from . import tags
+from .frames import Frame, frames_of
+from .headers import has_dicom_content
+
+__all__ = ["frames_of_folder", "is_series"]
+
+logger = logging.getLogger(__name__)
+
+UID = re.compile(r"\d+(\.\d+)+[0-9A-Za-z.]*")
+SHOWN = 4  # series that a message lists
+
+
+def is_series(path: Path) -> bool:
+    """Whether a path can name a DICOM series: a folder, or ``FOLDER/UID`` for one of several series in a folder."""
+    return path.is_dir() or (not path.exists() and path.parent.is_dir() and UID.fullmatch(path.name) is not None)
+
+
+def frames_of_folder(path: Path, name: str) -> list[Frame]:
+    """The frames of one series in a folder, in no order.
+
+    Args:
+        path: see :func:`is_series`; of the UID, as much as makes it unique is enough.
+        name: for messages.
+
+    Raises:
+        InputError: when there is no such series, or there are several.
+    """
+    folder, uid = (path, "") if path.is_dir() else (path.parent, path.name)
+    found = _series(folder, name)
+    series = {key: frames for key, frames in found.items() if key.startswith(uid)}
+    series = {uid: series[uid]} if uid in series else series
+    if len(series) != 1:
+        raise InputError(f"{name}: {_which(series, folder, uid)}")
+    return next(iter(series.values()))
+
+
+def _series(folder: Path, name: str) -> dict[str, list[Frame]]:
+    """Frames by the UID of their series, and ``UID.grid2`` and so on where the pictures of a series differ in size."""
+    series: dict[str, dict[str, list[Frame]]] = {}
+    for file in sorted(folder.iterdir()):
+        if not file.is_file() or not has_dicom_content(file):
+            continue
+        for frame in _frames(file, name):
+            uid = frame.header.text(tags.SERIES) or "0.0"
+            instance = frame.header.text(tags.SOP_INSTANCE) or str(file)
+            series.setdefault(uid, {}).setdefault(f"{instance} {frame.index}", []).append(frame)
+    out: dict[str, list[Frame]] = {}
+    for uid, by_instance in sorted(series.items()):
+        grids = _grids(_without_copies(by_instance, name))
+        out |= {f"{uid}.grid{k}" if len(grids) > 1 else uid: frames for k, frames in enumerate(grids, 1)}
+    return out
+
+
+def _frames(file: Path, name: str) -> list[Frame]:
+    """Of one file among others; a broken one is left out with a warning."""
+    try:
+        return frames_of(file, name)
+    except InputError as error:
+        if "pydicom" in str(error):
+            raise
+        logger.warning("%s", error)
+        return []
+
+
+def _without_copies(by_instance: dict[str, list[Frame]], name: str) -> list[Frame]:
+    """Without files that lie in the folder twice."""
+    out = []
+    for frames in by_instance.values():
+        kept: dict[bytes, Frame] = {}
+        for frame in frames:
+            kept.setdefault(frame.file.read_bytes() if len(frames) > 1 else b"", frame)
+        out += kept.values()
+    left = sum(map(len, by_instance.values())) - len(out)
+    if left:
+        logger.warning("%s: %d frames lie in the folder more than once; copies are left out", name, left)
+    return out
+
+
+def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames by the size of their pictures and pixels and their thickness; together where they are not parallel anyway."""
+    out: dict[tuple[object, ...], list[Frame]] = {}
+    for frame in frames:
+        spacing = tuple(f"{x:.4g}" for x in frame.spacing or ())
+        thickness = f"{frame.header.number(tags.THICKNESS) or 0:.3g}"
+        out.setdefault((frame.size, spacing, thickness), []).append(frame)
+    directions = {tuple(frame.axes.round(2).ravel()) for frame in frames if frame.axes is not None}
+    return list(out.values()) if len(directions) <= 1 else [list(frames)]
+
+
+def _which(series: dict[str, list[Frame]], folder: Path, uid: str) -> str:
+    """What to say when it is not one series."""
+    if not series and uid:
+        return f"no such file, and no DICOM series whose UID begins so in {folder}; check its path"
+    if not series:
+        return "the folder holds 0 DICOM series; name the folder that the slices themselves lie in"
+    found = []
+    for key, frames in list(series.items())[:SHOWN]:
+        title = frames[0].header.text(tags.DESCRIPTION)
+        what = "frames" if frames[0].header.number(tags.FRAMES) else "slices"
+        found.append(f"{key} ({title + ', ' if title else ''}{len(frames)} {what})")
+    found += ["..."] * (len(series) > SHOWN)
+    return f"the folder holds {len(series)} DICOM series: {', '.join(found)}; choose one as in {folder / next(iter(series))}"

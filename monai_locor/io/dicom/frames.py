@@ -1,0 +1,146 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A frame of DICOM: a picture, where it lies, and what its numbers mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import tags
+from .headers import CONFIGURED, Header, read_headers
+
+__all__ = ["Frame", "frames_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One slice.
+
+    Attributes:
+        file, index: where its pixels are: the file, and the frame in it, from 0.
+        header: of this frame.
+        size: rows and columns.
+        spacing: mm from one row to the next, and from one column to the next; None where the header does not say.
+        position: of the center of its first pixel, LPS mm; None where the header does not say.
+        axes: ``(2, 3)``: the direction in which columns count, and that in which rows count; None as for ``position``.
+        scale: slope and intercept.
+        stored: type of its pixels, such as ``"int16"``.
+        corner: row and column of its first pixel in the picture, of which a mosaic's slice is a part.
+    """
+
+    file: Path
+    index: int
+    header: Header
+    size: tuple[int, int]
+    spacing: tuple[float, float] | None
+    position: np.ndarray | None
+    axes: np.ndarray | None
+    scale: tuple[float, float]
+    stored: str
+    corner: tuple[int, int] = (0, 0)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit vector across the slice, LPS."""
+        assert self.axes is not None
+        return np.cross(self.axes[0], self.axes[1])
+
+    @property
+    def thickness(self) -> float:
+        """What the header says of the distance of slices, mm; for a single slice, as others count by their positions."""
+        return abs(self.header.number(tags.SLICE_GAP) or self.header.number(tags.THICKNESS) or 1.0)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether it is a frame of a SEG object, which may leave out slices without a voxel of the segment."""
+        return bool(self.header.text(tags.SEGMENTATION_TYPE))
+
+
+def frames_of(path: Path, name: str) -> list[Frame]:
+    """The frames of a file in the order in which it stores them; none where it holds no picture.
+
+    Raises:
+        InputError: as :func:`monai_locor.io.dicom.headers.read_headers`.
+    """
+    headers = read_headers(path, name)
+    frames = [_frame(path, index, header) for index, header in enumerate(headers)]
+    return _spread(frames) if len(frames) > 1 and len(set(map(id, headers))) == 1 else frames
+
+
+def _frame(path: Path, index: int, header: Header) -> Frame:
+    rows, columns = header.number(tags.ROWS), header.number(tags.COLUMNS)
+    spacing = header.numbers(tags.PIXEL_SPACING, tags.DETECTOR_SPACING, tags.SCANNED_SPACING)
+    position, axes = header.numbers(tags.POSITION), header.numbers(tags.ORIENTATION)
+    placed = len(position) == 3 and _orthogonal(axes)
+    return Frame(
+        file=path,
+        index=index,
+        header=header,
+        size=(int(rows or 0), int(columns or 0)),
+        spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        position=np.array(position) if placed else None,
+        axes=_unit(np.reshape(axes, (2, 3))) if placed else None,
+        scale=_scale(header),
+        stored=_stored(header),
+    )
+
+
+def _orthogonal(axes: tuple[float, ...]) -> bool:
+    """Whether these are two directions at right angles, but for rounding."""
+    if len(axes) != 6 or not np.isfinite(axes).all():
+        return False
+    first, second = np.reshape(axes, (2, 3))
+    lengths = np.linalg.norm(first), np.linalg.norm(second)
+    return bool(np.allclose(lengths, 1, atol=0.02) and abs(first @ second) < 0.02)
+
+
+def _unit(axes: np.ndarray) -> np.ndarray:
+    return axes / np.linalg.norm(axes, axis=1, keepdims=True)
+
+
+def _scale(header: Header) -> tuple[float, float]:
+    if header.text(tags.SEGMENTATION_TYPE) == "FRACTIONAL":
+        return 1 / (header.number(tags.FRACTION) or 1.0), 0.0
+    return header.number(tags.SLOPE, tags.DOSE_SCALING) or 1.0, header.number(tags.INTERCEPT) or 0.0
+
+
+def _stored(header: Header) -> str:
+    bits, sign = int(header.number(tags.BITS) or 16), header.number(tags.SIGNED)
+    if sign is None and bits >= 32:
+        return f"float{bits}"
+    return f"{'int' if sign else 'uint'}{max(8, bits)}"
+
+
+def _spread(frames: list[Frame]) -> list[Frame]:
+    """Frames that have one header in common: placed by a dose's offsets or a stated distance, else without a position."""
+    first = frames[0]
+    offsets = _offsets(first.header, len(frames))
+    if first.position is None or len(offsets) != len(frames):
+        return [replace(frame, position=None, axes=None) for frame in frames]
+    return [replace(frame, position=first.position + offset * first.normal) for frame, offset in zip(frames, offsets)]
+
+
+def _offsets(header: Header, count: int) -> np.ndarray:
+    """Of each frame along the normal from the first, mm; nothing where they are no slices."""
+    offsets, gap = np.array(header.numbers(tags.OFFSETS)), header.number(tags.SLICE_GAP)
+    if len(offsets):
+        return offsets - offsets[0]
+    slices = np.array(header.numbers(tags.SLICE_VECTOR)) - 1
+    if gap and "RECON" in header.text(tags.IMAGE_TYPE) and len(slices) == count:  # nuclear medicine; the sign counts
+        return gap * slices
+    still = not header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
+    if gap and still and header.text(tags.SOP_CLASS).startswith(CONFIGURED):  # what ITK writes for a volume
+        return gap * np.arange(count)
+    return np.array([])

@@ -1,0 +1,177 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the header of a DICOM file says of each frame: through pydicom, or ITK's GDCM where that is not installed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ..itk_library import load_itk
+from . import tags
+
+__all__ = ["Header", "is_dicom", "load_pydicom", "read_headers"]
+
+SUFFIXES = (".dcm", ".ima", ".dicom")
+VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # types of elements that a file without a preamble can begin with
+CONFIGURED = "1.2.840.10008.5.1.4.1.1.7."  # secondary captures of several frames
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its preamble, its suffix or, without either, its first element."""
+    if not path.is_file():
+        return False
+    return path.name.lower().endswith(SUFFIXES) or has_dicom_content(path)
+
+
+def has_dicom_content(path: Path) -> bool:
+    """Whether a file begins as DICOM does: with a preamble of 128 bytes, or with an element of group 2 or 8."""
+    with path.open("rb") as stream:
+        head = stream.read(132)
+    if len(head) < 132 or head[128:] == b"DICM":
+        return len(head) == 132
+    group, element = (int.from_bytes(head[k : k + 2], "little") for k in (0, 2))
+    if (group, element) == (0x0800, 0x0500) or (group, element >> 8) == (0x0800, 0):  # big endian
+        return head[4:6] in VRS
+    length = int.from_bytes(head[4:8], "little")
+    return group in (2, 8) and element < 0x100 and (head[4:6] in VRS or 0 < length <= 64)
+
+
+class Header:
+    """The elements that hold for one frame.
+
+    Args:
+        layers: from a tag such as ``0x00200032`` to pydicom's element, or to the text that GDCM gives; the first that has a
+            tag counts: the frame's own, those shared by all frames, the file's.
+    """
+
+    def __init__(self, *layers: Mapping[Any, Any]) -> None:
+        self.layers = layers
+
+    def _value(self, tag: int) -> Any:
+        for layer in self.layers:
+            try:
+                if tag in layer:
+                    found = layer[tag]
+                    return getattr(found, "value", found)
+            except Exception:  # noqa: BLE001  pydicom raises whatever a malformed value leads to: as good as absent
+                continue
+        return None
+
+    def text(self, *choices: int) -> str:
+        r"""Value of the first of these tags that has one, several joined by ``\``; empty where there is none."""
+        for tag in choices:
+            value = self._value(tag)
+            if isinstance(value, bytes):
+                value = value.decode("ascii", "replace").strip("\0 ")
+                value = value if value.isprintable() and "\ufffd" not in value else ""
+            if isinstance(value, Sequence) and not isinstance(value, str):
+                value = "\\".join(str(part) for part in value)
+            if value is not None and str(value).strip():
+                return str(value).strip("\0 ")
+        return ""
+
+    def numbers(self, *choices: int) -> tuple[float, ...]:
+        """As :meth:`text`, as numbers; none where it is something else."""
+        try:
+            return tuple(float(part) for part in self.text(*choices).split("\\"))
+        except ValueError:
+            return ()
+
+    def number(self, *choices: int) -> float | None:
+        """The first of :meth:`numbers`."""
+        return next(iter(self.numbers(*choices)), None)
+
+    def data(self, tag: int) -> bytes:
+        """A binary value; GDCM gives them in base64."""
+        value = self._value(tag)
+        if isinstance(value, str):
+            try:
+                return base64.b64decode(value, validate=True)
+            except binascii.Error:
+                return b""
+        return value if isinstance(value, bytes) else b""
+
+    def table(self, sequence: int, key: int, value: int) -> dict[str, str]:
+        """Of a sequence, one value by another, such as the labels of segments by their numbers; empty through GDCM."""
+        items = [Header(item) for item in self._value(sequence) or () if not isinstance(item, str)]
+        return {item.text(key): item.text(value) for item in items}
+
+
+def load_pydicom() -> Any | None:
+    """The module, or None where it is not installed."""
+    try:
+        import pydicom
+    except ImportError:
+        return None
+    return pydicom
+
+
+def read_headers(path: Path, name: str) -> list[Header]:
+    """One header for each frame of a file; none where it holds no picture.
+
+    Raises:
+        InputError: when the file is broken, or has frames whose headers only pydicom reads and that is not installed.
+    """
+    pydicom = load_pydicom()
+    headers = _through_gdcm(path, name) if pydicom is None else _through_pydicom(path, pydicom, name)
+    return headers if headers and headers[0].number(tags.ROWS) and headers[0].number(tags.COLUMNS) else []
+
+
+def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        top = Header(dataset)
+        count = int(top.number(tags.FRAMES) or 1)
+        shared = _flat(*(dataset[tags.SHARED].value if tags.SHARED in dataset else ()))
+        own = list(dataset[tags.PER_FRAME].value) if tags.PER_FRAME in dataset else []
+    except Exception as error:  # noqa: BLE001  of a broken file
+        raise InputError(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
+    detector = _flat(*dataset[tags.DETECTOR].value[:1]) if tags.DETECTOR in dataset else {}
+    if len(own) != count:
+        return [Header(shared, detector, dataset)] * count
+    return [Header(_flat(item), shared, dataset) for item in own]
+
+
+def _flat(*items: Any) -> dict[int, Any]:
+    """The elements inside of functional groups, without those that tell of other images and of the vendor."""
+    out: dict[int, Any] = {}
+    for item in items:
+        for tag in item:
+            element = tag if hasattr(tag, "value") else item[tag]
+            if element.VR != "SQ":
+                out[int(element.tag)] = element
+            elif element.value and element.tag.group != 8 and not element.tag.is_private:
+                out.update(_flat(element.value[0]))
+    return out
+
+
+def _through_gdcm(path: Path, name: str) -> list[Header]:
+    itk = load_itk(name)
+    header = itk.GDCMImageIO.New(FileName=str(path))
+    header.LoadPrivateTagsOn()
+    try:
+        header.ReadImageInformation()
+    except RuntimeError:  # a report, a plan, or broken
+        return []
+    found = header.GetMetaDataDictionary()
+    flat = {int(key.replace("|", ""), 16): str(found[key]) for key in found.GetKeys() if len(key) == 9 and key[4] == "|"}
+    out = Header(flat)
+    count = int(out.number(tags.FRAMES) or 1)
+    along = out.numbers(tags.OFFSETS) or out.text(tags.SOP_CLASS).startswith(CONFIGURED)
+    if not along and (count > 1 or not out.text(tags.POSITION) and out.text(tags.SHARED)):
+        raise InputError(f'{name}: {path.name} has several frames, whose headers need pydicom; run pip install "monai-locor[dicom]"')
+    return [out] * count

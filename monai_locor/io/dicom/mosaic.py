@@ -1,0 +1,88 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Mosaics of Siemens: all slices of a volume as tiles of one picture."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from . import tags
+from .frames import Frame
+
+__all__ = ["is_mosaic", "tiles"]
+
+
+def is_mosaic(frame: Frame) -> bool:
+    """Whether a frame is a mosaic of Siemens, or a grid of United Imaging, which is the same."""
+    return not {"MOSAIC", "VFRAME"}.isdisjoint(frame.header.text(tags.IMAGE_TYPE).upper().split("\\"))
+
+
+def tiles(frame: Frame, name: str) -> list[Frame]:
+    """The slices of a mosaic, each at its own position.
+
+    The header's position is that of a picture as big as the mosaic around the center of the first slice, see
+    https://nipy.org/nibabel/dicom/dicom_mosaic.html.
+
+    Raises:
+        InputError: when the header lacks the number of slices, their distance or their position.
+    """
+    csa = _csa(frame)
+    count = int(frame.header.number(tags.TILES) or _csa_number(csa, "NumberOfImagesInMosaic") or 0)
+    gap = frame.header.number(tags.SLICE_GAP) or _csa_number(csa, "SpacingBetweenSlices")
+    side = int(np.ceil(np.sqrt(count)))
+    if not count or not gap or frame.position is None or frame.axes is None or frame.spacing is None or _uneven(frame, side):
+        raise InputError(
+            f"{name}: {frame.file.name} is a mosaic (all slices of a volume in one picture) whose header does not say how many "
+            "slices it has and where they lie; convert the original files with dcm2niix"
+        )
+    rows, columns = frame.size[0] // side, frame.size[1] // side
+    beside = 0.5 * np.array([(frame.size[1] - columns) * frame.spacing[1], (frame.size[0] - rows) * frame.spacing[0]])
+    first, step = frame.position + beside @ frame.axes, gap * _normal(frame, csa)
+    return [
+        replace(frame, size=(rows, columns), position=first + k * step, corner=(k // side * rows, k % side * columns))
+        for k in range(count)
+    ]
+
+
+def _uneven(frame: Frame, side: int) -> bool:
+    return frame.size[0] % side != 0 or frame.size[1] % side != 0
+
+
+def _normal(frame: Frame, csa: dict[str, Any]) -> np.ndarray:
+    """The direction in which slices count: across them, with the sign that the private header says."""
+    stated = csa.get("SliceNormalVector", [])
+    if len(stated) == 3 and np.dot(frame.normal, [float(x) for x in stated]) < 0:
+        return -frame.normal
+    return frame.normal
+
+
+def _csa_number(csa: dict[str, Any], key: str) -> float | None:
+    return next((float(value) for value in csa.get(key, [])), None)
+
+
+def _csa(frame: Frame) -> dict[str, Any]:
+    """Values by name of Siemens' private header of an image; empty where there is none."""
+    data = frame.header.data(tags.CSA)
+    if not data or "SIEMENS CSA" not in frame.header.text(tags.CSA_OWNER):
+        return {}
+    with warnings.catch_warnings():  # that the module is experimental
+        warnings.simplefilter("ignore")
+        from nibabel.nicom import csareader
+    try:
+        return {key: tag["items"] for key, tag in csareader.read(data)["tags"].items()}
+    except Exception:  # noqa: BLE001  the reader raises whatever a damaged header leads to
+        return {}

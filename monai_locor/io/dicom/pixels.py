@@ -1,0 +1,155 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The numbers of DICOM frames: through pydicom where they are stored plainly, through ITK's GDCM where they are compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..itk_library import load_itk
+from . import tags
+from .frames import Frame
+from .headers import load_pydicom
+
+__all__ = ["load_voxels"]
+
+PLAIN = {"1.2.840.10008.1.2" + more for more in ("", ".1", ".2", ".1.99", ".5")}  # uncompressed, deflated, run lengths
+
+
+def load_voxels(volumes: Sequence[Sequence[Frame | None]], name: str) -> np.ndarray:
+    """``(X, Y, Z, C)`` of C volumes with Z slices of Y rows and X columns; color images have three channels a volume.
+
+    Each frame's slope and intercept are applied. The type is the stored one where they do nothing, int32 where they are whole
+    numbers, and float32 else.
+
+    Raises:
+        InputError: when pixels are missing or compressed in a way that neither pydicom nor ITK knows.
+    """
+    wanted = [(v, z, frame) for v, slices in enumerate(volumes) for z, frame in enumerate(slices) if frame is not None]
+    dtype = np.result_type(*(_type(frame) for _, _, frame in wanted))
+    out: np.ndarray | None = None
+    for file, places in _by_file(wanted):
+        pictures, applied = _pictures(places[0][2], name)
+        for v, z, frame in places:
+            picture = _part(pictures, frame, file, name)
+            if out is None:
+                out = np.zeros((len(volumes), len(volumes[0]), *picture.shape), _color_type(dtype, picture))
+            out[v, z] = _rescaled(picture, applied, frame.scale, out.dtype)
+    assert out is not None
+    spatial = np.moveaxis(out, (3, 2, 1, 0), (0, 1, 2, 3))  # (X, Y, Z, V) or (X, Y, Z, V, 3)
+    return spatial.reshape(*spatial.shape[:3], -1)
+
+
+def _by_file(wanted: Iterable[tuple[int, int, Frame]]) -> list[tuple[Path, list[tuple[int, int, Frame]]]]:
+    out: dict[Path, list[tuple[int, int, Frame]]] = {}
+    for item in wanted:
+        out.setdefault(item[2].file, []).append(item)
+    return list(out.items())
+
+
+def _type(frame: Frame) -> np.dtype[Any]:
+    """After slope and intercept."""
+    stored = np.dtype(frame.stored)
+    if frame.scale == (1.0, 0.0):
+        return stored
+    whole = stored.kind != "f" and stored.itemsize <= 2 and all(float(x).is_integer() for x in frame.scale)
+    return np.dtype(np.int32 if whole else np.float32)
+
+
+def _color_type(dtype: np.dtype[Any], picture: np.ndarray) -> np.dtype[Any]:
+    return picture.dtype.newbyteorder("=") if picture.ndim == 3 else dtype  # a palette's colors have a type of their own
+
+
+def _part(pictures: np.ndarray, frame: Frame, file: Path, name: str) -> np.ndarray:
+    """``(rows, columns)`` or ``(rows, columns, 3)`` of one frame."""
+    rows, columns = (slice(start, start + size) for start, size in zip(frame.corner, frame.size))
+    if frame.index >= len(pictures) or rows.stop > pictures.shape[1] or columns.stop > pictures.shape[2]:
+        raise InputError(f"{name}: {file.name} has fewer pixels than its header says; copy or export it again")
+    return pictures[frame.index, rows, columns]
+
+
+def _rescaled(
+    picture: np.ndarray, applied: tuple[float, float], wanted: tuple[float, float], dtype: np.dtype[Any]
+) -> np.ndarray:
+    """With one slope and intercept in place of another, which a reader has applied already."""
+    if picture.ndim == 3 or np.allclose(applied, wanted, rtol=1e-6, atol=0):
+        return picture
+    if applied != (1.0, 0.0):
+        picture = np.rint((picture.astype(np.float64) - applied[1]) / applied[0])
+    return (picture * np.float64(wanted[0]) + wanted[1]).astype(dtype)
+
+
+def _pictures(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]:
+    """``(frames, rows, columns)`` or ``(frames, rows, columns, 3)`` of a file, and the scale that is in them already."""
+    kind, pydicom = frame.header.text(tags.PHOTOMETRIC), load_pydicom()
+    if pydicom is not None and (kind.startswith("MONOCHROME") or kind in ("RGB", "")):
+        dataset = pydicom.dcmread(frame.file, force=True)
+        if _syntax(dataset, pydicom) in PLAIN:
+            return _through_pydicom(dataset, frame, name), (1.0, 0.0)
+    return _through_gdcm(frame, name)
+
+
+def _syntax(dataset: Any, pydicom: Any) -> str:
+    """How pixels are stored; files without a preamble do not say it."""
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.is_implicit_VR, dataset.is_little_endian
+        kinds = {(True, True): "", (False, True): ".1", (False, False): ".2"}
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.840.10008.1.2" + kinds[implicit, little])
+    return str(dataset.file_meta.TransferSyntaxUID)
+
+
+def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+    except Exception as error:  # noqa: BLE001  pydicom raises whatever damaged data lead to
+        raise InputError(f"{name}: the pixels of {frame.file.name} are missing or damaged; copy or export it again") from error
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    color = (3,) if int(dataset.get("SamplesPerPixel") or 1) == 3 else ()
+    return _without_unused_bits(pixels, frame).reshape(-1, rows, columns, *color)
+
+
+def _without_unused_bits(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """Old files keep overlays in the bits above those of the pixels."""
+    unused = 8 * pixels.dtype.itemsize - int(frame.header.number(tags.BITS_USED) or 0)
+    if pixels.dtype.kind == "f" or not 0 < unused < 8 * pixels.dtype.itemsize:
+        return pixels
+    return np.right_shift(np.left_shift(pixels, unused), unused)
+
+
+def _through_gdcm(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]:
+    itk = load_itk(name)
+    io = itk.GDCMImageIO.New(FileName=str(frame.file))
+    shown = io.GetGlobalWarningDisplay()
+    io.SetGlobalWarningDisplay(False)
+    try:
+        io.ReadImageInformation()
+        color = io.GetNumberOfComponents() == 3
+        pixel = itk.Vector[itk.F, 3] if color else itk.F
+        reader = itk.ImageFileReader[itk.Image[pixel, 3]].New(FileName=str(frame.file), ImageIO=io)
+        reader.Update()
+    except RuntimeError as error:
+        raise InputError(
+            f"{name}: the pixels of {frame.file.name} are damaged or compressed in a way that ITK cannot decode; decompress it, "
+            "as by gdcmconv --raw"
+        ) from error
+    finally:
+        io.SetGlobalWarningDisplay(shown)
+    pixels = itk.array_from_image(reader.GetOutput())
+    pixels = pixels.astype(np.uint8 if io.GetComponentSize() == 1 else np.uint16) if color else pixels
+    return pixels, (io.GetRescaleSlope() or 1.0, io.GetRescaleIntercept())

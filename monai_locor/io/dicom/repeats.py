@@ -1,0 +1,214 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Several volumes in one series: what tells them apart, and what to call them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import tags
+from .frames import Frame
+from .headers import Header
+
+__all__ = ["Slices", "told_apart"]
+
+#: frames at one height, by the number of the slice
+Slices = dict[int, list[Frame]]
+
+_COMPONENTS = {
+    "field map": {"FIELD_MAP", "B0", "B0 MAP"},
+    "magnitude": {"M", "MAGNITUDE", "M_FFE", "M_SE", "M_IR", "M_TSE"},
+    "phase": {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "P_FFE", "P_SE"},
+    "real": {"R", "REAL", "R_FFE", "R_SE", "R_IR"},
+    "imaginary": {"I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"},
+    "water": {"W", "WATER", "W_FFE"},
+    "fat": {"F", "FAT", "F_FFE"},
+}
+_GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
+_PRIVATE_B = {"SIEMENS": tags.SIEMENS_B, "PHILIPS": tags.PHILIPS_B, "GE": tags.GE_B}
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What may tell volumes apart.
+
+    Attributes:
+        noun, unit: of the value in a name, such as "echo time" and " ms".
+        value: of a frame, of any type that sorts; None where the header does not say.
+        ranked: whether values that differ from slice to slice count by their order at each slice, as times do.
+    """
+
+    noun: str
+    value: Callable[[Header], Any]
+    unit: str = ""
+    ranked: bool = False
+
+    def label(self, value: Any) -> str:
+        """Name of a volume by its value."""
+        if value is None:
+            return f"no {self.noun or 'type'}"
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{self.noun} {text}{self.unit}".strip()
+
+
+def _number(*choices: int) -> Callable[[Header], float | None]:
+    def value(header: Header) -> float | None:
+        found = header.number(*choices)
+        return None if found is None else float(f"{found:.6g}")
+
+    return value
+
+
+def _text(*choices: int) -> Callable[[Header], str | None]:
+    return lambda header: header.text(*choices) or None
+
+
+def _image_type(header: Header) -> tuple[str, ...]:
+    return tuple((header.text(tags.FRAME_TYPE) or header.text(tags.IMAGE_TYPE)).upper().split("\\"))
+
+
+def _component(header: Header) -> str | None:
+    """Magnitude, phase, and what else a complex or a Dixon image consists of."""
+    stated = [*_image_type(header)[2:], header.text(tags.COMPONENT).upper()]
+    if header.text(tags.MANUFACTURER).upper().startswith("GE"):
+        stated.append(_GE_COMPONENTS.get(header.text(tags.GE_COMPONENT), ""))
+    return next((name for word in stated for name, words in _COMPONENTS.items() if word in words), None)
+
+
+def _b_value(header: Header) -> float | None:
+    vendor = header.text(tags.MANUFACTURER).upper()
+    private = [tag for name, tag in _PRIVATE_B.items() if vendor.startswith(name)]
+    value = header.number(tags.B_VALUE, *private)
+    return None if value is None else value % 1e9  # GE marks with 1e9 that directions are given
+
+
+def _direction(header: Header) -> tuple[float, ...] | None:
+    siemens = header.text(tags.MANUFACTURER).upper().startswith("SIEMENS")
+    found = header.numbers(tags.DIRECTION, *([tags.SIEMENS_DIRECTION] if siemens else []))
+    return tuple(round(x, 3) + 0.0 for x in found) or None
+
+
+def _segment(header: Header) -> str | None:
+    number = header.text(tags.SEGMENT)
+    label = header.table(tags.SEGMENTS, tags.SEGMENT_NUMBER, tags.SEGMENT_LABEL).get(number, "")
+    return f"{number} ({label})" if label else number or None
+
+
+def _dimension(index: int) -> Callable[[Header], float | None]:
+    def value(header: Header) -> float | None:
+        found = header.numbers(tags.DIMENSIONS)
+        return found[index] if index < len(found) else None
+
+    return value
+
+
+TRAITS = (
+    Trait("segment", _segment),
+    Trait("", _component),
+    Trait("b-value", _b_value),
+    Trait("direction", _direction),
+    Trait("echo time", _number(tags.ECHO_TIME, tags.EFFECTIVE_ECHO_TIME), " ms"),
+    Trait("echo", _number(tags.ECHO)),
+    Trait("inversion time", _number(tags.INVERSION_TIME, tags.INVERSION_TIMES), " ms"),
+    Trait("flip angle", _number(tags.FLIP_ANGLE), "°"),
+    Trait("repetition time", _number(tags.REPETITION_TIME), " ms"),
+    Trait("type", _image_type),
+    Trait("voltage", _number(tags.VOLTAGE), " kV"),
+    Trait("kernel", _text(tags.KERNEL)),
+    Trait("stack", _text(tags.STACK)),
+    Trait("time", _number(tags.TEMPORAL_POSITION, tags.TEMPORAL_INDEX), ranked=True),
+    Trait("trigger time", _number(tags.TRIGGER_TIME, tags.CARDIAC_DELAY), " ms", ranked=True),
+    Trait("frame time", _number(tags.REFERENCE_TIME), " ms", ranked=True),
+    *(Trait(f"dimension {index + 1}:", _dimension(index)) for index in range(6)),
+    Trait("time", _number(tags.ACQUISITION), ranked=True),
+    Trait("time", _text(tags.ACQUIRED, tags.FRAME_ACQUIRED), ranked=True),
+    Trait("time", _text(tags.ACQUIRED_TIME), ranked=True),
+    Trait("time", _text(tags.CONTENT_TIME), ranked=True),
+)
+
+
+def told_apart(slices: Slices) -> list[tuple[str, Slices]]:
+    """The volumes among frames of which several lie at the same height.
+
+    A trait tells volumes apart when every slice has the same values of it. Where none does, the order of times or, at last,
+    of the images' numbers at each slice does.
+
+    Returns:
+        name and slices of each volume, sorted by what differs; a volume may lack slices that others have.
+    """
+    groups: list[tuple[tuple[str, ...], Slices]] = [((), slices)]
+    for trait in TRAITS:
+        parts: list[tuple[tuple[str, ...], Slices]] = []
+        for names, group in groups:
+            split = _split(group, trait)
+            parts += [((*names, label), part) for label, part in split] if split else [(names, group)]
+        groups = parts
+    out = []
+    for names, group in groups:
+        if _most(group) == 1:
+            out.append((names, group))
+        else:
+            out += [((*names, f"repeat {k + 1}"), part) for k, part in enumerate(_by_rank(group, _order))]
+    return [(", ".join(names), group) for names, group in out]
+
+
+def _most(slices: Slices) -> int:
+    return max(len(frames) for frames in slices.values())
+
+
+def _split(slices: Slices, trait: Trait) -> list[tuple[str, Slices]] | None:
+    """Parts by a trait and their names; None where it does not tell volumes apart."""
+    most = _most(slices)
+    if most == 1:
+        return None
+    values = {id(frame): trait.value(frame.header) for frames in slices.values() for frame in frames}
+    full = [sorted((values[id(f)] for f in frames), key=_sortable) for frames in slices.values() if len(frames) == most]
+    if len(set(map(tuple, full))) == 1 and len(set(full[0])) > 1:
+        found = sorted(set(values.values()), key=_sortable)
+        labels = [f"time {k + 1}" for k in range(len(found))] if trait.noun == "time" else _labels(trait, found)
+        return [(label, _where(slices, values, value)) for label, value in zip(labels, found)]
+    if trait.ranked and all(len(set(row)) == most and None not in row for row in full):
+        ranked = _by_rank(slices, lambda frame: _sortable(values[id(frame)]))
+        return [(f"time {k + 1}", part) for k, part in enumerate(ranked)]
+    return None
+
+
+def _sortable(value: Any) -> tuple[bool, Any]:
+    return value is not None, value
+
+
+def _labels(trait: Trait, values: Sequence[Any]) -> list[str]:
+    if trait.value is not _image_type:
+        return [trait.label(value) for value in values]
+    common = set.intersection(*map(set, values))
+    return [trait.label("/".join(word for word in words if word not in common) or "other") for words in values]
+
+
+def _where(slices: Slices, values: dict[int, Hashable], value: Hashable) -> Slices:
+    found = {k: [frame for frame in frames if values[id(frame)] == value] for k, frames in slices.items()}
+    return {k: frames for k, frames in found.items() if frames}
+
+
+def _by_rank(slices: Slices, key: Callable[[Frame], Any]) -> list[Slices]:
+    """The first frame of every slice, the second, and so on."""
+    out: dict[int, Slices] = defaultdict(dict)
+    for k, frames in slices.items():
+        for rank, frame in enumerate(sorted(frames, key=key)):
+            out[rank][k] = [frame]
+    return [out[rank] for rank in sorted(out)]
+
+
+def _order(frame: Frame) -> tuple[Any, ...]:
+    return frame.header.number(tags.INSTANCE) or 0.0, frame.file.name, frame.index

@@ -1,0 +1,193 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Frames put in order: every one at its own position, or a refusal that says what is wrong with the positions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import InputError
+from . import tags
+from .frames import Frame
+from .repeats import Slices, told_apart
+
+__all__ = ["Volumes", "arranged"]
+
+logger = logging.getLogger(__name__)
+
+PARALLEL = 2e-3  # difference of direction cosines, 0.1 degrees
+SAME_HEIGHT = 0.02  # of the distance of pixels: what lies closer is one slice
+UNEVEN, BROKEN = 0.01, 0.1  # deviation of the distance of slices, in slices: worth a warning; not the same volume any more
+DRIFT = 0.25  # how far a slice may be from where it is placed, in slices
+SHOWN = 4  # volumes that a message lists
+
+
+@dataclass(frozen=True, eq=False)
+class Volumes:
+    """Volumes with the same slices.
+
+    Attributes:
+        frames: of each volume, its slices in order; None for one that a segmentation leaves out because it is empty.
+        names: of each volume, when there are several.
+        affine: ``(4, 4)``, RAS mm; from column, row and slice.
+    """
+
+    frames: list[list[Frame | None]]
+    names: tuple[str, ...]
+    affine: np.ndarray
+
+
+def arranged(frames: Sequence[Frame], name: str) -> Volumes:
+    """The volumes that frames of one series make up.
+
+    Args:
+        frames: in any order.
+        name: for messages.
+
+    Raises:
+        InputError: when frames lack a position, are not parallel, do not fill a regular grid or have different slices.
+    """
+    if any(frame.position is None for frame in frames):
+        return _unplaced(frames, name)
+    _check_alike(frames, name)
+    slices = _by_height(frames, name)
+    found = told_apart(slices) if any(len(f) > 1 for f in slices.values()) else [("", slices)]
+    sparse = frames[0].is_segmentation
+    if not sparse:
+        _check_complete(found, len(slices), name)
+    numbers, step = _regular([slices[k][0] for k in sorted(slices)], sparse, name)
+    volumes = [_in_order(part, numbers) for _, part in found]
+    return Volumes(volumes, tuple(title for title, _ in found) if len(found) > 1 else (), _affine(slices[0][0], step))
+
+
+def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
+    """A picture without a place in the patient, such as a photograph or a radiograph."""
+    first, lacking = frames[0], sum(frame.position is None for frame in frames)
+    if len(frames) > 1:
+        timed = first.header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
+        what = "they are frames in time, not slices" if timed else "so it is unknown how they lie to each other"
+        raise InputError(
+            f"{name}: {lacking} of its {len(frames)} frames have no usable position and orientation in the patient, {what}; "
+            "save the one that you need as an image of its own"
+        )
+    spacing = first.spacing or (1.0, 1.0)
+    logger.warning(
+        "%s: has no usable position and orientation in the patient; taken for a 2-D image at the origin with pixels of %g x %g mm%s",
+        *(name, spacing[1], spacing[0], "" if first.spacing else ", which the header does not say"),
+    )
+    return Volumes([[first]], (), np.diag([-spacing[1], -spacing[0], first.thickness, 1.0]))
+
+
+def _check_alike(frames: Sequence[Frame], name: str) -> None:
+    """Refuse frames that are not parallel, and those without pixel spacing."""
+    kinds: list[np.ndarray] = []
+    for frame in frames:
+        if frame.spacing is None:
+            raise InputError(f"{name}: {frame.file.name} has no pixel spacing; repair its header, or export it again")
+        if not any(np.allclose(frame.axes, kind, atol=PARALLEL, rtol=0) for kind in kinds):
+            kinds.append(np.asarray(frame.axes))
+    if len(kinds) > 1:
+        raise InputError(
+            f"{name}: its {len(frames)} slices are not parallel, they have {len(kinds)} orientations, as scouts, localizers "
+            "and turning projections do; name one of its files, or a folder with the files of one orientation"
+        )
+
+
+def _by_height(frames: Sequence[Frame], name: str) -> Slices:
+    """Frames by the number of their slice, counted along the normal."""
+    first = frames[0]
+    assert first.spacing is not None
+    near = SAME_HEIGHT * min(first.spacing)
+    heights = np.array([frame.position @ first.normal for frame in frames])
+    order = np.argsort(heights, kind="stable")
+    numbers = np.concatenate([[0], np.cumsum(np.diff(heights[order]) > near)])
+    slices: Slices = {}
+    for number, k in zip(numbers.tolist(), order):
+        slices.setdefault(number, []).append(frames[k])
+    for together in slices.values():
+        for frame in together:
+            _check_beside(together[0], frame, name)
+    return slices
+
+
+def _check_beside(first: Frame, frame: Frame, name: str) -> None:
+    assert first.spacing is not None and first.position is not None and frame.position is not None
+    if np.linalg.norm(frame.position - first.position) > 0.1 * min(first.spacing):
+        raise InputError(
+            f"{name}: frames lie beside each other in one plane, at {_place(first)} and {_place(frame)}; "
+            "name a folder with the files of one of them"
+        )
+
+
+def _check_complete(found: Sequence[tuple[str, Slices]], count: int, name: str) -> None:
+    """Refuse volumes of which one has slices that another lacks."""
+    if all(len(part) == count for _, part in found):
+        return
+    shown = sorted(found, key=lambda item: len(item[1]))[:SHOWN]
+    listed = ", ".join(f"{title} has {len(part)}" for title, part in shown) + (", ..." if len(found) > SHOWN else "")
+    raise InputError(
+        f"{name}: its {len(found)} volumes do not have the same slices: of {count} positions, {listed}; complete the series, or "
+        "name a folder with the files of one volume"
+    )
+
+
+def _regular(frames: Sequence[Frame], sparse: bool, name: str) -> tuple[dict[int, int], np.ndarray]:
+    """From the number of a slice to its number in the grid, and the way from slice to slice, LPS mm."""
+    places = np.array([frame.position for frame in frames])
+    if len(places) == 1:
+        return {0: 0}, frames[0].normal * frames[0].thickness
+    ways = np.diff(places, axis=0)
+    usual = ways[np.argsort(np.linalg.norm(ways, axis=1))[0 if sparse else len(ways) // 2]]
+    spacing = float(np.linalg.norm(usual))
+    steps = np.maximum(np.rint(ways @ usual / spacing**2), 1) if sparse else np.ones(len(ways))
+    numbers = np.concatenate([[0], np.cumsum(steps)])
+    step = (places[-1] - places[0]) / numbers[-1]
+    away = np.linalg.norm(ways / steps[:, None] - usual, axis=1)
+    drift = np.linalg.norm(places - places[0] - numbers[:, None] * step, axis=1)
+    if away.max() > BROKEN * spacing or drift.max() > DRIFT * spacing:
+        k = int(away.argmax() if away.max() > BROKEN * spacing else drift[1:].argmax())
+        raise InputError(
+            f"{name}: slices are missing or unevenly spaced: from {_place(frames[k])} to {_place(frames[k + 1])} it is "
+            f"{np.linalg.norm(ways[k]):.4g} mm, elsewhere {spacing:.4g} mm; complete the series, or resample it with a "
+            "converter such as dcm2niix"
+        )
+    uneven = np.linalg.norm(ways / steps[:, None] - step, axis=1).max()
+    if uneven > UNEVEN * spacing:
+        mean = np.linalg.norm(step)
+        logger.warning("%s: the distance of slices varies by up to %.3g mm and is taken to be %.3g mm", name, uneven, mean)
+    return dict(enumerate(numbers.astype(int).tolist())), step
+
+
+def _place(frame: Frame) -> str:
+    """Position and file, for messages."""
+    where = ", ".join(f"{x:.6g}" for x in np.asarray(frame.position))
+    return f"({where}) of {frame.file.name}" + (f" frame {frame.index + 1}" if frame.header.number(tags.FRAMES) else "")
+
+
+def _in_order(part: Slices, numbers: dict[int, int]) -> list[Frame | None]:
+    out: list[Frame | None] = [None] * (max(numbers.values()) + 1)
+    for k, frames in part.items():
+        out[numbers[k]] = frames[0]
+    return out
+
+
+def _affine(first: Frame, step: np.ndarray) -> np.ndarray:
+    """RAS mm, of the grid that begins with this frame."""
+    assert first.axes is not None and first.spacing is not None and first.position is not None
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([first.axes[0] * first.spacing[1], first.axes[1] * first.spacing[0], step], axis=1)
+    affine[:3, 3] = first.position
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
