@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import InputError
-from .dicom import is_series, read_series
+from .dicom import dicom_geometry, is_dicom, is_series, read_dicom
 from .itk_images import itk_geometry, read_itk
 from .nibabel_images import is_nibabel, nibabel_geometry, read_nibabel
 from .stored import StoredImage
@@ -34,8 +34,8 @@ Read = TypeVar("Read")
 def read_stored(path: Path, name: str) -> StoredImage:
     """An image as its file stores it.
 
-    NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, everything else with ITK, a folder of one DICOM
-    series, too; ``FOLDER/UID`` is one of several series in a folder.
+    NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, DICOM files and folders of one DICOM series as
+    :func:`monai_locor.io.dicom.read_dicom` says (``FOLDER/UID`` is one of several series in a folder), all else with ITK.
 
     Args:
         path: the file or folder, with ``~`` expanded.
@@ -45,10 +45,8 @@ def read_stored(path: Path, name: str) -> StoredImage:
         InputError: when there is no such file or it cannot be read.
     """
     if is_series(path):
-        voxels, affine = _reading(read_series, path, name)
-        voxels = voxels.reshape(*voxels.shape[:3], -1)
-        return StoredImage(voxels, affine, dtype=voxels.dtype.name)
-    return _reading(read_nibabel if is_nibabel(path) else read_itk, path, name)
+        return _reading(read_dicom, path, name)
+    return _reading(read_nibabel if is_nibabel(path) else read_dicom if is_dicom(path) else read_itk, path, name)
 
 
 def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -57,9 +55,8 @@ def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
     Of NIfTI and most other files only the header is read. Arguments and errors are those of :func:`read_stored`.
     """
     if is_series(path):
-        stored = read_stored(path, name)
-        return stored.shape, stored.affine
-    return _reading(nibabel_geometry if is_nibabel(path) else itk_geometry, path, name)
+        return _reading(dicom_geometry, path, name)
+    return _reading(nibabel_geometry if is_nibabel(path) else dicom_geometry if is_dicom(path) else itk_geometry, path, name)
 
 
 def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:

@@ -56,7 +56,7 @@ def test_one_of_several_series_in_a_folder(tmp_path):
     write(tmp_path, "1.2.3.4", **{"0008|103e": "T1 sag"})
     write(tmp_path, "1.2.3.5", skip=(4,))
     message = refusal(tmp_path)
-    assert "2 DICOM series: 1.2.3.4." in message and "(T1 sag, 5 slices)" in message and "(4 slices)" in message
+    assert "2 DICOM series: 1.2.3.4 (T1 sag, 5 slices)" in message and "(4 slices)" in message
     assert f"choose one as in {tmp_path / '1.2.3.4'}" in message
     np.testing.assert_array_equal(read_image(tmp_path / "1.2.3.4")[0].numpy()[0], VOLUME.T)
     np.testing.assert_array_equal(read_image(tmp_path / "1.2.3.5")[0].numpy()[0], VOLUME.T[..., :4])

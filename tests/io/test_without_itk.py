@@ -25,7 +25,8 @@ from monai_locor.io import read_affine, read_transform, write_affine
 # `None` in `sys.modules` makes an import of that name fail; the installed version must be hidden too
 HIDE = """
 import importlib.metadata, json, sys
-hidden = ("h5py", "itk", "itk-core", "matplotlib", "nilearn", "SimpleITK", "tensorboard", "ignite", "safetensors", "pandas")
+hidden = ("h5py", "itk", "itk-core", "matplotlib", "nilearn", "pydicom", "SimpleITK", "tensorboard", "ignite")
+hidden += ("safetensors", "pandas")
 sys.modules.update(dict.fromkeys(hidden))
 find = importlib.metadata.Distribution.from_name
 def from_name(name):
@@ -73,6 +74,7 @@ FAILS = """
 for name in ("in.mha", "in.nrrd", "in.png", "in.h5"):
     (folder / name).write_bytes(b"\\x89HDF\\r\\n\\x1a\\n")
 (folder / "series").mkdir()
+(folder / "series" / "1.dcm").write_bytes(bytes(128) + b"DICM")
 field = SpatialTransform.of_field(torch.ones(3, *grid.shape), grid)
 calls = {
     "read .mha": lambda: read_image(folder / "in.mha"),

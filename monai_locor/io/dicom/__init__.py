@@ -19,17 +19,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import InputError
 from ..stored import StoredImage
-from . import tags
 from .folders import frames_of_folder, is_series
 from .frames import Frame, frames_of
 from .headers import has_dicom_content, is_dicom
 from .mosaic import is_mosaic, tiles
 from .pixels import load_voxels
-from .volumes import arranged
+from .volumes import Volumes, arranged
 
-__all__ = ["is_dicom", "is_series", "read_dicom"]
+__all__ = ["dicom_geometry", "is_dicom", "is_series", "read_dicom"]
 
 COLORS = ("red", "green", "blue")
 
@@ -52,11 +53,23 @@ def read_dicom(path: Path, name: str) -> StoredImage:
         InputError: when there is not one series, frames are not parallel or do not fill a regular grid, or have no position.
     """
     with _without_pydicoms_warnings():
-        frames = _frames_of_file(path, name) if path.is_file() else frames_of_folder(path, name)
-        slices = [part for frame in frames for part in (tiles(frame, name) if is_mosaic(frame) else [frame])]
-        volumes = arranged(slices, name)
+        volumes = _volumes(path, name)
         voxels = load_voxels(volumes.frames, name)
-    return StoredImage(voxels, volumes.affine, _channels(voxels.shape[-1], volumes.names), dtype=frames[0].stored)
+    return StoredImage(voxels, volumes.affine, _channels(voxels.shape[-1], volumes.names), dtype=volumes.first.stored)
+
+
+def dicom_geometry(path: Path, name: str) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Number of voxels along X, Y and Z and the affine, from headers alone; arguments and errors are :func:`read_dicom`'s."""
+    with _without_pydicoms_warnings():
+        volumes = _volumes(path, name)
+    rows, columns = volumes.first.size
+    return (columns, rows, len(volumes.frames[0])), volumes.affine
+
+
+def _volumes(path: Path, name: str) -> Volumes:
+    frames = _frames_of_file(path, name) if path.is_file() else frames_of_folder(path, name)
+    slices = [part for frame in frames for part in (tiles(frame, name) if is_mosaic(frame) else [frame])]
+    return arranged(slices, name)
 
 
 @contextmanager
@@ -64,7 +77,7 @@ def _without_pydicoms_warnings() -> Iterator[None]:
     """Of values in a header that do not matter here."""
     logger = logging.getLogger("pydicom")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -78,7 +91,9 @@ def _frames_of_file(path: Path, name: str) -> list[Frame]:
         raise InputError(f"{name}: is not DICOM, in spite of its suffix; copy or export it again")
     frames = frames_of(path, name)
     if not frames:
-        raise InputError(f"{name}: is DICOM without a picture, such as a report or an index; name a file with one")
+        raise InputError(
+            f"{name}: holds no picture that can be read, it may be a report or an index of files; name a file with one"
+        )
     return frames
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from ...errors import InputError
 from . import tags
 from .frames import Frame, frames_of
-from .headers import has_dicom_content
+from .headers import BrokenFile, has_dicom_content
 
 __all__ = ["frames_of_folder", "is_series"]
 
@@ -76,9 +76,7 @@ def _frames(file: Path, name: str) -> list[Frame]:
     """Of one file among others; a broken one is left out with a warning."""
     try:
         return frames_of(file, name)
-    except InputError as error:
-        if "pydicom" in str(error):
-            raise
+    except BrokenFile as error:
         logger.warning("%s", error)
         return []
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import tags
-from .headers import CONFIGURED, Header, read_headers
+from .headers import CAPTURES, Header, read_headers
 
 __all__ = ["Frame", "frames_of"]
 
@@ -141,6 +141,6 @@ def _offsets(header: Header, count: int) -> np.ndarray:
     if gap and "RECON" in header.text(tags.IMAGE_TYPE) and len(slices) == count:  # nuclear medicine; the sign counts
         return gap * slices
     still = not header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
-    if gap and still and header.text(tags.SOP_CLASS).startswith(CONFIGURED):  # what ITK writes for a volume
+    if gap and still and header.text(tags.SOP_CLASS).startswith(CAPTURES):  # what ITK writes for a volume
         return gap * np.arange(count)
     return np.array([])

@@ -23,11 +23,11 @@ from ...errors import InputError
 from ..itk_library import load_itk
 from . import tags
 
-__all__ = ["Header", "is_dicom", "load_pydicom", "read_headers"]
+__all__ = ["BrokenFile", "Header", "is_dicom", "load_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # types of elements that a file without a preamble can begin with
-CONFIGURED = "1.2.840.10008.5.1.4.1.1.7."  # secondary captures of several frames
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7."  # SOP classes of secondary captures of several frames
 
 
 def is_dicom(path: Path) -> bool:
@@ -50,6 +50,10 @@ def has_dicom_content(path: Path) -> bool:
     return group in (2, 8) and element < 0x100 and (head[4:6] in VRS or 0 < length <= 64)
 
 
+class BrokenFile(InputError):
+    """A DICOM file that cannot be read."""
+
+
 class Header:
     """The elements that hold for one frame.
 
@@ -67,7 +71,7 @@ class Header:
                 if tag in layer:
                     found = layer[tag]
                     return getattr(found, "value", found)
-            except Exception:  # noqa: BLE001  pydicom raises whatever a malformed value leads to: as good as absent
+            except Exception:  # pydicom raises whatever a malformed value leads to: as good as absent
                 continue
         return None
 
@@ -138,8 +142,8 @@ def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
         count = int(top.number(tags.FRAMES) or 1)
         shared = _flat(*(dataset[tags.SHARED].value if tags.SHARED in dataset else ()))
         own = list(dataset[tags.PER_FRAME].value) if tags.PER_FRAME in dataset else []
-    except Exception as error:  # noqa: BLE001  of a broken file
-        raise InputError(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
+    except Exception as error:  # of a broken file
+        raise BrokenFile(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
     detector = _flat(*dataset[tags.DETECTOR].value[:1]) if tags.DETECTOR in dataset else {}
     if len(own) != count:
         return [Header(shared, detector, dataset)] * count
@@ -171,7 +175,7 @@ def _through_gdcm(path: Path, name: str) -> list[Header]:
     flat = {int(key.replace("|", ""), 16): str(found[key]) for key in found.GetKeys() if len(key) == 9 and key[4] == "|"}
     out = Header(flat)
     count = int(out.number(tags.FRAMES) or 1)
-    along = out.numbers(tags.OFFSETS) or out.text(tags.SOP_CLASS).startswith(CONFIGURED)
-    if not along and (count > 1 or not out.text(tags.POSITION) and out.text(tags.SHARED)):
-        raise InputError(f'{name}: {path.name} has several frames, whose headers need pydicom; run pip install "monai-locor[dicom]"')
+    stacked = out.numbers(tags.OFFSETS) or out.text(tags.SOP_CLASS).startswith(CAPTURES)
+    if (out.text(tags.FRAMES) and not out.text(tags.POSITION)) or (count > 1 and not stacked):
+        raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[dicom]"')
     return [out] * count

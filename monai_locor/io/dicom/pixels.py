@@ -40,7 +40,8 @@ def load_voxels(volumes: Sequence[Sequence[Frame | None]], name: str) -> np.ndar
         InputError: when pixels are missing or compressed in a way that neither pydicom nor ITK knows.
     """
     wanted = [(v, z, frame) for v, slices in enumerate(volumes) for z, frame in enumerate(slices) if frame is not None]
-    dtype = np.result_type(*(_type(frame) for _, _, frame in wanted))
+    types = {_type(frame) for _, _, frame in wanted}
+    dtype = np.result_type(*({kind for kind in types if kind.kind == "f"} or types))
     out: np.ndarray | None = None
     for file, places in _by_file(wanted):
         pictures, applied = _pictures(places[0][2], name)
@@ -90,6 +91,8 @@ def _rescaled(
         return picture
     if applied != (1.0, 0.0):
         picture = np.rint((picture.astype(np.float64) - applied[1]) / applied[0])
+    if dtype.kind == "i":  # whole numbers
+        return picture.astype(dtype) * int(wanted[0]) + int(wanted[1])
     return (picture * np.float64(wanted[0]) + wanted[1]).astype(dtype)
 
 
@@ -117,11 +120,23 @@ def _syntax(dataset: Any, pydicom: Any) -> str:
 def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
     try:
         pixels = np.asarray(dataset.pixel_array)
-    except Exception as error:  # noqa: BLE001  pydicom raises whatever damaged data lead to
-        raise InputError(f"{name}: the pixels of {frame.file.name} are missing or damaged; copy or export it again") from error
+    except Exception as error:  # pydicom raises whatever damaged data lead to
+        raise InputError(
+            f"{name}: the pixels of {frame.file.name} are missing, damaged or in no form that pydicom decodes; copy or export "
+            "it again"
+        ) from error
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     color = (3,) if int(dataset.get("SamplesPerPixel") or 1) == 3 else ()
-    return _without_unused_bits(pixels, frame).reshape(-1, rows, columns, *color)
+    pixels = _without_unused_bits(pixels, frame).reshape(-1, rows, columns, *color)
+    return _inverted(pixels, frame) if frame.header.text(tags.PHOTOMETRIC) == "MONOCHROME1" else pixels
+
+
+def _inverted(pixels: np.ndarray, frame: Frame) -> np.ndarray:
+    """Of pixels whose lowest value is white, as GDCM gives them."""
+    if pixels.dtype.kind != "u":
+        return ~pixels if pixels.dtype.kind == "i" else pixels
+    used = int(frame.header.number(tags.BITS_USED) or 8 * pixels.dtype.itemsize)
+    return pixels.dtype.type(2**used - 1) - pixels
 
 
 def _without_unused_bits(pixels: np.ndarray, frame: Frame) -> np.ndarray:
@@ -145,8 +160,8 @@ def _through_gdcm(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, flo
         reader.Update()
     except RuntimeError as error:
         raise InputError(
-            f"{name}: the pixels of {frame.file.name} are damaged or compressed in a way that ITK cannot decode; decompress it, "
-            "as by gdcmconv --raw"
+            f"{name}: the pixels of {frame.file.name} are damaged or compressed in a way that ITK cannot decode; decompress "
+            "them, as with gdcmconv --raw"
         ) from error
     finally:
         io.SetGlobalWarningDisplay(shown)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
+from ..lps import lps_signs
 from . import tags
 from .frames import Frame
 from .repeats import Slices, told_apart
@@ -48,6 +49,11 @@ class Volumes:
     frames: list[list[Frame | None]]
     names: tuple[str, ...]
     affine: np.ndarray
+
+    @property
+    def first(self) -> Frame:
+        """A frame that is there."""
+        return next(frame for slices in self.frames for frame in slices if frame is not None)
 
 
 def arranged(frames: Sequence[Frame], name: str) -> Volumes:
@@ -85,7 +91,7 @@ def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
         )
     spacing = first.spacing or (1.0, 1.0)
     logger.warning(
-        "%s: has no usable position and orientation in the patient; taken for a 2-D image at the origin with pixels of %g x %g mm%s",
+        "%s: has no usable position in the patient; taken for a 2-D image at the origin with pixels of %g x %g mm%s",
         *(name, spacing[1], spacing[0], "" if first.spacing else ", which the header does not say"),
     )
     return Volumes([[first]], (), np.diag([-spacing[1], -spacing[0], first.thickness, 1.0]))
@@ -139,8 +145,8 @@ def _check_complete(found: Sequence[tuple[str, Slices]], count: int, name: str) 
     shown = sorted(found, key=lambda item: len(item[1]))[:SHOWN]
     listed = ", ".join(f"{title} has {len(part)}" for title, part in shown) + (", ..." if len(found) > SHOWN else "")
     raise InputError(
-        f"{name}: its {len(found)} volumes do not have the same slices: of {count} positions, {listed}; complete the series, or "
-        "name a folder with the files of one volume"
+        f"{name}: its {len(found)} volumes do not have the same slices: of {count} positions, {listed}; complete the series, "
+        "or name a folder with the files of one volume"
     )
 
 
@@ -190,4 +196,5 @@ def _affine(first: Frame, step: np.ndarray) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = np.stack([first.axes[0] * first.spacing[1], first.axes[1] * first.spacing[0], step], axis=1)
     affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    affine[:3] *= lps_signs(3)[:, None]
+    return affine

@@ -1,0 +1,55 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Mosaics of Siemens are taken apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from .dicom_files import (
+    PLANES,
+    assert_in_place,
+    mosaic,
+    read,
+    refusal,
+    save,
+    without_pydicom,
+)
+
+
+@pytest.mark.parametrize("orientation", PLANES.values(), ids=PLANES)
+@pytest.mark.parametrize(("sign", "tag"), [(0, True), (1, False), (-1, True)], ids=["tag", "CSA", "CSA reversed"])
+@pytest.mark.parametrize("with_pydicom", [True, False])
+def test_a_mosaic_is_taken_apart(tmp_path, monkeypatch, orientation, sign, tag, with_pydicom):
+    file = save(tmp_path / "a.ima", mosaic(7, 0, orientation, sign, tag))
+    if not with_pydicom:
+        without_pydicom(monkeypatch)
+    assert read(file).shape == (5, 6, 7)
+    assert_in_place(read(file))
+
+
+def test_mosaics_are_a_series_in_time(tmp_path):
+    for t in range(3):
+        save(tmp_path / f"{9 - t}.dcm", mosaic(10, t, AcquisitionNumber=t + 1))
+    stored = read(tmp_path)
+    assert stored.shape == (5, 6, 10) and stored.channels == ("time 1", "time 2", "time 3")
+    assert_in_place(stored, 3)
+
+
+@pytest.mark.parametrize("lacks", ["count", "gap", "position"])
+def test_a_mosaic_that_cannot_be_taken_apart(tmp_path, lacks):
+    data = mosaic(7, tag=lacks != "count")
+    if lacks == "gap":
+        del data.SpacingBetweenSlices
+    if lacks == "position":
+        del data.ImagePositionPatient
+    refusal(save(tmp_path / "a.dcm", data), "a.dcm is a mosaic", "dcm2niix")
