@@ -29,7 +29,6 @@ from monai.utils import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, reorder, warp
-from ..io.nifti import three_dimensional
 from ..registration import Pair, RegistrationConfig, load_pair, select_device
 from ..registration.network_input import align, network_grid, network_image
 from ..tensors import plain
@@ -142,7 +141,7 @@ class AlignPaird(MapTransform):
         volumes = {role: image.clamp(0, 1), f"{role}_weight": weight.clamp(0, 1)}  # sampling rounds
         if data.get(f"{role}_label") is not None:
             volumes[f"{role}_label"] = _label(data[f"{role}_label"], matrix, grid)
-        affine = torch.from_numpy(three_dimensional(grid.cropped(box).affine))
+        affine = torch.from_numpy(grid.cropped(box).full_affine)
         widths = [width for b, n in zip(reversed(box), reversed(grid.shape)) for width in (-b.start, b.stop - n)]
         shown = {key: F.pad(plain(volume).float().cpu(), widths) for key, volume in volumes.items()}  # negative widths crop
         return {key: MetaTensor(v, affine=affine.clone(), meta={"filename_or_obj": name}) for key, v in shown.items()}

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 
+from .planes import full_affine, slice_affine, slice_plane
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,6 +54,8 @@ class Grid:
     Args:
         shape: number of voxels along each of the D array axes.
         affine: ``(D + 1, D + 1)``, voxel indices to world mm.
+        plane: of a slice that does not lie in the x-y plane of the world, ``(4, 4)``, see
+            :func:`monai_locor.geometry.planes.slice_plane`; "world" means the coordinates in that plane then.
 
     Raises:
         ValueError: when the affine has the wrong shape, is not finite or is singular.
@@ -59,6 +63,7 @@ class Grid:
 
     shape: tuple[int, ...]
     affine: np.ndarray
+    plane: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -77,17 +82,32 @@ class Grid:
     def of(cls, image: torch.Tensor) -> Grid:
         """The grid of a channel-first image ``(C, *spatial)``; a plain tensor gets unit voxels at the origin.
 
-        A 2-D MetaTensor carries MONAI's 4x4 affine; its first two rows and columns and its translation are used.
+        A 2-D MetaTensor carries MONAI's 4x4 affine, see :meth:`placed`.
         """
         shape = tuple(image.shape[1:])
-        dims = len(shape)
-        affine = np.eye(dims + 1)
         given = getattr(image, "affine", None)  # of a MetaTensor, whose import takes seconds
-        if given is not None:
-            full = given.detach().cpu().double().numpy()
-            affine[:dims, :dims] = full[:dims, :dims]
-            affine[:dims, dims] = full[:dims, -1]
-        return cls(shape, affine)
+        return cls.placed(shape, np.eye(4) if given is None else given.detach().cpu().double().numpy())
+
+    @classmethod
+    def placed(cls, shape: Sequence[int], affine: np.ndarray) -> Grid:
+        """The grid of an image with the affine that files and MetaTensors carry.
+
+        A slice in the x-y plane of the world has x and y as its coordinates, any other slice those of its own plane.
+
+        Args:
+            shape: number of voxels along each of the D array axes.
+            affine: ``(4, 4)``, or ``(D + 1, D + 1)``.
+        """
+        given = np.asarray(affine, dtype=np.float64)
+        if len(shape) != 2 or len(given) != 4:
+            return cls(tuple(shape), given)
+        plane = slice_plane(given)
+        return cls(tuple(shape), slice_affine(given, plane), plane)
+
+    @property
+    def full_affine(self) -> np.ndarray:
+        """Voxel indices to world mm in three dimensions, ``(4, 4)``, also of a slice."""
+        return full_affine(self.affine, self.plane)
 
     @property
     def dims(self) -> int:
@@ -129,13 +149,13 @@ class Grid:
         affine = np.eye(self.dims + 1)
         affine[:-1, :-1] = self.affine[:-1, :-1] * ratio
         affine[:-1, -1] = self.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
-        return Grid(tuple(shape), affine)
+        return Grid(tuple(shape), affine, self.plane)
 
     def cropped(self, box: Sequence[slice]) -> Grid:
         """The voxels inside a box of ``slice(start, stop)``, one per axis, where they are."""
         affine = self.affine.copy()
         affine[:-1, -1] = apply_affine(self.affine, np.array([b.start for b in box], dtype=np.float64))
-        return Grid(tuple(b.stop - b.start for b in box), affine)
+        return Grid(tuple(b.stop - b.start for b in box), affine, self.plane)
 
     def reordered(self, axes: Sequence[int], flips: Sequence[bool]) -> Grid:
         """The same voxels in another storage order: new axis ``i`` is old axis ``axes[i]``, reversed where ``flips[i]``."""
@@ -145,7 +165,7 @@ class Grid:
         for new, (old, flip) in enumerate(zip(axes, flips, strict=True)):
             change[old, new] = -1 if flip else 1
             change[old, -1] = shape[new] - 1 if flip else 0
-        return Grid(tuple(shape), self.affine @ change)
+        return Grid(tuple(shape), self.affine @ change, self.plane)
 
     def snapped(self) -> Grid:
         """The grid with its origin rounded to about 1e-9 of the smallest voxel size.
@@ -156,7 +176,7 @@ class Grid:
         unit = 2.0 ** (np.floor(np.log2(self.spacing.min())) - 30)
         affine = self.affine.copy()
         affine[:-1, -1] = np.round(affine[:-1, -1] / unit) * unit
-        return Grid(self.shape, affine)
+        return Grid(self.shape, affine, self.plane)
 
     def canonical_order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Axis order and flips that bring the array axes nearest to the world axes R, A, S.

@@ -138,9 +138,7 @@ def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, targe
     values = plain(torch.as_tensor(image)).to(displacement_mm.device)
     where = (grid, displacement_mm, target)
     out = warp(values, *where, mode) if mode in EXACT_MODES else _interpolated(values, *where, mode)
-    affine = torch.eye(4, dtype=torch.float64, device="cpu")
-    dims = target.dims
-    affine[:dims, :dims], affine[:dims, 3] = (on_device(target.affine[:-1, i], affine) for i in (slice(dims), dims))
+    affine = torch.from_numpy(target.full_affine)
     from monai.data.meta_tensor import MetaTensor  # takes seconds to import
 
     return MetaTensor(out, affine=affine)

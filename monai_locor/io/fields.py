@@ -103,10 +103,8 @@ def load_displacement_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, G
     if not np.isfinite(data).all():
         raise InputError(f"{name}: holds NaN or infinite values; compute it again")
     data = data.reshape(*data.shape[:dims], dims) * (lps_signs(dims) if intent == _VECTOR else 1)
-    matrix = np.eye(dims + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
     try:
-        return np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32), Grid(data.shape[:dims], matrix)
+        return np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32), Grid.placed(data.shape[:dims], affine)
     except ValueError as error:
         raise InputError(f"{name}: {one_line(error)}; repair its header") from error
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..geometry import full_affine
 from .itk_library import load_itk
-from .nifti import three_dimensional
 from .stored import StoredImage, TimeAxis
 
 __all__ = ["itk_geometry", "read_itk"]
@@ -114,4 +114,4 @@ def _affine(header: Any) -> np.ndarray:
     for i in range(dims):
         affine[:dims, i] = np.array(header.GetDirection(i))[:dims] * header.GetSpacing(i)
         affine[i, dims] = header.GetOrigin(i)
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ three_dimensional(affine)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ full_affine(affine)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, one_line
+from ..geometry import full_affine
 from .lps import affine_of_itk, geometry_for_itk
 from .nibabel_images import stored_of_nibabel
-from .nifti import three_dimensional
 from .stored import StoredImage
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def from_library(image: Any, name: str) -> StoredImage | None:
             f"{name}: {library}'s {type(image).__name__} is no image that can be registered ({one_line(error)}); "
             "give an image with voxels and a geometry, or a file"
         ) from error
-    return StoredImage(voxels, three_dimensional(affine), dtype=voxels.dtype.name)
+    return StoredImage(voxels, full_affine(affine), dtype=voxels.dtype.name)
 
 
 def simpleitk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:

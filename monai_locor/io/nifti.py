@@ -36,7 +36,6 @@ __all__ = [
     "load_nifti",
     "nifti_affine",
     "save_nifti",
-    "three_dimensional",
     "time_axis",
     "warn_about_header",
 ]
@@ -130,19 +129,11 @@ def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
     return (nib.nifti1.intent_codes.label[code] if known else ""), text
 
 
-def three_dimensional(affine: np.ndarray) -> np.ndarray:
-    """The ``(4, 4)`` affine that files carry, of an image with up to three axes; added axes have voxels of 1 mm."""
-    dims = affine.shape[0] - 1
-    full = np.eye(4)
-    full[:dims, :dims] = affine[:dims, :dims]
-    full[:dims, 3] = affine[:dims, dims]
-    return full
-
-
 def has_shear(grid: Grid) -> bool:
     """Whether the axes of a grid are not at right angles, which ITK and NIfTI's qform cannot express."""
-    axes = grid.affine[: grid.dims, : grid.dims] / grid.spacing
-    return not np.allclose(axes.T @ axes, np.eye(grid.dims), atol=1e-5)
+    linear = grid.affine[:-1, :-1] if grid.plane is None else grid.full_affine[:3, :3]
+    axes = linear / np.linalg.norm(linear, axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-5)
 
 
 def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, intent: str | None = None) -> None:
@@ -150,7 +141,7 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
 
     Args:
         path: ends in ``.nii`` or ``.nii.gz``; the file is replaced as a whole or not at all.
-        data: ``(X, Y, Z, ...)``, or ``(X, Y)``.
+        data: ``(X, Y, Z, ...)``, or ``(X, Y)``, which is written as ``(X, Y, 1)`` where the slice is not in the x-y plane.
         grid: where the voxels lie.
         intent: NIfTI intent, e.g. ``"vector"``.
 
@@ -159,7 +150,8 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
     """
     if not is_nifti(path):
         raise InputError(f"output file {os.fspath(path)}: its name must end in .nii or .nii.gz")
-    affine = three_dimensional(grid.affine)
+    affine = grid.full_affine
+    data = data[..., None] if grid.plane is not None and data.ndim == 2 else data
     image = nib.Nifti1Image(data, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")

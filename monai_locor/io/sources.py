@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,16 +23,13 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError, one_line
-from ..geometry import Grid
+from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
 from .libraries import from_library, library_of
-from .nifti import three_dimensional
 from .reading import read_stored
 from .stored import StoredImage
 
 __all__ = ["ImageSource", "load_source", "one_line"]
-
-logger = logging.getLogger(__name__)
 
 #: a file (or a folder of one DICOM series), or an image in memory: MetaTensor, tensor, array or nested list, see
 #: :func:`monai_locor.io.arrays.channel_first`; ``(array, affine)``; an image of nibabel, SimpleITK, ITK or ANTsPy
@@ -74,10 +70,8 @@ def load_source(
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
     chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory)
     image = _squeezed(chosen.detach().to(dtype), name)
-    out = MetaTensor(image, affine=torch.from_numpy(three_dimensional(affine)), meta={"filename_or_obj": filename, **said})
+    out = MetaTensor(image, affine=torch.from_numpy(full_affine(affine)), meta={"filename_or_obj": filename, **said})
     _check_affine(out, name)
-    if out.ndim == 3 and len(affine) == 4 and np.abs(affine[2, :2]).max() > 1e-3 * np.abs(affine[:2, :2]).max():
-        logger.warning("%s: the slice is tilted out of the x-y plane, in which its lengths come out too short", name)
     return name, out
 
 

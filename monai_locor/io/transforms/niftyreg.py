@@ -24,8 +24,8 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import InputError
-from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
-from ..nifti import has_shear, load_nifti, nifti_affine, three_dimensional
+from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep, full_affine
+from ..nifti import has_shear, load_nifti, nifti_affine
 from ..paths import atomic_path
 from .base import domain_of, invalid, matrix_of, read_matrix_text
 
@@ -76,10 +76,7 @@ def _load(path: Path, name: str) -> tuple[np.ndarray, Grid]:
         if dims not in (2, 3) or image.shape[dims:4] != (1,) * (4 - dims):
             raise InputError(f"{name}: has shape {image.shape}; in NiftyReg's files it is (X, Y, Z, 1, 3) or (X, Y, 1, 1, 2)")
         data = np.asarray(image.dataobj, dtype=np.float64).reshape(*image.shape[:dims], dims)
-        affine = nifti_affine(image)
-        matrix = np.eye(dims + 1)
-        matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
-        return np.moveaxis(data, -1, 0), Grid(data.shape[:-1], matrix)
+        return np.moveaxis(data, -1, 0), Grid.placed(data.shape[:-1], nifti_affine(image))
 
 
 def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
@@ -131,7 +128,7 @@ def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
 
 def _save(path: Path, values: np.ndarray, grid: Grid, kind: int) -> list[Path]:
     data = np.moveaxis(values.astype(np.float32), 0, -1).reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
-    image = nib.Nifti1Image(data, three_dimensional(grid.affine))
+    image = nib.Nifti1Image(data, grid.full_affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent("vector", (), name="NREG_TRANS")
     image.header["intent_p1"] = kind  # nibabel knows of no parameters of vectors
@@ -156,7 +153,7 @@ def write_affine_text(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
     """Four lines of four numbers."""
-    matrix = three_dimensional(matrix_of(transform, name))
+    matrix = full_affine(matrix_of(transform, name))
     with atomic_path(path) as temporary:
         temporary.write_text("".join(" ".join(repr(float(v)) for v in row) + "\n" for row in matrix))
     return [path]

@@ -1,0 +1,99 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Slices in space: the plane of a 2-D image, and its own coordinates where that is not the x-y plane of the world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+__all__ = ["full_affine", "plane_angle", "slice_affine", "slice_plane"]
+
+_TILT = 1e-3  # a plane is x-y when its axes rise by less, relative to their length
+
+
+def full_affine(affine: np.ndarray, plane: np.ndarray | None = None) -> np.ndarray:
+    """The ``(4, 4)`` affine that files carry, of an image with up to three axes.
+
+    Args:
+        affine: ``(D + 1, D + 1)``, voxels to mm.
+        plane: of a slice, see :func:`slice_plane`; without it, added axes have voxels of 1 mm.
+    """
+    dims = affine.shape[0] - 1
+    full = np.eye(4)
+    full[:dims, :dims] = affine[:dims, :dims]
+    full[:dims, 3] = affine[:dims, dims]
+    return full if plane is None else plane @ full
+
+
+def slice_affine(affine: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
+    """The ``(3, 3)`` affine of a slice in its own coordinates, from its ``(4, 4)`` affine in the world.
+
+    In the x-y plane these are the world's x and y; any other plane gives its own.
+    """
+    rows = affine[:2] if plane is None else plane[:3, :2].T @ affine[:3]
+    flat = np.eye(3)
+    flat[:2, :2], flat[:2, 2] = rows[:, :2], rows[:, 3]
+    return flat
+
+
+def slice_plane(affine: np.ndarray) -> np.ndarray | None:
+    """Where the plane of a slice lies in the world.
+
+    The axes of the plane are orthonormal and as near to two world axes as they can be: A and S in a sagittal slice, R and S
+    in a coronal one. They depend on the plane alone and not on the voxels, so that slices of one plane, and of planes
+    parallel to it, share coordinates, and lengths are true.
+
+    Args:
+        affine: ``(4, 4)``, voxels to world, mm.
+
+    Returns:
+        ``(4, 4)``, from coordinates in the plane, with voxels along its third axis, to the world; None for a plane that
+        contains the world's x and y axes, and where the affine is no plane.
+
+    >>> sagittal = np.array([[0.0, 0, 4, 3], [2, 0, 0, -32], [0, 2, 0, -30], [0, 0, 0, 1]])
+    >>> slice_affine(sagittal, slice_plane(sagittal)).tolist()
+    [[2.0, 0.0, -32.0], [0.0, 2.0, -30.0], [0.0, 0.0, 1.0]]
+    """
+    columns = affine[:3, :2]
+    if not np.isfinite(affine).all() or not np.abs(columns[2]).max() > _TILT * np.abs(columns[:2]).max():
+        return None
+    normal = np.cross(*columns.T)
+    length = np.linalg.norm(normal)
+    if length < 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):
+        return None
+    normal /= length
+    away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - _TILT)  # halfway, rounding must not decide
+    world = np.delete(np.eye(3), away, axis=1)
+    left, _, right = np.linalg.svd(world - np.outer(normal, normal @ world), full_matrices=False)
+    plane = np.eye(4)
+    plane[:3, :2] = left @ right
+    plane[:3, 2] = affine[:3, 2] if abs(affine[:3, 2] @ normal) > 1e-6 * np.linalg.norm(affine[:3, 2]) else normal
+    plane[:3, 3] = normal * (normal @ affine[:3, 3])
+    return plane
+
+
+def plane_angle(first: Grid, second: Grid) -> float:
+    """Between the planes of two slices, degrees; 0 for grids in three dimensions and slices without a place in the world."""
+    if first.dims != 2 or second.dims != 2 or any(map(_placeless, (first, second))):
+        return 0.0
+    normals = [np.array([0.0, 0.0, 1.0]) if g.plane is None else np.cross(*g.plane[:3, :2].T) for g in (first, second)]
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(*normals)), abs(normals[0] @ normals[1]))))
+
+
+def _placeless(grid: Grid) -> bool:
+    """Whether a slice has the affine that arrays and pictures have, which have no geometry."""
+    return grid.plane is None and bool((np.abs(grid.affine) == np.eye(3)).all())
