@@ -90,7 +90,7 @@ def _role(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Apply the transforms."""
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     console, kind, role = console_of(args), _kind(args), _role(args)
     mode = "nearest" if args.interpolation == "nearest" else "bilinear"

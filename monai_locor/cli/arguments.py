@@ -165,7 +165,7 @@ def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[A
         from ..registration.config import STARTS
 
         return None, dataclasses.replace(config, initialization=STARTS[how[0]])
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     fixed, moving = (read_grid(arguments[role], f"{role} image") for role in ("fixed", "moving"))
     transform = load_transforms(how, fixed=fixed, moving=moving)

@@ -79,8 +79,11 @@ class Carried:
         self._check(transform)
         if self.kind == "points":
             return self._points(transform, target)
-        assert grid is not None
+        assert grid is not None and self.grid is not None
+        from ..geometry import check_planes
         from ..io.images import write_image
+
+        check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the grid it is to be brought onto"))
 
         out, dtype = self._labels(transform, grid) if self.kind == "labels" else self._image(transform, grid, mode)
         write_image(target, out, grid, dtype)
@@ -134,12 +137,13 @@ class Carried:
         Raises:
             InputError: when it has other dimensions.
         """
-        from ..geometry import Grid, warp
+        from ..geometry import Grid, check_planes, warp
         from ..tensors import plain
 
         values, own = plain(self.content), Grid.of(self.content)
         if own.dims != grid.dims:
             raise InputError(f"labels {self.path}: are {own.dims}-D, the fixed grid {grid.dims}-D; give those of one pair")
+        check_planes(own, grid, (f"labels {self.path}", "the fixed grid"))
         moved = warp(values, own, None, grid, "nearest") if transform is None else transform.warp(values, own, grid, "nearest")
         return plain(moved)
 

@@ -66,7 +66,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compose."""
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
     whole = load_transforms(args.transforms, fixed=grid)

@@ -81,7 +81,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, or list the formats."""
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     console = console_of(args)
     if args.list_formats:

@@ -63,7 +63,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe each file."""
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
     from .describe import lines_of
 
     console = console_of(args)

@@ -61,7 +61,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Invert."""
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
     inverse = load_transforms(args.transforms, inverse=True, moving=grid)

@@ -82,7 +82,8 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the image."""
-    from ..io.images import read_grid, write_image
+    from ..io.grids import read_grid
+    from ..io.images import write_image
     from ..metrics import jacobian_determinant, jacobian_statistics
 
     console = console_of(args)

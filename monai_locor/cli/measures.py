@@ -65,7 +65,7 @@ def evaluate(args: argparse.Namespace, labels: list[int] | None = None) -> dict[
 
 
 def _grid(args: argparse.Namespace, role: str) -> Grid | None:
-    from ..io.images import read_grid
+    from ..io.grids import read_grid
 
     for path, what in ((getattr(args, role), f"{role} image"), (getattr(args, f"{role}_labels"), f"{role} labels")):
         if path is not None:
@@ -165,13 +165,14 @@ def _distribution(values: torch.Tensor) -> dict[str, float | None]:
 
 def _information(args: argparse.Namespace, transform: SpatialTransform | None) -> dict[str, Any]:
     """NMI where both images have data before and after, so that both numbers are of the same voxels."""
-    from ..geometry import Grid, inside, mapped_points, warp
+    from ..geometry import Grid, check_planes, inside, mapped_points, warp
     from ..io.images import read_image
     from ..metrics import normalised_mutual_information
     from .jacobian import mask_on
 
     fixed, moving = (read_image(getattr(args, role), role)[0] for role in ("fixed", "moving"))
     grids = Grid.of(fixed), Grid.of(moving)
+    check_planes(*grids, (f"fixed image {args.fixed}", f"moving image {args.moving}"))
     fields = [None if through is None else through.displacement(grids[0]) for _, through in _each(transform)]
     common = mask_on(args.mask, grids[0])
     for field in fields:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .axiswise import interpolation_matrix, separable, slabs, toeplitz
     from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
     from .mapping import warped
-    from .planes import full_affine, plane_angle
+    from .planes import check_planes, full_affine, plane_angle
     from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
     from .steps import AffineStep, FieldStep, SplineStep, Step
     from .transform import SpatialTransform, same_grid
@@ -35,6 +35,7 @@ __all__ = [
     "SplineStep",
     "Step",
     "apply_affine",
+    "check_planes",
     "from_voxels",
     "full_affine",
     "identity_points",
@@ -63,7 +64,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "grid": ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"],
-        "planes": ["full_affine", "plane_angle"],
+        "planes": ["check_planes", "full_affine", "plane_angle"],
         "sampling": [
             "identity_points",
             "reorder",

@@ -13,16 +13,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from .grid import Grid
 
-__all__ = ["full_affine", "plane_angle", "slice_affine", "slice_plane"]
+__all__ = ["check_planes", "full_affine", "plane_angle", "slice_affine", "slice_plane"]
+
+logger = logging.getLogger(__name__)
 
 _TILT = 1e-3  # a plane is x-y when its axes rise by less, relative to their length
+_SAME, _OTHER = 0.5, 5.0  # degrees between planes: nothing to say below, not the same anatomy above
 
 
 def full_affine(affine: np.ndarray, plane: np.ndarray | None = None) -> np.ndarray:
@@ -92,6 +98,23 @@ def plane_angle(first: Grid, second: Grid) -> float:
         return 0.0
     normals = [np.array([0.0, 0.0, 1.0]) if g.plane is None else np.cross(*g.plane[:3, :2].T) for g in (first, second)]
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(*normals)), abs(normals[0] @ normals[1]))))
+
+
+def check_planes(first: Grid, second: Grid, names: tuple[str, str]) -> None:
+    """Refuse two slices that do not lie in one plane, or in parallel ones; three-dimensional grids pass.
+
+    Args:
+        names: of both, for messages.
+
+    Raises:
+        InputError: when their planes are more than 5 degrees apart; from half a degree on a warning is logged.
+    """
+    angle = plane_angle(first, second)
+    apart = f"{names[0]} and {names[1]} are slices in planes {angle:.3g} degrees apart"
+    if angle > _OTHER:
+        raise InputError(f"{apart}; give slices of one plane, or parallel ones")
+    if angle > _SAME:
+        logger.warning("%s; each is taken in its own plane", apart)
 
 
 def _placeless(grid: Grid) -> bool:

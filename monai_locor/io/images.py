@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,11 +25,11 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
 from .itk_library import load_itk
-from .nifti import has_shear, is_nifti, load_nifti, nifti_affine, save_nifti
+from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
-from .sources import ImageSource, load_source, one_line
+from .sources import ImageSource, load_source
 
-__all__ = ["IMAGE_SUFFIXES", "read_grid", "read_image", "read_labels", "read_mask", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,39 +121,14 @@ def read_labels(source: ImageSource, role: str = "fixed") -> MetaTensor:
     return MetaTensor(data.long(), meta=labels.meta)
 
 
-def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
-    """Where the voxels of an image lie, whatever they hold; of a NIfTI file only the header is read.
-
-    A displacement field in NIfTI is a fine reference, too.
-
-    Args:
-        source: a file, or an image in memory ``(C, *spatial)``.
-        what: its part, for messages.
-
-    Raises:
-        InputError: when it cannot be read or has no valid geometry.
-    """
-    if isinstance(source, (str, os.PathLike)) and is_nifti(source) and Path(source).expanduser().is_file():
-        name = f"{what} {os.fspath(source)}"
-        try:
-            image = load_nifti(Path(source).expanduser())
-            shape = list(image.shape[:3])
-            while len(shape) > 2 and shape[-1] == 1:
-                shape.pop()
-            affine = torch.from_numpy(nifti_affine(image))
-            return Grid.of(MetaTensor(torch.zeros(1).expand(1, *shape), affine=affine))
-        except Exception as error:
-            raise InputError(f"{name}: has no usable geometry ({one_line(error)}); give another image") from error
-    return Grid.of(load_source(source, what, "all")[1])
-
-
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, dtype: DTypeLike | None = None) -> None:
     """Write an image, as NIfTI or by ITK; the file appears only when it is complete.
 
     Args:
         path: ends in one of :data:`IMAGE_SUFFIXES`.
         image: ``(C, *spatial)`` or ``(*spatial)``; 2-D images are written with two axes, ``(H, W)``: read as a 2-D image,
-            a NIfTI file of ``(H, W, 1)`` loses its direction in ITK. Several channels become the last axis, ``(X, Y, Z, C)``
+            a NIfTI file of ``(H, W, 1)`` loses its direction in ITK. Slices out of the x-y plane are written as
+            ``(H, W, 1)``, in their place in three dimensions. Several channels become the last axis, ``(X, Y, Z, C)``
             or ``(X, Y, 1, C)``.
         grid: where its voxels lie; an affine with shear is written to NIfTI with a warning, since ITK may refuse it.
         dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
@@ -188,11 +162,12 @@ def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> N
             f"output file {os.fspath(path)}: the axes of its grid are not at right angles, which only .nii and .nii.gz express"
         )
     itk = load_itk(f"output file {os.fspath(path)}")
-    image = itk.image_from_array(np.ascontiguousarray(array[0].T))
-    signs = np.array([-1.0, -1.0, 1.0])[: grid.dims]
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(signs[:, None] * grid.affine[:-1, :-1] / grid.spacing)))
-    image.SetSpacing([float(s) for s in grid.spacing])
-    image.SetOrigin([float(o) for o in signs * grid.affine[:-1, -1]])
+    voxels, affine = (array[0], grid.affine) if grid.plane is None else (array[0, ..., None], grid.full_affine)
+    image = itk.image_from_array(np.ascontiguousarray(voxels.T))
+    signs, spacing = np.array([-1.0, -1.0, 1.0])[: voxels.ndim], np.sqrt((affine[:-1, :-1] ** 2).sum(0))
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(signs[:, None] * affine[:-1, :-1] / spacing)))
+    image.SetSpacing([float(s) for s in spacing])
+    image.SetOrigin([float(o) for o in signs * affine[:-1, -1]])
     with atomic_path(path) as temporary:
         itk.imwrite(image, str(temporary), compression=True)
 

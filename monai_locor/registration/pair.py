@@ -22,7 +22,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, reorder, voxel_to_voxel, warp
+from monai_locor.geometry import Grid, apply_affine, check_planes, from_voxels, inside, reorder, voxel_to_voxel, warp
 from monai_locor.io import ImageSource, read_image, read_mask
 from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
@@ -79,6 +79,8 @@ def load_pair(
     if grids["fixed"].dims != grids["moving"].dims:
         shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
         raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
+    fixed_name, moving_name = (f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, (image, _) in images.items())
+    check_planes(grids["fixed"], grids["moving"], (fixed_name, moving_name))
     masks = {"fixed": fixed_mask, "moving": moving_mask}
     for role, (image, _) in images.items():
         if masks[role] is None and has_noisy_background(image):

@@ -50,9 +50,8 @@ def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | 
             f"{name}: has {dims} axes and {components} components a voxel; a displacement field has as many as axes, 2 or 3"
         )
     with invalid(name, "compute it again"):
-        matrix = np.eye(dims + 1)
-        matrix[:-1, :-1], matrix[:-1, -1] = image.affine[:dims, :dims], image.affine[:dims, 3]
-        return SpatialTransform.of_field(np.moveaxis(image.voxels * lps_signs(dims), -1, 0), Grid(image.shape, matrix))
+        grid = Grid.placed(image.shape, image.affine)
+        return SpatialTransform.of_field(np.moveaxis(image.voxels * lps_signs(dims), -1, 0), grid)
 
 
 def write_vector_image(

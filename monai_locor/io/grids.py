@@ -1,0 +1,56 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the voxels of an image lie, whatever they hold. Without torch for files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, one_line
+from ..geometry import Grid
+from .reading import read_geometry
+
+if TYPE_CHECKING:
+    from .sources import ImageSource
+
+__all__ = ["read_grid"]
+
+
+def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
+    """Where the voxels of an image lie; of NIfTI and most other files only the header is read.
+
+    A displacement field in NIfTI is a fine reference, too. Trailing axes of one voxel are dropped as in
+    :func:`monai_locor.io.read_image`.
+
+    Args:
+        source: a file, or an image in memory ``(C, *spatial)``.
+        what: its part, for messages.
+
+    Raises:
+        InputError: when it cannot be read or has no valid geometry.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        from .sources import load_source
+
+        return Grid.of(load_source(source, what, "all")[1])
+    name = f"{what} {os.fspath(source)}"
+    shape, affine = read_geometry(Path(source).expanduser(), name)
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < 2 or 0 in shape:
+        raise InputError(f"{name}: has no usable geometry (its shape is {shape}); give an image with two or three axes")
+    try:
+        return Grid.placed(shape, affine)
+    except ValueError as error:
+        raise InputError(f"{name}: has no usable geometry ({one_line(error)}); give another image") from error
