@@ -25,7 +25,8 @@ from monai.data import MetaTensor, set_track_meta
 from PIL import Image
 
 from monai_locor.errors import InputError
-from monai_locor.io import read_image, read_mask
+from monai_locor.geometry import Grid
+from monai_locor.io import read_image, read_mask, write_image
 
 AFFINE = np.array([[0.0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
@@ -276,17 +277,24 @@ def test_headers_without_forms_and_in_other_units(tmp_path, caplog):
         assert "micron" in caplog.text
 
 
-def test_slices_out_of_the_plane(tmp_path, caplog):
-    tilted, coronal = np.eye(4), np.eye(4)
-    tilted[1:3, 1] = 0.8, 0.6
-    coronal[1:3, 1] = 0, 1
+def test_slices_keep_their_place_in_three_dimensions(tmp_path, caplog):
+    """Read as 2-D images, written again where they were; slices in the x-y plane with two axes."""
+    sagittal, tilted = np.eye(4)[[2, 0, 1, 3]], np.eye(4)
+    tilted[1:3, 1:3] = [[0.8, -0.6], [0.6, 0.8]]
     with caplog.at_level(logging.WARNING):
-        read_image(save(tmp_path / "a.nii", voxels(4, 5, 1)))
-        assert caplog.text == ""
-        read_image(save(tmp_path / "b.nii", voxels(4, 5, 1), tilted))
-    assert f"{tmp_path / 'b.nii'}: the slice is tilted" in caplog.text
-    coronal[1:3, 2] = 1, 0
-    assert "affine is not invertible" in refusal(save(tmp_path / "c.nii", voxels(4, 5, 1), coronal))
+        for affine in (sagittal, tilted, AFFINE):
+            path = save(tmp_path / "a.nii", voxels(4, 5, 1), affine @ np.diag([2, 3, 4, 1.0]))
+            image = read_image(path)[0]
+            assert image.shape == (1, 4, 5)
+            for suffix in (".nii.gz", ".mha"):
+                write_image(tmp_path / f"b{suffix}", image, Grid.of(image))
+                again = read_image(tmp_path / f"b{suffix}")[0]
+                np.testing.assert_array_equal(again.numpy(), image.numpy())
+                np.testing.assert_allclose(Grid.of(again).affine, Grid.of(image).affine, atol=1e-6)
+                if affine is not AFFINE:
+                    np.testing.assert_allclose(again.affine, image.affine, atol=1e-6)
+            assert nib.load(tmp_path / "b.nii.gz").shape == ((4, 5) if affine is AFFINE else (4, 5, 1))
+    assert caplog.text == ""
 
 
 def test_without_tracking_of_meta_data(tmp_path):
