@@ -15,11 +15,15 @@ from __future__ import annotations
 
 from .derivative_magnitude import DerivativeMagnitude, derivative_magnitude
 from .dictionary import DerivativeMagnitudeD, DerivativeMagnituded, DerivativeMagnitudeDict
+from .register import RegisterD, Registerd, RegisterDict
 
 __all__ = [
     "DerivativeMagnitude",
     "DerivativeMagnitudeD",
     "DerivativeMagnitudeDict",
     "DerivativeMagnituded",
+    "RegisterD",
+    "RegisterDict",
+    "Registerd",
     "derivative_magnitude",
 ]

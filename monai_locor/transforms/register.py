@@ -1,0 +1,194 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Registration as a step of a MONAI pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data.meta_obj import get_track_meta
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform
+from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep, look_up_option
+from monai.utils.enums import TransformBackends
+
+from ..errors import InputError
+from ..geometry import Grid, warped
+from ..io.arrays import channel_first
+from ..io.sources import load_source
+from ..tensors import plain
+
+if TYPE_CHECKING:
+    from ..registration import RegistrationConfig, RegistrationResult
+
+__all__ = ["RegisterD", "RegisterDict", "Registerd"]
+
+logger = logging.getLogger(__name__)
+
+
+class Registerd(MapTransform):
+    """Register the moving to the fixed image of a dictionary, and bring everything of the moving space onto the fixed grid.
+
+    What it brings there replaces what was under its key: a MetaTensor ``(C, *fixed)`` with the affine of the fixed image, the
+    meta data of the image it was, its type and its device. The fixed image and all other keys stay as they are. Each pair is
+    registered with the same seed, so that the same pair gives the same result; on a GPU, and in a worker of a data loader,
+    see ``device``.
+
+    Example::
+
+        Compose(
+            [
+                LoadImaged(["t2", "t1", "t1_labels", "t2_brain"]),
+                EnsureChannelFirstd(["t2", "t1", "t1_labels", "t2_brain"]),
+                Registerd(["t1", "t1_labels"], fixed_key="t2", mode=["bilinear", "nearest"], fixed_mask_key="t2_brain"),
+                ConcatItemsd(["t2", "t1"], name="image"),
+            ]
+        )
+
+    Args:
+        keys: of what lies in the moving space: the moving image first, then images, label maps and masks to carry along, each
+            on any grid. Tensors without an affine, of the shape of the moving image, lie where that does.
+        fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D.
+        mode: ``"bilinear"``, or ``"nearest"`` for labels; one for all or one for each key.
+        fixed_mask_key, moving_mask_key: of masks, where there are any: where the images count. A moving mask that is to be
+            carried along is among ``keys``, too.
+        ddf_key: where to put the displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
+            :attr:`monai_locor.RegistrationResult.forward_ddf`; not at all by default.
+        verdict_key: where to put the verdict, ``"PASS"``, ``"WARN"`` or ``"FAIL"``; not at all by default. What is not PASS is
+            logged as a warning in any case.
+        preset: see :func:`monai_locor.register`.
+        transform: see there.
+        similarity: see there.
+        initial: see there.
+        seed: see there.
+        device: see there; in a worker process of a data loader that was forked, CUDA cannot be used: give ``"cpu"``.
+        allow_missing_keys: do not raise an exception if a key is missing. Without the fixed or the moving image nothing is
+            done.
+
+    Raises:
+        ValueError: for another mode, or keys that are named twice.
+        KeyError: when called, if a key is missing and ``allow_missing_keys`` is not set.
+        InputError: when called, for images that cannot be registered.
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        fixed_key: Hashable,
+        mode: str | Sequence[str] = "bilinear",
+        *,
+        fixed_mask_key: Hashable | None = None,
+        moving_mask_key: Hashable | None = None,
+        ddf_key: Hashable | None = None,
+        verdict_key: Hashable | None = None,
+        preset: RegistrationConfig | Mapping[str, Any] | str | PathLike[str] = "default",
+        transform: str | None = None,
+        similarity: Any = None,
+        initial: Any = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if fixed_key in self.keys or len(set(self.keys)) != len(self.keys):
+            raise ValueError(f"the fixed key and keys must all differ, got {fixed_key!r} and {self.keys}")
+        modes = ensure_tuple_rep(mode, len(self.keys))
+        self.mode = tuple(look_up_option(str(getattr(m, "value", m)), ("bilinear", "nearest")) for m in modes)
+        self.fixed_key = fixed_key
+        self.mask_keys = {"fixed_mask": fixed_mask_key, "moving_mask": moving_mask_key}
+        self.ddf_key, self.verdict_key = ddf_key, verdict_key
+        self.options: dict[str, Any] = {
+            **{"preset": preset, "transform": transform, "similarity": similarity},
+            **{"initial": initial, "seed": seed, "device": device},
+        }
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: holds the images.
+
+        Returns:
+            a new dictionary, in which what lay in the moving space is replaced.
+        """
+        d = dict(data)
+        carried = list(self.key_iterator(d, self.mode))
+        moving_key = ensure_tuple(self.keys)[0]
+        absent = [key for key in (self.fixed_key, moving_key) if key not in d]
+        if absent and self.allow_missing_keys:
+            return d
+        if absent:
+            raise KeyError(f"Key `{absent[0]}` of transform `{type(self).__name__}` was missing in the data.")
+        result = self._registered(d, moving_key)
+        for key, mode in carried:
+            d[key] = self._warped(result, data[key], str(key), mode, data[self.fixed_key])
+        if self.ddf_key is not None:
+            d[self.ddf_key] = self._on_fixed(result.forward_ddf, {}, data[self.fixed_key], result)
+        if self.verdict_key is not None:
+            d[self.verdict_key] = None if result.verdict is None else result.verdict.status
+        return d
+
+    def _registered(self, d: Mapping[Hashable, Any], moving_key: Hashable) -> RegistrationResult:
+        from ..registration import register  # which imports this package
+
+        masks = {}
+        for name, key in self.mask_keys.items():
+            if key is not None and (key in d or not self.allow_missing_keys):
+                masks[name] = d[key]
+        result = register(d[self.fixed_key], d[moving_key], **masks, **self.options, progress=False)
+        if result.verdict is not None and result.verdict.status != "PASS":
+            logger.warning("registration of %r to %r: %s", moving_key, self.fixed_key, result.verdict)
+        return result
+
+    def _warped(self, result: RegistrationResult, value: Any, key: str, mode: str, fixed: Any) -> torch.Tensor:
+        """One image of the moving space on the fixed grid."""
+        image = _channel_first(value, key, result.moving_grid)
+        grid = Grid.of(image)
+        if grid.dims != result.fixed_grid.dims:
+            raise InputError(f"{key}: is {grid.dims}-D, the fixed image {result.fixed_grid.dims}-D; give images of one pair.")
+        moved = warped(plain(image).cpu(), grid, result.forward_mm, result.fixed_grid, mode)
+        meta = {name: item for name, item in image.meta.items() if name != "affine"}
+        return self._on_fixed(moved, meta, fixed, result).to(image.device)
+
+    def _on_fixed(self, values: torch.Tensor, meta: dict[str, Any], fixed: Any, result: RegistrationResult) -> torch.Tensor:
+        """Values on the fixed grid as the fixed image has it, with its affine."""
+        shape = result.fixed_grid.shape
+        affine = values.affine if isinstance(values, MetaTensor) else result.warped_moving.affine
+        if isinstance(fixed, torch.Tensor):
+            known = tuple(fixed.shape[1:])  # with trailing axes of one voxel
+            shape = known if known[: len(shape)] == shape and set(known[len(shape) :]) <= {1} else shape
+            affine = fixed.affine if isinstance(fixed, MetaTensor) else affine
+        out = MetaTensor(plain(values).reshape(-1, *shape), affine=affine.clone(), meta={**meta, "spatial_shape": shape})
+        return convert_to_tensor(out, track_meta=get_track_meta())
+
+
+def _channel_first(value: Any, key: str, moving: Grid) -> MetaTensor:
+    """``(C, *spatial)`` of the dimensions of the moving image, in its own type, with its affine."""
+    if not isinstance(value, torch.Tensor):
+        return load_source(value, key, "all")[1]
+    tensor, affine, _ = channel_first(value, key, torch.float32, known=True)
+    while tensor.ndim - 1 > moving.dims and tensor.shape[-1] == 1:
+        tensor = tensor[..., 0]
+    if not isinstance(value, MetaTensor) and tuple(tensor.shape[1:]) == moving.shape:
+        affine = moving.affine
+    given = value.meta if isinstance(value, MetaTensor) else {}
+    meta = {name: item for name, item in given.items() if name not in ("affine", "original_channel_dim")}
+    return MetaTensor(tensor, affine=torch.from_numpy(affine), meta=meta)
+
+
+RegisterD = RegisterDict = Registerd
