@@ -76,6 +76,7 @@ def describe_image(image: MetaTensor) -> dict[str, Any]:
         "what": "image",
         **describe_grid(Grid.of(image)),
         "channels": len(values),
+        "channel_names": list(image.meta.get("channels", ())),
         "dtype": image.meta.get("stored_dtype"),
         "not_finite": values.numel() - finite.numel(),
     }
@@ -160,13 +161,15 @@ def lines_of(path: Path, found: dict[str, Any]) -> list[str]:
 
 
 def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
+    from ..io.stored import named_channels
+
     labels = found.get("labels")
     what = "image" if labels is None else "mask" if len(labels) <= 2 else "label map"
     lines = [f"{path}: {len(found['shape'])}-D {what}, {_grid_line(found)}"]
     lines.append(_place_line(found))
     parts = [f"voxels of type {found['dtype']}"]
     if found["channels"] > 1:
-        parts.append(f"{found['channels']} channels or frames")
+        parts.append(f"{found['channels']} channels or frames{named_channels(found['channel_names'])}")
     if "intensity" in found:
         i = found["intensity"]
         parts.append(f"values {i['min']:.4g} to {i['max']:.4g} (1 % below {i['p01']:.4g}, median {i['median']:.4g}, ")

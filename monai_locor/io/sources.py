@@ -27,7 +27,7 @@ from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
 from .libraries import from_library, library_of
 from .reading import read_stored
-from .stored import StoredImage
+from .stored import StoredImage, named_channels
 
 __all__ = ["ImageSource", "load_source", "one_line"]
 
@@ -68,7 +68,7 @@ def load_source(
         said = {"stored_dtype": kind}
     if array.is_complex():
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
-    chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory)
+    chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory, stored.channels if stored else ())
     image = _squeezed(chosen.detach().to(dtype), name)
     out = MetaTensor(image, affine=torch.from_numpy(full_affine(affine)), meta={"filename_or_obj": filename, **said})
     _check_affine(out, name)
@@ -98,13 +98,15 @@ def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:
     return {"stored_dtype": stored.dtype, **{key: value for key, value in said.items() if value}}
 
 
-def _one_channel(image: torch.Tensor, name: str, channel: int | str | None, in_memory: bool) -> torch.Tensor:
+def _one_channel(
+    image: torch.Tensor, name: str, channel: int | str | None, in_memory: bool, names: Sequence[str]
+) -> torch.Tensor:
     """``(1, *spatial)`` of ``(C, *spatial)``."""
     count = image.shape[0]
     if channel is None and count != 1:
         raise InputError(
-            f"{name}: has {count} channels or frames of shape {tuple(image.shape[1:])}; choose one with channel=0 to "
-            f"{count - 1}" + (", or add the channel axis with image[None] if there is none" if in_memory else "")
+            f"{name}: has {count} channels or frames of shape {tuple(image.shape[1:])}{named_channels(names)}; choose one with "
+            f"channel=0 to {count - 1}" + (", or add the channel axis with image[None] if there is none" if in_memory else "")
         )
     index = int(channel or 0)
     if not 0 <= index < count:

@@ -13,12 +13,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["StoredImage", "TimeAxis"]
+__all__ = ["StoredImage", "TimeAxis", "named_channels"]
+
+_SHOWN = 12  # names of channels that a message lists
 
 
 class TimeAxis(NamedTuple):
@@ -61,3 +64,13 @@ class StoredImage:
     def shape(self) -> tuple[int, ...]:
         """Number of voxels along each spatial axis."""
         return self.voxels.shape[:-1]
+
+
+def named_channels(names: Sequence[str]) -> str:
+    """Names of channels with their numbers, in brackets, for a message that says how many there are; empty without names.
+
+    >>> named_channels(["magnitude", "phase"])
+    ' (0: magnitude, 1: phase)'
+    """
+    listed = [f"{k}: {name}" for k, name in enumerate(names[:_SHOWN])] + ["..."] * (len(names) > _SHOWN)
+    return f" ({', '.join(listed)})" if listed else ""

@@ -23,6 +23,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from monai_locor.geometry import Grid
+from monai_locor.io import read_image
 from monai_locor.io.dicom import is_dicom
 
 from .dicom_files import (
@@ -79,6 +81,14 @@ def test_one_slice(tmp_path, orientation):
     assert stored.shape == (5, 6, 1)
     assert_in_place(stored)
     np.testing.assert_allclose(stored.affine[:3, 2], 2.5 * normal(orientation) * (-1, -1, 1), atol=1e-9)
+
+
+@planes
+def test_one_slice_is_a_two_dimensional_image(tmp_path, orientation):
+    file = save(tmp_path / "a.dcm", slice_of([3.0, 4.0, 5.0], orientation))
+    image = read_image(file)[0]
+    np.testing.assert_array_equal(image[0].numpy().T, painted([3.0, 4.0, 5.0], orientation))
+    np.testing.assert_allclose(Grid.of(image).spacing, [SPACING[1], SPACING[0]], rtol=1e-6)
 
 
 def test_the_same_place_as_simpleitk(tmp_path):

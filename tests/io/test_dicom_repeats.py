@@ -158,6 +158,10 @@ def test_an_echo_as_an_image(tmp_path):
     """Through the public function, with its choice of a channel."""
     write_series(tmp_path, places(OBLIQUE, 4), OBLIQUE, [{"EchoTime": 5}, {"EchoTime": 10}])
     image = read_image(tmp_path, channel=1)[0]
+    assert image.meta["channels"] == ("echo time 10 ms",)
     np.testing.assert_allclose(image[0].numpy(), expected(image.shape[1:], image.affine.numpy(), 1), atol=0.51)
-    with pytest.raises(InputError, match="2 channels"):
+    with pytest.raises(
+        InputError,
+        match=r"2 channels or frames of shape .* \(0: echo time 5 ms, 1: echo time 10 ms\); choose one with channel=0 to 1",
+    ):
         read_image(tmp_path)
