@@ -173,14 +173,14 @@ def _optimised(
     keep_interrupted: bool,
 ) -> tuple[RegistrationEngine, bool]:
     """The engine after its work, and whether it was interrupted."""
-    engine = None
+    engine, unmasked = None, partial(pair.without_masks, begin["config"].quantile)
     try:
         if second is None:
             predictor = None if predict is None else partial(predict, pair.fixed, pair.moving)
-            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor)
+            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor, unmasked=unmasked)
             return engine.run(progress), False
         with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
-            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange)
+            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange, unmasked=unmasked)
             engine.run(progress).share_bases()
             return engine, False
     except KeyboardInterrupt:

@@ -20,14 +20,17 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
 
 if TYPE_CHECKING:
     from .engine import RegistrationEngine
+    from .schedule import Stage
 
 __all__ = ["COARSE", "fit_like_two_people", "unexplained"]
 
@@ -38,15 +41,23 @@ LARGEST = 0.125  # median share of the variance that is left over where tissues 
 CONTRAST = 1e-3  # variance of a window, squared normalised intensities, below which its fit says nothing
 
 
-def fit_like_two_people(engine: RegistrationEngine) -> bool:
+def fit_like_two_people(engine: RegistrationEngine, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> bool:
     """Whether an engine that is through with its coarse stages had better begin again with the settings for two people.
 
-    It says so; always False where that is not wanted, or the measure is another.
+    It says so; always False where that is not wanted, or the measure is another. Inside a mask the fits are worse than
+    around it, whoever is in the images: with masks, the images must fit as badly without them, too.
+
+    Args:
+        engine: that has gone through its affine and coarse stages.
+        first, coarse: these stages.
+        bar: of the progress.
     """
     config = engine.config
     if config.intersubject == "never" or config.similarity != "locor" or config.form != "log":
         return False
     share = unexplained(engine)
+    if share > LARGEST and engine.masked:
+        share = min(share, _told(engine, first, coarse, bar))
     engine.unexplained = share if math.isfinite(share) else None  # JSON knows no NaN
     if not share > LARGEST:
         return False
@@ -56,6 +67,37 @@ def fit_like_two_people(engine: RegistrationEngine) -> bool:
         100 * share,
     )
     return True
+
+
+def _told(engine: RegistrationEngine, *stages: Any) -> float:
+    """What is unexplained without masks; of two processes the first finds out and tells the other."""
+    found = _without_masks(engine, *stages) if 0 in engine.directions else 0.0
+    if engine.exchange is None:
+        return found
+    told = torch.tensor([found], dtype=torch.float64, device="cpu")
+    engine.exchange([told])
+    return float(told)
+
+
+def _without_masks(engine: RegistrationEngine, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> float:
+    """What the same stages leave unexplained of the whole images."""
+    if engine.unmasked is None:
+        return math.inf
+    logger.info("the images fit badly inside the masks: looking at the whole images")
+    other = type(engine)(
+        *engine.unmasked(),
+        engine.config,
+        engine.initial,
+        engine.seed,
+        initial_velocity=None if engine.predict is not None else engine.initial_velocity,
+        initial_displacement=engine.initial_displacement,
+        search=engine.search,
+        predict=engine.predict,
+        initial_basis=engine.initial_basis,
+    )
+    bar.total += sum(stage.iterations for stage in [*first, *coarse])
+    other.go_through_coarse(first, coarse, bar)
+    return unexplained(other)
 
 
 @torch.no_grad()

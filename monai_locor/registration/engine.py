@@ -80,6 +80,7 @@ class RegistrationEngine(nn.Module):
         predict: called with the affine once its stages are through; gives an ``initial_velocity``.
         initial_basis: to start from, in both directions; they go on learning.
         similarity: instead of the settings' measure, see :func:`.similarity.make_similarity`.
+        unmasked: gives both images as they are without masks, see :func:`.correspondence.fit_like_two_people`.
     """
 
     def __init__(
@@ -96,13 +97,14 @@ class RegistrationEngine(nn.Module):
         predict: Callable[[np.ndarray], torch.Tensor] | None = None,
         initial_basis: LearnedBases | None = None,
         similarity: OwnSimilarity | None = None,
+        unmasked: Callable[[], tuple[PreparedImage, PreparedImage]] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.asked, self.device = config, config, fixed.device
         self.unit = float(fixed.grid.spacing.min())
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
-        self.initial_basis, self.similarity = initial_basis, similarity
+        self.initial_basis, self.similarity, self.unmasked = initial_basis, similarity, unmasked
         self.unexplained: float | None = None
         self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
         self.shared = exchange is None  # whether this process knows what both directions have learned
@@ -113,9 +115,13 @@ class RegistrationEngine(nn.Module):
         """The images, on the device of the fixed one, and all that a registration of them begins with."""
         self.whole = fixed.to(self.device), moving.to(self.device)
         self.begin(self.initial)
-        masked = fixed.weight is not None or moving.weight is not None
-        if masked and not takes_mask(self.losses[0]):
+        if self.masked and not takes_mask(self.losses[0]):
             logger.warning("%s takes no mask: it sees the whole images", type(self.losses[0]).__name__)
+
+    @property
+    def masked(self) -> bool:
+        """Whether voxels of either image do not count."""
+        return any(image.weight is not None for image in self.whole)
 
     def _straighten(self) -> None:
         self.velocity = self._make_velocity(4.0, 1.0)  # no deformation but the one to start from
@@ -303,11 +309,11 @@ class RegistrationEngine(nn.Module):
             with tqdm(
                 total=sum(s.iterations for s in first + rest), disable=not progress, desc="registration", unit="it"
             ) as bar:
-                self._go_through_coarse(first, coarse, bar)
-                if coarse and fit_like_two_people(self):
+                self.go_through_coarse(first, coarse, bar)
+                if coarse and fit_like_two_people(self, first, coarse, bar):
                     self._begin_again(self.config.for_two_people)
                     bar.total += sum(s.iterations for s in [*first, *coarse])
-                    self._go_through_coarse(first, coarse, bar)
+                    self.go_through_coarse(first, coarse, bar)
                 self.go_through(rest[len(coarse) :], bar)
         finally:
             self._leave()  # room for what comes after
@@ -320,7 +326,7 @@ class RegistrationEngine(nn.Module):
             self.initial_velocity = None  # it was predicted for another affine
         self.begin(self.initial)
 
-    def _go_through_coarse(self, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> None:
+    def go_through_coarse(self, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> None:
         """The affine stages, another start if that is better, and the coarse deformable stages."""
         self.go_through(first, bar)
         if first and self.search:

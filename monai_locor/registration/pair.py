@@ -50,6 +50,7 @@ class Pair:
         affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         displacement: what an initial field holds beyond the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
         velocity: an initial velocity, likewise.
+        valid: where the voxels of each image are finite, ``(1, *spatial)`` bool, or None where all are.
     """
 
     fixed_image: MetaTensor
@@ -59,6 +60,14 @@ class Pair:
     affine: np.ndarray
     displacement: torch.Tensor | None = None
     velocity: torch.Tensor | None = None
+    valid: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+
+    def without_masks(self, quantile: float) -> tuple[PreparedImage, PreparedImage]:
+        """Both images as the engine would see them if they had no masks, where the masked ones are."""
+        images, seen = (self.fixed_image, self.moving_image), (self.fixed, self.moving)
+        weights = [None if valid is None else valid.float() for valid in self.valid]
+        fixed, moving = (prepare(i, w, quantile, s.device) for i, w, s in zip(images, weights, seen, strict=True))
+        return fixed, moving
 
 
 def load_pair(
@@ -106,6 +115,7 @@ def load_pair(
         affine=affine,
         displacement=displacement,
         velocity=None if initial_velocity is None else _velocity(initial_velocity, prepared["fixed"]),
+        valid=(images["fixed"][1], images["moving"][1]),
     )
 
 

@@ -102,6 +102,45 @@ def test_with_masks(images, derivative, role):
     assert run(*images, preset=config, **{f"{role}_mask": part}).unexplained != found.unexplained
 
 
+def disc(radius: float):
+    """A mask of the middle of the plane, mm."""
+    return image((np.linalg.norm(PLANE.points(), axis=-1) < radius).astype(np.float64), PLANE)
+
+
+class TestMasks:
+    """Inside the mask the images fit badly, and around it well."""
+
+    MASK = disc(15)
+
+    @pytest.fixture
+    def one_person(self):
+        fixed, moving, _ = pair(PLANE, PLANE)
+        noise = torch.from_numpy(np.random.default_rng(0).normal(size=PLANE.shape))[None]
+        noise = torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 6 * self.MASK.as_tensor()
+        return image((fixed.as_tensor() + noise)[0].numpy(), PLANE), moving
+
+    @pytest.mark.parametrize("roles", [("fixed",), ("fixed", "moving")])
+    def test_none_makes_two_people_of_one(self, one_person, roles, monkeypatch):
+        masks = {f"{role}_mask": self.MASK for role in roles}
+        without, found = run(*one_person, preset=CONFIG), run(*one_person, preset=CONFIG, **masks)
+        assert not without.intersubject and not found.intersubject
+        assert found.unexplained == without.unexplained < LARGEST
+        never = run(*one_person, preset=NEVER, **masks)
+        assert torch.equal(found.forward_mm, never.forward_mm)
+        monkeypatch.setattr(correspondence, "_told", lambda *_: math.inf)
+        assert run(*one_person, preset=CONFIG, **masks).intersubject  # as they would by themselves
+
+    @pytest.mark.parametrize("role", ["fixed", "moving"])
+    def test_two_people_stay_two(self, role):
+        found = run(*two_people(PLANE), preset=CONFIG, **{f"{role}_mask": disc(22)})
+        assert found.intersubject and found.unexplained > LARGEST
+
+    @pytest.mark.slow
+    def test_two_processes_agree(self, one_person):
+        found = run(*one_person, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
+        assert not found.intersubject and found.unexplained < LARGEST
+
+
 @pytest.mark.parametrize("changes", [{"form": "normalized"}, {"similarity": "local_ncc"}, {"stages": STAGES[:1]}])
 def test_for_nothing_else(images, changes):
     assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
