@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .carried import check_target, is_points, load_carried
+from .carried import add_interpolation, check_target, is_points, load_carried, mode_of
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
 from .outputs import check_outputs
@@ -60,10 +60,16 @@ def add_parser(commands: Any) -> None:
         "-r", "--reference", type=Path, metavar="IMAGE", help="whose grid the output gets (default: that of the first field)"
     )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--labels", action="store_true", help="INPUT is a label map: nearest voxel, labels and type kept")
+    kind.add_argument(
+        "--labels", action="store_true", help="INPUT is a label map: nearest voxel (or -n smooth), labels and type kept"
+    )
     kind.add_argument("--points", action="store_true", help="INPUT is a list of points, whatever its name")
+    add_interpolation(parser, "; smooth is for label maps")
     parser.add_argument(
-        "-n", "--interpolation", choices=("linear", "nearest"), default="linear", help="of an image (default: %(default)s)"
+        "--tensor-axes",
+        choices=("voxels", "world"),
+        default="voxels",
+        help="axes that the components of diffusion tensors (NIfTI, symmetric matrix) mean (default: %(default)s, as in ANTs)",
     )
     parser.add_argument("--lps", action="store_true", help="points in .csv files are LPS, as in ANTs (default: RAS)")
     parser.add_argument("--channel", metavar="N", help="which channel or frame of several, from 0, or 'all'")
@@ -73,6 +79,10 @@ def check(args: argparse.Namespace) -> None:
     """Refuse arguments that do not go together, inputs that are not there, and outputs that cannot be."""
     kind = _kind(args)
     _channel(args.channel)
+    if args.labels and args.interpolation not in (None, "nearest", "smooth"):
+        raise InputError(
+            f"-n {args.interpolation}: makes up labels between labels; give nearest or smooth, or leave --labels out"
+        )
     check_target(args.output, kind)
     (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
     check_transforms(args.transforms)
@@ -81,7 +91,13 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _kind(args: argparse.Namespace) -> str:
-    return "labels" if args.labels else "points" if args.points or is_points(args.input) else "image"
+    return (
+        "labels"
+        if args.labels or args.interpolation == "smooth"
+        else "points"
+        if args.points or is_points(args.input)
+        else "image"
+    )
 
 
 def _role(args: argparse.Namespace) -> str:
@@ -93,14 +109,14 @@ def run(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
 
     console, kind, role = console_of(args), _kind(args), _role(args)
-    mode = "nearest" if args.interpolation == "nearest" else "bilinear"
-    carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, exact=mode == "nearest")
+    mode = mode_of(args.interpolation)
+    carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes)
     reference = None if args.reference is None else read_grid(args.reference)
     fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)
     transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)
     grid = None if kind == "points" else reference or _own_grid(transform)
-    done = carried.through(transform, grid, args.output.expanduser(), mode)
-    where = f"{done['count']} points" if grid is None else f"{kind}, {size_of(grid)}"
+    done = carried.through(transform, grid, args.output.expanduser())
+    where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"
     console.say(f"{args.output}: {where}")
     return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})
 

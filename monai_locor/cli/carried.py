@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,44 @@ from .outputs import suffix_of
 
 if TYPE_CHECKING:
     import torch
+    from monai.data.meta_tensor import MetaTensor
 
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["Carried", "check_target", "is_points", "load_carried"]
+__all__ = ["Carried", "add_interpolation", "check_target", "is_points", "load_carried", "mode_of"]
 
 logger = logging.getLogger(__name__)
 
 POINTS = (".csv", ".fcsv", ".json", ".mrk.json")
+
+
+LABELS = ("label", "neuroname")  # intents of NIfTI
+INTERPOLATIONS = {
+    "linear": "bilinear",
+    "nearest": "nearest",
+    "bspline": "bspline",
+    "windowed-sinc": "lanczos",
+    "lanczos": "lanczos",
+    "smooth": "smooth",
+}
+
+
+def add_interpolation(parser: argparse._ActionsContainer, more: str = "") -> None:
+    """``-n``."""
+    parser.add_argument(
+        "-n",
+        "--interpolation",
+        choices=tuple(INTERPOLATIONS),
+        metavar="NAME",
+        help="of an image: linear, nearest, bspline (cubic), windowed-sinc (or lanczos: the same)"
+        + more
+        + " (default: linear, but nearest for what looks like a label map)",
+    )
+
+
+def mode_of(name: str | None) -> str | None:
+    """What :func:`monai_locor.geometry.warp` calls an interpolation; None for the usual one."""
+    return None if name is None else INTERPOLATIONS[name]
 
 
 def is_points(path: str | Path) -> bool:
@@ -48,12 +79,16 @@ class Carried:
         kind: ``"image"``, ``"labels"`` or ``"points"``.
         content: ``(C, *spatial)``, ``(1, *spatial)`` int64, or a :class:`monai_locor.io.points.PointList`.
         lps: whether points in .csv files are LPS, as in ANTs.
+        mode: of interpolation, see :func:`monai_locor.geometry.warp`; a label map's is ``"nearest"`` or ``"smooth"``.
+        tensor_axes: which axes the components of a tensor image mean, ``"voxels"`` or ``"world"``.
     """
 
     path: Path
     kind: str
     content: Any
     lps: bool = False
+    mode: str = "bilinear"
+    tensor_axes: str = "voxels"
 
     @property
     def grid(self) -> Grid | None:
@@ -62,13 +97,10 @@ class Carried:
 
         return None if self.kind == "points" else Grid.of(self.content)
 
-    def through(self, transform: SpatialTransform, grid: Grid | None, target: Path, mode: str = "bilinear") -> dict[str, Any]:
+    def through(self, transform: SpatialTransform, grid: Grid | None, target: Path) -> dict[str, Any]:
         """Carry it through a transform and write it.
 
         Images and label maps are brought onto ``grid`` in fixed space; points of the fixed image go to the moving image.
-
-        Args:
-            mode: of images, ``"bilinear"`` or ``"nearest"``; label maps are always read at the nearest voxel.
 
         Returns:
             what it was, for the answer of a command.
@@ -85,9 +117,14 @@ class Carried:
 
         check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the grid it is to be brought onto"))
 
-        out, dtype = self._labels(transform, grid) if self.kind == "labels" else self._image(transform, grid, mode)
-        write_image(target, out, grid, dtype)
-        return {"input": self.path, "kind": self.kind, "output": target, "shape": list(grid.shape)}
+        if self.kind == "labels":
+            out = self.labels_on(transform, grid)
+            write_image(target, out, grid, _label_dtype(self.content.meta["stored_dtype"], out), self.content.meta)
+        else:
+            out, dtype = self._image(transform, grid)
+            interpolated = self.mode != "nearest" and self.content.meta.get("intent") in LABELS
+            write_image(target, out, grid, dtype, {} if interpolated else self.content.meta)
+        return {"input": self.path, "kind": self.kind, "output": target, "shape": list(grid.shape), "interpolation": self.mode}
 
     def _check(self, transform: SpatialTransform) -> None:
         dims = self.content.points.shape[1] if self.kind == "points" else self.content.ndim - 1
@@ -120,16 +157,13 @@ class Carried:
                 *(self.path, outside, len(self.content.points)),
             )
 
-    def _image(self, transform: SpatialTransform, grid: Grid, mode: str) -> tuple[torch.Tensor, str]:
-        from ..geometry import Grid
-
-        stored = self.content.meta["stored_dtype"]
-        moved = transform.warp(self.content, Grid.of(self.content), grid, mode)
-        return moved, _label_dtype(stored, moved) if mode == "nearest" and "int" in stored else "float32"
-
-    def _labels(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
-        moved = self.labels_on(transform, grid)
-        return moved, _label_dtype(self.content.meta["stored_dtype"], moved)
+    def _image(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
+        own, stored = self.grid, self.content.meta["stored_dtype"]
+        assert own is not None
+        if holds_tensors(self.content, f"image {self.path}"):
+            return transform.warp_tensors(self.content, own, grid, self.mode, self.tensor_axes), "float32"
+        moved = transform.warp(self.content, own, grid, self.mode)
+        return moved, _label_dtype(stored, moved) if self.mode == "nearest" and "int" in stored else "float32"
 
     def labels_on(self, transform: SpatialTransform | None, grid: Grid) -> torch.Tensor:
         """A label map on a grid in fixed space, ``(1, *grid.shape)`` int64; without a transform by world coordinates.
@@ -144,8 +178,37 @@ class Carried:
         if own.dims != grid.dims:
             raise InputError(f"labels {self.path}: are {own.dims}-D, the fixed grid {grid.dims}-D; give those of one pair")
         check_planes(own, grid, (f"labels {self.path}", "the fixed grid"))
-        moved = warp(values, own, None, grid, "nearest") if transform is None else transform.warp(values, own, grid, "nearest")
-        return plain(moved)
+        if transform is None:
+            return warp(values, own, None, grid, self.mode)
+        return plain(transform.warp(values, own, grid, self.mode))
+
+
+TURNED = ("vector", "displacement vector", "general matrix", "quaternion", "pointset", "triangle")  # intents of NIfTI
+
+
+def holds_tensors(image: MetaTensor, name: str) -> bool:
+    """Whether an image holds symmetric tensors, which are turned; what else a transform would have to turn is told.
+
+    Raises:
+        InputError: for all components of an image of vectors, and for tensors of another kind than six components.
+    """
+    from ..io.recognize import vectors_in
+    from ..tensors import plain
+
+    intent, whole = image.meta.get("intent", ""), len(image) > 1
+    if intent == "symmetric matrix" and whole:
+        if len(image) != 6 or image.ndim != 4:
+            raise InputError(f"{name}: holds symmetric matrices of {len(image)} components; those of 3-D tensors have 6")
+        return True
+    if intent in TURNED and whole:
+        raise InputError(
+            f"{name}: holds vectors or matrices (intent {intent}), which the transform would have to turn; carry one component "
+            "with --channel, or, if it is a displacement field, give it to compose"
+        )
+    kind = f"a component of {intent}" if intent in (*TURNED, "symmetric matrix") else vectors_in(plain(image).numpy())
+    if kind:
+        logger.warning("%s: looks like %s, which is carried without being turned", name, kind)
+    return False
 
 
 WRITABLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
@@ -159,7 +222,13 @@ def _label_dtype(stored: str, labels: torch.Tensor) -> str:
 
 
 def load_carried(
-    path: str | Path, kind: str, role: str, channel: int | str | None = None, lps: bool = False, exact: bool = False
+    path: str | Path,
+    kind: str,
+    role: str,
+    channel: int | str | None = None,
+    lps: bool = False,
+    mode: str | None = None,
+    tensor_axes: str = "voxels",
 ) -> Carried:
     """Read what is to be carried.
 
@@ -168,7 +237,9 @@ def load_carried(
         role: ``"fixed"`` or ``"moving"``, for messages.
         channel: of an image of several, or ``"all"``.
         lps: whether points in a .csv file are LPS, as in ANTs.
-        exact: whether numbers of an image that float32 does not hold matter.
+        mode: of interpolation; by default linear, for label maps the nearest voxel, and so for images that look like one,
+            with a warning.
+        tensor_axes: which axes the components of a tensor image mean, ``"voxels"`` or ``"world"``.
 
     Raises:
         InputError: when it cannot be read.
@@ -181,13 +252,32 @@ def load_carried(
     if kind == "labels":
         from ..io.images import read_labels
 
-        return Carried(path, kind, read_labels(path, role))
+        return Carried(path, kind, read_labels(path, role, channel), mode=mode or "nearest")
     import torch
 
     from ..io.sources import load_source
 
-    dtype = torch.float64 if exact else torch.float32
-    return Carried(path, kind, load_source(path, f"{role} image", channel, dtype)[1])
+    exact = torch.float64 if mode == "nearest" else torch.float32  # numbers that are kept as they are
+    name, image = load_source(path, f"{role} image", channel, exact)
+    if mode is None and _is_label_map(image, name):
+        return load_carried(path, "labels", role, channel)
+    return Carried(path, kind, image, mode=mode or "bilinear", tensor_axes=tensor_axes)
+
+
+def _is_label_map(image: MetaTensor, name: str) -> bool:
+    """Whether an image is a label map by its header or looks like one, which is told then."""
+    from ..io.recognize import labels_in
+    from ..tensors import plain
+
+    intent = image.meta.get("intent", "")
+    labels = labels_in(plain(image).numpy()) if intent in ("", *LABELS) else None
+    if labels is None and intent not in LABELS:
+        return False
+    logger.warning(
+        "%s: %s, and is read at the nearest voxel; say so with --labels, or interpolate it all the same with -n linear",
+        *(name, "looks like a mask" if labels is not None and len(labels) == 2 else "looks like a label map"),
+    )
+    return True
 
 
 def check_target(path: Path, kind: str) -> None:

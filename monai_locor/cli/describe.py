@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from monai.data.meta_tensor import MetaTensor
 
     from ..geometry import Grid, SpatialTransform
 
 __all__ = ["describe_grid", "describe_image", "describe_transform", "kind_of", "lines_of"]
 
-FEW_LABELS = 256
 WORLD = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 
 
@@ -68,6 +66,7 @@ def describe_image(image: MetaTensor) -> dict[str, Any]:
     import torch
 
     from ..geometry import Grid
+    from ..io.recognize import labels_in
     from ..tensors import plain
 
     values = plain(image)
@@ -85,22 +84,10 @@ def describe_image(image: MetaTensor) -> dict[str, Any]:
         at = {q: float(ordered[round(q * (len(ordered) - 1))]) for q in (0, 0.01, 0.5, 0.99, 1)}
         found["intensity"] = dict(zip(("min", "p01", "median", "p99", "max"), at.values(), strict=True))
         found["zero_percent"] = 100 * float((finite == 0).double().mean())
-        whole = bool((finite == finite.round()).all())
-        labels = finite.unique() if whole else finite[:0]
-        if whole and len(labels) <= FEW_LABELS and _patches(values):
-            found["labels"] = [int(v) for v in labels.tolist()]
+        labels = labels_in(values.numpy())
+        if labels is not None or image.meta.get("intent") == "label":
+            found["labels"] = labels or [int(v) for v in finite.unique().tolist()]
     return found
-
-
-def _patches(values: torch.Tensor) -> bool:
-    """Whether neighbours mostly have the same value, as in a label map or a mask."""
-    same = [(values.narrow(d, 1, n - 1) == values.narrow(d, 0, n - 1)) for d, n in enumerate(values.shape) if d and n > 1]
-    inner = [s[values.narrow(d, 1, n - 1) != 0] for s, (d, n) in zip(same, _axes(values), strict=True)]
-    return all(not len(s) or float(s.float().mean()) > 0.6 for s in inner)
-
-
-def _axes(values: torch.Tensor) -> list[tuple[int, int]]:
-    return [(d, n) for d, n in enumerate(values.shape) if d and n > 1]
 
 
 def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from .arguments import (
     thresholds_of,
     with_images,
 )
-from .carried import Carried, load_carried
+from .carried import Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed
 from .inputs import check_device, check_file, check_image, check_transforms
 from .outputs import check_outputs, stem_of, suffix_of
@@ -123,6 +123,7 @@ def _add_carried(group: argparse._ActionsContainer) -> None:
         for kind, what in CARRIED.items():
             text = f"{what} in {role} space, written on the {other} image"
             group.add_argument(f"--{role}-{kind}", action="append", default=[], metavar="FILE", help=text)
+    add_interpolation(group)
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,16 @@ class Plan:
     outputs: Mapping[str, Path]
     carried: tuple[tuple[str, str, str, Path], ...]
 
-    def load(self) -> list[tuple[Carried, str, Path]]:
+    def load(self, mode: str | None) -> list[tuple[Carried, str, Path]]:
         """What is carried along, read; whose space it is in; and its output.
 
         Raises:
             InputError: for a file that cannot be read.
         """
-        return [(load_carried(path, kind, role), role, target) for role, kind, path, target in self.carried]
+        return [
+            (load_carried(path, kind, role, mode=mode if kind == "image" else None), role, target)
+            for role, kind, path, target in self.carried
+        ]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -171,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
         arguments = with_images(plan.arguments)
         arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
         limits = thresholds_of(args.thresholds)
-        carried = plan.load()
+        carried = plan.load(mode_of(args.interpolation))
         console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
         result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
     if limits is not None:

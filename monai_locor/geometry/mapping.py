@@ -24,6 +24,7 @@ from ..tensors import on_device, plain
 from .axiswise import slabs
 from .grid import Grid, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
+from .reorientation import turned_tensors
 from .sampling import identity_points
 from .steps import AffineStep, FieldStep, Step, world_points
 from .transform import same_grid
@@ -40,6 +41,7 @@ __all__ = [
     "mapped",
     "nearest_affine",
     "warped",
+    "warped_tensors",
 ]
 
 SLAB = 2**19  # points that are mapped together
@@ -142,6 +144,24 @@ def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, targe
     from monai.data.meta_tensor import MetaTensor  # takes seconds to import
 
     return MetaTensor(out, affine=affine)
+
+
+@guarded
+def warped_tensors(
+    tensors: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str, axes: str
+) -> MetaTensor:
+    """See :meth:`monai_locor.geometry.SpatialTransform.warp_tensors`."""
+    if axes not in ("voxels", "world"):
+        raise ValueError(f"axes must be voxels or world, got {axes!r}")
+    if len(tensors) != 6 or grid.dims != 3:
+        raise ValueError(f"tensors must be (6, X, Y, Z), got {tuple(tensors.shape)}")
+    values = plain(torch.as_tensor(tensors)).to(displacement_mm.device)
+    moved = warp(values, grid, displacement_mm, target, mode)  # zero where there is no data: a smallest value means nothing
+    directions = [g.affine[:3, :3] / g.spacing for g in (grid, target)] if axes == "voxels" else [np.eye(3), np.eye(3)]
+    from monai.data.meta_tensor import MetaTensor
+
+    turned = turned_tensors(moved, displacement_mm, target, (directions[0], directions[1]))
+    return MetaTensor(turned, affine=torch.from_numpy(target.full_affine))
 
 
 EXACT = {  # what float32 holds without loss

@@ -199,6 +199,31 @@ class SpatialTransform:
 
         return warped(image, image_grid, self.displacement(grid), grid, mode)
 
+    def warp_tensors(
+        self, tensors: torch.Tensor, image_grid: Grid, grid: Grid, mode: str = "bilinear", axes: str = "voxels"
+    ) -> MetaTensor:
+        """Symmetric tensors of the moving image brought onto a grid in fixed space and turned as the space around them.
+
+        Components are interpolated one by one and the tensors turned so that their principal direction is preserved, see
+        :func:`monai_locor.geometry.reorientation.turned_tensors`. They are zero where there is no data.
+
+        Args:
+            tensors: ``(6, *image_grid.shape)``, xx, xy, yy, xz, yz, zz, as NIfTI keeps them.
+            mode: see :func:`monai_locor.geometry.warp`.
+            axes: what x, y and z of the components are: ``"voxels"``, the axes of the arrays, as in ANTs, DTI-TK and FSL;
+                or ``"world"``, as in MRtrix.
+
+        Returns:
+            ``(6, *grid.shape)``.
+
+        Raises:
+            ValueError: for other axes, and when there are not six components in three dimensions.
+        """
+        from .mapping import warped_tensors
+
+        self._check(grid)
+        return warped_tensors(tensors, image_grid, self.displacement(grid), grid, mode, axes)
+
     def _check(self, grid: Grid) -> None:
         if grid.dims != self.dims:
             raise ValueError(f"a transform of {self.dims} dimensions does not act on a grid of shape {grid.shape}")

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,11 @@ __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_im
 
 logger = logging.getLogger(__name__)
 
+# intents that hold of an image that was carried; those of statistics have parameters that are not read
+KEPT = (
+    *("label", "neuroname", "estimate", "z score", "p value", "log p value", "log10 p value"),
+    *("dimensionless", "time series", "rgb vector", "rgba vector"),
+)
 # what NIfTI tools do not read, and what is written instead
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
@@ -100,20 +107,22 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
     return mask if high <= 1 else MetaTensor((data != 0).to(data.dtype), meta=mask.meta)
 
 
-def read_labels(source: ImageSource, role: str = "fixed") -> MetaTensor:
+def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | None = None) -> MetaTensor:
     """Read a label map, every number of it as it is.
 
     Args:
         source: a file, or a label map in memory ``(1, *spatial)``.
         role: ``"fixed"`` or ``"moving"``, for messages.
+        channel: which of several channels or frames to take, or ``"all"``.
 
     Returns:
-        ``(1, *spatial)`` int64, with a 4x4 affine (RAS, mm); its ``meta["stored_dtype"]`` is the type of the file's voxels.
+        ``(1, *spatial)`` int64, or ``(C, *spatial)`` of all channels, with a 4x4 affine (RAS, mm); its
+        ``meta["stored_dtype"]`` is the type of the file's voxels.
 
     Raises:
         InputError: when it cannot be read or a value is no whole number.
     """
-    name, labels = load_source(source, f"{role} labels", dtype=torch.float64)
+    name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
     data = labels.as_tensor()
     wrong = data[~data.isfinite() | (data != data.round())]
     if len(wrong):
@@ -121,7 +130,13 @@ def read_labels(source: ImageSource, role: str = "fixed") -> MetaTensor:
     return MetaTensor(data.long(), meta=labels.meta)
 
 
-def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, dtype: DTypeLike | None = None) -> None:
+def write_image(
+    path: str | os.PathLike[str],
+    image: torch.Tensor,
+    grid: Grid,
+    dtype: DTypeLike | None = None,
+    said: Mapping[str, Any] | None = None,
+) -> None:
     """Write an image, as NIfTI or by ITK; the file appears only when it is complete.
 
     Args:
@@ -133,6 +148,8 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, d
         grid: where its voxels lie; an affine with shear is written to NIfTI with a warning, since ITK may refuse it.
         dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
             half precision and bool made what NIfTI tools read (float32, int32, uint8).
+        said: what the file of the image said beside its voxels, as in ``meta`` of :func:`.sources.load_source`: ``time`` of a
+            series, ``intent`` and ``intent_name`` are written to NIfTI. Tensors become ``(X, Y, Z, 1, 6)``.
 
     Raises:
         InputError: when ``path`` has another suffix, or ITK is needed and not installed or cannot express the geometry or
@@ -148,9 +165,25 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, grid: Grid, d
     if os.fspath(path).lower().endswith((".nrrd", ".mha")):
         _write_itk(path, array, grid)
     elif len(array) == 1:
-        save_nifti(path, array[0], grid)
+        save_nifti(path, array[0], grid, **_header(said or {}, 1))
     else:
-        save_nifti(path, np.moveaxis(array.reshape(len(array), *grid.shape, *(1,) * (3 - grid.dims)), 0, -1), grid)
+        said = _header(said or {}, len(array))
+        added = 3 - grid.dims + (said.get("intent") == TENSORS)
+        save_nifti(path, np.moveaxis(array.reshape(len(array), *grid.shape, *(1,) * added), 0, -1), grid, **said)
+
+
+TENSORS = "symmetric matrix"
+
+
+def _header(said: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """What is said of an image and still holds of so many channels, for :func:`.nifti.save_nifti`."""
+    out = {}
+    if channels > 1 and said.get("time") is not None:
+        out["time"] = said["time"]
+    intent = said.get("intent", "")
+    if intent in KEPT or (intent == TENSORS and channels == 6):
+        out.update(intent=intent, intent_name=said.get("intent_name", ""))
+    return out
 
 
 def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> None:

@@ -136,7 +136,14 @@ def has_shear(grid: Grid) -> bool:
     return not np.allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-5)
 
 
-def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, intent: str | None = None) -> None:
+def save_nifti(
+    path: str | os.PathLike[str],
+    data: np.ndarray,
+    grid: Grid,
+    intent: str | None = None,
+    intent_name: str = "",
+    time: TimeAxis | None = None,
+) -> None:
     """Write an array on a grid as NIfTI in mm, with sform and, unless the grid is sheared, qform.
 
     Args:
@@ -144,6 +151,8 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
         data: ``(X, Y, Z, ...)``, or ``(X, Y)``, which is written as ``(X, Y, 1)`` where the slice is not in the x-y plane.
         grid: where the voxels lie.
         intent: NIfTI intent, e.g. ``"vector"``.
+        intent_name: text beside it.
+        time: of the fourth axis.
 
     Raises:
         InputError: when ``path`` has another suffix.
@@ -160,7 +169,11 @@ def save_nifti(path: str | os.PathLike[str], data: np.ndarray, grid: Grid, inten
     else:
         image.set_qform(affine, code="scanner")
     if intent is not None:
-        image.header.set_intent(intent)
+        image.header.set_intent(intent, (3,) if intent == "symmetric matrix" else (), intent_name[:15])
+    if time is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], time.step, *image.header.get_zooms()[4:]))
+        image.header.set_xyzt_units("mm", time.unit)
+        image.header["toffset"] = time.offset
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
 

@@ -1,0 +1,119 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the voxels of an image are, where its file does not say it: labels, or what a transform turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["labels_in", "vectors_in"]
+
+MOST = 4096  # labels: atlases have up to some thousand
+FEW = 8  # values, with which anatomy cannot be a smooth image
+CHANNELS = 4
+SAME = 0.6  # share of neighbors with the same value
+GRADUAL = 0.5  # share of the steps between neighbors that lead to the next value: quantized smooth images have nearly all
+SPAN = 2**20  # of values that are counted in a table
+WHOLE = 1e-3  # what a slope in the header leaves of whole numbers
+UNIT = 0.02  # by how much the length of a direction may differ from one
+
+
+def labels_in(voxels: np.ndarray) -> list[int] | None:
+    """The labels of a label map or a mask, background included; None where the voxels are none.
+
+    Two values are always a mask. Labels are whole numbers that come in patches: along every axis, voxels have mostly the
+    same value as their neighbors, those of the most frequent value (air, background) left aside. So an 8-bit CT or a noisy
+    image of few values is none. Where there are more than a few values, a step from one voxel to the next must mostly skip
+    some of them, other than in a smooth image of whole numbers.
+
+    Args:
+        voxels: ``(C, *spatial)``, any type; the first few channels are looked at.
+    """
+    voxels = voxels[:CHANNELS]
+    if voxels.size == 0 or voxels.dtype.kind not in "buif" or not np.isfinite(voxels).all():
+        return None
+    whole = voxels if voxels.dtype.kind in "bui" else np.rint(voxels)
+    if whole is not voxels and not (np.abs(voxels - whole) <= WHOLE).all():
+        return None
+    ranked = _ranked(whole)
+    if ranked is None:
+        return None
+    values, rank, background = ranked
+    if len(values) == 2:
+        return [int(v) for v in values]  # a mask, however scattered
+    steps = [_steps(rank, axis, background) for axis in range(1, rank.ndim) if rank.shape[axis] > 1]
+    if any(len(step) and (step == 0).mean() < SAME for step in steps):
+        return None
+    changes = np.concatenate([step[step > 0] for step in steps] or [np.zeros(0)])
+    if len(values) > FEW and len(changes) and (changes == 1).mean() > GRADUAL:
+        return None
+    return [int(v) for v in values]
+
+
+def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Values in order, the rank of every voxel's, and that of the most frequent; None for one value or too many."""
+    sample = np.unique(whole.ravel()[:: max(1, whole.size // 2**16)])
+    low, high = int(whole.min()), int(whole.max())
+    if len(sample) > MOST or low == high:
+        return None
+    if high - low > SPAN:  # labels with numbers of their own
+        values, rank, counts = np.unique(whole, return_inverse=True, return_counts=True)
+        rank = rank.reshape(whole.shape)
+    else:
+        shifted = whole.astype(np.int64) - low
+        every = np.bincount(shifted.ravel())
+        values, counts = np.flatnonzero(every) + low, every[every > 0]
+        rank = (np.cumsum(every > 0) - 1)[shifted]
+    return (values, rank.astype(np.int32), int(counts.argmax())) if len(values) <= MOST else None
+
+
+def _steps(rank: np.ndarray, axis: int, background: int) -> np.ndarray:
+    """From each voxel that is no background to the one before it, in ranks of values, ``(N,)``."""
+    later, before = (rank.take(range(start, rank.shape[axis] + start - 1), axis) for start in (1, 0))
+    out: np.ndarray = np.abs(later - before)[later != background]
+    return out
+
+
+ORDERS = {"NIfTI": (0, 2, 5), "FSL": (0, 3, 5), "MRtrix": (0, 1, 2)}  # where xx, yy and zz are among six components
+
+
+def vectors_in(voxels: np.ndarray) -> str:
+    """What a transform would have to turn among voxels of three or six components, in a few words; empty for nothing.
+
+    Diffusion tensors have three components that are never negative (xx, yy and zz) and three of both signs; directions have
+    length one, or are zero.
+
+    Args:
+        voxels: ``(C, *spatial)``.
+    """
+    if voxels.dtype.kind not in "if" or len(voxels) not in (3, 6):
+        return ""
+    flat = voxels.reshape(len(voxels), -1)[:, :: max(1, voxels[0].size // 2**20)].astype(np.float64)
+    used = flat[:, np.isfinite(flat).all(0) & (flat != 0).any(0)]
+    if used.shape[1] < 2:
+        return ""
+    if len(voxels) == 3:
+        lengths = np.linalg.norm(used, axis=0)
+        signs = (used < 0).any() and (used > 0).any()
+        return "unit vectors" if signs and (np.abs(lengths - 1) < UNIT).mean() > 0.99 else ""
+    order = next((name for name, diagonal in ORDERS.items() if _is_diagonal(used, diagonal)), "")
+    return f"diffusion tensors in the order of {order}" if order else ""
+
+
+def _is_diagonal(used: np.ndarray, diagonal: Sequence[int]) -> bool:
+    """Whether these components are those of squares, and the others those of products."""
+    others = [i for i in range(6) if i not in diagonal]
+    never_negative = (used[list(diagonal)] >= 0).mean(1) > 0.95
+    both = [0.05 < (used[i] > 0).mean() < 0.95 and 0.05 < (used[i] < 0).mean() < 0.95 for i in others]
+    return bool(never_negative.all() and all(both))
