@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..geometry import Grid, slabs, to_voxels
@@ -20,7 +21,7 @@ from ..precision import guarded
 from .ndv import determinant, non_diffeomorphic_volume
 from .selection import check_displacement, select
 
-__all__ = ["jacobian_determinant", "jacobian_statistics"]
+__all__ = ["jacobian_determinant", "jacobian_statistics", "unmirrored"]
 
 LOG_RANGE = (1e-9, 1e9)  # as in the Learn2Reg evaluation, so that a folded voxel has a finite logarithm
 
@@ -52,6 +53,24 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
         for axis, column in enumerate(columns):
             column[axis] += 1
         out[rows] = determinant(columns)[rows.start - near.start :][: rows.stop - rows.start]
+    return out
+
+
+def unmirrored(displacement_mm: torch.Tensor, grid: Grid, affine: np.ndarray) -> torch.Tensor:
+    """A displacement whose affine part mirrors, followed by a second mirror: what folds in it is not the affine's doing.
+
+    Args:
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm.
+        affine: ``(D + 1, D + 1)``, its affine part.
+
+    Returns:
+        ``u`` itself where the affine does not mirror; else the displacement of ``x + u`` with the sign of its first world
+        coordinate changed. Its Jacobian determinant has the other sign and the same size.
+    """
+    if np.linalg.det(affine[:-1, :-1]) > 0:
+        return displacement_mm
+    out = displacement_mm.clone()
+    out[0] = -out[0] - 2 * torch.from_numpy(grid.points()[..., 0]).to(out)
     return out
 
 

@@ -30,6 +30,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import warped
 from monai_locor.io import ImageSource
 from monai_locor.metrics import jacobian_statistics
+from monai_locor.metrics.jacobian import unmirrored
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.precision import optimizing
 from monai_locor.report.verdict import judge
@@ -258,7 +259,7 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         fixed_grid=fixed_grid,
         moving_grid=moving_grid,
         history=engine.history,
-        jacobian=jacobian_statistics(forward, fixed_grid, mask),
+        jacobian=jacobian_statistics(unmirrored(forward, fixed_grid, affine), fixed_grid, mask),
         config=engine.asked,
         intersubject=engine.config is not engine.asked,
         unexplained=engine.unexplained,

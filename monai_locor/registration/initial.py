@@ -20,6 +20,7 @@ import torch
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, apply_affine
+from monai_locor.run_log import doubt
 
 from .prepare import PreparedImage
 
@@ -87,7 +88,7 @@ def check_kind(
 ) -> torch.Tensor | None:
     """Whether an initial transform goes with the kind of transform that is to be found.
 
-    An affine that is of another kind stays a part of the result, and a warning says so.
+    An affine that is of another kind, or mirrors, stays a part of the result, and a warning says so.
 
     Args:
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
@@ -102,6 +103,10 @@ def check_kind(
     Raises:
         InputError: when a deformation is given, and the transform is to have none.
     """
+    if np.linalg.det(affine[:-1, :-1]) < 0:
+        doubt(
+            logger, "the initial transform mirrors, and so does the result: unless the images do, left and right are exchanged"
+        )
     if transform == "deformable":
         return displacement_mm
     most = 0.0 if displacement_mm is None else float(displacement_mm.abs().max()) / float(grid.spacing.min())

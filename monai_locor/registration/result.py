@@ -59,7 +59,8 @@ class RegistrationResult:
         warped_fixed: ``(1, *moving)``.
         fixed_grid, moving_grid: as the images were given.
         history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
-        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one.
+        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; where the affine
+            mirrors, because the initial one does, of the map and a second mirror.
         config: the settings.
         intersubject: whether the images were taken for those of two people, see ``intersubject`` of the settings.
         warnings: everything that was warned of during the run, from reading the images on.

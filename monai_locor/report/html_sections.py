@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from ..metrics import jacobian_determinant
+from ..metrics.jacobian import unmirrored
 from .basis_figure import basis_picture
 from .html_charts import curve, histogram
 from .html_images import View, colours, data_uri
@@ -46,7 +47,7 @@ def transform_section(pictures: Pictures, verdict: Verdict) -> str:
     """Deformed grid, Jacobian determinant as maps, histogram and numbers."""
     result = pictures.result
     field = torch.from_numpy(upright(result.forward_mm, result.fixed_grid)[0])
-    determinant = jacobian_determinant(field, pictures.grid).numpy()
+    determinant = jacobian_determinant(unmirrored(field, pictures.grid, result.affine), pictures.grid).numpy()
     logs = np.log2(np.clip(determinant, 1e-3, 1e3))
     reach = max(FLAT, *(abs(float(q)) for q in np.quantile(logs[:: max(1, logs.shape[0] // 64)], (0.01, 0.99))))
     grids, maps = [], []
