@@ -67,11 +67,11 @@ def _page(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page."""
+    from ..registration.stored import load_result
     from ..report.html import write_report
-    from .stored import load_result
 
     console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
-    result = load_result(folder, args.fixed, args.moving)
+    result = load_result(folder, args.fixed, args.moving, need_images=True)
     fixed_mask, moving_mask = (_mask(result.arguments, f"{role}_mask") for role in ("fixed", "moving"))
     write_report(page, result, fixed_mask=fixed_mask, moving_mask=moving_mask)
     if result.verdict is not None:

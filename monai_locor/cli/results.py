@@ -64,14 +64,14 @@ class Output:
 def _warped(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io.images import write_image
 
-    write_image(path, result.warped_moving, result.fixed_grid)
+    write_image(path, result.held("warped_moving"), result.fixed_grid)
     return [path]
 
 
 def _warped_fixed(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io.images import write_image
 
-    write_image(path, result.warped_fixed, result.moving_grid)
+    write_image(path, result.held("warped_fixed"), result.moving_grid)
     return [path]
 
 

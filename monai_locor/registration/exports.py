@@ -82,5 +82,4 @@ def _steps(result: RegistrationResult, what: str) -> Any:
 
 def _image(result: RegistrationResult, what: str) -> tuple[torch.Tensor, Grid]:
     """An image on its grid."""
-    moving = what == "warped_moving"
-    return (result.warped_moving, result.fixed_grid) if moving else (result.warped_fixed, result.moving_grid)
+    return result.held(what), result.fixed_grid if what == "warped_moving" else result.moving_grid

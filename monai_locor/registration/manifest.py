@@ -168,7 +168,7 @@ class RunManifest:
         for name in (*INPUTS, *UNKNOWN):
             if name in changes or name not in recorded:
                 continue
-            out[name] = self._input(name, recorded[name])
+            out[name] = self.input(name)
         out.update({name: recorded[name] for name in VALUES if recorded.get(name) is not None})
         if "device" in changes or "devices" in changes:  # one excludes the other
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}
@@ -178,9 +178,17 @@ class RunManifest:
             logger.warning("%s: other versions may give slightly other numbers: %s", self.path, "; ".join(other))
         return {**out, **changes}
 
-    def _input(self, name: str, entry: Mapping[str, Any]) -> Any:
+    def input(self, name: str) -> Any:
+        """One of the recorded arguments, its files checked against their hashes.
+
+        Raises:
+            InputError: when a file is missing or has changed, or it was in memory.
+        """
+        return self._checked(name, self.content["arguments"][name])
+
+    def _checked(self, name: str, entry: Mapping[str, Any]) -> Any:
         if "list" in entry:
-            return [self._input(name, item) for item in entry["list"]]
+            return [self._checked(name, item) for item in entry["list"]]
         if "matrix" in entry:
             return np.array(entry["matrix"], dtype=np.float64)
         if "path" not in entry:

@@ -28,7 +28,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
-from monai_locor.io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from monai_locor.io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report.verdict import Verdict
 
@@ -55,8 +55,9 @@ class RegistrationResult:
         affine: ``(D + 1, D + 1)``, fixed to moving world points, the affine part alone.
         forward_mm: ``(D, *fixed)`` float32.
         inverse_mm: ``(D, *moving)`` float32.
-        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data.
-        warped_fixed: ``(1, *moving)``.
+        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data. None where
+            the result was loaded and neither this image nor the moving one was there.
+        warped_fixed: ``(1, *moving)``, likewise.
         fixed_grid, moving_grid: as the images were given.
         history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
         jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; where the affine
@@ -83,8 +84,8 @@ class RegistrationResult:
     affine: np.ndarray
     forward_mm: torch.Tensor
     inverse_mm: torch.Tensor
-    warped_moving: MetaTensor
-    warped_fixed: MetaTensor
+    warped_moving: MetaTensor | None
+    warped_fixed: MetaTensor | None
     fixed_grid: Grid
     moving_grid: Grid
     history: list[dict[str, Any]]
@@ -210,15 +211,25 @@ class RegistrationResult:
         """The same the other way: ``(C, *fixed)`` onto the moving grid."""
         return warped(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
 
+    def held(self, name: str) -> MetaTensor:
+        """``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``, where it is there.
+
+        Raises:
+            InputError: when the result does not hold it.
+        """
+        image: MetaTensor | None = getattr(self, name)
+        if image is None:
+            role = "moving" if "moving" in name else "fixed"
+            raise InputError(f"the result does not hold the {role} image: load it with {role}=..., or take it from register.")
+        return image
+
     def moving_before(self) -> MetaTensor:
         """The moving image on the fixed grid where the registration started, ``(1, *fixed)``.
 
         Raises:
             InputError: when the result does not hold it.
         """
-        if self.moving_image is None:
-            raise InputError("the result does not hold the moving image: take it from register, not from a file.")
-        return warped(self.moving_image, self.moving_grid, self.initial_mm, self.fixed_grid)
+        return warped(self.held("moving_image"), self.moving_grid, self.initial_mm, self.fixed_grid)
 
     @property
     def initial_mm(self) -> torch.Tensor:
@@ -269,6 +280,8 @@ class RegistrationResult:
             "seed": self.seed,
             "device": self.device,
             "seconds": round(self.seconds, 3),
+            "fixed_grid": _described(self.fixed_grid),
+            "moving_grid": _described(self.moving_grid),
             "affine": self.affine.tolist(),
             "initial": None if self.initial is None else self.initial.tolist(),
             "jacobian": self.jacobian,
@@ -284,6 +297,27 @@ class RegistrationResult:
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
         }
 
+    @classmethod
+    def load(
+        cls, folder: str | PathLike[str], fixed: ImageSource | None = None, moving: ImageSource | None = None
+    ) -> RegistrationResult:
+        """A result that ``monai-locor register`` or :meth:`save` wrote, with whatever outputs it has.
+
+        The transform comes from both fields, ``transform.h5``, or the files of ANTs; an inverse that is not there is computed
+        from it. The images are read again from where they were, if they are still the same, and the warped ones are made of
+        them, or else read from the folder. What cannot be had is None, and a warning says so.
+
+        Args:
+            folder: with ``run.json``.
+            fixed, moving: the images, if they are elsewhere now, or were in memory.
+
+        Raises:
+            InputError: when there is no ``run.json`` or no transform, or an image is not that of the result.
+        """
+        from .stored import load_result
+
+        return load_result(folder, fixed, moving)
+
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write the result so that ITK tools read it; each file appears only when it is complete.
 
@@ -298,7 +332,7 @@ class RegistrationResult:
         root.mkdir(parents=True, exist_ok=True)
         names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json")
         paths = [root / name for name in names]
-        write_image(paths[0], self.warped_moving, self.fixed_grid)
+        write_image(paths[0], self.held("warped_moving"), self.fixed_grid)
         write_displacement_field(paths[1], self.forward_mm, self.fixed_grid)
         write_displacement_field(paths[2], self.inverse_mm, self.moving_grid)
         write_affine(paths[3], self.affine)
@@ -324,3 +358,7 @@ class RegistrationResult:
             )
         basis = self.basis if contrasts is None else replace(self.basis, contrasts=contrasts)
         return basis.save(path)
+
+
+def _described(grid: Grid) -> dict[str, Any]:
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}

@@ -72,12 +72,13 @@ class Pictures:
                 shape = tuple(images[role].shape[1:])
                 raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
         start = warped(images["moving"], result.moving_grid, result.initial_mm, result.fixed_grid)
+        after = result.warp_moving(images["moving"]) if result.warped_moving is None else result.warped_moving
         limits = intensity_limits(images["moving"].numpy())
         first, straight = upright(images["fixed"], result.fixed_grid)
         volumes = {
             "fixed": window(first[0]),
             "before": window(upright(start, result.fixed_grid)[0][0], limits),
-            "after": window(upright(result.warped_moving, result.fixed_grid)[0][0], limits),
+            "after": window(upright(after, result.fixed_grid)[0][0], limits),
         }
         views = views_of(straight, middle(volumes["fixed"]), volumes["fixed"] > 0.25)
         residuals = None if masks is None else _residuals(result, fixed, moving, masks)

@@ -39,11 +39,9 @@ SMALL = 55  # dots per inch of the picture beside the verdict
 
 def result_figure(result: RegistrationResult, title: str | None = None) -> Figure:
     """:func:`.before_after_figure` of a result; see :meth:`monai_locor.RegistrationResult.plot`."""
-    if result.fixed_image is None or result.moving_image is None:
-        raise InputError("the result does not hold its images: take it from register, not from a file.")
-    before = result.moving_before()
+    fixed, before, after = result.held("fixed_image"), result.moving_before(), result.held("warped_moving")
     title = str(result.verdict or "") if title is None else title
-    return before_after_figure(result.fixed_image, before, result.warped_moving, title, result.forward_mm)
+    return before_after_figure(fixed, before, after, title, result.forward_mm)
 
 
 def result_html(result: RegistrationResult) -> str:
@@ -84,12 +82,11 @@ def result_viewer(result: RegistrationResult, height: int = 400) -> Any:
         from ipyniivue import NiiVue, Volume
     except ImportError as error:
         raise ImportError("the viewer needs ipyniivue: pip install 'monai-locor[notebook]'") from error
-    if result.fixed_image is None:
-        raise InputError("the result does not hold its images: take it from register, not from a file.")
+    fixed, warped = result.held("fixed_image"), result.held("warped_moving")
     if result.fixed_grid.dims != 3:
         raise InputError("the viewer shows 3-D images only; use plot() for 2-D ones.")
     widget = NiiVue(height=height)
-    volumes = (("fixed", result.fixed_image, "gray", 1.0), ("warped", result.warped_moving, "warm", 0.5))
+    volumes = (("fixed", fixed, "gray", 1.0), ("warped", warped, "warm", 0.5))
     widget.load_volumes(
         [
             Volume(data=_nifti(image, result), name=f"{name}.nii", colormap=colours, opacity=opacity)

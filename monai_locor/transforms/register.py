@@ -18,6 +18,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data.meta_obj import get_track_meta
@@ -168,7 +169,7 @@ class Registerd(MapTransform):
     def _on_fixed(self, values: torch.Tensor, meta: dict[str, Any], fixed: Any, result: RegistrationResult) -> torch.Tensor:
         """Values on the fixed grid as the fixed image has it, with its affine."""
         shape = result.fixed_grid.shape
-        affine = values.affine if isinstance(values, MetaTensor) else result.warped_moving.affine
+        affine = values.affine if isinstance(values, MetaTensor) else result.held("warped_moving").affine
         if isinstance(fixed, torch.Tensor):
             known = tuple(fixed.shape[1:])  # with trailing axes of one voxel
             shape = known if known[: len(shape)] == shape and set(known[len(shape) :]) <= {1} else shape
@@ -188,7 +189,7 @@ def _channel_first(value: Any, key: str, moving: Grid) -> MetaTensor:
         affine = moving.affine
     given = value.meta if isinstance(value, MetaTensor) else {}
     meta = {name: item for name, item in given.items() if name not in ("affine", "original_channel_dim")}
-    return MetaTensor(tensor, affine=torch.from_numpy(affine), meta=meta)
+    return MetaTensor(tensor, affine=torch.from_numpy(np.array(affine)), meta=meta)
 
 
 RegisterD = RegisterDict = Registerd

@@ -23,11 +23,11 @@ import pytest
 import torch
 
 from monai_locor import RegistrationConfig
-from monai_locor.cli.stored import load_result
 from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.registration import PRESETS, Stage, correspondence
 from monai_locor.registration.correspondence import LARGEST
+from monai_locor.registration.stored import load_result
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values

@@ -1,0 +1,164 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Results read back: from every choice of outputs, with and without their images, on every kind of grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from monai_locor import InputError, RegistrationResult
+from monai_locor.cli.results import OUTPUTS
+from monai_locor.geometry import warped
+from monai_locor.io import write_image
+from monai_locor.registration import RegistrationConfig
+from monai_locor.registration.described import described_arguments
+from monai_locor.tensors import plain
+
+from ..io.transform_cases import GRIDS, inner_points
+from .test_exports import made
+
+CHOICES = [("forward", "inverse"), ("forward",), ("composite",), ("ants",)]
+
+
+def stored(folder: Path, place: str, outputs: tuple[str, ...], files: bool = True, deformed: bool = True) -> RegistrationResult:
+    """A result whose images are files, or were in memory, and its outputs in ``folder / "out"``."""
+    result = made(place, deformed)
+    fixed = result.fixed_grid.points() @ np.full(result.fixed_grid.dims, 0.1)
+    images = {"fixed": torch.from_numpy(np.cos(fixed))[None].float(), "moving": plain(result.moving_image)}
+    for role, grid in (("fixed", result.fixed_grid), ("moving", result.moving_grid)):
+        write_image(folder / f"{role}.nii.gz", images[role], grid)
+    given = {role: str(folder / f"{role}.nii.gz") if files else images[role] for role in images}
+    result = dataclasses.replace(
+        result,
+        warped_moving=warped(images["moving"], result.moving_grid, result.forward_mm, result.fixed_grid),
+        warped_fixed=warped(images["fixed"], result.fixed_grid, result.inverse_mm, result.moving_grid),
+        config=RegistrationConfig(transform="deformable" if deformed else "affine"),
+        arguments=described_arguments({**given, "seed": 0}),
+    )
+    (folder / "out").mkdir()
+    for name in outputs:
+        OUTPUTS[name].write(result, folder / "out" / OUTPUTS[name].name)
+    (folder / "out" / "run.json").write_text(json.dumps(result.summary()))
+    return result
+
+
+@pytest.mark.parametrize("outputs", CHOICES, ids="+".join)
+@pytest.mark.parametrize("place", GRIDS)
+def test_the_transform_and_the_images(tmp_path, place, outputs):
+    result = stored(tmp_path, place, outputs)
+    found = RegistrationResult.load(tmp_path / "out")
+    there, back = inner_points(result.fixed_grid), inner_points(result.moving_grid)
+    np.testing.assert_allclose(found.transform_points(there), result.transform_points(there), atol=2e-3)
+    for grid, name in ((result.fixed_grid, "fixed_grid"), (result.moving_grid, "moving_grid")):
+        assert getattr(found, name).shape == grid.shape
+        np.testing.assert_allclose(getattr(found, name).affine, grid.affine, atol=1e-4)
+    torch.testing.assert_close(plain(found.warped_moving), plain(result.warped_moving), atol=1e-3, rtol=0)
+    assert found.summary()["settings"] == result.summary()["settings"] and found.arguments == result.arguments
+    if outputs in (("forward", "inverse"), ("composite",)):
+        np.testing.assert_allclose(
+            found.transform_points(back, inverse=True), result.transform_points(back, inverse=True), atol=2e-3
+        )
+        torch.testing.assert_close(plain(found.warped_fixed), plain(result.warped_fixed), atol=1e-3, rtol=0)
+    again = found.transform_points(found.transform_points(there), inverse=True)
+    assert np.median(np.abs(again - there)) < 0.1
+
+
+@pytest.mark.parametrize("outputs", [("composite",), ("ants",), ("forward",), ("affine",), ()], ids="+".join)
+def test_an_affine_result(tmp_path, outputs):
+    result = stored(tmp_path, "mixed", outputs, deformed=False)
+    found = RegistrationResult.load(str(tmp_path / "out"))
+    there = inner_points(result.fixed_grid)
+    np.testing.assert_allclose(found.transform_points(there), result.transform_points(there), atol=2e-3)
+    np.testing.assert_allclose(
+        found.transform_points(there, inverse=True), result.transform_points(there, inverse=True), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("outputs", CHOICES, ids="+".join)
+def test_without_images_there_is_the_transform(tmp_path, outputs, caplog):
+    result = stored(tmp_path, "mixed", outputs, files=False)
+    with caplog.at_level(logging.WARNING):
+        found = RegistrationResult.load(tmp_path / "out")
+    assert "loaded without the fixed image" in caplog.text and "loaded without the moving image" in caplog.text
+    there = inner_points(result.fixed_grid)
+    np.testing.assert_allclose(found.transform_points(there), result.transform_points(there), atol=2e-3)
+    assert found.warped_moving is None and found.warped_fixed is None and found.moving_image is None
+    for call in (found.moving_before, found.to_nibabel, found.plot, lambda: found.save(tmp_path / "again")):
+        with pytest.raises(InputError, match=r"does not hold the (moving|fixed) image: load it with"):
+            call()
+    whole = RegistrationResult.load(tmp_path / "out", moving=tmp_path / "moving.nii.gz")
+    torch.testing.assert_close(plain(whole.warped_moving), plain(result.warped_moving), atol=1e-3, rtol=0)
+    assert whole.warped_fixed is None
+
+
+def test_what_save_writes_of_images_in_memory(tmp_path):
+    result = stored(tmp_path, "left-handed", (), files=False)
+    result.save(tmp_path / "saved")
+    found = RegistrationResult.load(tmp_path / "saved")
+    torch.testing.assert_close(plain(found.warped_moving), plain(result.warped_moving))
+    torch.testing.assert_close(found.warped_moving.affine, result.warped_moving.affine, atol=1e-4, rtol=0)
+    assert found.warped_fixed is None
+    assert torch.equal(found.forward_mm, result.forward_mm) and torch.equal(found.inverse_mm, result.inverse_mm)
+    np.testing.assert_array_equal(found.fixed_grid.affine, result.fixed_grid.affine)
+
+
+def test_a_changed_image_is_left_aside(tmp_path, caplog):
+    result = stored(tmp_path, "mixed", ("forward", "inverse", "warped"))
+    write_image(tmp_path / "moving.nii.gz", plain(result.moving_image) + 1, result.moving_grid)
+    with caplog.at_level(logging.WARNING):
+        found = RegistrationResult.load(tmp_path / "out")
+    assert "moving.nii.gz: has changed since" in caplog.text
+    assert found.moving_image is None and found.fixed_image is not None
+    torch.testing.assert_close(plain(found.warped_moving), plain(result.warped_moving))
+
+
+@pytest.mark.parametrize("outputs", CHOICES, ids="+".join)
+def test_a_run_of_an_earlier_version_says_no_grids(tmp_path, outputs):
+    result = stored(tmp_path, "mixed", outputs)
+    path = tmp_path / "out" / "run.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in content.items() if not key.endswith("_grid")}))
+    found = RegistrationResult.load(tmp_path / "out")
+    assert found.moving_grid.shape == result.moving_grid.shape and found.fixed_grid.shape == result.fixed_grid.shape
+    for role in ("fixed", "moving"):
+        (tmp_path / f"{role}.nii.gz").unlink()
+    if outputs == ("forward",):
+        with pytest.raises(InputError, match=r"grid of the moving image is not known; give that image as moving="):
+            RegistrationResult.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [((), "holds no transform beside run.json; register again"), (("warped", "affine"), "holds no transform")],
+)
+def test_a_folder_without_transform_is_refused(tmp_path, outputs, told):
+    stored(tmp_path, "mixed", outputs)
+    with pytest.raises(InputError, match=told):
+        RegistrationResult.load(tmp_path / "out")
+    with pytest.raises(InputError, match=r"run\.json: no such file"):
+        RegistrationResult.load(tmp_path)
+
+
+def test_an_image_of_another_pair_is_refused(tmp_path):
+    result = stored(tmp_path, "mixed", ("forward", "inverse"))
+    other = MetaTensor(torch.rand(1, 5, 6, 7))
+    with pytest.raises(InputError, match=r"moving image: has shape \(5, 6, 7\), that of the result"):
+        RegistrationResult.load(tmp_path / "out", moving=other)
+    assert result.moving_grid.shape != (5, 6, 7)
