@@ -159,7 +159,7 @@ def _picture(case: Case, forward: torch.Tensor, result: Any, path: Path, finding
     from .report import before_after_picture
 
     before = warp(case.moving, result.moving_grid, None, result.fixed_grid)
-    after = result.held("warped_moving").detach().cpu()
+    after = result.warped_moving.detach().cpu()
     before_after_picture(path, case.fixed, before, after, f"{case.title}: {finding}", forward)
     return f"picture: {path}"
 

@@ -233,7 +233,7 @@ class TestNotebook:
     def test_without_images(self, judged):
         bare = dataclasses.replace(judged, fixed_image=None, moving_image=None)
         assert judged.verdict.status in bare._repr_html_() and "no picture" in bare._repr_html_()
-        with pytest.raises(InputError, match="images"):
+        with pytest.raises(InputError, match="does not hold the fixed image"):
             bare.plot()
 
     def test_the_viewer_names_its_extra(self, judged, monkeypatch):
