@@ -34,11 +34,11 @@ from .arguments import (
     with_images,
 )
 from .carried import Carried, add_interpolation, load_carried, mode_of
-from .console import Console, console_of, listed
+from .console import Console, console_of, listed, plain_values
 from .inputs import check_device, check_file, check_image, check_transforms
 from .outputs import check_outputs, stem_of, suffix_of
 from .parser import add_command, add_device, add_output, whole_number
-from .results import DEFAULT, OUTPUTS, chosen_outputs, result_lines, result_values
+from .results import DEFAULT, OUTPUTS, chosen_outputs, dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ monai-locor register mr.nii.gz ct_dicom_folder -o out --moving-labels ct_organs.
 monai-locor register fixed.nii.gz moving.nii.gz -o out --preset fast --similarity mind_ssc --set bending_weight=20
 monai-locor register --from out/run.json -o again"""
 
+_ROLES = ("fixed", "moving")
 CARRIED = {"image": "image", "labels": "label map", "points": "list of points"}
 
 
@@ -239,12 +240,14 @@ def _finish(
     data = {name: path for name, path in plan.outputs.items() if name != "report"}
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
     carried = _carry(loaded, result)
-    written["run"] = [_manifest(result, plan.folder / "run.json")]  # where it is, all data are complete
-    values = result_values(result)
-    for line in result_lines(values, result.verdict):
+    written["run"] = [_manifest(result, plan.folder / "run.json", carried)]  # where it is, all data are complete
+    labels = {f"{s}_labels": [c.content for c, role, _ in loaded if c.kind == "labels" and role == s] for s in _ROLES}
+    dice = label_dice(result, labels)
+    values = {**result_values(result), **({"dice": dice} if dice else {})}
+    for line in [*result_lines(values, result.verdict), *dice_lines(dice)]:
         console.say(line)
     if "report" in plan.outputs:
-        written["report"] = OUTPUTS["report"].write(result, plan.outputs["report"], **masks)
+        written["report"] = OUTPUTS["report"].write(result, plan.outputs["report"], **masks, **labels)
     files = [*(p for paths in written.values() for p in paths), *(t for *_, t in plan.carried)]
     console.say(f"in {plan.folder}: {listed(files, plan.folder)}")
     failed = result.verdict is not None and result.verdict.status == "FAIL"
@@ -252,11 +255,14 @@ def _finish(
     return console.answer({**values, "folder": plan.folder, "outputs": written, "carried": carried}, code)
 
 
-def _manifest(result: RegistrationResult, path: Path) -> Path:
+def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, Any]]) -> Path:
+    """What was done, and what was carried along, for a report that is made later."""
     from ..io import atomic_path
+    from ..registration.described import sha256
 
+    carried = [{**each, "input": each["input"].absolute(), "sha256": sha256(each["input"])} for each in carried]
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result.summary(), indent=1))
+        temporary.write_text(json.dumps(plain_values({**result.summary(), "carried": carried}), indent=1))
     return path
 
 
@@ -273,5 +279,5 @@ def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) 
         moves_points = carried.kind == "points"
         transform = forward if (role == "moving") != moves_points else forward.inverse()
         grid = result.fixed_grid if role == "moving" else result.moving_grid
-        done.append(carried.through(transform, None if moves_points else grid, target))
+        done.append({**carried.through(transform, None if moves_points else grid, target), "space": role})
     return done

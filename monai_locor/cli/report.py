@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,18 @@ from .results import verdict_lines, warning_lines
 
 __all__ = ["add_parser", "check", "run"]
 
+logger = logging.getLogger(__name__)
+
+ROLES = ("fixed", "moving")
+
 TEXT = """\
-Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict."""
+Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict.
+Label maps that `register` carried along are shown with their Dice."""
 
 EXAMPLE = """\
 monai-locor report out
-monai-locor report out -o elsewhere/report.html --fixed moved/fixed.nii.gz --moving moved/moving.nii.gz"""
+monai-locor report out -o elsewhere/report.html --fixed moved/fixed.nii.gz --moving moved/moving.nii.gz
+monai-locor report out --force --fixed-labels fixed_seg.nii.gz --moving-labels moving_seg.nii.gz"""
 
 
 def add_parser(commands: Any) -> None:
@@ -44,6 +51,9 @@ def add_parser(commands: Any) -> None:
     add_output(parser, "the page (default: OUT/report.html)", required=False)
     parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, if it has moved since")
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, likewise")
+    for role in ROLES:
+        text = f"label map in {role} space (default: those that register carried along); may be given several times"
+        parser.add_argument(f"--{role}-labels", action="append", default=[], metavar="IMAGE", type=Path, help=text)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -56,7 +66,10 @@ def check(args: argparse.Namespace) -> None:
     RunManifest.load(folder)
     check_image(args.fixed, "fixed image")
     check_image(args.moving, "moving image")
-    check_outputs([_page(args)], args.force, [args.fixed, args.moving])
+    for role in ROLES:
+        for path in getattr(args, f"{role}_labels"):
+            check_image(path, f"{role} labels")
+    check_outputs([_page(args)], args.force, [args.fixed, args.moving, *args.fixed_labels, *args.moving_labels])
 
 
 def _page(args: argparse.Namespace) -> Path:
@@ -72,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
 
     console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
     result = load_result(folder, args.fixed, args.moving, need_images=True)
-    fixed_mask, moving_mask = (_mask(result.arguments, f"{role}_mask") for role in ("fixed", "moving"))
-    write_report(page, result, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    masks = {f"{role}_mask": _mask(result.arguments, f"{role}_mask") for role in ROLES}
+    labels = {f"{role}_labels": getattr(args, f"{role}_labels") or _carried_labels(folder, role) for role in ROLES}
+    write_report(page, result, **masks, **labels)
     if result.verdict is not None:
         for line in verdict_lines(result.verdict):
             console.say(line)
@@ -84,6 +98,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mask(arguments: dict[str, Any], name: str) -> str | None:
-    """A mask of the registration, where it is still there."""
-    path = arguments.get(name, {}).get("path")
-    return path if path is not None and Path(path).exists() else None
+    """A mask of the registration, where it is a file that is still what it was."""
+    entry = arguments.get(name, {})
+    if "path" not in entry:
+        if entry:
+            logger.warning("%s was in memory and is not shown", name.replace("_", " "))
+        return None
+    return entry["path"] if _unchanged(entry["path"], entry.get("sha256"), name.replace("_", " ")) else None
+
+
+def _carried_labels(folder: Path, role: str) -> list[str]:
+    """Label maps of an image that ``register`` carried along, those that are still what they were."""
+    from ..registration.manifest import RunManifest
+
+    carried = RunManifest.load(folder).content.get("carried", [])
+    of_role = [each for each in carried if each["kind"] == "labels" and each["space"] == role]
+    return [each["input"] for each in of_role if _unchanged(each["input"], each["sha256"], f"{role} labels")]
+
+
+def _unchanged(path: str, digest: str | None, what: str) -> bool:
+    from ..registration.described import sha256
+
+    problem = "is not there any more" if not Path(path).exists() else "has changed" if sha256(path) != digest else ""
+    if problem:
+        logger.warning("%s %s %s and is not shown", what, path, problem)
+    return not problem

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,8 @@ __all__ = [
     "OUTPUTS",
     "Output",
     "chosen_outputs",
+    "dice_lines",
+    "label_dice",
     "result_lines",
     "result_values",
     "verdict_lines",
@@ -49,7 +51,7 @@ class Output:
     Attributes:
         name: in the output folder; of several files, what they begin with.
         what: in words.
-        write: result and path, for the report masks, too, to the files that were written.
+        write: result and path, for the report masks and label maps, too, to the files that were written.
         files: what may be written to a path.
         needs: packages beyond the package's own.
     """
@@ -141,10 +143,10 @@ def _basis_files(path: Path) -> list[Path]:
     return list(weights_paths(path))
 
 
-def _report(result: RegistrationResult, path: Path, **masks: Any) -> list[Path]:
+def _report(result: RegistrationResult, path: Path, **shown: Any) -> list[Path]:
     from ..report.html import write_report
 
-    return [write_report(path, result, **masks)]
+    return [write_report(path, result, **shown)]
 
 
 OUTPUTS: dict[str, Output] = {
@@ -225,6 +227,34 @@ def result_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[st
     yield folding_line(values["jacobian"])
     if verdict is not None:
         yield from verdict_lines(verdict)
+
+
+def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Dice of the label maps of both images that belong together, where the registration started and at its end.
+
+    Args:
+        labels: ``fixed_labels`` and ``moving_labels``, see :func:`monai_locor.report.write_report`.
+    """
+    if not all(labels.values()):
+        return []
+    from ..report.labels import label_pairs
+
+    found = []
+    for pair in label_pairs(result, **{name.removesuffix("_labels"): maps for name, maps in labels.items()}):
+        if pair.after:
+            both = zip(("before", "after"), (pair.before, pair.after), pair.means, strict=True)
+            found.append({"name": pair.name, **{when: {"labels": each, "mean": mean} for when, each, mean in both}})
+            if pair.fell:
+                logger.warning(
+                    "%s overlap less than where the registration started: look at the result before you use it", pair.name
+                )
+    return found
+
+
+def dice_lines(dice: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The same for people."""
+    for pair in dice:
+        yield f"mean Dice {pair['before']['mean']:.3f} before, {pair['after']['mean']:.3f} after: {pair['name']}"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:

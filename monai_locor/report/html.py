@@ -25,11 +25,15 @@ from .._version import __version__
 from ..errors import InputError
 from ..io import ImageSource, atomic_path, check_output_dir
 from .assets import asset
+from .html_labels import labels_section
 from .html_tables import run_tables
+from .labels import label_pairs
 from .verdict import Verdict, judge
+from .words import CHECKS
 
 if TYPE_CHECKING:
     from ..registration.result import RegistrationResult
+    from .labels import Sources
 
 __all__ = ["write_report"]
 
@@ -45,20 +49,25 @@ def write_report(
     *,
     fixed_mask: ImageSource | None = None,
     moving_mask: ImageSource | None = None,
+    fixed_labels: Sources = (),
+    moving_labels: Sources = (),
     title: str | None = None,
     residuals: bool = True,
 ) -> Path:
     """Write a report as one self-contained HTML file.
 
-    Verdict and reasons; fixed, moving and warped image in three planes with a slider, curtain, checkerboard and contours;
-    deformed grid; Jacobian map and histogram; local residual before and after; learned basis functions; loss curves;
-    inputs, settings, versions.
+    The verdict; the warped image with contours of the fixed one; all that was checked, and the warnings of the run; a viewer
+    of all slices of the fixed, moving and warped image with blend, curtain, checkerboard, zoom and intensity window, contours,
+    outlines of masks and labels; Dice of the labels; deformed grid; Jacobian map and histogram; local residual before and
+    after; learned basis functions; loss curves; inputs, settings, versions. What the numbers mean stands beside them.
 
     Args:
         path: of the file; missing folders are made, and it appears only when it is complete.
         result: of the registration.
         fixed, moving: the images; by default those that the result holds.
         fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
+        fixed_labels, moving_labels: label maps of either image, one or a list. Maps of the same file name are compared, the
+            others in their order if there are as many of both.
         title: by default the names of the input files.
         residuals: whether to map the local residual, the slowest part.
 
@@ -81,11 +90,15 @@ def write_report(
         raise InputError("the result does not hold its images: give fixed and moving to the report, too.")
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     verdict = result.verdict or judge(result, fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask)
-    pictures = Pictures.of(result, fixed, moving, masks if residuals else None)
+    labels = label_pairs(result, fixed_labels, moving_labels)
+    pictures = Pictures.of(result, fixed, moving, masks, labels, residuals)
     values = {
         **{name: escape(text) for name, text in _words(result, verdict, title).items()},
         "reasons": "\n".join(_reason(r) for r in verdict.reasons),
+        "warnings": _warnings(result),
+        "opening": pictures.opening(),
         "viewer": pictures.viewer(),
+        "labels": labels_section(labels),
         "transform": transform_section(pictures, verdict),
         "residual": residual_section(pictures),
         "basis": basis_section(result),
@@ -136,7 +149,16 @@ def _facts(result: RegistrationResult) -> str:
 
 def _reason(reason: Any) -> str:
     advice = f'<span class="advice">→ {escape(reason.advice)}</span>' if reason.advice else ""
+    meaning = f'<span class="meaning">{escape(CHECKS[reason.check])}</span>' if reason.check in CHECKS else ""
     return (
         f'<li class="{escape(reason.status)}"><span class="mark" title="{escape(reason.status)}">{SIGNS[reason.status]}</span>'
-        f'<span class="name">{escape(reason.check)}</span><span class="text">{escape(reason.text)}</span>{advice}</li>'
+        f'<span class="name">{escape(reason.check)}</span><span class="text">{escape(reason.text)}</span>{advice}{meaning}</li>'
     )
+
+
+def _warnings(result: RegistrationResult) -> str:
+    """What was warned of during the run."""
+    if not result.warnings:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in result.warnings)
+    return f'<h3>Warnings of the run</h3>\n<ul class="warnings">{items}</ul>'

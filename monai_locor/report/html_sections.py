@@ -28,11 +28,12 @@ from ..metrics.jacobian import unmirrored
 from .basis_figure import basis_picture
 from .html_charts import curve, histogram
 from .html_images import View, colours, data_uri
-from .html_tables import table
+from .html_tables import explained
 from .html_viewer import Pictures
 from .picture import PAPER
 from .planes import upright
 from .verdict import Verdict
+from .words import NUMBERS
 
 if TYPE_CHECKING:
     from ..registration.result import RegistrationResult
@@ -54,20 +55,26 @@ def transform_section(pictures: Pictures, verdict: Verdict) -> str:
     for view in pictures.views:
         lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(field, pictures.grid))
         grids.append(_figure(view, "lines", f"<svg {_box(view)}>{lines}</svg>", view.name))
-        picture = colours(view.pictures(logs, True)[0], -reach, reach, "RdBu_r")
-        folded = view.pictures((determinant <= 0).astype(np.float32), True)[0] > 0.2
+        picture = colours(view.picture(logs), -reach, reach, "RdBu_r")
+        folded = view.picture((determinant <= 0).astype(np.float32)) > 0.2
         picture[folded] = (1.0, 0.85, 0.0)
         maps.append(_figure(view, "", _image(view, picture, f"Jacobian determinant, {view.name}"), view.name))
     bar = _scale(f"{2**-reach:.2f} shrinks", f"{2**reach:.2f} grows", "RdBu_r")
     highest = float(max(2.0, min(result.jacobian["max"] * 1.02, 2 * result.jacobian["p99"])))
     lowest = min(0.0, max(-1.0, result.jacobian["min"]))
     bars = histogram(determinant, lowest, highest, "histogram of the Jacobian determinant")
+    grid_note = (
+        "Where a regular grid of the fixed image goes, without the mean shift. Lines should bend smoothly and never cross."
+    )
+    jacobian_note = (
+        "By which factor the transform changes a small volume on its way from the fixed to the moving image: white keeps it, "
+        "red grows it, blue shrinks it, yellow folds."
+    )
     return (
-        '<h3>Deformed grid</h3><p class="note">Where a regular grid of the fixed image goes, without the mean shift.</p>'
-        f'<div class="maps">{"".join(grids)}</div>'
-        f'<h3>Jacobian determinant</h3><div class="maps">{"".join(maps)}</div>{bar}'
+        f'<h3>Deformed grid</h3><p class="note">{grid_note}</p><div class="maps">{"".join(grids)}</div>'
+        f'<h3>Jacobian determinant</h3><p class="note">{jacobian_note}</p><div class="maps">{"".join(maps)}</div>{bar}'
         f'<div class="pair"><figure>{bars}<figcaption>share of voxels by determinant; folds are at 0 and below'
-        f"</figcaption></figure>{table(_numbers(result, verdict))}</div>"
+        f"</figcaption></figure>{explained(_numbers(result, verdict), NUMBERS)}</div>"
     )
 
 
@@ -83,7 +90,7 @@ def residual_section(pictures: Pictures) -> str:
     rows = []
     for name, values in (("before", before), ("after", after)):
         for view in pictures.views:
-            picture = colours(view.pictures(values, True)[0], low, high, "inferno")
+            picture = colours(view.picture(values), low, high, "inferno")
             image = _image(view, picture, f"local residual {name}, {view.name}")
             rows.append(_figure(view, "dark", image, f"{view.name}, {name}"))
     means = [10 ** float(np.nanmean(r)) if np.isfinite(r).any() else math.nan for r in (before, after)]
@@ -129,7 +136,7 @@ def loss_curves(result: RegistrationResult) -> str:
 
 
 def _image(view: View, picture: np.ndarray, name: str) -> str:
-    outline = f'<use class="contour" href="#{view.name}-{view.start}"/>'
+    outline = f'<use class="contour" href="#contour-{view.name}"/>'
     return f'<img alt="{escape(name)}" src="{data_uri(picture)}"><svg {_box(view)}>{outline}</svg>'
 
 

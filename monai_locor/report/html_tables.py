@@ -21,12 +21,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..registration.result import RegistrationResult
 
-__all__ = ["run_tables", "table"]
+__all__ = ["explained", "run_tables", "table"]
 
 
 def table(rows: Mapping[str, Any]) -> str:
     """Names and values."""
     lines = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in rows.items())
+    return f"<table>{lines}</table>"
+
+
+def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
+    """Names, values, and what these mean."""
+    lines = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{_value(value)}<br><small>{escape(meanings.get(name, ''))}</small></td></tr>"
+        for name, value in rows.items()
+    )
     return f"<table>{lines}</table>"
 
 

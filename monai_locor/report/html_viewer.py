@@ -10,12 +10,12 @@
 # limitations under the License.
 
 
-"""Both images of a report, brought to one upright grid, and the viewer that compares them."""
+"""Both images of a report, with masks and label maps, on one upright grid; the pictures it opens with, and the viewer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from string import Template
@@ -24,10 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError
-from ..geometry import Grid, apply_affine, warped
-from ..io import ImageSource, read_image
+from ..geometry import Grid, apply_affine, warp, warped
+from ..io import ImageSource, read_image, read_mask
+from ..tensors import plain
 from .assets import asset
-from .html_images import View, views_of
+from .html_images import View, data_uri, views_of
+from .html_labels import indexed
+from .html_stacks import columns_of, shown_grid, stack
+from .labels import LabelPair
 from .picture import middle, smoothed
 from .planes import intensity_limits, upright, window
 
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from ..registration.result import RegistrationResult
 
 __all__ = ["Pictures"]
+
+IMAGES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
+MASKS = {"fixed_mask": "fixed mask", "moving_mask": "moving mask, warped"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Pictures:
     Attributes:
         result: that is shown.
         volumes: ``fixed``, ``before``, ``after`` in [0, 1], ``(*shape)``.
+        masks: ``fixed_mask`` and ``moving_mask``, those that there are, likewise.
+        labels: label maps on the fixed grid.
         outline: the fixed image smoothed, for contours.
         grid: upright, of all volumes.
         views: the cuts.
@@ -52,6 +61,8 @@ class Pictures:
 
     result: RegistrationResult
     volumes: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+    labels: Sequence[LabelPair]
     outline: np.ndarray
     grid: Grid
     views: list[View]
@@ -59,12 +70,20 @@ class Pictures:
 
     @classmethod
     def of(
-        cls, result: RegistrationResult, fixed: ImageSource, moving: ImageSource, masks: Mapping[str, ImageSource | None] | None
+        cls,
+        result: RegistrationResult,
+        fixed: ImageSource,
+        moving: ImageSource,
+        masks: Mapping[str, ImageSource | None],
+        labels: Sequence[LabelPair] = (),
+        residuals: bool = True,
     ) -> Pictures:
         """Read the images and bring everything to the fixed grid, upright.
 
         Args:
-            masks: ``fixed_mask`` and ``moving_mask`` for the residuals; None for no residuals.
+            masks: ``fixed_mask`` and ``moving_mask``.
+            labels: see :func:`.labels.label_pairs`.
+            residuals: whether to map these.
         """
         images = {"fixed": read_image(fixed, "fixed")[0], "moving": read_image(moving, "moving")[0]}
         for role, grid in (("fixed", result.fixed_grid), ("moving", result.moving_grid)):
@@ -80,58 +99,127 @@ class Pictures:
             "before": window(upright(start, result.fixed_grid)[0][0], limits),
             "after": window(upright(after, result.fixed_grid)[0][0], limits),
         }
-        views = views_of(straight, middle(volumes["fixed"]), volumes["fixed"] > 0.25)
-        residuals = None if masks is None else _residuals(result, fixed, moving, masks)
-        return cls(result, volumes, smoothed(volumes["fixed"], straight), straight, views, residuals)
+        views = views_of(straight, middle(volumes["fixed"]))
+        maps = _residuals(result, fixed, moving, masks) if residuals else None
+        outline = smoothed(volumes["fixed"], straight)
+        return cls(result, volumes, _masks(result, masks), labels, outline, straight, views, maps)
+
+    def opening(self) -> str:
+        """The warped image with contours of the fixed image and outlines of the masks: what is looked at first."""
+        figures = []
+        for view in self.views:
+            picture = data_uri(view.picture(self.volumes["after"]))
+            alt = f"warped moving image with contours of the fixed image, {view.name}"
+            contour = f'<path id="contour-{view.name}" vector-effect="non-scaling-stroke" d="{view.contours(self.outline)}"/>'
+            lines = [f'<g class="contour">{contour}</g>']
+            lines += [f'<path class="{name}" d="{view.contours(mask, [0.5])}"/>' for name, mask in self.masks.items()]
+            width, height = view.size
+            figures.append(
+                f'<figure><div class="map first" style="--w:{width};--h:{height}"><img alt="{alt}" src="{picture}">'
+                f'<svg viewBox="0 0 {width} {height}">{"".join(lines)}</svg>{_letters(view)}</div>'
+                f"<figcaption>{view.name}</figcaption></figure>"
+            )
+        return f'<div class="maps">{"".join(figures)}</div>{self._legend()}'
+
+    def _legend(self) -> str:
+        """What the lines are."""
+        marks = {"contour": "contours of the fixed image", **{name: MASKS[name] for name in self.masks}}
+        items = "".join(f'<span><i class="{name}"></i>{text}</span>' for name, text in marks.items())
+        return f'<p class="legend">{items}</p>'
 
     def viewer(self) -> str:
-        """The images, to be compared."""
-        before = "at the positions that the registration started from"
-        note = f"Before: the moving image {before}, resampled onto the fixed grid. Patient's right is on the left."
-        if len(self.grid.shape) == 2:
-            note = f"Before: the moving image {before}, resampled onto the fixed grid."
-        views = "\n".join(self._view(view) for view in self.views)
-        return Template(asset("report_viewer.html")).substitute(views=views, note=note)
+        """All slices of both images, to be compared."""
+        note = "Before: the moving image at the positions that the registration started from, resampled onto the fixed grid."
+        note += " Patient's right is on the left." if self.grid.dims == 3 else ""
+        return Template(asset("report_viewer.html")).substitute(
+            data=escape(json.dumps(self._data())),
+            views="\n".join(self._view(view) for view in self.views),
+            stacks="\n".join(self._stacks()),
+            labels=self._choice(),
+            masks="" if self.masks else " hidden",
+            flat="" if self.grid.dims == 3 else " hidden",
+            note=f"{note} {self._extent()}",
+        )
+
+    def _data(self) -> dict[str, Any]:
+        """What the script must know of the volumes."""
+        grid = shown_grid(self.grid)
+        centre = (np.array(self.grid.shape) - 1) / 2
+        places = []
+        for axis, factor in enumerate(np.array(self.grid.shape) / np.array(grid.shape)):
+            ends = [
+                np.where(np.arange(grid.dims) == axis, place, centre) for place in ((factor - 1) / 2, (factor - 1) / 2 + factor)
+            ]
+            low, high = (float(apply_affine(self.grid.affine, end)[axis]) for end in ends)
+            places.append([round(low, 3), round(high - low, 5)])
+        start = [round(p * n / m) for p, n, m in zip(middle(self.volumes["fixed"]), grid.shape, self.grid.shape, strict=True)]
+        blur = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
+        return {
+            "shape": list(grid.shape),
+            "spacing": [round(float(s), 5) for s in grid.spacing],
+            "columns": columns_of(grid.shape),
+            "places": places,
+            "start": [min(s, n - 1) for s, n in zip(start, grid.shape, strict=True)],
+            "blur": [round(b, 3) for b in blur],
+        }
+
+    def _extent(self) -> str:
+        """Whether all voxels are shown."""
+        shown, there = ("×".join(map(str, shape)) for shape in (shown_grid(self.grid).shape, self.grid.shape))
+        if shown == there:
+            return f"All {there} voxels of the fixed grid are shown."
+        return f"To keep this file small, {shown} voxels are shown, averages of the {there} of the fixed grid."
+
+    def _stacks(self) -> list[str]:
+        """Hidden pictures of all slices of every volume."""
+        found = [(name, IMAGES[name], stack(volume), "") for name, volume in self.volumes.items()]
+        found += [(name, MASKS[name], stack(np.round(255 * m).astype(np.uint8), True), "") for name, m in self.masks.items()]
+        for number, pair in enumerate(self.labels):
+            maps, palette = indexed(pair, self.result.fixed_grid)
+            for side, volume in maps.items():
+                colours = f' data-colours="{escape(json.dumps(palette))}"'
+                found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colours))
+        return [
+            f'<img class="stack" hidden data-name="{name}" alt="all slices: {escape(text)}" src="{uri}"{more}>'
+            for name, text, uri, more in found
+        ]
+
+    def _choice(self) -> str:
+        """Which label map is drawn."""
+        if not self.labels:
+            return ""
+        options = "".join(f'<option value="{n}">{escape(pair.name)}</option>' for n, pair in enumerate(self.labels))
+        return f'<label class="switch">labels <select id="labels"><option value="">none</option>{options}</select></label>'
 
     def _view(self, view: View) -> str:
-        width, height = view.size
-        count, box = len(view.planes), f'viewBox="0 0 {width} {height}"'
-        over = f'<use class="contour" href="#{view.name}-{view.start}"/>'
-        names = {"fixed": "fixed", "before": "moving, before", "after": "moving, warped"}
-        layers = "".join(
-            f'<div class="layer {key}"><img alt="{name}, {view.name}" src="{view.strip(self.volumes[key])}">'
-            f'<svg {box}>{over}</svg><span class="name">{name}</span></div>'
-            for key, name in names.items()
-        )
-        paths = view.contours(self.outline)
-        defined = "".join(
-            f'<path id="{view.name}-{i}" vector-effect="non-scaling-stroke" d="{d}"/>' for i, d in enumerate(paths)
-        )
-        letters = "".join(
-            f'<span class="letter {side}">{letter}</span>'
-            for side, letter in zip("lrtb", view.planes[0].labels, strict=True)
-            if letter
-        )
-        ends = f'min="0" max="{count - 1}" value="{view.start}"'
-        slider = f'<input class="slice" type="range" {ends} aria-label="{view.name} position">' if count > 1 else ""
+        plane = view.plane
+        cut = 3 - plane.across - plane.up if self.grid.dims == 3 else -1
+        count = shown_grid(self.grid).shape[cut] if cut >= 0 else 1
+        name = f"{view.name} position"
+        slider = f'<input class="slice" type="range" min="0" max="{count - 1}" aria-label="{name}">' if count > 1 else ""
         return (
-            f'<figure class="view" data-plane="{view.name}" data-places="{escape(json.dumps(self._places(view)))}" '
-            f'style="--w:{width};--h:{height};--n:{count};--k:{view.start}">'
-            f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{defined}</defs></svg>'
-            f'<div class="stage">{layers}<svg class="over" {box}>{over}</svg>{letters}</div>{slider}'
+            f'<figure class="view" data-axes="{plane.across} {plane.up} {cut}" style="--w:{view.size[0]};--h:{view.size[1]}">'
+            f'<div class="stage"><canvas tabindex="0" aria-label="{view.name} view"></canvas>{_letters(view)}</div>{slider}'
             f"<figcaption><span>{view.name}</span><output></output></figcaption></figure>"
         )
 
-    def _places(self, view: View) -> list[int]:
-        """World position of every cut along the axis across it, mm."""
-        if len(self.grid.shape) == 2:
-            return [0]
-        axis = 3 - view.planes[0].across - view.planes[0].up
-        point, out = (np.array(self.grid.shape) - 1) / 2, []
-        for plane in view.planes:
-            point[axis] = plane.index
-            out.append(round(float(apply_affine(self.grid.affine, point)[axis])))
-        return out
+
+def _letters(view: View) -> str:
+    """Left, right, top and bottom."""
+    pairs = zip("lrtb", view.plane.labels, strict=True)
+    return "".join(f'<span class="letter {side}">{letter}</span>' for side, letter in pairs if letter)
+
+
+def _masks(result: RegistrationResult, masks: Mapping[str, ImageSource | None]) -> dict[str, np.ndarray]:
+    """Those that there are, upright on the fixed grid, in [0, 1]."""
+    found = {}
+    for name, field in (("fixed_mask", None), ("moving_mask", result.forward_mm)):
+        source = masks.get(name)
+        if source is not None:
+            mask = read_mask(source, name.removesuffix("_mask"))
+            on_fixed = warp(plain(mask).float(), Grid.of(mask), field, result.fixed_grid)
+            found[name] = upright(on_fixed, result.fixed_grid)[0][0].clip(0, 1)
+    return found
 
 
 def _residuals(

@@ -108,7 +108,7 @@ def judge(
     samples = Samples.of(first, result.fixed_grid, second, result.moving_grid, result.forward_mm, weight, moving_weight)
     voxels = [_counted(first, weight), _counted(second, moving_weight)]
     measures = _measured(result, samples, voxels)
-    reasons = reasons_of(measures, limits, samples, result.config.similarity)
+    reasons = reasons_of(measures, limits, samples, result.config.similarity, result.config.transform)
     reasons += [Reason("warning", "WARN", text, "see whether it matters here") for text in result.doubts]
     if result.interrupted:
         text, advice = "it was interrupted: this is the best it had come to", "let it run to its end"

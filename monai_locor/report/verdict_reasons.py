@@ -48,19 +48,22 @@ class Reason:
     advice: str = ""
 
 
-def reasons_of(measures: Mapping[str, Any], limits: Thresholds, samples: Samples, similarity: str) -> list[Reason]:
+def reasons_of(
+    measures: Mapping[str, Any], limits: Thresholds, samples: Samples, similarity: str, transform: str = "deformable"
+) -> list[Reason]:
     """Everything that was looked at.
 
     Args:
         measures: see :func:`.verdict.judge`; NaN where one could not be measured.
         samples: that they were measured on.
         similarity: what was optimised, for words only.
+        transform: what was looked for, see :class:`monai_locor.registration.RegistrationConfig`.
     """
     unit = samples.unit, GLOBAL_SHIFT * float(samples.grid.extent.max())
-    return [*_seen(measures, limits, unit, similarity), *_shape(measures, limits), *_run(measures, limits)]
+    return [*_seen(measures, limits, unit, similarity, transform), *_shape(measures, limits), *_run(measures, limits)]
 
 
-def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], similarity: str) -> list[Reason]:
+def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], similarity: str, transform: str) -> list[Reason]:
     """What the images say."""
     gain = "NMI cannot be compared: start and result share too few voxels"
     if not math.isnan(m["information_gain"]):
@@ -73,7 +76,7 @@ def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], s
         _voxels(m, limits),
         _reason("overlap", "overlap", m, limits, shared, elsewhere),
         _warned(_reason("information gain", "information_gain", m, limits, gain, look), limits, "information_gain"),
-        _warned(_alignment(m, limits, unit), limits, "local_support", "beside"),
+        _warned(_alignment(m, limits, unit, transform), limits, "local_support", "beside"),
     ]
 
 
@@ -89,9 +92,14 @@ def _warned(reason: Reason, limits: Thresholds, *names: str) -> Reason:
     return replace(reason, status="WARN", advice=UNJUDGED) if reason.status == "SKIP" and asked else reason
 
 
-def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float]) -> Reason:
-    """Whether the images agree here and not beside it."""
+def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], transform: str) -> Reason:
+    """Whether the images agree here and not beside it.
+
+    Without a deformation blocks of two people's images may well be beside: that alone is then no failure.
+    """
     local, around = (limits.status(name, m[name]) for name in ("local_support", "beside"))
+    if transform != "deformable" and local == "FAIL":
+        local = "WARN"
     worse = max(local, around, key=RANK.index)
     status = "WARN" if around == "FAIL" and local == "PASS" else worse
     texts = []
@@ -102,6 +110,8 @@ def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, floa
     if around != "SKIP":
         texts.append(f"NMI - 1 is {m['beside']:.2f} times that of the result displaced by {unit[1]:.0f} mm")
     advice = "the images may be unrelated or the start too far off: give an initial affine"
+    if transform != "deformable":
+        advice = f"what is not aligned may need a deformation (transform deformable, this is {transform}); else {advice}"
     text = "; ".join(texts) or "too few voxels with contrast count to compare the result with what lies beside it"
     return Reason("alignment", status, text, advice if status in ("WARN", "FAIL") else "")
 

@@ -27,6 +27,7 @@ from monai_locor.io import read_image
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
+from monai_locor.registration.manifest import sha256
 from monai_locor.registration.stored import load_result
 from monai_locor.report.verdict import Reason, Verdict
 from monai_locor.tensors import plain
@@ -96,6 +97,38 @@ def test_the_page(run, stored, monkeypatch):
     assert seen["result"].seed == 4 and seen["fixed_mask"] is None
     found = run("report", out, "-o", out / "deep" / "page.html", "--json").json
     assert found["verdict"]["status"] == "WARN" and (out / "deep" / "page.html").exists()
+
+
+def test_masks_and_labels_of_the_run_are_shown(run, refused, stored, folder, monkeypatch):
+    _, out = stored
+    seen = {}
+
+    def write_report(path, found, **shown):
+        seen.update(
+            {name: [str(p) for p in ([value] if isinstance(value, str) else value or [])] for name, value in shown.items()}
+        )
+        path.write_text("page")
+
+    monkeypatch.setattr("monai_locor.report.html.write_report", write_report)
+    content = json.loads((out / "run.json").read_text())
+    maps = {role: folder / f"{role}_labels.nii.gz" for role in ("fixed", "moving")}
+    content["carried"] = [
+        {"kind": "labels", "space": role, "input": str(path), "sha256": sha256(path)} for role, path in maps.items()
+    ]
+    content["arguments"]["fixed_mask"] = {"path": str(maps["fixed"]), "sha256": sha256(maps["fixed"])}
+    (out / "run.json").write_text(json.dumps(content))
+    assert run("report", out, "--force").err == ""
+    assert seen == {"fixed_mask": [str(maps["fixed"])], "moving_mask": []} | {
+        f"{role}_labels": [str(path)] for role, path in maps.items()
+    }
+    run("report", out, "--force", "--fixed-labels", maps["moving"])
+    assert seen["fixed_labels"] == seen["moving_labels"] == [str(maps["moving"])]
+    maps["fixed"].write_bytes(maps["moving"].read_bytes())
+    maps["moving"].unlink()
+    answer = run("report", out, "--force")
+    assert seen["fixed_labels"] == seen["moving_labels"] == seen["fixed_mask"] == []
+    assert "fixed mask" in answer.err and "has changed" in answer.err and "is not there any more" in answer.err
+    assert "none.nii.gz: no such file" in refused("report", out, "--force", "--moving-labels", folder / "none.nii.gz")
 
 
 def test_what_is_refused(refused, run, stored, folder, monkeypatch):

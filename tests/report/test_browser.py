@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ import pytest
 
 from monai_locor.report import write_report
 
-from .made import GRID
+from .made import FLAT, GRID
 from .test_html import EVIL, result_of
+from .test_labels import blocks
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -44,7 +46,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    return write_report(tmp_path_factory.mktemp("report") / "report.html", result_of(GRID), title=EVIL)
+    labels = {"fixed_labels": blocks(GRID), "moving_labels": blocks(GRID, 6)}
+    mask = blocks(GRID, 8)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return write_report(path, result_of(GRID), title=EVIL, fixed_mask=mask, moving_mask=mask, **labels)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,17 @@ def browser(page, tmp_path_factory) -> Iterator[Any]:
 def opened(browser, page) -> None:
     size(browser, 1280)
     browser.get(page.as_uri())
+    wait(browser)
+
+
+def wait(browser: Any) -> None:
+    """Until the stacks of slices are unpacked."""
+    ready = "return document.getElementById('viewer').dataset.ready === 'yes'"
+    for _ in range(200):
+        if browser.execute_script(ready):
+            return
+        time.sleep(0.05)
+    raise AssertionError(browser.get_log("browser"))
 
 
 def size(browser: Any, width: int) -> None:
@@ -73,7 +89,8 @@ def size(browser: Any, width: int) -> None:
 
 
 def seen(browser: Any, selector: str = ".views") -> bytes:
-    """What an element looks like."""
+    """What an element looks like, once it has been drawn."""
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
     box = browser.execute_script(
         "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
         "return {x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height, scale: 1}",
@@ -105,6 +122,7 @@ def test_the_slider_changes_the_picture(browser):
 
 def test_every_way_of_comparing_looks_different(browser):
     looks = []
+    choose(browser, "curtain")
     for mode in ("blend", "curtain", "board", "side"):
         choose(browser, mode)
         looks.append(seen(browser))
@@ -113,6 +131,95 @@ def test_every_way_of_comparing_looks_different(browser):
     choose(browser, "board")
     press(browser, "#mix", webdriver.Keys.END)  # the size of the squares
     assert seen(browser) != looks[2]
+
+
+def drawn(browser: Any) -> list[int]:
+    """Pixels of the first view, RGBA in turn."""
+    seen(browser)
+    script = (
+        "const c = document.querySelector('.view canvas');"
+        "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
+    return browser.execute_script(script)
+
+
+def coloured(pixels: list[int], colour: tuple[int, int, int]) -> int:
+    """How many pixels are of about this colour."""
+    channels = (pixels[i::4] for i in range(3))
+    return sum(all(abs(v - c) < 30 for v, c in zip(pixel, colour, strict=True)) for pixel in zip(*channels, strict=True))
+
+
+ORANGE, BLUE, PINK = (255, 176, 0), (57, 197, 255), (255, 111, 216)
+
+
+def test_it_opens_with_the_warped_image_and_contours_of_the_fixed_one(browser):
+    first = browser.find_element("css selector", "main img")
+    assert first.get_attribute("alt").startswith("warped moving image with contours of the fixed image")
+    assert first.location["y"] < 900  # without scrolling
+    assert coloured(drawn(browser), ORANGE) > 20
+    for box in ("contours", "masks"):
+        browser.find_element("id", box).click()
+    opened = drawn(browser)
+    assert coloured(opened, ORANGE) == 0
+    choose(browser, "before after")  # whose last picture is the warped one, too
+    assert drawn(browser) == opened
+
+
+def test_masks_and_labels_are_outlined(browser):
+    browser.find_element("id", "contours").click()
+    pixels = drawn(browser)
+    assert coloured(pixels, BLUE) > 20 and coloured(pixels, PINK) > 10
+    browser.find_element("id", "masks").click()
+    pixels = drawn(browser)
+    assert coloured(pixels, BLUE) == coloured(pixels, PINK) == 0
+    colours = json.loads(browser.find_element("css selector", "[data-name=labels-0-warped]").get_attribute("data-colours"))
+    press(browser, "#labels", webdriver.Keys.END)
+    pixels = drawn(browser)
+    for colour in colours:
+        assert coloured(pixels, tuple(bytes.fromhex(colour[1:]))) > 20
+
+
+def test_every_slice_can_be_reached(browser):
+    for view, count in zip(browser.find_elements("css selector", ".view"), (26, 28, 32), strict=True):
+        slider = view.find_element("css selector", ".slice")
+        for key, number in ((webdriver.Keys.HOME, 1), (webdriver.Keys.END, count)):
+            slider.send_keys(key)
+            seen(browser)
+            assert view.find_element("css selector", "output").text.endswith(f"slice {number} of {count}")
+
+
+def test_a_click_moves_the_other_views(browser):
+    axial, coronal, _ = browser.find_elements("css selector", ".view")
+    canvas = axial.find_element("css selector", "canvas")
+    high = canvas.size["height"]
+    for share, place in ((0.02, 28), (0.98, 1)):  # anterior is at the top
+        webdriver.ActionChains(browser).move_to_element_with_offset(canvas, 0, round((share - 0.5) * high)).click().perform()
+        seen(browser)
+        assert coronal.find_element("css selector", "output").text.endswith(f"slice {place} of 28")
+
+
+def test_window_and_zoom_change_the_picture_and_reset_brings_it_back(browser):
+    first = seen(browser)
+    for control, key in (("window", webdriver.Keys.HOME), ("level", webdriver.Keys.END), ("zoom", webdriver.Keys.END)):
+        browser.execute_script("document.getElementById('window-of').value = 'moving'")
+        press(browser, f"#{control}", key)
+        assert seen(browser) != first
+        browser.find_element("id", "reset").click()
+        assert seen(browser) == first
+    canvas = browser.find_element("css selector", ".view canvas")
+    press(browser, "#zoom", webdriver.Keys.END)
+    before = seen(browser)
+    webdriver.ActionChains(browser).click_and_hold(canvas).move_by_offset(60, 40).release().perform()
+    assert seen(browser) != before
+
+
+def test_the_wheel_goes_through_the_slices(browser):
+    view = browser.find_element("css selector", ".view")
+    before = view.find_element("css selector", "output").text
+    origin = webdriver.common.actions.wheel_input.ScrollOrigin.from_element(view.find_element("css selector", "canvas"))
+    webdriver.ActionChains(browser).scroll_from_origin(origin, 0, 100).perform()
+    seen(browser)
+    assert view.find_element("css selector", "output").text != before
 
 
 def test_slices_and_contours(browser):
@@ -152,8 +259,10 @@ def test_nothing_is_cut_off(browser, width):
 
 
 def test_nothing_is_asked_of_the_network_and_no_script_fails(browser, page):
-    browser.get_log("performance")
+    for log in ("performance", "browser"):
+        browser.get_log(log)
     browser.get(page.as_uri())
+    wait(browser)
     for mode in ("curtain", "board", "side", "blend"):
         choose(browser, mode)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -162,6 +271,14 @@ def test_nothing_is_asked_of_the_network_and_no_script_fails(browser, page):
     assert [url[:80] for url in asked if url != page.as_uri() and not url.startswith("data:")] == []
     assert browser.get_log("browser") == []
     assert "alert(1)" in browser.find_element("tag name", "h1").text  # a name, not a script
+
+
+def test_two_dimensions(browser, tmp_path):
+    browser.get_log("browser")
+    browser.get(write_report(tmp_path / "flat.html", result_of(FLAT)).as_uri())
+    wait(browser)
+    assert len(set(drawn(browser)[::4])) > 20 and browser.get_log("browser") == []
+    assert not browser.find_element("id", "cross").is_displayed() and not browser.find_element("id", "masks").is_displayed()
 
 
 def test_dark_and_light(browser):

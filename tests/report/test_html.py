@@ -37,8 +37,9 @@ from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report import judge, write_report
 from monai_locor.report.html_charts import curve, histogram
 from monai_locor.report.html_images import views_of
-from monai_locor.report.planes import upright
+from monai_locor.report.words import CHECKS, NUMBERS
 
+from ..registration.phantom import image
 from .made import FLAT, GRID, aligned, made
 
 pytest.importorskip("matplotlib")
@@ -115,7 +116,8 @@ class TestPage:
         read = Reader(page)
         names = {a["id"] for _, a in read.tags if "id" in a}
         assert {a["href"][1:] for a in read.all("use")} <= names
-        assert set(re.findall(r'getElementById\("([^"]+)"\)', page)) <= names
+        asked = set(re.findall(r'(?:getElementById|\bget)\("([^"]+)"\)', page))
+        assert len(asked) > 10 and asked - {"labels"} <= names  # which is there with label maps only
 
     def test_the_verdict_comes_first_with_all_its_reasons(self, page, judged):
         text = Reader(page).text
@@ -126,14 +128,47 @@ class TestPage:
     def test_everything_is_there(self, page):
         read = Reader(page)
         sections = {a["id"] for a in read.all("section")}
-        assert sections == {"verdict", "images", "transform", "residual", "basis", "optimisation", "run"}
+        assert sections == {"verdict", "checks", "images", "transform", "residual", "basis", "optimisation", "run"}
         told = [a["alt"] for a in read.all("img")]
         for view in ("axial", "coronal", "sagittal"):
-            for name in ("fixed", "moving, before", "moving, warped", "Jacobian determinant"):
+            for name in ("warped moving image with contours of the fixed image", "Jacobian determinant"):
                 assert f"{name}, {view}" in told
             assert {f"local residual before, {view}", f"local residual after, {view}"} <= set(told)
+        for name in ("fixed image", "moving image before", "warped moving image"):
+            assert f"all slices: {name}" in told
         assert len([t for t in told if t.startswith("basis functions")]) == 2
         assert "ab12" in read.text and "torch" in read.text and "bending weight" in read.text.replace("_", " ")
+
+    def test_what_the_numbers_mean_stands_beside_them(self, page, judged):
+        text = Reader(page).text
+        assert {reason.check for reason in judged.verdict.reasons} <= CHECKS.keys()
+        assert all(CHECKS[reason.check] in text for reason in judged.verdict.reasons)
+        assert all(meaning in text for meaning in NUMBERS.values())
+
+    def test_warnings_of_the_run(self, tmp_path):
+        told = ("a mask lies elsewhere", EVIL)
+        page = write_report(tmp_path / "a.html", result_of(FLAT, warnings=told, doubts=told[:1])).read_text(encoding="utf-8")
+        text = Reader(page).text
+        assert all(warning in text for warning in told) and EVIL not in page
+        assert "Look at it before you use it" in text or "Do not use it" in text
+        assert "Warnings of the run" not in self.of_flat(tmp_path)
+
+    def of_flat(self, folder) -> str:
+        return write_report(folder / "b.html", result_of(FLAT), residuals=False).read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
+    def test_masks_are_outlined(self, grid, tmp_path):
+        mask = torch.zeros(grid.shape)
+        mask[tuple(slice(6, -6) for _ in grid.shape)] = 1
+        masks = {"fixed_mask": image(mask.numpy(), grid), "moving_mask": image(mask.numpy(), grid)}
+        for given in ({}, dict(list(masks.items())[:1]), masks):
+            page = write_report(tmp_path / "a.html", result_of(grid), residuals=False, **given).read_text(encoding="utf-8")
+            read = Reader(page)
+            for name in masks:
+                drawn = read.all("path", **{"class": name})
+                assert len(drawn) == (name in given) * (3 if grid.dims == 3 else 1) and all(p["d"] for p in drawn)
+            stacks = {a["data-name"] for a in read.all("img", **{"class": "stack"})}
+            assert stacks == {"fixed", "before", "after", *given}
 
     def test_pictures_can_be_read(self, page):
         from PIL import Image
@@ -146,7 +181,8 @@ class TestPage:
 
     def test_two_dimensions(self, tmp_path):
         read = Reader(write_report(tmp_path / "a.html", result_of(FLAT)).read_text(encoding="utf-8"))
-        assert "fixed, image" in [a["alt"] for a in read.all("img")] and not read.all("input", **{"class": "slice"})
+        assert "Jacobian determinant, image" in [a["alt"] for a in read.all("img")]
+        assert not read.all("input", **{"class": "slice"})
         assert read.all("span", **{"class": "letter l"}) == []
 
     def test_residuals_that_cannot_be_mapped_say_why(self, tmp_path):
@@ -173,33 +209,32 @@ class TestPage:
 class TestPictures:
     def test_views_go_through_the_middle_and_keep_their_aspect(self):
         grid = Grid((20, 30, 8), np.diag([2.0, 1.0, 5.0, 1.0]))
-        views = views_of(grid, (7, 20, 3), np.ones(grid.shape, bool))
-        assert [v.planes[v.start].index for v in views] == [3, 20, 7]
+        views = views_of(grid, (7, 20, 3))
+        assert [v.plane.index for v in views] == [3, 20, 7]
         for view, extent in zip(views, ((40, 30), (40, 40), (30, 40)), strict=True):
             assert view.size[0] * view.pixel == pytest.approx(extent[0], abs=view.pixel)
             assert view.size[1] * view.pixel == pytest.approx(extent[1], abs=view.pixel)
-            assert [p.index for p in view.planes] == sorted({p.index for p in view.planes})
 
     def test_pictures_are_the_cuts_and_large_ones_are_made_small(self):
         grid = Grid((600, 40, 30), np.eye(4))
-        volume, _ = upright(torch.rand(1, *grid.shape), grid)
-        axial, _, sagittal = views_of(grid, (300, 20, 15), volume[0] > 0)
-        np.testing.assert_allclose(sagittal.pictures(volume[0], True)[0], sagittal.planes[sagittal.start].cut(volume[0]))
-        assert axial.pictures(volume[0], True)[0].shape == (21, 320)
+        volume = np.random.default_rng(0).random(grid.shape, np.float32)
+        axial, _, sagittal = views_of(grid, (300, 20, 15))
+        np.testing.assert_allclose(sagittal.picture(volume), sagittal.plane.cut(volume))
+        assert axial.picture(volume).shape == (27, 400)
 
     def test_contours_surround_what_is_bright(self):
         grid = Grid((40, 50), np.eye(3))
         volume = np.zeros(grid.shape, np.float32)
         volume[10:30, 20:40] = np.linspace(0.8, 1, 20)
-        (view,) = views_of(grid, (20, 25), volume > 0.5)
-        start = view.contours(volume)[0].split("l")[0].removeprefix("M").split()
+        (view,) = views_of(grid, (20, 25))
+        start = view.contours(volume).split("l")[0].removeprefix("M").split()
         x, y = float(start[0]), float(start[1])  # mirrored across, upside down, in pixels
         assert min(abs(x - 10), abs(x - 30), abs(y - 10), abs(y - 30)) < 1
 
     def test_an_undeformed_grid_is_straight_and_fills_the_picture(self):
-        (view,) = views_of(FLAT, (48, 45), np.ones(FLAT.shape, bool))
-        straight = upright(torch.zeros(2, *FLAT.shape), FLAT)
-        for path in view.grid_lines(torch.from_numpy(straight[0]), straight[1]):
+        straight = FLAT.reordered(*FLAT.canonical_order())
+        (view,) = views_of(straight, (48, 45))
+        for path in view.grid_lines(torch.zeros(2, *straight.shape), straight):
             steps = np.array([float(v) for v in path.split("l")[1].split()]).reshape(-1, 2)
             assert (np.abs(steps).min(0) < 1e-6).any() and np.abs(steps.sum(0)).max() > 75
 
