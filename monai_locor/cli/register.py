@@ -258,7 +258,7 @@ def _finish(
 def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, Any]]) -> Path:
     """What was done, and what was carried along, for a report that is made later."""
     from ..io import atomic_path
-    from ..registration.described import sha256
+    from ..registration.manifest import sha256
 
     carried = [{**each, "input": each["input"].absolute(), "sha256": sha256(each["input"])} for each in carried]
     with atomic_path(path) as temporary:

@@ -117,7 +117,7 @@ def _carried_labels(folder: Path, role: str) -> list[str]:
 
 
 def _unchanged(path: str, digest: str | None, what: str) -> bool:
-    from ..registration.described import sha256
+    from ..registration.manifest import sha256
 
     problem = "is not there any more" if not Path(path).exists() else "has changed" if sha256(path) != digest else ""
     if problem:

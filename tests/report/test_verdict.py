@@ -180,6 +180,13 @@ class TestThresholds:
             "overlap",
         }
 
+    @pytest.mark.parametrize(("transform", "status"), [("deformable", "FAIL"), ("affine", "WARN"), ("rigid", "WARN")])
+    def test_blocks_beside_are_no_failure_without_a_deformation(self, flat, transform, status):
+        result = made(*flat)
+        result = dataclasses.replace(result, config=dataclasses.replace(result.config, transform=transform))
+        assert found(result, thresholds={"local_support": (1.2, 1.1)}) == {"alignment": status}
+        assert found(result, thresholds={"beside": (200, 100), "local_support": (1.2, 1.1)}) == {"alignment": "FAIL"}
+
     def test_they_are_kept_and_json_brings_the_verdict_back(self, flat):
         verdict = judge(made(*flat, interrupted=True), *flat, {"stretch": [1.1, None]})
         told = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
