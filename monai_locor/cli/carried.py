@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,14 @@ class Carried:
         from ..geometry import Grid
 
         return None if self.kind == "points" else Grid.of(self.content)
+
+    def beside(self, grid: Grid | None) -> Carried:
+        """The same of an image on ``grid``, if there is one, on whose voxels it lies if it says nothing of its place."""
+        if grid is None or self.kind == "points":
+            return self
+        from ..io.masks import placed_like
+
+        return dataclasses.replace(self, content=placed_like(self.content, grid, f"{self.kind} {self.path}"))
 
     def through(self, transform: SpatialTransform, grid: Grid | None, target: Path) -> dict[str, Any]:
         """Carry it through a transform and write it.

@@ -107,21 +107,13 @@ def mask_on(path: Path | None, grid: Grid) -> torch.Tensor | None:
     """A mask on a grid, resampled if it lies on another, ``(1, *grid.shape)``.
 
     Raises:
-        InputError: when it cannot be read, has other dimensions or does not meet the grid.
+        InputError: see :func:`monai_locor.io.masks.mask_on_grid`.
     """
     if path is None:
         return None
-    from ..geometry import Grid, same_grid, warp
-    from ..io.images import read_mask
+    from ..io.masks import mask_on_grid
 
-    mask = read_mask(path)
-    own = Grid.of(mask)
-    if own.dims != grid.dims:
-        raise InputError(f"mask {path}: is {own.dims}-D, the grid {grid.dims}-D; give one in fixed space")
-    out = mask if same_grid(own, grid) else warp(mask, own, None, grid, "nearest")
-    if not bool((out > 0).any()):
-        raise InputError(f"mask {path}: does not meet the grid, no voxel is left; give one in fixed space")
-    return out
+    return mask_on_grid(path, "fixed", grid, "nearest")
 
 
 def folding_line(found: dict[str, Any]) -> str:

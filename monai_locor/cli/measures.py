@@ -86,6 +86,8 @@ def _overlap(args: argparse.Namespace, transform: SpatialTransform | None, label
     from .carried import load_carried
 
     fixed, moving = (load_carried(p, "labels", role) for p, role in _pair(args, "labels"))
+    images = {role: _grid(args, role) for role in ("fixed", "moving") if getattr(args, role) is not None}
+    fixed, moving = (each.beside(images.get(role)) for each, role in ((fixed, "fixed"), (moving, "moving")))
     grid = Grid.of(fixed.content)
     truth = plain(fixed.content)
     present = {int(v) for v in truth.unique().tolist()}

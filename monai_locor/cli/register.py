@@ -279,5 +279,7 @@ def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) 
         moves_points = carried.kind == "points"
         transform = forward if (role == "moving") != moves_points else forward.inverse()
         grid = result.fixed_grid if role == "moving" else result.moving_grid
-        done.append({**carried.through(transform, None if moves_points else grid, target), "space": role})
+        own = result.moving_grid if role == "moving" else result.fixed_grid
+        moved = carried.beside(own).through(transform, None if moves_points else grid, target)
+        done.append({**moved, "space": role})
     return done

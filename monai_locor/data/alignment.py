@@ -29,6 +29,7 @@ from monai.utils import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, reorder, warp
+from ..io.masks import placed_like
 from ..registration import Pair, RegistrationConfig, load_pair, select_device
 from ..registration.network_input import align, network_grid, network_image
 from ..tensors import plain
@@ -140,7 +141,8 @@ class AlignPaird(MapTransform):
         image, weight = network_image(prepared, matrix, grid)
         volumes = {role: image.clamp(0, 1), f"{role}_weight": weight.clamp(0, 1)}  # sampling rounds
         if data.get(f"{role}_label") is not None:
-            volumes[f"{role}_label"] = _label(data[f"{role}_label"], matrix, grid)
+            label = placed_like(data[f"{role}_label"], prepared.stored, f"{role} label of {name}")
+            volumes[f"{role}_label"] = _label(label, matrix, grid)
         affine = torch.from_numpy(grid.cropped(box).full_affine)
         widths = [width for b, n in zip(reversed(box), reversed(grid.shape)) for width in (-b.start, b.stop - n)]
         shown = {key: F.pad(plain(volume).float().cpu(), widths) for key, volume in volumes.items()}  # negative widths crop

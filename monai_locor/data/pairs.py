@@ -25,8 +25,9 @@ from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
 from ..errors import InputError
-from ..geometry import Grid, warp
+from ..geometry import Grid
 from ..io import read_image, read_mask
+from ..io.masks import mask_on_grid
 from ..registration import RegistrationConfig, load_pair
 
 __all__ = ["PrepareBatchPair", "ReadPairD", "ReadPairDict", "ReadPaird", "check_pairs", "pair_collate"]
@@ -66,19 +67,15 @@ class ReadPaird(MapTransform):
             mask = None if d.get(mask_key) is None else read_mask(d[mask_key], str(key))
             d[key] = image
             if mask is not None or valid is not None:
-                d[mask_key] = mask if valid is None else _masked(mask, image, valid)
+                d[mask_key] = mask if valid is None else _masked(mask, image, valid, str(key))
         return d
 
 
-def _masked(mask: MetaTensor | None, image: MetaTensor, valid: torch.Tensor) -> MetaTensor:
+def _masked(mask: MetaTensor | None, image: MetaTensor, valid: torch.Tensor, role: str) -> MetaTensor:
     """Voxel weights on the image's grid, zero where it is not valid."""
-    weight = valid.float() if mask is None else _on_image(mask, image) * valid
+    weight = valid.float() if mask is None else mask_on_grid(mask, role, Grid.of(image)) * valid
     meta = {} if mask is None else {"filename_or_obj": mask.meta.get("filename_or_obj", "")}
     return MetaTensor(weight, affine=image.affine, meta=meta)
-
-
-def _on_image(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    return warp(mask, Grid.of(mask), None, Grid.of(image))
 
 
 def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig | Mapping[str, Any] | str = "default") -> None:

@@ -30,6 +30,7 @@ from monai.utils import TransformBackends
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, warp
 from ..io import read_image, read_mask
+from ..io.masks import placed_like
 from ..registration import RegistrationConfig
 from ..registration.initial import check_overlap
 from ..registration.network_input import FEWEST_VOXELS
@@ -276,6 +277,7 @@ def _check_size(name: str, grid: Grid, spacing: float | None) -> None:
 
 def _check_meets(name: str, volume: MetaTensor, image: str, grid: Grid) -> None:
     """A label map or mask on any grid has something to say about its image."""
+    volume = placed_like(volume, grid, name)
     own = Grid.of(volume)
     if own.dims != grid.dims:
         raise InputError(f"{name}: is {own.dims}-D, {own.shape}, and its image {image} {grid.dims}-D; give one that fits")

@@ -110,6 +110,22 @@ class Grid:
         return full_affine(self.affine, self.plane)
 
     @property
+    def placeless(self) -> bool:
+        """Whether the affine is one that readers give where a file has none.
+
+        That is voxels of 1 mm at the origin for arrays and pictures; for NIfTI without sform and qform, and for Analyze, voxels
+        around the middle of the image that run to the left.
+        """
+        if self.plane is not None:
+            return False
+        linear, origin = self.affine[:-1, :-1], self.affine[:-1, -1]
+        if not origin.any():
+            return bool((np.abs(linear) == np.eye(self.dims)).all())
+        steps = linear.diagonal()
+        centred = np.array_equal(linear, np.diag(steps)) and np.array_equal(origin, -steps * (np.array(self.shape) - 1) / 2)
+        return centred and bool(steps[0] < 0 < steps[1:].min())
+
+    @property
     def dims(self) -> int:
         """Number of spatial dimensions D."""
         return len(self.shape)

@@ -94,7 +94,7 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
 
 def plane_angle(first: Grid, second: Grid) -> float:
     """Between the planes of two slices, degrees; 0 for grids in three dimensions and slices without a place in the world."""
-    if first.dims != 2 or second.dims != 2 or any(map(_placeless, (first, second))):
+    if first.dims != 2 or second.dims != 2 or first.placeless or second.placeless:
         return 0.0
     normals = [np.array([0.0, 0.0, 1.0]) if g.plane is None else np.cross(*g.plane[:3, :2].T) for g in (first, second)]
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(*normals)), abs(normals[0] @ normals[1]))))
@@ -115,8 +115,3 @@ def check_planes(first: Grid, second: Grid, names: tuple[str, str]) -> None:
         raise InputError(f"{apart}; give slices of one plane, or parallel ones")
     if angle > _SAME:
         logger.warning("%s; each is taken in its own plane", apart)
-
-
-def _placeless(grid: Grid) -> bool:
-    """Whether a slice has the affine that arrays and pictures have, which have no geometry."""
-    return grid.plane is None and bool((np.abs(grid.affine) == np.eye(3)).all())

@@ -35,6 +35,8 @@ __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_im
 
 logger = logging.getLogger(__name__)
 
+_ROUNDING = 1e-4  # how far resampling and slopes take weights beyond 0 and 1
+
 # intents that hold of an image that was carried; those of statistics have parameters that are not read
 KEPT = (
     *("label", "neuroname", "estimate", "z score", "p value", "log p value", "log10 p value"),
@@ -74,7 +76,7 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
         raise InputError(f"{name}: {bad} of {data.numel()} voxels are NaN or infinite; check how it was made")
     low, high = (float(v) for v in data[valid].aminmax())
     if low == high:
-        raise InputError(f"{name}: every voxel is {low:g}; nothing can be aligned to a constant image, check the file")
+        raise InputError(f"{name}: every voxel is {low:.9g}; nothing can be aligned to a constant image, check the file")
     if not bad:
         return image, None
     logger.warning("%s: %d of %d voxels are NaN or infinite and do not count", name, bad, data.numel())
@@ -90,7 +92,7 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
 
     Returns:
         ``(1, *spatial)`` float32 in [0, 1]: values within [0, 1] are kept as weights, in other masks (labels, 255) all that is
-        not zero is one; 4x4 affine (RAS, mm).
+        not zero is one; 4x4 affine (RAS, mm). Values that overshoot by up to 1e-4, as resampling leaves them, are clipped.
 
     Raises:
         InputError: as :func:`read_image`, and when values are negative or not finite, or all are zero.
@@ -100,11 +102,14 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
     if not torch.isfinite(data).all():
         raise InputError(f"{name}: holds NaN or infinite values; save it with zeros there")
     low, high = (float(v) for v in data.aminmax())
-    if low < 0:
-        raise InputError(f"{name}: holds negative values down to {low:g}; a mask is zero outside and positive inside")
-    if high == 0:
+    if low < -_ROUNDING:
+        raise InputError(f"{name}: holds negative values down to {low:.9g}; a mask is zero outside and positive inside")
+    if high <= 0:
         raise InputError(f"{name}: is empty, every voxel is zero; leave it out or check the file")
-    return mask if high <= 1 else MetaTensor((data != 0).to(data.dtype), meta=mask.meta)
+    if low >= 0 and high <= 1:
+        return mask
+    weights = high <= 1 + _ROUNDING
+    return MetaTensor(data.clamp(0, 1) if weights else (data > _ROUNDING).to(data.dtype), meta=mask.meta)
 
 
 def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | None = None) -> MetaTensor:
@@ -120,14 +125,17 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
         ``meta["stored_dtype"]`` is the type of the file's voxels.
 
     Raises:
-        InputError: when it cannot be read or a value is no whole number.
+        InputError: when it cannot be read or a value is no whole number; those within rounding of one are taken for it.
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
     data = labels.as_tensor()
-    wrong = data[~data.isfinite() | (data != data.round())]
+    whole = data.round()
+    size = data.abs()  # rounding of resampling and of a slope in the header, and of float32 where labels are large
+    rounding = torch.maximum((1e-5 * size).clamp(1e-5, 1e-3), (1.2e-7 * size).clamp(max=0.1))
+    wrong = data[~((data - whole).abs() <= rounding)]  # NaN is wrong, too
     if len(wrong):
-        raise InputError(f"{name}: holds the value {float(wrong[0]):g}; labels are whole numbers, is it a label map?")
-    return MetaTensor(data.long(), meta=labels.meta)
+        raise InputError(f"{name}: holds the value {float(wrong[0]):.9g}; labels are whole numbers, is it a label map?")
+    return MetaTensor(whole.long(), meta=labels.meta)
 
 
 def write_image(

@@ -22,9 +22,9 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine, check_planes, from_voxels, inside, reorder, voxel_to_voxel, warp
-from monai_locor.io import ImageSource, read_image, read_mask
-from monai_locor.run_log import doubt
+from monai_locor.geometry import Grid, check_planes, from_voxels, reorder
+from monai_locor.io import ImageSource, read_image
+from monai_locor.io.masks import mask_on_grid
 from monai_locor.tensors import plain
 
 from .background import has_noisy_background
@@ -138,35 +138,11 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
     """Voxel weights from a mask on any grid and from where the image is finite."""
     if mask is None:
         return None if valid is None else valid.float()
-    given = read_mask(mask, role)
-    source = Grid.of(given)
-    if source.dims != grid.dims:
-        raise InputError(f"{role} mask has shape {source.shape}, its image {grid.shape}: both must be 2-D or both 3-D.")
-    weight = plain(given)
-    if not _same_grid(source, grid):
-        logger.warning("%s mask lies on another grid than its image and is resampled", role)
-        _check_meets(role, weight, source, grid)
-        weight = warp(weight, source, None, grid)
+    weight = mask_on_grid(mask, role, grid)
     weight = weight if valid is None else weight * valid.to(weight.device)
     if float(weight.sum()) == 0:
-        raise InputError(f"{role} mask does not meet its image: no voxel is left; check that they share world coordinates.")
+        raise InputError(f"{role} mask: holds only voxels where its image is NaN or infinite; give one that covers the rest")
     return weight
-
-
-def _check_meets(role: str, mask: torch.Tensor, source: Grid, grid: Grid) -> None:
-    """Warn of a mask on a grid of its own that lies beside its image for the most part."""
-    voxels = mask[0].cpu().nonzero()
-    voxels = voxels[:: max(1, len(voxels) // 100_000)].double().numpy()
-    points = torch.from_numpy(apply_affine(voxel_to_voxel(source, grid), voxels)).T
-    share = float(inside(points, grid.shape, margin=-0.5).double().mean()) if points.numel() else 0.0
-    if share < LEAST_MASK:
-        text = "%s mask: only %.0f %% of it lies in the field of view of its image; check that they share world coordinates"
-        doubt(logger, text, role, 100 * share)
-
-
-def _same_grid(a: Grid, b: Grid) -> bool:
-    """To within a hundredth of a voxel, which is what headers in single precision leave."""
-    return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)
 
 
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:

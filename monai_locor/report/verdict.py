@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..geometry import Grid, warp
-from ..io import ImageSource, read_image, read_mask
+from ..geometry import Grid
+from ..io import ImageSource, read_image
+from ..io.masks import mask_on_grid
 from ..tensors import plain
 from .thresholds import Thresholds
 from .verdict_measures import (
@@ -127,8 +128,7 @@ def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -
         raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
     if mask is None:
         return values, None if valid is None else valid.float()
-    given = read_mask(mask, role)
-    weight = warp(plain(given), Grid.of(given), None, grid)
+    weight = mask_on_grid(mask, role, grid)
     return values, weight if valid is None else weight * valid.to(weight)
 
 
