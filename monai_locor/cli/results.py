@@ -122,6 +122,16 @@ def _ants_files(path: Path) -> list[Path]:
     return planned_files(path, "ants")
 
 
+def _velocity(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io import write_displacement_field
+
+    if result.velocity is None and result.interrupted:
+        logger.warning("%s is left out: the registration was interrupted before there was one", path)
+        return []
+    write_displacement_field(path, result.velocity_mm, result.fixed_grid, velocity=True)
+    return [path]
+
+
 def _jacobian(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io.images import write_image
     from ..metrics import jacobian_determinant
@@ -157,6 +167,7 @@ OUTPUTS: dict[str, Output] = {
     "affine": Output("affine.tfm", "the affine part alone (ITK)", _affine),
     "composite": Output("transform.h5", "both as an ITK composite", _composite, _composite_files),
     "ants": Output("ants_", "0GenericAffine.mat, 1Warp and 1InverseWarp for antsApplyTransforms", _ants, _ants_files),
+    "velocity": Output("velocity.nii.gz", "stationary velocity, whose exponential comes before the affine (LPS mm)", _velocity),
     "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _jacobian),
     "basis": Output("basis", "the learned basis, to start another pair from", _basis, _basis_files, ("safetensors",)),
     "report": Output("report.html", "a page to look at, with the verdict", _report, needs=("matplotlib",)),
@@ -195,6 +206,10 @@ def _problem(name: str, config: RegistrationConfig) -> str:
         return f"needs {missing}; pip install {missing}"
     if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
         return "is what similarity locor with basis learned learns; use those, or leave it out"
+    if name == "velocity" and config.transform != "deformable":
+        return f"is of a deformation, which transform {config.transform} has not; use deformable, or leave it out"
+    if name == "velocity" and config.composition != "single":
+        return f"is one for all stages, and composition {config.composition} has one for each; use single, or leave it out"
     return ""
 
 

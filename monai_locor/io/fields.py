@@ -30,7 +30,7 @@ from .itk_matlab import write_matlab_affine
 from .itk_text import affine_text
 from .itk_transforms import read_itk_transforms
 from .lps import flipped, lps_signs
-from .nifti import is_nifti, load_nifti, nifti_affine, save_nifti
+from .nifti import intent_of, is_nifti, load_nifti, nifti_affine, save_nifti
 from .paths import atomic_path
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ __all__ = [
 ]
 
 _VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intents: LPS components for ITK, and RAS components
+VELOCITY = "velocity"  # name of the intent of a stationary velocity
 
 
-def write_displacement_field(path: str | os.PathLike[str], displacement: torch.Tensor | np.ndarray, grid: Grid) -> None:
+def write_displacement_field(
+    path: str | os.PathLike[str], displacement: torch.Tensor | np.ndarray, grid: Grid, velocity: bool = False
+) -> None:
     """Write a displacement field as the NIfTI vector image that ITK, ANTs and Slicer read.
 
     The file is ``(X, Y, Z, 1, 3)`` float32 with intent 1007 and components in LPS mm. A 2-D field is ``(X, Y, 1, 1, 2)``,
@@ -57,6 +60,8 @@ def write_displacement_field(path: str | os.PathLike[str], displacement: torch.T
         path: ends in ``.nii`` or ``.nii.gz``; the file appears only when it is complete.
         displacement: ``(D, *shape)``, RAS mm: the point x of the fixed image goes to x + displacement in the moving image.
         grid: where the field is given.
+        velocity: that it is a stationary velocity, whose exponential is a displacement. The intent's name says so, and it is
+            not read as a displacement.
 
     Raises:
         InputError: when ``path`` has another suffix.
@@ -71,7 +76,7 @@ def write_displacement_field(path: str | os.PathLike[str], displacement: torch.T
     data = displacement.astype(np.float64)
     data = np.moveaxis(data, 0, -1) * lps_signs(grid.dims)
     shape = (*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
-    save_nifti(path, data.reshape(shape).astype(np.float32), grid, intent="vector")
+    save_nifti(path, data.reshape(shape).astype(np.float32), grid, intent="vector", intent_name=VELOCITY if velocity else "")
 
 
 def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor, Grid]:
@@ -162,11 +167,16 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         raise InputError(f"{name}: no such NIfTI file; give an existing .nii or .nii.gz")
     try:
         image = load_nifti(path)
-        if image.header["intent_name"].item().startswith(b"NREG_TRANS"):
+        kind = intent_of(image)[1]
+        if kind.startswith("NREG_TRANS"):
             raise ValueError("a transform of NiftyReg, which read_transform reads")
+        if kind == VELOCITY:
+            raise InputError(f"{name}: holds a stationary velocity; give the displacement that is its exponential")
         data = np.asanyarray(image.dataobj)
         if data.dtype.kind not in "fiu":
             raise ValueError(f"voxels of type {data.dtype}")
         return data, nifti_affine(image), int(image.header["intent_code"])
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{name}: cannot be read ({one_line(error)}); is it complete?") from error

@@ -39,6 +39,7 @@ from monai_locor.run_log import RunLog, collecting
 from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
+from .fields import stationary_velocity
 from .given_start import Initial, start_word
 from .pair import Pair, load_pair, select_device
 from .parallel import Exchange, second_process
@@ -268,6 +269,7 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         device=str(engine.device),
         inputs=names,
         basis=engine.learned_bases(),
+        velocity=stationary_velocity(engine),
         initial=pair.affine,
         fixed_image=pair.fixed_image,
         moving_image=pair.moving_image,

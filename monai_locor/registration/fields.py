@@ -13,11 +13,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from monai_locor.geometry import warp
+from monai_locor.geometry import Grid, warp
+from monai_locor.networks.composition import StagedVelocity
 from monai_locor.tensors import plain
 
 from .coordinates import ForwardCoordinates, InverseCoordinates
@@ -27,7 +29,33 @@ from .reach import box_within
 if TYPE_CHECKING:
     from .engine import RegistrationEngine
 
-__all__ = ["forward_mm", "inverse_mm"]
+__all__ = ["StationaryVelocity", "forward_mm", "inverse_mm", "stationary_velocity"]
+
+
+@dataclass(frozen=True)
+class StationaryVelocity:
+    """The velocity v of a registration: the fixed point x goes to ``A exp(v)(x)``, the moving point y to ``exp(-v)(A^-1 y)``.
+
+    Attributes:
+        values: ``(D, *lattice)`` float32, RAS mm, on the host.
+        lattice: where it was integrated.
+    """
+
+    values: torch.Tensor
+    lattice: Grid
+
+    def on(self, grid: Grid) -> torch.Tensor:
+        """On another grid, ``(D, *grid)`` float32, RAS mm: linear between lattice points, beyond them as at the border."""
+        return warp(self.values, self.lattice, None, grid, padding_mode="border")
+
+
+@torch.no_grad()
+def stationary_velocity(engine: RegistrationEngine) -> StationaryVelocity | None:
+    """What an engine has found; None where its map is not the exponential of one velocity, or there is no deformation."""
+    if not engine.deformable or isinstance(engine.velocity, StagedVelocity):
+        return None
+    values = torch.tensordot(_lattice_axes(engine), engine.velocity.velocity().double(), dims=1)
+    return StationaryVelocity(values.float().cpu(), engine.velocity.lattice)
 
 
 def _found(engine: RegistrationEngine, direction: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -34,6 +34,7 @@ from monai_locor.report.verdict import Verdict
 
 from .config import RegistrationConfig
 from .exports import to_itk, to_nibabel, to_simpleitk
+from .fields import StationaryVelocity
 from .manifest import FORMAT, versions
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class RegistrationResult:
         inputs: names of the input files, where there were files.
         device: that it ran on.
         basis: what the basis networks learned; None where the settings have another basis.
+        velocity: of the deformation, as it was integrated, see :attr:`velocity_mm`; None where there is none.
         verdict: whether to trust it, see :func:`monai_locor.report.judge`.
         initial: ``(D + 1, D + 1)``, fixed to moving world points, that the registration started from; None for the identity.
         fixed_image, moving_image: as they were read, for pictures; None when the result does not come from a registration.
@@ -107,6 +109,7 @@ class RegistrationResult:
     unexplained: float | None = None
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    velocity: StationaryVelocity | None = None
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -230,6 +233,23 @@ class RegistrationResult:
             InputError: when the result does not hold it.
         """
         return warped(self.held("moving_image"), self.moving_grid, self.initial_mm, self.fixed_grid)
+
+    @property
+    def velocity_mm(self) -> torch.Tensor:
+        """The stationary velocity v on the fixed grid, ``(D, *fixed)`` float32, RAS mm.
+
+        With :attr:`affine` A, ``x + forward_mm(x) = A exp(v)(x)`` and ``y + inverse_mm(y) = exp(-v)(A^-1 y)``, up to what
+        integration and interpolation lose.
+
+        Raises:
+            InputError: when there is none: without a deformation, with ``composition`` "stages", and for a result from files.
+        """
+        if self.velocity is None:
+            raise InputError(
+                f"the result has no velocity field (transform {self.config.transform!r}, composition "
+                f'{self.config.composition!r}); register with "deformable" and "single", and do not take it from files.'
+            )
+        return self.velocity.on(self.fixed_grid)
 
     @property
     def initial_mm(self) -> torch.Tensor:

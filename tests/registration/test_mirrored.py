@@ -25,7 +25,7 @@ from monai_locor.metrics.jacobian import unmirrored
 from .phantom import CUBE, PLANE, SHORT, TINY, anatomy, image, other_modality, pair, run, small_deformation
 
 
-@pytest.fixture(scope="class", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, 3])
 def mirrored(request):
     grid = PLANE if request.param == 2 else CUBE
     mirror = np.diag([-1.0, *[1.0] * grid.dims])
