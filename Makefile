@@ -29,7 +29,7 @@ help:
 	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
 
 demo: .venv/.stamp-run
-	$(BIN)/python -m monai_locor.demo $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)") --output-dir "$(OUT)"
+	$(BIN)/python -m monai_locor demo $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)") --output-dir "$(OUT)"
 
 test: .venv/.stamp-run
 	$(PYTEST)

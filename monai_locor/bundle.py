@@ -143,7 +143,8 @@ def run(engine_id: str = "evaluator") -> None:
     """Make and run an engine of the configuration; to be called in ``run``.
 
     Raises:
-        SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
+        SystemExit: with one line when there is an :class:`InputError`, and, after everything is written, when a registration
+            has the verdict FAIL; all other errors pass.
     """
     parser = caller(ConfigParser)
     if parser is None:
@@ -153,6 +154,10 @@ def run(engine_id: str = "evaluator") -> None:
         if len(engine.data_loader) == 0:
             raise InputError("nothing to register; give --fixed and --moving, or --datalist")
         engine.run()
+    rows = getattr(engine.state, "registrations", [])
+    failed = [f"{row['pair']} ({row['why']})" for row in rows if row["verdict"] == "FAIL"]
+    if failed:
+        raise SystemExit(f"verdict FAIL of {len(failed)} of {len(rows)} registrations, which are written: {', '.join(failed)}")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from monai.data.meta_tensor import MetaTensor
 
 import monai_locor
 
-from .cli.demo import PICTURE, add_arguments, check
+from .cli.demo import PICTURE, REPORT, add_arguments, check, exit_code
 from .cli.jacobian import folding_line
 from .cli.transforms import size_of
 from .data.synthetic import deform, random_diffeomorphism
@@ -40,6 +40,8 @@ from .geometry import Grid
 from .geometry.warping import inside, mapped_points, warp
 from .io import read_image, write_displacement_field, write_image
 from .metrics import jacobian_statistics, normalised_mutual_information, target_registration_error
+from .report import write_report
+from .report.summary import verdict_lines
 
 __all__ = ["demonstrate", "main"]
 
@@ -62,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command line without the program's name; ``sys.argv`` if not given.
 
     Returns:
-        Exit code: 0, or 2 after an error of the user's, told in one line on stderr.
+        Exit code: 0, 1 if the verdict is FAIL, or 2 after an error of the user's, told in one line on stderr.
     """
     try:
-        demonstrate(_parser().parse_args(argv), partial(print, flush=True))
+        found = demonstrate(_parser().parse_args(argv), partial(print, flush=True))
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
+    return exit_code(found)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,12 +107,16 @@ def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options
     jacobian = jacobian_statistics(forward, result.fixed_grid, case.mask)
     tell(accuracy)
     tell(folding_line(jacobian))
+    for line in () if result.verdict is None else verdict_lines(result.verdict):
+        tell(line)
     result.save(args.output_dir)
     _save_inputs(case, args.output_dir)
+    write_report(args.output_dir / REPORT, result)
     tell(_picture(case, forward, result, args.output_dir / PICTURE, accuracy))
     files = sorted(p.name for p in args.output_dir.iterdir())
     tell(f"in {args.output_dir}: " + ", ".join(files))
-    return {"seconds": seconds, **values, "jacobian": jacobian, "folder": args.output_dir, "files": files}
+    verdict = None if result.verdict is None else result.verdict.to_dict()
+    return {"seconds": seconds, **values, "verdict": verdict, "jacobian": jacobian, "folder": args.output_dir, "files": files}
 
 
 def _known_answer(args: argparse.Namespace) -> Case:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -24,9 +25,11 @@ from monai.data.meta_tensor import MetaTensor
 import monai_locor
 from monai_locor import demo
 from monai_locor.cli import demo as command
+from monai_locor.cli import main
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.io import read_displacement_field, read_image
+from monai_locor.report import Reason, Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +40,9 @@ def matplotlib():
 @pytest.fixture
 def calls(monkeypatch):
     """Replace the registration by one that answers with a given displacement; returns what it was called with."""
-    seen: dict = {"displacement": torch.zeros_like}
+    seen: dict = {"displacement": torch.zeros_like, "status": "PASS"}
 
-    def register(fixed, moving, *, preset="default", device=None, seed=0):
+    def register(fixed, moving, *, preset="default", device=None, seed=0, progress=True):
         seen.update(fixed=fixed, moving=moving, preset=preset, device=device, seed=seed)
         images = [image if isinstance(image, torch.Tensor) else read_image(image)[0] for image in (fixed, moving)]
         grids = [Grid.of(image) for image in images]
@@ -48,11 +51,13 @@ def calls(monkeypatch):
             forward_mm=forward,
             fixed_grid=grids[0],
             moving_grid=grids[1],
-            warped_moving=MetaTensor(images[0].clone()),
+            held=lambda name: MetaTensor(images[0].clone()),
+            verdict=Verdict(seen["status"], (Reason("overlap", seen["status"], "little is shared", "look at it"),)),
             save=lambda folder: (folder / "run.json").write_text("{}"),
         )
 
     monkeypatch.setattr(monai_locor, "register", register, raising=False)
+    monkeypatch.setattr(demo, "write_report", lambda path, result: path.write_text("<html>"))
     return seen
 
 
@@ -77,8 +82,9 @@ def test_the_built_in_pair_has_a_known_answer(tmp_path, calls, capsys):
     assert (calls["preset"], calls["seed"], calls["device"]) == ("fast", 3, "cpu")
     written = {p.name for p in (tmp_path / "new" / "out").iterdir()}
     assert written == {
-        "before_after.png", "fixed.nii.gz", "mask.nii.gz", "moving.nii.gz", "run.json", "truth_field.nii.gz"
-    }  # fmt: skip
+        *("before_after.png", "fixed.nii.gz", "mask.nii.gz", "moving.nii.gz", "run.json", "truth_field.nii.gz"),
+        "report.html",
+    }
     truth, grid = read_displacement_field(tmp_path / "new" / "out" / "truth_field.nii.gz")
     torch.testing.assert_close(truth.float(), random_diffeomorphism(grid, 3), atol=1e-3, rtol=0)
 
@@ -96,6 +102,17 @@ def test_files_are_registered_without_a_truth(tmp_path, calls, files, capsys):
     assert "normalised mutual information" in out and "no TRE" in out and "target registration error" not in out
     assert str(calls["fixed"]) == files[0] and str(calls["moving"]) == files[1]
     assert (tmp_path / "out" / "before_after.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("status", "code"), [("PASS", 0), ("WARN", 0), ("FAIL", 1)])
+def test_the_verdict_is_told_and_is_the_exit_code(tmp_path, calls, files, capsys, status, code):
+    calls["status"] = status
+    words = ["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]
+    assert demo.main(words) == code
+    out = capsys.readouterr().out
+    assert f"verdict: {status}" in out and ("little is shared; look at it" in out) == (status != "PASS")
+    assert main(["demo", *words, "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["verdict"]["status"] == status
 
 
 def test_no_common_overlap_is_said(tmp_path, calls, files, capsys):

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ from .inputs import check_device, check_image
 from .outputs import check_outputs
 from .parser import add_command
 
-__all__ = ["PICTURE", "add_arguments", "add_parser", "check", "run"]
+__all__ = ["PICTURE", "REPORT", "add_arguments", "add_parser", "check", "exit_code", "run"]
 
-PICTURE = "before_after.png"
+PICTURE, REPORT = "before_after.png", "report.html"
 WRITTEN = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz", "warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz",
-           "affine.tfm", "run.json", PICTURE)  # fmt: skip
+           "affine.tfm", "run.json", PICTURE, REPORT)  # fmt: skip
 
 TEXT = """\
 Register two images and see how well it went.
 
 Without arguments it makes a pair with a known answer, from brain images that the nilearn package ships, and reports the
-target registration error. With --fixed and --moving it registers two files."""
+target registration error. With --fixed and --moving it registers two files. It writes what register does, report.html
+with the verdict, and a picture."""
 
 EXAMPLE = """\
 monai-locor demo --preset fast --output-dir demo_output"""
@@ -85,4 +87,11 @@ def run(args: argparse.Namespace) -> int:
     from ..demo import demonstrate
 
     console = console_of(args)
-    return console.answer(demonstrate(args, console.say, progress=console.progress))
+    found = demonstrate(args, console.say, progress=console.progress)
+    return console.answer(found, exit_code(found))
+
+
+def exit_code(found: Mapping[str, Any]) -> int:
+    """Of what :func:`monai_locor.demo.demonstrate` found: 1 if the verdict is FAIL."""
+    verdict = found.get("verdict")
+    return int(verdict is not None and verdict["status"] == "FAIL")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..report.summary import verdict_lines
 from .transforms import FORWARD, INVERSE
 
 if TYPE_CHECKING:
@@ -270,14 +271,6 @@ def dice_lines(dice: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The same for people."""
     for pair in dice:
         yield f"mean Dice {pair['before']['mean']:.3f} before, {pair['after']['mean']:.3f} after: {pair['name']}"
-
-
-def verdict_lines(verdict: Verdict) -> Iterator[str]:
-    """A verdict with what was found wrong and what to do about it."""
-    wrong = [reason for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
-    yield f"verdict: {verdict.status}" + ("" if wrong else ", nothing wrong was found")
-    for reason in wrong:
-        yield f"  {reason.status} {reason.check}: {reason.text}" + (f"; {reason.advice}" if reason.advice else "")
 
 
 def warning_lines(warnings: Sequence[str], doubts: Sequence[str]) -> Iterator[str]:

@@ -14,9 +14,13 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..report import write_report
+from ..report.summary import summary_lines, summary_row, verdict_lines, write_summary
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -25,6 +29,8 @@ __all__ = ["RegistrationSaver"]
 
 logger = logging.getLogger(__name__)
 
+SUMMARY = "summary.csv"
+
 
 class RegistrationSaver:
     """Save the :class:`monai_locor.RegistrationResult` of every pair at the end of its iteration.
@@ -32,20 +38,28 @@ class RegistrationSaver:
     Args:
         output_dir: folder of the results; made when the first one is written.
         pred_key: where the engine's output holds the list of results.
+        report: also write ``report.html`` for every pair, which needs matplotlib.
         folder_key: where the engine's batch holds the list of sub-folders, see
             :func:`monai_locor.data.datalist.registration_pairs`; an empty name is ``output_dir`` itself. In a batch without
             them, the pairs of an epoch are numbered from 1 on. No pair overwrites another one of its epoch: where a name
             comes again, the number of the pair is added.
+
+    The verdicts are logged, and the rows of the table of all pairs (:func:`monai_locor.report.summary.summary_row`) kept in
+    the engine's state as ``registrations``. After an epoch of several pairs the table is written to ``summary.csv`` and logged.
 
     Example::
 
         SupervisedEvaluator(..., decollate=False, val_handlers=[RegistrationSaver("output")])
     """
 
-    def __init__(self, output_dir: str | PathLike[str], pred_key: str = "pred", folder_key: str = "folder") -> None:
+    def __init__(
+        self, output_dir: str | PathLike[str], pred_key: str = "pred", folder_key: str = "folder", report: bool = False
+    ) -> None:
         self.output_dir = Path(output_dir).expanduser()
         self.pred_key, self.folder_key = pred_key, folder_key
+        self.report = report
         self._written: list[Path] = []  # in this epoch
+        self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Have the engine call this at the end of every iteration."""
@@ -53,9 +67,11 @@ class RegistrationSaver:
 
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._summarize)
 
     def _start(self, engine: Engine) -> None:
-        self._written = []
+        self._written, self._rows = [], []
+        engine.state.registrations = self._rows  # type: ignore[attr-defined]
 
     def __call__(self, engine: Engine) -> None:
         """Save the results of the engine's current iteration.
@@ -68,10 +84,37 @@ class RegistrationSaver:
         results = output[self.pred_key]
         first = len(self._written) + 1
         folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
-        for result, folder in zip(results, folders, strict=True):
+        masks = [batch.get(f"{role}_mask") or [None] * len(results) for role in ("fixed", "moving")]
+        for i, (result, folder) in enumerate(zip(results, folders, strict=True)):
             path = self._own(folder)
             result.save(path)
+            if self.report:
+                self._report(path / "report.html", result, masks[0][i], masks[1][i])
             logger.info("registered in %.1f s, results in %s", result.seconds, path)
+            self._tell(result, path)
+
+    def _report(self, path: Path, result: Any, fixed_mask: Any, moving_mask: Any) -> None:
+        if find_spec("matplotlib") is None:
+            logger.warning("%s is left out: it needs matplotlib; pip install matplotlib", path)
+            return
+        write_report(path, result, fixed_mask=fixed_mask, moving_mask=moving_mask)
+
+    def _tell(self, result: Any, path: Path) -> None:
+        name = path.relative_to(self.output_dir).as_posix()
+        self._rows.append(summary_row(result, path.name if name == "." else name))
+        if result.verdict is None:
+            return
+        level = {"PASS": logging.INFO, "WARN": logging.WARNING}.get(result.verdict.status, logging.ERROR)
+        for line in verdict_lines(result.verdict):
+            logger.log(level, "%s: %s", path.name, line.strip())
+
+    def _summarize(self, engine: Engine) -> None:
+        if len(self._rows) < 2:
+            return
+        write_summary(self.output_dir / SUMMARY, self._rows)
+        for line in summary_lines(self._rows):
+            logger.info("%s", line)
+        logger.info("table of all pairs: %s", self.output_dir / SUMMARY)
 
     def _own(self, folder: str) -> Path:
         """Where a pair goes: its folder, unless another pair of this epoch is there."""

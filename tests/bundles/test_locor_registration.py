@@ -35,7 +35,7 @@ from monai_locor.training_bundle import checked_weights
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
 META = BUNDLE / "configs" / "metadata.json"
-OUTPUTS = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json"}
+OUTPUTS = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json", "report.html"}
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:Using a non-tuple sequence")
@@ -154,8 +154,9 @@ def test_the_shipped_weights_fit():
 @pytest.mark.slow
 def test_datalist_from_the_command_line_in_another_folder(files, tmp_path):
     done = command("--datalist", files.datalist, "--output_dir", "out", "--preset", files.preset, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"fixed_to_moving", "second"}
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "verdict FAIL of 2 of 2" in done.stderr.strip().splitlines()[-1] and "verdict: FAIL" in done.stdout
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"fixed_to_moving", "second", "summary.csv"}
     for name, grid in (("fixed_to_moving", (24, 24, 24)), ("second", (22, 24, 20))):
         folder = tmp_path / "out" / name
         assert {p.name for p in folder.iterdir()} == OUTPUTS
@@ -164,7 +165,7 @@ def test_datalist_from_the_command_line_in_another_folder(files, tmp_path):
 
 
 def test_one_pair(files, tmp_path):
-    run(
+    options = dict(
         fixed="fixed.nii.gz",
         moving=files.moving,
         dataset_dir=str(files.folder),
@@ -174,6 +175,8 @@ def test_one_pair(files, tmp_path):
         seed=5,
         **{"inferer#num_iterations": 3},
     )
+    with pytest.raises(SystemExit, match=r"^verdict FAIL of 1 of 1 registrations, which are written: out \("):
+        run(**options)  # of white noise, in five steps
     folder = tmp_path / "new" / "out"
     assert {p.name for p in folder.iterdir()} == OUTPUTS
     report = json.loads((folder / "run.json").read_text())

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import csv
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,30 @@ import pytest
 from ignite.engine import Engine
 
 from monai_locor.handlers import RegistrationSaver
+from monai_locor.report import Reason, Verdict
 
 
 class Result:
     """Writes its name."""
 
     seconds = 1.0
+    verdict = None
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self.inputs, self.jacobian = name, {"fixed": f"{name}.nii"}, {"folding_percent": 0.5}
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "name").write_text(self.name)
+
+
+class Judged(Result):
+    """Named by its verdict."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(status)
+        reason = Reason("overlap", status, "little is shared", "look at it")
+        self.verdict = Verdict(status, (reason,), {"overlap": 0.25, "nothing": None})
 
 
 def saved(root: Path) -> dict[str, str]:
@@ -81,3 +94,43 @@ def test_a_name_like_one_that_was_numbered(tmp_path):
 def test_the_folder_itself(tmp_path):
     go(tmp_path, [["A"], ["B"]], [[""], [""]])
     assert saved(tmp_path) == {".": "A", "pair_0002": "B"}
+
+
+def judged(root: Path, statuses: list[str], **options: Any) -> Engine:
+    engine = Engine(lambda engine, batch: {"pred": [Judged(status) for status in batch["statuses"]]})
+    RegistrationSaver(root, **options).attach(engine)
+    engine.run([{"statuses": [status], "folder": [f"p{i}"]} for i, status in enumerate(statuses)])
+    return engine
+
+
+def test_verdicts_are_logged_and_kept_and_several_pairs_get_a_table(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        engine = judged(tmp_path, ["PASS", "FAIL", "WARN"])
+    levels = {r.levelname for r in caplog.records if "verdict: " in r.getMessage()}
+    assert levels == {"INFO", "WARNING", "ERROR"}
+    assert "p1: verdict: FAIL" in caplog.text and "FAIL overlap: little is shared; look at it" in caplog.text
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["pair"], r["verdict"], r["why"]) for r in rows] == [
+        ("p0", "PASS", ""), ("p1", "FAIL", "overlap"), ("p2", "WARN", "overlap"),
+    ]  # fmt: skip
+    assert rows[0]["fixed"] == "PASS.nii" and rows[0]["measure_overlap"] == "0.25" and rows[0]["folding_percent"] == "0.5"
+    assert [row["verdict"] for row in engine.state.registrations] == ["PASS", "FAIL", "WARN"]
+    (first,) = [r.getMessage() for r in caplog.records if "registrations:" in r.getMessage()]
+    assert first == "3 registrations: 1 FAIL, 1 WARN, 1 PASS"
+
+
+def test_one_pair_needs_no_table(tmp_path):
+    judged(tmp_path, ["PASS"])
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_report_for_every_pair(tmp_path, monkeypatch, caplog):
+    from monai_locor.handlers import registration_saver
+
+    monkeypatch.setattr(registration_saver, "write_report", lambda path, result, **masks: path.write_text(result.name))
+    judged(tmp_path, ["PASS", "WARN"], report=True)
+    assert [(tmp_path / f"p{i}" / "report.html").read_text() for i in range(2)] == ["PASS", "WARN"]
+    monkeypatch.setattr(registration_saver, "find_spec", lambda name: None)
+    judged(tmp_path / "again", ["PASS"], report=True)
+    assert not (tmp_path / "again" / "p0" / "report.html").exists() and "pip install matplotlib" in caplog.text

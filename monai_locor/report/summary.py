@@ -1,0 +1,77 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Many registrations in one table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from ..io.paths import atomic_path
+
+if TYPE_CHECKING:
+    from ..registration.result import RegistrationResult
+    from .verdict import Verdict
+
+__all__ = ["summary_lines", "summary_row", "verdict_lines", "write_summary"]
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """A verdict with what was found wrong and what to do about it, one line each."""
+    wrong = [reason for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
+    lines = [f"verdict: {verdict.status}" + ("" if wrong else ", nothing wrong was found")]
+    for reason in wrong:
+        lines.append(f"  {reason.status} {reason.check}: {reason.text}" + (f"; {reason.advice}" if reason.advice else ""))
+    return lines
+
+
+def summary_row(result: RegistrationResult, pair: str) -> dict[str, Any]:
+    """What a table says of a registration: its files, verdict and why, seconds, folding, and the verdict's measures.
+
+    Args:
+        pair: name of the pair.
+    """
+    verdict = result.verdict
+    wrong = [] if verdict is None else [r.check for r in verdict.reasons if r.status in ("WARN", "FAIL")]
+    return {
+        "pair": pair,
+        "fixed": result.inputs.get("fixed", ""),
+        "moving": result.inputs.get("moving", ""),
+        "verdict": "" if verdict is None else verdict.status,
+        "why": "; ".join(dict.fromkeys(wrong)),
+        "seconds": round(result.seconds, 1),
+        "folding_percent": result.jacobian.get("folding_percent"),
+        **{f"measure_{k}": v for k, v in ({} if verdict is None else verdict.measures).items() if isinstance(v, int | float)},
+    }
+
+
+def write_summary(path: str | PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of :func:`summary_row` as CSV; the file appears only when it is complete."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same for people: a count of the verdicts and one line a pair, the worst first."""
+    order = {"FAIL": 0, "WARN": 1, "PASS": 2}
+    counts = {status: sum(row["verdict"] == status for row in rows) for status in order}
+    width = max((len(str(row["pair"])) for row in rows), default=0)
+    lines = [f"{len(rows)} registrations: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
+    for row in sorted(rows, key=lambda row: order.get(row["verdict"], 3)):
+        why = f"  {row['why']}" if row["why"] else ""
+        lines.append(f"  {row['pair']:<{width}}  {row['verdict'] or '-':<4}  {row['seconds']:8.1f} s{why}")
+    return lines
