@@ -85,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
     console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
     result = load_result(folder, args.fixed, args.moving, need_images=True)
-    masks = {f"{role}_mask": _mask(result.arguments, f"{role}_mask") for role in ROLES}
-    labels = {f"{role}_labels": getattr(args, f"{role}_labels") or _carried_labels(folder, role) for role in ROLES}
+    masks: dict[str, Any] = {f"{role}_mask": _mask(result.arguments, f"{role}_mask") for role in ROLES}
+    labels: dict[str, Any] = {
+        f"{role}_labels": getattr(args, f"{role}_labels") or _carried_labels(folder, role) for role in ROLES
+    }
     write_report(page, result, **masks, **labels)
     if result.verdict is not None:
         for line in verdict_lines(result.verdict):

@@ -162,8 +162,8 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     names = {role: str(given[role]) for role in ("fixed", "moving") if isinstance(given[role], (str, PathLike))}
     times.append(time.perf_counter())
     result = _result(engine, pair, given["seed"], times[-1] - start, names)
-    told = {"warnings": tuple(log.warnings), "doubts": tuple(log.doubts)}
-    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments, **told), pair, times)
+    result = dataclasses.replace(result, warnings=tuple(log.warnings), doubts=tuple(log.doubts))
+    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
 
 
 def _optimised(

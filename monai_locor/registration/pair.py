@@ -37,8 +37,6 @@ __all__ = ["Pair", "load_pair", "select_device"]
 
 logger = logging.getLogger(__name__)
 
-LEAST_MASK = 0.5  # share of a mask that lies in its image where both were made for each other
-
 
 @dataclass(frozen=True)
 class Pair:

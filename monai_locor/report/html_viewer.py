@@ -25,8 +25,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, warp, warped
-from ..io import ImageSource, read_image, read_mask
-from ..tensors import plain
+from ..io import ImageSource, read_image
+from ..io.masks import mask_on_grid
 from .assets import asset
 from .html_images import View, data_uri, views_of
 from .html_labels import indexed
@@ -216,8 +216,9 @@ def _masks(result: RegistrationResult, masks: Mapping[str, ImageSource | None]) 
     for name, field in (("fixed_mask", None), ("moving_mask", result.forward_mm)):
         source = masks.get(name)
         if source is not None:
-            mask = read_mask(source, name.removesuffix("_mask"))
-            on_fixed = warp(plain(mask).float(), Grid.of(mask), field, result.fixed_grid)
+            role, own = ("fixed", result.fixed_grid) if field is None else ("moving", result.moving_grid)
+            mask = mask_on_grid(source, role, own)
+            on_fixed = mask if field is None else warp(mask, own, field, result.fixed_grid)
             found[name] = upright(on_fixed, result.fixed_grid)[0][0].clip(0, 1)
     return found
 

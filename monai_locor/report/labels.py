@@ -26,6 +26,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError
 from ..geometry import Grid, warp
 from ..io.images import read_labels
+from ..io.masks import placed_like
 from ..metrics import dice_per_label, mean_over_labels
 from ..tensors import plain
 
@@ -84,9 +85,10 @@ def label_pairs(result: RegistrationResult, fixed: Sources = (), moving: Sources
         InputError: when one cannot be read or has other dimensions than the registration.
     """
     first, second = (_read(sources, role, result) for sources, role in ((fixed, "fixed"), (moving, "moving")))
-    pairs = []
-    for name in [name for name, _ in first if name in dict(second)]:
-        pairs.append((name, _take(first, name), _take(second, name)))
+    pairs: list[tuple[str, MetaTensor | None, MetaTensor | None]] = []
+    for name in [name for name, _ in first]:
+        if name in dict(second):
+            pairs.append((name, _take(first, name), _take(second, name)))
     if len(first) == len(second):
         pairs += [(f"{b[0]} and {a[0]}", a[1], b[1]) for a, b in zip(first, second, strict=True)]
     else:
@@ -98,12 +100,14 @@ def _read(sources: Sources, role: str, result: RegistrationResult) -> list[tuple
     """Names and maps, ``(1, *spatial)`` int64."""
     found = []
     for number, source in enumerate(sources if isinstance(sources, (list, tuple)) else [sources], 1):
-        labels = read_labels(source, role)
+        grid = result.fixed_grid if role == "fixed" else result.moving_grid
+        bare = not isinstance(source, MetaTensor) and tuple(getattr(source, "shape", ())) == grid.shape
+        labels = read_labels(source[None] if bare else source, role)  # an array without an axis of channels
         file = source if isinstance(source, (str, PathLike)) else labels.meta.get("filename_or_obj")
         name = Path(str(file)).name if file else f"{role} labels {number}"
-        if labels.ndim - 1 != result.fixed_grid.dims:
-            raise InputError(f"{role} labels {name}: are {labels.ndim - 1}-D, the registration {result.fixed_grid.dims}-D")
-        found.append((name, labels))
+        if labels.ndim - 1 != grid.dims:
+            raise InputError(f"{role} labels {name}: are {labels.ndim - 1}-D, the registration {grid.dims}-D")
+        found.append((name, placed_like(labels, grid, f"{role} labels {name}")))
     return found
 
 

@@ -72,6 +72,15 @@ def test_maps_on_other_grids_lie_where_the_world_says():
     assert pair.after == {7: 1.0, 300: 1.0}
 
 
+@pytest.mark.parametrize("kind", [lambda x: x, lambda x: x[None], torch.from_numpy], ids=["array", "channel", "tensor"])
+def test_arrays_lie_on_the_voxels_of_their_image(kind):
+    grid = Grid((20, 18, 16), np.diag([2.0, 2, 2, 1]) + 30 * np.eye(4, k=3))
+    images = [MetaTensor(torch.rand(1, *grid.shape), affine=torch.from_numpy(grid.affine)) for _ in range(2)]
+    values = blocks(Grid(grid.shape, np.eye(4)), 2)[0].numpy()
+    (pair,) = label_pairs(made(*images), kind(values), kind(values))
+    assert pair.after == {7: 1.0, 300: 1.0} and torch.equal(pair.fixed[0], torch.from_numpy(values))
+
+
 def test_which_belong_together(tmp_path):
     result, paths = made(*aligned()), {}
     for name in ("organs", "bones", "other", "more"):
@@ -88,6 +97,7 @@ def test_which_belong_together(tmp_path):
     assert names(["organs", "other"], ["more", "organs"]) == [("organs.nii.gz", True), ("more.nii.gz and other.nii.gz", True)]
     assert names(["organs", "other"], ["organs"]) == [("organs.nii.gz", True), ("other.nii.gz", False)]
     assert names([], ["more"]) == [("more.nii.gz", False)] and names([], []) == []
+    assert names(["organs", "organs"], ["organs"]) == [("organs.nii.gz", True), ("organs.nii.gz", False)]
     (alone,) = label_pairs(result, (), paths["moving", "more"])
     assert "no label map of the fixed image" in labels_section([alone])
 

@@ -122,8 +122,8 @@ class TestWarnings:
 
     def test_notes_are_kept_and_harm_nothing(self):
         result = run(*aligned(FLAT), moving_mask=self.mask(3.0))
-        assert result.warnings == ("moving mask lies on another grid than its image and is resampled",)
-        assert result.doubts == () and "warning" not in statuses(result)
+        (note,) = result.warnings
+        assert "moving mask" in note and "another grid" in note and result.doubts == () and "warning" not in statuses(result)
 
     def test_a_mask_beside_its_image_is_doubtful(self, tmp_path, caplog):
         result = run(*aligned(FLAT), fixed_mask=self.mask(60.0))
