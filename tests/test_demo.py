@@ -51,7 +51,7 @@ def calls(monkeypatch):
             forward_mm=forward,
             fixed_grid=grids[0],
             moving_grid=grids[1],
-            held=lambda name: MetaTensor(images[0].clone()),
+            warped_moving=MetaTensor(images[0].clone()),
             verdict=Verdict(seen["status"], (Reason("overlap", seen["status"], "little is shared", "look at it"),)),
             save=lambda folder: (folder / "run.json").write_text("{}"),
         )
