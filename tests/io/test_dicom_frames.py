@@ -178,7 +178,7 @@ def test_what_lies_beside_slices_is_left_out(tmp_path, caplog):
     save(tmp_path / "report.dcm", report)
     with caplog.at_level(logging.WARNING):
         assert_in_place(read(tmp_path))
-    assert "1 frames lie in the folder more than once" in caplog.text
+    assert "1 files lie in the folder more than once" in caplog.text
     refusal(tmp_path / "report.dcm", "no picture")
     refusal(tmp_path / "nested", "0 DICOM series")
     refusal(tmp_path / "nested" / "notes.dcm", "is not DICOM, in spite of its suffix")
@@ -216,3 +216,13 @@ def test_what_is_dicom(tmp_path):
     assert is_dicom(tmp_path / "bare") and not is_dicom(tmp_path / "text") and not is_dicom(tmp_path / "header")
     assert not is_dicom(tmp_path) and not is_dicom(tmp_path / "absent.dcm")
     assert_in_place(read(tmp_path / "bare"))
+
+
+def test_frames_of_different_pixels(tmp_path):
+    """Legal in an enhanced file."""
+    data = enhanced([(place, 0, {}) for place in places(AXIAL, 3)])
+    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    del data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    for k, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        group.PixelMeasuresSequence = measures if k else [item(PixelSpacing=[1, 1], SliceThickness=9)]
+    refusal(save(tmp_path / "a.dcm", data), "3 frames differ in the number or size of pixels")

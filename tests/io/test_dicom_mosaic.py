@@ -53,3 +53,12 @@ def test_a_mosaic_that_cannot_be_taken_apart(tmp_path, lacks):
     if lacks == "position":
         del data.ImagePositionPatient
     refusal(save(tmp_path / "a.dcm", data), "a.dcm is a mosaic", "dcm2niix")
+
+
+def test_the_number_of_slices_in_two_bytes(tmp_path):
+    """The type of private elements gets lost in some archives; 49 is the character 1 then."""
+    data = mosaic(49, tag=False)
+    data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "UN", b"1\0")
+    stored = read(save(tmp_path / "a.dcm", data))
+    assert stored.shape == (5, 6, 49)
+    assert_in_place(stored)

@@ -13,21 +13,27 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     MRImageStorage,
+    NuclearMedicineImageStorage,
     RTDoseStorage,
     SecondaryCaptureImageStorage,
 )
 
 from .dicom_files import (
     AXIAL,
+    CORONAL,
+    assert_in_place,
     dataset,
     enhanced,
     item,
@@ -132,3 +138,60 @@ def test_damaged_pixels(tmp_path):
     middle = tmp_path / "b" / "001.dcm"
     middle.write_bytes(middle.read_bytes()[:-30])
     refusal(tmp_path / "b", "001.dcm are missing, damaged")
+
+
+def test_scales_of_compressed_frames(tmp_path):
+    """GDCM applies one scale to all frames; each has its own."""
+    image = pytest.importorskip("PIL.Image")
+    scale = [(2.0, 5.0), (1.0, 0.0), (0.5, -3.0)]
+    groups = [{"PixelValueTransformationSequence": [item(RescaleSlope=s, RescaleIntercept=i)]} for s, i in scale]
+    pixels = np.random.default_rng(0).integers(0, 60000, (3, 64, 64)).astype(np.uint16)
+    data = enhanced([(place, 0, group) for place, group in zip(places(AXIAL, 3), groups)])
+    data.Rows = data.Columns = 64
+    data.PixelRepresentation = 0
+    frames = []
+    for picture in pixels:
+        stream = io.BytesIO()
+        image.fromarray(picture).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+        frames.append(stream.getvalue())
+    data.PixelData = encapsulate(frames)
+    data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    stored = read(save(tmp_path / "a.dcm", data))
+    for k, (s, i) in enumerate(scale):
+        np.testing.assert_allclose(stored.voxels[:, :, k, 0].T, pixels[k] * s + i)
+
+
+def test_a_volume_that_itk_wrote(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 999, (4, 6, 5)).astype(np.uint16))
+    image.SetSpacing((2, 3, 4))
+    image.SetOrigin((5, 6, 7))
+    image.SetDirection(np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]).ravel().tolist())
+    sitk.WriteImage(image, str(tmp_path / "a.dcm"))
+    stored = read(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(stored.voxels[..., 0].T, sitk.GetArrayFromImage(image))
+    point = image.TransformIndexToPhysicalPoint((1, 2, 3))
+    np.testing.assert_allclose(stored.affine[:3] @ (1, 2, 3, 1), np.multiply(point, (-1, -1, 1)))
+
+
+@pytest.mark.parametrize("gap", [4.0, -4.0])
+def test_nuclear_medicine(tmp_path, gap):
+    """A negative distance stacks slices against their normal."""
+    where = places(CORONAL, 3, gap)
+    data = dataset(np.stack([painted(place, CORONAL) for place in where]), NuclearMedicineImageStorage)
+    data.ImageType = ["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"]
+    data.PixelSpacing, data.SpacingBetweenSlices, data.SliceVector = [2, 3], gap, [1, 2, 3]
+    place = item(ImagePositionPatient=list(where[0]), ImageOrientationPatient=list(CORONAL))
+    data.DetectorInformationSequence = [place]
+    assert_in_place(read(save(tmp_path / "a.dcm", data)))
+    data.ImageType = ["ORIGINAL", "PRIMARY", "TOMO", "EMISSION"]  # projections
+    refusal(save(tmp_path / "a.dcm", data), "3 of its 3 frames have no usable position")
+
+
+def test_gray_and_color_in_one_series(tmp_path):
+    write_series(tmp_path, places(AXIAL, 2))
+    position = {"ImagePositionPatient": [1, -2, 11], "ImageOrientationPatient": list(AXIAL), "PixelSpacing": [2, 3]}
+    colors = dataset(np.zeros((6, 5, 3), np.uint8), SecondaryCaptureImageStorage, SliceThickness=4, **position)
+    save(tmp_path / "z.dcm", colors)
+    refusal(tmp_path, "in color, other slices are not")

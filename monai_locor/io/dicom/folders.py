@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import re
 from collections.abc import Sequence
@@ -57,18 +58,25 @@ def frames_of_folder(path: Path, name: str) -> list[Frame]:
 
 def _series(folder: Path, name: str) -> dict[str, list[Frame]]:
     """Frames by the UID of their series, and ``UID.grid2`` and so on where the pictures of a series differ in size."""
-    series: dict[str, dict[str, list[Frame]]] = {}
+    series: dict[str, list[Frame]] = {}
+    instances: dict[str, list[Path]] = {}
+    copies = 0
     for file in sorted(folder.iterdir()):
-        if not file.is_file() or not has_dicom_content(file):
+        frames = _frames(file, name) if file.is_file() and has_dicom_content(file) else []
+        if not frames:
             continue
-        for frame in _frames(file, name):
-            uid = frame.header.text(tags.SERIES) or "0.0"
-            instance = frame.header.text(tags.SOP_INSTANCE) or str(file)
-            series.setdefault(uid, {}).setdefault(f"{instance} {frame.index}", []).append(frame)
+        same = instances.setdefault(frames[0].header.text(tags.SOP_INSTANCE) or str(file), [])
+        if any(filecmp.cmp(file, other, shallow=False) for other in same):
+            copies += 1
+            continue
+        same.append(file)
+        series.setdefault(frames[0].header.text(tags.SERIES) or "0.0", []).extend(frames)
+    if copies:
+        logger.warning("%s: %d files lie in the folder more than once; copies are left out", name, copies)
     out: dict[str, list[Frame]] = {}
-    for uid, by_instance in sorted(series.items()):
-        grids = _grids(_without_copies(by_instance, name))
-        out |= {f"{uid}.grid{k}" if len(grids) > 1 else uid: frames for k, frames in enumerate(grids, 1)}
+    for uid, frames in sorted(series.items()):
+        grids = _grids(frames)
+        out |= {f"{uid}.grid{k}" if len(grids) > 1 else uid: grid for k, grid in enumerate(grids, 1)}
     return out
 
 
@@ -79,20 +87,6 @@ def _frames(file: Path, name: str) -> list[Frame]:
     except BrokenFile as error:
         logger.warning("%s", error)
         return []
-
-
-def _without_copies(by_instance: dict[str, list[Frame]], name: str) -> list[Frame]:
-    """Without files that lie in the folder twice."""
-    out = []
-    for frames in by_instance.values():
-        kept: dict[bytes, Frame] = {}
-        for frame in frames:
-            kept.setdefault(frame.file.read_bytes() if len(frames) > 1 else b"", frame)
-        out += kept.values()
-    left = sum(map(len, by_instance.values())) - len(out)
-    if left:
-        logger.warning("%s: %d frames lie in the folder more than once; copies are left out", name, left)
-    return out
 
 
 def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import tags
-from .headers import CAPTURES, Header, read_headers
+from .headers import Header, read_headers
 
 __all__ = ["Frame", "frames_of"]
 
@@ -120,11 +120,11 @@ def _stored(header: Header) -> str:
     bits, sign = int(header.number(tags.BITS) or 16), header.number(tags.SIGNED)
     if sign is None and bits >= 32:
         return f"float{bits}"
-    return f"{'int' if sign else 'uint'}{max(8, bits)}"
+    return f"{'int' if sign else 'uint'}{next(size for size in (8, 16, 32, 64) if bits <= size)}"
 
 
 def _spread(frames: list[Frame]) -> list[Frame]:
-    """Frames that have one header in common: placed by a dose's offsets or a stated distance, else without a position."""
+    """Frames that have one header in common: placed where a dose or nuclear medicine says, else without a position."""
     first = frames[0]
     offsets = _offsets(first.header, len(frames))
     if first.position is None or len(offsets) != len(frames):
@@ -140,7 +140,4 @@ def _offsets(header: Header, count: int) -> np.ndarray:
     slices = np.array(header.numbers(tags.SLICE_VECTOR)) - 1
     if gap and "RECON" in header.text(tags.IMAGE_TYPE) and len(slices) == count:  # nuclear medicine; the sign counts
         return gap * slices
-    still = not header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
-    if gap and still and header.text(tags.SOP_CLASS).startswith(CAPTURES):  # what ITK writes for a volume
-        return gap * np.arange(count)
     return np.array([])

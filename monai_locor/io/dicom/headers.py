@@ -27,7 +27,6 @@ __all__ = ["BrokenFile", "Header", "is_dicom", "load_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # types of elements that a file without a preamble can begin with
-CAPTURES = "1.2.840.10008.5.1.4.1.1.7."  # SOP classes of secondary captures of several frames
 
 
 def is_dicom(path: Path) -> bool:
@@ -175,7 +174,6 @@ def _through_gdcm(path: Path, name: str) -> list[Header]:
     flat = {int(key.replace("|", ""), 16): str(found[key]) for key in found.GetKeys() if len(key) == 9 and key[4] == "|"}
     out = Header(flat)
     count = int(out.number(tags.FRAMES) or 1)
-    stacked = out.numbers(tags.OFFSETS) or out.text(tags.SOP_CLASS).startswith(CAPTURES)
-    if (out.text(tags.FRAMES) and not out.text(tags.POSITION)) or (count > 1 and not stacked):
+    if (out.text(tags.FRAMES) and not out.text(tags.POSITION)) or (count > 1 and not out.text(tags.OFFSETS)):
         raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[dicom]"')
     return [out] * count

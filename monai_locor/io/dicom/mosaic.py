@@ -41,7 +41,7 @@ def tiles(frame: Frame, name: str) -> list[Frame]:
         InputError: when the header lacks the number of slices, their distance or their position.
     """
     csa = _csa(frame)
-    count = int(frame.header.number(tags.TILES) or _csa_number(csa, "NumberOfImagesInMosaic") or 0)
+    count = int(_csa_number(csa, "NumberOfImagesInMosaic") or _count(frame))
     gap = frame.header.number(tags.SLICE_GAP) or _csa_number(csa, "SpacingBetweenSlices")
     side = int(np.ceil(np.sqrt(count)))
     if not count or not gap or frame.position is None or frame.axes is None or frame.spacing is None or _uneven(frame, side):
@@ -56,6 +56,12 @@ def tiles(frame: Frame, name: str) -> list[Frame]:
         replace(frame, size=(rows, columns), position=first + k * step, corner=(k // side * rows, k % side * columns))
         for k in range(count)
     ]
+
+
+def _count(frame: Frame) -> int:
+    """Number of slices that the private element says; in two bytes where its type has been lost."""
+    data = frame.header.data(tags.TILES)
+    return int.from_bytes(data, "little") if len(data) == 2 else int(frame.header.number(tags.TILES) or 0)
 
 
 def _uneven(frame: Frame, side: int) -> bool:

@@ -49,6 +49,8 @@ def load_voxels(volumes: Sequence[Sequence[Frame | None]], name: str) -> np.ndar
             picture = _part(pictures, frame, file, name)
             if out is None:
                 out = np.zeros((len(volumes), len(volumes[0]), *picture.shape), _color_type(dtype, picture))
+            if picture.shape != out.shape[2:]:
+                raise InputError(f"{name}: {file.name} is in color, other slices are not; name a folder with those of one kind")
             out[v, z] = _rescaled(picture, applied, frame.scale, out.dtype)
     assert out is not None
     spatial = np.moveaxis(out, (3, 2, 1, 0), (0, 1, 2, 3))  # (X, Y, Z, V) or (X, Y, Z, V, 3)

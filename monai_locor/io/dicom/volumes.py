@@ -30,7 +30,7 @@ __all__ = ["Volumes", "arranged"]
 logger = logging.getLogger(__name__)
 
 PARALLEL = 2e-3  # difference of direction cosines, 0.1 degrees
-SAME_HEIGHT = 0.02  # of the distance of pixels: what lies closer is one slice
+SAME_HEIGHT = 0.05  # of the distance of pixels: what lies closer is one slice
 UNEVEN, BROKEN = 0.01, 0.1  # deviation of the distance of slices, in slices: worth a warning; not the same volume any more
 DRIFT = 0.25  # how far a slice may be from where it is placed, in slices
 SHOWN = 4  # volumes that a message lists
@@ -98,7 +98,7 @@ def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
-    """Refuse frames that are not parallel, and those without pixel spacing."""
+    """Refuse frames that are not parallel or differ in their pixels, and those without pixel spacing."""
     kinds: list[np.ndarray] = []
     for frame in frames:
         if frame.spacing is None:
@@ -109,6 +109,13 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
         raise InputError(
             f"{name}: its {len(frames)} slices are not parallel, they have {len(kinds)} orientations, as scouts, localizers "
             "and turning projections do; name one of its files, or a folder with the files of one orientation"
+        )
+    sizes = {frame.size for frame in frames}
+    spacings = np.array([frame.spacing for frame in frames])
+    if len(sizes) > 1 or np.ptp(spacings, axis=0).max() > 1e-3 * spacings.min():
+        raise InputError(
+            f"{name}: its {len(frames)} frames differ in the number or size of pixels; save those of one kind as an image of "
+            "their own"
         )
 
 
@@ -157,24 +164,32 @@ def _regular(frames: Sequence[Frame], sparse: bool, name: str) -> tuple[dict[int
         return {0: 0}, frames[0].normal * frames[0].thickness
     ways = np.diff(places, axis=0)
     usual = ways[np.argsort(np.linalg.norm(ways, axis=1))[0 if sparse else len(ways) // 2]]
-    spacing = float(np.linalg.norm(usual))
-    steps = np.maximum(np.rint(ways @ usual / spacing**2), 1) if sparse else np.ones(len(ways))
+    steps = np.maximum(np.rint(ways @ usual / (usual @ usual)), 1) if sparse else np.ones(len(ways))
     numbers = np.concatenate([[0], np.cumsum(steps)])
     step = (places[-1] - places[0]) / numbers[-1]
-    away = np.linalg.norm(ways / steps[:, None] - usual, axis=1)
-    drift = np.linalg.norm(places - places[0] - numbers[:, None] * step, axis=1)
-    if away.max() > BROKEN * spacing or drift.max() > DRIFT * spacing:
-        k = int(away.argmax() if away.max() > BROKEN * spacing else drift[1:].argmax())
-        raise InputError(
-            f"{name}: slices are missing or unevenly spaced: from {_place(frames[k])} to {_place(frames[k + 1])} it is "
-            f"{np.linalg.norm(ways[k]):.4g} mm, elsewhere {spacing:.4g} mm; complete the series, or resample it with a "
-            "converter such as dcm2niix"
-        )
-    uneven = np.linalg.norm(ways / steps[:, None] - step, axis=1).max()
+    single = ways / steps[:, None]
+    _check_even(frames, single - usual, places - places[0] - numbers[:, None] * step, usual, name)
+    uneven, spacing = np.linalg.norm(single - step, axis=1).max(), np.linalg.norm(step)
     if uneven > UNEVEN * spacing:
-        mean = np.linalg.norm(step)
-        logger.warning("%s: the distance of slices varies by up to %.3g mm and is taken to be %.3g mm", name, uneven, mean)
+        logger.warning("%s: the distance of slices varies by up to %.3g mm and is taken to be %.3g mm", name, uneven, spacing)
+    empty = int(numbers[-1]) + 1 - len(places)
+    if empty:
+        logger.warning("%s: no segment has a frame in %d slices between others; they are taken to be empty", name, empty)
     return dict(enumerate(numbers.astype(int).tolist())), step
+
+
+def _check_even(frames: Sequence[Frame], away: np.ndarray, drift: np.ndarray, usual: np.ndarray, name: str) -> None:
+    """Refuse slices whose distances deviate by ``away``, or whose places by ``drift``, from a regular grid, mm."""
+    spacing = float(np.linalg.norm(usual))
+    jumps, drifts = (np.linalg.norm(shifts, axis=1) for shifts in (away, drift))
+    if jumps.max() <= BROKEN * spacing and drifts.max() <= DRIFT * spacing:
+        return
+    k = int(jumps.argmax())
+    distance = np.linalg.norm(np.asarray(frames[k + 1].position) - np.asarray(frames[k].position))
+    raise InputError(
+        f"{name}: slices are missing or unevenly spaced: from {_place(frames[k])} to {_place(frames[k + 1])} it is "
+        f"{distance:.4g} mm, elsewhere {spacing:.4g} mm; complete the series, or resample it with a converter such as dcm2niix"
+    )
 
 
 def _place(frame: Frame) -> str:
