@@ -48,5 +48,6 @@ def _formats() -> str:
     for kind in known.values():
         does = ("yes" if kind.reads else "", "yes" if kind.writes else "")
         suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
-        rows.append(f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {' | '.join(does)} |")
+        told = kind.recognized or "nothing: `--from`"
+        rows.append(f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {told} | {' | '.join(does)} |")
     return "\n".join(rows)

@@ -85,7 +85,7 @@ def check(args: argparse.Namespace) -> None:
         )
     check_target(args.output, kind)
     (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
-    check_transforms(args.transforms)
+    check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
     check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes)
     reference = None if args.reference is None else read_grid(args.reference)
     fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)
-    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving)
+    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving, formats=args.formats)
     grid = None if kind == "points" else reference or _own_grid(transform)
     done = carried.through(transform, grid, args.output.expanduser())
     where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"

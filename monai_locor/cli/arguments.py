@@ -145,12 +145,15 @@ def named_start(how: Sequence[str]) -> bool:
     return len(how) == 1 and how[0] in STARTS
 
 
-def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[Any, RegistrationConfig]:
+def start_of(
+    how: Sequence[str] | None, arguments: Mapping[str, Any], formats: Sequence[str] | None = None
+) -> tuple[Any, RegistrationConfig]:
     """Where to start, and the settings that may say it.
 
     Args:
         how: a word of :func:`named_start`, or transforms in the order of antsApplyTransforms; None leaves it as it is.
         arguments: with ``fixed``, ``moving``, ``initial`` and ``preset``, the settings.
+        formats: of the transforms, one for all or one for each.
 
     Returns:
         nothing, a matrix, or a field on the fixed grid; and the settings.
@@ -168,7 +171,7 @@ def start_of(how: Sequence[str] | None, arguments: Mapping[str, Any]) -> tuple[A
     from ..io.grids import read_grid
 
     fixed, moving = (read_grid(arguments[role], f"{role} image") for role in ("fixed", "moving"))
-    transform = load_transforms(how, fixed=fixed, moving=moving)
+    transform = load_transforms(how, fixed=fixed, moving=moving, formats=formats)
     return (transform.matrix if transform.is_affine else transform.displacement(fixed)), config
 
 

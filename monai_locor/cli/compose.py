@@ -20,7 +20,7 @@ from typing import Any
 
 from .console import console_of
 from .inputs import check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
         example=EXAMPLE,
     )
     parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
+    add_from(parser)
     add_output(parser, "transform file; its name says the format, see convert --list-formats")
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="grid of a field (the fixed image's; default: the first field's)"
@@ -59,7 +60,7 @@ def add_parser(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse inputs that are not there, and outputs that cannot be."""
-    check_transforms(args.transforms)
+    check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
     check_transform_output(args, [args.reference, *files_of(args.transforms)])
 
@@ -69,6 +70,6 @@ def run(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
-    whole = load_transforms(args.transforms, fixed=grid)
+    whole = load_transforms(args.transforms, fixed=grid, formats=args.formats)
     written = write_on(args.output, whole, grid, None, args.format)
     return say_written(console_of(args), written, whole, args.transforms)

@@ -23,15 +23,15 @@ from .carried import check_target, is_points, load_carried
 from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
 from .outputs import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
 from .transforms import files_of, load_transforms
-from .writing import check_format, check_transform_output, say_written, write_on
+from .writing import check_transform_output, say_written, write_on
 
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Convert transforms, or lists of points, between the formats of ITK, ANTs, NiftyReg, FSL, elastix, FreeSurfer, Learn2Reg
-and 3D Slicer. The formats are known by their names and contents; --list-formats says them and what each needs.
+and 3D Slicer. --list-formats says what each is recognized by, what it needs, and how to name it with --from.
 
 {TRANSFORM_ORDER}"""
 
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("input", nargs="*", metavar="INPUT", help="transforms, in the order of antsApplyTransforms, or points")
     add_output(parser, "file; its name says the format", required=False)
-    parser.add_argument("--from", dest="source", metavar="NAME", help="format of INPUT (default: by names and contents)")
+    add_from(parser)
     parser.add_argument("--to", dest="format", metavar="NAME", help="format of the output (default: by its name)")
     parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, for its grid, where a format needs it")
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, for its grid, likewise")
@@ -71,11 +71,9 @@ def check(args: argparse.Namespace) -> None:
     if is_points(args.input[0]):
         _check_points(args)
         return
-    check_transforms(args.input)
+    check_transforms(args.input, args.formats)
     for role, path in _images(args):
         check_image(path, f"{role} image")
-    if args.source is not None:
-        check_format(args.source)
     check_transform_output(args, [args.fixed, args.moving, *files_of(args.input)])
 
 
@@ -89,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if is_points(args.input[0]):
         return _points(args, console)
     fixed, moving = (None if p is None else read_grid(p, f"{role} image") for role, p in _images(args))
-    transform = load_transforms(args.input, fixed=fixed, moving=moving, format=args.source)
+    transform = load_transforms(args.input, fixed=fixed, moving=moving, formats=args.formats)
     written = write_on(args.output, transform, fixed, moving, args.format)
     return say_written(console, written, transform, args.input)
 
@@ -104,15 +102,15 @@ def _check_points(args: argparse.Namespace) -> None:
     check_file(args.input[0], "fixed points")
     check_target(args.output, "points")
     check_outputs([args.output], args.force, args.input)
-    for option in (args.source, args.format):
-        if option not in (None, "ants"):
+    for option in (*(args.formats or ()), args.format):
+        if option not in (None, "auto", "ants"):
             raise InputError(f"{option}: is no format of points; give ants for a .csv of ANTs, else leave it out")
 
 
 def _points(args: argparse.Namespace, console: Console) -> int:
     from ..io.points import write_points
 
-    points = load_carried(args.input[0], "points", "fixed", lps=args.source == "ants").content
+    points = load_carried(args.input[0], "points", "fixed", lps=args.formats == ["ants"]).content
     write_points(args.output.expanduser(), points, lps=args.format == "ants")
     console.say(f"{args.output}: {len(points.points)} points")
     return console.answer({"outputs": [args.output], "kind": "points", "count": len(points.points)})
@@ -125,5 +123,15 @@ def _list(console: Console) -> int:
     for line in formats_text().splitlines():
         console.say(f"  {line}")
     console.say("points: .csv (x,y,z,label; RAS mm), of ANTs with --from or --to ants (LPS); .fcsv and .mrk.json of 3D Slicer")
-    shown = ("name", "suffixes", "reads", "writes", "needs_to_read", "needs_to_write", "affine_only", "description")
-    return console.answer({"formats": [{name: getattr(f, name) for name in shown} for f in FORMATS.values()]})
+    shown = (
+        "name",
+        "suffixes",
+        "reads",
+        "writes",
+        "needs_to_read",
+        "needs_to_write",
+        "affine_only",
+        "description",
+        "recognized",
+    )
+    return console.answer({"formats": [{name: getattr(f, name) for name in (*shown, "recognized")} for f in FORMATS.values()]})

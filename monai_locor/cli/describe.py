@@ -168,6 +168,8 @@ def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
         count = sum(map(bool, labels))
         more = ", ..." if count > len(shown) else ""
         lines.append(f"{count} label{'s' * (count != 1)}: {', '.join(map(str, shown))}{more}")
+    if "hint" in found:
+        lines.append(f"if this is no image: {found['hint']}")
     return lines
 
 

@@ -57,7 +57,8 @@ def add_parser(commands: Any) -> None:
         "--inverse-transform",
         action="append",
         metavar="FILE",
-        help="from moving to fixed points, for the inverse consistency; as -t (default: the inverse that -t holds)",
+        help="from moving to fixed points, for the inverse consistency; as -t, with its --from after those of -t "
+        "(default: the inverse that -t holds)",
     )
     parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image")
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image")
@@ -81,7 +82,7 @@ def check(args: argparse.Namespace) -> None:
     if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
         raise InputError("evaluate: nothing to measure; give a transform with -t, or label maps, landmarks or images")
     _labels(args.labels)
-    check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())])
+    check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())], args.formats)
     for role in ("fixed", "moving"):
         check_image(getattr(args, role), f"{role} image")
         check_image(getattr(args, f"{role}_labels"), f"{role} labels")

@@ -19,13 +19,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
 from .outputs import suffix_of
 from .parser import add_command
 from .results import verdict_lines, warning_lines
-from .transforms import FORWARD, load_transforms
+from .transforms import check_formats, load_transforms
 
 if TYPE_CHECKING:
     from ..geometry import Grid
@@ -41,7 +42,7 @@ EXAMPLE = """\
 monai-locor info t1.nii.gz dicom_folder out/affine.tfm
 monai-locor info out --json"""
 
-TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".npy", ".x5")
+TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".1d")
 
 
 def add_parser(commands: Any) -> None:
@@ -52,11 +53,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points, or folder of register")
     parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to measure transforms on (the fixed image)")
     parser.add_argument("--channel", metavar="N", type=int, help="which channel or frame, from 0 (default: all)")
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help="FILEs are transforms of this format")
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse files that are not there."""
     check_image(args.reference, "reference image")
+    if args.format is not None:
+        check_formats([args.format], 1)
     for path in args.files:
         check_any(path, "file")
 
@@ -70,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     grid = None if args.reference is None else read_grid(args.reference)
     found = []
     for path in args.files:
-        described = _describe(path.expanduser(), grid, args.channel)
+        place = path.expanduser()
+        described = _describe(place, grid, args.channel) if args.format is None else _transform(place, grid, args.format)
         found.append({"file": path, **described})
         for line in [*_run_lines(path, described), *lines_of(path, described)]:
             console.say(line)
@@ -78,35 +83,46 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(path: Path, grid: Grid | None, channel: int | None) -> dict[str, Any]:
-    if (path / FORWARD).is_file():
-        return {**_transform(path, grid), "run": _run_of(path / "run.json")}
+    from ..io.transforms.folders import files_in, folder_of
+
+    folder = folder_of(path)
+    if folder is not None and (files_in(folder) or path != folder):
+        return {**_transform(path, grid), "run": _run_of(folder / "run.json")}
     if is_points(path) and path.exists():
         return _points(path)
-    if suffix_of(path) in TRANSFORM_SUFFIXES or _is_field(path) or is_ants_prefix(path):
+    if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path):
         return _transform(path, grid)
+    kind, hint = _vector_kind(path)
+    if kind is not None:
+        return _transform(path, grid, None if kind == "nifti" else kind)
     from ..io.sources import load_source
     from .describe import describe_image
 
-    return describe_image(load_source(path, "file", "all" if channel is None else channel)[1])
+    found = describe_image(load_source(path, "file", "all" if channel is None else channel)[1])
+    return found if hint is None else {**found, "hint": hint}
 
 
-def _is_field(path: Path) -> bool:
-    """Whether a NIfTI file says that it holds vectors."""
+def _vector_kind(path: Path) -> tuple[str | None, str | None]:
+    """The format of a NIfTI file that shows itself to be a transform; else None, and perhaps how to say that it is one."""
     from ..io.nifti import is_nifti, load_nifti
+    from ..io.transforms.detect import format_of_file
+    from ..io.transforms.vectors import dims_of_vectors
 
-    if not is_nifti(path) or not path.is_file():
-        return False
     try:
-        header = load_nifti(path).header
+        if not is_nifti(path) or not path.is_file() or dims_of_vectors(load_nifti(path).shape) is None:
+            return None, None
+        kind = format_of_file(path)
+    except InputError as error:
+        return None, str(error)
     except Exception:  # the reader of images will say what is wrong with it
-        return False
-    return int(header["intent_code"]) in (1006, 1007) and len(header.get_data_shape()) == 5
+        return None, None
+    return (None, f"a warp of FSL; to describe it as one, name its images in convert {path}") if kind == "fsl" else (kind, None)
 
 
-def _transform(path: Path, grid: Grid | None) -> dict[str, Any]:
+def _transform(path: Path, grid: Grid | None, format: str | None = None) -> dict[str, Any]:
     from .describe import describe_transform
 
-    transform = load_transforms([str(path)], fixed=grid, moving=grid)
+    transform = load_transforms([str(path)], fixed=grid, moving=grid, formats=None if format is None else [format])
     return describe_transform(transform, grid or transform.domain)
 
 

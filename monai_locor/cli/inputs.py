@@ -55,8 +55,12 @@ def is_ants_prefix(path: Path) -> bool:
     return bool(path.name) and not path.exists() and any(path.with_name(path.name + end).is_file() for end in ANTS)
 
 
-def check_transforms(items: Sequence[str]) -> None:
-    """The same for a list of transforms: files, folders of ``register`` and prefixes of ANTs."""
+def check_transforms(items: Sequence[str], formats: Sequence[str] | None = None) -> None:
+    """The same for a list of transforms: files, folders of ``register`` and prefixes of ANTs; and for their formats."""
+    if formats is not None:
+        from .transforms import check_formats
+
+        check_formats(formats, len(items))
     for item in items:
         path = parse_item(item)[0]
         if not is_ants_prefix(path):

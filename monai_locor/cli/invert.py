@@ -20,7 +20,7 @@ from typing import Any
 
 from .console import console_of
 from .inputs import check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
@@ -45,6 +45,7 @@ def add_parser(commands: Any) -> None:
         commands, "invert", run, check, usage="TRANSFORM... -o FILE", summary="invert a transform", text=TEXT, example=EXAMPLE
     )
     parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
+    add_from(parser)
     add_output(parser, "transform file; its name says the format, see convert --list-formats")
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="grid of the inverse field (the moving image's; default: derived)"
@@ -54,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse inputs that are not there, and outputs that cannot be."""
-    check_transforms(args.transforms)
+    check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
     check_transform_output(args, [args.reference, *files_of(args.transforms)])
 
@@ -64,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
-    inverse = load_transforms(args.transforms, inverse=True, moving=grid)
+    inverse = load_transforms(args.transforms, inverse=True, moving=grid, formats=args.formats)
     written = write_on(args.output, inverse, grid, None, args.format)
     return say_written(console_of(args), written, inverse, args.transforms)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .transforms import load_transforms
+from .transforms import check_formats, load_transforms
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def evaluate(args: argparse.Namespace, labels: list[int] | None = None) -> dict[
         InputError: for files that cannot be read or do not go together.
     """
     fixed, moving = _grid(args, "fixed"), _grid(args, "moving")
-    transform = load_transforms(args.transforms, fixed=fixed, moving=moving) if args.transforms else None
+    transform = _transform(args, "transforms", fixed, moving) if args.transforms else None
     found: dict[str, Any] = {}
     if args.fixed_labels:
         found.update(_overlap(args, transform, labels))
@@ -186,6 +186,14 @@ def _information(args: argparse.Namespace, transform: SpatialTransform | None) -
     return {when: {"value": value} for (when, _), value in zip(_each(transform), values, strict=True)}
 
 
+def _transform(args: argparse.Namespace, which: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Of ``--transform`` or ``--inverse-transform``; ``--from`` names the formats of both, one after the other."""
+    first, second = args.transforms or [], args.inverse_transform or []
+    named = [name or "auto" for name in check_formats(args.formats, len(first) + len(second))]
+    items, formats = (first, named[: len(first)]) if which == "transforms" else (second, named[len(first) :])
+    return load_transforms(items, fixed=fixed, moving=moving, formats=formats)
+
+
 def _regularity(args: argparse.Namespace, transform: SpatialTransform, grid: Grid, moving: Grid | None) -> dict[str, Any]:
     from ..metrics import inverse_consistency, jacobian_statistics
     from .jacobian import mask_on
@@ -194,7 +202,7 @@ def _regularity(args: argparse.Namespace, transform: SpatialTransform, grid: Gri
     found: dict[str, Any] = {"jacobian": jacobian_statistics(field, grid, mask)}
     back = transform.inverse() if transform.known_inverse is not None else None
     if args.inverse_transform:
-        back = load_transforms(args.inverse_transform, fixed=moving, moving=grid)
+        back = _transform(args, "inverse_transform", moving, grid)
     if back is not None:
         other = moving or back.domain or grid
         found["inverse_consistency_mm"] = _distribution(inverse_consistency(field, grid, back.displacement(other), other, mask))

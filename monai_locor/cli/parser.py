@@ -30,6 +30,7 @@ __all__ = [
     "UsageError",
     "add_command",
     "add_device",
+    "add_from",
     "add_output",
     "add_transforms",
     "whole_number",
@@ -141,7 +142,11 @@ def add_device(parser: argparse._ActionsContainer) -> None:
 TRANSFORM_ORDER = """\
 Several transforms are given in the order of antsApplyTransforms: points of the fixed image go through the first one
 first, so the moving image goes through the last one first: 1Warp.nii.gz, then 0GenericAffine.mat. '[FILE,1]' is the
-inverse of a file, as in ANTs. The output folder of register is a transform, too, and so is the prefix of an ANTs run."""
+inverse of a file, as in ANTs. The output folder of register is a transform, too, and so is the prefix of an ANTs run.
+
+What a file holds is told by its content and name, see convert --list-formats. Where it can be read in several ways it is
+refused, with the names to choose from: --from FORMAT, once for all transforms, or once for each ('auto' for those that
+need none)."""
 
 
 def add_transforms(parser: argparse._ActionsContainer, required: bool = True) -> None:
@@ -155,6 +160,18 @@ def add_transforms(parser: argparse._ActionsContainer, required: bool = True) ->
         metavar="FILE",
         required=required,
         help="a transform; give -t for each, in the order of antsApplyTransforms; '[FILE,1]' for an inverse (see above)",
+    )
+    add_from(parser)
+
+
+def add_from(parser: argparse._ActionsContainer, option: str = "--from", dest: str = "formats") -> None:
+    """``--from``, once for all transforms or once for each of them."""
+    parser.add_argument(
+        option,
+        dest=dest,
+        action="append",
+        metavar="FORMAT",
+        help="format of the transforms, one for all or one for each (default: auto, by content and name)",
     )
 
 

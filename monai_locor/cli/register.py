@@ -37,9 +37,10 @@ from .carried import Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed, plain_values
 from .inputs import check_device, check_file, check_image, check_transforms
 from .outputs import check_outputs, stem_of, suffix_of
-from .parser import add_command, add_device, add_output, whole_number
+from .parser import add_command, add_device, add_from, add_output, whole_number
 from .results import DEFAULT, OUTPUTS, chosen_outputs, dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
+from .transforms import check_formats
 
 if TYPE_CHECKING:
     from ..registration import RegistrationResult
@@ -116,6 +117,7 @@ def _add_images(group: argparse._ActionsContainer) -> None:
         help="where to start: world (coordinates), centers (of the fields of view), moments (centres of mass), auto, or a "
         "transform, as -t of apply (default: auto)",
     )
+    add_from(group, "--initial-from", "initial_formats")
     group.add_argument("--initial-basis", metavar="FILE", help="basis that another pair has learned (.safetensors)")
 
 
@@ -161,6 +163,9 @@ def check(args: argparse.Namespace) -> None:
     check_device(args.device)
     if args.initial is not None and not named_start(args.initial):
         check_transforms(args.initial)
+        check_formats(args.initial_formats, len(args.initial), "--initial-from")
+    elif args.initial_formats is not None:
+        raise InputError(f"--initial-from {' '.join(args.initial_formats)}: is of a transform; name one with --initial")
     thresholds_of(args.thresholds)
     args.plan = _plan(args, arguments)
 
@@ -174,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     console, plan = console_of(args), args.plan
     with collecting():  # what is read before the registration is part of it
         arguments = with_images(plan.arguments)
-        arguments["initial"], arguments["preset"] = start_of(args.initial, arguments)
+        arguments["initial"], arguments["preset"] = start_of(args.initial, arguments, args.initial_formats)
         limits = thresholds_of(args.thresholds)
         carried = plan.load(mode_of(args.interpolation))
         console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")

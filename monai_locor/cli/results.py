@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..io.paths import FORWARD, INVERSE
 from ..report.summary import verdict_lines
-from .transforms import FORWARD, INVERSE
 
 if TYPE_CHECKING:
     from ..registration import RegistrationConfig, RegistrationResult

@@ -24,15 +24,34 @@ from ..io.transforms.items import parse_item
 if TYPE_CHECKING:
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["files_of", "load_transforms", "size_of"]
-
-FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # what `register` writes into its folder
+__all__ = ["check_formats", "files_of", "load_transforms", "size_of"]
 
 
 def files_of(items: Sequence[str]) -> list[Path]:
     """The files that a list of transforms reads."""
-    paths = [parse_item(item)[0] for item in items]
-    return [file for path in paths for file in ([path / FORWARD, path / INVERSE] if path.is_dir() else [path])]
+    from ..io.transforms.folders import files_in, folder_of
+
+    folders = [(path, folder_of(path)) for path in (parse_item(item)[0] for item in items)]
+    return [file for path, folder in folders for file in ([path] if folder is None else files_in(folder))]
+
+
+def check_formats(formats: Sequence[str] | None, count: int, option: str = "--from") -> list[str | None]:
+    """A format for each of ``count`` transforms, from one for all or one for each; None where it is to be found out.
+
+    Raises:
+        InputError: when there are others than one or ``count``, or one is unknown or cannot be read.
+    """
+    from ..io.transforms import FORMATS
+
+    given = list(formats or ["auto"])
+    if len(given) not in (1, count):
+        raise InputError(f"{option} {' '.join(given)}: {len(given)} formats for {count} transforms; give one, or one for each")
+    known = [name for name, kind in FORMATS.items() if kind.reads]
+    for name in given:
+        if name != "auto" and name not in known:
+            raise InputError(f"{option} {name}: is no format of transforms; choose one of {', '.join(known)}")
+    named = [None if name == "auto" else name for name in given]
+    return named * count if len(named) == 1 else named
 
 
 def load_transforms(
@@ -41,7 +60,7 @@ def load_transforms(
     inverse: bool = False,
     fixed: Grid | None = None,
     moving: Grid | None = None,
-    format: str | None = None,
+    formats: Sequence[str] | None = None,
 ) -> SpatialTransform:
     """Read a list of transforms and put them behind one another.
 
@@ -51,18 +70,20 @@ def load_transforms(
         inverse: whether the inverse of all of it is wanted.
         fixed: grid of the images whose points are taken, for formats that need it, and where an inverse is wanted.
         moving: grid of the images that the points are taken to, likewise.
-        format: of all files; by default by their names and contents.
+        formats: one for all files or one for each; by default, and where it is ``auto``, by their names and contents.
 
     Raises:
         InputError: when a file cannot be read or the transforms differ in dimension.
     """
+    from ..io.transforms import read_transform
+
     if inverse:
         fixed, moving = moving, fixed
     whole: SpatialTransform | None = None
-    for item in items:
+    for item, format in zip(items, check_formats(formats, len(items)), strict=True):
         path, back = parse_item(item)
         grids = (moving, fixed) if back else (fixed, moving)
-        one = _read(path, *grids, format)
+        one = read_transform(path, format=format, fixed=grids[0], moving=grids[1])
         if back:
             one = one.inverse(fixed if whole is None and _fits(fixed, one) else None)
         if whole is not None and whole.dims != one.dims:
@@ -75,18 +96,6 @@ def load_transforms(
 
 def _fits(grid: Grid | None, transform: SpatialTransform) -> bool:
     return grid is not None and grid.dims == transform.dims
-
-
-def _read(path: Path, fixed: Grid | None, moving: Grid | None, format: str | None) -> SpatialTransform:
-    from ..geometry import SpatialTransform
-    from ..io.transforms import read_transform
-
-    if not (path / FORWARD).is_file():  # a file, or what ANTs has written with a prefix
-        return read_transform(path, format=format, fixed=fixed, moving=moving)
-    forward = read_transform(path / FORWARD, fixed=fixed, moving=moving)
-    if not (path / INVERSE).is_file():
-        return forward
-    return SpatialTransform(forward.steps, read_transform(path / INVERSE, fixed=moving, moving=fixed).steps)
 
 
 def size_of(grid: Grid) -> str:

@@ -143,6 +143,7 @@ def save_nifti(
     intent: str | None = None,
     intent_name: str = "",
     time: TimeAxis | None = None,
+    about: str = "",
 ) -> None:
     """Write an array on a grid as NIfTI in mm, with sform and, unless the grid is sheared, qform.
 
@@ -153,6 +154,7 @@ def save_nifti(
         intent: NIfTI intent, e.g. ``"vector"``.
         intent_name: text beside it.
         time: of the fourth axis.
+        about: what the header says of it, its ``descrip``.
 
     Raises:
         InputError: when ``path`` has another suffix.
@@ -170,6 +172,7 @@ def save_nifti(
         image.set_qform(affine, code="scanner")
     if intent is not None:
         image.header.set_intent(intent, (3,) if intent == "symmetric matrix" else (), intent_name[:15])
+    image.header["descrip"] = about.encode("ascii")
     if time is not None:
         image.header.set_zooms((*image.header.get_zooms()[:3], time.step, *image.header.get_zooms()[4:]))
         image.header.set_xyzt_units("mm", time.unit)

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "atomic_path", "check_output_dir", "no_empty_folders"]
+__all__ = ["FORWARD", "IMAGE_SUFFIXES", "INVERSE", "atomic_path", "check_output_dir", "no_empty_folders"]
 
+FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # the transform of `register` in its folder
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # of images that can be written
 
 

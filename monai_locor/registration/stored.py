@@ -27,6 +27,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import FieldStep, Grid, SpatialTransform, warped
 from monai_locor.geometry.transform import same_grid
 from monai_locor.io import ImageSource, read_image, read_transform
+from monai_locor.io.transforms.folders import has_deformation
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report.verdict import Verdict
 
@@ -38,7 +39,6 @@ __all__ = ["load_result"]
 
 logger = logging.getLogger(__name__)
 
-_FORWARD, _INVERSE, _COMPOSITE, _ANTS = "forward_field.nii.gz", "inverse_field.nii.gz", "transform.h5", "ants_"
 _WARPED = {"moving": "warped.nii.gz", "fixed": "warped_fixed.nii.gz"}
 
 
@@ -110,14 +110,8 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
 
 def _transform(root: Path, content: Mapping[str, Any]) -> SpatialTransform:
     """The transform that a folder holds, with the inverse where it is there."""
-    if (root / _FORWARD).is_file():
-        forward = read_transform(root / _FORWARD)
-        back = read_transform(root / _INVERSE).steps if (root / _INVERSE).is_file() else None
-        return SpatialTransform(forward.steps, back)
-    if (root / _COMPOSITE).is_file():
-        return read_transform(root / _COMPOSITE)
-    if any(root.glob(f"{_ANTS}*")):
-        return read_transform(root / _ANTS, format="ants")
+    if has_deformation(root):
+        return read_transform(root)
     if RegistrationConfig.of(content["settings"]).transform != "deformable":  # then the affine is all there is
         return SpatialTransform.of_affine(np.array(content["affine"]))
     raise InputError(

@@ -155,6 +155,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
     (folder / "flat.csv").write_text("x,y\n1,2\n")
     save(folder / "flat.nii.gz", np.random.default_rng(0).random((5, 6)).astype(np.float32))
     write_affine(folder / "affine.tfm", np.eye(4))
+    (folder / "empty").mkdir()
     for words, message in (
         (["apply", "none.nii.gz", *ok[2:]], "none.nii.gz: no such file"),
         ([*ok[:3], "none.nii.gz", *ok[4:]], "none.nii.gz: no such file"),
@@ -168,7 +169,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
         (["apply", "flat.nii.gz", *ok[2:]], "field.nii.gz: the transform has 3 dimensions, the image 2"),
         (["apply", "moving.nii.gz", *ok[2:], "--labels"], "labels are whole numbers"),
         (["apply", "moving.nii.gz", "-t", "affine.tfm", "-o", "out.nii.gz"], "name the reference image with -r"),
-        ([*ok[:3], ".", *ok[4:]], "transform ."),
+        ([*ok[:3], "empty", *ok[4:]], "transform empty: is a folder without a transform"),
     ):
         assert message in refused(*words), words
     assert not (folder / "out.nii.gz").exists()

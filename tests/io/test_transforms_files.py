@@ -26,10 +26,11 @@ from .transform_cases import GRIDS, some_affine, some_transform
 
 def test_every_format_is_described():
     text = formats_text().splitlines()
-    assert len(text) == len(FORMATS) >= 4
+    assert len(text) == 2 * len(FORMATS) >= 8
     for name, kind in FORMATS.items():
         assert kind.name == name and (kind.reads or kind.writes) and len(kind.description) > 10
-        assert any(line.startswith(name) for line in text)
+        line, told = next(pair for pair in zip(text[::2], text[1::2], strict=True) if pair[0].startswith(f"{name} "))
+        assert kind.description in line and told.endswith(f"recognized by: {kind.recognized or 'nothing, name it'}")
 
 
 def test_names_that_say_nothing(tmp_path):

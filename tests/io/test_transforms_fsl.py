@@ -187,6 +187,6 @@ def test_refusals(tmp_path):
             read_transform(tmp_path / "c.nii", fixed=other, moving=moving)
     (tmp_path / "m.mat").write_text("0 0 0 0\n" * 3 + "0 0 0 1\n")
     with pytest.raises(InputError, match=r"m\.mat: .*[Ss]ingular"):
-        read_transform(tmp_path / "m.mat", fixed=fixed, moving=moving)
+        read_transform(tmp_path / "m.mat", format="flirt", fixed=fixed, moving=moving)
     with pytest.raises(InputError, match="fixed image"):
-        read_transform(tmp_path / "m.mat", moving=moving)
+        read_transform(tmp_path / "m.mat", format="flirt", moving=moving)

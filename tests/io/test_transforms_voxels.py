@@ -73,10 +73,11 @@ def test_learn2reg_refusals(tmp_path):
     with pytest.raises(InputError, match="odd number"):
         write_transform(tmp_path / "d.npz", ours, format="learn2reg", fixed=fixed)
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 3), np.float32), np.eye(4)), tmp_path / "d.nii")
+    (tmp_path / "d.nii").rename(tmp_path / "disp_0001_0002.nii")
     with pytest.raises(InputError, match="fixed image"):
-        read_transform(tmp_path / "d.nii")
+        read_transform(tmp_path / "disp_0001_0002.nii")
     with pytest.raises(InputError, match=r"has \(4, 4, 4\) voxels, and the fixed image \(13, 12, 9\)"):
-        read_transform(tmp_path / "d.nii", fixed=fixed)
+        read_transform(tmp_path / "disp_0001_0002.nii", fixed=fixed)
     np.savez(tmp_path / "p.npz", np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"p\.npz: .*pickle"):
         read_transform(tmp_path / "p.npz", fixed=fixed)

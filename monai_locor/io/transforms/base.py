@@ -34,6 +34,7 @@ __all__ = [
     "invalid",
     "matrix_of",
     "read_matrix_text",
+    "undecided",
 ]
 
 _ROUNDED = 1e-5  # by which the last row of a matrix may be off: single precision, or few digits
@@ -55,6 +56,7 @@ class Format:
     Attributes:
         name: for the ``format`` argument.
         description: one line for people.
+        recognized: how its files are told from others; empty where they are not, and the format must be named.
         suffixes: that its files have; the first is the usual one.
         reader: None where it cannot be read.
         writer: None where it cannot be written.
@@ -66,6 +68,7 @@ class Format:
 
     name: str
     description: str
+    recognized: str
     suffixes: tuple[str, ...]
     reader: Reader | None = None
     writer: Writer | None = None
@@ -94,6 +97,13 @@ def invalid(name: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # readers raise whatever their libraries do
         raise InputError(f"{name}: {one_line(error)}; {remedy}") from error
+
+
+def undecided(name: str, what: str, readings: dict[str, str]) -> InputError:
+    """The refusal of a file that can be read in several ways, with what each is called."""
+    listed = ", ".join(f"{kind} ({meaning})" for kind, meaning in readings.items())
+    how = "--from (of register --initial-from, in Python format=)"
+    return InputError(f"{name}: holds {what} and does not say which; name its format with {how}: {listed}")
 
 
 def domain_of(transform: SpatialTransform, fixed: Grid | None, name: str) -> Grid:

@@ -9,19 +9,25 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which format a transform file has, from its name and from how it begins."""
+"""Which format a transform file has, from its content and its name."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ...errors import InputError
+from ...geometry import Grid
+from ..itk_hdf5 import SIGNATURE
+from ..itk_matlab import is_matlab
 from ..itk_text import TEXT_SIGNATURE
 from ..nifti import is_nifti, load_nifti
 from .ants import ants_files
 from .base import invalid
 from .fsl import COEFFICIENTS, FIELD
+from .matrices import AFNI, MINC, is_matrix_text, unmarked_matrix
 from .niftyreg import KINDS, is_niftyreg
+from .vectors import unmarked_kind
 
 __all__ = ["format_of_file", "format_of_name"]
 
@@ -37,7 +43,9 @@ _BY_SUFFIX = {
     ".mhd": "vector",
     ".npz": "learn2reg",
     ".lta": "lta",
+    ".xfm": "minc",
 }
+_HEAD = 4096  # bytes that tell what a file is
 
 
 def format_of_name(path: Path) -> str:
@@ -55,43 +63,48 @@ def format_of_name(path: Path) -> str:
         raise InputError(f"transform {path}: its name ends in none of {known}; name the format") from None
 
 
-def format_of_file(path: Path) -> str:
+def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> str:
     """The format of an existing file, or of the files of an ANTs prefix.
 
+    Args:
+        path: with ``~`` expanded.
+        fixed: grid of the fixed image, where it may help to tell.
+        moving: grid of the moving image, likewise.
+
     Raises:
-        InputError: when there is none, or its content is nothing known.
+        InputError: when there is none, its content is nothing known, or can be read in several ways, which it lists.
     """
     if not path.is_file():
         if any(file.is_file() for file in ants_files(path)[:2]):
             return "ants"
         raise InputError(f"transform {path}: no such file; check its path")
-    if is_nifti(path):
-        return _nifti_kind(path)
-    with path.open("rb") as file:
-        start = file.read(4096)
-    if start.lstrip().startswith(TEXT_SIGNATURE.encode()):
-        return "itk"
-    kind = format_of_name(path)
-    return _text_kind(start, path, kind) if path.suffix.lower() in (".txt", ".mat") else kind
-
-
-def _text_kind(start: bytes, path: Path, otherwise: str) -> str:
-    """Of files that several tools write, which one did; four lines of numbers are NiftyReg's in .txt, FLIRT's in .mat."""
-    if b"(Transform " in start:
-        return "elastix"
-    try:
-        [float(word) for word in start.decode("ascii").split()[:4]]
-    except ValueError:
-        return otherwise
-    return "niftyreg-affine" if path.suffix.lower() == ".txt" else "flirt"
-
-
-def _nifti_kind(path: Path) -> str:
     name = f"transform {path}"
-    with invalid(name, "is it a complete NIfTI file?"):
-        image = load_nifti(path)
-        if is_niftyreg(image.header):
-            return KINDS.get(int(image.header["intent_p1"]), KINDS[0])
-        if int(image.header["intent_code"]) in (FIELD, *COEFFICIENTS):
-            return "fsl"
-        return "learn2reg" if image.ndim == 4 and image.shape[3] == 3 else "nifti"
+    if is_nifti(path):
+        with invalid(name, "is it a complete NIfTI file?"):
+            header = load_nifti(path).header
+            if is_niftyreg(header):
+                return KINDS.get(int(header["intent_p1"]), KINDS[0])
+            return "fsl" if int(header["intent_code"]) in (FIELD, *COEFFICIENTS) else unmarked_kind(path, name)
+    with path.open("rb") as file:
+        start = file.read(_HEAD)
+    return _by_content(start) or _by_matrix(start, path, name, fixed, moving) or format_of_name(path)
+
+
+def _by_content(start: bytes) -> str | None:
+    """The format of a file that begins like this, where it says so."""
+    text = start.decode("latin-1").lstrip()
+    if start.startswith(SIGNATURE) or text.startswith(TEXT_SIGNATURE) or is_matlab(start):
+        return "itk"
+    if text.startswith(MINC):
+        return "minc"
+    if AFNI.match(text):
+        return "afni"
+    if re.search(r"^nxforms\s*=", text, re.MULTILINE):
+        return "lta"
+    return "elastix" if "(Transform " in text else None
+
+
+def _by_matrix(start: bytes, path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> str | None:
+    if not is_matrix_text(start):
+        return None
+    return unmarked_matrix(path, name, fixed, moving)

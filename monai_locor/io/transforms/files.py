@@ -22,9 +22,11 @@ from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
 from .base import Format, invalid
 from .detect import format_of_file, format_of_name
+from .folders import folder_of, read_folder
 from .formats import FORMATS
+from .vectors import check_reading
 
-__all__ = ["planned_files", "read_transform", "read_transforms", "write_transform"]
+__all__ = ["formats_of", "planned_files", "read_transform", "read_transforms", "write_transform"]
 
 
 def read_transform(
@@ -33,8 +35,10 @@ def read_transform(
     """Read a transform.
 
     Args:
-        path: a file, or the prefix of the files of an ANTs registration.
-        format: a name in :data:`FORMATS`; found out from name and content if not given.
+        path: a file, the prefix of the files of an ANTs registration, or the output folder of ``register``: of that the
+            first of forward (and inverse) field, ``transform.h5``, the files for ANTs, inverse field, ``affine.tfm``.
+        format: of a file, a name in :data:`FORMATS`; found out from name and content if not given. What can be read in
+            several ways is refused then, with the formats to choose from.
         fixed: grid of the fixed image, for formats that count voxels.
         moving: grid of the moving image.
 
@@ -43,11 +47,16 @@ def read_transform(
 
     Raises:
         InputError: when the file is missing or unreadable, of another format, singular or not finite, has another number
-            of dimensions than the images, or a grid is missing that its format needs.
+            of dimensions than the images, can be read in several ways, or a grid is missing that its format needs.
     """
-    file = Path(path).expanduser()
-    kind = FORMATS[format_of_file(file)] if format is None else _format(format)
-    name = f"transform {os.fspath(path)}"
+    file, name = Path(path).expanduser(), f"transform {os.fspath(path)}"
+    folder = folder_of(file)
+    if folder is not None and format != "ants":
+        with invalid(name, "register again"):
+            transform = read_folder(folder, name, fixed, moving)
+            _same_dims(transform, name, fixed, moving)
+            return transform
+    kind = FORMATS[format_of_file(file, fixed, moving)] if format is None else _format(format)
     if kind.reader is None:
         raise InputError(f"{name}: the format {kind.name} can be written only; give another file")
     if kind.suffixes and not file.is_file():
@@ -55,6 +64,8 @@ def read_transform(
     _check_needs(kind.needs_to_read, kind, name, fixed, moving)
     with invalid(name, f"is it complete, and of the format {kind.name}?"):
         transform = kind.reader(file, name, fixed, moving)
+        if format is None and kind.name in ("nifti", "vector"):
+            transform = check_reading(transform, name)
     _same_dims(transform, name, fixed, moving)
     return transform
 
@@ -63,6 +74,7 @@ def read_transforms(
     paths: Sequence[str | os.PathLike[str]],
     *,
     invert: Sequence[bool] | None = None,
+    formats: str | Sequence[str | None] | None = None,
     fixed: Grid | None = None,
     moving: Grid | None = None,
 ) -> SpatialTransform:
@@ -72,8 +84,9 @@ def read_transforms(
     the one that is applied to that image first.
 
     Args:
-        paths: files, or prefixes of ANTs registrations.
+        paths: files, prefixes of ANTs registrations, or folders of ``register``.
         invert: which of them to invert, as ``-t [file,1]``; none if not given.
+        formats: one for all of them, or one for each, see :func:`read_transform`.
         fixed: see :func:`read_transform`.
         moving: the same.
 
@@ -83,13 +96,27 @@ def read_transforms(
     if not paths:
         raise InputError("the list of transforms is empty; give at least one file")
     parts: list[SpatialTransform] = []
-    for path, back in zip(paths, invert or [False] * len(paths), strict=True):
-        part = read_transform(path, fixed=fixed, moving=moving)
+    named = formats_of(formats, len(paths))
+    for path, back, format in zip(paths, invert or [False] * len(paths), named, strict=True):
+        part = read_transform(path, format=format, fixed=fixed, moving=moving)
         if parts and part.dims != parts[0].dims:
             raise InputError(f"transform {os.fspath(path)}: has {part.dims} dimensions, the one before it {parts[0].dims}")
         with invalid(f"transform {os.fspath(path)}", "give the inverse itself"):
             parts.append(part.inverse() if back else part)
     return functools.reduce(SpatialTransform.then, parts)
+
+
+def formats_of(formats: str | Sequence[str | None] | None, count: int) -> list[str | None]:
+    """A format for each of ``count`` files, from one for all, one for each, or none; ``"auto"`` is none.
+
+    Raises:
+        InputError: when they are neither one nor as many as the files.
+    """
+    given = [formats] if formats is None or isinstance(formats, str) else list(formats)
+    if len(given) not in (1, count):
+        raise InputError(f"{len(given)} formats are named for {count} transforms; name one for all, or one for each")
+    named = [None if name == "auto" else name for name in given]
+    return named * count if len(named) == 1 else named
 
 
 def write_transform(

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from . import fsl, niftyreg
+from . import fsl, matrices, niftyreg, vectors
 from .ants import ants_files, read_ants, write_ants
 from .base import Format
 from .elastix import elastix_files, read_elastix, write_elastix
@@ -30,16 +30,25 @@ _BOTH = ("fixed", "moving")
 _TABLE = (
     Format(
         "itk",
-        "ITK, ANTs, Slicer: any chain in .h5 (a known inverse in a second file), affine in .tfm, .txt, .mat",
+        "ITK, ANTs, Slicer, c3d: any chain in .h5 (a known inverse in a second file), affine in .tfm, .txt, .mat",
+        "content",
         (".h5", ".hdf5", ".tfm", ".txt", ".mat"),
         read_itk,
         write_itk,
         files=itk_files,
     ),
-    Format("nifti", "ITK, ANTs, Slicer: displacement field in LPS mm, intent 1007", _NIFTI, read_nifti, write_nifti),
+    Format(
+        "nifti",
+        "ITK, ANTs, Slicer, greedy: displacement field in LPS mm",
+        "intent 1007 (or 1006, then RAS) and no positions in it",
+        _NIFTI,
+        read_nifti,
+        write_nifti,
+    ),
     Format(
         "vector",
         "ITK, elastix, Slicer: displacement field in LPS mm as NRRD or MetaImage",
+        "name, and no positions in it",
         (".nrrd", ".mha"),
         read_vector_image,
         write_vector_image,
@@ -47,6 +56,7 @@ _TABLE = (
     Format(
         "ants",
         "0GenericAffine.mat, 1Warp.nii.gz and 1InverseWarp.nii.gz of antsRegistration",
+        "prefix of these names",
         (),
         read_ants,
         write_ants,
@@ -55,6 +65,7 @@ _TABLE = (
     Format(
         "elastix",
         "elastix: TransformParameters of transformix, with a displacement field in a second file",
+        "content",
         (".txt",),
         read_elastix,
         write_elastix,
@@ -63,6 +74,7 @@ _TABLE = (
     Format(
         "niftyreg-def",
         "NiftyReg: where each voxel goes, RAS mm",
+        "intent name NREG_TRANS",
         _NIFTI,
         niftyreg.read_deformation,
         niftyreg.write_deformation,
@@ -70,6 +82,7 @@ _TABLE = (
     Format(
         "niftyreg-disp",
         "NiftyReg: how far each voxel moves, RAS mm",
+        "intent name NREG_TRANS",
         _NIFTI,
         niftyreg.read_displacement,
         niftyreg.write_displacement,
@@ -77,6 +90,7 @@ _TABLE = (
     Format(
         "niftyreg-cpp",
         "NiftyReg: control points of a cubic B-spline; fitted with one a voxel if it was none",
+        "intent name NREG_TRANS",
         _NIFTI,
         niftyreg.read_spline,
         niftyreg.write_spline,
@@ -84,31 +98,123 @@ _TABLE = (
     Format(
         "niftyreg-affine",
         "NiftyReg: affine matrix, reference to floating, RAS mm",
+        "",
         (".txt",),
-        niftyreg.read_affine_text,
-        niftyreg.write_affine_text,
+        matrices.read_ras_matrix,
+        matrices.write_ras_matrix,
+        affine_only=True,
+    ),
+    Format(
+        "greedy",
+        "greedy, c3d_affine_tool: affine matrix, fixed to moving, RAS mm",
+        "in .mat, if FLIRT's reading moves the images apart",
+        (".mat", ".txt"),
+        matrices.read_ras_matrix,
+        matrices.write_ras_matrix,
+        affine_only=True,
+    ),
+    Format(
+        "lps-matrix",
+        "four lines of four numbers, fixed to moving, LPS mm",
+        "",
+        (".txt", ".mat"),
+        matrices.read_lps_matrix,
         affine_only=True,
     ),
     Format(
         "fsl",
         "FSL: relative warp of applywarp; read also absolute ones and FNIRT's coefficients",
+        "intents 2006 to 2009",
         _NIFTI,
         fsl.read_fsl,
         fsl.write_relative,
         ("moving",),
         ("moving",),
     ),
-    Format("fsl-rel", "FSL: relative warp", _NIFTI, fsl.read_relative, fsl.write_relative, ("moving",), ("moving",)),
-    Format("fsl-abs", "FSL: absolute warp", _NIFTI, fsl.read_absolute, fsl.write_absolute, ("moving",), ("moving",)),
-    Format("flirt", "FSL: matrix of FLIRT", (".mat",), fsl.read_flirt, fsl.write_flirt, _BOTH, _BOTH, affine_only=True),
+    Format("fsl-rel", "FSL: relative warp", "", _NIFTI, fsl.read_relative, fsl.write_relative, ("moving",), ("moving",)),
+    Format("fsl-abs", "FSL: absolute warp", "", _NIFTI, fsl.read_absolute, fsl.write_absolute, ("moving",), ("moving",)),
+    Format(
+        "flirt",
+        "FSL: matrix of FLIRT",
+        "two spaces after every number; or, in .mat, if greedy's reading moves the images apart",
+        (".mat",),
+        fsl.read_flirt,
+        fsl.write_flirt,
+        _BOTH,
+        _BOTH,
+        affine_only=True,
+    ),
     Format(
         "learn2reg",
         "Learn2Reg: disp_*.nii.gz, or .npz of half resolution and precision, in voxels",
+        "names disp_*_*.nii.gz without intent, .npz",
         (".nii.gz", ".nii", ".npz"),
         read_learn2reg,
         write_learn2reg,
     ),
-    Format("lta", "FreeSurfer: affine map, RAS to RAS", (".lta",), read_lta, write_lta, (), _BOTH, affine_only=True),
+    Format(
+        "spm",
+        "SPM, CAT: y_*.nii and iy_*.nii, where each voxel goes, RAS mm",
+        "intent name Mapping, or description Deformation",
+        _NIFTI,
+        vectors.read_ras_positions,
+    ),
+    Format(
+        "ras-positions",
+        "MRtrix and others: where each voxel goes, RAS mm",
+        "numbers close to the voxels' own positions",
+        _NIFTI,
+        vectors.read_ras_positions,
+    ),
+    Format(
+        "lps-positions",
+        "where each voxel goes, LPS mm",
+        "likewise, without intent",
+        _NIFTI,
+        vectors.read_lps_positions,
+    ),
+    Format(
+        "ras-displacement",
+        "how far each voxel moves, RAS mm",
+        "",
+        _NIFTI,
+        vectors.read_ras_displacement,
+    ),
+    Format(
+        "lps-displacement",
+        "how far each voxel moves, LPS mm",
+        "",
+        _NIFTI,
+        vectors.read_lps_displacement,
+    ),
+    Format(
+        "lta",
+        "FreeSurfer: affine map, RAS to RAS; read also voxels to voxels",
+        "content",
+        (".lta",),
+        read_lta,
+        write_lta,
+        (),
+        _BOTH,
+        affine_only=True,
+    ),
+    Format(
+        "minc",
+        "MINC, FreeSurfer: linear map, moving to fixed, RAS mm",
+        "content",
+        (".xfm",),
+        matrices.read_minc,
+        matrices.write_minc,
+        affine_only=True,
+    ),
+    Format(
+        "afni",
+        "AFNI: .aff12.1D of 3dAllineate, base to source, LPS mm",
+        "content",
+        (".1D",),
+        matrices.read_afni,
+        affine_only=True,
+    ),
 )
 
 #: by name
@@ -116,13 +222,14 @@ FORMATS: dict[str, Format] = {kind.name: kind for kind in _TABLE}
 
 
 def formats_text() -> str:
-    """The table as text for people, one line a format."""
-    return "\n".join(_line(kind) for kind in _TABLE)
+    """The table as text for people, a line for each format, and under it by what it is recognized."""
+    return "\n".join(_lines(kind) for kind in _TABLE)
 
 
-def _line(kind: Format) -> str:
+def _lines(kind: Format) -> str:
     access = "/".join(word for word, can in (("read", kind.reads), ("write", kind.writes)) if can)
     needs = {*kind.needs_to_read, *kind.needs_to_write}
     when = "" if set(kind.needs_to_read) == needs else " to be written"
     note = f"; needs the {' and the '.join(sorted(needs))} image{when}" if needs else ""
-    return f"{kind.name:<16} {' '.join(kind.suffixes) or '(prefix)':<28} {access:<10} {kind.description}{note}"
+    line = f"{kind.name:<16} {' '.join(kind.suffixes) or '(prefix)':<28} {access:<10} {kind.description}{note}"
+    return f"{line}\n{'':<16} recognized by: {kind.recognized or 'nothing, name it'}"

@@ -26,7 +26,7 @@ from ...errors import InputError
 from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
 from ..nifti import load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
-from .base import check_grid, domain_of, invalid, matrix_of, read_matrix_text
+from .base import check_grid, domain_of, invalid, matrix_of, read_matrix_text, undecided
 from .fsl_coefficients import CUBIC, OTHERS, coefficients
 from .fsl_space import from_fsl, positions
 
@@ -49,13 +49,16 @@ COEFFICIENTS = (CUBIC, *OTHERS)
 def read_fsl(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """A warp, or coefficients of FNIRT, which need the fixed image, too.
 
-    Whether a warp is relative is not in the file: the reading is taken that displaces points more evenly. FSL's tools compare
-    in their own coordinates, which fails for images whose axes point in different directions.
+    Whether a warp is relative is not in the file: the reading is taken that displaces points more evenly, and refused if it is
+    not by far. FSL's tools compare in their own coordinates, which fails for images whose axes point in different directions.
     """
     image = load_nifti(path)
     if int(image.header["intent_code"]) in COEFFICIENTS:
         return coefficients(image, name, fixed, check_grid(moving, "moving", name))
-    return min(_readings(path, name, moving, (False, True)), key=_unevenness)
+    readings = sorted(_readings(path, name, moving, (False, True)), key=_unevenness)
+    if _unevenness(readings[0]) > 0.5 * _unevenness(readings[1]):
+        raise undecided(name, "a warp of FSL", {"fsl-rel": "displacements", "fsl-abs": "positions"})
+    return readings[0]
 
 
 def read_relative(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
@@ -126,10 +129,10 @@ def read_flirt(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -
 
 
 def write_flirt(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """A matrix for ``flirt -applyxfm -init``."""
+    """A matrix for ``flirt -applyxfm -init``, with two spaces after every number as FSL has it."""
     fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
     _solid(transform, name)
     matrix = np.linalg.inv(np.linalg.inv(from_fsl(moving)) @ matrix_of(transform, name) @ from_fsl(fixed))
     with atomic_path(path) as temporary:
-        temporary.write_text("".join("  ".join(f"{v:.12g}" for v in row) + "\n" for row in matrix))
+        temporary.write_text("".join("".join(f"{v:.12g}  " for v in row) + "\n" for row in matrix))
     return [path]

@@ -30,6 +30,7 @@ from ...geometry import Grid, SpatialTransform, apply_affine
 from ..nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid
+from .vectors import VOXELS
 
 __all__ = ["read_learn2reg", "write_learn2reg"]
 
@@ -96,7 +97,7 @@ def write_learn2reg(path: Path, name: str, transform: SpatialTransform, fixed: G
         raise InputError(f"{name}: the transform has {transform.dims} dimensions, and Learn2Reg three; write .nii.gz or .h5")
     field = transform.ddf(grid, moving).cpu()
     if is_nifti(path):
-        save_nifti(path, np.moveaxis(field.numpy(), 0, -1), grid)
+        save_nifti(path, np.moveaxis(field.numpy(), 0, -1), grid, about=VOXELS)
         return [path]
     if any(n % 2 for n in grid.shape):
         raise InputError(f"{name}: the layout has every other voxel, and {grid.shape} has an odd number; write .nii.gz instead")

@@ -24,19 +24,17 @@ import nibabel as nib
 import numpy as np
 
 from ...errors import InputError
-from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep, full_affine
+from ...geometry import Grid, SpatialTransform, SplineStep, full_affine
 from ..nifti import has_shear, load_nifti, nifti_affine
 from ..paths import atomic_path
-from .base import domain_of, invalid, matrix_of, read_matrix_text
+from .base import domain_of, invalid
 
 __all__ = [
     "KINDS",
     "is_niftyreg",
-    "read_affine_text",
     "read_deformation",
     "read_displacement",
     "read_spline",
-    "write_affine_text",
     "write_deformation",
     "write_displacement",
     "write_spline",
@@ -76,7 +74,10 @@ def _load(path: Path, name: str) -> tuple[np.ndarray, Grid]:
         if dims not in (2, 3) or image.shape[dims:4] != (1,) * (4 - dims):
             raise InputError(f"{name}: has shape {image.shape}; in NiftyReg's files it is (X, Y, Z, 1, 3) or (X, Y, 1, 1, 2)")
         data = np.asarray(image.dataobj, dtype=np.float64).reshape(*image.shape[:dims], dims)
-        return np.moveaxis(data, -1, 0), Grid.placed(data.shape[:-1], nifti_affine(image))
+        affine = nifti_affine(image)
+        matrix = np.eye(dims + 1)
+        matrix[:-1, :-1], matrix[:-1, -1] = affine[:dims, :dims], affine[:dims, 3]
+        return np.moveaxis(data, -1, 0), Grid(data.shape[:-1], matrix)
 
 
 def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
@@ -128,7 +129,7 @@ def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
 
 def _save(path: Path, values: np.ndarray, grid: Grid, kind: int) -> list[Path]:
     data = np.moveaxis(values.astype(np.float32), 0, -1).reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
-    image = nib.Nifti1Image(data, grid.full_affine)
+    image = nib.Nifti1Image(data, full_affine(grid.affine))
     image.header.set_xyzt_units("mm")
     image.header.set_intent("vector", (), name="NREG_TRANS")
     image.header["intent_p1"] = kind  # nibabel knows of no parameters of vectors
@@ -137,23 +138,4 @@ def _save(path: Path, values: np.ndarray, grid: Grid, kind: int) -> list[Path]:
         image.set_qform(image.affine, code="scanner")
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
-    return [path]
-
-
-def read_affine_text(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A 4x4 matrix; of two dimensions if the fixed image has two."""
-    matrix = read_matrix_text(path, name)
-    with invalid(name, "compute it again"):
-        if fixed is not None and fixed.dims == 2:
-            matrix = matrix[[0, 1, 3]][:, [0, 1, 3]]
-        return SpatialTransform((AffineStep(matrix),))
-
-
-def write_affine_text(
-    path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
-) -> list[Path]:
-    """Four lines of four numbers."""
-    matrix = full_affine(matrix_of(transform, name))
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(" ".join(repr(float(v)) for v in row) + "\n" for row in matrix))
     return [path]

@@ -1,0 +1,102 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The output folder of ``register`` as a transform, whatever of its outputs there are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform
+from ..paths import FORWARD, INVERSE
+from .ants import ants_files, read_ants
+from .base import Reader
+from .itk_files import read_itk
+from .vector_images import read_nifti
+
+__all__ = ["files_in", "folder_of", "has_deformation", "read_folder"]
+
+logger = logging.getLogger(__name__)
+
+COMPOSITE, ANTS, AFFINE, MANIFEST = "transform.h5", "ants_", "affine.tfm", "run.json"  # what register writes
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder that a path means: itself, or that of a ``run.json``; None for other files."""
+    if path.name == MANIFEST and path.is_file():
+        return path.parent
+    return path if path.is_dir() else None
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder that its transform may be read from, the best first; none where it has no transform."""
+    named = [folder / name for name in (FORWARD, INVERSE, COMPOSITE)]
+    named += [*ants_files(folder / ANTS), *ants_files(folder), folder / AFFINE]
+    return [path for path in named if path.is_file()]
+
+
+def has_deformation(folder: Path) -> bool:
+    """Whether a folder holds more of a transform than its affine part."""
+    affine = {folder / AFFINE, *(ants_files(prefix)[0] for prefix in (folder, folder / ANTS))}
+    return any(path not in affine for path in files_in(folder))
+
+
+def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """The first of: the forward field, with the inverse field; ``transform.h5``; the files of ANTs; the inverse field
+    alone; ``affine.tfm`` alone, with a warning if it is only a part; the matrix in ``run.json``, if that is all there was.
+
+    Raises:
+        InputError: when there is nothing of these, or it cannot be read.
+    """
+    if (folder / FORWARD).is_file():
+        forward = _read(read_nifti, folder / FORWARD, fixed, moving)
+        if not (folder / INVERSE).is_file():
+            return forward
+        return SpatialTransform(forward.steps, _read(read_nifti, folder / INVERSE, moving, fixed).steps)
+    if (folder / COMPOSITE).is_file():
+        return _read(read_itk, folder / COMPOSITE, fixed, moving)
+    for prefix in (folder / ANTS, folder):
+        if any(file.is_file() for file in ants_files(prefix)[:2]):
+            return read_ants(prefix, name, fixed, moving)
+    if (folder / INVERSE).is_file():
+        return _read(read_nifti, folder / INVERSE, moving, fixed).inverse(fixed)
+    linear = _affine_of_run(folder)
+    if (folder / AFFINE).is_file():
+        if linear is None:
+            logger.warning("%s: only %s is there, the affine part of the registration; it is used alone", folder, AFFINE)
+        return _read(read_itk, folder / AFFINE, fixed, moving)
+    if linear is not None:
+        return SpatialTransform.of_affine(linear)
+    if (folder / MANIFEST).is_file():
+        raise InputError(
+            f"{name}: has {MANIFEST}, but no transform beside it; repeat the registration with "
+            f"monai-locor register --from {folder / MANIFEST} -o ANOTHER"
+        )
+    raise InputError(f"{name}: is a folder without a transform; give an output folder of register, or a file")
+
+
+def _affine_of_run(folder: Path) -> np.ndarray | None:
+    """The matrix in ``run.json`` of a registration that found no deformation; None for others."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        deformable = content["settings"]["transform"] == "deformable"
+        return None if deformable else np.array(content["affine"], dtype=np.float64)
+    except (OSError, ValueError, LookupError, TypeError):  # `register --from` and `report` say what is wrong with it
+        return None
+
+
+def _read(reader: Reader, path: Path, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    return reader(path, f"transform {path}", fixed, moving)

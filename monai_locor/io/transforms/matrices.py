@@ -1,0 +1,151 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Matrices as text: four lines of four numbers, which many tools write and none signs, AFNI's lines of twelve, MINC's ``.xfm``.
+
+FLIRT's tools alone leave two spaces after every number. All others look alike: those of greedy, c3d and NiftyReg take fixed to
+moving points in RAS mm, FLIRT's moving to fixed points in FSL's coordinates.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform, apply_affine, full_affine
+from ..lps import flipped
+from ..paths import atomic_path
+from .base import homogeneous, invalid, matrix_of, read_matrix_text, undecided
+from .fsl import read_flirt
+
+__all__ = [
+    "AFNI",
+    "MINC",
+    "is_matrix_text",
+    "read_afni",
+    "read_lps_matrix",
+    "read_minc",
+    "read_ras_matrix",
+    "unmarked_matrix",
+    "write_minc",
+    "write_ras_matrix",
+]
+
+AFNI = re.compile(r"#.*\(DICOM-to-DICOM, row-by-row\)")
+MINC = "MNI Transform File"
+_FLIRT = re.compile(r"\s*(?:(?:\S+  ){4}\r?\n){4}\s*")
+_READINGS = {
+    "greedy": "greedy, c3d_affine_tool or NiftyReg: RAS mm, fixed to moving points; '[FILE,1]' if it is the other way round",
+    "flirt": "FLIRT",
+    "lps-matrix": "LPS mm, fixed to moving points",
+}
+
+
+def is_matrix_text(start: bytes) -> bool:
+    """Whether a file that begins like this may be a matrix of four lines of four numbers."""
+    try:
+        rows = [[float(word) for word in line.split()] for line in start.decode("ascii").splitlines() if line.strip()]
+    except ValueError:
+        return False
+    return len(rows) == 4 and all(len(row) == 4 for row in rows)
+
+
+def unmarked_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> str:
+    """The format of four lines of four numbers: FLIRT's by its spaces; or the only reading that brings the images together.
+
+    Raises:
+        InputError: when more than one reading is left; it lists them.
+    """
+    if _FLIRT.fullmatch(path.read_text(encoding="ascii")):
+        return "flirt"
+    readings = dict(_READINGS)
+    if path.suffix.lower() == ".mat":
+        del readings["lps-matrix"]
+    if fixed is not None and moving is not None and fixed.dims == 3:
+        readers = {"greedy": read_ras_matrix, "flirt": read_flirt, "lps-matrix": read_lps_matrix}
+        met = [kind for kind in readings if _meets(readers[kind](path, name, fixed, moving).matrix, fixed, moving)]
+        if len(met) == 1:
+            return met[0]
+    raise undecided(name, "a matrix", readings)
+
+
+def _meets(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
+    """Whether any of the fixed field of view, or of its surroundings, falls into that of the moving image."""
+    index = np.stack(np.meshgrid(*(np.linspace(-0.25, 1.25, 13) * (n - 1) for n in fixed.shape), indexing="ij"), -1)
+    through = np.linalg.inv(moving.affine) @ matrix @ fixed.affine
+    found = apply_affine(through, index.reshape(-1, fixed.dims))
+    return bool(((found > -0.5) & (found < np.array(moving.shape) - 0.5)).all(1).any())
+
+
+def read_ras_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """RAS mm, fixed to moving points; of two dimensions if the fixed image has two."""
+    return _of_matrix(read_matrix_text(path, name), name, fixed)
+
+
+def read_lps_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """LPS mm, fixed to moving points; of two dimensions if the fixed image has two."""
+    return _of_matrix(flipped(read_matrix_text(path, name)), name, fixed)
+
+
+def _of_matrix(matrix: np.ndarray, name: str, fixed: Grid | None) -> SpatialTransform:
+    with invalid(name, "compute it again"):
+        if fixed is not None and fixed.dims == 2:
+            matrix = matrix[[0, 1, 3]][:, [0, 1, 3]]
+        return SpatialTransform.of_affine(matrix)
+
+
+def write_ras_matrix(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """Four lines of four numbers."""
+    return _write(path, _lines(full_affine(matrix_of(transform, name))))
+
+
+def _lines(matrix: np.ndarray) -> str:
+    return "".join(" ".join(repr(float(v)) for v in row) + "\n" for row in matrix)
+
+
+def _write(path: Path, text: str) -> list[Path]:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+    return [path]
+
+
+def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """``.aff12.1D`` of 3dAllineate: twelve numbers, LPS mm, base (fixed) to source (moving) points."""
+    with invalid(name, "it should hold one line of twelve numbers"):
+        numbers = np.loadtxt(path, ndmin=2)
+    if numbers.size != 12:
+        raise InputError(f"{name}: holds {numbers.size} numbers instead of 12; give the matrix of one volume")
+    return _of_matrix(flipped(np.vstack((numbers.reshape(3, 4), np.eye(4)[3]))), name, fixed)
+
+
+def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points."""
+    text = re.sub(r"[%#].*", "", path.read_text(encoding="utf-8", errors="replace"))
+    kinds = re.findall(r"Transform_Type\s*=\s*(\w+)\s*;", text)
+    if kinds != ["Linear"]:
+        raise InputError(f"{name}: holds {', '.join(kinds) or 'no transform'}; give a file with one linear transform")
+    with invalid(name, "is it complete?"):
+        values = re.search(r"Linear_Transform\s*=([^;]*);", text)
+        numbers = np.array(values.group(1).split() if values else [], dtype=np.float64).reshape(3, 4)
+        matrix = homogeneous(np.vstack((numbers, np.eye(4)[3])), name)
+        turned = re.search(r"Invert_Flag\s*=\s*True\s*;", text)
+        return SpatialTransform.of_affine(matrix if turned else np.linalg.inv(matrix))
+
+
+def write_minc(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
+    """One linear map from moving to fixed points."""
+    if transform.dims != 3:
+        raise InputError(f"{name}: the transform has {transform.dims} dimensions, and MINC three; write .tfm instead")
+    rows = _lines(np.linalg.inv(matrix_of(transform, name))[:3]).rstrip()
+    return _write(path, f"{MINC}\n\nTransform_Type = Linear;\nLinear_Transform =\n{rows};\n")

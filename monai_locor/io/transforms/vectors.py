@@ -1,0 +1,197 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Vectors in NIfTI files of any tool: displacements or positions, along RAS or LPS. What they are is said, or told by them.
+
+Positions lie close to the voxels' own coordinates, displacements do not; nothing in its numbers tells in which unit, or along
+which axes, a displacement is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from ...geometry import FieldStep, Grid, SpatialTransform
+from ..lps import lps_signs
+from ..nifti import load_nifti, nifti_affine
+from .base import invalid, undecided
+from .fsl_space import positions as fsl_positions
+
+__all__ = [
+    "VOXELS",
+    "check_reading",
+    "dims_of_vectors",
+    "load_vectors",
+    "read_lps_displacement",
+    "read_lps_positions",
+    "read_ras_displacement",
+    "read_ras_positions",
+    "unmarked_kind",
+]
+
+logger = logging.getLogger(__name__)
+
+VOXELS = "displacement in voxels"  # in the header (descrip) of what we write for Learn2Reg
+_LEARN2REG = re.compile(r"disp_\w+_\w+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
+_SAMPLES = 24  # voxels along each axis that are looked at
+_VECTOR, _DISPLACEMENT = 1007, 1006
+_DISPLACEMENTS = {"learn2reg": "voxels", "ras-displacement": "mm, RAS", "lps-displacement": "mm, LPS", "fsl-rel": "FSL's mm"}
+_POSITIONS = {"ras-positions": "mm, RAS", "lps-positions": "mm, LPS", "fsl-abs": "FSL's mm"}
+
+
+def load_vectors(path: Path, name: str) -> tuple[np.ndarray, Grid]:
+    """The vectors of a NIfTI file, ``(D, *shape)`` as they are, and the grid of its voxels.
+
+    Raises:
+        InputError: when it has no vector of D numbers in each of its voxels.
+    """
+    with invalid(name, "is it a complete NIfTI file?"):
+        image = load_nifti(path)
+        shape, dims = image.shape, dims_of_vectors(image.shape)
+        if dims is None:
+            raise InputError(f"{name}: has shape {shape}; vectors are (X, Y, Z, 1, 3), (X, Y, Z, 3) or (X, Y, 1, 1, 2)")
+        data = np.asanyarray(image.dataobj).reshape(*shape[:dims], dims)
+        full, affine = nifti_affine(image), np.eye(dims + 1)
+        affine[:-1, :-1], affine[:-1, -1] = full[:dims, :dims], full[:dims, 3]
+        return np.moveaxis(data, -1, 0), Grid(data.shape[:-1], affine)
+
+
+def dims_of_vectors(shape: tuple[int, ...]) -> int | None:
+    """The number of axes of an array of vectors."""
+    dims = shape[-1]
+    vectors = len(shape) in (4, 5) and dims in (2, 3) and all(n == 1 for n in shape[dims:-1])
+    return dims if vectors else None
+
+
+def read_ras_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """How far each voxel moves, RAS mm."""
+    return SpatialTransform.of_field(*load_vectors(path, name))
+
+
+def read_lps_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """How far each voxel moves, LPS mm, whatever the header says."""
+    values, grid = load_vectors(path, name)
+    return SpatialTransform.of_field(_flipped(values), grid)
+
+
+def read_ras_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Where each voxel goes, RAS mm: SPM's ``y_*.nii`` and ``iy_*.nii``, MRtrix."""
+    values, grid = load_vectors(path, name)
+    return _of_positions(values, grid, name)
+
+
+def read_lps_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Where each voxel goes, LPS mm."""
+    values, grid = load_vectors(path, name)
+    return _of_positions(_flipped(values), grid, name)
+
+
+def _flipped(values: np.ndarray) -> np.ndarray:
+    return values * lps_signs(len(values)).reshape(-1, *[1] * len(values))
+
+
+def _of_positions(values: np.ndarray, grid: Grid, name: str) -> SpatialTransform:
+    shift = values - np.moveaxis(grid.points(), -1, 0)
+    unknown = ~np.isfinite(shift).all(0)  # as in SPM's inverses, outside the other image
+    if unknown.all():
+        raise InputError(f"{name}: none of its voxels has a position; compute it again")
+    if unknown.any():
+        logger.warning("%s: %d voxels have no position, they go where an affine map takes them", name, int(unknown.sum()))
+        index = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij"), -1)
+        terms = np.concatenate((index, np.ones((*grid.shape, 1))), -1)
+        fit = np.linalg.lstsq(terms[~unknown], shift[:, ~unknown].T, rcond=None)[0]
+        shift[:, unknown] = (terms[unknown] @ fit).T
+    return SpatialTransform.of_field(shift, grid)
+
+
+def unmarked_kind(path: Path, name: str) -> str:
+    """The format of a NIfTI file that is none of NiftyReg or FSL, from header, name and numbers.
+
+    Raises:
+        InputError: when more than one reading is left; it lists them.
+    """
+    image = load_nifti(path)
+    header = image.header
+    code, dims = int(header["intent_code"]), dims_of_vectors(image.shape)
+    text, about = (header[key].item().split(b"\0")[0].decode("latin-1").lower() for key in ("intent_name", "descrip"))
+    if any("velocity" in words or "flow field" in words for words in (text, about)):
+        raise InputError(f"{name}: holds a velocity field; make a deformation of it with the tool that wrote it")
+    if dims is None or (len(image.shape) == 5 and code in (_VECTOR, _DISPLACEMENT) and not _is_spm(text, about)):
+        return "nifti"  # whose reader looks at the numbers, or says what is wrong with them
+    if _is_spm(text, about):
+        return "spm"
+    if about == VOXELS or (_LEARN2REG.fullmatch(path.name) and code == 0 and len(image.shape) == 4):
+        return "learn2reg"
+    return _by_numbers(*load_vectors(path, name), name)
+
+
+def _is_spm(text: str, about: str) -> bool:
+    return text == "mapping" or (about == "deformation" and not text)
+
+
+def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
+    close = [kind for kind, own in _OWN.items() if grid.dims == 3 or kind != "fsl-abs"]
+    close = [kind for kind in close if _near(values, grid, _OWN[kind])]
+    if close == ["ras-positions"] or close == ["lps-positions"]:
+        return close[0]
+    if close:
+        raise undecided(name, "positions", {kind: _POSITIONS[kind] for kind in close})
+    raise undecided(name, "displacements", _DISPLACEMENTS)
+
+
+#: what positions of each kind would be if the transform did nothing, ``(*shape, D)``
+_OWN: dict[str, Callable[[Grid], np.ndarray]] = {
+    "ras-positions": lambda grid: grid.points(),
+    "lps-positions": lambda grid: grid.points() * lps_signs(grid.dims),
+    "fsl-abs": fsl_positions,
+}
+
+
+def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray]) -> bool:
+    """Whether vectors ``(D, *shape)`` follow given positions of their voxels: they rise as those do, from about there."""
+    rows = [np.unique(np.linspace(0, n - 1, _SAMPLES).round().astype(int)) for n in grid.shape]
+    picked = np.ix_(range(grid.dims), *rows)
+    found = values[picked].reshape(grid.dims, -1).astype(np.float64)
+    expected = np.moveaxis(own(grid), -1, 0)[picked].reshape(grid.dims, -1)
+    known = np.isfinite(found).all(0)
+    if not known.any():
+        return False
+    found, expected = found[:, known], expected[:, known]
+    middle, expected_middle = found.mean(1, keepdims=True), expected.mean(1, keepdims=True)
+    size = np.linalg.norm(expected - expected_middle)
+    rises = np.linalg.norm((found - middle) - (expected - expected_middle)) < 0.5 * size
+    return bool(rises and np.linalg.norm(middle - expected_middle) < np.linalg.norm(grid.extent))
+
+
+def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
+    """A displacement field in ITK's convention, unless its numbers are positions.
+
+    Positions along RAS, read as displacements along LPS, would make a plane of the image: they are read as what they are.
+    Positions along LPS would make it twice as large, which cannot be excluded.
+
+    Raises:
+        InputError: when two readings are left; it lists them.
+    """
+    (step,) = transform.steps
+    assert isinstance(step, FieldStep)
+    stored, grid = _flipped(step.array), step.grid  # as in the file
+    if _near(stored, grid, _OWN["ras-positions"]):
+        logger.warning("%s: holds positions in mm, RAS, as its numbers show; they are read as such", name)
+        return _of_positions(stored, grid, name)
+    if _near(stored, grid, _OWN["lps-positions"]):
+        raise undecided(name, "vectors", {"nifti": "displacements in mm, LPS", "lps-positions": "mm, LPS"})
+    return transform
