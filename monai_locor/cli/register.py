@@ -114,7 +114,7 @@ def _add_images(group: argparse._ActionsContainer) -> None:
         "--initial",
         action="append",
         metavar="HOW",
-        help="where to start: world (coordinates), centers (of the fields of view), moments (centres of mass), auto, or a "
+        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centres of mass), auto, or a "
         "transform, as -t of apply (default: auto)",
     )
     add_from(group, "--initial-from", "initial_formats")

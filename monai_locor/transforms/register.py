@@ -29,6 +29,7 @@ from monai.utils.enums import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, warped
+from ..geometry.warping import MODES
 from ..io.arrays import channel_first
 from ..io.sources import load_source
 from ..tensors import plain
@@ -64,7 +65,8 @@ class Registerd(MapTransform):
         keys: of what lies in the moving space: the moving image first, then images, label maps and masks to carry along, each
             on any grid. Tensors without an affine, of the shape of the moving image, lie where that does.
         fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D.
-        mode: ``"bilinear"``, or ``"nearest"`` for labels; one for all or one for each key.
+        mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``, see
+            :func:`monai_locor.geometry.warp`; one for all or one for each key.
         fixed_mask_key, moving_mask_key: of masks, where there are any: where the images count. A moving mask that is to be
             carried along is among ``keys``, too.
         ddf_key: where to put the displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
@@ -110,7 +112,7 @@ class Registerd(MapTransform):
         if fixed_key in self.keys or len(set(self.keys)) != len(self.keys):
             raise ValueError(f"the fixed key and keys must all differ, got {fixed_key!r} and {self.keys}")
         modes = ensure_tuple_rep(mode, len(self.keys))
-        self.mode = tuple(look_up_option(str(getattr(m, "value", m)), ("bilinear", "nearest")) for m in modes)
+        self.mode = tuple(look_up_option(str(getattr(m, "value", m)), MODES) for m in modes)
         self.fixed_key = fixed_key
         self.mask_keys = {"fixed_mask": fixed_mask_key, "moving_mask": moving_mask_key}
         self.ddf_key, self.verdict_key = ddf_key, verdict_key

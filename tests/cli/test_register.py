@@ -195,8 +195,9 @@ def test_two_devices(run, pair, called):
 
 
 def test_where_to_start(run, pair, called, folder):
-    run(*pair, "--initial", "moments")
-    assert called["preset"].initialization == "moments" and called["initial"] is None
+    for word, meant in (("moments", "moments"), ("center", "centers"), ("world", "world")):
+        run(*pair, "--initial", word, "--force")
+        assert called["preset"].initialization == meant and called["initial"] is None
     matrix = np.diag([1.1, 1, 1, 1])
     write_affine(folder / "a.tfm", matrix)
     run(*pair, "--initial", "a.tfm", "--force")

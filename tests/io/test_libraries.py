@@ -249,3 +249,21 @@ def test_objects_map_as_the_transform_does(place, chain):
     for made in (simpleitk_of_steps(transform.steps), itk_of_steps(transform.steps)):
         np.testing.assert_allclose(through_library(made, points), expected, atol=1e-4)
         np.testing.assert_allclose(from_object(made, "it").points(points), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", FIXED)
+def test_antspy_itself(place):
+    """That what is emulated above is what the package does."""
+    ants = pytest.importorskip("ants")
+    grid = FIXED[place]
+    made = IMAGES["ants"](values_on(grid), grid)
+    image = ants.from_numpy(values_on(grid), origin=made.origin, spacing=made.spacing, direction=made.direction)
+    for found, expected in zip((from_library(image, "x"), from_library(made, "x")), (values_on(grid),) * 2):
+        np.testing.assert_array_equal(found.voxels[..., 0], expected)
+        np.testing.assert_allclose(found.affine, stored_affine(grid), atol=1e-5)
+    affine = ants.create_ants_transform("AffineTransform", dimension=grid.dims, matrix=some_affine(grid.dims)[:-1, :-1])
+    points = inner_points(grid)
+    for transform in (affine, ants.compose_ants_transforms([affine, affine])):
+        signs = LPS[: grid.dims]
+        expected = np.array([transform.apply_to_point((p * signs).tolist()) for p in points]) * signs
+        np.testing.assert_allclose(from_object(transform, "x").points(points), expected, atol=1e-3)
