@@ -114,8 +114,8 @@ def _add_images(group: argparse._ActionsContainer) -> None:
         "--initial",
         action="append",
         metavar="HOW",
-        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centres of mass), auto, or a "
-        "transform, as -t of apply (default: auto)",
+        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centres of mass), "
+        "auto, or a transform, as -t of apply (default: auto)",
     )
     add_from(group, "--initial-from", "initial_formats")
     group.add_argument("--initial-basis", metavar="FILE", help="basis that another pair has learned (.safetensors)")

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RegistrationResult"]
 
-NO_DEFORMATION = 1e-3  # voxels: less is what float32 leaves of an affine map
-
 
 @dataclass(frozen=True)
 class RegistrationResult:
@@ -127,13 +125,11 @@ class RegistrationResult:
         """The map from points of the fixed to points of the moving image, RAS mm, and its inverse.
 
         A displacement field on the fixed grid followed by :attr:`affine`, which also goes on beyond the grid; the affine map
-        alone where there is no deformation. The inverse is one field on the moving grid.
+        alone where the settings have no deformation. The inverse is one field on the moving grid.
         """
+        if self.config.transform != "deformable":
+            return SpatialTransform.of_affine(self.affine)
         whole = SpatialTransform.of_field(self.forward_mm, self.fixed_grid).split(self.fixed_grid, self.affine)
-        field_step, affine = whole.steps
-        assert isinstance(field_step, FieldStep)
-        if np.abs(field_step.array).max() < NO_DEFORMATION * self.fixed_grid.spacing.min():
-            return SpatialTransform((affine,))
         return SpatialTransform(whole.steps, (FieldStep(self.inverse_mm, self.moving_grid),))
 
     @overload

@@ -48,7 +48,7 @@ def made(place: str, deformed: bool = True) -> RegistrationResult:
         moving_grid=moving,
         history=[],
         jacobian={},
-        config=RegistrationConfig(),
+        config=RegistrationConfig(transform="deformable" if deformed else "affine"),
         seed=0,
         seconds=0.0,
         fixed_image=None,

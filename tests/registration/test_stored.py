@@ -27,7 +27,6 @@ from monai_locor import InputError, RegistrationResult
 from monai_locor.cli.results import OUTPUTS
 from monai_locor.geometry import warped
 from monai_locor.io import write_image
-from monai_locor.registration import RegistrationConfig
 from monai_locor.registration.described import described_arguments
 from monai_locor.tensors import plain
 
@@ -49,7 +48,6 @@ def stored(folder: Path, place: str, outputs: tuple[str, ...], files: bool = Tru
         result,
         warped_moving=warped(images["moving"], result.moving_grid, result.forward_mm, result.fixed_grid),
         warped_fixed=warped(images["fixed"], result.fixed_grid, result.inverse_mm, result.moving_grid),
-        config=RegistrationConfig(transform="deformable" if deformed else "affine"),
         arguments=described_arguments({**given, "seed": 0}),
     )
     (folder / "out").mkdir()
