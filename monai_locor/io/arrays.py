@@ -24,7 +24,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError, one_line
 from ..tensors import plain
 
-__all__ = ["channel_first", "images_of_channels", "tensor_of"]
+__all__ = ["bare_array", "channel_first", "images_of_channels", "is_placed", "tensor_of"]
 
 
 def images_of_channels(source: Any) -> list[Any] | None:
@@ -36,7 +36,7 @@ def images_of_channels(source: Any) -> list[Any] | None:
     >>> images_of_channels(["t1.nii", "t2.nii"]), images_of_channels([[1, 2], [3, 4]])
     (['t1.nii', 't2.nii'], None)
     """
-    if not isinstance(source, (list, tuple)) or _is_placed(source) or _is_number(_first_leaf(source)):
+    if not isinstance(source, (list, tuple)) or is_placed(source) or _is_number(_first_leaf(source)):
         return None
     return list(source)
 
@@ -70,7 +70,7 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
         InputError: when it is nothing of the kind, or its shape can be read in two ways.
     """
     affine = None
-    if _is_placed(source):
+    if is_placed(source):
         source, affine = source[0], _affine(source[1], name)
     if not isinstance(source, torch.Tensor):
         source = _array(source, name)
@@ -79,6 +79,17 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
         affine = source.affine.detach().cpu().double().numpy() if isinstance(source, MetaTensor) else np.eye(4)
     tensor = tensor_of(source, dtype) if isinstance(source, np.ndarray) else plain(source)
     return tensor[None] if add else tensor, affine, str(source.dtype).removeprefix("torch.")
+
+
+def bare_array(source: Any) -> torch.Tensor | np.ndarray | None:
+    """A tensor, array or nested list that says nothing of its place; None for anything else."""
+    if isinstance(source, MetaTensor) or is_placed(source):
+        return None
+    if isinstance(source, (torch.Tensor, np.ndarray)):
+        return source
+    if isinstance(source, (list, tuple)) and images_of_channels(source) is None:
+        return _array(source, "image")
+    return None
 
 
 def _first_leaf(source: Any) -> Any:
@@ -93,7 +104,7 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _is_placed(source: Any) -> bool:
+def is_placed(source: Any) -> bool:
     """Whether it is ``(array, affine)``."""
     if not isinstance(source, tuple) or len(source) != 2 or isinstance(source[0], str):
         return False

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from ..errors import InputError
 from ..geometry import Grid, apply_affine, check_planes, inside, voxel_to_voxel, warp
 from ..run_log import doubt
 from ..tensors import plain
+from .arrays import bare_array
 from .images import read_mask
-from .libraries import library_of
 from .sources import ImageSource
 
 __all__ = ["mask_on_grid", "placed_like"]
@@ -53,12 +52,12 @@ def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "biline
     Raises:
         InputError: when it cannot be read, has other dimensions or another plane than its image, or does not meet it.
     """
-    bare = not isinstance(source, (str, os.PathLike, MetaTensor)) and not library_of(source)
-    if bare and getattr(source, "shape", None) == grid.shape:
-        source = source[None]
+    bare = bare_array(source)
+    if bare is not None and tuple(bare.shape) == grid.shape:
+        source = bare[None]
     given = read_mask(source, role)
     name = f"{role} mask {given.meta['filename_or_obj']}".rstrip()
-    given = placed_like(given, grid, name, quiet=bare)
+    given = placed_like(given, grid, name, quiet=bare is not None)
     own, weight = Grid.of(given), plain(given)
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, its image {grid.shape}; both must be 2-D or both 3-D")

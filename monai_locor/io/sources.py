@@ -59,7 +59,7 @@ def load_source(
     in_memory = not isinstance(source, (str, os.PathLike))
     filename = _filename(source)
     name = f"{what} {filename or '(in memory)'}"
-    stored = from_library(source, name) if in_memory else read_stored(Path(source).expanduser(), name)
+    stored = from_library(source, name) if in_memory else read_stored(Path(filename).expanduser(), name)
     if stored is not None:
         array, affine = tensor_of(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine
         said = _said(stored, channel)
@@ -81,7 +81,8 @@ def _filename(source: ImageSource) -> str:
         return os.fspath(source)
     if isinstance(source, MetaTensor):
         return str(source.meta.get("filename_or_obj", ""))
-    return str(source.get_filename() or "") if library_of(source) == "nibabel" else ""
+    known = getattr(source, "get_filename", None)  # of nibabel
+    return str(known() or "") if known is not None and library_of(source) == "nibabel" else ""
 
 
 def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:

@@ -151,9 +151,10 @@ class RegistrationResult:
         Raises:
             ValueError: for another shape.
         """
-        given = points if isinstance(points, torch.Tensor) else np.asarray(points, dtype=np.float64)
         transform = self.transform.inverse() if inverse else self.transform
-        return transform.points(given[None])[0] if given.ndim == 1 else transform.points(given)
+        given = points if isinstance(points, torch.Tensor) else torch.from_numpy(np.array(points, dtype=np.float64))
+        moved = transform.points(given[None])[0] if given.ndim == 1 else transform.points(given)
+        return moved if isinstance(points, torch.Tensor) else moved.numpy()
 
     def to_sitk(self, what: str = "transform") -> Any:
         """The transform or an image as an object of SimpleITK.

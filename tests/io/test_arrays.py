@@ -23,7 +23,8 @@ from monai.transforms import EnsureChannelFirst, LoadImage, SpatialCrop
 from monai_locor import InputError
 from monai_locor.io import read_image, read_mask
 from monai_locor.io.arrays import images_of_channels
-from monai_locor.io.images import read_grid, read_labels
+from monai_locor.io.grids import read_grid
+from monai_locor.io.images import read_labels
 
 from .library_objects import IMAGES
 from .transform_cases import GRIDS, turned

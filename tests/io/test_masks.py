@@ -60,8 +60,12 @@ def test_files_without_a_place_lie_on_their_image(tmp_path, caplog, write, suffi
 
 @pytest.mark.parametrize(
     "mask",
-    [MASK, MASK[None], MASK > 0, torch.from_numpy(MASK), torch.from_numpy(MASK)[None], torch.from_numpy(MASK)[None].float()],
-    ids=["array", "array with channel", "bool", "tensor", "tensor with channel", "float"],
+    [
+        *(MASK, MASK[None], MASK > 0),
+        *(torch.from_numpy(MASK), torch.from_numpy(MASK)[None], torch.from_numpy(MASK)[None].float()),
+        *(MASK.tolist(), (MASK, GRID.affine)),
+    ],
+    ids=["array", "array with channel", "bool", "tensor", "tensor with channel", "float", "list", "with affine"],
 )
 def test_arrays_lie_on_their_image_without_a_word(mask, caplog):
     with caplog.at_level(logging.WARNING):
