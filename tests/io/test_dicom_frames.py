@@ -121,6 +121,14 @@ def test_slices_that_do_not_fill_a_grid(tmp_path, many, heights, where):
     refusal(tmp_path, "slices are missing or unevenly spaced", "dcm2niix", where, "from (0, 0, ")
 
 
+def test_positions_rounded_to_a_tenth_of_a_millimeter(tmp_path, caplog):
+    heights = np.round(np.arange(12) * 0.625, 1)
+    with caplog.at_level(logging.WARNING):
+        stored = read(write_series(tmp_path, [(0, 0, float(z)) for z in heights]))
+    assert "the distance of slices varies" in caplog.text
+    np.testing.assert_allclose(stored.affine[2, 2], 0.625, atol=0.01)
+
+
 def test_slices_that_drift_away(tmp_path):
     """Every distance is nearly right, the whole is not."""
     heights = np.cumsum([0] + [4.0] * 10 + [4.3] * 10)

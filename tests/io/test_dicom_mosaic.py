@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import pytest
 
+from monai_locor.io.stored import TimeAxis
+
 from .dicom_files import (
     PLANES,
     assert_in_place,
@@ -39,9 +41,10 @@ def test_a_mosaic_is_taken_apart(tmp_path, monkeypatch, orientation, sign, tag, 
 
 def test_mosaics_are_a_series_in_time(tmp_path):
     for t in range(3):
-        save(tmp_path / f"{9 - t}.dcm", mosaic(10, t, AcquisitionNumber=t + 1))
+        save(tmp_path / f"{9 - t}.dcm", mosaic(10, t, AcquisitionNumber=t + 1, RepetitionTime=2500))
     stored = read(tmp_path)
     assert stored.shape == (5, 6, 10) and stored.channels == ("time 1", "time 2", "time 3")
+    assert stored.time == TimeAxis(2.5, "sec")
     assert_in_place(stored, 3)
 
 

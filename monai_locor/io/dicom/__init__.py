@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ..stored import StoredImage
+from ..stored import StoredImage, TimeAxis
+from . import tags
 from .folders import frames_of_folder, is_series
 from .frames import Frame, frames_of
 from .headers import has_dicom_content, is_dicom
@@ -55,7 +56,8 @@ def read_dicom(path: Path, name: str) -> StoredImage:
     with _without_pydicoms_warnings():
         volumes = _volumes(path, name)
         voxels = load_voxels(volumes.frames, name)
-    return StoredImage(voxels, volumes.affine, _channels(voxels.shape[-1], volumes.names), dtype=volumes.first.stored)
+    names = _channels(voxels.shape[-1], volumes.names)
+    return StoredImage(voxels, volumes.affine, names, dtype=volumes.first.stored, time=_time(volumes))
 
 
 def dicom_geometry(path: Path, name: str) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -92,9 +94,16 @@ def _frames_of_file(path: Path, name: str) -> list[Frame]:
     frames = frames_of(path, name)
     if not frames:
         raise InputError(
-            f"{name}: holds no picture that can be read, it may be a report or an index of files; name a file with one"
+            f"{name}: holds no picture, it is a report, an index of files or incomplete; name a file with one, or copy it again"
         )
     return frames
+
+
+def _time(volumes: Volumes) -> TimeAxis | None:
+    """Of mosaics, whose repetition time is that of whole volumes."""
+    repetition = volumes.first.header.number(tags.REPETITION_TIME)
+    series = bool(volumes.names) and all(name.startswith("time ") for name in volumes.names)
+    return TimeAxis(repetition / 1000, "sec") if series and repetition and is_mosaic(volumes.first) else None
 
 
 def _channels(count: int, names: tuple[str, ...]) -> tuple[str, ...]:

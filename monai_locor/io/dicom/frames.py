@@ -83,7 +83,7 @@ def _frame(path: Path, index: int, header: Header) -> Frame:
     rows, columns = header.number(tags.ROWS), header.number(tags.COLUMNS)
     spacing = header.numbers(tags.PIXEL_SPACING, tags.DETECTOR_SPACING, tags.SCANNED_SPACING)
     position, axes = header.numbers(tags.POSITION), header.numbers(tags.ORIENTATION)
-    placed = len(position) == 3 and _orthogonal(axes)
+    placed = len(position) == 3 and bool(np.isfinite(position).all()) and _orthogonal(axes)
     return Frame(
         file=path,
         index=index,
@@ -120,7 +120,7 @@ def _stored(header: Header) -> str:
     bits, sign = int(header.number(tags.BITS) or 16), header.number(tags.SIGNED)
     if sign is None and bits >= 32:
         return f"float{bits}"
-    return f"{'int' if sign else 'uint'}{next(size for size in (8, 16, 32, 64) if bits <= size)}"
+    return f"{'int' if sign else 'uint'}{next((size for size in (8, 16, 32) if bits <= size), 64)}"
 
 
 def _spread(frames: list[Frame]) -> list[Frame]:

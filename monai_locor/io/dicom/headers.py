@@ -38,8 +38,11 @@ def is_dicom(path: Path) -> bool:
 
 def has_dicom_content(path: Path) -> bool:
     """Whether a file begins as DICOM does: with a preamble of 128 bytes, or with an element of group 2 or 8."""
-    with path.open("rb") as stream:
-        head = stream.read(132)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(132)
+    except OSError:  # whoever reads it as an image says why
+        return False
     if len(head) < 132 or head[128:] == b"DICM":
         return len(head) == 132
     group, element = (int.from_bytes(head[k : k + 2], "little") for k in (0, 2))
@@ -136,13 +139,15 @@ def read_headers(path: Path, name: str) -> list[Header]:
 
 def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        top = Header(dataset)
-        count = int(top.number(tags.FRAMES) or 1)
-        shared = _flat(*(dataset[tags.SHARED].value if tags.SHARED in dataset else ()))
-        own = list(dataset[tags.PER_FRAME].value) if tags.PER_FRAME in dataset else []
+        return _by_frame(pydicom.dcmread(path, stop_before_pixels=True, force=True))
     except Exception as error:  # of a broken file
         raise BrokenFile(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
+
+
+def _by_frame(dataset: Any) -> list[Header]:
+    count = int(Header(dataset).number(tags.FRAMES) or 1)
+    shared = _flat(*(dataset[tags.SHARED].value if tags.SHARED in dataset else ()))
+    own = list(dataset[tags.PER_FRAME].value) if tags.PER_FRAME in dataset else []
     detector = _flat(*dataset[tags.DETECTOR].value[:1]) if tags.DETECTOR in dataset else {}
     if len(own) != count:
         return [Header(shared, detector, dataset)] * count

@@ -121,15 +121,14 @@ def _syntax(dataset: Any, pydicom: Any) -> str:
 
 def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
     try:
-        pixels = np.asarray(dataset.pixel_array)
+        color = (3,) if int(dataset.get("SamplesPerPixel") or 1) == 3 else ()
+        pixels = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns), *color)
     except Exception as error:  # pydicom raises whatever damaged data lead to
         raise InputError(
             f"{name}: the pixels of {frame.file.name} are missing, damaged or in no form that pydicom decodes; copy or export "
             "it again"
         ) from error
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    color = (3,) if int(dataset.get("SamplesPerPixel") or 1) == 3 else ()
-    pixels = _without_unused_bits(pixels, frame).reshape(-1, rows, columns, *color)
+    pixels = _without_unused_bits(pixels, frame)
     return _inverted(pixels, frame) if frame.header.text(tags.PHOTOMETRIC) == "MONOCHROME1" else pixels
 
 

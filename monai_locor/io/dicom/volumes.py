@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 PARALLEL = 2e-3  # difference of direction cosines, 0.1 degrees
 SAME_HEIGHT = 0.05  # of the distance of pixels: what lies closer is one slice
-UNEVEN, BROKEN = 0.01, 0.1  # deviation of the distance of slices, in slices: worth a warning; not the same volume any more
-DRIFT = 0.25  # how far a slice may be from where it is placed, in slices
+UNEVEN, BROKEN = 0.01, 0.25  # deviation of the distance of slices, in slices: worth a warning; not the same volume any more
+DRIFT = 0.2  # how far a slice may be from where it is placed, in slices; positions may be rounded to 0.1 mm
 SHOWN = 4  # volumes that a message lists
 
 
@@ -103,7 +103,7 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
     for frame in frames:
         if frame.spacing is None:
             raise InputError(f"{name}: {frame.file.name} has no pixel spacing; repair its header, or export it again")
-        if not any(np.allclose(frame.axes, kind, atol=PARALLEL, rtol=0) for kind in kinds):
+        if not any(np.abs(np.asarray(frame.axes) - kind).max() <= PARALLEL for kind in kinds):
             kinds.append(np.asarray(frame.axes))
     if len(kinds) > 1:
         raise InputError(
