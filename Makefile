@@ -11,7 +11,7 @@ REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop lint docs format gpu gpu-wheels gpu-cases gpu-reference clean distclean
+.PHONY: help demo test test-slow test-interop lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       build the documentation into site/"
+	@echo "make texts      bring what the pages quote of the program up to date (help texts, table of formats)"
 	@echo "make format     let ruff fix and format what it can"
 	@echo "make gpu        check and measure on a GPU, nine minutes, with $(PYTHON) as it is and no index (RESULTS=...)"
 	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
@@ -49,6 +50,9 @@ lint: .venv/.stamp-dev
 
 docs: .venv/.stamp-dev
 	$(BIN)/python -m mkdocs build --strict
+
+texts: .venv/.stamp-run
+	$(BIN)/python docs/_build/help_texts.py
 
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -72,6 +74,42 @@ def test_python_is_python(path):
     for kind, body in FENCE.findall(text_of(path)):
         if kind == "python":
             compile(body, str(path), "exec")
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *ROOT.glob("*.md"), *(ROOT / "tutorials").glob("*.ipynb")], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere_in_the_repository(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.search(r"\]\[monai_locor", text), "link to the module, with the name in the API reference as the title"
+    for target in re.findall(r"\]\(([^)\s\"#\\]+)", text):
+        assert re.match(r"https?:|data:", target) or (path.parent / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def texts() -> ModuleType:
+    """``docs/_build/help_texts.py``."""
+    spec = importlib.util.spec_from_file_location("help_texts", ROOT / "docs/_build/help_texts.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_pages_quote_of_the_program_is_up_to_date(texts):
+    pages = list(texts.pages())
+    assert {page.name for page in pages} == {"command-line.md", "transforms.md"}
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert texts.updated(text) == text, "make texts"
+    quoted = (ROOT / "docs/guide/command-line.md").read_text(encoding="utf-8")
+    assert all(f"usage: monai-locor {name}" in quoted for name in NAMES[1:])
+
+
+def test_the_address_to_clone_from_is_filled_in_at_one_place():
+    files = [path for path in [*PAGES, *ROOT.glob("*.*")] if path.is_file()]
+    found = [path for path in files if "OWNER/" in path.read_text(encoding="utf-8")]
+    assert {*found} <= {ROOT / "README.md"}
 
 
 def test_a_command_that_does_not_exist_is_noticed():

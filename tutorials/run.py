@@ -14,7 +14,7 @@
     python tutorials/run.py                                    # all of them, to see that they run
     python tutorials/run.py 06_two_dimensions.ipynb --keep docs/tutorials    # the outputs that the documentation shows
 
-A notebook is the only source of its tutorial and is kept without outputs. Cells are executed one after the other in an
+``--keep`` also puts the outputs into the notebook itself. Cells are executed one after the other in an
 empty folder; shown are, as in Jupyter, what is printed, figures, and the value of a cell's last expression.
 """
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import contextlib
 import io
 import json
@@ -37,7 +38,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-__all__ = ["Shown", "main", "run"]
+__all__ = ["Shown", "embed", "main", "run"]
 
 DPI = 80
 COLOURS = 128  # of the pictures that are kept
@@ -105,11 +106,28 @@ def keep(shown: Shown, folder: Path, number: int) -> None:
         image.save(folder / f"{number:02}-{i}.png", optimize=True)
 
 
+def embed(notebook: Path, folder: Path) -> None:
+    """Put what :func:`keep` has written into the notebook, as outputs of its code cells."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(cells, start=1):
+        text = folder / f"{number:02}.txt"
+        lines = text.read_text(encoding="utf-8").splitlines(keepends=True) if text.is_file() else []
+        outputs: list[dict[str, Any]] = [{"name": "stdout", "output_type": "stream", "text": lines}] if lines else []
+        for picture in sorted(folder.glob(f"{number:02}-*.png")):
+            data = {"image/png": base64.b64encode(picture.read_bytes()).decode("ascii")}
+            outputs.append({"data": data, "metadata": {}, "output_type": "display_data"})
+        cell.update(execution_count=number, outputs=outputs)
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="by default all in the folder of this script")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the outputs of each notebook to a folder in it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="write the outputs of each notebook to a folder in it, and into it"
+    )
     args = parser.parse_args()
     plt.switch_backend("agg")
     for notebook in args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb")):
@@ -122,6 +140,8 @@ def main() -> None:
         for number, shown in enumerate(run(notebook.absolute()), start=1):
             if folder is not None:
                 keep(shown, folder, number)
+        if folder is not None:
+            embed(notebook, folder)
         print(f"{notebook.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -9,8 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the package says of itself: ``<!-- help: register -->`` in a page becomes ``monai-locor register --help``, and
-``<!-- formats -->`` the rows of a table of the formats of transforms.
+"""What the package says of itself, kept in the pages: the text between two marks is generated.
+
+    python docs/_build/help_texts.py    # brings all pages up to date; tests/test_docs.py sees that they are
+
+Between ``<!-- help: register -->`` and ``<!-- end -->`` stands ``monai-locor register --help``, between ``<!-- formats -->`` and
+``<!-- end -->`` the table of the formats of transforms. So the pages can be read in the repository, too.
 """
 
 from __future__ import annotations
@@ -18,36 +22,66 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-MARK = re.compile(r"^<!-- help:( \w+)? -->$", re.MULTILINE)
-FORMATS = "<!-- formats -->"
+DOCS = Path(__file__).parents[1]
+END = "<!-- end -->"
+HELP = re.compile(rf"^(<!-- help:( [\w-]+)? -->)\n.*?^{END}$", re.MULTILINE | re.DOTALL)
+FORMATS = re.compile(rf"^(<!-- formats -->)\n.*?^{END}$", re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the help texts."""
-    markdown = MARK.sub(lambda found: f"```text\n{_help((found[1] or '').strip())}\n```", markdown)
-    return markdown.replace(FORMATS, _formats()) if FORMATS in markdown else markdown
+    """What mkdocs calls for every page."""
+    return updated(markdown)
+
+
+def updated(markdown: str) -> str:
+    """A page with what is generated in it as it is now."""
+    markdown = HELP.sub(lambda found: f"{found[1]}\n\n```text\n{_help((found[2] or '').strip())}\n```\n\n{END}", markdown)
+    return FORMATS.sub(lambda found: f"{found[1]}\n\n{_formats()}\n\n{END}", markdown)
+
+
+def pages() -> Iterator[Path]:
+    """The pages that something is generated in."""
+    for path in sorted(DOCS.rglob("*.md")):
+        if END in path.read_text(encoding="utf-8"):
+            yield path
 
 
 def _help(command: str) -> str:
     from monai_locor.cli.main import build_parser
 
+    before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"  # argparse has no other way to be told
-    parser: argparse.ArgumentParser = build_parser()
-    if command:
-        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-        parser = groups[0].choices[command]
-    return parser.format_help().rstrip()
+    try:
+        parser: argparse.ArgumentParser = build_parser()
+        if command:
+            groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+            parser = groups[0].choices[command]
+        return parser.format_help().rstrip()
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
 def _formats() -> str:
     from monai_locor.io import FORMATS as known
 
-    rows = []
+    rows = ["| name | what | recognized by | reads | writes |", "| --- | --- | --- | --- | --- |"]
     for kind in known.values():
         does = ("yes" if kind.reads else "", "yes" if kind.writes else "")
         suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
         told = kind.recognized or "nothing: `--from`"
         rows.append(f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {told} | {' | '.join(does)} |")
     return "\n".join(rows)
+
+
+def main() -> None:
+    """Bring all pages up to date."""
+    for path in pages():
+        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
