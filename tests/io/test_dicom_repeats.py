@@ -102,8 +102,8 @@ ENHANCED = {
         ("magnitude", "phase"),
     ),
     "frame types": (
-        [{"MRImageFrameTypeSequence": [item(FrameType=["ORIGINAL", "PRIMARY", "T1", c])]} for c in ("FIELD_MAP", "M")],
-        ("field map", "magnitude"),
+        [{"MRImageFrameTypeSequence": [item(FrameType=["ORIGINAL", "PRIMARY", "T1", c])]} for c in ("M", "FIELD_MAP")],
+        ("magnitude", "field map"),
     ),
     "diffusion": (
         [

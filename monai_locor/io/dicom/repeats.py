@@ -28,13 +28,13 @@ __all__ = ["Slices", "told_apart"]
 Slices = dict[int, list[Frame]]
 
 _COMPONENTS = {
-    "field map": {"FIELD_MAP", "B0", "B0 MAP"},
     "magnitude": {"M", "MAGNITUDE", "M_FFE", "M_SE", "M_IR", "M_TSE"},
     "phase": {"P", "PHASE", "PHASE MAP", "PHASE_MAP", "P_FFE", "P_SE"},
     "real": {"R", "REAL", "R_FFE", "R_SE", "R_IR"},
     "imaginary": {"I", "IMAGINARY", "I_FFE", "I_SE", "I_IR"},
     "water": {"W", "WATER", "W_FFE"},
     "fat": {"F", "FAT", "F_FFE"},
+    "field map": {"FIELD_MAP", "B0", "B0 MAP"},
 }
 _GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 _PRIVATE_B = {"SIEMENS": tags.SIEMENS_B, "PHILIPS": tags.PHILIPS_B, "GE": tags.GE_B}
@@ -47,18 +47,22 @@ class Trait:
     Attributes:
         noun, unit: of the value in a name, such as "echo time" and " ms".
         value: of a frame, of any type that sorts; None where the header does not say.
+        names: of values that are numbers of names.
         ranked: whether values that differ from slice to slice count by their order at each slice, as times do.
     """
 
     noun: str
     value: Callable[[Header], Any]
     unit: str = ""
+    names: tuple[str, ...] = ()
     ranked: bool = False
 
     def label(self, value: Any) -> str:
         """Name of a volume by its value."""
         if value is None:
             return f"no {self.noun or 'type'}"
+        if self.names:
+            return self.names[value]
         text = f"{value:g}" if isinstance(value, float) else str(value)
         return f"{self.noun} {text}{self.unit}".strip()
 
@@ -79,12 +83,12 @@ def _image_type(header: Header) -> tuple[str, ...]:
     return tuple((header.text(tags.FRAME_TYPE) or header.text(tags.IMAGE_TYPE)).upper().split("\\"))
 
 
-def _component(header: Header) -> str | None:
-    """Magnitude, phase, and what else a complex or a Dixon image consists of."""
+def _component(header: Header) -> int | None:
+    """Number among _COMPONENTS: magnitude, phase, and what else a complex or a Dixon image consists of."""
     stated = [*_image_type(header)[2:], header.text(tags.COMPONENT).upper()]
     if header.text(tags.MANUFACTURER).upper().startswith("GE"):
         stated.append(_GE_COMPONENTS.get(header.text(tags.GE_COMPONENT), ""))
-    return next((name for word in stated for name, words in _COMPONENTS.items() if word in words), None)
+    return next((k for word in stated for k, words in enumerate(_COMPONENTS.values()) if word in words), None)
 
 
 def _b_value(header: Header) -> float | None:
@@ -116,7 +120,7 @@ def _dimension(index: int) -> Callable[[Header], float | None]:
 
 TRAITS = (
     Trait("segment", _segment),
-    Trait("", _component),
+    Trait("", _component, names=tuple(_COMPONENTS)),
     Trait("b-value", _b_value),
     Trait("direction", _direction),
     Trait("echo time", _number(tags.ECHO_TIME, tags.EFFECTIVE_ECHO_TIME), " ms"),
