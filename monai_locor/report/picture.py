@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.networks.layers import GaussianFilter
 
 from ..geometry import Grid
 from .planes import Plane, checkerboard, deformed_lines, planes_through, upright, window
@@ -180,8 +179,10 @@ def _draw_row(row: Iterable[Axes], plane: Plane, volumes: list[np.ndarray], squa
 
 def smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
     """For contours that follow anatomy, not noise: a Gaussian of 0.7 % of the field of view."""
-    sigma = [max(0.007 * float(grid.extent.max()) / float(s), 1e-3) for s in grid.spacing]
-    return GaussianFilter(grid.dims, sigma)(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    from ..registration.prepare import smoothed as gaussian  # which imports the verdict
+
+    sigma = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
+    return gaussian(torch.from_numpy(volume)[None], sigma)[0].numpy()
 
 
 def _outline(axis: Axes, fixed: np.ndarray, extent: tuple[float, float, float, float]) -> None:
