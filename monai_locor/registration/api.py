@@ -178,7 +178,7 @@ def _optimised(
     engine, unmasked = None, partial(pair.without_masks, begin["config"].quantile)
     try:
         if second is None:
-            predictor = None if predict is None else partial(predict, pair.fixed, pair.moving)
+            predictor = None if predict is None else partial(_predicted, predict, pair)
             engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor, unmasked=unmasked)
             return engine.run(progress), False
         with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
@@ -190,6 +190,24 @@ def _optimised(
             raise
         logger.warning("interrupted: the result is what the registration had come to")
         return engine, True
+
+
+def _predicted(
+    predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor], pair: Pair, matrix: np.ndarray
+) -> torch.Tensor:
+    """What is predicted, ``(D, *fixed)`` in the order of the prepared image, RAS mm.
+
+    Raises:
+        InputError: when it is not finite, as of a network whose training has diverged.
+    """
+    velocity = predict(pair.fixed, pair.moving, matrix)
+    bad = int((~velocity.isfinite()).sum())
+    if bad:
+        raise InputError(
+            f"the predicted velocity has {bad} of {velocity.numel()} values that are NaN or infinite: has the training of the "
+            "network diverged? Use an earlier checkpoint, or register without it."
+        )
+    return velocity
 
 
 def _devices(

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -52,6 +53,18 @@ def test_without_a_transform_what_is(run, folder, monkeypatch):
     found = run("evaluate", "--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "fixed_labels.nii.gz", "--json").json
     assert found["dice"] == {"before": {"labels": {"-2": 1.0, "300": 1.0}, "mean": 1.0}}
     assert "jacobian" not in found
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_field_that_is_not_finite_has_no_score(refused, folder, monkeypatch, bad, everywhere):
+    monkeypatch.chdir(folder)
+    image = nib.load("field.nii.gz")
+    values = np.asarray(image.dataobj).copy()
+    values[(...,) if everywhere else (2, 3, 4)] = bad
+    nib.save(nib.Nifti1Image(values, image.affine, image.header), "bad.nii.gz")
+    pair = ["--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "moving_labels.nii.gz"]
+    assert "bad.nii.gz" in refused("evaluate", "-t", "bad.nii.gz", *pair)
 
 
 def test_chosen_labels_and_a_mask(run, folder, monkeypatch):

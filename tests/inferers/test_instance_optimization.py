@@ -305,6 +305,17 @@ def test_misuse_is_named():
         inferer([image], None, moving=[image, image])
 
 
+@pytest.mark.parametrize("iterations", [0, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_network_that_has_diverged_is_refused(iterations, bad):
+    image = blobs(16, 16, 16)
+    velocity = torch.zeros(1, 3, 16, 16, 16)
+    velocity[0, 1, 3, 4, 5] = bad
+    inferer = InstanceOptimizationInferer(PRESET, iterations, use_network=True, network_spacing=1, progress=False)
+    with pytest.raises(InputError, match="NaN or infinite: has the training of the network diverged"):
+        inferer([image], Network(velocity), moving=[image])
+
+
 def test_a_loss_on_another_device_stays_there():
     similarities = [LocalLearnedBasisCRLoss(2, in_channels=2, rescale=False) for _ in range(2)]
     loss = RegistrationLoss(*similarities)
