@@ -165,3 +165,35 @@ def test_an_echo_as_an_image(tmp_path):
         match=r"2 channels or frames of shape .* \(0: echo time 5 ms, 1: echo time 10 ms\); choose one with channel=0 to 1",
     ):
         read_image(tmp_path)
+
+
+PRIVATE = {
+    "component of GE": ("GE", 0x0043, "GEMS_PARM_01", 0x2F, "SS", (1, 0), ("magnitude", "phase")),
+    "b-value of GE": (
+        "GE MEDICAL SYSTEMS",
+        0x0043,
+        "GEMS_PARM_01",
+        0x39,
+        "IS",
+        ([1000000800, 8], [0, 0]),
+        ("b-value 0", "b-value 800"),
+    ),
+    "b-value of Siemens": ("SIEMENS", 0x0019, "SIEMENS MR HEADER", 0x0C, "IS", (900, 0), ("b-value 0", "b-value 900")),
+    "b-value of Philips": ("Philips", 0x2001, "Philips Imaging DD 001", 0x03, "FL", (500.0, 0.0), ("b-value 0", "b-value 500")),
+}
+
+
+@pytest.mark.parametrize("kind", PRIVATE)
+@pytest.mark.parametrize("with_pydicom", [True, False])
+def test_what_vendors_say_in_elements_of_their_own(tmp_path, monkeypatch, kind, with_pydicom):
+    vendor, group, owner, element, representation, values, names = PRIVATE[kind]
+    for v, value in enumerate(values):
+        for k, place in enumerate(places(AXIAL, 3)):
+            data = slice_of(place, AXIAL, 1 - v, Manufacturer=vendor)
+            data.private_block(group, owner, create=True).add_new(element, representation, value)
+            save(tmp_path / f"{v}{k}.dcm", data)
+    if not with_pydicom:
+        without_pydicom(monkeypatch)
+    stored = read(tmp_path)
+    assert stored.channels == names
+    assert_in_place(stored, 2)
