@@ -127,12 +127,12 @@ def _transform(path: Path, grid: Grid | None, format: str | None = None) -> dict
 
 
 def _points(path: Path) -> dict[str, Any]:
-    from ..io.points import read_points
+    from ..io.points import load_points
 
-    read = read_points(path)
-    low, high = (getattr(read.points, f)(0).tolist() for f in ("amin", "amax"))
-    found = {"what": "points", "count": len(read.points), "dims": int(read.points.shape[1]), "min_mm": low, "max_mm": high}
-    return {**found, "labels": list(read.labels)}
+    points, labels = load_points(path)
+    low, high = points.min(0).tolist(), points.max(0).tolist()
+    found = {"what": "points", "count": len(points), "dims": points.shape[1], "min_mm": low, "max_mm": high}
+    return {**found, "labels": list(labels)}
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:

@@ -21,12 +21,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import InputError, one_line
 from .lps import lps_signs
 
-__all__ = ["fcsv_text", "finite_point", "flip", "from_fcsv", "from_markups", "markups_text", "rows_of", "table_text"]
+__all__ = ["fcsv_text", "finite_point", "from_fcsv", "from_markups", "markups_text", "rows_of", "table_text"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +72,7 @@ def finite_point(row: Sequence[Any], columns: Sequence[int], where: str, shown: 
     return values
 
 
-def flip(dims: int) -> torch.Tensor:
-    """Signs that take RAS to LPS and back, ``(D,)`` float64."""
-    return torch.from_numpy(lps_signs(dims))
-
-
-def from_fcsv(text: str, name: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+def from_fcsv(text: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Points ``(N, 3)``, RAS mm, and their labels, of a list of fiducials.
 
     Raises:
@@ -100,13 +95,13 @@ def from_fcsv(text: str, name: str) -> tuple[torch.Tensor, tuple[str, ...]]:
     return _to_ras(points, system, name), labels
 
 
-def _to_ras(points: list[list[float]], system: str, name: str) -> torch.Tensor:
+def _to_ras(points: list[list[float]], system: str, name: str) -> np.ndarray:
     if system not in _RAS:
         raise InputError(f"{name}: its coordinate system is {system!r}; save it from Slicer as LPS or RAS")
-    return torch.tensor(points, dtype=torch.float64).reshape(-1, 3) * (1 if _RAS[system] else flip(3))
+    return np.array(points, dtype=np.float64).reshape(-1, 3) * (1 if _RAS[system] else lps_signs(3))
 
 
-def from_markups(text: str, name: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+def from_markups(text: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Points ``(N, 3)``, RAS mm, and their labels, of all control points that are placed.
 
     Raises:
@@ -126,7 +121,7 @@ def from_markups(text: str, name: str) -> tuple[torch.Tensor, tuple[str, ...]]:
         labels += [str(p.get("label", "")) for p in points]
     if not labels:
         raise InputError(f"{name}: holds no points that are placed; place them in Slicer first")
-    return torch.cat(parts), tuple(labels)
+    return np.concatenate(parts), tuple(labels)
 
 
 def _defined(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

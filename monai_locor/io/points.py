@@ -22,15 +22,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from ..errors import InputError
-from .markups import fcsv_text, finite_point, flip, from_fcsv, from_markups, markups_text, rows_of, table_text
+from ..errors import InputError, one_line
+from .lps import lps_signs
+from .markups import fcsv_text, finite_point, from_fcsv, from_markups, markups_text, rows_of, table_text
 from .paths import atomic_path
-from .sources import one_line
 
-__all__ = ["PointList", "read_points", "write_points"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PointList", "load_points", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class PointList:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        import torch
+
         points = torch.as_tensor(self.points).double()
         if points.ndim != 2 or points.shape[1] not in (2, 3):
             raise ValueError(f"points must be (N, 2) or (N, 3), got {tuple(points.shape)}")
@@ -77,12 +83,20 @@ def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = 
     Raises:
         InputError: when the file cannot be read, holds no points, or a point has not D finite numbers.
     """
+    import torch
+
+    points, labels = load_points(path, lps=lps, what=what)
+    return PointList(torch.from_numpy(points), labels)
+
+
+def load_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> tuple[np.ndarray, tuple[str, ...]]:
+    """What :func:`read_points` reads, without torch: points ``(N, D)`` float64, RAS mm, and one label each."""
     name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
     text = _text(file, name)
     suffix = file.suffix.lower()
     if suffix == ".json":
-        return PointList(*from_markups(text, name))
-    return PointList(*from_fcsv(text, name)) if suffix == ".fcsv" else _from_csv(text, name, lps)
+        return from_markups(text, name)
+    return from_fcsv(text, name) if suffix == ".fcsv" else _from_csv(text, name, lps)
 
 
 def _text(path: Path, name: str) -> str:
@@ -94,7 +108,7 @@ def _text(path: Path, name: str) -> str:
         raise InputError(f"{name}: cannot be read ({one_line(error)}); is it a text file with points?") from error
 
 
-def _from_csv(text: str, name: str, lps: bool) -> PointList:
+def _from_csv(text: str, name: str, lps: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     rows = rows_of(text, name)
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     axes = [axis for axis in "xyz" if axis in header]
@@ -107,7 +121,7 @@ def _from_csv(text: str, name: str, lps: bool) -> PointList:
     named = header.index("label") if "label" in header else len(max(rows, key=lambda row: len(row[1]))[1])
     points = [finite_point([*row, *[""] * 9], columns, f"{name}, line {n}", ",".join(row)) for n, row in rows[1:]]
     labels = tuple(row[named].strip() if named < len(row) else "" for _, row in rows[1:])
-    return PointList(torch.tensor(points, dtype=torch.float64) * (flip(len(axes)) if lps else 1), labels)
+    return np.array(points, dtype=np.float64) * (lps_signs(len(axes)) if lps else 1), labels
 
 
 def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False) -> None:
@@ -127,13 +141,14 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".fcsv", ".json"):
         raise InputError(f"output file {os.fspath(path)}: points are written as .csv, .fcsv or .mrk.json; name one of them")
-    if not torch.isfinite(points.points).all():
+    given = points.points.detach().cpu().numpy()
+    if not np.isfinite(given).all():
         raise ValueError("points that are written must be finite")
-    dims = points.points.shape[1]
+    dims = given.shape[1]
     if suffix != ".csv" and dims != 3:
         raise InputError(f"output file {os.fspath(path)}: Slicer's points have three dimensions, these have two; write .csv")
-    signs = torch.ones(dims, dtype=torch.float64) if suffix == ".csv" and not lps else flip(dims)
-    values = (points.points.cpu() * signs).tolist()
+    signs = np.ones(dims) if suffix == ".csv" and not lps else lps_signs(dims)
+    values = (given * signs).tolist()
     writer = {".csv": _ants_text if lps else _csv_text, ".fcsv": fcsv_text, ".json": markups_text}[suffix]
     text = writer(values, points.labels)
     try:
