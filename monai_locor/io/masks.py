@@ -27,7 +27,7 @@ from .arrays import bare_array
 from .images import read_mask
 from .sources import ImageSource
 
-__all__ = ["mask_on_grid", "placed_like"]
+__all__ = ["mask_on_grid", "placed_like", "same_voxels"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "biline
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, its image {grid.shape}; both must be 2-D or both 3-D")
     check_planes(own, grid, (name, "its image"))
-    if not _same_grid(own, grid):
+    if not same_voxels(own, grid):
         logger.warning("%s: lies on another grid than its image and is resampled", name)
         _warn_beside(name, weight, own, grid)
         weight = warp(weight, own, None, grid, mode)
@@ -84,7 +84,7 @@ def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) 
         quiet: no warning, of arrays that cannot say where they lie.
     """
     own = Grid.of(volume)
-    if own.shape != grid.shape or not own.placeless or _same_grid(own, grid) or _same_box(own, grid):
+    if own.shape != grid.shape or not own.placeless or same_voxels(own, grid) or _same_box(own, grid):
         return volume
     if not quiet:
         logger.warning("%s: has no place in the world; it is taken to lie on the voxels of its image", name)
@@ -109,6 +109,6 @@ def _same_box(a: Grid, b: Grid) -> bool:
     return bool(outermost) and len(np.unique(corners.round(), axis=0)) == len(corners)
 
 
-def _same_grid(a: Grid, b: Grid) -> bool:
+def same_voxels(a: Grid, b: Grid) -> bool:
     """To within a hundredth of a voxel, which is what headers in single precision leave."""
     return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)

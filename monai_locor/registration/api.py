@@ -36,6 +36,7 @@ from monai_locor.precision import optimizing
 from monai_locor.report.verdict import judge
 from monai_locor.run_log import RunLog, collecting
 
+from .channels import checked_weights, first_image
 from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
@@ -65,6 +66,7 @@ def register(
     initial_basis: LearnedBases | str | PathLike[str] | None = None,
     similarity: str | OwnSimilarity | None = None,
     transform: str | None = None,
+    channel_weights: Sequence[float] | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -80,7 +82,10 @@ def register(
     Args:
         fixed, moving: file names, or images in memory, 2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a
             nested list, alone (voxels of 1 mm) or as ``(array, affine)`` with an affine in RAS mm, see
-            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy.
+            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. A list of them is
+            registered together: the first fixed with the first moving image, and so on, or the only one of a side with each
+            of the other. The images of a side share the grid of its first one; others are resampled. Verdict, warped images
+            and the search for another start are those of the first pair; there is no :attr:`RegistrationResult.basis`.
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
             of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.
@@ -106,6 +111,8 @@ def register(
             too. What parameters it has are learned at ``learning_rate_basis``.
         transform: what may be found: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, instead of what the
             settings say. It is found on top of ``initial``.
+        channel_weights: of several pairs of images, how much each counts, by default as much as any: the loss is the weighted
+            mean of the pairs' losses, each with basis functions of its own.
         device: by default CUDA where there is a GPU, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
             the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
@@ -145,6 +152,9 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
         raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
+    weights = checked_weights(given["channel_weights"], len(pair.fixed.image))
+    if len(weights) > 1 and (predict is not None or basis is not None):
+        raise InputError("several images a side go with no prediction and no initial basis: leave it out, or give one each.")
     start_fields = [None if x is None else x.cpu() for x in (pair.velocity, pair.displacement)]
     begin: dict[str, Any] = {
         "config": config,
@@ -155,11 +165,13 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
         "search": _searches(config, given["initial"] is not None, pair),
         "initial_basis": basis,
         "similarity": own,
+        "channel_weights": weights,
     }
     arguments = described_arguments(given)
     times = [start, time.perf_counter()]
     engine, interrupted = _optimised(pair, begin, predict, second, given["progress"], given["keep_interrupted"])
-    names = {role: str(given[role]) for role in ("fixed", "moving") if isinstance(given[role], (str, PathLike))}
+    first_images = {role: first_image(given[role]) for role in ("fixed", "moving")}
+    names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
     times.append(time.perf_counter())
     result = _result(engine, pair, given["seed"], times[-1] - start, names)
     result = dataclasses.replace(result, warnings=tuple(log.warnings), doubts=tuple(log.doubts))

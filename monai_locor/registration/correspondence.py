@@ -28,6 +28,8 @@ from tqdm import tqdm
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
 
+from .channels import compared_parts
+
 if TYPE_CHECKING:
     from .engine import RegistrationEngine
     from .schedule import Stage
@@ -94,6 +96,7 @@ def _without_masks(engine: RegistrationEngine, first: Sequence[Stage], coarse: S
         search=engine.search,
         predict=engine.predict,
         initial_basis=engine.initial_basis,
+        channel_weights=engine.channel_weights,
     )
     bar.total += sum(stage.iterations for stage in [*first, *coarse])
     other.go_through_coarse(first, coarse, bar)
@@ -102,16 +105,20 @@ def _without_masks(engine: RegistrationEngine, first: Sequence[Stage], coarse: S
 
 @torch.no_grad()
 def unexplained(engine: RegistrationEngine) -> float:
-    """Median over the windows of the share of the variance that the fits leave over, mean of both directions."""
+    """Median over the windows of the share of the variance that the fits leave over, mean of both directions.
+
+    Of several channels it is the weighted mean.
+    """
     total = torch.zeros(1, dtype=torch.float64, device="cpu")
     for k in engine.directions:
-        loss = engine.losses[k]
-        assert isinstance(loss, LocalLearnedBasisCRLoss)
-        loss.eval()
-        share, variance = loss.unexplained(*engine.compared(k))
-        loss.train()
-        share = share[:, :1][variance[:, :1] > CONTRAST]
-        total += share.nanmedian().cpu() / 2 if share.numel() else 0
+        warped, still, counts = engine.compared(k)
+        for part, loss, pred, target in compared_parts(engine.losses[k], warped, still):
+            assert isinstance(loss, LocalLearnedBasisCRLoss)
+            loss.eval()
+            share, variance = loss.unexplained(pred, target, counts)
+            loss.train()
+            share = share[:, :1][variance[:, :1] > CONTRAST]
+            total += part * share.nanmedian().cpu() / 2 if share.numel() else 0
     if engine.exchange is not None:
         engine.exchange([total])
     return float(total)

@@ -46,6 +46,8 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
             out[name] = {"code": _code_name(value)}
     out["seed"] = int(arguments["seed"])
     out["device"] = None if arguments.get("device") is None else str(arguments["device"])
+    weights = arguments.get("channel_weights")
+    out["channel_weights"] = None if weights is None else [float(w) for w in weights]
     devices = arguments.get("devices")
     out["devices"] = None if devices is None else [str(d) for d in devices]
     return out

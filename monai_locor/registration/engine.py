@@ -37,6 +37,7 @@ from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.precision import optimized
 
+from .channels import single
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .correspondence import COARSE, fit_like_two_people
@@ -80,6 +81,7 @@ class RegistrationEngine(nn.Module):
         predict: called with the affine once its stages are through; gives an ``initial_velocity``.
         initial_basis: to start from, in both directions; they go on learning.
         similarity: instead of the settings' measure, see :func:`.similarity.make_similarity`.
+        channel_weights: where the images have several channels, one for each pair of them.
         unmasked: gives both images as they are without masks, see :func:`.correspondence.fit_like_two_people`.
     """
 
@@ -97,6 +99,7 @@ class RegistrationEngine(nn.Module):
         predict: Callable[[np.ndarray], torch.Tensor] | None = None,
         initial_basis: LearnedBases | None = None,
         similarity: OwnSimilarity | None = None,
+        channel_weights: Sequence[float] = (1.0,),
         unmasked: Callable[[], tuple[PreparedImage, PreparedImage]] | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +108,7 @@ class RegistrationEngine(nn.Module):
         self.initial, self.seed, self.search, self.predict = initial, seed, search, predict
         self.initial_velocity, self.initial_displacement = initial_velocity, initial_displacement
         self.initial_basis, self.similarity, self.unmasked = initial_basis, similarity, unmasked
+        self.channel_weights = channel_weights
         self.unexplained: float | None = None
         self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
         self.shared = exchange is None  # whether this process knows what both directions have learned
@@ -115,8 +119,8 @@ class RegistrationEngine(nn.Module):
         """The images, on the device of the fixed one, and all that a registration of them begins with."""
         self.whole = fixed.to(self.device), moving.to(self.device)
         self.begin(self.initial)
-        if self.masked and not takes_mask(self.losses[0]):
-            logger.warning("%s takes no mask: it sees the whole images", type(self.losses[0]).__name__)
+        if self.masked and not takes_mask(single(self.losses[0])):
+            logger.warning("%s takes no mask: it sees the whole images", type(single(self.losses[0])).__name__)
 
     @property
     def masked(self) -> bool:
@@ -137,7 +141,8 @@ class RegistrationEngine(nn.Module):
         self.affine = AffineMap(self.fixed.grid, initial, self.config.transform).to(self.device)
         # one generator each: what a direction draws must not depend on where the other one is computed
         generators = [torch.Generator("cpu").manual_seed(2 * self.seed + k) for k in range(2)]
-        losses = make_similarities(self.config, self.fixed.grid.dims, generators, self.seed, self.similarity)
+        options = self.seed, self.similarity, self.channel_weights
+        losses = make_similarities(self.config, self.fixed.grid.dims, generators, *options)
         self.losses = nn.ModuleList(losses).to(self.device)
         if self.initial_basis is not None:
             self.initial_basis.load_into(*self.losses)
@@ -164,7 +169,7 @@ class RegistrationEngine(nn.Module):
 
     def _derivative(self) -> str:
         """What is needed of it: nothing where the measure sees the intensity alone."""
-        return self.config.derivative if channels_of(self.losses[0]) > 1 else "none"
+        return self.config.derivative if channels_of(single(self.losses[0])) > 1 else "none"
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit

@@ -42,7 +42,7 @@ NAME = "run.json"
 CHUNK = 2**20  # bytes
 IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
 INPUTS = (*IMAGES, "initial", "initial_velocity", "initial_basis")
-VALUES = ("seed", "device", "devices")
+VALUES = ("seed", "device", "devices", "channel_weights")
 UNKNOWN = ("predict", "similarity")  # code: its name is written, and the user must give it again
 # headers whose voxels lie in another file, and the suffixes of that
 DETACHED = {

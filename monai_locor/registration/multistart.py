@@ -137,16 +137,16 @@ class _Coarse:
 
     @classmethod
     def of(cls, image: PreparedImage, size_mm: float) -> _Coarse:
-        """Averages over blocks of about ``size_mm`` or a voxel, whichever is larger."""
-        grid = image.grid
+        """Averages over blocks of about ``size_mm`` or a voxel, whichever is larger; of several channels, of the first."""
+        grid, first = image.grid, image.image[:1]
         size = [min(n, max(1, round(size_mm / s))) for n, s in zip(grid.shape, grid.spacing, strict=True)]
         pool = F.avg_pool3d if grid.dims == 3 else F.avg_pool2d
         if image.weight is None:
-            mean = pool(image.image, size)
+            mean = pool(first, size)
             mass = torch.ones_like(mean)
         else:
             mass = pool(image.weight, size)
-            mean = pool(image.image * image.weight, size) / mass.clamp_min(1e-6)
+            mean = pool(first * image.weight, size) / mass.clamp_min(1e-6)
         level = _levels(mean, mass)
         affine = grid.affine @ np.diag([*size, 1.0])
         affine[:-1, -1] = apply_affine(grid.affine, (np.array(size) - 1) / 2)

@@ -23,11 +23,12 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, check_planes, from_voxels, reorder
-from monai_locor.io import ImageSource, read_image
+from monai_locor.io import ImageSource
 from monai_locor.io.masks import mask_on_grid
 from monai_locor.tensors import plain
 
 from .background import has_noisy_background
+from .channels import paired, read_channels
 from .config import RegistrationConfig
 from .given_start import Initial, given_start
 from .initial import check_kind, check_overlap
@@ -43,12 +44,13 @@ class Pair:
     """What a registration starts from.
 
     Attributes:
-        fixed_image, moving_image: as they were read, ``(1, *spatial)``, on the host.
+        fixed_image, moving_image: as they were read, ``(1, *spatial)``, on the host; of several channels, the first.
         fixed, moving: as the engine sees them.
         affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         displacement: what an initial field holds beyond the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
         velocity: an initial velocity, likewise.
         valid: where the voxels of each image are finite, ``(1, *spatial)`` bool, or None where all are.
+        channels: all channels of both images, ``(C, *spatial)``, on the host.
     """
 
     fixed_image: MetaTensor
@@ -59,13 +61,14 @@ class Pair:
     displacement: torch.Tensor | None = None
     velocity: torch.Tensor | None = None
     valid: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+    channels: tuple[MetaTensor, MetaTensor] | None = None
 
     def without_masks(self, quantile: float) -> tuple[PreparedImage, PreparedImage]:
         """Both images as the engine would see them if they had no masks, where the masked ones are."""
-        images, seen = (self.fixed_image, self.moving_image), (self.fixed, self.moving)
+        images, seen = self.channels or (self.fixed_image, self.moving_image), (self.fixed, self.moving)
         weights = [None if valid is None else valid.float() for valid in self.valid]
         fixed, moving = (prepare(i, w, quantile, s.device) for i, w, s in zip(images, weights, seen, strict=True))
-        return fixed, moving
+        return paired(fixed, moving)
 
 
 def load_pair(
@@ -81,7 +84,7 @@ def load_pair(
 ) -> Pair:
     """Read and check a pair; arguments and errors are those of :func:`monai_locor.register`."""
     target = select_device(device)
-    images = {"fixed": read_image(fixed, "fixed"), "moving": read_image(moving, "moving")}
+    images = {"fixed": read_channels(fixed, "fixed"), "moving": read_channels(moving, "moving")}
     grids = {role: Grid.of(image) for role, (image, _) in images.items()}
     if grids["fixed"].dims != grids["moving"].dims:
         shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
@@ -100,20 +103,24 @@ def load_pair(
         role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
         for role, (image, valid) in images.items()
     }
+    prepared["fixed"], prepared["moving"] = paired(prepared["fixed"], prepared["moving"])
     affine, displacement = given_start(initial, prepared["fixed"], prepared["moving"], config.initialization)
     if displacement is not None and initial_velocity is not None:
         raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
     displacement = check_kind(config.transform, affine, displacement, grids["fixed"], initial_velocity)
     check_overlap(grids["fixed"], grids["moving"], affine)
+    channels = cast(MetaTensor, images["fixed"][0].cpu()), cast(MetaTensor, images["moving"][0].cpu())
+    first = [image if len(image) == 1 else cast(MetaTensor, image[:1]) for image in channels]
     return Pair(
-        fixed_image=cast(MetaTensor, images["fixed"][0].cpu()),
-        moving_image=cast(MetaTensor, images["moving"][0].cpu()),
+        fixed_image=first[0],
+        moving_image=first[1],
         fixed=prepared["fixed"],
         moving=prepared["moving"],
         affine=affine,
         displacement=displacement,
         velocity=None if initial_velocity is None else _velocity(initial_velocity, prepared["fixed"]),
         valid=(images["fixed"][1], images["moving"][1]),
+        channels=channels,
     )
 
 

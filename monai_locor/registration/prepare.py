@@ -35,7 +35,7 @@ class PreparedImage:
     """An image in canonical axis order, its intensities in about [0, 1].
 
     Attributes:
-        image: ``(1, *spatial)`` float32.
+        image: ``(C, *spatial)`` float32, one channel or several.
         weight: ``(1, *spatial)`` in [0, 1], or None where every voxel counts.
         grid: its grid, axes nearest to R, A, S.
         stored: grid of the image as it was given.
@@ -71,7 +71,7 @@ def prepare(
     """Reorder the axes and normalise the intensities by robust quantiles inside the mask.
 
     Args:
-        image: ``(1, *spatial)``, finite.
+        image: ``(C, *spatial)``, finite; each channel is normalised by itself.
         weight: ``(1, *spatial)`` on the same grid, or None.
         quantile: see :class:`monai_locor.registration.RegistrationConfig`.
         device: where the result lives.
@@ -82,12 +82,16 @@ def prepare(
     values = reorder(plain(image).detach().float(), axes, flips).to(device)
     if weight is not None:
         weight = reorder(plain(weight).detach().float().clamp(0, 1), axes, flips).to(device)
+    channels = [_normalised(channel, weight, quantile) for channel in values.split(1)]
+    values = channels[0] if len(channels) == 1 else torch.cat(channels)
+    return PreparedImage(values, weight, stored.reordered(axes, flips).snapped(), stored, axes, flips)
+
+
+def _normalised(values: torch.Tensor, weight: torch.Tensor | None, quantile: float) -> torch.Tensor:
     low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
     # in float64: an offset of 1e4 would leave no digits of a small contrast
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
-    if weight is not None:
-        values = _filled(values, weight)
-    return PreparedImage(values, weight, stored.reordered(axes, flips).snapped(), stored, axes, flips)
+    return values if weight is None else _filled(values, weight)
 
 
 def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,7 +36,7 @@ class Level:
 
     Attributes:
         grid: where the loss is evaluated, aligned with the reference image.
-        reference: ``(1, C, *grid)``: intensity and derivative magnitude.
+        reference: ``(1, C, *grid)``: intensity and derivative magnitude, of one channel of the images after the other.
         weight: ``(1, 1, *grid)`` or None.
         other: ``(1, C, *voxels)``, smoothed alike; with masks, its weight is the last channel.
         other_grid: grid of ``other``.
@@ -80,7 +80,10 @@ def make_level(
     if grid is not reference.grid:
         features = warp(features, reference.grid, None, grid, padding_mode="border")
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
-    box = _box_around(_seen(features[0], None if weight is None else weight[0], region))
+    intensity = features[:: len(features) // len(reference.image)]
+    box = _box_around(
+        _seen(intensity[0] if len(intensity) == 1 else intensity.amax(0), None if weight is None else weight[0], region)
+    )
     inside = (slice(None), *box)
     moved, moved_weight = image_features(other, grid.spacing, derivative != "none", unit)
     return Level(
@@ -124,8 +127,8 @@ def image_features(
         unit: what the derivative magnitude is the change over: the distance of two samples, or of two voxels of this image.
 
     Returns:
-        intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``; and the weights of voxels that nothing
-        outside has touched, ``(1, *voxels)``, or None where every voxel counts.
+        intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``, of one channel after the other; and
+        the weights of voxels that nothing outside has touched, ``(1, *voxels)``, or None where every voxel counts.
     """
     sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
     weight = image.weight
@@ -144,7 +147,7 @@ def image_features(
     # a pure number, and over the distance of two samples of the order of the intensities
     distance = image.grid.spacing if unit == "voxel" else step
     magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(distance.min())
-    return torch.cat((smooth, magnitude)), weight
+    return torch.stack((smooth, magnitude), 1).flatten(0, 1), weight
 
 
 def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from monai_locor.errors import InputError
 from monai_locor.losses.compare import channels_of
 from monai_locor.networks import LearnedBasis
 
+from .channels import ChannelLosses
 from .measures import CUSTOM, CUSTOM_BENDING_WEIGHT, SIMILARITIES, Similarity, bending_weight_of, check_name, check_options
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def make_similarities(
     generators: Sequence[torch.Generator],
     seed: int,
     own: OwnSimilarity | None = None,
+    channel_weights: Sequence[float] = (1.0,),
 ) -> list[nn.Module]:
     """The measure that some settings ask for, once for each generator; torch's global random state is left as it was.
 
@@ -110,6 +112,7 @@ def make_similarities(
         config, spatial_dims, own: see :func:`make_similarity`.
         generators: CPU random generators of what each measure draws.
         seed: of what they begin with.
+        channel_weights: one for each pair of channels; several pairs have a measure each.
 
     Raises:
         InputError, ValueError: see :func:`make_similarity`.
@@ -117,9 +120,14 @@ def make_similarities(
     if not isinstance(own, nn.Module | None):  # what a function draws comes from the global state: it is lent to it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return [make_similarity(config, spatial_dims, g, own) for g in generators]
+            return [_of_channels(channel_weights, config, spatial_dims, g, own) for g in generators]
     weights = torch.Generator("cpu").manual_seed(seed)
-    return [make_similarity(config, spatial_dims, g, own, weights) for g in generators]
+    return [_of_channels(channel_weights, config, spatial_dims, g, own, weights) for g in generators]
+
+
+def _of_channels(channel_weights: Sequence[float], *args: Any) -> nn.Module:
+    losses = [make_similarity(*args) for _ in channel_weights]
+    return losses[0] if len(losses) == 1 else ChannelLosses(losses, channel_weights)
 
 
 def make_similarity(
