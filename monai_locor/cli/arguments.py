@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "check_inputs",
     "given_arguments",
+    "images_of",
+    "name_images",
     "name_of",
     "named_start",
     "repeated_arguments",
@@ -76,12 +78,14 @@ def repeated_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say of arguments but the settings and the start."""
-    names = ("fixed_mask", "moving_mask", "initial_basis", "seed")
+    names = ("fixed_mask", "moving_mask", "initial_basis", "seed", "channel_weights")
     out: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for role in ("fixed", "moving"):
         path, channel = getattr(args, role), getattr(args, f"{role}_channel")
         if path is None and channel is not None:
             raise InputError(f"--{role}-channel {channel}: name the {role} image, too")
+        if len(images_of(path)) > 1 and channel is not None:
+            raise InputError(f"--{role}-channel {channel}: goes with one {role} image, not with several")
         if path is not None:
             out[role] = path
             out[f"{role}_channel"] = channel
@@ -98,8 +102,15 @@ def check_inputs(arguments: Mapping[str, Any]) -> None:
         InputError: for the first of them.
     """
     for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
-        check_image(arguments.get(name), f"{name} image" if name in ("fixed", "moving") else name.replace("_", " "))
+        for image in images_of(arguments.get(name)):
+            check_image(image, f"{name} image" if name in ("fixed", "moving") else name.replace("_", " "))
+    from ..registration.pairing import checked_weights, pair_count
+
+    count = pair_count(*(len(images_of(arguments.get(role))) for role in ("fixed", "moving")))
+    checked_weights(arguments.get("channel_weights"), count)
     basis = arguments.get("initial_basis")
+    if basis is not None and count > 1:
+        raise InputError(f"--initial-basis {basis}: is for one image a side, and there are several; leave it out")
     if basis is not None and not Path(f"{basis}.safetensors").expanduser().is_file():
         check_file(basis, "basis")
 
@@ -113,8 +124,8 @@ def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(arguments)
     for role in ("fixed", "moving"):
         channel = out.pop(f"{role}_channel", None)
-        if isinstance(out[role], str):
-            out[role] = _image(role, out[role], channel)
+        read = [_image(role, image, channel) if isinstance(image, str) else image for image in images_of(out[role])]
+        out[role] = read if isinstance(out[role], list) else read[0]
     return out
 
 
@@ -131,6 +142,25 @@ def _names_series(path: str) -> bool:
     from ..io.dicom import is_series
 
     return is_series(Path(path).expanduser())
+
+
+def name_images(args: argparse.Namespace) -> None:
+    """Put what ``--fixed`` and ``--moving`` name in the places of FIXED and MOVING.
+
+    Raises:
+        InputError: where an image is named in both ways.
+    """
+    for role in ("fixed", "moving"):
+        alone, several = getattr(args, role), getattr(args, f"{role}_images")
+        if alone is not None and several is not None:
+            raise InputError(f"{role.upper()} {alone}: --{role} names {several[0]}, too; with one of these options, use both")
+        if several is not None:
+            setattr(args, role, several if len(several) > 1 else several[0])
+
+
+def images_of(given: Any) -> list[Any]:
+    """One image or several as a list."""
+    return given if isinstance(given, list) else [given]
 
 
 def name_of(image: Any) -> str:
@@ -170,7 +200,7 @@ def start_of(
         return None, dataclasses.replace(config, initialization=STARTS[how[0]])
     from ..io.grids import read_grid
 
-    fixed, moving = (read_grid(arguments[role], f"{role} image") for role in ("fixed", "moving"))
+    fixed, moving = (read_grid(images_of(arguments[role])[0], f"{role} image") for role in ("fixed", "moving"))
     transform = load_transforms(how, fixed=fixed, moving=moving, formats=formats)
     return (transform.matrix if transform.is_affine else transform.displacement(fixed)), config
 

@@ -26,6 +26,8 @@ from ..errors import InputError
 from .arguments import (
     check_inputs,
     given_arguments,
+    images_of,
+    name_images,
     name_of,
     named_start,
     repeated_arguments,
@@ -60,6 +62,7 @@ EXAMPLE = """\
 monai-locor register flair.nii.gz t1.nii.gz -o out
 monai-locor register mr.nii.gz ct_dicom_folder -o out --moving-labels ct_organs.nii.gz --fixed-mask body.nii.gz
 monai-locor register fixed.nii.gz moving.nii.gz -o out --preset fast --similarity mind_ssc --set bending_weight=20
+monai-locor register --fixed t1.nii.gz t2.nii.gz --moving flair.nii.gz ct.nii.gz --channel-weights 1 0.5 -o out
 monai-locor register --from out/run.json -o again"""
 
 _ROLES = ("fixed", "moving")
@@ -105,6 +108,11 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_images(group: argparse._ActionsContainer) -> None:
+    for role in ("fixed", "moving"):
+        text = f"several {role} images instead of {role.upper()}, on the grid of the first: registered together, pair by pair"
+        group.add_argument(f"--{role}", dest=f"{role}_images", nargs="+", metavar="IMAGE", help=text)
+    text = "how much each pair of --fixed and --moving counts (default: as much as any)"
+    group.add_argument("--channel-weights", nargs="+", type=float, metavar="W", help=text)
     for role in ("fixed", "moving"):
         group.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"where the {role} image counts; on any grid")
     for role in ("fixed", "moving"):
@@ -159,6 +167,7 @@ class Plan:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse settings, inputs and outputs that cannot be; what is to be done is kept in ``args.plan``."""
+    name_images(args)
     arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
     check_device(args.device)
     if args.initial is not None and not named_start(args.initial):
@@ -182,7 +191,8 @@ def run(args: argparse.Namespace) -> int:
         arguments["initial"], arguments["preset"] = start_of(args.initial, arguments, args.initial_formats)
         limits = thresholds_of(args.thresholds)
         carried = plan.load(mode_of(args.interpolation))
-        console.say(f"registering {name_of(arguments['moving'])} to {name_of(arguments['fixed'])} ...")
+        named = (", ".join(map(name_of, images_of(arguments[role]))) for role in ("moving", "fixed"))
+        console.say("registering {} to {} ...".format(*named))
         result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
@@ -194,7 +204,7 @@ def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Th
     from ..report.verdict import judge
 
     masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
-    verdict = judge(result, arguments["fixed"], arguments["moving"], limits, **masks)
+    verdict = judge(result, *(images_of(arguments[role])[0] for role in ("fixed", "moving")), limits, **masks)
     return dataclasses.replace(result, verdict=verdict)
 
 
@@ -207,7 +217,8 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     folder: Path = args.output.expanduser()
     if folder.is_file():
         raise InputError(f"output folder {folder}: is a file; name a folder")
-    outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"])}
+    several = any(len(images_of(arguments[role])) > 1 for role in ("fixed", "moving"))
+    outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"], several)}
     wanted = [
         (role, kind, path) for role in ("moving", "fixed") for kind in CARRIED for path in getattr(args, f"{role}_{kind}")
     ]
@@ -223,7 +234,7 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
 
 def _files(arguments: Mapping[str, Any]) -> list[str]:
     names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial_basis")
-    return [name_of(arguments[name]) for name in names if arguments.get(name) is not None]
+    return [name_of(image) for name in names if arguments.get(name) is not None for image in images_of(arguments[name])]
 
 
 def _other(role: str) -> str:

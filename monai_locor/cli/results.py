@@ -126,9 +126,6 @@ def _ants_files(path: Path) -> list[Path]:
 def _velocity(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io import write_displacement_field
 
-    if result.velocity is None and result.interrupted:
-        logger.warning("%s is left out: the registration was interrupted before there was one", path)
-        return []
     write_displacement_field(path, result.velocity_mm, result.fixed_grid, velocity=True)
     return [path]
 
@@ -176,15 +173,20 @@ OUTPUTS: dict[str, Output] = {
 DEFAULT = ("warped", "forward", "inverse", "affine", "report")
 
 
-def chosen_outputs(text: str | None, config: RegistrationConfig) -> list[str]:
+def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool = False) -> list[str]:
     """Names of outputs from ``a,b,c``, ``all`` or nothing, which is the usual ones.
+
+    Args:
+        text: of the option.
+        config: settings of the registration.
+        several: whether a side has several images.
 
     Raises:
         InputError: for an unknown name, or one that cannot be with these settings or without a package.
     """
     if text in (None, "all"):
         wanted = list(DEFAULT if text is None else OUTPUTS)
-        problems = {name: _problem(name, config) for name in wanted}
+        problems = {name: _problem(name, config, several) for name in wanted}
         for name, problem in problems.items():
             if problem:
                 logger.warning("%s is left out: it %s", OUTPUTS[name].name, problem)
@@ -194,19 +196,21 @@ def chosen_outputs(text: str | None, config: RegistrationConfig) -> list[str]:
     if unknown:
         raise InputError(f"--outputs {text}: there is no {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
     for name in names:
-        problem = _problem(name, config)
+        problem = _problem(name, config, several)
         if problem:
             raise InputError(f"--outputs {name}: it {problem}")
     return names
 
 
-def _problem(name: str, config: RegistrationConfig) -> str:
+def _problem(name: str, config: RegistrationConfig, several: bool) -> str:
     """Why an output cannot be, and the remedy; empty if it can."""
     missing = " ".join(package for package in OUTPUTS[name].needs if find_spec(package) is None)
     if missing:
         return f"needs {missing}; pip install {missing}"
     if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
         return "is what similarity locor with basis learned learns; use those, or leave it out"
+    if name == "basis" and several:
+        return "is of one image a side, and there are several; leave it out"
     if name == "velocity" and config.transform != "deformable":
         return f"is of a deformation, which transform {config.transform} has not; use deformable, or leave it out"
     if name == "velocity" and config.composition != "single":

@@ -36,13 +36,14 @@ from monai_locor.precision import optimizing
 from monai_locor.report.verdict import judge
 from monai_locor.run_log import RunLog, collecting
 
-from .channels import checked_weights, first_image
+from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
 from .fields import stationary_velocity
 from .given_start import Initial, start_word
 from .pair import Pair, load_pair, select_device
+from .pairing import checked_weights
 from .parallel import Exchange, second_process
 from .prepare import PreparedImage
 from .result import RegistrationResult

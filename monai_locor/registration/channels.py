@@ -30,10 +30,10 @@ from monai_locor.io.masks import same_voxels
 from monai_locor.losses.compare import channels_of, compare
 from monai_locor.tensors import plain
 
+from .pairing import pair_count
 from .prepare import PreparedImage
-from .schedule import POSITIVE
 
-__all__ = ["ChannelLosses", "checked_weights", "compared_parts", "first_image", "paired", "read_channels", "single"]
+__all__ = ["ChannelLosses", "compared_parts", "first_image", "paired", "read_channels", "single"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,32 +97,14 @@ def paired(fixed: PreparedImage, moving: PreparedImage) -> tuple[PreparedImage, 
     """Both images with as many channels; the only channel of one goes with each of the other's.
 
     Raises:
-        InputError: when the numbers differ, and neither is one.
+        InputError: see :func:`.pairing.pair_count`.
     """
-    counts = len(fixed.image), len(moving.image)
-    if min(counts) != 1 and counts[0] != counts[1]:
-        raise InputError(f"{counts[0]} fixed and {counts[1]} moving images: give as many of each, or one of either.")
+    count = pair_count(len(fixed.image), len(moving.image))
     first, second = (
-        image if len(image.image) == max(counts) else dataclasses.replace(image, image=image.image.expand(max(counts), *shape))
+        image if len(image.image) == count else dataclasses.replace(image, image=image.image.expand(count, *shape))
         for image, shape in ((fixed, fixed.grid.shape), (moving, moving.grid.shape))
     )
     return first, second
-
-
-def checked_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """One weight for each pair of channels, by default one.
-
-    Raises:
-        InputError: for another number of weights, and what is no positive number.
-    """
-    if weights is None:
-        return (1.0,) * count
-    given = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
-    if len(given) != count:
-        raise InputError(f"channel_weights {given}: {count} needed, one for each pair of images.")
-    for value in given:
-        POSITIVE.check("channel_weights", value)
-    return tuple(float(value) for value in given)
 
 
 class ChannelLosses(nn.Module):

@@ -51,8 +51,8 @@ class StationaryVelocity:
 
 @torch.no_grad()
 def stationary_velocity(engine: RegistrationEngine) -> StationaryVelocity | None:
-    """What an engine has found; None where its map is not the exponential of one velocity, or there is no deformation."""
-    if not engine.deformable or isinstance(engine.velocity, StagedVelocity):
+    """What an engine has found; None where its map is not the exponential of one velocity, or is to have no deformation."""
+    if engine.config.transform != "deformable" or isinstance(engine.velocity, StagedVelocity):
         return None
     values = torch.tensordot(_lattice_axes(engine), engine.velocity.velocity().double(), dims=1)
     return StationaryVelocity(values.float().cpu(), engine.velocity.lattice)

@@ -31,6 +31,7 @@ from monai_locor.io.transforms.folders import has_deformation
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report.verdict import Verdict
 
+from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest
 from .result import RegistrationResult
@@ -105,7 +106,7 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
             raise
         logger.warning("the result is loaded without the %s image: %s", role, error)
         return None
-    return read_image(source, role)[0]
+    return read_image(first_image(source), role)[0]
 
 
 def _transform(root: Path, content: Mapping[str, Any]) -> SpatialTransform:

@@ -32,6 +32,7 @@ from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
+from monai_locor.registration.fields import StationaryVelocity
 from monai_locor.registration.manifest import FORMAT
 from monai_locor.report.verdict import Reason, Thresholds, Verdict
 
@@ -66,6 +67,7 @@ def called(monkeypatch):
             config=options["preset"],
             seed=options["seed"],
             seconds=1.5,
+            velocity=StationaryVelocity(torch.zeros_like(field).expand(3, *grids[0].shape), grids[0]),
         )
         return dataclasses.replace(result, **seen["changes"])
 

@@ -27,8 +27,9 @@ from monai_locor import InputError, RegistrationConfig
 from monai_locor.io import write_image
 from monai_locor.losses.compare import takes_mask
 from monai_locor.registration import Stage
-from monai_locor.registration.channels import ChannelLosses, checked_weights, read_channels
+from monai_locor.registration.channels import ChannelLosses, read_channels
 from monai_locor.registration.manifest import RunManifest
+from monai_locor.registration.pairing import checked_weights
 from monai_locor.registration.similarity import SIMILARITIES
 
 from .phantom import CUBE, PLANE, SHORT, TINY, anatomy, errors, grid_of, image, other_modality, pair, run, small_deformation

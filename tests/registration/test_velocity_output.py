@@ -82,8 +82,13 @@ def test_the_file(result, tmp_path):
 @pytest.mark.parametrize("read", [read_displacement_field, read_transform])
 def test_no_reader_takes_it_for_a_displacement(result, tmp_path, read):
     (path,) = OUTPUTS["velocity"].write(result, tmp_path / "v.nii.gz")
-    with pytest.raises(InputError, match=r"v\.nii\.gz: holds a stationary velocity; give the displacement"):
+    with pytest.raises(InputError, match=r"v\.nii\.gz: holds a (stationary )?velocity"):
         read(path)
+
+
+def test_without_a_step_it_is_zero():
+    found = run(*pair(PLANE, PLANE)[:2], RegistrationConfig(stages=(Stage(4, 1),)))
+    assert found.velocity_mm.shape == found.forward_mm.shape and not found.velocity_mm.any()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""How many pairs several images make, and how much each counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai_locor.errors import InputError
+
+from .schedule import POSITIVE
+
+__all__ = ["checked_weights", "pair_count"]
+
+
+def pair_count(fixed: int, moving: int) -> int:
+    """How many pairs so many images a side make: the only one of a side goes with each of the other.
+
+    >>> pair_count(2, 2), pair_count(1, 3)
+    (2, 3)
+
+    Raises:
+        InputError: when the numbers differ, and neither is one.
+    """
+    if min(fixed, moving) != 1 and fixed != moving:
+        raise InputError(f"{fixed} fixed and {moving} moving images: give as many of each, or one of either.")
+    return max(fixed, moving)
+
+
+def checked_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """One weight for each pair of channels, by default one.
+
+    Raises:
+        InputError: for another number of weights, and what is no positive number.
+    """
+    if weights is None:
+        return (1.0,) * count
+    given = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
+    if len(given) != count:
+        raise InputError(f"channel_weights {given}: {count} needed, one for each pair of images.")
+    for value in given:
+        POSITIVE.check("channel_weights", value)
+    return tuple(float(value) for value in given)
