@@ -37,17 +37,26 @@ def check_file(path: str | Path | None, what: str) -> None:
 
 
 def check_image(path: str | Path | None, what: str) -> None:
-    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series."""
+    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series; of NIfTI and the like with a valid header."""
     from ..io.dicom import is_series
 
-    if path is not None and not is_series(Path(path).expanduser()):
-        check_file(path, what)
+    if path is None or is_series(Path(path).expanduser()):
+        return
+    check_file(path, what)
+    from ..io.nibabel_images import is_nibabel
+
+    if is_nibabel(Path(path)):
+        from ..io.grids import read_grid
+
+        read_grid(Path(path), what)
 
 
 def check_any(path: Path, what: str) -> None:
     """The same for an image, a transform or the prefix of the files of ANTs."""
-    if not is_ants_prefix(path.expanduser()):
-        check_image(path, what)
+    from ..io.dicom import is_series
+
+    if not (is_ants_prefix(path.expanduser()) or is_series(path.expanduser())):
+        check_file(path, what)
 
 
 def is_ants_prefix(path: Path) -> bool:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -55,6 +56,10 @@ REFUSALS = {
     "register -o out": "give FIXED and MOVING",
     "register --from none.json -o out": "none.json: no such file",
     "register --from settings.json -o out": "settings.json: is not the run.json of a registration",
+    "register bad.nii moving.nii -o out": "fixed image bad.nii: cannot be read",
+    "register fixed.nii moving.nii -o out --fixed-mask bad.nii.gz": "fixed mask bad.nii.gz: cannot be read",
+    "register fixed.nii singular.nii -o out": "moving image singular.nii: has no usable geometry",
+    "apply moving.nii -t id.tfm -r bad.nii -o o.nii": "reference image bad.nii: cannot be read",
     # settings
     "register fixed.nii moving.nii -o out --preset fats": "preset must be one of default, fast",
     "register fixed.nii moving.nii -o out --similarity ssd": "similarity must be one of locor",
@@ -98,7 +103,7 @@ REFUSALS = {
     "convert none.tfm -o o.h5": "transform none.tfm: no such file",
     "convert id.tfm -o o.xyz": "transform o.xyz: its name ends in none of",
     "convert id.tfm -o o.h5 --to itkk": "there is no transform format 'itkk'",
-    "convert id.tfm -o o.h5 --from itkk": "there is no transform format 'itkk'",
+    "convert id.tfm -o o.h5 --from itkk": "--from itkk: is no format of transforms",
     "compose id.tfm -o id.tfm": "output file id.tfm: is also an input",
     "apply moving.nii -t id.tfm -r fixed.nii -o o.nii --from itkk": "itkk",
     "info fixed.nii --from itkk": "itkk",
@@ -131,6 +136,11 @@ def answers(tmp_path_factory) -> dict[str, list]:
     folder: Path = tmp_path_factory.mktemp("typos")
     for name in ("fixed.nii", "moving.nii"):
         save(folder / name, np.zeros((4, 4, 4), np.float32))
+    singular = nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), None)
+    singular.header["sform_code"] = 1  # all of whose numbers are zero
+    nib.save(singular, folder / "singular.nii")
+    for name in ("bad.nii", "bad.nii.gz"):
+        (folder / name).write_text("nothing")
     (folder / "settings.json").write_text('{"strid": 2}')
     (folder / "id.tfm").write_text("#Insight Transform File V1.0\n")
     (folder / "there").mkdir()

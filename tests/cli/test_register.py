@@ -123,8 +123,9 @@ def test_the_usual_outputs_and_what_is_said(run, pair, called, folder):
 
 
 def test_options_are_passed_on(run, pair, called, folder):
-    for name in ("fm.nii", "mm.nii", "b.safetensors"):
-        (folder / name).touch()
+    (folder / "b.safetensors").touch()
+    for name in ("fm.nii", "mm.nii"):
+        save(folder / name, np.ones(SHAPE, np.uint8))
     run(
         *[*pair, "--preset", "fast", "--set", "num_basis=3", "--seed", "7", "--device", "cpu", "--similarity", "srwcr"],
         *["--fixed-mask", "fm.nii", "--moving-mask", "mm.nii", "--initial-basis", "b"],
@@ -184,7 +185,7 @@ def test_thresholds_of_ones_own(run, refused, pair, called, folder, monkeypatch)
 
     monkeypatch.setattr("monai_locor.report.verdict.judge", judge)
     (folder / "t.json").write_text('{"overlap": [0.9, 0.8]}')
-    (folder / "m.nii").touch()
+    save(folder / "m.nii", np.ones(SHAPE, np.uint8))
     assert "verdict: WARN" in run(*pair, "--thresholds", "t.json", "--fixed-mask", "m.nii").out
     assert seen["thresholds"] == Thresholds(overlap=(0.9, 0.8)) and seen["fixed_mask"] == "m.nii"
     (folder / "t.json").write_text('{"overlap": 1}')
