@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import InputError
+from ..run_log import doubt
 from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
 from .stored import StoredImage, TimeAxis
 
@@ -64,7 +65,7 @@ def stored_of_nibabel(image: Any, name: str) -> StoredImage:
     if isinstance(image, nib.nifti1.Nifti1Pair):
         warn_about_header(image, name)
     elif isinstance(image, nib.analyze.AnalyzeImage):
-        logger.warning("%s: is of Analyze format, which does not say where right is; the left-right axis is a guess", name)
+        doubt(logger, "%s: is of Analyze format, which does not say where right is; the left-right axis is a guess", name)
     voxels, channels = _voxels(np.asanyarray(image.dataobj), min(image.ndim, 3))
     kind = voxels.dtype.newbyteorder("=").name
     if not isinstance(image, nib.nifti1.Nifti1Pair):

@@ -192,7 +192,7 @@ def warn_about_header(image: nib.nifti1.Nifti1Pair, name: str) -> None:
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
     zooms = np.array([*image.header.get_zooms()[:3], *lengths[image.ndim :]], dtype=np.float64)
     if sform is None and qform is None:
-        logger.warning("%s: its header has neither sform nor qform; its place in the world is a guess", name)
+        doubt(logger, "%s: its header has neither sform nor qform; its place in the world is a guess", name)
     elif sform is not None and qform is not None and not np.allclose(sform, qform, rtol=_CLOSE, atol=_CLOSE):
         doubt(logger, "%s: sform and qform of its header disagree; the sform is used", name)
     elif not np.allclose(zooms, lengths, rtol=_CLOSE, atol=0):

@@ -26,6 +26,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, SpatialTransform, apply_affine, inside, reorder
 from monai_locor.geometry.steps import world_to_voxels
 from monai_locor.io.transforms.given import given_transform
+from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
 
 from .config import STARTS
@@ -115,7 +116,8 @@ def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
         voxels = world_to_voxels(torch.from_numpy(points.reshape(-1, fixed.dims)), domain)
         share = float(inside(voxels, domain.shape, margin=-0.5).double().mean())
         if share < COVERED:
-            logger.warning(
+            doubt(
+                logger,
                 "initial: its field covers %.0f %% of the fixed image, and is zero beyond, as in ITK; is it one of "
                 "another fixed image, or in the other direction?",
                 100 * share,

@@ -144,6 +144,16 @@ class TestWarnings:
         assert statuses(result)["warning"] == "WARN"
         assert run(paths[0], moving).doubts == ()
 
+    @pytest.mark.parametrize("codes", [(0, 0), (1, 0)])
+    def test_a_file_without_a_place_is_doubtful(self, tmp_path, codes):
+        fixed, moving = aligned(FLAT)
+        paths = self.file(tmp_path / "f.nii.gz", fixed, False), self.file(tmp_path / "m.nii.gz", moving, False)
+        nifti = nib.load(paths[1])
+        nifti.header["sform_code"], nifti.header["qform_code"] = codes
+        nib.save(nib.Nifti1Image(np.asarray(nifti.dataobj), None, nifti.header), paths[1])
+        result = run(*paths)
+        assert any("its place in the world is a guess" in text for text in result.doubts) == (codes == (0, 0))
+
     def file(self, path: Path, values: MetaTensor, contradicts: bool) -> Path:
         affine = np.eye(4)
         affine[:2, :2], affine[:2, 3] = values.affine.numpy()[:2, :2], values.affine.numpy()[:2, -1]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
+from ...run_log import doubt
 from . import tags
 from .frames import Frame, frames_of
 from .headers import BrokenFile, has_dicom_content
@@ -85,7 +86,7 @@ def _frames(file: Path, name: str) -> list[Frame]:
     try:
         return frames_of(file, name)
     except BrokenFile as error:
-        logger.warning("%s", error)
+        doubt(logger, "%s", error)
         return []
 
 
