@@ -91,10 +91,8 @@ def describe_image(image: MetaTensor) -> dict[str, Any]:
 
 
 def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[str, Any]:
-    """Kind, size of displacements and folding on a grid, if there is one; of an affine map its parts."""
-    import torch
-
-    from ..metrics import jacobian_statistics
+    """What a transform does; on a grid, if there is one, how far it moves and how it stretches."""
+    from ..metrics.arrays import field_statistics, jacobian_statistics_of_array
 
     found: dict[str, Any] = {"what": "transform", "kind": kind_of(transform), "dims": transform.dims}
     found["holds_inverse"] = transform.inverse_steps is not None
@@ -102,15 +100,10 @@ def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[s
         found["affine"] = _affine_parts(transform.matrix)
     if grid is None:
         return found
-    field = transform.displacement(grid)
-    lengths = torch.linalg.vector_norm(field.double(), dim=0).flatten().sort().values
+    field = transform.displacement_array(grid)
     found["grid"] = describe_grid(grid)
-    found["displacement_mm"] = {
-        "mean": float(lengths.mean()),
-        "p95": float(lengths[round(0.95 * (len(lengths) - 1))]),
-        "max": float(lengths[-1]),
-    }
-    found["jacobian"] = jacobian_statistics(field, grid)
+    found["displacement_mm"] = field_statistics(field)
+    found["jacobian"] = jacobian_statistics_of_array(field, grid)
     return found
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from .grid import Grid
+from .grid import Grid, apply_affine
 from .steps import AffineStep, FieldStep, Step
 
 if TYPE_CHECKING:
@@ -144,6 +144,21 @@ class SpatialTransform:
 
         self._check(grid)
         return displacement(self.steps, grid)
+
+    def displacement_array(self, grid: Grid) -> np.ndarray:
+        """:meth:`displacement` as an array; without torch where nothing needs to be interpolated."""
+        self._check(grid)
+        first, rest = self.steps[0], self.steps[1:]
+        start = first.array if isinstance(first, FieldStep) and same_grid(first.grid, grid) else None
+        linear = self.steps if start is None else rest
+        if not all(isinstance(step, AffineStep) for step in linear):
+            return self.displacement(grid).cpu().numpy()
+        if not linear:
+            assert start is not None
+            return start
+        points = grid.points()
+        ends = apply_affine(product(linear), points if start is None else points + np.moveaxis(start, 0, -1))
+        return np.ascontiguousarray(np.moveaxis(ends - points, -1, 0), dtype=np.float32)
 
     def then(self, other: SpatialTransform) -> SpatialTransform:
         """``x -> other(self(x))``."""

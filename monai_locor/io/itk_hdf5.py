@@ -9,26 +9,21 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""ITK's transforms in HDF5 (``.h5``): read with h5py where it is installed, else with ITK; written with ITK.
-
-ITK's Python package loads, for the first transform that is asked for, all modules that any transform may need: ten seconds.
-The few classes that are needed here are taken from their own modules, which takes half a second.
-"""
+"""ITK's transforms in HDF5 (``.h5``): read with h5py where it is installed, else with ITK; written with ITK."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .itk_library import load_itk
+from .itk_library import itk_class, load_itk
 from .itk_linear import ItkTransform
 
-__all__ = ["FIELDS", "SIGNATURE", "read_hdf5", "write_hdf5"]
+__all__ = ["FIELDS", "SIGNATURE", "itk_parameters", "itk_view", "read_hdf5", "write_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: kinds that hold a displacement field; those of ITK's registrations add only how they were smoothed
@@ -74,8 +69,8 @@ def _of_group(group: Any) -> ItkTransform:
 
 def _with_itk(path: Path, name: str) -> list[ItkTransform]:
     load_itk(name)
-    _class("HDF5TransformIO", "Factory").RegisterOneFactory()
-    reader = _class("HDF5TransformIO", "TemplateD").New()
+    itk_class("HDF5TransformIO", "Factory").RegisterOneFactory()
+    reader = itk_class("HDF5TransformIO", "TemplateD").New()
     reader.SetFileName(str(path))
     reader.Read()
     found = reader.GetReadTransformList()
@@ -90,8 +85,8 @@ def _of_itk(transform: Any) -> ItkTransform:
     if not type_.startswith(FIELDS):
         return ItkTransform.of(type_, np.array(list(transform.GetParameters())), fixed)
     dims = transform.GetInputSpaceDimension()
-    image = _class("DisplacementFieldTransform", f"D{dims}").cast(transform).GetDisplacementField()
-    return ItkTransform.of(type_, _view(image, dims).ravel().copy(), fixed)  # number by number it would take minutes
+    image = itk_class("DisplacementFieldTransform", f"D{dims}").cast(transform).GetDisplacementField()
+    return ItkTransform.of(type_, itk_view(image, dims).ravel().copy(), fixed)  # number by number it would take minutes
 
 
 def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> None:
@@ -108,11 +103,11 @@ def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> Non
     parts = [_to_itk(transform) for transform in transforms]
     whole = parts[0]
     if len(parts) > 1:
-        whole = _class("CompositeTransform", f"D{transforms[0].dims}").New()
+        whole = itk_class("CompositeTransform", f"D{transforms[0].dims}").New()
         for part in parts:
             whole.AddTransform(part)
-    _class("HDF5TransformIO", "Factory").RegisterOneFactory()
-    writer = _class("TransformFileWriter", "TemplateD").New()
+    itk_class("HDF5TransformIO", "Factory").RegisterOneFactory()
+    writer = itk_class("TransformFileWriter", "TemplateD").New()
     writer.SetInput(whole)
     writer.SetFileName(str(path))
     writer.SetUseCompression(True)
@@ -121,27 +116,23 @@ def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> Non
 
 def _to_itk(transform: ItkTransform) -> Any:
     dims = transform.dims
-    out = _class(transform.kind, f"D{dims}3" if transform.kind == "BSplineTransform" else f"D{dims}").New()
-    out.SetFixedParameters(_parameters(transform.fixed))  # a field gets its grid from these
+    out = itk_class(transform.kind, f"D{dims}3" if transform.kind == "BSplineTransform" else f"D{dims}").New()
+    out.SetFixedParameters(itk_parameters(transform.fixed))  # a field gets its grid from these
     if transform.kind in FIELDS:
-        _view(out.GetDisplacementField(), dims).ravel()[:] = transform.parameters
+        itk_view(out.GetDisplacementField(), dims).ravel()[:] = transform.parameters
     else:
-        out.SetParameters(_parameters(transform.parameters))
+        out.SetParameters(itk_parameters(transform.parameters))
     return out
 
 
-def _parameters(values: np.ndarray) -> Any:
-    out = _class("OptimizerParameters", "D")(len(values))
+def itk_parameters(values: np.ndarray) -> Any:
+    """Numbers as ITK's transforms take them."""
+    out = itk_class("OptimizerParameters", "D")(len(values))
     for index, value in enumerate(values.tolist()):
         out[index] = value
     return out
 
 
-def _view(image: Any, dims: int) -> np.ndarray:
-    """The vectors of an image, last axis first, components last."""
-    return np.asarray(_class("PyBuffer", f"IVD{dims}{dims}").GetArrayViewFromImage(image))
-
-
-def _class(name: str, kind: str) -> Any:
-    """A class of ITK from its own module."""
-    return getattr(import_module(f"itk.itk{name}Python"), f"itk{name}{kind}")
+def itk_view(image: Any, dims: int, kind: str = "D") -> np.ndarray:
+    """The vectors of an image of doubles (``kind`` D) or floats (F), last axis first, components last; not a copy."""
+    return np.asarray(itk_class("PyBuffer", f"IV{kind}{dims}{dims}").GetArrayViewFromImage(image))

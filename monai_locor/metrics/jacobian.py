@@ -18,12 +18,11 @@ import torch
 
 from ..geometry import Grid, slabs, to_voxels
 from ..precision import guarded
+from .arrays import LOG_RANGE
 from .ndv import determinant, non_diffeomorphic_volume
 from .selection import check_displacement, select
 
 __all__ = ["jacobian_determinant", "jacobian_statistics", "unmirrored"]
-
-LOG_RANGE = (1e-9, 1e9)  # as in the Learn2Reg evaluation, so that a folded voxel has a finite logarithm
 
 
 @guarded

@@ -13,33 +13,16 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import torch
 
 from ..geometry import Grid, slabs, to_voxels
 from ..precision import guarded
 from ..tensors import on_device
+from .arrays import Simplex, simplices
 from .selection import check_displacement, spatial_mask
 
 __all__ = ["determinant", "non_diffeomorphic_volume"]
-
-
-Simplex = tuple[tuple[int, ...], ...]
-
-
-def _simplices(dims: int) -> list[Simplex]:
-    """Edges, in voxels, from a voxel to the other corners of each simplex that is measured at it."""
-    axes = np.eye(dims, dtype=int)
-    corners: list[Simplex] = [
-        tuple(tuple(int(v) for v in sign * axis) for sign, axis in zip(signs, axes, strict=True))
-        for signs in product((1, -1), repeat=dims)
-    ]
-    if dims == 2:  # four corner triangles: either diagonal cuts a square in two
-        return corners
-    # eight corner tetrahedra and the two that are left in the middle of a cube when its other four corners are cut off
-    return [*corners, ((-1, -1, 0), (-1, 0, -1), (0, -1, -1)), ((1, 1, 0), (0, 1, 1), (1, 0, 1))]
 
 
 def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
@@ -86,7 +69,7 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
     folded = torch.zeros((), dtype=torch.float64, device=displacement_mm.device)
     for rows in slabs(chosen.shape):
         u = to_voxels(displacement_mm[:, rows.start : rows.stop + 2].to(dtype), grid)
-        for simplex in _simplices(grid.dims):
+        for simplex in simplices(grid.dims):
             folded += torch.where(chosen[rows], _determinant(u, simplex).clamp(max=0), 0).double().sum()
     return abs(100 * float(folded) / (4 if grid.dims == 2 else 12) / count)
 

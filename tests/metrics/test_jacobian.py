@@ -21,6 +21,7 @@ import torch
 
 from monai_locor.geometry import Grid, apply_affine, reorder
 from monai_locor.metrics import jacobian_determinant, jacobian_statistics, non_diffeomorphic_volume
+from monai_locor.metrics.arrays import field_statistics, jacobian_statistics_of_array
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2, 10], [0.2, 0.2, 2.5, -5], [0.1, -1.9, 0.3, 3], [0, 0, 0, 1.0]])
 PLANE = np.array([[0.3, -1.5, 2], [-1.1, 0.2, 4], [0, 0, 1.0]])
@@ -160,3 +161,24 @@ def test_refuses_what_makes_no_sense():
         jacobian_statistics(torch.zeros(3, 7, 9, 8), grid, torch.zeros(7, 9, 8))
     with pytest.raises(ValueError, match="mask"):
         jacobian_statistics(torch.zeros(3, 7, 9, 8), grid, torch.ones(3, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(12, 9, 7), (40, 60, 30), (11, 8), (5, 1, 6), (2, 2, 2), (1, 4, 3), (6, 1)])
+@pytest.mark.parametrize("size", [0.0, 0.5, 6.0])
+def test_arrays_have_the_same_statistics(shape, size):
+    """What ``info`` says without torch; from smooth to folded, in slabs and whole."""
+    rng = np.random.default_rng(len(shape))
+    affine = np.eye(len(shape) + 1)
+    affine[:-1, :-1] = np.linalg.qr(rng.normal(size=(len(shape),) * 2))[0] * rng.uniform(0.5, 3, len(shape))
+    grid = Grid(shape, affine)
+    field = (size * rng.normal(size=(len(shape), *shape))).astype(np.float32)
+    ours, expected = jacobian_statistics_of_array(field, grid), jacobian_statistics(torch.from_numpy(field), grid)
+    assert ours.keys() == expected.keys() and (ours["ndv"] is None) == (expected["ndv"] is None)
+    assert ours["folding_voxels"] == pytest.approx(expected["folding_voxels"], abs=1 + 1e-4 * field.size)  # rounding at 0
+    for key in set(ours) - {"folding_voxels", "folding_percent", "std_log"} - ({"ndv"} if ours["ndv"] is None else set()):
+        assert ours[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-4 * max(size, 0.01)), key
+    assert ours["std_log"] == pytest.approx(expected["std_log"], rel=1e-2, abs=1e-5)
+    lengths = np.sort(np.linalg.norm(field.astype(float), axis=0).ravel())
+    found = field_statistics(field)
+    assert found["max"] == pytest.approx(lengths[-1]) and found["mean"] == pytest.approx(lengths.mean())
+    assert found["p95"] == pytest.approx(lengths[round(0.95 * (len(lengths) - 1))])

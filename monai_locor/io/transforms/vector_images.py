@@ -20,11 +20,13 @@ import numpy as np
 from ...errors import InputError, one_line
 from ...geometry import FieldStep, Grid, SpatialTransform
 from ..fields import load_displacement_field, write_displacement_field
-from ..itk_library import load_itk
+from ..itk_hdf5 import itk_parameters, itk_view
+from ..itk_library import itk_class, load_itk
 from ..lps import lps_signs
 from ..paths import atomic_path
 from ..reading import read_stored
 from .base import domain_of, invalid
+from .itk_steps import transforms_of_steps
 
 __all__ = ["read_nifti", "read_vector_image", "write_nifti", "write_vector_image"]
 
@@ -58,14 +60,22 @@ def write_vector_image(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
     """The whole map as one field on the fixed grid, float32."""
-    itk = load_itk(name)
+    load_itk(name)
     grid = domain_of(transform, fixed, name)
-    from .objects import field_to_itk
-
-    image = field_to_itk(FieldStep(transform.displacement(grid), grid), itk.F)
+    (field,) = transforms_of_steps((FieldStep(transform.displacement_array(grid), grid),))
+    made = itk_class("DisplacementFieldTransform", f"F{grid.dims}").New()
+    made.SetFixedParameters(itk_parameters(field.fixed))  # which makes an image with this geometry
+    image = made.GetDisplacementField()
+    itk_view(image, grid.dims, "F").ravel()[:] = field.parameters
+    for kind in ("Nrrd", "Meta"):
+        itk_class(f"{kind}ImageIO", "Factory").RegisterOneFactory()
+    writer = itk_class("ImageFileWriter", f"IVF{grid.dims}{grid.dims}").New()
+    writer.SetInput(image)
+    writer.SetUseCompression(True)
     try:
         with atomic_path(path) as temporary:
-            itk.imwrite(image, str(temporary), compression=True)
+            writer.SetFileName(str(temporary))
+            writer.Update()
     except RuntimeError as error:
         raise InputError(f"{name}: cannot be written ({one_line(error)}); is there room, and may you write there?") from error
     return [path]
