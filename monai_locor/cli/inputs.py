@@ -66,14 +66,16 @@ def is_ants_prefix(path: Path) -> bool:
 
 def check_transforms(items: Sequence[str], formats: Sequence[str] | None = None) -> None:
     """The same for a list of transforms: files, folders of ``register`` and prefixes of ANTs; and for their formats."""
-    if formats is not None:
-        from .transforms import check_formats
+    from ..io.nifti import is_nifti
+    from ..io.transforms.detect import format_of_file
+    from .transforms import check_formats
 
-        check_formats(formats, len(items))
-    for item in items:
+    for item, format in zip(items, check_formats(formats, len(items)), strict=True):
         path = parse_item(item)[0]
         if not is_ants_prefix(path):
             check_file(path, "transform")
+        if format is None and path.is_file() and is_nifti(path):
+            format_of_file(path)  # which refuses what can be read in several ways
 
 
 def check_device(names: str | None, option: str = "--device") -> None:

@@ -15,16 +15,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from monai_locor.geometry import Grid
+from monai_locor.geometry import Grid, SpatialTransform
+from monai_locor.io import write_transform
 from monai_locor.io.fields import write_affine
 from monai_locor.io.images import write_image
 from monai_locor.report.verdict import Verdict
 
-from .files import SHAPE, load, save
+from .files import AFFINE, SHAPE, load, save
 
 
 def test_an_image(run, folder):
@@ -137,3 +140,26 @@ def test_missing_files(refused, tmp_path, name):
 def test_files_that_are_nothing(refused, tmp_path, name):
     (tmp_path / name).write_text("nothing")
     assert str(tmp_path / name) in refused("info", tmp_path / name)
+
+
+CHILD = """
+import sys
+from monai_locor.cli import main
+assert main(["info", *sys.argv[1:], "-q"]) == 0
+print(*sorted({"torch", "monai", "itk", "SimpleITK"} & {*sys.modules}))
+"""
+
+
+def test_transforms_are_described_without_what_is_slow(folder):
+    pytest.importorskip("h5py")
+    grid = Grid(SHAPE, AFFINE)
+    field = SpatialTransform.of_field(np.ones((3, *SHAPE), np.float32), grid)
+    affine = SpatialTransform.of_affine(np.diag([1.1, 1, 1, 1]))
+    for name in ("a.tfm", "a.mat", "a.lta", "a.xfm", "a.h5"):
+        write_transform(folder / name, affine, fixed=grid, moving=grid)
+    for name, kind in (("f.h5", None), ("f.nii.gz", None), ("l.nii.gz", "learn2reg"), ("n.nii.gz", "niftyreg-disp")):
+        write_transform(folder / name, field.then(affine), format=kind, fixed=grid)
+    names = [name for name in folder.iterdir() if name.name[:2] in ("a.", "f.", "l.", "n.")]
+    command = [sys.executable, "-c", CHILD, "-r", folder / "fixed.nii.gz", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert len(names) == 9 and done.returncode == 0 and done.stdout.split() == [], done

@@ -103,7 +103,12 @@ REFUSALS = {
     "convert none.tfm -o o.h5": "transform none.tfm: no such file",
     "convert id.tfm -o o.xyz": "transform o.xyz: its name ends in none of",
     "convert id.tfm -o o.h5 --to itkk": "there is no transform format 'itkk'",
-    "convert id.tfm -o o.h5 --from itkk": "--from itkk: is no format of transforms",
+    "convert id.tfm -o o.h5 --from itkk": "--from itkk: is no format of transforms; choose one of itk, nifti",
+    "compose id.tfm id.tfm -o o.h5 --from itk --from itk --from itk": "3 formats for 2 transforms",
+    "apply moving.nii -t bare.nii -r fixed.nii -o o.nii": "bare.nii: holds displacements and does not say which",
+    "jacobian bare.nii": "learn2reg (voxels), ras-displacement",
+    "info bare.mat": "bare.mat: holds a matrix and does not say which",
+    "register fixed.nii moving.nii -o out --initial id.tfm --initial-from itkk": "--initial-from itkk: is no format",
     "compose id.tfm -o id.tfm": "output file id.tfm: is also an input",
     "apply moving.nii -t id.tfm -r fixed.nii -o o.nii --from itkk": "itkk",
     "info fixed.nii --from itkk": "itkk",
@@ -141,6 +146,8 @@ def answers(tmp_path_factory) -> dict[str, list]:
     nib.save(singular, folder / "singular.nii")
     for name in ("bad.nii", "bad.nii.gz"):
         (folder / name).write_text("nothing")
+    save(folder / "bare.nii", np.ones((4, 4, 4, 3), np.float32))
+    np.savetxt(folder / "bare.mat", np.eye(4))
     (folder / "settings.json").write_text('{"strid": 2}')
     (folder / "id.tfm").write_text("#Insight Transform File V1.0\n")
     (folder / "there").mkdir()
