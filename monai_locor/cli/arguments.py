@@ -186,7 +186,7 @@ def start_of(
         formats: of the transforms, one for all or one for each.
 
     Returns:
-        nothing, a matrix, or a field on the fixed grid; and the settings.
+        nothing, or a transform; and the settings.
 
     Raises:
         InputError: when a transform cannot be read or has other dimensions.
@@ -201,8 +201,7 @@ def start_of(
     from ..io.grids import read_grid
 
     fixed, moving = (read_grid(images_of(arguments[role])[0], f"{role} image") for role in ("fixed", "moving"))
-    transform = load_transforms(how, fixed=fixed, moving=moving, formats=formats)
-    return (transform.matrix if transform.is_affine else transform.displacement(fixed)), config
+    return load_transforms(how, fixed=fixed, moving=moving, formats=formats), config
 
 
 def thresholds_of(path: Path | None) -> Thresholds | None:

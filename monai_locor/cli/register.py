@@ -194,9 +194,19 @@ def run(args: argparse.Namespace) -> int:
         named = (", ".join(map(name_of, images_of(arguments[role]))) for role in ("moving", "fixed"))
         console.say("registering {} to {} ...".format(*named))
         result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
+    result = _with_start(result, args)
     if limits is not None:
         result = _judged(result, arguments, limits)
     return _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
+
+
+def _with_start(result: RegistrationResult, args: argparse.Namespace) -> RegistrationResult:
+    """The result, with the files that it started from for run.json, where these alone say what they are."""
+    from ..registration.described import described_start
+
+    if args.initial is None or named_start(args.initial) or args.initial_formats is not None:
+        return result
+    return dataclasses.replace(result, arguments={**result.arguments, "initial": described_start(args.initial)})
 
 
 def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Thresholds) -> RegistrationResult:

@@ -31,7 +31,7 @@ from monai_locor.tensors import plain
 
 from .manifest import IMAGES, INPUTS, UNKNOWN, sha256, stored_place
 
-__all__ = ["described_arguments"]
+__all__ = ["described_arguments", "described_start"]
 
 
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kind(name: str) -> Callable[[Any], dict[str, Any]]:
-    return _image if name in IMAGES else _start if name == "initial" else _described
+    return _image if name in IMAGES else described_start if name == "initial" else _described
 
 
 def _image(value: Any) -> dict[str, Any]:
@@ -66,14 +66,16 @@ def _image(value: Any) -> dict[str, Any]:
     return _described(value if known else load_source(value, "image", "all")[1])
 
 
-def _start(value: Any) -> dict[str, Any]:
+def described_start(value: Any) -> dict[str, Any]:
     """Of a file, a list of files, numbers, or a transform, of which a matrix can be written."""
     if isinstance(value, str):
         path, back = parse_item(value)
-        return {**_described(path), **({"inverse": True} if back else {})}
+        return {**described_start(path), **({"inverse": True} if back else {})}
+    if isinstance(value, PathLike):
+        return _file(value, transform=True)
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, (str, PathLike)) for item in value):
-        return {"list": [_start(item) for item in value]}
-    if isinstance(value, (PathLike, torch.Tensor, np.ndarray)):
+        return {"list": [described_start(item) for item in value]}
+    if isinstance(value, (torch.Tensor, np.ndarray)):
         return _described(value)
     transform = given_transform(value, "initial")
     if transform is None:
@@ -81,10 +83,14 @@ def _start(value: Any) -> dict[str, Any]:
     return {"matrix": transform.matrix.tolist()} if transform.is_affine else {"memory": type(value).__name__}
 
 
+def _file(value: str | PathLike[str], transform: bool = False) -> dict[str, Any]:
+    path = Path(value).expanduser().absolute()
+    return {"path": str(path), "sha256": sha256(stored_place(path), transform)}
+
+
 def _described(value: Any) -> dict[str, Any]:
     if isinstance(value, (str, PathLike)):
-        path = Path(value).expanduser().absolute()
-        return {"path": str(path), "sha256": sha256(stored_place(path))}
+        return _file(value)
     if not isinstance(value, (torch.Tensor, np.ndarray)):
         return {"memory": type(value).__name__}
     array = plain(torch.as_tensor(value)).detach().cpu().numpy()

@@ -70,15 +70,18 @@ def _version(name: str) -> str:
         return str(import_module(name).__version__)
 
 
-def sha256(path: str | PathLike[str]) -> str:
+def sha256(path: str | PathLike[str], transform: bool = False) -> str:
     """Of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
+
+    Args:
+        transform: whether of an output folder of ``register`` only the transform counts.
 
     Raises:
         FileNotFoundError: when there is none.
     """
     root = Path(path).expanduser()
     digest = hashlib.sha256()
-    files = list(_files(root))
+    files = list(_files(root, transform))
     if not files and not root.is_dir():
         raise FileNotFoundError(root)
     for file in files:
@@ -90,14 +93,17 @@ def sha256(path: str | PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _files(root: Path) -> Iterator[Path]:
-    if root.is_dir():
+def _files(root: Path, transform: bool = False) -> Iterator[Path]:
+    if root.is_dir() and not transform:
         yield from sorted(p for p in root.rglob("*") if p.is_file())
         return
-    if not root.exists():  # the prefix of an ANTs registration
+    if transform and (root.is_dir() or not root.exists()):  # an output folder, or the prefix of an ANTs registration
         from monai_locor.io.transforms.ants import ants_files
+        from monai_locor.io.transforms.folders import files_in
 
-        yield from (p for p in ants_files(root) if p.is_file())
+        yield from (files_in(root) if root.is_dir() else (p for p in ants_files(root) if p.is_file()))
+        return
+    if not root.exists():
         return
     yield root
     for suffix in DETACHED.get(root.suffix, ()):
@@ -194,9 +200,9 @@ class RunManifest:
         if "path" not in entry:
             what = entry.get("code") or entry.get("name") or "an object"
             raise InputError(f"{self.path}: {name} was {what} in memory, and must be given again to repeat the registration.")
-        path = Path(entry["path"])
-        if not stored_place(path).is_dir() and not list(_files(stored_place(path))):
+        path, transform = Path(entry["path"]), name == "initial"
+        if not stored_place(path).is_dir() and not list(_files(stored_place(path), transform)):
             raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
-        if sha256(stored_place(path)) != entry.get("sha256"):
+        if sha256(stored_place(path), transform) != entry.get("sha256"):
             raise InputError(f"{path}: has changed since {self.path} was written; give {name} again to use it all the same.")
         return f"[{path},1]" if entry.get("inverse") else str(path)

@@ -110,14 +110,14 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
 
 
 def _transform(root: Path, content: Mapping[str, Any]) -> SpatialTransform:
-    """The transform that a folder holds, with the inverse where it is there."""
-    if has_deformation(root):
-        return read_transform(root)
-    if RegistrationConfig.of(content["settings"]).transform != "deformable":  # then the affine is all there is
-        return SpatialTransform.of_affine(np.array(content["affine"]))
-    raise InputError(
-        f"{root}: holds no transform beside run.json; register again with one of the outputs forward, composite or ants."
-    )
+    """The whole transform that a folder holds, with the inverse where it is there."""
+    deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
+    if deformable and not has_deformation(root):
+        raise InputError(
+            f"{root}: holds no transform beside run.json, or its affine part alone; register again with one of the outputs "
+            "forward, composite or ants."
+        )
+    return read_transform(root)
 
 
 def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, transform: SpatialTransform) -> Grid:

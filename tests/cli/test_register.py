@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,13 +205,15 @@ def test_where_to_start(run, pair, called, folder):
     matrix = np.diag([1.1, 1, 1, 1])
     write_affine(folder / "a.tfm", matrix)
     run(*pair, "--initial", "a.tfm", "--force")
-    np.testing.assert_allclose(called["initial"], matrix)
+    np.testing.assert_allclose(called["initial"].matrix, matrix)
     run(*pair, "--initial", "[a.tfm,1]", "--initial", "a.tfm", "--force")
-    np.testing.assert_allclose(called["initial"], np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(called["initial"].matrix, np.eye(4), atol=1e-12)
+    written = json.loads((folder / "out" / "run.json").read_text())["arguments"]["initial"]["list"]
+    assert [(Path(entry["path"]).name, entry.get("inverse")) for entry in written] == [("a.tfm", True), ("a.tfm", None)]
     half = Grid((7, 6, 5), AFFINE @ np.diag([2.0, 2, 2, 1]))
     write_displacement_field(folder / "coarse.nii.gz", torch.ones(3, *half.shape), half)
     run(*pair, "--initial", "coarse.nii.gz", "--force")
-    assert called["initial"].shape == (3, *SHAPE)  # brought onto the fixed grid
+    assert called["initial"].domain.shape == half.shape
 
 
 def test_a_channel(run, pair, called, folder):

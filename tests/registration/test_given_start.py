@@ -61,11 +61,14 @@ def files(folder: Path) -> dict[str, list[str]]:
     write_transform(folder / "back.tfm", AFFINE.inverse())
     write_transform(folder / "whole.h5", CHAIN)
     write_transform(folder / "prefix_", CHAIN, format="ants", fixed=FIXED)
+    (folder / "earlier").mkdir()
+    write_transform(folder / "earlier" / "transform.h5", CHAIN)
     return {
         "two": [str(folder / "field.nii.gz"), str(folder / "affine.mat")],
         "an inverse": [str(folder / "field.nii.gz"), f"[{folder / 'back.tfm'},1]"],
         "one": [str(folder / "whole.h5")],
         "prefix": [str(folder / "prefix_")],
+        "folder": [str(folder / "earlier")],
     }
 
 
@@ -108,7 +111,7 @@ def test_matrices(given):
     np.testing.assert_allclose(found.arguments["initial"]["matrix"], MATRIX, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["two", "an inverse", "one", "prefix", "ANTsPy"])
+@pytest.mark.parametrize("kind", ["two", "an inverse", "one", "prefix", "folder", "ANTsPy"])
 def test_files(tmp_path, kind):
     known = files(tmp_path)
     given = {"fwdtransforms": known["two"]} if kind == "ANTsPy" else known[kind]
@@ -117,15 +120,16 @@ def test_files(tmp_path, kind):
     np.testing.assert_allclose(found.transform.points(points), CHAIN.points(points), atol=CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["two", "an inverse", "prefix"])
+@pytest.mark.parametrize("kind", ["two", "an inverse", "prefix", "folder"])
 def test_a_run_with_a_list_of_files_is_repeated(tmp_path, kind):
     given = files(tmp_path)[kind]
     first = run(given)
     first.save(tmp_path / "out")
+    (tmp_path / "earlier" / "note.txt").write_text("is no part of the transform")
     arguments = RunManifest.load(tmp_path / "out").arguments(fixed=FIXED_IMAGE, moving=MOVING_IMAGE)
     assert arguments["initial"] == given
     assert torch.equal(register(**arguments, progress=False).forward_mm, first.forward_mm)
-    for file in tmp_path.glob("*.*"):
+    for file in [*tmp_path.glob("*.*"), *tmp_path.glob("earlier/*.h5")]:
         file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(InputError, match="has changed since"):
         RunManifest.load(tmp_path / "out").arguments(fixed=FIXED_IMAGE, moving=MOVING_IMAGE)
