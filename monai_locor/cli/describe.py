@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
-    from monai.data.meta_tensor import MetaTensor
 
     from ..geometry import Grid, SpatialTransform
+    from ..io.stored import StoredImage
 
 __all__ = ["describe_grid", "describe_image", "describe_transform", "kind_of", "lines_of"]
 
@@ -41,52 +41,61 @@ def describe_grid(grid: Grid) -> dict[str, Any]:
     """Size, spacing, field of view, position and orientation."""
     import numpy as np
 
-    axes = grid.affine[:-1, :-1] / grid.spacing
-    letters = "RAS"[: grid.dims], "LPI"[: grid.dims]
+    affine = grid.affine if grid.plane is None else grid.full_affine
+    axes = affine[:-1, : grid.dims] / grid.spacing
+    letters = "RAS"[: len(axes)], "LPI"[: len(axes)]
     code, tilt = "", 0.0
     for column in axes.T:
         world = int(np.argmax(np.abs(column)))
         code += letters[0 if column[world] > 0 else 1][world]
         tilt = max(tilt, math.degrees(math.acos(min(1.0, abs(float(column[world]))))))
     sheared = not np.allclose(axes.T @ axes, np.eye(grid.dims), atol=1e-4)
+    middle = np.pad((np.array(grid.shape) - 1) / 2, (0, len(axes) - grid.dims))
     return {
         "shape": list(grid.shape),
         "spacing_mm": grid.spacing.tolist(),
         "extent_mm": grid.extent.tolist(),
-        "centre_mm": grid.centre.tolist(),
+        "centre_mm": (affine[:-1, :-1] @ middle + affine[:-1, -1]).tolist(),
         "orientation": code,
         "oblique_degrees": round(tilt, 3),
         "sheared": sheared,
-        "affine": grid.affine.tolist(),
+        "affine": affine.tolist(),
     }
 
 
-def describe_image(image: MetaTensor) -> dict[str, Any]:
-    """What an image ``(C, *spatial)`` holds."""
-    import torch
+def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
+    """What an image holds.
 
-    from ..geometry import Grid
+    Args:
+        image: as it is stored.
+        grid: where its voxels lie.
+    """
+    import numpy as np
+
     from ..io.recognize import labels_in
-    from ..tensors import plain
 
-    values = plain(image)
-    finite = values[torch.isfinite(values)].double()
+    voxels = image.voxels if image.voxels.dtype.kind != "b" else image.voxels.astype(np.uint8)
+    values = voxels[np.isfinite(voxels)]
     found: dict[str, Any] = {
         "what": "image",
-        **describe_grid(Grid.of(image)),
-        "channels": len(values),
-        "channel_names": list(image.meta.get("channels", ())),
-        "dtype": image.meta.get("stored_dtype"),
-        "not_finite": values.numel() - finite.numel(),
+        **describe_grid(grid),
+        "channels": voxels.shape[-1],
+        "channel_names": list(image.channels),
+        "dtype": image.dtype,
+        "not_finite": voxels.size - values.size,
+        "time": None if image.time is None else image.time._asdict(),
+        "intent": image.intent,
+        "intent_name": image.intent_name,
     }
-    if len(finite):
-        ordered = finite.flatten().sort().values
-        at = {q: float(ordered[round(q * (len(ordered) - 1))]) for q in (0, 0.01, 0.5, 0.99, 1)}
-        found["intensity"] = dict(zip(("min", "p01", "median", "p99", "max"), at.values(), strict=True))
-        found["zero_percent"] = 100 * float((finite == 0).double().mean())
-        labels = labels_in(values.numpy())
-        if labels is not None or image.meta.get("intent") == "label":
-            found["labels"] = labels or [int(v) for v in finite.unique().tolist()]
+    if len(values):
+        places = {q: round(q * (len(values) - 1)) for q in (0, 0.01, 0.5, 0.99, 1)}
+        ordered = np.partition(values, sorted(set(places.values())))
+        at = [float(ordered[k]) for k in places.values()]
+        found["intensity"] = dict(zip(("min", "p01", "median", "p99", "max"), at, strict=True))
+        found["zero_percent"] = 100 * float((values == 0).mean())
+        labels = labels_in(np.moveaxis(voxels, -1, 0).reshape(-1, *grid.shape))
+        if labels is not None or image.intent == "label":
+            found["labels"] = labels or [int(v) for v in np.unique(values)]
     return found
 
 
@@ -154,6 +163,7 @@ def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
         i = found["intensity"]
         parts.append(f"values {i['min']:.4g} to {i['max']:.4g} (1 % below {i['p01']:.4g}, median {i['median']:.4g}, ")
         parts[-1] += f"1 % above {i['p99']:.4g}), {found['zero_percent']:.0f} % zero"
+    parts += _said(found)
     parts.append(f"{found['not_finite']} NaN or infinite" if found["not_finite"] else "all finite")
     lines.append("; ".join(parts))
     if labels is not None:
@@ -164,6 +174,19 @@ def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
     if "hint" in found:
         lines.append(f"if this is no image: {found['hint']}")
     return lines
+
+
+def _said(found: dict[str, Any]) -> list[str]:
+    """What the file says beside voxels and place."""
+    said, time = [], found["time"]
+    if time is not None:
+        unit = {"unknown": "(unit unknown)"}.get(time["unit"], time["unit"])
+        said.append(f"{time['step']:.6g} {unit} from frame to frame")
+        said[0] += f", the first at {time['offset']:.6g} {unit}" * bool(time["offset"])
+    if found["intent"] or found["intent_name"]:
+        name = f"name {found['intent_name']!r}" if found["intent_name"] else ""
+        said.append("intent " + ", ".join(filter(None, (found["intent"], name))))
+    return said
 
 
 def _grid_line(found: dict[str, Any]) -> str:

@@ -95,11 +95,18 @@ def _describe(path: Path, grid: Grid | None, channel: int | None) -> dict[str, A
     kind, hint = _vector_kind(path)
     if kind is not None:
         return _transform(path, grid, None if kind == "nifti" else kind)
-    from ..io.sources import load_source
+    found = _image(path, channel)
+    return found if hint is None else {**found, "hint": hint}
+
+
+def _image(path: Path, channel: int | None) -> dict[str, Any]:
+    from ..io.grids import grid_of_stored
+    from ..io.reading import read_stored
     from .describe import describe_image
 
-    found = describe_image(load_source(path, "file", "all" if channel is None else channel)[1])
-    return found if hint is None else {**found, "hint": hint}
+    name = f"file {path}"
+    stored = read_stored(path, name).chosen("all" if channel is None else channel, name)
+    return describe_image(stored, grid_of_stored(stored.shape, stored.affine, name))
 
 
 def _vector_kind(path: Path) -> tuple[str | None, str | None]:

@@ -17,6 +17,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import InputError, one_line
 from ..geometry import Grid
 from .reading import read_geometry
@@ -24,7 +26,7 @@ from .reading import read_geometry
 if TYPE_CHECKING:
     from .sources import ImageSource
 
-__all__ = ["read_grid"]
+__all__ = ["grid_of_stored", "read_grid"]
 
 
 def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
@@ -45,7 +47,20 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
 
         return Grid.of(load_source(source, what, "all")[1])
     name = f"{what} {os.fspath(source)}"
-    shape, affine = read_geometry(Path(source).expanduser(), name)
+    return grid_of_stored(*read_geometry(Path(source).expanduser(), name), name)
+
+
+def grid_of_stored(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:
+    """The grid of an image that is stored in a file, trailing axes of one voxel dropped.
+
+    Args:
+        shape: number of voxels along each spatial axis.
+        affine: ``(4, 4)``, RAS mm.
+        name: for messages.
+
+    Raises:
+        InputError: when it has fewer than two axes or an invalid affine.
+    """
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) < 2 or 0 in shape:

@@ -30,6 +30,7 @@ from .itk_library import load_itk
 from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
 from .sources import ImageSource, load_source
+from .stored import named_channels
 
 __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_image"]
 
@@ -97,8 +98,12 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
     Raises:
         InputError: as :func:`read_image`, and when values are negative or not finite, or all are zero.
     """
-    name, mask = load_source(source, f"{role} mask")
+    several = "all" if isinstance(source, (str, os.PathLike)) else None  # of a file, none can be chosen
+    name, mask = load_source(source, f"{role} mask", several)
     data = mask.as_tensor()
+    if len(data) > 1:
+        names = named_channels(mask.meta.get("channels", ()))
+        raise InputError(f"{name}: has {len(data)} channels or frames{names}; a mask has one, save that as a file")
     if not torch.isfinite(data).all():
         raise InputError(f"{name}: holds NaN or infinite values; save it with zeros there")
     low, high = (float(v) for v in data.aminmax())

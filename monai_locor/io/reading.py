@@ -63,7 +63,12 @@ def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
     if not path.exists() and not is_series(path):
         raise InputError(f"{name}: no such file; check its path")
     try:
-        return read(path, name)
+        found = read(path, name)
+        if isinstance(found, StoredImage) and np.iscomplexobj(found.voxels):
+            raise InputError(
+                f"{name}: its voxels are complex ({found.voxels.dtype}); save the magnitude or the phase as an image"
+            )
+        return found
     except InputError:
         raise
     except Exception as error:  # readers raise whatever their libraries do

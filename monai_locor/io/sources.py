@@ -27,7 +27,7 @@ from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
 from .libraries import from_library, library_of
 from .reading import read_stored
-from .stored import StoredImage, named_channels
+from .stored import StoredImage, channel_index
 
 __all__ = ["ImageSource", "load_source", "one_line"]
 
@@ -61,15 +61,17 @@ def load_source(
     name = f"{what} {filename or '(in memory)'}"
     stored = from_library(source, name) if in_memory else read_stored(Path(filename).expanduser(), name)
     if stored is not None:
-        array, affine = tensor_of(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine
-        said = _said(stored, channel)
+        stored = stored.chosen(channel, name, in_memory)
+        array, affine, said = tensor_of(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine, _said(stored)
     else:
         array, affine, kind = channel_first(source, name, dtype, known=channel is not None)
         said = {"stored_dtype": kind}
+        if channel != "all":
+            index = channel_index(len(array), channel, array.shape[1:], name, in_memory=True)
+            array = array[index : index + 1]
     if array.is_complex():
         raise InputError(f"{name}: its voxels are complex ({array.dtype}); save the magnitude or the phase as an image")
-    chosen = array if channel == "all" else _one_channel(array, name, channel, in_memory, stored.channels if stored else ())
-    image = _squeezed(chosen.detach().to(dtype), name)
+    image = _squeezed(array.detach().to(dtype), name)
     out = MetaTensor(image, affine=torch.from_numpy(full_affine(affine)), meta={"filename_or_obj": filename, **said})
     _check_affine(out, name)
     return name, out
@@ -85,34 +87,11 @@ def _filename(source: ImageSource) -> str:
     return str(known() or "") if known is not None and library_of(source) == "nibabel" else ""
 
 
-def _said(stored: StoredImage, channel: int | str | None) -> dict[str, Any]:
-    """What a file says beside voxels and place, of the chosen channels."""
-    channels = stored.channels
-    if channels and channel != "all":
-        channels = channels[int(channel or 0) :][:1]
-    said = {
-        "channels": channels,
-        "time": stored.time if channel == "all" else None,
-        "intent": stored.intent,
-        "intent_name": stored.intent_name,
-    }
-    return {"stored_dtype": stored.dtype, **{key: value for key, value in said.items() if value}}
-
-
-def _one_channel(
-    image: torch.Tensor, name: str, channel: int | str | None, in_memory: bool, names: Sequence[str]
-) -> torch.Tensor:
-    """``(1, *spatial)`` of ``(C, *spatial)``."""
-    count = image.shape[0]
-    if channel is None and count != 1:
-        raise InputError(
-            f"{name}: has {count} channels or frames of shape {tuple(image.shape[1:])}{named_channels(names)}; choose one with "
-            f"channel=0 to {count - 1}" + (", or add the channel axis with image[None] if there is none" if in_memory else "")
-        )
-    index = int(channel or 0)
-    if not 0 <= index < count:
-        raise InputError(f"{name}: has no channel {channel}; choose one from 0 to {count - 1}")
-    return image[index : index + 1]
+def _said(stored: StoredImage) -> dict[str, Any]:
+    """What a file says beside voxels and place."""
+    names = ("channels", "time", "intent", "intent_name")
+    said = {name: getattr(stored, name) for name in names}
+    return {"stored_dtype": stored.dtype, **{name: value for name, value in said.items() if value}}
 
 
 def _squeezed(image: torch.Tensor, name: str) -> torch.Tensor:

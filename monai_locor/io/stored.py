@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["StoredImage", "TimeAxis", "named_channels"]
+from ..errors import InputError
+
+__all__ = ["StoredImage", "TimeAxis", "channel_index", "named_channels"]
 
 _SHOWN = 12  # names of channels that a message lists
 
@@ -64,6 +66,52 @@ class StoredImage:
     def shape(self) -> tuple[int, ...]:
         """Number of voxels along each spatial axis."""
         return self.voxels.shape[:-1]
+
+    def chosen(self, channel: int | str | None, name: str, in_memory: bool = False) -> StoredImage:
+        """One channel of it, and what is said of that channel; with ``"all"`` it stays as it is.
+
+        Args:
+            channel: see :func:`channel_index`.
+            name: for messages.
+            in_memory: whether it is an image in memory.
+
+        Raises:
+            InputError: see :func:`channel_index`.
+        """
+        if channel == "all":
+            return self
+        k = channel_index(self.voxels.shape[-1], channel, self.shape, name, self.channels, in_memory)
+        return replace(self, voxels=self.voxels[..., k : k + 1], channels=self.channels[k : k + 1], time=None)
+
+
+def channel_index(
+    count: int, channel: int | str | None, shape: Sequence[int], name: str, names: Sequence[str] = (), in_memory: bool = False
+) -> int:
+    """Which of the channels or frames of an image to take.
+
+    Args:
+        count: how many there are.
+        channel: that is asked for; None where there is only one.
+        shape: of each of them, for messages.
+        name: of the image, for messages.
+        names: of the channels, where they have any.
+        in_memory: whether it is an image in memory, which may lack its channel axis.
+
+    Raises:
+        InputError: when there are several and none is asked for, or one that is not there.
+    """
+    if channel is None and count != 1:
+        how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N)"
+        if in_memory:
+            how = ", or add the channel axis with image[None] if there is none"
+        raise InputError(
+            f"{name}: has {count} channels or frames of shape {tuple(shape)}{named_channels(names)}; choose one with "
+            f"channel=0 to {count - 1}{how}"
+        )
+    index = int(channel or 0)
+    if not 0 <= index < count:
+        raise InputError(f"{name}: has no channel {channel}{named_channels(names)}; choose one from 0 to {count - 1}")
+    return index
 
 
 def named_channels(names: Sequence[str]) -> str:
