@@ -35,17 +35,18 @@ def flipped(matrix: np.ndarray) -> np.ndarray:
 
 
 def affine_of_itk(direction: Any, spacing: Any, origin: Any) -> np.ndarray:
-    """Voxels to RAS mm, ``(D + 1, D + 1)``, of ITK's geometry (LPS).
+    """Voxels to RAS mm, ``(D + 1, D + 1)``, of ITK's geometry (LPS); of more than three axes the first three count.
 
     Args:
         direction: ``(D, D)``, or its D * D numbers row by row.
         spacing: ``(D,)``, mm.
         origin: ``(D,)``, position of voxel 0, LPS mm.
     """
-    spacing, origin = (np.asarray(values, dtype=np.float64) for values in (spacing, origin))
-    dims = len(spacing)
+    axes, dims = len(spacing), min(len(spacing), 3)
+    turn = np.asarray(direction, dtype=np.float64).reshape(axes, axes)[:dims, :dims]
+    spacing, origin = (np.asarray(values, dtype=np.float64)[:dims] for values in (spacing, origin))
     affine = np.eye(dims + 1)
-    affine[:-1, :-1] = lps_signs(dims)[:, None] * np.asarray(direction, dtype=np.float64).reshape(dims, dims) * spacing
+    affine[:-1, :-1] = lps_signs(dims)[:, None] * turn * spacing
     affine[:-1, -1] = lps_signs(dims) * origin
     return affine
 

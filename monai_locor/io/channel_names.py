@@ -1,0 +1,58 @@
+# Copyright (c) The monai_locor developers
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the components of a voxel are, from what the readers of ITK say of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["NAMING", "channel_names"]
+
+NAMING = ("NRRD_kinds", "Segment", "DWMRI_gradient")  # how the entries of a header that name channels begin
+
+_COLOURS = ("red", "green", "blue", "alpha")
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+
+def channel_names(path: Path, count: int, header: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the components of an image: colours, layers of a segmentation of Slicer, gradients of a diffusion image.
+
+    Args:
+        path: of its file.
+        count: how many components there are.
+        header: what the file says beside the voxels, as ITK names it.
+
+    >>> channel_names(Path("a.png"), 3, {})
+    ('red', 'green', 'blue')
+    """
+    kind = header.get("NRRD_kinds[pixel]", "")
+    if count in (3, 4) and (path.suffix.lower() in _PICTURES or kind.startswith("RGB")):
+        return _COLOURS[:count]
+    layers = _layers(count, header)
+    if layers:
+        return layers
+    gradients = [header.get(f"DWMRI_gradient_{k:04}", "") for k in range(count)]
+    if count > 1 and all(gradients):
+        return tuple(f"gradient {' '.join(gradient.split())}" for gradient in gradients)
+    return ()
+
+
+def _layers(count: int, header: Mapping[str, str]) -> tuple[str, ...]:
+    """Which segments each layer of a ``.seg.nrrd`` holds, with their labels."""
+    segments: list[list[str]] = [[] for _ in range(count)]
+    for key, layer in header.items():
+        if not key.startswith("Segment") or not key.endswith("_Layer") or not layer.isdigit() or int(layer) >= count:
+            continue
+        name, value = (header.get(key.replace("_Layer", field), "?") for field in ("_Name", "_LabelValue"))
+        segments[int(layer)].append(f"{name} = {value}")
+    return tuple("layer of " + ", ".join(layer) for layer in segments) if count > 1 and all(segments) else ()
