@@ -21,7 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..run_log import doubt
 from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
 from .stored import StoredImage, TimeAxis
@@ -82,8 +82,8 @@ def nibabel_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray
 
 
 def _load(path: Path, name: str) -> Any:
-    if _suffix(path) == ".mnc" and not find_spec("h5py") and _is_hdf5(path):
-        raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
+    if path.suffix.lower() == ".mnc" and _is_hdf5(path):
+        return _load_minc2(path, name)
     if _suffix(path) == ".nii":
         return load_nifti(path)
     with quiet_nibabel():
@@ -92,6 +92,17 @@ def _load(path: Path, name: str) -> Any:
         return load_nifti(path)
     _check_volume(image, name)
     return image
+
+
+def _load_minc2(path: Path, name: str) -> Any:
+    if not find_spec("h5py"):
+        raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
+    try:
+        return nib.minc2.Minc2Image.from_filename(path)
+    except Exception as error:  # whatever h5py and nibabel miss in it
+        raise InputError(
+            f"{name}: cannot be read ({one_line(error)}); it is an HDF5 file, but no complete MINC volume, check what it is"
+        ) from error
 
 
 def _check_volume(image: Any, name: str) -> None:

@@ -195,7 +195,7 @@ def warn_about_header(image: nib.nifti1.Nifti1Pair, name: str) -> None:
         doubt(logger, "%s: its header has neither sform nor qform; its place in the world is a guess", name)
     elif sform is not None and qform is not None and not np.allclose(sform, qform, rtol=_CLOSE, atol=_CLOSE):
         doubt(logger, "%s: sform and qform of its header disagree; the sform is used", name)
-    elif not np.allclose(zooms, lengths, rtol=_CLOSE, atol=0):
+    elif sform is not None and not np.allclose(zooms, lengths, rtol=_CLOSE, atol=0):
         shown = ["x".join(f"{v:.6g}" for v in values[: image.ndim]) for values in (zooms, lengths)]
         doubt(logger, "%s: pixdim of its header says voxels of %s, its sform %s; the sform is used", name, *shown)
     unit = _length_unit(image)[0]

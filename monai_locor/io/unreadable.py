@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 
@@ -21,17 +20,26 @@ from ..errors import InputError, one_line
 
 __all__ = ["unreadable"]
 
-# how nibabel, numpy and ITK say that bytes are missing or wrong
+# how nibabel, numpy and ITK say it
 _DAMAGED = re.compile(
-    r"truncated|premature|unexpected end|end.of.file|\beof\b|got \d+ bytes|bytes from|greater than file|mmap length"
-    r"|cannot reshape|buffer (size|is smaller)|could ?n[o']t read|read failed|corrupt|inflate|crc|incomplete|empty file",
+    r"truncated|premature|unexpected end|end.of.file|\beof\b|got \d+ bytes|wanted \d+ bytes|of expected|greater than file"
+    r"|mmap length|cannot reshape|buffer (size|is smaller)|could ?n[o']t read|read failed|corrupt|inflate|\bcrc\b|incomplete"
+    r"|file cannot be read|but received|empty file",
     re.IGNORECASE,
 )
+_NOT_COMPRESSED = re.compile(r"not a gzip(ped)? file", re.IGNORECASE)
 _FOREIGN = re.compile(
     r"cannot work out file type|is not nifti|could not create io|unable to determine imageio|wrong magic|magic string"
     r"|not a (nifti|minc|mgh)|no such format|not recognized",
     re.IGNORECASE,
 )
+_HEADER = re.compile(r"w2 should be positive|data code|sizeof_hdr|negative count|header", re.IGNORECASE)
+_REMEDIES = {
+    _NOT_COMPRESSED: "it is named as compressed and is not, rename it or copy it again",
+    _FOREIGN: "its content is in no format that nibabel or ITK reads, convert it",
+    _DAMAGED: "it is incomplete or damaged, copy or make it again",
+    _HEADER: "its header is invalid, repair it or save it again",
+}
 
 
 def unreadable(name: str, error: BaseException) -> InputError:
@@ -41,16 +49,20 @@ def unreadable(name: str, error: BaseException) -> InputError:
         name: of the file, with its part.
         error: that the reader raised.
     """
-    gist = one_line(error)
     if isinstance(error, MemoryError):
         return InputError(f"{name}: cannot be read (it needs more memory than there is); crop it, or use another machine")
     if isinstance(error, OSError) and error.strerror:
         return InputError(f"{name}: cannot be read ({error.strerror}); check the path and that you may read it")
-    if isinstance(error, gzip.BadGzipFile) and "not a gzipped file" in gist.lower():
-        return InputError(f"{name}: cannot be read (named .gz, but not compressed); rename it or copy it again")
-    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)) or _DAMAGED.search(gist):
-        return InputError(f"{name}: cannot be read ({gist}); it is incomplete or damaged, copy or make it again")
-    if _FOREIGN.search(gist):
-        return InputError(f"{name}: cannot be read ({gist}); its content is in no format that nibabel or ITK reads, convert it")
+    if isinstance(error, (EOFError, zlib.error)):
+        return InputError(f"{name}: cannot be read ({one_line(error)}); {_REMEDIES[_DAMAGED]}")
+    for line in reversed(str(error).splitlines()):
+        for pattern, remedy in _REMEDIES.items():
+            if pattern.search(line):
+                return InputError(f"{name}: cannot be read ({line.strip(' -')[:200]}); {remedy}")
+    if isinstance(error, (OSError, RuntimeError)):  # of ITK and of file systems; Python's own mistakes are of other types
+        remedy = "it is damaged, or of a kind that its reader does not know; convert it to NIfTI"
+        return InputError(f"{name}: cannot be read ({one_line(error)}); {remedy}")
     kind = type(error).__name__
-    return InputError(f"{name}: cannot be read ({kind}: {gist}); convert it to NIfTI with another tool, or report this message")
+    return InputError(
+        f"{name}: cannot be read ({kind}: {one_line(error)}); convert it to NIfTI with another tool, or report this message"
+    )
