@@ -117,6 +117,16 @@ def test_what_save_writes_of_images_in_memory(tmp_path):
     np.testing.assert_array_equal(found.fixed_grid.affine, result.fixed_grid.affine)
 
 
+def test_of_several_channels_the_first_is_read(tmp_path):
+    result = stored(tmp_path, "mixed", ("forward", "inverse"))
+    several = {"fixed": [str(tmp_path / "fixed.nii.gz")] * 2, "moving": [tmp_path / "moving.nii.gz"]}
+    result = dataclasses.replace(result, arguments=described_arguments({**several, "seed": 0}))
+    (tmp_path / "out" / "run.json").write_text(json.dumps(result.summary()))
+    found = RegistrationResult.load(tmp_path / "out")
+    torch.testing.assert_close(plain(found.warped_moving), plain(result.warped_moving), atol=1e-3, rtol=0)
+    assert found.fixed_image.shape[0] == 1
+
+
 def test_a_changed_image_is_left_aside(tmp_path, caplog):
     result = stored(tmp_path, "mixed", ("forward", "inverse", "warped"))
     write_image(tmp_path / "moving.nii.gz", plain(result.moving_image) + 1, result.moving_grid)
