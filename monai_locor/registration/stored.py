@@ -32,7 +32,6 @@ from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report.verdict import Verdict
 
 from .channels import first_image
-from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest
 from .result import RegistrationResult
