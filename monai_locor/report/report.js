@@ -304,6 +304,7 @@
       }
       held = null;
     });
+    view.canvas.addEventListener("pointercancel", () => { held = null; }); // a finger scrolls the page
     view.canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
       if (step && view.through >= 0) { slid(view.through, at[view.through] + step); event.preventDefault(); }
