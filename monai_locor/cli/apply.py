@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
     mode = mode_of(args.interpolation)
     carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes)
     reference = None if args.reference is None else read_grid(args.reference)
-    fixed, moving = (carried.grid, reference) if args.inverse else (reference, carried.grid)
-    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving, formats=args.formats)
+    grids = {"fixed": reference, "moving": carried.grid}  # of the map that is applied: an inverse takes the moving points
+    transform = load_transforms(args.transforms, inverse=args.inverse, **grids, formats=args.formats)
     grid = None if kind == "points" else reference or _own_grid(transform)
     done = carried.through(transform, grid, args.output.expanduser())
     where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"

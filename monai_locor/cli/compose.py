@@ -20,7 +20,7 @@ from typing import Any
 
 from .console import console_of
 from .inputs import check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_other_image, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
@@ -55,6 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="grid of a field (the fixed image's; default: the first field's)"
     )
+    add_other_image(parser, "moving")
     add_format(parser)
 
 
@@ -62,7 +63,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse inputs that are not there, and outputs that cannot be."""
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
-    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+    check_image(args.moving, "moving image")
+    check_transform_output(args, [args.reference, args.moving, *files_of(args.transforms)])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
-    whole = load_transforms(args.transforms, fixed=grid, formats=args.formats)
-    written = write_on(args.output, whole, grid, None, args.format)
+    moving = None if args.moving is None else read_grid(args.moving, "moving image")
+    whole = load_transforms(args.transforms, fixed=grid, moving=moving, formats=args.formats)
+    written = write_on(args.output, whole, grid, moving, args.format)
     return say_written(console_of(args), written, whole, args.transforms)

@@ -24,12 +24,17 @@ from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
 from .outputs import suffix_of
-from .parser import add_command
+from .parser import add_command, add_other_image
 from .results import verdict_lines, warning_lines
 from .transforms import check_formats, load_transforms
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from ..geometry import Grid
+
+    #: fixed and moving
+    Grids: TypeAlias = tuple[Grid | None, ...]
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -52,6 +57,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points, or folder of register")
     parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to measure transforms on (the fixed image)")
+    add_other_image(parser, "moving")
     parser.add_argument("--channel", metavar="N", type=int, help="which channel or frame, from 0 (default: all)")
     parser.add_argument("--from", dest="format", metavar="FORMAT", help="FILEs are transforms of this format")
 
@@ -59,6 +65,7 @@ def add_parser(commands: Any) -> None:
 def check(args: argparse.Namespace) -> None:
     """Refuse files that are not there."""
     check_image(args.reference, "reference image")
+    check_image(args.moving, "moving image")
     if args.format is not None:
         check_formats([args.format], 1)
     for path in args.files:
@@ -71,30 +78,30 @@ def run(args: argparse.Namespace) -> int:
     from .describe import lines_of
 
     console = console_of(args)
-    grid = None if args.reference is None else read_grid(args.reference)
+    grids = tuple(None if path is None else read_grid(path) for path in (args.reference, args.moving))
     found = []
     for path in args.files:
         place = path.expanduser()
-        described = _describe(place, grid, args.channel) if args.format is None else _transform(place, grid, args.format)
+        described = _describe(place, grids, args.channel) if args.format is None else _transform(place, grids, args.format)
         found.append({"file": path, **described})
         for line in [*_run_lines(path, described), *lines_of(path, described)]:
             console.say(line)
     return console.answer({"files": found})
 
 
-def _describe(path: Path, grid: Grid | None, channel: int | None) -> dict[str, Any]:
+def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
     from ..io.transforms.folders import files_in, folder_of
 
     folder = folder_of(path)
     if folder is not None and (files_in(folder) or path != folder):
-        return {**_transform(path, grid), "run": _run_of(folder / "run.json")}
+        return {**_transform(path, grids), "run": _run_of(folder / "run.json")}
     if is_points(path) and path.exists():
         return _points(path)
     if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path):
-        return _transform(path, grid)
-    kind, hint = _vector_kind(path)
+        return _transform(path, grids)
+    kind, hint = _vector_kind(path, grids)
     if kind is not None:
-        return _transform(path, grid, None if kind == "nifti" else kind)
+        return _transform(path, grids, None if kind == "nifti" else kind)
     found = _image(path, channel)
     return found if hint is None else {**found, "hint": hint}
 
@@ -109,7 +116,7 @@ def _image(path: Path, channel: int | None) -> dict[str, Any]:
     return describe_image(stored, grid_of_stored(stored.shape, stored.affine, name))
 
 
-def _vector_kind(path: Path) -> tuple[str | None, str | None]:
+def _vector_kind(path: Path, grids: Grids) -> tuple[str | None, str | None]:
     """The format of a NIfTI file that shows itself to be a transform; else None, and perhaps how to say that it is one."""
     from ..io.nifti import is_nifti, load_nifti
     from ..io.transforms.detect import format_of_file
@@ -123,14 +130,17 @@ def _vector_kind(path: Path) -> tuple[str | None, str | None]:
         return None, str(error)
     except Exception:  # the reader of images will say what is wrong with it
         return None, None
-    return (None, f"a warp of FSL; to describe it as one, name its images in convert {path}") if kind == "fsl" else (kind, None)
+    if kind == "fsl" and grids[1] is None:
+        return None, "it is a warp of FSL; name the moving image with --moving"
+    return kind, None
 
 
-def _transform(path: Path, grid: Grid | None, format: str | None = None) -> dict[str, Any]:
+def _transform(path: Path, grids: Grids, format: str | None = None) -> dict[str, Any]:
     from .describe import describe_transform
 
-    transform = load_transforms([str(path)], fixed=grid, moving=grid, formats=None if format is None else [format])
-    return describe_transform(transform, grid or transform.domain)
+    formats = None if format is None else [format]
+    transform = load_transforms([str(path)], fixed=grids[0], moving=grids[1], formats=formats)
+    return describe_transform(transform, grids[0] or transform.domain)
 
 
 def _points(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .console import console_of
 from .inputs import check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_other_image, add_output
 from .transforms import files_of, load_transforms
 from .writing import add_format, check_transform_output, say_written, write_on
 
@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="grid of the inverse field (the moving image's; default: derived)"
     )
+    add_other_image(parser, "fixed")
     add_format(parser)
 
 
@@ -57,7 +58,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse inputs that are not there, and outputs that cannot be."""
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
-    check_transform_output(args, [args.reference, *files_of(args.transforms)])
+    check_image(args.fixed, "fixed image")
+    check_transform_output(args, [args.reference, args.fixed, *files_of(args.transforms)])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
 
     grid = None if args.reference is None else read_grid(args.reference)
-    inverse = load_transforms(args.transforms, inverse=True, moving=grid, formats=args.formats)
-    written = write_on(args.output, inverse, grid, None, args.format)
+    fixed = None if args.fixed is None else read_grid(args.fixed, "fixed image")
+    inverse = load_transforms(args.transforms, inverse=True, fixed=grid, moving=fixed, formats=args.formats)
+    written = write_on(args.output, inverse, grid, fixed, args.format)
     return say_written(console_of(args), written, inverse, args.transforms)

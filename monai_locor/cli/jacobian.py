@@ -23,7 +23,7 @@ from .carried import check_target
 from .console import console_of
 from .inputs import check_image, check_transforms
 from .outputs import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
+from .parser import TRANSFORM_ORDER, add_command, add_from, add_other_image, add_output
 from .transforms import files_of, load_transforms
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
     add_from(parser)
+    add_other_image(parser, "moving")
     add_output(parser, "image of the determinant (.nii.gz, .nii, .nrrd, .mha)", required=False)
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="on whose grid (default: that of the first field)"
@@ -75,10 +76,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--log: is about the image; name one with -o")
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
+    check_image(args.moving, "moving image")
     check_image(args.mask, "mask")
     if args.output is not None:
         check_target(args.output, "image")
-        check_outputs([args.output], args.force, [args.reference, args.mask, *files_of(args.transforms)])
+        check_outputs([args.output], args.force, [args.reference, args.moving, args.mask, *files_of(args.transforms)])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
 
     console = console_of(args)
     grid = None if args.reference is None else read_grid(args.reference)
-    fixed, moving = (None, grid) if args.inverse else (grid, None)
-    transform = load_transforms(args.transforms, inverse=args.inverse, fixed=fixed, moving=moving, formats=args.formats)
+    moving = None if args.moving is None else read_grid(args.moving, "moving image")
+    grids = {"fixed": moving or grid, "moving": None} if args.inverse else {"fixed": grid, "moving": moving}
+    transform = load_transforms(args.transforms, inverse=args.inverse, **grids, formats=args.formats)
     grid = grid or transform.domain
     if grid is None:
         raise InputError("an affine transform has no grid of its own: name an image with -r")

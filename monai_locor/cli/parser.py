@@ -31,6 +31,7 @@ __all__ = [
     "add_command",
     "add_device",
     "add_from",
+    "add_other_image",
     "add_output",
     "add_transforms",
     "whole_number",
@@ -180,6 +181,12 @@ def add_from(parser: argparse._ActionsContainer, option: str = "--from", dest: s
         metavar="FORMAT",
         help="format of the transforms, one for all or one for each (default: auto, by content and name)",
     )
+
+
+def add_other_image(parser: argparse._ActionsContainer, role: str) -> None:
+    """``--moving`` or ``--fixed``: the image at the other end of a transform, which a command needs for some formats only."""
+    text = f"the {role} image, for formats that count its voxels, too (FSL, Learn2Reg)"
+    parser.add_argument(f"--{role}", type=Path, metavar="IMAGE", help=text)
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -68,8 +68,9 @@ def load_transforms(
         items: ``FILE``, ``[FILE,0]`` or ``[FILE,1]``, the last of which is the inverse; or a folder of ``register``. In the
             order of antsApplyTransforms: points go through the first one first.
         inverse: whether the inverse of all of it is wanted.
-        fixed: grid of the images whose points are taken, for formats that need it, and where an inverse is wanted.
-        moving: grid of the images that the points are taken to, likewise.
+        fixed: grid of the image whose points the result takes, for formats that need it, and where an inverse is wanted;
+            with ``inverse`` it is that of the moving image.
+        moving: grid of the image that the points are taken to, likewise.
         formats: one for all files or one for each; by default, and where it is ``auto``, by their names and contents.
 
     Raises:

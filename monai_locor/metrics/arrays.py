@@ -127,8 +127,8 @@ def _determinant(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 def _folded(u: np.ndarray) -> float:
     """Sum of the negative determinants of all simplices at the inner voxels."""
-    total, inner = 0.0, [slice(1, n - 1) for n in u.shape[1:]]
-    centre = u[(slice(None), *inner)]
+    total, inner = 0.0, (slice(None), *(slice(1, n - 1) for n in u.shape[1:]))
+    centre = u[inner]
     if not centre.size:
         return total
     moved: dict[tuple[int, ...], np.ndarray] = {}
@@ -136,7 +136,7 @@ def _folded(u: np.ndarray) -> float:
         for edge in simplex:
             if edge not in moved:
                 index = (slice(None), *(slice(1 + o, n - 1 + o) for o, n in zip(edge, u.shape[1:], strict=True)))
-                moved[edge] = u[index] - centre + np.array(edge, u.dtype).reshape(-1, *[1] * len(inner))
+                moved[edge] = u[index] - centre + np.array(edge, u.dtype).reshape(-1, *[1] * len(u))
         found = _determinant([moved[edge] for edge in simplex])
         if np.linalg.det(np.array(simplex)) < 0:
             found = -found

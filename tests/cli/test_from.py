@@ -17,7 +17,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_locor.geometry import Grid
+from monai_locor.geometry import Grid, SpatialTransform
+from monai_locor.io import read_transform, write_transform
 
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
@@ -103,3 +104,54 @@ def test_a_label_map_of_three_frames_stays_an_image(run, folder):
     nib.save(nib.Nifti1Image(labels, AFFINE), folder / "labels.nii")
     found = run("info", folder / "labels.nii", "--json").json["files"][0]
     assert found["what"] == "image" and found["labels"] == [0, 2] and "--from" in found["hint"]
+
+
+PLACES = {
+    "fixed": [[-2.0, 0, 0, 20], [0, 2, 0, -22], [0, 0, 2, -18], [0, 0, 0, 1]],
+    "moving": [[1.5, 0, 0, -25], [0, 1.5, 0, -10], [0, 0, 2, -30], [0, 0, 0, 1]],
+}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two grids that differ in everything, and one transform in a format that counts their voxels and in one that does not."""
+    grids = {"fixed": Grid((20, 22, 18), np.array(PLACES["fixed"])), "moving": Grid((30, 24, 20), np.array(PLACES["moving"]))}
+    for role, grid in grids.items():
+        save(tmp_path / f"{role}.nii", grid.points()[..., 0].astype(np.float32), grid.affine)
+    matrix = np.eye(4)
+    matrix[:2, :2], matrix[:3, 3] = [[0.98, -0.2], [0.2, 0.98]], (5, -3, 2)
+    write_transform(tmp_path / "plain.tfm", SpatialTransform.of_affine(matrix))
+    write_transform(tmp_path / "counted.mat", SpatialTransform.of_affine(matrix), format="flirt", **grids)
+    return tmp_path
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_apply_counts_the_voxels_of_the_right_images(run, pair, inverse):
+    source, target = ("fixed", "moving") if inverse else ("moving", "fixed")
+    found = []
+    for name in ("plain.tfm", "counted.mat"):
+        words = ["apply", pair / f"{source}.nii", "-t", pair / name, "-r", pair / f"{target}.nii", "-o", pair / f"{name}.nii"]
+        assert run(*words, *["--inverse"] * inverse).code == 0
+        found.append(load(pair / f"{name}.nii"))
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        (["compose", "-r", "fixed.nii", "-o", "out.tfm"], ["--moving", "moving.nii"]),
+        (["invert", "-r", "moving.nii", "-o", "out.tfm"], ["--fixed", "fixed.nii"]),
+        (["jacobian", "-r", "fixed.nii"], ["--moving", "moving.nii"]),
+        (["info", "-r", "fixed.nii"], ["--moving", "moving.nii"]),
+    ],
+)
+def test_the_other_image_can_be_named(run, refused, pair, monkeypatch, command, other):
+    monkeypatch.chdir(pair)
+    assert "image; give that image, too" in refused(command[0], "counted.mat", *command[1:])
+    answers = []
+    for name in ("counted.mat", "plain.tfm"):
+        answer = run(command[0], name, *command[1:], *other, "--json", *["--force"] * ("-o" in command))
+        assert answer.code == 0, answer
+        matrix = read_transform("out.tfm").matrix if "-o" in command else answer.json.get("files", [answer.json])[0]
+        answers.append(matrix if "-o" in command else matrix["jacobian"]["p50"])
+    np.testing.assert_allclose(*answers, atol=1e-6)

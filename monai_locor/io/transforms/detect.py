@@ -60,7 +60,8 @@ def format_of_name(path: Path) -> str:
         return _BY_SUFFIX[path.suffix.lower()]
     except KeyError:
         known = ", ".join([".nii.gz", *sorted(_BY_SUFFIX)])
-        raise InputError(f"transform {path}: its name ends in none of {known}; name the format") from None
+        how = "name the format (--from to read, --to to write, in Python format=)"
+        raise InputError(f"transform {path}: its name ends in none of {known}; {how}") from None
 
 
 def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> str:

@@ -145,7 +145,7 @@ def _is_spm(text: str, about: str) -> bool:
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
     close = [kind for kind, own in _OWN.items() if grid.dims == 3 or kind != "fsl-abs"]
-    close = [kind for kind in close if _near(values, grid, _OWN[kind])]
+    close = [kind for kind in close if _near(values, grid, _OWN[kind], 0.7)]
     if close == ["ras-positions"] or close == ["lps-positions"]:
         return close[0]
     if close:
@@ -161,10 +161,15 @@ _OWN: dict[str, Callable[[Grid], np.ndarray]] = {
 }
 
 
-def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray]) -> bool:
-    """Whether vectors ``(D, *shape)`` follow given positions of their voxels: they rise as those do, from about there."""
+def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray], limit: float = 0.5) -> bool:
+    """Whether vectors ``(D, *shape)`` follow given positions of their voxels: they rise as those do, from about there.
+
+    Args:
+        own: positions of the voxels of a grid.
+        limit: how far they may differ, of the size of the positions; 0.5 is a turn by 35 degrees or a scale of 1.5.
+    """
     rows = [np.unique(np.linspace(0, n - 1, _SAMPLES).round().astype(int)) for n in grid.shape]
-    picked = np.ix_(range(grid.dims), *rows)
+    picked = np.ix_(np.arange(grid.dims), *rows)
     found = values[picked].reshape(grid.dims, -1).astype(np.float64)
     expected = np.moveaxis(own(grid), -1, 0)[picked].reshape(grid.dims, -1)
     known = np.isfinite(found).all(0)
@@ -173,7 +178,7 @@ def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray]) -> 
     found, expected = found[:, known], expected[:, known]
     middle, expected_middle = found.mean(1, keepdims=True), expected.mean(1, keepdims=True)
     size = np.linalg.norm(expected - expected_middle)
-    rises = np.linalg.norm((found - middle) - (expected - expected_middle)) < 0.5 * size
+    rises = np.linalg.norm((found - middle) - (expected - expected_middle)) < limit * size
     return bool(rises and np.linalg.norm(middle - expected_middle) < np.linalg.norm(grid.extent))
 
 
