@@ -60,8 +60,8 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
     ======================  ==================================================================================
 
     Args:
-        source: MetaTensor, tensor, array, nested list of numbers, or ``(array, affine)`` with an affine, RAS mm. Without
-            one, voxels are of 1 mm.
+        source: MetaTensor, tensor, array, nested list of numbers, or ``(array, affine)`` with an affine, RAS mm; or anything
+            that is an array and has such an ``affine``, as images of TorchIO. Without one, voxels are of 1 mm.
         name: for messages.
         dtype: that arrays are copied to; tensors stay as they are.
         known: whether the first of three axes is that of the channels where neither its size nor an affine says so.
@@ -72,6 +72,8 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
     affine = None
     if is_placed(source):
         source, affine = source[0], _affine(source[1], name)
+    elif not isinstance(source, (torch.Tensor, np.ndarray)) and getattr(source, "affine", None) is not None:
+        affine = _affine(source.affine, name)
     if not isinstance(source, torch.Tensor):
         source = _array(source, name)
     add = _lacks_channel(source, affine, name, known)
@@ -128,6 +130,8 @@ def _array(source: Any, name: str) -> np.ndarray:
             f"{name}: is a {type(source).__name__}; give a file name, a MetaTensor, a tensor, an array, (array, affine), or an "
             "image of nibabel, SimpleITK, ITK or ANTsPy"
         )
+    if hasattr(source, "coords"):  # of xarray, in any order of the axes
+        raise InputError(f"{name}: is a {type(source).__name__}, whose coordinates are not read; give (array, affine)")
     try:
         array = np.asarray(source)
     except Exception as error:  # whatever a list holds

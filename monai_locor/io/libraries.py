@@ -37,6 +37,8 @@ def library_of(value: Any) -> str:
     >>> library_of("a file")
     ''
     """
+    if isinstance(value, np.ndarray):  # views that ITK gives of its images are arrays
+        return ""
     tops = (cls.__module__.partition(".")[0] for cls in type(value).__mro__)
     return next((top for top in tops if top == "nibabel" or top in _READERS), "")
 

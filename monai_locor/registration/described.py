@@ -24,6 +24,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.io.arrays import images_of_channels
+from monai_locor.io.libraries import library_of
 from monai_locor.io.sources import load_source
 from monai_locor.io.transforms.given import given_transform
 from monai_locor.io.transforms.items import parse_item
@@ -62,6 +63,8 @@ def _image(value: Any) -> dict[str, Any]:
     several = images_of_channels(value)
     if several is not None:
         return {"list": [_image(item) for item in several]}
+    if library_of(value) == "nibabel":  # whose header has been complained about once
+        return _described(MetaTensor(torch.from_numpy(np.array(value.dataobj, np.float32))[None], affine=value.affine))
     known = isinstance(value, (str, PathLike, torch.Tensor, np.ndarray))
     return _described(value if known else load_source(value, "image", "all")[1])
 

@@ -64,9 +64,11 @@ class Registerd(MapTransform):
     Args:
         keys: of what lies in the moving space: the moving image first, then images, label maps and masks to carry along, each
             on any grid. Tensors without an affine, of the shape of the moving image, lie where that does.
-        fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D.
+        fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D; of several channels a list of keys, the first of which
+            gives the grid.
         mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``, see
             :func:`monai_locor.geometry.warp`; one for all or one for each key.
+        moving_key: of the image that is registered, or of its channels, where that is not the first of ``keys``.
         fixed_mask_key, moving_mask_key: of masks, where there are any: where the images count. A moving mask that is to be
             carried along is among ``keys``, too.
         ddf_key: where to put the displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
@@ -93,9 +95,10 @@ class Registerd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        fixed_key: Hashable,
+        fixed_key: KeysCollection,
         mode: str | Sequence[str] = "bilinear",
         *,
+        moving_key: KeysCollection | None = None,
         fixed_mask_key: Hashable | None = None,
         moving_mask_key: Hashable | None = None,
         ddf_key: Hashable | None = None,
@@ -109,11 +112,12 @@ class Registerd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if fixed_key in self.keys or len(set(self.keys)) != len(self.keys):
+        self.fixed_key: tuple[Hashable, ...] = ensure_tuple(fixed_key)
+        self.moving_key: tuple[Hashable, ...] = self.keys[:1] if moving_key is None else ensure_tuple(moving_key)
+        if {*self.keys, *self.moving_key} & set(self.fixed_key) or len(set(self.keys)) != len(self.keys):
             raise ValueError(f"the fixed key and keys must all differ, got {fixed_key!r} and {self.keys}")
         modes = ensure_tuple_rep(mode, len(self.keys))
         self.mode = tuple(look_up_option(str(getattr(m, "value", m)), MODES) for m in modes)
-        self.fixed_key = fixed_key
         self.mask_keys = {"fixed_mask": fixed_mask_key, "moving_mask": moving_mask_key}
         self.ddf_key, self.verdict_key = ddf_key, verdict_key
         self.options: dict[str, Any] = {
@@ -131,31 +135,34 @@ class Registerd(MapTransform):
         """
         d = dict(data)
         carried = list(self.key_iterator(d, self.mode))
-        moving_key = ensure_tuple(self.keys)[0]
-        absent = [key for key in (self.fixed_key, moving_key) if key not in d]
+        absent = [key for key in (*self.fixed_key, *self.moving_key) if key not in d]
         if absent and self.allow_missing_keys:
             return d
         if absent:
             raise KeyError(f"Key `{absent[0]}` of transform `{type(self).__name__}` was missing in the data.")
-        result = self._registered(d, moving_key)
+        result, fixed = self._registered(d), d[self.fixed_key[0]]
         for key, mode in carried:
-            d[key] = self._warped(result, data[key], str(key), mode, data[self.fixed_key])
+            d[key] = self._warped(result, data[key], str(key), mode, fixed)
         if self.ddf_key is not None:
-            d[self.ddf_key] = self._on_fixed(result.forward_ddf, {}, data[self.fixed_key], result)
+            d[self.ddf_key] = self._on_fixed(result.forward_ddf, {}, fixed, result)
         if self.verdict_key is not None:
             d[self.verdict_key] = None if result.verdict is None else result.verdict.status
         return d
 
-    def _registered(self, d: Mapping[Hashable, Any], moving_key: Hashable) -> RegistrationResult:
+    def _registered(self, d: Mapping[Hashable, Any]) -> RegistrationResult:
         from ..registration import register  # which imports this package
 
         masks = {}
         for name, key in self.mask_keys.items():
             if key is not None and (key in d or not self.allow_missing_keys):
                 masks[name] = d[key]
-        result = register(d[self.fixed_key], d[moving_key], **masks, **self.options, progress=False)
+        fixed, moving = ([d[key] for key in keys] for keys in (self.fixed_key, self.moving_key))
+        one = len(fixed) == len(moving) == 1
+        images = (fixed[0], moving[0]) if one else (fixed, moving)
+        result = register(*images, **masks, **self.options, progress=False)
         if result.verdict is not None and result.verdict.status != "PASS":
-            logger.warning("registration of %r to %r: %s", moving_key, self.fixed_key, result.verdict)
+            names = (", ".join(map(str, keys)) for keys in (self.moving_key, self.fixed_key))
+            logger.warning("registration of %s to %s: %s", *names, result.verdict)
         return result
 
     def _warped(self, result: RegistrationResult, value: Any, key: str, mode: str, fixed: Any) -> torch.Tensor:

@@ -26,7 +26,7 @@ from monai_locor.io.arrays import images_of_channels
 from monai_locor.io.grids import read_grid
 from monai_locor.io.images import read_labels
 
-from .library_objects import IMAGES
+from .library_objects import IMAGES, itk
 from .transform_cases import GRIDS, turned
 
 AFFINE = turned(0.4, (1.5, -2.0, 2.5), (5, 6, 7)).affine
@@ -89,9 +89,32 @@ def test_an_affine_of_any_kind(kind):
     np.testing.assert_allclose(read_image((array, affine))[0].affine.numpy(), AFFINE)
 
 
+class Labelled:
+    """What TorchIO's images and xarray's arrays have in common: they are arrays, and say where they lie."""
+
+    def __init__(self, values: np.ndarray, **place) -> None:
+        self.values = values
+        self.__dict__.update(place)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self.values.astype(dtype) if dtype else self.values
+
+
+def test_what_is_an_array_with_an_affine():
+    array = numbers(1, 5, 6, 7)
+    found = read_image(Labelled(array, affine=AFFINE))[0]
+    np.testing.assert_array_equal(found.numpy(), array)
+    np.testing.assert_allclose(found.affine.numpy(), AFFINE)
+    view = itk.array_view_from_image(itk.image_from_array(np.ascontiguousarray(array[0])))
+    np.testing.assert_array_equal(read_image((view, AFFINE))[0].numpy(), array)
+    proxy = nib.Nifti1Image(array[0], AFFINE).dataobj
+    np.testing.assert_array_equal(read_image((proxy, AFFINE))[0].numpy(), array)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        (Labelled(numbers(5, 6), coords={"x": 1}), "coordinates are not read; give"),
         (numbers(5, 6, 7), r"3-D image without channel axis or 5 channels of a 2-D.*image\[None\] or \(image, affine\)"),
         (numbers(5, 6, 7).tolist(), "3-D image without channel axis or 5 channels"),
         (MetaTensor(torch.rand(5, 6, 7), affine=AFFINE), "3-D image without channel axis or 5 channels"),
