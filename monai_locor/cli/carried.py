@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["Carried", "add_interpolation", "check_target", "is_points", "load_carried", "mode_of"]
+__all__ = ["EXACT_MODES", "Carried", "add_interpolation", "check_target", "is_points", "load_carried", "mode_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ POINTS = (".csv", ".fcsv", ".json", ".mrk.json")
 
 
 LABELS = ("label", "neuroname")  # intents of NIfTI
+EXACT_MODES = ("nearest", "smooth")  # of label maps
 INTERPOLATIONS = {
     "linear": "bilinear",
     "nearest": "nearest",
@@ -214,9 +215,11 @@ def holds_tensors(image: MetaTensor, name: str) -> bool:
             f"{name}: holds vectors or matrices (intent {intent}), which the transform would have to turn; carry one component "
             "with --channel, or, if it is a displacement field, give it to compose"
         )
-    kind = f"a component of {intent}" if intent in (*TURNED, "symmetric matrix") else vectors_in(plain(image).numpy())
-    if kind:
-        logger.warning("%s: looks like %s, which is carried without being turned", name, kind)
+    looks = vectors_in(plain(image).numpy())
+    if intent in (*TURNED, "symmetric matrix"):
+        logger.warning("%s: is one component of many (intent %s), carried without being turned", name, intent)
+    elif looks:
+        logger.warning("%s: looks like %s, carried without being turned", name, looks)
     return False
 
 

@@ -35,7 +35,7 @@ from .arguments import (
     thresholds_of,
     with_images,
 )
-from .carried import Carried, add_interpolation, load_carried, mode_of
+from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed, plain_values
 from .inputs import check_device, check_file, check_image, check_transforms
 from .outputs import check_outputs, stem_of, suffix_of
@@ -132,9 +132,9 @@ def _add_images(group: argparse._ActionsContainer) -> None:
 def _add_carried(group: argparse._ActionsContainer) -> None:
     for role, other in (("moving", "fixed"), ("fixed", "moving")):
         for kind, what in CARRIED.items():
-            text = f"{what} in {role} space, written on the {other} image"
+            text = f"{what} in {role} space, written on the {other} image" + ", all channels" * (kind == "image")
             group.add_argument(f"--{role}-{kind}", action="append", default=[], metavar="FILE", help=text)
-    add_interpolation(group)
+    add_interpolation(group, "; smooth is for label maps")
 
 
 @dataclass(frozen=True)
@@ -154,15 +154,20 @@ class Plan:
     carried: tuple[tuple[str, str, str, Path], ...]
 
     def load(self, mode: str | None) -> list[tuple[Carried, str, Path]]:
-        """What is carried along, read; whose space it is in; and its output.
+        """What is carried along, read, all channels of images; whose space it is in; and its output.
+
+        Args:
+            mode: of interpolation; ``"smooth"`` is for label maps, and images are taken for some then.
 
         Raises:
             InputError: for a file that cannot be read.
         """
-        return [
-            (load_carried(path, kind, role, mode=mode if kind == "image" else None), role, target)
-            for role, kind, path, target in self.carried
-        ]
+        found = []
+        for role, kind, path, target in self.carried:
+            kind = "labels" if kind == "image" and mode == "smooth" else kind
+            fits = mode if kind == "image" or mode in EXACT_MODES else None
+            found.append((load_carried(path, kind, role, "all" if kind == "image" else None, mode=fits), role, target))
+        return found
 
 
 def check(args: argparse.Namespace) -> None:

@@ -252,6 +252,7 @@ def test_options_that_are_known(tmp_path):
 def test_another_measure():
     preset = {"preset": "fast", "similarity": "srwcr", "similarity_options": {"spacing": 5}}
     assert workflow(preset=preset).inferer.config.similarity_options == {"spacing": 5}
+    assert workflow(preset={"preset": "fast", "stages.5.iterations": 3}).inferer.config.stages[5].iterations == 3
     inferer = workflow(preset=preset, similarity="mutual_information", **{"similarity_options#num_bins": 8}).inferer
     assert (inferer.config.similarity, inferer.config.similarity_options) == ("mutual_information", {"num_bins": 8})
     own = workflow(similarity={"_target_": "GlobalMutualInformationLoss"}).inferer

@@ -23,6 +23,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -277,6 +278,24 @@ def test_label_maps_of_both_images_are_compared(run, pair, called, folder):
     assert [(c["kind"], c["space"], c["input"]) for c in carried] == [
         ("labels", "moving", str(folder / "moving_labels.nii.gz"))
     ]
+
+
+def test_series_and_labels_are_carried_as_what_they_are(run, pair, called, folder):
+    data = load(folder / "moving_labels.nii.gz")
+    series = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 4)).astype(np.float32), AFFINE)
+    series.header.set_zooms((2, 2, 3, 1.5))
+    series.header.set_xyzt_units("mm", "sec")
+    nib.save(series, folder / "bold.nii.gz")
+    save(folder / "unnamed.nii.gz", data)
+    carried = ["--moving-image", folder / "bold.nii.gz", "--moving-image", folder / "unnamed.nii.gz"]
+    answer = run(*pair, *carried, "--moving-labels", folder / "moving_labels.nii.gz", "-n", "nearest", "--json")
+    assert [c["kind"] for c in answer.json["carried"]] == ["image", "image", "labels"]
+    assert run(*pair, *carried, "--force", "--json").json["carried"][1]["kind"] == "labels"
+    found = nib.load(folder / "out" / "bold_on_fixed.nii.gz")
+    assert found.shape == (*SHAPE, 4) and found.header.get_zooms()[3] == 1.5 and found.header.get_xyzt_units()[1] == "sec"
+    assert set(np.unique(load(folder / "out" / "unnamed_on_fixed.nii.gz"))) <= set(np.unique(data))
+    smooth = run(*pair, *carried[2:], "-n", "smooth", "--force", "--json").json["carried"][0]
+    assert (smooth["kind"], smooth["interpolation"]) == ("labels", "smooth")
 
 
 def test_an_interrupted_registration_is_written_and_labelled(run, pair, called, folder):
