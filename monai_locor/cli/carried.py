@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 POINTS = (".csv", ".fcsv", ".json", ".mrk.json")
 
 
-LABELS = ("label", "neuroname")  # intents of NIfTI
 EXACT_MODES = ("nearest", "smooth")  # of label maps
 INTERPOLATIONS = {
     "linear": "bilinear",
@@ -124,6 +123,7 @@ class Carried:
         assert grid is not None and self.grid is not None
         from ..geometry import check_planes
         from ..io.images import write_image
+        from ..io.recognize import LABEL_INTENTS
 
         check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the grid it is to be brought onto"))
 
@@ -132,7 +132,7 @@ class Carried:
             write_image(target, out, grid, _label_dtype(self.content.meta["stored_dtype"], out), self.content.meta)
         else:
             out, dtype = self._image(transform, grid)
-            interpolated = self.mode != "nearest" and self.content.meta.get("intent") in LABELS
+            interpolated = self.mode != "nearest" and self.content.meta.get("intent") in LABEL_INTENTS
             write_image(target, out, grid, dtype, {} if interpolated else self.content.meta)
         return {"input": self.path, "kind": self.kind, "output": target, "shape": list(grid.shape), "interpolation": self.mode}
 
@@ -277,17 +277,16 @@ def load_carried(
 
 
 def _is_label_map(image: MetaTensor, name: str) -> bool:
-    """Whether an image is a label map by its header or looks like one, which is told then."""
+    """Whether an image is a label map by its header or looks like one, as in ``info``, which is told then."""
     from ..io.recognize import labels_in
     from ..tensors import plain
 
-    intent = image.meta.get("intent", "")
-    labels = labels_in(plain(image).numpy()) if intent in ("", *LABELS) else None
-    if labels is None and intent not in LABELS:
+    labels = labels_in(plain(image).numpy(), image.meta.get("intent", ""))
+    if labels is None:
         return False
     logger.warning(
         "%s: %s, and is read at the nearest voxel; say so with --labels, or interpolate it all the same with -n linear",
-        *(name, "looks like a mask" if labels is not None and len(labels) == 2 else "looks like a label map"),
+        *(name, "looks like a mask" if len(labels) == 2 else "looks like a label map"),
     )
     return True
 

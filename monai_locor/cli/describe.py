@@ -93,9 +93,9 @@ def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
         at = [float(ordered[k]) for k in places.values()]
         found["intensity"] = dict(zip(("min", "p01", "median", "p99", "max"), at, strict=True))
         found["zero_percent"] = 100 * float((values == 0).mean())
-        labels = labels_in(np.moveaxis(voxels, -1, 0).reshape(-1, *grid.shape))
-        if labels is not None or image.intent == "label":
-            found["labels"] = labels or [int(v) for v in np.unique(values)]
+        labels = labels_in(np.moveaxis(voxels, -1, 0).reshape(-1, *grid.shape), image.intent)
+        if labels is not None:
+            found["labels"] = labels
     return found
 
 

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["labels_in", "vectors_in"]
+__all__ = ["LABEL_INTENTS", "labels_in", "vectors_in"]
 
+LABEL_INTENTS = ("label", "neuroname")
 MOST = 4096  # labels: atlases have up to some thousand
 FEW = 8  # values, with which anatomy cannot be a smooth image
 CHANNELS = 4
@@ -29,7 +30,7 @@ WHOLE = 1e-3  # what a slope in the header leaves of whole numbers
 UNIT = 0.02  # by how much the length of a direction may differ from one
 
 
-def labels_in(voxels: np.ndarray) -> list[int] | None:
+def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
     """The labels of a label map or a mask, background included; None where the voxels are none.
 
     Two values are always a mask. Labels are whole numbers that come in patches: along every axis, voxels have mostly the
@@ -39,7 +40,10 @@ def labels_in(voxels: np.ndarray) -> list[int] | None:
 
     Args:
         voxels: ``(C, *spatial)``, any type; the first few channels are looked at.
+        intent: of NIfTI, where the file says one: with that of labels all whole numbers are some, with another none are.
     """
+    if intent and intent not in LABEL_INTENTS:
+        return None
     voxels = voxels[:CHANNELS]
     if voxels.size == 0 or voxels.dtype.kind not in "buif" or not np.isfinite(voxels).all():
         return None
@@ -50,6 +54,8 @@ def labels_in(voxels: np.ndarray) -> list[int] | None:
     if ranked is None:
         return None
     values, rank, background = ranked
+    if intent:
+        return [int(v) for v in values]
     if len(values) == 2:
         return [int(v) for v in values]  # a mask, however scattered
     steps = [_steps(rank, axis, background) for axis in range(1, rank.ndim) if rank.shape[axis] > 1]

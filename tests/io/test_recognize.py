@@ -103,3 +103,10 @@ def test_directions_and_what_is_neither():
     for other in (rng.random((6, *SHAPE)), rng.random((3, *SHAPE)), rng.normal(size=(6, *SHAPE)), np.zeros((6, *SHAPE))):
         assert vectors_in(other) == ""
     assert vectors_in(directions[:1]) == "" and vectors_in(rng.integers(0, 255, (3, *SHAPE), dtype=np.uint8)) == ""
+
+
+def test_the_intent_of_a_file_decides_where_there_is_one():
+    noise = IMAGES["noise of few values"][None]
+    assert labels_in(noise) is None and labels_in(noise, "label") == [0, 1, 2, 3, 4, 5]
+    assert labels_in(IMAGES["noise"][None], "label") is None  # no whole numbers
+    assert labels_in(LABELS["few"][None], "z score") is None and labels_in(LABELS["few"][None], "neuroname") == [0, 1, 2, 3]
