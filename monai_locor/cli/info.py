@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
+    from ..io.transforms.detect import shows_transform
     from ..io.transforms.folders import files_in, folder_of
 
     folder = folder_of(path)
@@ -97,7 +98,7 @@ def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
         return {**_transform(path, grids), "run": _run_of(folder / "run.json")}
     if is_points(path) and path.exists():
         return _points(path)
-    if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path):
+    if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path) or shows_transform(path):
         return _transform(path, grids)
     kind, hint = _vector_kind(path, grids)
     if kind is not None:

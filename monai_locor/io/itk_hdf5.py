@@ -51,9 +51,9 @@ def _with_h5py(path: Path) -> list[ItkTransform]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        if "TransformGroup" not in file:
-            raise ValueError("has no group TransformGroup, as files of ITK do")
-        group = file["TransformGroup"]
+        group = file.get("TransformGroup", {})
+        if not len(group) or any("TransformType" not in part for part in group.values()):
+            raise ValueError("is no HDF5 file of ITK, which names a type for each transform (X5 and others are not read)")
         return [_of_group(group[str(index)]) for index in range(len(group))]
 
 

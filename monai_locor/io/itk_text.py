@@ -42,10 +42,7 @@ def read_text(path: Path) -> list[ItkTransform]:
     Raises:
         ValueError: when it is no such file, or a damaged one.
     """
-    try:
-        text = path.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        text = ""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments may be in any language
     if not text.lstrip().startswith(TEXT_SIGNATURE):
         raise ValueError(f"does not begin with {TEXT_SIGNATURE!r} as ITK's text files do")
     found: list[dict[str, str]] = []

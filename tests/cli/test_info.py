@@ -142,6 +142,13 @@ def test_files_that_are_nothing(refused, tmp_path, name):
     assert str(tmp_path / name) in refused("info", tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.itk", "xfm"])
+def test_a_transform_of_any_name(run, folder, name):
+    write_affine(folder / "a.tfm", np.eye(4))
+    (folder / "a.tfm").rename(folder / name)
+    assert run("info", folder / name, "--json").json["files"][0]["kind"] == "affine"
+
+
 CHILD = """
 import sys
 from monai_locor.cli import main

@@ -167,6 +167,22 @@ def test_matlab_files_are_those_of_itk(tmp_path, dims):
     np.testing.assert_allclose(read_transform(tmp_path / "c.mat").points(points), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("change", [lambda t: t.replace("\n", "\r\n"), lambda t: "\ufeff" + t, lambda t: t + "# größer\n\n"])
+def test_ends_of_lines_marks_and_comments_do_not_matter(tmp_path, change):
+    (tmp_path / "t.txt").write_bytes(change(text_of("TranslationTransform", 3, [1, 2, 3], [])).encode())
+    np.testing.assert_allclose(read_transform(tmp_path / "t.txt").matrix[:3, 3], [-1, -2, 3])
+
+
+def test_hdf5_of_other_tools_is_told(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "t.x5", "w") as file:
+        file.attrs["Format"] = "X5"
+        file.create_group("TransformGroup/0")["Transform"] = np.eye(4)
+    with pytest.raises(InputError, match=r"t\.x5: is no HDF5 file of ITK") as caught:
+        read_transform(tmp_path / "t.x5")
+    assert "\n" not in str(caught.value)
+
+
 WRONG = [("Euler3DTransform", ""), ("AffineTransform", "1 2"), ("Euler2DTransform", "1 2 3")]
 
 

@@ -223,6 +223,8 @@ def test_matrices_of_afni(tmp_path):
     path = tmp_path / "a.aff12.1D"
     path.write_text(f"# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):\n{numbers}\n")
     np.testing.assert_allclose(read_transform(path).matrix, some_affine(3), atol=1e-8)
+    path.write_text(numbers + "\n")  # as cat_matvec -ONELINE writes it
+    np.testing.assert_allclose(read_transform(path).matrix, some_affine(3), atol=1e-8)
     path.write_text(path.read_text() + numbers + "\n")
     with pytest.raises(InputError, match=r"a\.aff12\.1D: holds 24 numbers"):
         read_transform(path)

@@ -29,7 +29,7 @@ from .matrices import AFNI, MINC, is_matrix_text, unmarked_matrix
 from .niftyreg import KINDS, is_niftyreg
 from .vectors import unmarked_kind
 
-__all__ = ["format_of_file", "format_of_name"]
+__all__ = ["format_of_file", "format_of_name", "shows_transform"]
 
 _BY_SUFFIX = {
     ".h5": "itk",
@@ -44,6 +44,7 @@ _BY_SUFFIX = {
     ".npz": "learn2reg",
     ".lta": "lta",
     ".xfm": "minc",
+    ".1d": "afni",
 }
 _HEAD = 4096  # bytes that tell what a file is
 
@@ -86,14 +87,24 @@ def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = 
             if is_niftyreg(header):
                 return KINDS.get(int(header["intent_p1"]), KINDS[0])
             return "fsl" if int(header["intent_code"]) in (FIELD, *COEFFICIENTS) else unmarked_kind(path, name)
-    with path.open("rb") as file:
-        start = file.read(_HEAD)
+    start = _start(path)
     return _by_content(start) or _by_matrix(start, path, name, fixed, moving) or format_of_name(path)
+
+
+def shows_transform(path: Path) -> bool:
+    """Whether a file of any name begins as a transform does; of HDF5, which MINC has for images, its name tells."""
+    start = _start(path) if path.is_file() else b""
+    return not start.startswith(SIGNATURE) and _by_content(start) is not None
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
 
 
 def _by_content(start: bytes) -> str | None:
     """The format of a file that begins like this, where it says so."""
-    text = start.decode("latin-1").lstrip()
+    text = start.decode("utf-8-sig", errors="replace").lstrip()
     if start.startswith(SIGNATURE) or text.startswith(TEXT_SIGNATURE) or is_matlab(start):
         return "itk"
     if text.startswith(MINC):
