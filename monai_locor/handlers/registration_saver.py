@@ -45,7 +45,8 @@ class RegistrationSaver:
             comes again, the number of the pair is added.
 
     The verdicts are logged, and the rows of the table of all pairs (:func:`monai_locor.report.summary.summary_row`) kept in
-    the engine's state as ``registrations``. After an epoch of several pairs the table is written to ``summary.csv`` and logged.
+    the engine's state as ``registrations``. After an epoch of pairs with folders of their own the table is written to
+    ``summary.csv`` and logged.
 
     Example::
 
@@ -109,7 +110,7 @@ class RegistrationSaver:
             logger.log(level, "%s: %s", path.name, line.strip())
 
     def _summarize(self, engine: Engine) -> None:
-        if len(self._rows) < 2:
+        if not self._rows or self._written == [self.output_dir]:  # one pair, without a list
             return
         write_summary(self.output_dir / SUMMARY, self._rows)
         for line in summary_lines(self._rows):

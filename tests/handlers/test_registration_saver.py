@@ -120,9 +120,11 @@ def test_verdicts_are_logged_and_kept_and_several_pairs_get_a_table(tmp_path, ca
     assert first == "3 registrations: 1 FAIL, 1 WARN, 1 PASS"
 
 
-def test_one_pair_needs_no_table(tmp_path):
-    judged(tmp_path, ["PASS"])
-    assert not (tmp_path / "summary.csv").exists()
+def test_one_pair_without_a_folder_needs_no_table(tmp_path):
+    go(tmp_path / "one", [["A"]], [[""]])
+    assert not (tmp_path / "one" / "summary.csv").exists()
+    go(tmp_path / "list", [["A"]], [["x"]])
+    assert (tmp_path / "list" / "summary.csv").exists()
 
 
 def test_a_report_for_every_pair(tmp_path, monkeypatch, caplog):
