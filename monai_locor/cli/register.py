@@ -219,7 +219,8 @@ def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Th
     from ..report.verdict import judge
 
     masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
-    verdict = judge(result, *(images_of(arguments[role])[0] for role in ("fixed", "moving")), limits, **masks)
+    fixed, moving = (images_of(arguments[role])[0] for role in ("fixed", "moving"))
+    verdict = judge(result, fixed, moving, limits, **masks)
     return dataclasses.replace(result, verdict=verdict)
 
 

@@ -66,11 +66,11 @@ def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Ten
         raise InputError(f"{role} images: the list is empty; give one image or more")
     (first, valid), *others = (read_image(item, role) for item in several)
     channels = [plain(first)]
-    for image, own in others:
-        image, own = _on_grid(image, own, Grid.of(first), role)
-        channels.append(image)
-        if own is not None:
-            valid = own if valid is None else valid & own
+    for image, finite in others:
+        channel, counts = _on_grid(image, finite, Grid.of(first), role)
+        channels.append(channel)
+        if counts is not None:
+            valid = counts if valid is None else valid & counts
     return MetaTensor(torch.cat(channels), meta=first.meta), valid
 
 

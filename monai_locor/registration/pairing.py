@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from monai_locor.errors import InputError
 
@@ -45,7 +45,7 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> tuple[float,
     """
     if weights is None:
         return (1.0,) * count
-    given = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
+    given = list(weights) if isinstance(weights, Iterable) else [weights]
     if len(given) != count:
         raise InputError(f"channel_weights {given}: {count} needed, one for each pair of images.")
     for value in given:

@@ -249,6 +249,13 @@ def test_options_that_are_known(tmp_path):
         workflow(config_file=[CONFIG, str(more)], meta_file=str(META))
 
 
+@pytest.mark.parametrize("kind", ["rigid", "similarity", "affine", "deformable"])
+def test_the_kind_of_transform(kind):
+    assert workflow(transform=kind).inferer.config.transform == kind
+    assert workflow(preset={"transform": kind}).inferer.config.transform == kind
+    assert workflow().inferer.config.transform == "deformable"
+
+
 def test_another_measure():
     preset = {"preset": "fast", "similarity": "srwcr", "similarity_options": {"spacing": 5}}
     assert workflow(preset=preset).inferer.config.similarity_options == {"spacing": 5}

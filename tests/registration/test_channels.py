@@ -169,7 +169,8 @@ def test_again_from_its_manifest(images, tmp_path):
         ({"channel_weights": [1, 0]}, "channel_weights must be a positive number, got 0"),
         ({"channel_weights": [1, -1]}, "channel_weights must be a positive number, got -1"),
         ({"channel_weights": [1, float("nan")]}, "channel_weights must be a positive number"),
-        ({"channel_weights": "12"}, "channel_weights .*: 2 needed"),
+        ({"channel_weights": "12"}, "channel_weights must be a positive number"),
+        ({"channel_weights": 2}, "channel_weights .*: 2 needed"),
         ({"predict": lambda *_: None}, "several images a side go with no prediction"),
     ],
 )
