@@ -111,7 +111,7 @@ class TestSources:
         mask = tensor(np.ones(MOVING[3].shape), MOVING[3])
         with caplog.at_level(logging.WARNING):
             run(*images, NOTHING, fixed_mask=mask)
-        assert "fixed mask lies on another grid" in caplog.text
+        assert "fixed mask: lies on another grid" in caplog.text
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             run(*images, NOTHING, moving_mask=mask)
