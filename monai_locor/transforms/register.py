@@ -152,14 +152,14 @@ class Registerd(MapTransform):
     def _registered(self, d: Mapping[Hashable, Any]) -> RegistrationResult:
         from ..registration import register  # which imports this package
 
-        masks = {}
+        masks: dict[str, Any] = {}
         for name, key in self.mask_keys.items():
             if key is not None and (key in d or not self.allow_missing_keys):
                 masks[name] = d[key]
         fixed, moving = ([d[key] for key in keys] for keys in (self.fixed_key, self.moving_key))
         one = len(fixed) == len(moving) == 1
-        images = (fixed[0], moving[0]) if one else (fixed, moving)
-        result = register(*images, **masks, **self.options, progress=False)
+        options = {**self.options, **masks, "progress": False}
+        result = register(fixed[0] if one else fixed, moving[0] if one else moving, **options)
         if result.verdict is not None and result.verdict.status != "PASS":
             names = (", ".join(map(str, keys)) for keys in (self.moving_key, self.fixed_key))
             logger.warning("registration of %s to %s: %s", *names, result.verdict)
