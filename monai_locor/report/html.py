@@ -64,7 +64,7 @@ def write_report(
     Args:
         path: of the file; missing folders are made, and it appears only when it is complete.
         result: of the registration.
-        fixed, moving: the images; by default those that the result holds.
+        fixed, moving: the images, of several channels the first is shown; by default those that the result holds.
         fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
         fixed_labels, moving_labels: label maps of either image, one or a list. Maps of the same file name are compared, the
             others in their order if there are as many of both.
@@ -79,6 +79,7 @@ def write_report(
         InputError: when the images are missing or not those of the result, or the file cannot be written.
     """
     _check_matplotlib()
+    from ..registration.channels import first_image
     from .html_sections import basis_section, loss_curves, residual_section, transform_section
     from .html_viewer import Pictures
 
@@ -88,6 +89,7 @@ def write_report(
     moving = result.moving_image if moving is None else moving
     if fixed is None or moving is None:
         raise InputError("the result does not hold its images: give fixed and moving to the report, too.")
+    fixed, moving = first_image(fixed), first_image(moving)
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     verdict = result.verdict or judge(result, fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask)
     labels = label_pairs(result, fixed_labels, moving_labels)
@@ -144,6 +146,10 @@ def _facts(result: RegistrationResult) -> str:
         f"{role} {'×'.join(map(str, grid.shape))} voxels of {'×'.join(f'{s:.3g}' for s in grid.spacing)} mm"
         for role, grid in grids
     ]
+    for role in ("fixed", "moving"):
+        channels = len((result.arguments.get(role) or {}).get("list", ()))
+        if channels > 1:
+            sizes.append(f"the first of {channels} {role} images is shown")
     return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *result.remarks])
 
 

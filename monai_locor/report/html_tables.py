@@ -62,9 +62,16 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
     for name, entry in result.arguments.items():
         if not isinstance(entry, dict):
             continue
-        where = entry.get("path") or entry.get("code") or entry.get("name") or ("matrix" if "matrix" in entry else "in memory")
-        out[name.replace("_", " ")] = {"": where, **({"sha256": entry["sha256"]} if "sha256" in entry else {})}
+        for number, one in enumerate(entry.get("list", [entry]), 1):
+            of_several = f" {number}" if "list" in entry else ""
+            out[name.replace("_", " ") + of_several] = _input(one)
     return out or dict(result.inputs)
+
+
+def _input(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Where one input came from."""
+    where = entry.get("path") or entry.get("code") or entry.get("name") or ("matrix" if "matrix" in entry else "in memory")
+    return {"": where, **({"sha256": entry["sha256"]} if "sha256" in entry else {})}
 
 
 def _times(timings: Mapping[str, float]) -> dict[str, str]:

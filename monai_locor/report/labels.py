@@ -25,6 +25,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import Grid, warp
+from ..io.arrays import images_of_channels
 from ..io.images import read_labels
 from ..io.masks import placed_like
 from ..metrics import dice_per_label, mean_over_labels
@@ -98,8 +99,10 @@ def label_pairs(result: RegistrationResult, fixed: Sources = (), moving: Sources
 
 def _read(sources: Sources, role: str, result: RegistrationResult) -> list[tuple[str, MetaTensor]]:
     """Names and maps, ``(1, *spatial)`` int64."""
+    none = isinstance(sources, (list, tuple)) and not sources
+    several = [] if none else images_of_channels(sources)  # which knows a list of maps from a map as a list of numbers
     found = []
-    for number, source in enumerate(sources if isinstance(sources, (list, tuple)) else [sources], 1):
+    for number, source in enumerate([sources] if several is None else several, 1):
         grid = result.fixed_grid if role == "fixed" else result.moving_grid
         bare = not isinstance(source, MetaTensor) and tuple(getattr(source, "shape", ())) == grid.shape
         labels = read_labels(source[None] if bare else source, role)  # an array without an axis of channels

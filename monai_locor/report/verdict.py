@@ -27,6 +27,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..io import ImageSource, read_image
 from ..io.masks import mask_on_grid
+from ..registration.channels import first_image
 from ..tensors import plain
 from .thresholds import Thresholds
 from .verdict_measures import (
@@ -97,7 +98,8 @@ def judge(
 
     Args:
         result: of the registration; its ``initial`` is what a gain is measured from.
-        fixed, moving, fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
+        fixed, moving, fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`; of several channels, the
+            first is looked at.
         thresholds: by default :class:`Thresholds`; or a mapping of those that differ.
 
     Raises:
@@ -122,7 +124,7 @@ def judge(
 
 def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor | None]:
     """An image and the weights of its voxels, each ``(1, *grid)``."""
-    values, valid = read_image(image, role)
+    values, valid = read_image(first_image(image), role)
     shape = tuple(values.shape[1:])
     if shape != grid.shape:
         raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")

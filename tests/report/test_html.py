@@ -195,6 +195,20 @@ class TestPage:
         assert {"basis", "residual"}.isdisjoint({a.get("id") for a in read.all("section")})
         assert "mine" in read.text and "Nothing was optimised" in read.text
 
+    def test_of_several_channels_the_first_is_shown(self, tmp_path):
+        fixed, moving = aligned(FLAT)
+        files = {"list": [{"path": f"/a/{name}.nii", "sha256": name} for name in ("t1", "t2")]}
+        result = made(fixed, moving, arguments={"fixed": files, "moving": {"path": "/a/m.nii"}})
+        page = write_report(tmp_path / "a.html", result, [fixed, 2 * fixed], moving, residuals=False).read_text(
+            encoding="utf-8"
+        )
+        text = Reader(page).text
+        assert "the first of 2 fixed images is shown" in text and "moving images is shown" not in text
+        assert "/a/t1.nii" in text and "/a/t2.nii" in text and "fixed 2" in text
+        alone = write_report(tmp_path / "b.html", result, fixed, moving, residuals=False).read_text(encoding="utf-8")
+        assert alone == page
+        assert judge(result, (fixed, 2 * fixed), [moving, moving]) == judge(result, fixed, moving)
+
     def test_images_that_are_missing_or_do_not_fit(self, tmp_path):
         fixed, moving = aligned(FLAT)
         bare = made(fixed, moving, fixed_image=None, moving_image=None)
