@@ -30,7 +30,7 @@ from .itk_matlab import write_matlab_affine
 from .itk_text import affine_text
 from .itk_transforms import read_itk_transforms
 from .lps import flipped, lps_signs
-from .nifti import intent_of, is_nifti, load_nifti, nifti_affine, save_nifti
+from .nifti import intent_of, is_mapping, is_nifti, load_nifti, nifti_affine, save_nifti
 from .paths import atomic_path
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
         kind = intent_of(image)[1]
         if kind.startswith("NREG_TRANS"):
             raise ValueError("a transform of NiftyReg, which read_transform reads")
+        if is_mapping(image):
+            raise ValueError("positions, as of SPM, which read_transform reads")
         if kind == VELOCITY:
             raise InputError(f"{name}: holds a stationary velocity; give the displacement that is its exponential")
         data = np.asanyarray(image.dataobj)

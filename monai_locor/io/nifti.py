@@ -30,8 +30,10 @@ from .stored import TimeAxis
 
 __all__ = [
     "has_shear",
+    "header_texts",
     "in_mm",
     "intent_of",
+    "is_mapping",
     "is_nifti",
     "load_nifti",
     "nifti_affine",
@@ -127,6 +129,19 @@ def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
     known = code in nib.nifti1.intent_codes and code != 0
     text = header["intent_name"].item().split(b"\0")[0].decode("latin-1").strip()
     return (nib.nifti1.intent_codes.label[code] if known else ""), text
+
+
+def header_texts(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
+    """What the header says in words, in lower case: the name of the intent, and the description."""
+    words = (image.header[key].item().split(b"\0")[0] for key in ("intent_name", "descrip"))
+    name, about = (text.decode("latin-1").strip().lower() for text in words)
+    return name, about
+
+
+def is_mapping(image: nib.nifti1.Nifti1Pair) -> bool:
+    """Whether the header says that the vectors are positions, as SPM's does."""
+    name, about = header_texts(image)
+    return name == "mapping" or (about == "deformation" and not name)
 
 
 def has_shear(grid: Grid) -> bool:

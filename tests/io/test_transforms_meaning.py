@@ -22,7 +22,7 @@ import pytest
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, SpatialTransform
-from monai_locor.io import read_transform, read_transforms, write_transform
+from monai_locor.io import read_displacement_field, read_transform, read_transforms, write_transform
 
 from .transform_cases import GRIDS, inner_points, smooth_field, some_affine, some_transform, turned
 
@@ -72,6 +72,8 @@ def test_deformations_of_spm_are_positions(tmp_path, file, five, header, grid):
     path = save_vectors(tmp_path / file, grid.points() + smooth(grid), grid, five, **header)
     check_map(read_transform(path), grid, smooth(grid))
     check_map(read_transform(path, format="spm"), grid, smooth(grid))
+    with pytest.raises(InputError, match="positions, as of SPM, which read_transform reads"):
+        read_displacement_field(path)
 
 
 def test_voxels_without_a_position_follow_an_affine_map(tmp_path, caplog):

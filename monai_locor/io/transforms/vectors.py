@@ -27,7 +27,7 @@ import numpy as np
 from ...errors import InputError
 from ...geometry import FieldStep, Grid, SpatialTransform
 from ..lps import lps_signs
-from ..nifti import load_nifti, nifti_affine
+from ..nifti import header_texts, is_mapping, load_nifti, nifti_affine
 from .base import invalid, undecided
 from .fsl_space import positions as fsl_positions
 
@@ -127,20 +127,16 @@ def unmarked_kind(path: Path, name: str) -> str:
     image = load_nifti(path)
     header = image.header
     code, dims = int(header["intent_code"]), dims_of_vectors(image.shape)
-    text, about = (header[key].item().split(b"\0")[0].decode("latin-1").lower() for key in ("intent_name", "descrip"))
-    if any("velocity" in words or "flow field" in words for words in (text, about)):
+    about = header_texts(image)[1]
+    if any("velocity" in words or "flow field" in words for words in header_texts(image)):
         raise InputError(f"{name}: holds a velocity field; make a deformation of it with the tool that wrote it")
-    if dims is None or (len(image.shape) == 5 and code in (_VECTOR, _DISPLACEMENT) and not _is_spm(text, about)):
-        return "nifti"  # whose reader looks at the numbers, or says what is wrong with them
-    if _is_spm(text, about):
+    if dims is not None and is_mapping(image):
         return "spm"
+    if dims is None or (len(image.shape) == 5 and code in (_VECTOR, _DISPLACEMENT)):
+        return "nifti"  # whose reader looks at the numbers, or says what is wrong with them
     if about == VOXELS or (_LEARN2REG.fullmatch(path.name) and code == 0 and len(image.shape) == 4):
         return "learn2reg"
     return _by_numbers(*load_vectors(path, name), name)
-
-
-def _is_spm(text: str, about: str) -> bool:
-    return text == "mapping" or (about == "deformation" and not text)
 
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
