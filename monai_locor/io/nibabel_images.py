@@ -66,7 +66,7 @@ def stored_of_nibabel(image: Any, name: str) -> StoredImage:
         warn_about_header(image, name)
     elif isinstance(image, nib.analyze.AnalyzeImage):
         doubt(logger, "%s: is of Analyze format, which does not say where right is; the left-right axis is a guess", name)
-    voxels, channels = _voxels(np.asanyarray(image.dataobj), min(image.ndim, 3))
+    voxels, channels = _voxels(np.transpose(np.asanyarray(image.dataobj), _axes(image)), min(image.ndim, 3))
     kind = voxels.dtype.newbyteorder("=").name
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         return StoredImage(voxels, image.affine, channels, kind, _time(image))
@@ -78,7 +78,7 @@ def nibabel_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray
     """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm; no voxel is read."""
     image = _load(path, name)
     affine = nifti_affine(image) if isinstance(image, nib.nifti1.Nifti1Pair) else image.affine
-    return tuple(image.shape[:3]), affine
+    return tuple(image.shape[i] for i in _axes(image)[:3]), affine
 
 
 def _load(path: Path, name: str) -> Any:
@@ -110,6 +110,12 @@ def _check_volume(image: Any, name: str) -> None:
         raise InputError(f"{name}: {type(image).__name__} is no volume with a place in the world; give an image")
 
 
+def _axes(image: Any) -> list[int]:
+    """The axes of an image, the spatial ones first; series in MINC have time before them."""
+    others = max(image.ndim - 3, 0) if isinstance(image, nib.minc1.Minc1Image) else 0  # MINC-2 is one, too
+    return [*range(others, image.ndim), *range(others)]
+
+
 def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
@@ -127,7 +133,7 @@ def _voxels(array: np.ndarray, rank: int) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _time(image: Any) -> TimeAxis | None:
-    zooms = image.header.get_zooms()
-    if image.ndim != 4 or image.shape[3] < 2 or len(zooms) < 4 or not zooms[3] > 0:
+    zooms, axis = image.header.get_zooms(), _axes(image)[-1]
+    if image.ndim != 4 or image.shape[axis] < 2 or len(zooms) < 4 or not zooms[axis] > 0:
         return None
-    return TimeAxis(float(zooms[3]), _TIME_UNIT.get(type(image).__name__, "unknown"))
+    return TimeAxis(float(zooms[axis]), _TIME_UNIT.get(type(image).__name__, "unknown"))

@@ -52,7 +52,10 @@ def unreadable(name: str, error: BaseException) -> InputError:
     if isinstance(error, MemoryError):
         return InputError(f"{name}: cannot be read (it needs more memory than there is); crop it, or use another machine")
     if isinstance(error, OSError) and error.strerror:
-        return InputError(f"{name}: cannot be read ({error.strerror}); check the path and that you may read it")
+        where = (
+            f": {error.filename}" if error.filename and str(error.filename) not in name else ""
+        )  # such as the other of a pair
+        return InputError(f"{name}: cannot be read ({error.strerror}{where}); check the path and that you may read it")
     if isinstance(error, (EOFError, zlib.error)):
         return InputError(f"{name}: cannot be read ({one_line(error)}); {_REMEDIES[_DAMAGED]}")
     for line in reversed(str(error).splitlines()):

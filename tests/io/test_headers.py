@@ -25,7 +25,7 @@ import pytest
 from monai_locor.errors import InputError
 from monai_locor.io import read_displacement_field, read_image, read_transform
 from monai_locor.io.grids import read_grid
-from monai_locor.io.reading import read_stored
+from monai_locor.io.reading import read_geometry, read_stored
 from monai_locor.io.stored import TimeAxis
 
 AFFINE = np.array([[-2.0, 0, 0, 31], [0, 2, 0, -45], [0, 0, 3, -20], [0, 0, 0, 1]])
@@ -126,6 +126,18 @@ def test_freesurfer(tmp_path, suffix, kind):
     np.testing.assert_array_equal(
         read_image(tmp_path / f"a{suffix}")[0].affine.numpy(), nib.load(tmp_path / f"a{suffix}").affine
     )
+
+
+@pytest.mark.parametrize("name", ["minc1_4d.mnc", "minc2_4d.mnc"])
+def test_series_in_minc_have_time_first(name):
+    pytest.importorskip("h5py")
+    path = Path(nib.__file__).parent / "tests" / "data" / name
+    image = nib.load(path)
+    stored = read_stored(path, name)
+    assert stored.voxels.shape == (10, 20, 20, 2) and read_geometry(path, name)[0] == (10, 20, 20)
+    np.testing.assert_array_equal(stored.voxels[..., 1], np.asanyarray(image.dataobj)[1])
+    np.testing.assert_array_equal(stored.affine, image.affine)
+    assert stored.time == TimeAxis(image.header.get_zooms()[0], "sec")
 
 
 def test_fields_lie_where_their_sform_says(tmp_path):

@@ -99,6 +99,13 @@ def test_folders_and_files_that_are_not_there(tmp_path):
     assert "DICOM" in refusal(tmp_path / "b.nii")
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.AnalyzeImage])
+def test_half_a_pair(tmp_path, kind):
+    nib.save(kind(VOXELS, np.eye(4)), tmp_path / "a.img")
+    (tmp_path / "a.img").unlink()
+    assert f"No such file or directory: {tmp_path / 'a.img'}" in refusal(tmp_path / "a.hdr")
+
+
 def test_minc(tmp_path, monkeypatch):
     """An HDF5 file that is no MINC volume says so; without h5py, what to install."""
     h5py = pytest.importorskip("h5py")
