@@ -110,6 +110,11 @@ class Grid:
         return full_affine(self.affine, self.plane)
 
     @property
+    def in_space(self) -> Grid:
+        """The same voxels as one slice of a three-dimensional grid, if they are a slice out of the x-y plane; else itself."""
+        return self if self.plane is None else Grid((*self.shape, 1), self.full_affine)
+
+    @property
     def placeless(self) -> bool:
         """Whether the affine is one that readers give where a file has none.
 

@@ -125,7 +125,7 @@ def image_for_simpleitk(image: Any, grid: Grid) -> Any:
     """
     import SimpleITK as sitk
 
-    array, vector = _for_itk(image, grid)
+    array, vector, grid = _for_itk(image, grid)
     out = sitk.GetImageFromArray(array, isVector=vector)
     direction, spacing, origin = geometry_for_itk(grid)
     out.SetDirection(direction.ravel().tolist())
@@ -142,7 +142,7 @@ def image_for_itk(image: Any, grid: Grid) -> Any:
     """
     import itk
 
-    array, vector = _for_itk(image, grid)
+    array, vector, grid = _for_itk(image, grid)
     out = itk.image_from_array(array, is_vector=vector)
     direction, spacing, origin = geometry_for_itk(grid)
     out.SetDirection(itk.matrix_from_array(direction))
@@ -151,13 +151,14 @@ def image_for_itk(image: Any, grid: Grid) -> Any:
     return out
 
 
-def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool]:
-    """Last axis first, components last, and whether there are several; bool as bytes."""
+def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool, Grid]:
+    """Last axis first, components last, and whether there are several; bool as bytes; and the grid in space, of a slice."""
     array = np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)
     array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, 0, -1)
-    array = array.transpose(*reversed(range(grid.dims)), grid.dims)
+    grid = grid.in_space
+    array = array.reshape(*grid.shape, -1).transpose(*reversed(range(grid.dims)), grid.dims)
     vector = array.shape[-1] > 1
-    return np.ascontiguousarray(array if vector else array[..., 0]), vector
+    return np.ascontiguousarray(array if vector else array[..., 0]), vector, grid
 
 
 _READERS: dict[str, Callable[[Any], tuple[np.ndarray, np.ndarray]]] = {

@@ -24,6 +24,7 @@ from monai_locor import register
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, SpatialTransform
 from monai_locor.io import read_displacement_field, read_transform
+from monai_locor.io.lps import affine_of_itk
 
 FAST = {"stages": [{"factor": 2, "iterations": 3}, {"factor": 1, "iterations": 3, "spacing": 8}]}
 AXIAL = np.array([[-1.5, 0, 0, 20], [0, 2, 0, -30], [0, 0, 4, 3], [0, 0, 0, 1.0]])
@@ -68,6 +69,9 @@ def test_the_plane_does_not_matter(axial, affine, tmp_path):
     again = SpatialTransform.of_field(field, grid).warp(moving, Grid.of(moving), grid)
     np.testing.assert_allclose(again.numpy(), result.warped_moving.numpy(), atol=1e-4)
     assert read_transform(tmp_path / "affine.tfm").dims == 2
+    seen = result.to_sitk("warped_moving")
+    np.testing.assert_allclose(affine_of_itk(seen.GetDirection(), seen.GetSpacing(), seen.GetOrigin()), affine, atol=1e-6)
+    np.testing.assert_allclose(result.to_nibabel("warped_moving").affine, affine, atol=1e-5)
 
 
 def test_slices_of_different_planes_are_refused():
