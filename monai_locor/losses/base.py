@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -24,13 +23,10 @@ from monai.utils import LossReduction
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
-from monai_locor.autograd import transforms_active
 from monai_locor.precision import full_precision
 from monai_locor.tensors import plain
 
-__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "settings_text", "warn_of_nothing"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "settings_text"]
 
 
 def check_positive(**options: float | Sequence[float] | None) -> None:
@@ -50,15 +46,6 @@ def check_types(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | N
         mask.ndim != pred.ndim or mask.shape[0] not in (1, len(pred)) or mask.shape[1:] != (1, *pred.shape[2:])
     ):
         raise ValueError(f"mask must be (1 or {len(pred)}, 1, {tuple(pred.shape[2:])}), got {tuple(mask.shape)}.")
-
-
-def warn_of_nothing(finite: torch.Tensor) -> None:
-    """Log that there is nothing to compare where no voxel is finite in both images, as after a training that diverged.
-
-    The loss is 0 then. Only a CPU is asked: a GPU would have to be waited for.
-    """
-    if finite.device.type == "cpu" and not transforms_active() and not bool(finite.any()):
-        logger.warning("no voxel is finite in both images: the loss is 0 and says nothing; has the training diverged?")
 
 
 def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor:
@@ -92,14 +79,24 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
 
 
 def answer(
-    values: torch.Tensor, weights: torch.Tensor | None, reduction: str, return_weights: bool
+    values: torch.Tensor,
+    weights: torch.Tensor | None,
+    reduction: str,
+    return_weights: bool,
+    finite: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """:func:`reduced`; with ``return_weights``, the values and their weights, ``(B, C, ...)`` in the dtype of the values.
+
+    Args:
+        finite: which voxels are finite in both images. Where none is, as after a training that diverged, the answer is NaN:
+            0 would look like a good score. No device is waited for.
 
     Raises:
         ValueError: for another reduction, or for weights beside a single number.
     """
     out = reduced(values, weights, reduction)
+    if finite is not None:
+        out = torch.where(finite.any(), out, torch.nan)
     if not return_weights:
         return out
     if reduction != LossReduction.NONE.value:
@@ -165,11 +162,11 @@ class PairLoss(_Loss):
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
             pred, target = pred.to(dtype), target.to(dtype)
-            weight = _weights(pred, target, mask)
+            weight, finite = _weights(pred, target, mask)
             valid = weight > 0
             # a NaN of weight zero would still be a NaN
             pred, target = torch.where(valid, pred, 0), torch.where(valid, target, 0)
-            return answer(*self._measure(pred, target, weight), self.reduction, return_weights)
+            return answer(*self._measure(pred, target, weight), self.reduction, return_weights, finite)
 
     @abstractmethod
     def _measure(
@@ -197,10 +194,9 @@ class PairLoss(_Loss):
         check_types(pred, target, mask)
 
 
-def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """``(B, 1, *spatial)`` in the dtype of pred, in [0, 1]; zero where an image is not finite."""
+def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights in the dtype of pred, in [0, 1], zero where an image is not finite; and where both are. ``(B, 1, *spatial)``."""
     finite = (pred.detach().isfinite() & target.detach().isfinite()).all(1, keepdim=True)
-    warn_of_nothing(finite)
     if mask is None:
-        return finite.to(pred.dtype)
-    return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0)
+        return finite.to(pred.dtype), finite
+    return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0), finite

@@ -27,7 +27,7 @@ from monai_locor.precision import full_precision
 from monai_locor.recent import Recent
 from monai_locor.tensors import plain
 
-from .base import answer, check_types, settings_text, warn_of_nothing
+from .base import answer, check_types, settings_text
 from .gram import LocalGram, local_gram
 from .intensity import rescale
 from .residual import ridge_residual
@@ -178,11 +178,12 @@ class LocalLearnedBasisCRLoss(_Loss):
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
             pred, target = pred.to(dtype), target.to(dtype)
+            finite = None
             if self.rescale:
-                mask = _finite(pred, target, mask)
+                finite, mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights)
+            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights, finite)
 
     @torch.no_grad()
     def unexplained(
@@ -266,20 +267,18 @@ class LocalLearnedBasisCRLoss(_Loss):
         check_types(pred, target, mask)
 
 
-def _finite(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask without the voxels at which an image is not finite; None means that all voxels count.
+def _finite(
+    pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Which voxels are finite in both images, and the mask without the others; None means all of them.
 
-    Whether all do is asked only where nobody has to wait for the answer, and where there is one.
+    Whether all are is asked only where nobody has to wait for the answer, and where there is one.
     """
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
-    if mask is None:
-        asked = finite.device.type == "cpu" and not transforms_active()
-        if asked and bool(finite.all()):
-            return None
-    warn_of_nothing(finite)
-    if mask is None:
-        return finite
-    return torch.where(finite, mask, 0)
+    if mask is not None:
+        return finite, torch.where(finite, mask, 0)
+    asked = finite.device.type == "cpu" and not transforms_active()
+    return (None, None) if asked and bool(finite.all()) else (finite, finite)
 
 
 def _root(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
