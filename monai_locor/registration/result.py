@@ -142,7 +142,8 @@ class RegistrationResult:
         """Where points of the fixed image lie in the moving image.
 
         Args:
-            points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list.
+            points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list. Of a slice in another plane than x-y, in the
+                coordinates of its grid.
             inverse: the other way: points of the moving image, where they lie in the fixed image.
 
         Returns:
@@ -378,4 +379,4 @@ class RegistrationResult:
 
 
 def _described(grid: Grid) -> dict[str, Any]:
-    return {"shape": list(grid.shape), "affine": grid.affine.tolist()}
+    return {"shape": list(grid.shape), "affine": grid.full_affine.tolist()}

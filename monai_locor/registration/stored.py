@@ -125,7 +125,7 @@ def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, trans
     steps = transform.steps if role == "fixed" else transform.inverse_steps or ()
     field = steps[0].grid if steps and isinstance(steps[0], FieldStep) else None
     entry = content.get(f"{role}_grid")
-    told = None if entry is None else Grid(tuple(entry["shape"]), np.array(entry["affine"]))
+    told = None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
     if told is not None and (field is None or same_grid(told, field)):  # with more digits than a header
         return told
     if field is not None:

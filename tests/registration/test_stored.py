@@ -25,7 +25,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import InputError, RegistrationResult
 from monai_locor.cli.results import OUTPUTS
-from monai_locor.geometry import warped
+from monai_locor.geometry import Grid, warped
 from monai_locor.io import write_image
 from monai_locor.registration.described import described_arguments
 from monai_locor.tensors import plain
@@ -115,6 +115,21 @@ def test_what_save_writes_of_images_in_memory(tmp_path):
     assert found.warped_fixed is None
     assert torch.equal(found.forward_mm, result.forward_mm) and torch.equal(found.inverse_mm, result.inverse_mm)
     np.testing.assert_array_equal(found.fixed_grid.affine, result.fixed_grid.affine)
+
+
+@pytest.mark.parametrize("outputs", CHOICES, ids="+".join)
+def test_a_slice_keeps_its_plane(tmp_path, outputs, monkeypatch):
+    sagittal = np.array([[0, 0, 1.0, 12.0], [1.2, -0.9, 0, -8.0], [0.9, 1.2, 0, 5.0], [0, 0, 0, 1.0]])
+    monkeypatch.setitem(GRIDS, "sagittal", (Grid.placed((20, 22), sagittal), Grid.placed((30, 28), sagittal)))
+    result = stored(tmp_path, "sagittal", outputs)
+    assert result.fixed_grid.plane is not None
+    found = RegistrationResult.load(tmp_path / "out")
+    for name in ("fixed_grid", "moving_grid"):
+        np.testing.assert_allclose(getattr(found, name).full_affine, getattr(result, name).full_affine, atol=1e-4)
+    torch.testing.assert_close(found.warped_moving.affine, result.warped_moving.affine, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(found.to_nibabel().affine[:, [0, 1, 3]], sagittal[:, [0, 1, 3]], atol=1e-4)
+    there = inner_points(result.fixed_grid)
+    np.testing.assert_allclose(found.transform_points(there), result.transform_points(there), atol=2e-3)
 
 
 def test_of_several_channels_the_first_is_read(tmp_path):
