@@ -103,7 +103,7 @@ def channel_index(
     if channel is None and count != 1:
         how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N)"
         if in_memory:
-            how = ", or add the channel axis with image[None] if there is none"
+            how = " or image[:1], give a list of images for several, or add the channel axis with image[None] if there is none"
         raise InputError(
             f"{name}: has {count} channels or frames of shape {tuple(shape)}{named_channels(names)}; choose one with "
             f"channel=0 to {count - 1}{how}"

@@ -31,7 +31,7 @@ class ANTsImage:
     def __init__(self, array: np.ndarray, grid: Grid) -> None:
         direction, spacing, origin = geometry_for_itk(grid)
         self.direction, self.spacing, self.origin = direction, tuple(spacing), tuple(origin)
-        self.dimension = len(spacing)
+        self.dimension, self.pixeltype = len(spacing), "float"
         self.components = array.shape[self.dimension] if array.ndim > self.dimension else 1
         self.has_components = self.components > 1
         self.shape, self._array = array.shape[: self.dimension], array

@@ -214,6 +214,17 @@ class TestTransforms:
         with pytest.raises(InputError, match=r"initial: ANTsPy does not tell .*; give the file that"):
             from_object(ANTsTransform(_field(FIXED["mixed"]), "DisplacementFieldTransform"), "initial")
 
+    @pytest.mark.parametrize("place", FIXED)
+    @pytest.mark.parametrize("library", ["SimpleITK", "itk", "ants"])
+    def test_images_of_vectors_are_fields(self, library, place):
+        grid = FIXED[place]
+        data = np.moveaxis(smooth_field(grid).numpy(), 0, -1) * LPS[: grid.dims].astype(np.float32)
+        points = inner_points(grid)
+        found = from_object(IMAGES[library](data, grid), "initial")
+        np.testing.assert_allclose(found.points(points), through_library(_field(grid), points), atol=1e-3)
+        with pytest.raises(InputError, match="initial: is an image of 1 components a voxel, no transform; give"):
+            from_object(IMAGES[library](data[..., 0], grid), "initial")
+
     @pytest.mark.parametrize(
         "wrong", [sitk.Image([4, 4], sitk.sitkUInt8), sitk.BSplineTransform(3, 2), itk.PointSet[itk.D, 3].New()]
     )

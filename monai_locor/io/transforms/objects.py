@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, one_line
-from ...geometry import AffineStep, FieldStep, SpatialTransform, SplineStep, Step
-from ..libraries import itk_image, library_of, simpleitk_image
-from ..lps import flipped, geometry_for_itk
+from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
+from ..libraries import from_library, itk_image, library_of, simpleitk_image
+from ..lps import flipped, geometry_for_itk, lps_signs
 from .itk_steps import field_of_vectors, spline_of, transforms_of_steps, vectors_of_field
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def from_object(value: Any, name: str) -> SpatialTransform | None:
-    """A transform of SimpleITK, ITK or ANTsPy; None for anything else.
+    """A transform of SimpleITK, ITK or ANTsPy, or an image of theirs that is a displacement field; None for anything else.
 
     Raises:
         InputError: when it is an object of one of these, and no transform that can be used.
@@ -49,6 +49,8 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
     if library_of(value) not in ("SimpleITK", "itk", "ants"):
         return None
     try:
+        if _is_image(value):
+            return SpatialTransform((_field_of_image(value, name),))
         return SpatialTransform(steps_of_object(value, name))
     except InputError:
         raise
@@ -57,6 +59,25 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
             f"{name}: {library_of(value)}'s {type(value).__name__} is no transform that can be used ({one_line(error)}); "
             "give a linear one, a displacement field, a cubic B-spline, a composite of these, or a file"
         ) from error
+
+
+def _is_image(value: Any) -> bool:
+    """Of SimpleITK, ITK or ANTsPy."""
+    return any(hasattr(value, name) for name in ("GetPixelIDTypeAsString", "GetBufferedRegion", "pixeltype"))
+
+
+def _field_of_image(image: Any, name: str) -> FieldStep:
+    stored = from_library(image, name)
+    assert stored is not None
+    dims = len(stored.shape)
+    if stored.voxels.shape[-1] != dims:
+        raise InputError(
+            f"{name}: is an image of {stored.voxels.shape[-1]} components a voxel, no transform; give a displacement field of "
+            f"{dims} (LPS mm), or a transform"
+        )
+    affine = np.eye(dims + 1)
+    affine[:-1, :-1], affine[:-1, -1] = stored.affine[:dims, :dims], stored.affine[:dims, 3]
+    return FieldStep(np.moveaxis(stored.voxels * lps_signs(dims), -1, 0), Grid(stored.shape, affine))
 
 
 def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
