@@ -113,6 +113,22 @@ def test_positions_in_a_vector_image(tmp_path, caplog):
     check_map(read_transform(path, format="nifti"), HEAD, HEAD.points() + smooth(HEAD))
 
 
+@pytest.mark.parametrize("header", [(False, ""), (True, ""), (True, "vector")])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)])
+def test_positions_in_voxels_are_not_taken_for_millimetres(tmp_path, header, signs):
+    """On a grid of 1 mm only the place of the origin tells them from each other."""
+    affine = np.diag([*map(float, signs), 1.0])
+    affine[:3, 3] = np.multiply(signs, (-20.0, -22, -18))
+    grid, moving = Grid((40, 44, 36), affine), Grid((40, 44, 36), np.diag([2.0, 1.0, 1.0, 1.0]))
+    ends = np.moveaxis(np.indices(grid.shape), 0, -1) + SHIFT
+    path = save_vectors(tmp_path / "warp.nii.gz", ends, grid, *header)
+    with pytest.raises(InputError, match=r"--from .*voxel-positions"):
+        read_transform(path)
+    for target, given in ((grid, None), (moving, moving)):
+        found = read_transform(path, format="voxel-positions", moving=given)
+        check_map(found, grid, ends @ target.affine[:3, :3].T + target.affine[:3, 3] - grid.points())
+
+
 @pytest.mark.parametrize("grid", [HEAD, GRIDS["mixed"][0]])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("five", [False, True])

@@ -162,7 +162,7 @@ _TABLE = (
     Format(
         "ras-positions",
         "MRtrix and others: where each voxel goes, RAS mm",
-        "numbers close to the voxels' own positions",
+        "numbers close to the voxels' own positions, in these units only",
         _NIFTI,
         vectors.read_ras_positions,
     ),
@@ -172,6 +172,13 @@ _TABLE = (
         "likewise, without intent",
         _NIFTI,
         vectors.read_lps_positions,
+    ),
+    Format(
+        "voxel-positions",
+        "where each voxel goes, in voxels of the moving image (if not given, of the fixed one)",
+        "",
+        _NIFTI,
+        vectors.read_voxel_positions,
     ),
     Format(
         "ras-displacement",

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ...geometry import FieldStep, Grid, SpatialTransform
+from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
 from ..lps import lps_signs
 from ..nifti import header_texts, is_mapping, load_nifti, nifti_affine
 from .base import invalid, undecided
@@ -40,6 +40,7 @@ __all__ = [
     "read_lps_positions",
     "read_ras_displacement",
     "read_ras_positions",
+    "read_voxel_positions",
     "unmarked_kind",
 ]
 
@@ -47,10 +48,16 @@ logger = logging.getLogger(__name__)
 
 VOXELS = "displacement in voxels"  # in the header (descrip) of what we write for Learn2Reg
 _LEARN2REG = re.compile(r"disp_\w+_\w+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
+_AWAY = 0.4  # of the field of view's diagonal, by which positions may be shifted; the origin of most images is in its middle
 _SAMPLES = 24  # voxels along each axis that are looked at
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _DISPLACEMENTS = {"learn2reg": "voxels", "ras-displacement": "mm, RAS", "lps-displacement": "mm, LPS", "fsl-rel": "FSL's mm"}
-_POSITIONS = {"ras-positions": "mm, RAS", "lps-positions": "mm, LPS", "fsl-abs": "FSL's mm"}
+_POSITIONS = {
+    "ras-positions": "mm, RAS",
+    "lps-positions": "mm, LPS",
+    "voxel-positions": "voxels",
+    "fsl-abs": "FSL's mm",
+}
 
 
 def load_vectors(path: Path, name: str) -> tuple[np.ndarray, Grid]:
@@ -100,6 +107,13 @@ def read_lps_positions(path: Path, name: str, fixed: Grid | None, moving: Grid |
     return _of_positions(_flipped(values), grid, name)
 
 
+def read_voxel_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    """Where each voxel goes, in voxels of the moving image, by default on the same grid."""
+    values, grid = load_vectors(path, name)
+    ends = apply_affine((moving or grid).affine, np.moveaxis(values, 0, -1).astype(np.float64))
+    return _of_positions(np.moveaxis(ends, -1, 0), grid, name)
+
+
 def _flipped(values: np.ndarray) -> np.ndarray:
     return values * lps_signs(len(values)).reshape(-1, *[1] * len(values))
 
@@ -140,8 +154,7 @@ def unmarked_kind(path: Path, name: str) -> str:
 
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
-    close = [kind for kind, own in _OWN.items() if grid.dims == 3 or kind != "fsl-abs"]
-    close = [kind for kind in close if _near(values, grid, _OWN[kind], 0.7)]
+    close = _close(values, grid, 0.7)
     if close == ["ras-positions"] or close == ["lps-positions"]:
         return close[0]
     if close:
@@ -153,11 +166,18 @@ def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
 _OWN: dict[str, Callable[[Grid], np.ndarray]] = {
     "ras-positions": lambda grid: grid.points(),
     "lps-positions": lambda grid: grid.points() * lps_signs(grid.dims),
+    "voxel-positions": lambda grid: np.moveaxis(np.indices(grid.shape, dtype=np.float64), 0, -1),
     "fsl-abs": fsl_positions,
 }
 
 
-def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray], limit: float = 0.5) -> bool:
+def _close(values: np.ndarray, grid: Grid, limit: float) -> list[str]:
+    """The kinds of positions that vectors may be."""
+    kinds = [kind for kind in _OWN if grid.dims == 3 or kind != "fsl-abs"]
+    return [kind for kind in kinds if _near(values, grid, _OWN[kind], limit)]
+
+
+def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray], limit: float) -> bool:
     """Whether vectors ``(D, *shape)`` follow given positions of their voxels: they rise as those do, from about there.
 
     Args:
@@ -175,14 +195,15 @@ def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray], lim
     middle, expected_middle = found.mean(1, keepdims=True), expected.mean(1, keepdims=True)
     size = np.linalg.norm(expected - expected_middle)
     rises = np.linalg.norm((found - middle) - (expected - expected_middle)) < limit * size
-    return bool(rises and np.linalg.norm(middle - expected_middle) < np.linalg.norm(grid.extent))
+    away = np.linalg.norm(middle - expected_middle) / np.linalg.norm(np.ptp(expected, axis=1))
+    return bool(rises and away < _AWAY)
 
 
 def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
     """A displacement field in ITK's convention, unless its numbers are positions.
 
     Positions along RAS, read as displacements along LPS, would make a plane of the image: they are read as what they are.
-    Positions along LPS would make it twice as large, which cannot be excluded.
+    Positions along LPS would make it twice as large, which cannot be excluded, and those in voxels are refused as well.
 
     Raises:
         InputError: when two readings are left; it lists them.
@@ -190,9 +211,11 @@ def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
     (step,) = transform.steps
     assert isinstance(step, FieldStep)
     stored, grid = _flipped(step.array), step.grid  # as in the file
-    if _near(stored, grid, _OWN["ras-positions"]):
+    close = _close(stored, grid, 0.5)
+    if close == ["ras-positions"]:
         logger.warning("%s: holds positions in mm, RAS, as its numbers show; they are read as such", name)
         return _of_positions(stored, grid, name)
-    if _near(stored, grid, _OWN["lps-positions"]):
-        raise undecided(name, "vectors", {"nifti": "displacements in mm, LPS", "lps-positions": "mm, LPS"})
+    if close:
+        readings = {"nifti": "displacements in mm, LPS", **{kind: _POSITIONS[kind] for kind in close}}
+        raise undecided(name, "vectors", readings)
     return transform
