@@ -77,7 +77,7 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
     columns = affine[:3, :2]
     if not np.isfinite(affine).all() or not np.abs(columns[2]).max() > _TILT * np.abs(columns[:2]).max():
         return None
-    normal = np.cross(*columns.T)
+    normal = np.cross(columns[:, 0], columns[:, 1])
     length = np.linalg.norm(normal)
     if length < 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):
         return None
@@ -96,8 +96,12 @@ def plane_angle(first: Grid, second: Grid) -> float:
     """Between the planes of two slices, degrees; 0 for grids in three dimensions and slices without a place in the world."""
     if first.dims != 2 or second.dims != 2 or first.placeless or second.placeless:
         return 0.0
-    normals = [np.array([0.0, 0.0, 1.0]) if g.plane is None else np.cross(*g.plane[:3, :2].T) for g in (first, second)]
-    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(*normals)), abs(normals[0] @ normals[1]))))
+    one, two = (_normal(grid.plane) for grid in (first, second))
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(one, two)), abs(one @ two))))
+
+
+def _normal(plane: np.ndarray | None) -> np.ndarray:
+    return np.array([0.0, 0.0, 1.0]) if plane is None else np.cross(plane[:3, 0], plane[:3, 1])
 
 
 def check_planes(first: Grid, second: Grid, names: tuple[str, str]) -> None:

@@ -93,8 +93,8 @@ def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) 
 
 def _warn_beside(name: str, mask: torch.Tensor, source: Grid, grid: Grid) -> None:
     """Warn of a mask on a grid of its own that lies beside its image for the most part."""
-    voxels = mask[0].cpu().nonzero()
-    voxels = voxels[:: max(1, len(voxels) // 100_000)].double().numpy()
+    found = mask[0].cpu().nonzero()
+    voxels = found[:: max(1, len(found) // 100_000)].double().numpy()
     points = torch.from_numpy(apply_affine(voxel_to_voxel(source, grid), voxels)).T
     share = float(inside(points, grid.shape, margin=-0.5).double().mean()) if points.numel() else 0.0
     if share < LEAST_MASK:

@@ -80,6 +80,7 @@ def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise ValueError(f"{type(image).__name__} is not NIfTI")
     stored, header = image.dataobj, image.header
+    assert isinstance(stored, ArrayProxy)  # of a file
     shape = tuple(max(n, 1) for n in image.shape)
     start = max(stored.offset, header.single_vox_offset if isinstance(image, nib.nifti1.Nifti1Image) else 0)
     if (shape, start) == (image.shape, stored.offset):
@@ -128,7 +129,7 @@ def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
     code = int(header["intent_code"])
     known = code in nib.nifti1.intent_codes and code != 0
     text = header["intent_name"].item().split(b"\0")[0].decode("latin-1").strip()
-    return (nib.nifti1.intent_codes.label[code] if known else ""), text
+    return (str(nib.nifti1.intent_codes.label[code]) if known else ""), text
 
 
 def header_texts(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
