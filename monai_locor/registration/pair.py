@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,6 +26,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, check_planes, from_voxels, reorder
 from monai_locor.io import ImageSource
 from monai_locor.io.masks import mask_on_grid
+from monai_locor.run_log import doubt
 from monai_locor.tensors import plain
 
 from .background import has_noisy_background
@@ -89,8 +91,8 @@ def load_pair(
     if grids["fixed"].dims != grids["moving"].dims:
         shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
         raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
-    fixed_name, moving_name = (f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, (image, _) in images.items())
-    check_planes(grids["fixed"], grids["moving"], (fixed_name, moving_name))
+    names = {role: f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, (image, _) in images.items()}
+    _check_slices({names[role]: grid for role, grid in grids.items()})
     masks = {"fixed": fixed_mask, "moving": moving_mask}
     for role, (image, _) in images.items():
         if masks[role] is None and has_noisy_background(image):
@@ -122,6 +124,16 @@ def load_pair(
         valid=(images["fixed"][1], images["moving"][1]),
         channels=channels,
     )
+
+
+def _check_slices(grids: Mapping[str, Grid]) -> None:
+    """Refuse slices in different planes, and warn of those that are not known as such; grids by the names of their images."""
+    (first, one), (second, other) = grids.items()
+    check_planes(one, other, (first, second))
+    for name, grid in grids.items():
+        if grid.dims == 3 and min(grid.shape) == 1:
+            text = "%s: has one voxel along an axis, %s, and may move out of its plane; store it as (X, Y, 1) for 2-D"
+            doubt(logger, text, name, grid.shape)
 
 
 def select_device(device: torch.device | str | None) -> torch.device:

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -78,3 +80,12 @@ def test_slices_of_different_planes_are_refused():
     (fixed, _), (_, moving) = placed(SAGITTAL), placed(CORONAL)
     with pytest.raises(InputError, match=r"fixed image .*moving image.* planes 90 degrees apart; give slices of one plane"):
         register(fixed, moving, preset=FAST, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_slice_along_another_axis_is_warned_of(axis, caplog):
+    images = [torch.from_numpy(image)[None].unsqueeze(1 + axis) for image in pair()]
+    with caplog.at_level(logging.WARNING):
+        result = register(*images, preset=FAST, progress=False, device="cpu")
+    assert "fixed image: has one voxel along an axis" in caplog.text and "store it as (X, Y, 1)" in caplog.text
+    assert result.verdict.status != "PASS"
