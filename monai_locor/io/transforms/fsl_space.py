@@ -20,7 +20,7 @@ import numpy as np
 
 from ...geometry import Grid, apply_affine
 
-__all__ = ["from_fsl", "is_swapped", "positions"]
+__all__ = ["from_fsl", "is_swapped", "positions", "to_fsl"]
 
 
 def is_swapped(grid: Grid) -> bool:
@@ -28,8 +28,8 @@ def is_swapped(grid: Grid) -> bool:
     return bool(np.linalg.det(grid.affine[:-1, :-1]) > 0)
 
 
-def _scaled(grid: Grid) -> np.ndarray:
-    """Voxels of a grid to FSL's millimetres, ``(4, 4)``."""
+def to_fsl(grid: Grid) -> np.ndarray:
+    """Voxels of an image to FSL's millimetres, ``(4, 4)``."""
     matrix = np.diag([*grid.spacing, 1.0])
     if is_swapped(grid):
         matrix[0, 0], matrix[0, 3] = -grid.spacing[0], (grid.shape[0] - 1) * grid.spacing[0]
@@ -38,10 +38,10 @@ def _scaled(grid: Grid) -> np.ndarray:
 
 def from_fsl(grid: Grid) -> np.ndarray:
     """FSL's millimetres in an image to RAS mm, ``(4, 4)``."""
-    return grid.affine @ np.linalg.inv(_scaled(grid))
+    return grid.affine @ np.linalg.inv(to_fsl(grid))
 
 
 def positions(grid: Grid) -> np.ndarray:
     """FSL's position of every voxel, ``(*shape, 3)``."""
     axes = [np.arange(n, dtype=np.float64) for n in grid.shape]
-    return apply_affine(_scaled(grid), np.stack(np.meshgrid(*axes, indexing="ij"), -1))
+    return apply_affine(to_fsl(grid), np.stack(np.meshgrid(*axes, indexing="ij"), -1))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
 from ..lps import lps_signs
 from ..nifti import header_texts, is_mapping, load_nifti, nifti_affine
 from .base import invalid, undecided
-from .fsl_space import positions as fsl_positions
+from .fsl_space import to_fsl
 
 __all__ = [
     "VOXELS",
@@ -154,7 +153,7 @@ def unmarked_kind(path: Path, name: str) -> str:
 
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
-    close = _close(values, grid, 0.7)
+    close = _close(*_sampled(values), grid, 0.7)
     if close == ["ras-positions"] or close == ["lps-positions"]:
         return close[0]
     if close:
@@ -162,41 +161,36 @@ def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
     raise undecided(name, "displacements", _DISPLACEMENTS)
 
 
-#: what positions of each kind would be if the transform did nothing, ``(*shape, D)``
-_OWN: dict[str, Callable[[Grid], np.ndarray]] = {
-    "ras-positions": lambda grid: grid.points(),
-    "lps-positions": lambda grid: grid.points() * lps_signs(grid.dims),
-    "voxel-positions": lambda grid: np.moveaxis(np.indices(grid.shape, dtype=np.float64), 0, -1),
-    "fsl-abs": fsl_positions,
-}
+def _sampled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some voxels ``(N, D)`` and their vectors ``(N, D)``, of ``(D, *shape)``; all of them would take seconds."""
+    rows = [np.unique(np.linspace(0, n - 1, _SAMPLES).round().astype(int)) for n in values.shape[1:]]
+    index = np.stack(np.meshgrid(*rows, indexing="ij"), -1).reshape(-1, len(rows))
+    places = (slice(None), *index.T)
+    found = values[places].T.astype(np.float64)
+    known = np.isfinite(found).all(1)
+    return index[known], found[known]
 
 
-def _close(values: np.ndarray, grid: Grid, limit: float) -> list[str]:
-    """The kinds of positions that vectors may be."""
-    kinds = [kind for kind in _OWN if grid.dims == 3 or kind != "fsl-abs"]
-    return [kind for kind in kinds if _near(values, grid, _OWN[kind], limit)]
+def _close(index: np.ndarray, vectors: np.ndarray, grid: Grid, limit: float) -> list[str]:
+    """The kinds of positions that the vectors of some voxels may be."""
+    world = apply_affine(grid.affine, index)
+    own = {"ras-positions": world, "lps-positions": world * lps_signs(grid.dims), "voxel-positions": index}
+    if grid.dims == 3:
+        own["fsl-abs"] = apply_affine(to_fsl(grid), index)
+    return [kind for kind, expected in own.items() if len(index) > 1 and _near(vectors, expected, limit)]
 
 
-def _near(values: np.ndarray, grid: Grid, own: Callable[[Grid], np.ndarray], limit: float) -> bool:
-    """Whether vectors ``(D, *shape)`` follow given positions of their voxels: they rise as those do, from about there.
+def _near(found: np.ndarray, expected: np.ndarray, limit: float) -> bool:
+    """Whether vectors ``(N, D)`` follow positions ``(N, D)``: they rise as those do, from about there.
 
     Args:
-        own: positions of the voxels of a grid.
         limit: how far they may differ, of the size of the positions; 0.5 is a turn by 35 degrees or a scale of 1.5.
     """
-    rows = [np.unique(np.linspace(0, n - 1, _SAMPLES).round().astype(int)) for n in grid.shape]
-    picked = np.ix_(np.arange(grid.dims), *rows)
-    found = values[picked].reshape(grid.dims, -1).astype(np.float64)
-    expected = np.moveaxis(own(grid), -1, 0)[picked].reshape(grid.dims, -1)
-    known = np.isfinite(found).all(0)
-    if not known.any():
-        return False
-    found, expected = found[:, known], expected[:, known]
-    middle, expected_middle = found.mean(1, keepdims=True), expected.mean(1, keepdims=True)
+    middle, expected_middle = found.mean(0), expected.mean(0)
     size = np.linalg.norm(expected - expected_middle)
     rises = np.linalg.norm((found - middle) - (expected - expected_middle)) < limit * size
-    away = np.linalg.norm(middle - expected_middle) / np.linalg.norm(np.ptp(expected, axis=1))
-    return bool(rises and away < _AWAY)
+    away = np.linalg.norm(middle - expected_middle)
+    return bool(rises and away < _AWAY * np.linalg.norm(np.ptp(expected, axis=0)))
 
 
 def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
@@ -210,11 +204,12 @@ def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
     """
     (step,) = transform.steps
     assert isinstance(step, FieldStep)
-    stored, grid = _flipped(step.array), step.grid  # as in the file
-    close = _close(stored, grid, 0.5)
+    grid = step.grid
+    index, vectors = _sampled(step.array)
+    close = _close(index, vectors * lps_signs(grid.dims), grid, 0.5)  # as in the file
     if close == ["ras-positions"]:
         logger.warning("%s: holds positions in mm, RAS, as its numbers show; they are read as such", name)
-        return _of_positions(stored, grid, name)
+        return _of_positions(_flipped(step.array), grid, name)
     if close:
         readings = {"nifti": "displacements in mm, LPS", **{kind: _POSITIONS[kind] for kind in close}}
         raise undecided(name, "vectors", readings)
