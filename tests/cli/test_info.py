@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -170,3 +171,36 @@ def test_transforms_are_described_without_what_is_slow(folder):
     command = [sys.executable, "-c", CHILD, "-r", folder / "fixed.nii.gz", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert len(names) == 9 and done.returncode == 0 and done.stdout.split() == [], done
+
+
+def test_what_the_header_says(run, tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).random((4, 5, 6, 3)).astype(np.float32), np.eye(4))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["pixdim"][4], image.header["toffset"] = 2500, 100
+    image.header.set_intent("estimate", name="beta")
+    nib.save(image, tmp_path / "a.nii")
+    answer = run("info", tmp_path / "a.nii")
+    assert "3 channels or frames; values" in answer.out
+    assert "2500 msec from frame to frame, the first at 100 msec; intent estimate, name 'beta'; all finite" in answer.out
+    found = run("info", tmp_path / "a.nii", "--json").json["files"][0]
+    assert found["time"] == {"step": 2500, "unit": "msec", "offset": 100} and found["intent"] == "estimate"
+
+
+def test_a_slice_out_of_the_plane(run, tmp_path):
+    save(
+        tmp_path / "a.nii", np.random.default_rng(0).random((4, 5, 1)).astype(np.float32), np.diag([2, 3, 4, 1.0])[[2, 0, 1, 3]]
+    )
+    out = run("info", tmp_path / "a.nii").out
+    assert "2-D image, 4x5 voxels of 2x3 mm" in out
+    assert "orientation AS (axes run to the anterior, superior); centre at (0.0, 3.0, 6.0) mm RAS" in out
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_without_torch(folder, tmp_path, suffix):
+    pytest.importorskip("SimpleITK")  # ITK's own package may bring what it likes
+    path = tmp_path / f"a{suffix}"
+    write_image(path, np_image(1), Grid((4, 5, 6), np.eye(4)))
+    code = f"import sys; from monai_locor.cli.main import main; code = main(['info', {str(path)!r}]); "
+    code += "print(code, sorted({'torch', 'monai', 'itk'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
