@@ -50,10 +50,11 @@ _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "fl
 def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
     """Read an image to be registered and refuse what cannot be.
 
-    NIfTI, FreeSurfer's MGH, MINC, PAR/REC and AFNI files are read with nibabel, everything else with ITK, a folder of one
-    DICOM series, too; ``FOLDER/UID`` is one of several series in a folder. Trailing axes of one voxel are dropped: a file of
-    ``(H, W, 1)`` voxels is a 2-D image. NaN and infinite voxels are replaced by the smallest finite value and a warning with
-    their number is logged, as are contradictions in a NIfTI header.
+    Files of all formats that :func:`monai_locor.io.reading.read_stored` knows, and a folder of one DICOM series;
+    ``FOLDER/UID`` is one of several series in a folder. NIfTI and what else nibabel reads lie where nibabel says. Trailing axes
+    of one voxel are dropped: a file of ``(H, W, 1)`` voxels is a 2-D image, in the coordinates of its own plane where that is
+    not the x-y plane. NaN and infinite voxels are replaced by the smallest finite value and a warning with their number is
+    logged, as are contradictions in a NIfTI header.
 
     Args:
         source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has voxels of 1 mm.
