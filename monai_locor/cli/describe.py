@@ -120,6 +120,7 @@ def _affine_parts(matrix: np.ndarray) -> dict[str, Any]:
     """Rotation (degrees), stretches along the principal axes and translation (mm) of a matrix, RAS."""
     import numpy as np
 
+    matrix = matrix + 0.0  # no -0 in what is shown
     linear = matrix[:-1, :-1]
     left, stretches, right = np.linalg.svd(linear)
     rotation = left @ right
