@@ -37,15 +37,13 @@ def check_file(path: str | Path | None, what: str) -> None:
 
 
 def check_image(path: str | Path | None, what: str) -> None:
-    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series; of NIfTI and the like with a valid header."""
-    from ..io.dicom import is_series
+    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series; with a valid header."""
+    from ..io.dicom import is_dicom, is_series
 
     if path is None or is_series(Path(path).expanduser()):
         return
     check_file(path, what)
-    from ..io.nibabel_images import is_nibabel
-
-    if is_nibabel(Path(path)):
+    if not is_dicom(Path(path).expanduser()):  # all of whose files would be opened
         from ..io.grids import read_grid
 
         read_grid(Path(path), what)

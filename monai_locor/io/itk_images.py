@@ -74,7 +74,11 @@ def itk_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _simpleitk_reader(path: Path) -> Any | None:
-    """SimpleITK's reader that has read the header; None where it is not installed or refuses the file."""
+    """SimpleITK's reader that has read the header; None where it is not installed, or knows no such voxels.
+
+    Raises:
+        RuntimeError: when the file is damaged or of another format; itk's readers are the same and would fail, too.
+    """
     if not find_spec("SimpleITK"):
         return None
     import SimpleITK as sitk
@@ -84,8 +88,10 @@ def _simpleitk_reader(path: Path) -> Any | None:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of several lines, which name no file
     try:
         reader.ReadImageInformation()
-    except RuntimeError:  # such as gray and alpha; what is wrong otherwise, ITK says
-        return None
+    except RuntimeError as error:
+        if "PixelType" in str(error):  # such as gray and alpha, which itk reads
+            return None
+        raise
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
     return reader if reader.GetDimension() in (2, 3, 4) else None

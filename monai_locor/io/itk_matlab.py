@@ -51,6 +51,8 @@ def read_matlab(path: Path) -> list[ItkTransform]:
         found.append((name, values))
     if not found or len(found) % 2 or any(name != "fixed" for name, _ in found[1::2]):
         raise ValueError(f"holds {', '.join(name for name, _ in found) or 'nothing'}, which is no transform of ITK")
+    if any(kind.startswith("Composite") for kind, _ in found[::2]):
+        raise ValueError("holds a composite without its parts, which ITK does not write to .mat")
     return [ItkTransform.of(kind, values, fixed) for (kind, values), (_, fixed) in zip(found[::2], found[1::2], strict=True)]
 
 

@@ -167,6 +167,14 @@ def test_matlab_files_are_those_of_itk(tmp_path, dims):
     np.testing.assert_allclose(read_transform(tmp_path / "c.mat").points(points), expected, atol=1e-9)
 
 
+def test_a_composite_in_matlab_has_lost_its_parts(tmp_path):
+    """SimpleITK writes such files, and cannot read them back."""
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteTransform(sitk.CompositeTransform([sitk.AffineTransform(3)] * 2), str(tmp_path / "a.mat"))
+    with pytest.raises(InputError, match=r"a\.mat: holds a composite without its parts"):
+        read_transform(tmp_path / "a.mat")
+
+
 @pytest.mark.parametrize("change", [lambda t: t.replace("\n", "\r\n"), lambda t: "\ufeff" + t, lambda t: t + "# größer\n\n"])
 def test_ends_of_lines_marks_and_comments_do_not_matter(tmp_path, change):
     (tmp_path / "t.txt").write_bytes(change(text_of("TranslationTransform", 3, [1, 2, 3], [])).encode())

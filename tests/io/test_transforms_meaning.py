@@ -147,7 +147,7 @@ def test_a_displacement_of_learn2reg_is_known_by_its_name_or_from_us(tmp_path):
     write_transform(tmp_path / "warp.nii.gz", ours, format="learn2reg")
     check_map(read_transform(tmp_path / "warp.nii.gz"), HEAD, smooth(HEAD) - SHIFT)
     image = nib.load(tmp_path / "warp.nii.gz")
-    for name, known in (("disp_0001_0002.nii.gz", True), ("other.nii.gz", False)):
+    for name, known in (("disp_0001_0002.nii.gz", True), ("other.nii.gz", False), ("disp_mm_0001.nii.gz", False)):
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), tmp_path / name)
         if known:
             check_map(read_transform(tmp_path / name), HEAD, smooth(HEAD) - SHIFT)
@@ -233,6 +233,18 @@ def test_matrices_of_minc(tmp_path):
     (tmp_path / "t.xfm").write_text(text.replace("= Linear;", "= Grid_Transform;"))
     with pytest.raises(InputError, match=r"t\.xfm: holds Grid_Transform"):
         read_transform(tmp_path / "t.xfm")
+
+
+@pytest.mark.parametrize("kind", ["Euler3DTransform", "AffineTransform"])
+def test_matrices_that_itk_writes_as_minc(tmp_path, kind):
+    """ITK turns nothing round and goes from fixed to moving points, LPS mm; a comment says that it wrote the file."""
+    sitk = pytest.importorskip("SimpleITK")
+    transform = sitk.AffineTransform(3) if kind == "AffineTransform" else sitk.Euler3DTransform()
+    transform.SetParameters([v + 0.1 * i for i, v in enumerate(transform.GetParameters())])
+    sitk.WriteTransform(transform, str(tmp_path / "a.xfm"))
+    points = np.array([[1.0, 2.0, 3.0], [-7.0, 5.0, -4.0]])
+    expected = np.array([transform.TransformPoint(point) for point in (points * FLIP.ravel()).tolist()]) * FLIP.ravel()
+    np.testing.assert_allclose(read_transform(tmp_path / "a.xfm").points(points), expected, atol=1e-5)
 
 
 def test_matrices_of_afni(tmp_path):

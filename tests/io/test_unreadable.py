@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -59,6 +61,24 @@ def test_other_content(tmp_path, suffix, content):
     path.write_bytes(content)
     message = refusal(path)
     assert "cannot be read" in message and "report this message" not in message
+
+
+FORMATS = ("a.md", "a", "a.zip", "a.jpg", "a.tif", "a.nrrd", "a.mha", "a.png", "a.vtk")
+LIGHT = """
+import sys
+from monai_locor.cli import main
+codes = [main(line.split()) for name in sys.argv[1:] for line in (f"info {name}", f"register {name} {name} -o out")]
+print(codes, {"torch", "monai", "itk"} & set(sys.modules))
+"""
+
+
+def test_refusals_of_unknown_files_import_nothing_heavy(tmp_path):
+    pytest.importorskip("SimpleITK")
+    for name in FORMATS:
+        (tmp_path / name).write_text("no image at all")
+    command = [sys.executable, "-c", LIGHT, *FORMATS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == f"{[2] * 2 * len(FORMATS)} set()"
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])

@@ -207,7 +207,7 @@ _TABLE = (
     ),
     Format(
         "minc",
-        "MINC, FreeSurfer: linear map, moving to fixed, RAS mm",
+        "MINC, FreeSurfer: linear map, moving to fixed, RAS mm; of ITK the reverse, as ITK reads it",
         "content",
         (".xfm",),
         matrices.read_minc,

@@ -44,6 +44,7 @@ __all__ = [
 
 AFNI = re.compile(r"#.*\(DICOM-to-DICOM, row-by-row\)")
 MINC = "MNI Transform File"
+_ITK_MINC = re.compile(r"^%\s*ITK-XFM writer", re.MULTILINE)
 _FLIRT = re.compile(r"\s*(?:(?:\S+  ){4}\r?\n){4}\s*")
 _READINGS = {
     "greedy": "greedy, c3d_affine_tool or NiftyReg: RAS mm, fixed to moving points; '[FILE,1]' if it is the other way round",
@@ -130,8 +131,12 @@ def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 
 
 def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points."""
-    text = re.sub(r"[%#].*", "", path.read_text(encoding="utf-8", errors="replace"))
+    """``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points.
+
+    ITK writes the same text with another meaning, and says so in a comment: LPS mm, fixed to moving points.
+    """
+    content = path.read_text(encoding="utf-8", errors="replace")
+    text = re.sub(r"[%#].*", "", content)
     kinds = re.findall(r"Transform_Type\s*=\s*(\w+)\s*;", text)
     if kinds != ["Linear"]:
         raise InputError(f"{name}: holds {', '.join(kinds) or 'no transform'}; give a file with one linear transform")
@@ -139,6 +144,8 @@ def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
         values = re.search(r"Linear_Transform\s*=([^;]*);", text)
         numbers = np.array(values.group(1).split() if values else [], dtype=np.float64).reshape(3, 4)
         matrix = homogeneous(np.vstack((numbers, np.eye(4)[3])), name)
+        if _ITK_MINC.search(content):
+            return SpatialTransform.of_affine(flipped(matrix))
         turned = re.search(r"Invert_Flag\s*=\s*True\s*;", text)
         return SpatialTransform.of_affine(matrix if turned else np.linalg.inv(matrix))
 

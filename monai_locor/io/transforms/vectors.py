@@ -46,7 +46,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 VOXELS = "displacement in voxels"  # in the header (descrip) of what we write for Learn2Reg
-_LEARN2REG = re.compile(r"disp_\w+_\w+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
+_LEARN2REG = re.compile(r"disp_\d+_\d+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
 _AWAY = 0.4  # of the field of view's diagonal, by which positions may be shifted; the origin of most images is in its middle
 _SAMPLES = 24  # voxels along each axis that are looked at
 _VECTOR, _DISPLACEMENT = 1007, 1006
