@@ -91,10 +91,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
     from ..io.transforms.detect import shows_transform
-    from ..io.transforms.folders import files_in, folder_of
+    from ..io.transforms.folders import MANIFEST, files_in, folder_of
 
     folder = folder_of(path)
-    if folder is not None and (files_in(folder) or path != folder):
+    if folder is not None and (files_in(folder) or (folder / MANIFEST).is_file()):
         return {**_transform(path, grids), "run": _run_of(folder / "run.json")}
     if is_points(path) and path.exists():
         return _points(path)

@@ -57,7 +57,7 @@ def load_result(
     manifest = RunManifest.load(folder)
     root, content = manifest.path.parent, manifest.content
     images = {role: _image(manifest, role, given, need_images) for role, given in (("fixed", fixed), ("moving", moving))}
-    transform = _transform(root, content)
+    transform = _transform(root, content, images)
     grids = {role: _grid(role, content, images[role], transform) for role in images}
     for role, image in images.items():
         if image is not None and Grid.of(image).shape != grids[role].shape:
@@ -109,7 +109,7 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
     return read_image(first_image(source), role)[0]
 
 
-def _transform(root: Path, content: Mapping[str, Any]) -> SpatialTransform:
+def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, MetaTensor | None]) -> SpatialTransform:
     """The whole transform that a folder holds, with the inverse where it is there."""
     deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
     if deformable and not has_deformation(root):
@@ -117,15 +117,21 @@ def _transform(root: Path, content: Mapping[str, Any]) -> SpatialTransform:
             f"{root}: holds no transform beside run.json, or its affine part alone; register again with one of the outputs "
             "forward, composite or ants."
         )
-    return read_transform(root)
+    given = {role: None if image is None else Grid.of(image) for role, image in images.items()}
+    return read_transform(root, **{role: _told_grid(role, content) or grid for role, grid in given.items()})
+
+
+def _told_grid(role: str, content: Mapping[str, Any]) -> Grid | None:
+    """Where the fixed or moving image lies, as run.json says."""
+    entry = content.get(f"{role}_grid")
+    return None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
 
 
 def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, transform: SpatialTransform) -> Grid:
     """Where the fixed or moving image lies: as run.json says, or a field that lies on it, or the image."""
     steps = transform.steps if role == "fixed" else transform.inverse_steps or ()
     field = steps[0].grid if steps and isinstance(steps[0], FieldStep) else None
-    entry = content.get(f"{role}_grid")
-    told = None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
+    told = _told_grid(role, content)
     if told is not None and (field is None or same_grid(told, field)):  # with more digits than a header
         return told
     if field is not None:

@@ -48,6 +48,7 @@ def fill(out, kind: str) -> None:
         write_affine(out / "affine.tfm", matrix)
 
 
+WARPS = ("ants_1Warp.nii.gz", "ants_1InverseWarp.nii.gz")
 KINDS = ["both", "forward", "inverse", "composite", "ants", "affine"]
 
 
@@ -88,10 +89,13 @@ def test_every_command(run, folder, kind):
     assert np.abs(load(folder / "still.nii")[4:8, 3:9, 3:7]).max() < 0.02
 
 
-def test_the_affine_part_alone_is_said(run, folder):
-    fill(folder / "out", "affine")
+@pytest.mark.parametrize(("kind", "gone", "left"), [("affine", (), "affine.tfm"), ("ants", WARPS, "ants_0GenericAffine.mat")])
+def test_the_affine_part_alone_is_said(run, folder, kind, gone, left):
+    fill(folder / "out", kind)
+    for name in gone:
+        (folder / "out" / name).unlink()
     answer = run("info", folder / "out")
-    assert answer.code == 0 and "only affine.tfm is there" in answer.err
+    assert answer.code == 0 and f"only {left} is there" in answer.err
 
 
 def test_folders_without_a_transform(refused, run, tmp_path):
@@ -100,7 +104,7 @@ def test_folders_without_a_transform(refused, run, tmp_path):
     for name in ("out", "out/run.json"):
         message = refused("apply", tmp_path / "p.csv", "-t", tmp_path / name, "-o", tmp_path / "q.csv")
         assert "run.json, but no transform beside it; repeat the registration with monai-locor register --from" in message
-    assert "repeat the registration" in refused("info", tmp_path / "out" / "run.json")
+        assert "repeat the registration" in refused("info", tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: is a folder without a transform"):
         read_transform(tmp_path / "empty")

@@ -78,6 +78,15 @@ def test_the_transform_and_the_images(tmp_path, place, outputs):
     assert np.median(np.abs(again - there)) < 0.1
 
 
+@pytest.mark.parametrize("place", GRIDS)
+def test_the_inverse_alone_is_inverted_on_the_grids_of_the_run(tmp_path, place):
+    result = stored(tmp_path, place, ("inverse",))
+    found = RegistrationResult.load(tmp_path / "out")
+    assert found.fixed_grid.shape == result.fixed_grid.shape and found.moving_grid.shape == result.moving_grid.shape
+    there = inner_points(result.fixed_grid)
+    np.testing.assert_allclose(found.transform_points(there), result.transform_points(there), atol=0.05)
+
+
 @pytest.mark.parametrize("outputs", [("composite",), ("ants",), ("forward",), ("affine",), ()], ids="+".join)
 def test_an_affine_result(tmp_path, outputs):
     result = stored(tmp_path, "mixed", outputs, deformed=False)

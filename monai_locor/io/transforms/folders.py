@@ -70,13 +70,13 @@ def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None
         return _read(read_itk, folder / COMPOSITE, fixed, moving)
     for prefix in (folder / ANTS, folder):
         if any(file.is_file() for file in ants_files(prefix)[:2]):
+            _warn_of_part(folder, ants_files(prefix)[0])
             return read_ants(prefix, name, fixed, moving)
     if (folder / INVERSE).is_file():
         return _read(read_nifti, folder / INVERSE, moving, fixed).inverse(fixed)
     linear = _affine_of_run(folder)
     if (folder / AFFINE).is_file():
-        if linear is None:
-            logger.warning("%s: only %s is there, the affine part of the registration; it is used alone", folder, AFFINE)
+        _warn_of_part(folder, folder / AFFINE)
         return _read(read_itk, folder / AFFINE, fixed, moving)
     if linear is not None:
         return SpatialTransform.of_affine(linear)
@@ -86,6 +86,13 @@ def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None
             f"monai-locor register --from {folder / MANIFEST} -o ANOTHER"
         )
     raise InputError(f"{name}: is a folder without a transform; give an output folder of register, or a file")
+
+
+def _warn_of_part(folder: Path, affine: Path) -> None:
+    """Warn where an affine map stands for a deformation; files of ANTs without ``run.json`` may be all of a run of ANTs."""
+    ours = affine.name == AFFINE or (folder / MANIFEST).is_file()
+    if ours and not has_deformation(folder) and _affine_of_run(folder) is None:
+        logger.warning("%s: only %s is there, the affine part of the registration; it is used alone", folder, affine.name)
 
 
 def _affine_of_run(folder: Path) -> np.ndarray | None:
