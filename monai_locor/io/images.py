@@ -29,6 +29,7 @@ from ..tensors import plain
 from .itk_library import load_itk
 from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
+from .recognize import not_whole
 from .sources import ImageSource, load_source
 from .stored import named_channels
 
@@ -135,13 +136,10 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
     data = labels.as_tensor()
-    whole = data.round()
-    size = data.abs()  # rounding of resampling and of a slope in the header, and of float32 where labels are large
-    rounding = torch.maximum((1e-5 * size).clamp(1e-5, 1e-3), (1.2e-7 * size).clamp(max=0.1))
-    wrong = data[~((data - whole).abs() <= rounding)]  # NaN is wrong, too
+    wrong = not_whole(data.numpy())
     if len(wrong):
         raise InputError(f"{name}: holds the value {float(wrong[0]):.9g}; labels are whole numbers, is it a label map?")
-    return MetaTensor(whole.long(), meta=labels.meta)
+    return MetaTensor(data.round().long(), meta=labels.meta)
 
 
 def write_image(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["LABEL_INTENTS", "labels_in", "vectors_in"]
+__all__ = ["LABEL_INTENTS", "labels_in", "not_whole", "vectors_in"]
 
 LABEL_INTENTS = ("label", "neuroname")
 MOST = 4096  # labels: atlases have up to some thousand
@@ -26,7 +26,6 @@ CHANNELS = 4
 SAME = 0.6  # share of neighbors with the same value
 GRADUAL = 0.5  # share of the steps between neighbors that lead to the next value: quantized smooth images have nearly all
 SPAN = 2**20  # of values that are counted in a table
-WHOLE = 1e-3  # what a slope in the header leaves of whole numbers
 UNIT = 0.02  # by how much the length of a direction may differ from one
 
 
@@ -39,17 +38,15 @@ def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
     some of them, other than in a smooth image of whole numbers.
 
     Args:
-        voxels: ``(C, *spatial)``, any type; the first few channels are looked at.
+        voxels: ``(C, *spatial)``, any type; all must be whole numbers, and the first few channels are looked at for patches.
         intent: of NIfTI, where the file says one: with that of labels all whole numbers are some, with another none are.
     """
     if intent and intent not in LABEL_INTENTS:
         return None
+    if voxels.size == 0 or voxels.dtype.kind not in "buif" or any(len(not_whole(channel)) for channel in voxels):
+        return None
     voxels = voxels[:CHANNELS]
-    if voxels.size == 0 or voxels.dtype.kind not in "buif" or not np.isfinite(voxels).all():
-        return None
     whole = voxels if voxels.dtype.kind in "bui" else np.rint(voxels)
-    if whole is not voxels and not (np.abs(voxels - whole) <= WHOLE).all():
-        return None
     ranked = _ranked(whole)
     if ranked is None:
         return None
@@ -65,6 +62,21 @@ def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
     if len(values) > FEW and len(changes) and (changes == 1).mean() > GRADUAL:
         return None
     return [int(v) for v in values]
+
+
+def not_whole(values: np.ndarray) -> np.ndarray:
+    """The values that are no whole numbers within rounding, NaN among them, ``(N,)``.
+
+    Resampling, and a slope and an offset in the header, leave 5e-5 near zero and up to 1e-3 of larger numbers; float32 leaves a
+    ten-millionth of large ones.
+    """
+    if values.dtype.kind in "bui":
+        return values.ravel()[:0]
+    size = np.abs(values)
+    rounding = np.maximum(np.clip(1e-5 * size, 5e-5, 1e-3), np.minimum(1.2e-7 * size, 0.1))
+    with np.errstate(invalid="ignore"):
+        wrong: np.ndarray = values[~(np.abs(values - np.rint(values)) <= rounding)]
+    return wrong
 
 
 def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:

@@ -118,7 +118,8 @@ def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, Meta
             "forward, composite or ants."
         )
     given = {role: None if image is None else Grid.of(image) for role, image in images.items()}
-    return read_transform(root, **{role: _told_grid(role, content) or grid for role, grid in given.items()})
+    fixed, moving = (_told_grid(role, content) or given[role] for role in ("fixed", "moving"))
+    return read_transform(root, fixed=fixed, moving=moving)
 
 
 def _told_grid(role: str, content: Mapping[str, Any]) -> Grid | None:

@@ -26,6 +26,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.io.images import read_labels, read_mask
 from monai_locor.io.masks import mask_on_grid, placed_like
+from monai_locor.io.recognize import labels_in
 
 SHAPE = (8, 7, 6)
 AFFINE = np.array([[-2.0, 0, 0, 60], [0, 2, 0, -80], [0, 0, 3, 20], [0, 0, 0, 1]])
@@ -138,6 +139,19 @@ def test_labels_within_rounding_are_labels(label):
     for near in (np.nextafter(np.float32(label), np.float32(-1e9)), np.nextafter(np.float32(label), np.float32(1e9))):
         labels = np.where(MASK, near, np.float32(0))[None]
         np.testing.assert_array_equal(read_labels(labels).numpy()[0], np.where(MASK, label, 0))
+
+
+@pytest.mark.parametrize("background", [0.0, 3e-5, -4e-5, 1e-4, 1e-3, 0.5])
+@pytest.mark.parametrize("label", [2, 1035])
+def test_what_looks_like_labels_is_read_as_labels(background, label):
+    """So that `apply` without ``--labels`` never refuses what `info` calls a label map."""
+    channels = np.stack([np.where(MASK, label, 0.0), np.where(MASK, label, background)])
+    if labels_in(channels) is None:
+        assert background > 5e-5
+        with pytest.raises(InputError, match="labels are whole numbers"):
+            read_labels(channels, channel="all")
+    else:
+        assert read_labels(channels, channel="all").unique().tolist() == [0, label]
 
 
 @pytest.mark.parametrize(
