@@ -87,12 +87,20 @@ def plain_values(value: Any) -> Any:
 
 
 class _Stderr(logging.Handler):
-    """Log records as lines on stderr that leave a progress bar whole."""
+    """Log records as lines on stderr that leave a progress bar whole. A file that is read twice is warned of once."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr)
+        line = f"{record.levelname.lower()}: {self.format(record)}"
+        if record.levelno == logging.WARNING and line in self.warned:
+            return
+        self.warned.add(line)
+        tqdm.write(line, file=sys.stderr)
 
 
 @contextmanager

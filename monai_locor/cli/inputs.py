@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
@@ -40,10 +41,13 @@ def check_image(path: str | Path | None, what: str) -> None:
     """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series; with a valid header."""
     from ..io.dicom import is_dicom, is_series
 
-    if path is None or is_series(Path(path).expanduser()):
+    if path is None:
         return
-    check_file(path, what)
-    if not is_dicom(Path(path).expanduser()):  # all of whose files would be opened
+    series = is_series(Path(path).expanduser())
+    if not series:
+        check_file(path, what)
+    dicom = series or is_dicom(Path(path).expanduser())
+    if not dicom or find_spec("pydicom") is not None:  # without it ITK reads these headers, which takes seconds to import
         from ..io.grids import read_grid
 
         read_grid(Path(path), what)

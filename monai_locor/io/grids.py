@@ -26,7 +26,7 @@ from .reading import read_geometry
 if TYPE_CHECKING:
     from .sources import ImageSource
 
-__all__ = ["grid_of_stored", "read_grid"]
+__all__ = ["as_grid", "grid_of_stored", "read_grid"]
 
 
 def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
@@ -48,6 +48,11 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
         return Grid.of(load_source(source, what, "all")[1])
     name = f"{what} {os.fspath(source)}"
     return grid_of_stored(*read_geometry(Path(source).expanduser(), name), name)
+
+
+def as_grid(given: Grid | ImageSource | None, what: str) -> Grid | None:
+    """A grid as it is, or that of an image (:func:`read_grid`); None stays None."""
+    return given if given is None or isinstance(given, Grid) else read_grid(given, what)
 
 
 def grid_of_stored(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:

@@ -93,9 +93,9 @@ def register(
         initial: where to start: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centres of
             mass) or ``"auto"``, instead of ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
             fixed to moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, affine included; a
-            :class:`monai_locor.geometry.SpatialTransform`; a transform of SimpleITK, ITK or ANTsPy, or a field as an image of
-            theirs (LPS mm); a file of any format that :func:`monai_locor.io.read_transform` reads; or a list of transforms
-            and files in the order of
+            :class:`monai_locor.geometry.SpatialTransform`, or the result of another registration; a transform of SimpleITK, ITK
+            or ANTsPy, or a field as an image of theirs (LPS mm); a file of any format that
+            :func:`monai_locor.io.read_transform` reads; or a list of transforms and files in the order of
             ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` stands for an inverse.
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.

@@ -22,6 +22,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ..io.dicom_files import CORONAL, SAGITTAL, slice_of
+from ..io.dicom_files import save as save_dicom
 from .files import save
 
 CHILD = """
@@ -60,6 +62,9 @@ REFUSALS = {
     "register fixed.nii moving.nii -o out --fixed-mask bad.nii.gz": "fixed mask bad.nii.gz: cannot be read",
     "register fixed.nii singular.nii -o out": "moving image singular.nii: has no usable geometry",
     "apply moving.nii -t id.tfm -r bad.nii -o o.nii": "reference image bad.nii: cannot be read",
+    "register scouts fixed.nii -o out": "fixed image scouts: its 2 slices are not parallel",
+    "register fixed.nii scouts/0.dcm/1.2 -o out": "no such file",
+    "apply scouts -t id.tfm -r fixed.nii -o o.nii": "moving image scouts: its 2 slices are not parallel",
     # settings
     "register fixed.nii moving.nii -o out --preset fats": "preset must be one of default, fast",
     "register fixed.nii moving.nii -o out --similarity ssd": "similarity must be one of locor",
@@ -156,6 +161,9 @@ def answers(tmp_path_factory) -> dict[str, list]:
     case.mkdir(parents=True)
     for name in ("fixed", "moving", "truth"):
         (case / f"{name}.nii.gz").write_bytes(b"")
+    for n, orientation in enumerate((SAGITTAL, CORONAL)):
+        (folder / "scouts").mkdir(exist_ok=True)
+        save_dicom(folder / "scouts" / f"{n}.dcm", slice_of((0, 0, 0), orientation))
     command = [sys.executable, "-c", CHILD]
     lines = json.dumps([line.split() for line in REFUSALS])
     found = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, cwd=folder)

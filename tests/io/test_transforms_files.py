@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import SpatialTransform
-from monai_locor.io import FORMATS, formats_text, read_transform, read_transforms, write_transform
+from monai_locor.io import FORMATS, formats_text, read_transform, read_transforms, write_image, write_transform
 from monai_locor.io.transforms import planned_files
 
 from .transform_cases import GRIDS, some_affine, some_transform
@@ -50,6 +52,26 @@ def test_names_that_say_nothing(tmp_path):
     with pytest.raises(InputError, match="empty"):
         read_transforms([])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["flirt", "fsl-rel", "learn2reg"])
+def test_images_and_files_give_their_grids(tmp_path, name):
+    """Where a format counts voxels, an image is as good as its grid, in memory or in a file."""
+    fixed, moving = GRIDS["mixed"]
+    given, files = {}, {}
+    for role, grid in (("fixed", fixed), ("moving", moving)):
+        values = torch.rand(1, *grid.shape)
+        given[role], files[role] = MetaTensor(values, affine=torch.from_numpy(grid.full_affine)), tmp_path / f"{role}.nii.gz"
+        write_image(files[role], values, grid)
+    ours = SpatialTransform.of_affine(some_affine(3)) if name == "flirt" else some_transform(fixed)
+    path = tmp_path / f"t{FORMATS[name].suffixes[0]}"
+    write_transform(path, ours, format=name, **files)
+    points = fixed.points().reshape(-1, 3)[::97]
+    expected = read_transform(path, format=name, fixed=fixed, moving=moving).points(points)
+    for images in (given, files):
+        found = read_transform(path, format=name, **images)
+        np.testing.assert_allclose(found.points(points), expected, atol=1e-3)
+        np.testing.assert_allclose(read_transforms([path], formats=name, **images).points(points), expected, atol=1e-3)
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -142,6 +142,12 @@ def test_displacements_without_intent_are_not_guessed(tmp_path, grid, whole, fiv
     check_map(read_transform(path, format="lps-displacement"), grid, values * FLIP)
 
 
+@pytest.mark.parametrize("five", [False, True])
+def test_no_displacement_is_none_in_every_unit(tmp_path, five):
+    path = save_vectors(tmp_path / "warp.nii.gz", np.zeros_like(smooth(HEAD)), HEAD, five)
+    check_map(read_transform(path), HEAD, np.zeros_like(smooth(HEAD)))
+
+
 def test_a_displacement_of_learn2reg_is_known_by_its_name_or_from_us(tmp_path):
     ours = SpatialTransform.of_field(smooth_field(HEAD), HEAD)
     write_transform(tmp_path / "warp.nii.gz", ours, format="learn2reg")

@@ -43,7 +43,7 @@ AFFINE = SpatialTransform.of_affine(MATRIX)
 
 def image(grid: Grid) -> MetaTensor:
     values = np.sin(grid.points() @ [0.3, 0.2, 0.25]) + 0.3 * np.cos(grid.points()[..., 0] / 3)
-    return MetaTensor(torch.from_numpy(values)[None].float(), affine=torch.from_numpy(grid.affine))
+    return MetaTensor(torch.from_numpy(values)[None].float(), affine=torch.tensor(grid.affine))
 
 
 FIXED_IMAGE, MOVING_IMAGE = image(FIXED), image(MOVING)
@@ -109,6 +109,16 @@ def test_matrices(given):
     found = run(given)
     np.testing.assert_allclose(found.affine, MATRIX, atol=1e-5)
     np.testing.assert_allclose(found.arguments["initial"]["matrix"], MATRIX, atol=1e-5)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("given", [MATRIX, CHAIN], ids=["affine", "deformation"])
+def test_another_result(given, back):
+    first = run(given)
+    found = run((first, True), fixed=MOVING_IMAGE, moving=FIXED_IMAGE) if back else run(first)
+    expected = first.transform.inverse() if back else first.transform
+    points = inner_points(MOVING if back else FIXED)
+    np.testing.assert_allclose(found.transform.points(points), expected.points(points), atol=2 * CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["two", "an inverse", "one", "prefix", "folder", "ANTsPy"])

@@ -17,20 +17,29 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
+from ..grids import as_grid
 from .base import Format, invalid
 from .detect import format_of_file, format_of_name
 from .folders import folder_of, read_folder
 from .formats import FORMATS
 from .vectors import check_reading
 
+if TYPE_CHECKING:
+    from ..sources import ImageSource
+
 __all__ = ["formats_of", "planned_files", "read_transform", "read_transforms", "write_transform"]
 
 
 def read_transform(
-    path: str | os.PathLike[str], *, format: str | None = None, fixed: Grid | None = None, moving: Grid | None = None
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    fixed: Grid | ImageSource | None = None,
+    moving: Grid | ImageSource | None = None,
 ) -> SpatialTransform:
     """Read a transform.
 
@@ -39,8 +48,8 @@ def read_transform(
             first of forward (and inverse) field, ``transform.h5``, the files for ANTs, inverse field, ``affine.tfm``.
         format: of a file, a name in :data:`FORMATS`; found out from name and content if not given. What can be read in
             several ways is refused then, with the formats to choose from.
-        fixed: grid of the fixed image, for formats that count voxels.
-        moving: grid of the moving image.
+        fixed: the fixed image or its grid, for formats that count voxels.
+        moving: the moving image or its grid.
 
     Returns:
         the map from points of the fixed to points of the moving image, with its inverse where the files hold it.
@@ -49,6 +58,10 @@ def read_transform(
         InputError: when the file is missing or unreadable, of another format, singular or not finite, has another number
             of dimensions than the images, can be read in several ways, or a grid is missing that its format needs.
     """
+    return _read(path, format, as_grid(fixed, "fixed image"), as_grid(moving, "moving image"))
+
+
+def _read(path: str | os.PathLike[str], format: str | None, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     file, name = Path(path).expanduser(), f"transform {os.fspath(path)}"
     folder = folder_of(file)
     if folder is not None and format != "ants":
@@ -75,8 +88,8 @@ def read_transforms(
     *,
     invert: Sequence[bool] | None = None,
     formats: str | Sequence[str | None] | None = None,
-    fixed: Grid | None = None,
-    moving: Grid | None = None,
+    fixed: Grid | ImageSource | None = None,
+    moving: Grid | ImageSource | None = None,
 ) -> SpatialTransform:
     """Read a list of transforms in the order of ``antsApplyTransforms -t`` and make one of them.
 
@@ -96,9 +109,10 @@ def read_transforms(
     if not paths:
         raise InputError("the list of transforms is empty; give at least one file")
     parts: list[SpatialTransform] = []
+    grids = as_grid(fixed, "fixed image"), as_grid(moving, "moving image")
     named = formats_of(formats, len(paths))
     for path, back, format in zip(paths, invert or [False] * len(paths), named, strict=True):
-        part = read_transform(path, format=format, fixed=fixed, moving=moving)
+        part = _read(path, format, *grids)
         if parts and part.dims != parts[0].dims:
             raise InputError(f"transform {os.fspath(path)}: has {part.dims} dimensions, the one before it {parts[0].dims}")
         with invalid(f"transform {os.fspath(path)}", "give the inverse itself"):
@@ -124,8 +138,8 @@ def write_transform(
     transform: SpatialTransform,
     *,
     format: str | None = None,
-    fixed: Grid | None = None,
-    moving: Grid | None = None,
+    fixed: Grid | ImageSource | None = None,
+    moving: Grid | ImageSource | None = None,
 ) -> list[Path]:
     """Write a transform; every file appears only when it is complete.
 
@@ -133,9 +147,9 @@ def write_transform(
         path: a file, or a prefix for the format ``ants``.
         transform: from points of the fixed to points of the moving image.
         format: a name in :data:`FORMATS`; by the suffix of ``path`` if not given.
-        fixed: grid that displacement fields are written on (default: that of the transform's first deformation), and which
-            some formats count the voxels of.
-        moving: grid of the moving image, for formats that count its voxels.
+        fixed: the fixed image or its grid: displacement fields are written on it (default: on the grid of the transform's
+            first deformation), and some formats count its voxels.
+        moving: the moving image or its grid, for formats that count its voxels.
 
     Returns:
         the files.
@@ -153,10 +167,11 @@ def write_transform(
         raise InputError(f"{name}: a file of the format {kind.name} must end in {' or '.join(kind.suffixes)}")
     if not file.parent.is_dir():
         raise InputError(f"{name}: the folder {file.parent} does not exist; make it first")
-    _same_dims(transform, name, fixed, moving)
-    _check_needs(kind.needs_to_write, kind, name, fixed, moving)
+    grids = as_grid(fixed, "fixed image"), as_grid(moving, "moving image")
+    _same_dims(transform, name, *grids)
+    _check_needs(kind.needs_to_write, kind, name, *grids)
     try:
-        return kind.writer(file, name, transform, fixed, moving)
+        return kind.writer(file, name, transform, *grids)
     except OSError as error:
         raise InputError(f"{name}: cannot be written ({error.strerror or one_line(error)}); name another place") from error
 

@@ -32,9 +32,9 @@ def given_transform(given: Any, name: str, *, fixed: Grid | None = None, moving:
     """One transform of whatever says what it is; None for matrices, fields and other numbers.
 
     Args:
-        given: a :class:`monai_locor.geometry.SpatialTransform`; a transform of SimpleITK, ITK or ANTsPy; a file; ``(one of
-            these, True)`` or ``"[FILE,1]"`` for its inverse; a list of them in the order of ``antsApplyTransforms -t``, points
-            go through the first one first; what ``ants.registration`` returns.
+        given: a :class:`monai_locor.geometry.SpatialTransform`; the result of a registration; a transform of SimpleITK, ITK
+            or ANTsPy; a file; ``(one of these, True)`` or ``"[FILE,1]"`` for its inverse; a list of them in the order of
+            ``antsApplyTransforms -t``, points go through the first one first; what ``ants.registration`` returns.
         name: for messages.
         fixed: grid of the fixed image, for formats that count its voxels.
         moving: grid of the moving image.
@@ -52,12 +52,17 @@ def given_transform(given: Any, name: str, *, fixed: Grid | None = None, moving:
 def _is_list(given: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list is one of transforms, not of numbers."""
     first = given[0] if given else None
-    return isinstance(first, (str, os.PathLike, SpatialTransform)) or _is_object(first) or _marked(first)
+    return isinstance(first, (str, os.PathLike, SpatialTransform)) or _is_object(first) or _is_result(first) or _marked(first)
 
 
 def _is_object(value: Any) -> bool:
     """Of SimpleITK or ITK, or of ANTsPy."""
     return hasattr(value, "TransformPoint") or hasattr(value, "apply_to_point")
+
+
+def _is_result(value: Any) -> bool:
+    """Whether it is what :func:`monai_locor.register` returned, whose module needs torch."""
+    return hasattr(value, "transform_points") and hasattr(value, "forward_mm")
 
 
 def _marked(value: Any) -> bool:
@@ -87,6 +92,7 @@ def _one(given: Any, name: str, fixed: Grid | None, moving: Grid | None) -> Spat
         found: SpatialTransform | None = read_transform(given, fixed=grids[0], moving=grids[1])
         name = f"transform {os.fspath(given)}"
     else:
+        given = given.transform if _is_result(given) else given
         found = given if isinstance(given, SpatialTransform) else from_object(given, name)
     if found is None or not back:
         return found

@@ -153,6 +153,8 @@ def unmarked_kind(path: Path, name: str) -> str:
 
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
+    if not values.any():
+        return "ras-displacement"  # no displacement at all is the same in every unit
     close = _close(*_sampled(values), grid, 0.7)
     if close == ["ras-positions"] or close == ["lps-positions"]:
         return close[0]
