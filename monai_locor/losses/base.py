@@ -83,20 +83,20 @@ def answer(
     weights: torch.Tensor | None,
     reduction: str,
     return_weights: bool,
-    finite: torch.Tensor | None = None,
+    some: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """:func:`reduced`; with ``return_weights``, the values and their weights, ``(B, C, ...)`` in the dtype of the values.
 
     Args:
-        finite: which voxels are finite in both images. Where none is, as after a training that diverged, the answer is NaN:
-            0 would look like a good score. No device is waited for.
+        some: whether any voxel is finite in both images, a tensor of one bool. If none is, as after a training that diverged,
+            the answer is NaN, since 0 would look like a good score. No device is waited for.
 
     Raises:
         ValueError: for another reduction, or for weights beside a single number.
     """
     out = reduced(values, weights, reduction)
-    if finite is not None:
-        out = torch.where(finite.any(), out, torch.nan)
+    if some is not None:
+        out = out + (some / some - 1).to(out.dtype)  # 0, or NaN, without a gradient
     if not return_weights:
         return out
     if reduction != LossReduction.NONE.value:
@@ -162,11 +162,11 @@ class PairLoss(_Loss):
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
             pred, target = pred.to(dtype), target.to(dtype)
-            weight, finite = _weights(pred, target, mask)
+            weight, some = _weights(pred, target, mask)
             valid = weight > 0
             # a NaN of weight zero would still be a NaN
             pred, target = torch.where(valid, pred, 0), torch.where(valid, target, 0)
-            return answer(*self._measure(pred, target, weight), self.reduction, return_weights, finite)
+            return answer(*self._measure(pred, target, weight), self.reduction, return_weights, some)
 
     @abstractmethod
     def _measure(
@@ -195,8 +195,8 @@ class PairLoss(_Loss):
 
 
 def _weights(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights in the dtype of pred, in [0, 1], zero where an image is not finite; and where both are. ``(B, 1, *spatial)``."""
+    """Weights in the dtype of pred, in [0, 1], zero where an image is not finite, ``(B, 1, *spatial)``; and whether any is."""
     finite = (pred.detach().isfinite() & target.detach().isfinite()).all(1, keepdim=True)
     if mask is None:
-        return finite.to(pred.dtype), finite
-    return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0), finite
+        return finite.to(pred.dtype), finite.any()
+    return torch.where(finite, mask.detach().to(pred.dtype).nan_to_num(0).clamp(0, 1), 0), finite.any()

@@ -178,12 +178,12 @@ class LocalLearnedBasisCRLoss(_Loss):
         with full_precision(pred.device):
             dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
             pred, target = pred.to(dtype), target.to(dtype)
-            finite = None
+            some = None
             if self.rescale:
-                finite, mask = _finite(pred, target, mask)
+                some, mask = _finite(pred, target, mask)
                 valid = None if mask is None else mask > 0
                 pred, target = rescale(_clean(pred, valid), valid), rescale(_clean(target, valid), valid)
-            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights, finite)
+            return answer(*self._windows(pred, target, _root(mask, dtype)), self.reduction, return_weights, some)
 
     @torch.no_grad()
     def unexplained(
@@ -270,15 +270,15 @@ class LocalLearnedBasisCRLoss(_Loss):
 def _finite(
     pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Which voxels are finite in both images, and the mask without the others; None means all of them.
+    """Whether any voxel is finite in both images, and the mask without those that are not; None means all of them.
 
     Whether all are is asked only where nobody has to wait for the answer, and where there is one.
     """
     finite = pred.detach().isfinite().all(1, keepdim=True) & target.detach().isfinite().all(1, keepdim=True)
     if mask is not None:
-        return finite, torch.where(finite, mask, 0)
+        return finite.any(), torch.where(finite, mask, 0)
     asked = finite.device.type == "cpu" and not transforms_active()
-    return (None, None) if asked and bool(finite.all()) else (finite, finite)
+    return (None, None) if asked and bool(finite.all()) else (finite.any(), finite)
 
 
 def _root(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -31,12 +31,11 @@ IMAGES = {
     "denormal": lambda x: 1e-40 * x,
     "negative": lambda x: -x - 5,
     "huge": lambda x: 1e30 * (x - 0.5),
-    "whole range of float32": lambda x: 6e38 * (x - 0.5).clamp(-0.5, 0.5),
+    "nearly the range of float32": lambda x: (x - 0.5) * 3e38,
     "hot voxel": lambda x: x.flatten(2).index_fill(2, torch.tensor([40]), 1e4).view_as(x),
     "sparse": lambda x: x.flatten(2).index_fill(2, torch.arange(x[0, 0].numel() - 2), 0).view_as(x),
     "nan": lambda x: x.flatten(2).index_fill(2, torch.tensor([3, 40, 41]), math.nan).view_as(x),
     "infinite": lambda x: x.flatten(2).index_fill(2, torch.tensor([3, 40]), math.inf).view_as(x),
-    "all nan": lambda x: torch.full_like(x, math.nan),
     "binary": lambda x: (x > 0.5).to(x.dtype),
 }
 

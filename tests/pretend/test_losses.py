@@ -53,13 +53,13 @@ FORMS = {
 }
 # of forward and backward at 16^3 with the defaults, without and with a mask; a change may lower them
 LAUNCHES = {
-    "LocalLearnedBasisCRLoss": (716, 717),
-    "MutualInformationLoss": (281, 284),
-    "CorrelationRatioLoss": (283, 286),
-    "LocalParzenCRLoss": (483, 486),
-    "SRWCRLoss": (517, 520),
-    "LocalNCCLoss": (372, 375),
-    "MINDSSCLoss": (2013, 2016),
+    "LocalLearnedBasisCRLoss": (720, 721),
+    "MutualInformationLoss": (285, 288),
+    "CorrelationRatioLoss": (287, 290),
+    "LocalParzenCRLoss": (487, 490),
+    "SRWCRLoss": (521, 524),
+    "LocalNCCLoss": (376, 379),
+    "MINDSSCLoss": (2017, 2020),
 }
 
 

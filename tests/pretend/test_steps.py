@@ -31,13 +31,13 @@ GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one. A change may lower them
 LAUNCHES = {
     "locor": (1353, 1731),
-    "mutual_information": (535, 913),
-    "normalized_mutual_information": (583, 961),
-    "correlation_ratio": (555, 933),
-    "local_parzen_cr": (819, 1197),
-    "srwcr": (869, 1247),
-    "local_ncc": (759, 1137),
-    "mind_ssc": (1537, 1915),
+    "mutual_information": (543, 921),
+    "normalized_mutual_information": (591, 969),
+    "correlation_ratio": (563, 941),
+    "local_parzen_cr": (827, 1205),
+    "srwcr": (877, 1255),
+    "local_ncc": (767, 1145),
+    "mind_ssc": (1545, 1923),
 }
 # storages on the device in a step of the last stage, floats for each sample of both directions
 MEMORY = {
