@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +163,7 @@ def run(engine_id: str = "evaluator") -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an :class:`InputError`, however deep MONAI has wrapped it, into an exit with code 1 and one line on stderr."""
+    """Turn an :class:`InputError`, however deep MONAI has wrapped it, into an exit with code 2 and one line on stderr."""
     try:
         yield
     except Exception as error:
@@ -171,7 +172,10 @@ def one_line_errors() -> Iterator[None]:
             link = link.__cause__ or link.__context__
         if link is None:
             raise
-        raise SystemExit("error: " + " ".join(str(link).split())) from error
+        stop = SystemExit("error: " + " ".join(str(link).split()))
+        sys.stderr.write(f"{stop}\n")  # Python writes the line only where it then exits with 1, as after a verdict FAIL
+        stop.code = 2
+        raise stop from error
 
 
 def caller(kind: type[T]) -> T | None:

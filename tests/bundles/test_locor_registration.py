@@ -84,11 +84,11 @@ def run(**options) -> None:
 
 
 def refusal(**options) -> str:
-    """What a run with these options ends in: the line that Python writes to stderr when it exits with code 1."""
+    """What a run with these options ends in: the line on stderr, before it exits with code 2."""
     with pytest.raises(SystemExit) as caught:
         run(**options)
-    message = caught.value.code
-    assert isinstance(message, str) and message.startswith("error: ") and "\n" not in message
+    message = str(caught.value)
+    assert caught.value.code == 2 and message.startswith("error: ") and "\n" not in message
     return message
 
 
@@ -327,7 +327,7 @@ def test_output_in_the_way(files, tmp_path):
 def test_errors_on_the_command_line(files, tmp_path, moving, more, told):
     path = getattr(files, moving)
     done = command("--fixed", files.fixed, "--output_dir", "out", "--moving", path, *more, cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and (told or path) in last and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

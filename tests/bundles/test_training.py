@@ -104,11 +104,11 @@ def run(config_file: Any = TRAIN, **given: Any) -> None:
 
 
 def refusal(config_file: Any = TRAIN, **given: Any) -> str:
-    """What a run with these options ends in: the line that Python writes to stderr when it exits with code 1."""
+    """What a run with these options ends in: the line on stderr, before it exits with code 2."""
     with pytest.raises(SystemExit) as caught:
         run(config_file, **given)
-    message = caught.value.code
-    assert isinstance(message, str) and message.startswith("error: ") and "\n" not in message
+    message = str(caught.value)
+    assert caught.value.code == 2 and message.startswith("error: ") and "\n" not in message
     return message
 
 
@@ -309,7 +309,7 @@ def test_from_the_command_line_in_another_folder(files, tmp_path):
     assert {p.name for p in (tmp_path / "weights").iterdir()} == {"model.pt", "last.pt"}
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
     done = command("--resume", "true", "--lr", "fast")
-    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1] == "error: lr must be a positive number, got 'fast'"
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1] == "error: lr must be a positive number, got 'fast'"
     assert "Traceback" not in done.stderr
 
 
