@@ -32,7 +32,7 @@ from .libraries import simpleitk_image
 from .lps import affine_of_itk
 from .stored import StoredImage, TimeAxis
 
-__all__ = ["itk_geometry", "read_itk"]
+__all__ = ["affine_of_header", "itk_geometry", "read_itk"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def itk_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
         affine = affine_of_itk(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())
         return tuple(reader.GetSize()[:3]), full_affine(affine)
     header = _header(path, name, load_itk(name))
-    return tuple(int(header.GetDimensions(i)) for i in range(min(header.GetNumberOfDimensions(), 3))), _affine(header)
+    return tuple(int(header.GetDimensions(i)) for i in range(min(header.GetNumberOfDimensions(), 3))), affine_of_header(header)
 
 
 def _simpleitk_reader(path: Path) -> Any | None:
@@ -134,7 +134,7 @@ def _of_itk(path: Path, name: str) -> StoredImage:
     tags = header.GetMetaDataDictionary()
     said = {key: str(tags[key]) for key in tags.GetKeys() if key.startswith(NAMING)}
     names = channel_names(path, count, said) if voxels.shape[-1] == count else ()
-    return StoredImage(voxels, _affine(header), names, stored, time)
+    return StoredImage(voxels, affine_of_header(header), names, stored, time)
 
 
 def _header(path: Path, name: str, itk: Any) -> Any:
@@ -161,7 +161,7 @@ def _image_type(component: str, count: int, dims: int, name: str, itk: Any) -> A
     return template[next(kind for kind in kinds if kind in wrapped)]
 
 
-def _affine(header: Any) -> np.ndarray:
+def affine_of_header(header: Any) -> np.ndarray:
     """Voxels to world, ``(4, 4)``, RAS mm, of the axes that are spatial."""
     dims = min(header.GetNumberOfDimensions(), 3)
     direction = np.array([np.array(header.GetDirection(i))[:dims] for i in range(dims)]).T  # columns

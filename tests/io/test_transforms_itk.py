@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ import torch
 from monai_locor.errors import InputError
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep
 from monai_locor.io import read_transform, read_transforms, write_displacement_field, write_image, write_transform
+from monai_locor.io.transforms import vector_images
 
 from .transform_cases import (
     GRIDS,
@@ -249,6 +251,27 @@ def test_itk_files_keep_sheared_grids(tmp_path, sitk, suffix):
     else:
         theirs = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / f"t{suffix}"), sitk.sitkVectorFloat64))
     np.testing.assert_allclose(mapped_by_sitk(theirs, points), ours.points(points), atol=1e-4)
+
+
+@pytest.mark.parametrize("case", GRIDS)
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_single_classes_of_itk_read_the_same_field(tmp_path, sitk, monkeypatch, case, suffix):
+    fixed, _ = GRIDS[case]
+    ours = SpatialTransform.of_field(smooth_field(fixed), fixed)
+    write_transform(tmp_path / f"single{suffix}", ours)
+    image = sitk.ReadImage(str(tmp_path / f"single{suffix}"))
+    sitk.WriteImage(sitk.Cast(image, sitk.sitkVectorFloat64), str(tmp_path / f"double{suffix}"))
+    with (tmp_path / f"short{suffix}").open("wb") as short:
+        short.write((tmp_path / f"single{suffix}").read_bytes()[:-500])
+    names = [f"{name}{suffix}" for name in ("single", "double")]
+    expected = [read_transform(tmp_path / name).steps[0] for name in names]
+    monkeypatch.setattr(vector_images, "find_spec", lambda name: None if name == "SimpleITK" else find_spec(name))
+    assert vector_images._light(tmp_path / f"short{suffix}") is None
+    monkeypatch.setattr(vector_images, "read_stored", None)  # not asked
+    for name, step in zip(names, expected, strict=True):
+        found = read_transform(tmp_path / name).steps[0]
+        torch.testing.assert_close(found.displacement, step.displacement, rtol=0, atol=0)
+        np.testing.assert_allclose(found.grid.affine, step.grid.affine, atol=1e-9)
 
 
 def test_what_nifti_and_ants_cannot_hold_of_shear(tmp_path, caplog):
