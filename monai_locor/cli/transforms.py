@@ -42,6 +42,7 @@ def check_formats(formats: Sequence[str] | None, count: int, option: str = "--fr
         InputError: when there are others than one or ``count``, or one is unknown or cannot be read.
     """
     from ..io.transforms import FORMATS
+    from ..io.transforms.files import formats_of
 
     given = list(formats or ["auto"])
     if len(given) not in (1, count):
@@ -50,8 +51,7 @@ def check_formats(formats: Sequence[str] | None, count: int, option: str = "--fr
     for name in given:
         if name != "auto" and name not in known:
             raise InputError(f"{option} {name}: is no format of transforms; choose one of {', '.join(known)}")
-    named = [None if name == "auto" else name for name in given]
-    return named * count if len(named) == 1 else named
+    return formats_of(given, count)
 
 
 def load_transforms(

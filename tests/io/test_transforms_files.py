@@ -74,6 +74,19 @@ def test_images_and_files_give_their_grids(tmp_path, name):
         np.testing.assert_allclose(read_transforms([path], formats=name, **images).points(points), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["flirt", "fsl-rel"])
+def test_an_inverse_counts_the_voxels_of_its_own_images(tmp_path, name):
+    """The file goes from the moving to the fixed image."""
+    fixed, moving = GRIDS["mixed"]
+    back = SpatialTransform.of_affine(some_affine(3)) if name == "flirt" else some_transform(moving)
+    path = tmp_path / f"t{FORMATS[name].suffixes[0]}"
+    write_transform(path, back, format=name, fixed=moving, moving=fixed)
+    own = read_transform(path, format=name, fixed=moving, moving=fixed)
+    points = fixed.points().reshape(-1, 3)[::97]
+    found = read_transforms([path], invert=[True], formats=name, fixed=fixed, moving=moving)
+    np.testing.assert_allclose(found.points(points), own.inverse().points(points), atol=1e-6)
+
+
 def test_what_cannot_be_written(tmp_path):
     fixed, _ = GRIDS["mixed"]
     with pytest.raises(InputError, match=r"t\.tfm: holds affine maps only.*\.h5"):

@@ -112,7 +112,7 @@ def read_transforms(
     grids = as_grid(fixed, "fixed image"), as_grid(moving, "moving image")
     named = formats_of(formats, len(paths))
     for path, back, format in zip(paths, invert or [False] * len(paths), named, strict=True):
-        part = _read(path, format, *grids)
+        part = _read(path, format, *(grids[::-1] if back else grids))
         if parts and part.dims != parts[0].dims:
             raise InputError(f"transform {os.fspath(path)}: has {part.dims} dimensions, the one before it {parts[0].dims}")
         with invalid(f"transform {os.fspath(path)}", "give the inverse itself"):
