@@ -27,6 +27,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
 from .itk_library import load_itk
+from .libraries import image_for_itk
 from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
 from .recognize import not_whole
@@ -52,7 +53,7 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
     """Read an image to be registered and refuse what cannot be.
 
     Files of all formats that :func:`monai_locor.io.reading.read_stored` knows, and a folder of one DICOM series;
-    ``FOLDER/UID`` is one of several series in a folder. NIfTI and what else nibabel reads lie where nibabel says. Trailing axes
+    ``FOLDER/UID`` is one of several series in a folder. What nibabel reads lies where nibabel says. Trailing axes
     of one voxel are dropped: a file of ``(H, W, 1)`` voxels is a 2-D image, in the coordinates of its own plane where that is
     not the x-y plane. NaN and infinite voxels are replaced by the smallest finite value and a warning with their number is
     logged, as are contradictions in a NIfTI header.
@@ -207,14 +208,8 @@ def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> N
             f"output file {os.fspath(path)}: the axes of its grid are not at right angles, which only .nii and .nii.gz express"
         )
     itk = load_itk(f"output file {os.fspath(path)}")
-    voxels, affine = (array[0], grid.affine) if grid.plane is None else (array[0, ..., None], grid.full_affine)
-    image = itk.image_from_array(np.ascontiguousarray(voxels.T))
-    signs, spacing = np.array([-1.0, -1.0, 1.0])[: voxels.ndim], np.sqrt((affine[:-1, :-1] ** 2).sum(0))
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(signs[:, None] * affine[:-1, :-1] / spacing)))
-    image.SetSpacing([float(s) for s in spacing])
-    image.SetOrigin([float(o) for o in signs * affine[:-1, -1]])
     with atomic_path(path) as temporary:
-        itk.imwrite(image, str(temporary), compression=True)
+        itk.imwrite(image_for_itk(array, grid), str(temporary), compression=True)
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
