@@ -14,7 +14,7 @@
     python docs/_build/help_texts.py    # brings all pages up to date; tests/test_docs.py sees that they are
 
 Between ``<!-- help: register -->`` and ``<!-- end -->`` stands ``monai-locor register --help``, between ``<!-- formats -->`` and
-``<!-- end -->`` the table of the formats of transforms. So the pages can be read in the repository, too.
+``<!-- end -->`` the table of the formats of transforms. So the pages can also be read in the repository.
 """
 
 from __future__ import annotations

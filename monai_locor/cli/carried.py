@@ -197,7 +197,7 @@ TURNED = ("vector", "displacement vector", "general matrix", "quaternion", "poin
 
 
 def holds_tensors(image: MetaTensor, name: str) -> bool:
-    """Whether an image holds symmetric tensors, which are turned; what else a transform would have to turn is told.
+    """Whether an image holds symmetric tensors, which are turned; other content that a transform would have to turn is told.
 
     Raises:
         InputError: for all components of an image of vectors, and for tensors of another kind than six components.

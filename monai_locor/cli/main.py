@@ -38,8 +38,9 @@ COMMANDS = (register, apply, info, evaluate, report, convert, compose, invert, j
 TEXT = """\
 Multimodal deformable image registration with the local learned-basis correlation ratio.
 
-Images in world coordinates (RAS, mm), 2-D or 3-D: NIfTI, DICOM files and folders, NRRD, MHA, MGZ and what else ITK
-and nibabel read. Transforms take points of the fixed image to points of the moving image, as in ITK, ANTs and 3D Slicer."""
+Images in world coordinates (RAS, mm), 2-D or 3-D: NIfTI, DICOM files and folders, NRRD, MHA, MGZ and every other format
+that ITK or nibabel reads. Transforms take points of the fixed image to points of the moving image, as in ITK, ANTs and
+3D Slicer."""
 
 EXAMPLE = """\
 example:

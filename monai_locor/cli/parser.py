@@ -150,7 +150,7 @@ def add_device(parser: argparse._ActionsContainer) -> None:
 TRANSFORM_ORDER = """\
 Several transforms are given in the order of antsApplyTransforms: points of the fixed image go through the first one
 first, so the moving image goes through the last one first: 1Warp.nii.gz, then 0GenericAffine.mat. '[FILE,1]' is the
-inverse of a file, as in ANTs. The output folder of register is a transform, too, and so is the prefix of an ANTs run.
+inverse of a file, as in ANTs. The output folder of register and the prefix of an ANTs run are also transforms.
 
 What a file holds is told by its content and name, see convert --list-formats. Where it can be read in several ways it is
 refused, with the names to choose from: --from FORMAT, once for all transforms, or once for each ('auto' for those that

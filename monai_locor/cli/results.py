@@ -52,7 +52,7 @@ class Output:
     Attributes:
         name: in the output folder; of several files, what they begin with.
         what: in words.
-        write: result and path, for the report masks and label maps, too, to the files that were written.
+        write: result and path, for the report also masks and label maps, to the files that were written.
         files: what may be written to a path.
         needs: packages beyond the package's own.
     """

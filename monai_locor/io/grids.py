@@ -32,7 +32,7 @@ __all__ = ["as_grid", "grid_of_stored", "read_grid"]
 def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
     """Where the voxels of an image lie; of NIfTI and most other files only the header is read.
 
-    A displacement field in NIfTI is a fine reference, too. Trailing axes of one voxel are dropped as in
+    A displacement field in NIfTI is also a fine reference. Trailing axes of one voxel are dropped as in
     :func:`monai_locor.io.read_image`.
 
     Args:

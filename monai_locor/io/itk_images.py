@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Images that ITK reads: NRRD, MetaImage, TIFF, PNG and what else it knows, of any number of components.
+"""Images that ITK reads: NRRD, MetaImage, TIFF, PNG and every other format it knows, of any number of components.
 
 They are read by SimpleITK where it is installed, which has the same readers and takes a fifth of a second to import; those of
 the ``itk`` package take three.
@@ -77,7 +77,7 @@ def _simpleitk_reader(path: Path) -> Any | None:
     """SimpleITK's reader that has read the header; None where it is not installed, or knows no such voxels.
 
     Raises:
-        RuntimeError: when the file is damaged or of another format; itk's readers are the same and would fail, too.
+        RuntimeError: when the file is damaged or of another format; itk's readers are the same and would also fail.
     """
     if not find_spec("SimpleITK"):
         return None

@@ -98,7 +98,7 @@ class RegistrationConfig:
             from there, and the better result is kept. ``"auto"``: when no initial transform was given; ``"always"``; or
             ``"never"``.
         intersubject: ``"auto"``: when the coarse stages are through and the images fit as badly as those of two people do, all
-            begins again with :attr:`for_two_people`; with masks, only if they fit as badly without them, too. Or ``"never"``.
+            begins again with :attr:`for_two_people`; with masks, only if they also fit as badly without them. Or ``"never"``.
             Only for the default measure in its form ``"log"``. See :mod:`monai_locor.registration.correspondence`.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.

@@ -47,7 +47,7 @@ def fit_like_two_people(engine: RegistrationEngine, first: Sequence[Stage], coar
     """Whether an engine that is through with its coarse stages had better begin again with the settings for two people.
 
     It says so; always False where that is not wanted, or the measure is another. Inside a mask the fits are worse than
-    around it, whoever is in the images: with masks, the images must fit as badly without them, too.
+    around it, whoever is in the images: with masks, the images must also fit as badly without them.
 
     Args:
         engine: that has gone through its affine and coarse stages.

@@ -38,7 +38,7 @@ __all__ = ["described_arguments", "described_start"]
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of :func:`monai_locor.register`, but for the settings, as plain values for JSON.
 
-    A file becomes its absolute path and hash, a matrix its numbers, what else is in memory its shape and hash, code its name.
+    A file becomes its absolute path and hash, a matrix its numbers, anything else in memory its shape and hash, code its name.
     """
     out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
     for name in UNKNOWN:

@@ -66,7 +66,7 @@ class Similarity:
         return found
 
     def option_names(self, without_settings: bool = True) -> list[str]:
-        """What ``similarity_options`` may hold; where there are no settings beside it, what has a setting, too."""
+        """What ``similarity_options`` may hold; where there are no settings beside it, also what has a setting."""
         return [*self.names, *(() if without_settings else self.settings)]
 
 

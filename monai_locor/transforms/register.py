@@ -70,7 +70,7 @@ class Registerd(MapTransform):
             :func:`monai_locor.geometry.warp`; one for all or one for each key.
         moving_key: of the image that is registered, or of its channels, where that is not the first of ``keys``.
         fixed_mask_key, moving_mask_key: of masks, where there are any: where the images count. A moving mask that is to be
-            carried along is among ``keys``, too.
+            carried along is also among ``keys``.
         ddf_key: where to put the displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
             :attr:`monai_locor.RegistrationResult.forward_ddf`; not at all by default.
         verdict_key: where to put the verdict, ``"PASS"``, ``"WARN"`` or ``"FAIL"``; not at all by default. What is not PASS is

@@ -133,7 +133,7 @@ def test_positions_in_voxels_are_not_taken_for_millimetres(tmp_path, header, sig
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("five", [False, True])
 def test_displacements_without_intent_are_not_guessed(tmp_path, grid, whole, five):
-    values = smooth(grid).round() if whole else smooth(grid)  # of whole numbers, too, which look like labels
+    values = smooth(grid).round() if whole else smooth(grid)  # also of whole numbers, which look like labels
     path = save_vectors(tmp_path / "warp.nii.gz", values, grid, five)
     with pytest.raises(InputError, match=r"warp\.nii\.gz: .*--from.*learn2reg.*ras-displacement.*lps-disp.*fsl-rel") as caught:
         read_transform(path, fixed=grid, moving=grid)

@@ -84,7 +84,7 @@ def _image_type(header: Header) -> tuple[str, ...]:
 
 
 def _component(header: Header) -> int | None:
-    """Number among _COMPONENTS: magnitude, phase, and what else a complex or a Dixon image consists of."""
+    """Number among _COMPONENTS: magnitude, phase, and the other parts of a complex or a Dixon image."""
     stated = [*_image_type(header)[2:], header.text(tags.COMPONENT).upper()]
     if header.text(tags.MANUFACTURER).upper().startswith("GE"):
         stated.append(_GE_COMPONENTS.get(header.text(tags.GE_COMPONENT), ""))
