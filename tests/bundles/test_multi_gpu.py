@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Training in several processes: the same as in one with the joint batch, one writer, and errors in one line."""
 
@@ -143,7 +134,7 @@ def test_resumed_in_two_processes(datalist, tmp_path):
 )
 def test_errors_are_one_line(datalist, tmp_path, processes, change, text):
     done = start(MULTI_TRAIN, tmp_path, processes, **{**options(datalist, "out"), **change})
-    assert done.returncode == 1
+    assert done.returncode == (1 if processes else 2)  # torchrun has an exit code of its own
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
     # torchrun ends the others as soon as one has ended, maybe before they have said anything
     assert 1 <= len(lines) <= max(processes, 1) and all(text in line for line in lines)

@@ -1,19 +1,12 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A whole search of real registrations."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -56,10 +49,14 @@ def test_masks_are_given_to_the_registration(tmp_path):
 def test_processes_that_crash_or_take_too_long_do_not_end_the_search(tmp_path):
     case = write_case(tmp_path / "a")
     endless = {"stages": [{"factor": 1, "iterations": 10**9}]}
-    with Pool(workers=1, limit=5.0, devices=["cpu"]) as pool:
-        good, late, again = (pool.submit(job(case, **settings)) for settings in ({}, endless, {}))
-        assert good.result().problem == "" and late.result().problem == "took more than 5 s"
-        assert again.result().measures == good.result().measures == execute(job(case)).measures
+    with Pool(workers=1, devices=["cpu"]) as pool:
+        begun = time.monotonic()
+        good = pool.submit(job(case)).result()
+        # A limit that this machine keeps for what ends, however busy it is with other work.
+        limit = pool._workers[0].limit = math.ceil(5 + 2 * (time.monotonic() - begun))
+        late, again = (pool.submit(job(case, **settings)) for settings in (endless, {}))
+        assert good.problem == "" and late.result().problem == f"took more than {limit} s"
+        assert again.result().measures == good.measures == execute(job(case)).measures
         process = pool._workers[0].process
         process.kill()
         process.wait()
