@@ -52,7 +52,7 @@ docs: .venv/.stamp-dev
 	$(BIN)/python -m mkdocs build --strict
 
 texts: .venv/.stamp-run
-	$(BIN)/python docs/_build/help_texts.py
+	$(BIN)/python docs/hooks/help_texts.py
 
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .

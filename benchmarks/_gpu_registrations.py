@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Parts of `gpu.py` that register: the cases with a known answer, large pairs, and two processes at once."""
 
@@ -96,7 +88,7 @@ def shares(summary: Mapping[str, Any]) -> Row:
     """Seconds of the parts of a registration, from its record: of every stage, and of the search for a start."""
     stages = [entry["seconds"] for entry in summary["stages"]]
     found = {f"{name}_s": seconds for name, seconds in summary["timings"].items()}
-    return {**found, "stages_s": [round(s, 3) for s in stages], "search_s": summary["timings"]["optimisation"] - sum(stages)}
+    return {**found, "stages_s": [round(s, 3) for s in stages], "search_s": summary["timings"]["optimization"] - sum(stages)}
 
 
 def cases(context: Context) -> Iterator[Row]:

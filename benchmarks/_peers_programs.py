@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Adapters to tools that are run as programs, and to the method's original tool."""
 
@@ -72,11 +64,11 @@ class Original(Peer):
 
     def convert(self) -> None:
         """Its fields are in voxels of the grid that they lie on."""
-        self.write_forward(self._millimetres(self.file("forward.nii.gz"), self.fixed))
-        self.write_inverse(self._millimetres(self.file("inverse.nii.gz"), self.moving))
+        self.write_forward(self._millimeters(self.file("forward.nii.gz"), self.fixed))
+        self.write_inverse(self._millimeters(self.file("inverse.nii.gz"), self.moving))
 
     @staticmethod
-    def _millimetres(field: str, image: str) -> np.ndarray:
+    def _millimeters(field: str, image: str) -> np.ndarray:
         import nibabel as nib
 
         return flip(read_vectors(field) @ nib.load(image).affine[:3, :3].T)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Adapters to tools that are Python packages. They run in this process: reading, affine and deformable registration."""
 
@@ -54,7 +46,7 @@ class Ants(Peer):
 
 
 class Elastix(Peer):
-    """Elastix: its default affine and B-spline parameter maps, from the images' centres."""
+    """Elastix: its default affine and B-spline parameter maps, from the images' centers."""
 
     CHANGES = {"AutomaticTransformInitialization": "true", "WriteResultImage": "false"}
 
@@ -149,9 +141,9 @@ def sitk_method(sitk: Any, seed: int) -> Any:
 
 
 def sitk_affine(sitk: Any, fixed: Any, moving: Any, seed: int) -> Any:
-    """Affine transform from fixed to moving points, from the images' centres of mass."""
-    centred = sitk.CenteredTransformInitializerFilter.MOMENTS
-    start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(3), centred)
+    """Affine transform from fixed to moving points, from the images' centers of mass."""
+    centered = sitk.CenteredTransformInitializerFilter.MOMENTS
+    start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(3), centered)
     method = sitk_method(sitk, seed)
     method.SetInitialTransform(start, inPlace=False)
     method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-4, numberOfIterations=300)
@@ -190,8 +182,8 @@ class ConvexAdam(Peer):
         index = np.moveaxis(np.indices(self.found.shape[:3]), 0, -1)
         start, end = (flip(points @ world[:3, :3].T + world[:3, 3]) for points in (index, index + self.found))
         matrix = np.array(self.affine.GetMatrix()).reshape(3, 3)
-        centre, shift = (np.array(v) for v in (self.affine.GetCenter(), self.affine.GetTranslation()))
-        self.write_forward((end - centre) @ matrix.T + centre + shift - start)
+        center, shift = (np.array(v) for v in (self.affine.GetCenter(), self.affine.GetTranslation()))
+        self.write_forward((end - center) @ matrix.T + center + shift - start)
 
 
 class Greedy(Peer):
@@ -220,7 +212,7 @@ class Greedy(Peer):
             call("greedy", *words.split())
 
     def register(self) -> None:
-        """Affine from the images' centres, then deformable with the inverse, saved without rounding."""
+        """Affine from the images' centers, then deformable with the inverse, saved without rounding."""
         pair = f"-m NMI -i fixed.nii.gz moving.nii.gz -seed {self.task.seed + 1}"
         self.run(f"-a {pair} -n 100x50x10 -ia-image-centers -o affine.mat")
         self.run(f"{pair} -n 100x100x50 -s 2vox 1vox -it affine.mat -o warp.nii.gz -oinv back.nii.gz -wp 0")

@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""Scatter plot of registrations: time against error, a panel for each case, a labelled point for each tool and preset.
+"""Scatter plot of registrations: time against error, a panel for each case, a labeled point for each tool and preset.
 
 python benchmarks/_plot.py tools.png numbers.json more.json
 """
@@ -96,10 +87,10 @@ def write_names(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
     """The name of every point, at the first place beside it where it lies on no other name."""
     taken: list[Any] = []
     for row in rows:
-        colour = OURS if row["preset"] else THEIRS
+        color = OURS if row["preset"] else THEIRS
         for x, y in SHIFTS:
             side = "left" if x > 0 else "right"
-            look = {"textcoords": "offset points", "ha": side, "fontsize": "small", "color": colour}
+            look = {"textcoords": "offset points", "ha": side, "fontsize": "small", "color": color}
             text = ax.annotate(name_of(row), (row["seconds"], row[key]), xytext=(x, y), **look)
             box = text.get_window_extent()
             if not any(box.overlaps(other) for other in taken) or (x, y) == SHIFTS[-1]:

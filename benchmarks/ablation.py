@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""What the parts of the measure are worth: log or normalised, basis learned or polynomial, with the derivative or without.
+"""What the parts of the measure are worth: log or normalized, basis learned or polynomial, with the derivative or without.
 
 The paper's Table 2. Every variant is registered in a fresh process and scored as `registration.py` does it, with several seeds;
 a run that fails counts as zero displacement. Prints Markdown tables: mean and standard deviation over the seeds for each case,
@@ -45,7 +37,7 @@ from monai_locor import InputError
 from monai_locor.registration import RegistrationConfig
 
 FORMS, BASES, DERIVATIVES = ("log", "normalized"), ("learned", "polynomial"), ("none", "basis", "both")
-WORDS = {"none": "no derivative", "basis": "derivative", "both": "derivative modelled"}
+WORDS = {"none": "no derivative", "basis": "derivative", "both": "derivative modeled"}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What each choice of the engine is worth: the default settings with one thing changed, on cases whose answer is known.
 
@@ -54,7 +46,7 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
         DEFAULT: {},
         # what the loss sees
         "no-derivative": {"derivative": "none"},
-        "derivative-modelled-too": {"derivative": "both"},
+        "derivative-modeled-too": {"derivative": "both"},
         "polynomial-basis": {"basis": "polynomial"},
         "normalized-form": {"form": "normalized"},
         "eps-1e-4": {"eps": 1e-4},
@@ -74,7 +66,7 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
         "bending-200": {"bending_weight": 200.0},
         "squarings-4": {"squarings": 4},
         "squarings-7": {"squarings": 7},
-        # how it is optimised
+        # how it is optimized
         "plain-adam": {"damping": 0.0},
         "damping-5": {"damping": 5.0},
         "rates-halved": {"stages": _rates(stages, 0.5)},

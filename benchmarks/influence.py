@@ -1,19 +1,11 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Which windows a registration listens to: in the logarithmic and in the normalised form of the loss.
+"""Which windows a registration listens to: in the logarithmic and in the normalized form of the loss.
 
 Registers each case once. Around every sample the residual R of the local fit and the variance V of the fixed image are
 computed. A fit that improves by a hundredth of the variance changes the logarithm by V / (R + eps) hundredths, the
-normalised form by V / (V + eps) hundredths: that is how much the window counts. Prints, for each form, the share of the
+normalized form by V / (V + eps) hundredths: that is how much the window counts. Prints, for each form, the share of the
 whole that the best fitting quarter of the windows (by R / V) and the flatter half (by V) have, windows of constant
 intensity left out, and draws a plane.
 
@@ -42,7 +34,7 @@ from monai_locor.report.planes import planes_through
 from monai_locor.visualize import Samples, samples_of_result
 from monai_locor.visualize.residual import basis_of, local_moments
 
-CONSTANT = 1e-6  # variance below which a window has nothing to say, in squared normalised intensities
+CONSTANT = 1e-6  # variance below which a window has nothing to say, in squared normalized intensities
 COLUMNS = ("case", "form", "eps", "windows", "median R / V", "best quarter's share", "flatter half's share")
 FORMS = {  # name: form and floor
     "log": ("log", PRESETS["default"].eps),

@@ -1,22 +1,13 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Does it pay to train a network: Dice and time of its prediction, of prediction and a few iterations, of iterations alone.
 
 Trains the bundle's network across subjects, once with each measure and with equally many steps (a quarter of the subjects
 chooses the best weights, by the loss), then registers all pairs of subjects that training has not seen. The data are a folder
 of `SubjNN_T1.nii.gz`, `SubjNN_FLAIR.nii.gz` and `SubjNN_labels.nii.gz` (of the T1 image), as NiChart has them: T1 is moved onto
-FLAIR. The labels of the fixed subject are first carried from T1 to FLAIR by a deformable registration with normalised mutual
-information, which favours MI, if any. (An affine one is not enough: the two scans of one head differ by another 1.5 mm, in
+FLAIR. The labels of the fixed subject are first carried from T1 to FLAIR by a deformable registration with normalized mutual
+information, which favors MI, if any. (An affine one is not enough: the two scans of one head differ by another 1.5 mm, in
 which several measures agree, and labels carried by it punish whoever finds that.)
 
     python benchmarks/learning.py DATA --output out                        # learned basis, MI and LNCC
@@ -77,7 +68,7 @@ def methods(measures: Sequence[str], iterations: Sequence[int]) -> list[Method]:
     if OURS in measures:
         found += [Method(f"network ({OURS}) + {n}", OURS, n) for n in iterations]
     return (
-        found + [Method(f"{n} iterations alone", None, n) for n in iterations] + [Method("instance optimisation", None, None)]
+        found + [Method(f"{n} iterations alone", None, n) for n in iterations] + [Method("instance optimization", None, None)]
     )
 
 

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Time and memory of the loss, of its neighbours in MONAI and of the operations around it: forward and backward.
+"""Time and memory of the loss, of its neighbors in MONAI and of the operations around it: forward and backward.
 
 Every row and size runs in a fresh process (see `_measure.py`). Prints a Markdown table; `--json FILE` keeps the numbers.
 
@@ -138,7 +130,7 @@ def eager(size: int, device: str) -> Callable[[], None]:
 
 
 def lncc(size: int, device: str) -> Callable[[], None]:
-    """MONAI's local normalised cross-correlation on one channel."""
+    """MONAI's local normalized cross-correlation on one channel."""
     from monai.losses import LocalNormalizedCrossCorrelationLoss
 
     return _step(LocalNormalizedCrossCorrelationLoss(3, kernel_size=9).to(device), *_images(size, 1, device))

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Time and memory of a registration against the size of its images.
 
@@ -148,7 +140,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for preset in dict.fromkeys(row["preset"] for row in good):
             points = np.array([(row["voxels"], row[key]) for row in good if row["preset"] == preset])
             ax.loglog(*points.T, "o-", label=preset)
-            ax.loglog(points[:, 0], points[-1, 1] * points[:, 0] / points[-1, 0], ":", color="grey", linewidth=1)
+            ax.loglog(points[:, 0], points[-1, 1] * points[:, 0] / points[-1, 0], ":", color="gray", linewidth=1)
         ax.set(xlabel="voxels", ylabel=label)
         ax.grid(alpha=0.3, which="both")
         ax.legend(title="dotted: linear")

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """``python -m monai_locor.demo``: register two images and see how well it went.
 
@@ -39,7 +31,7 @@ from .errors import InputError
 from .geometry import Grid
 from .geometry.warping import inside, mapped_points, warp
 from .io import read_image, write_displacement_field, write_image
-from .metrics import jacobian_statistics, normalised_mutual_information, target_registration_error
+from .metrics import jacobian_statistics, normalized_mutual_information, target_registration_error
 from .report import write_report
 from .report.summary import verdict_lines
 
@@ -134,7 +126,7 @@ def _files(args: argparse.Namespace) -> Case:
 
 
 def _accuracy(case: Case, forward: torch.Tensor, result: Any) -> tuple[str, dict[str, Any]]:
-    """Error against the truth, or without one mutual information, which the registration did not optimise."""
+    """Error against the truth, or without one mutual information, which the registration did not optimize."""
     if case.truth_mm is not None:
         errors = [target_registration_error(u, case.truth_mm, case.mask) for u in (torch.zeros_like(forward), forward)]
         found = [{"mean": float(e.mean()), "p95": float(e.quantile(0.95))} for e in errors]
@@ -147,9 +139,9 @@ def _accuracy(case: Case, forward: torch.Tensor, result: Any) -> tuple[str, dict
     if int(common.sum()) < 2:
         return "no voxel lies on both images before and after: mutual information cannot be compared", {"nmi": None}
     values = [
-        normalised_mutual_information(case.fixed, warp(case.moving, grids[1], u, grids[0]), common) for u in (None, forward)
+        normalized_mutual_information(case.fixed, warp(case.moving, grids[1], u, grids[0]), common) for u in (None, forward)
     ]
-    line = f"normalised mutual information {values[0]:.4f} before, {values[1]:.4f} after (no known answer, so no TRE)"
+    line = f"normalized mutual information {values[0]:.4f} before, {values[1]:.4f} after (no known answer, so no TRE)"
     return line, {"nmi": dict(zip(("before", "after"), values, strict=True))}
 
 

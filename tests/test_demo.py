@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The demonstration: its arguments, what it writes and prints, with a stand-in for the registration."""
 
@@ -99,7 +91,7 @@ def test_the_truth_has_no_error(tmp_path, calls, capsys):
 def test_files_are_registered_without_a_truth(tmp_path, calls, files, capsys):
     assert demo.main(["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert "normalised mutual information" in out and "no TRE" in out and "target registration error" not in out
+    assert "normalized mutual information" in out and "no TRE" in out and "target registration error" not in out
     assert str(calls["fixed"]) == files[0] and str(calls["moving"]) == files[1]
     assert (tmp_path / "out" / "before_after.png").stat().st_size > 1000
 

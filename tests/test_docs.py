@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What the documentation tells people to type can be typed."""
 
@@ -88,8 +80,8 @@ def test_links_lead_somewhere_in_the_repository(path):
 
 @pytest.fixture(scope="module")
 def texts() -> ModuleType:
-    """``docs/_build/help_texts.py``."""
-    spec = importlib.util.spec_from_file_location("help_texts", ROOT / "docs/_build/help_texts.py")
+    """``docs/hooks/help_texts.py``."""
+    spec = importlib.util.spec_from_file_location("help_texts", ROOT / "docs/hooks/help_texts.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""The package as a whole: version, imports, licence headers, sizes, docstrings."""
+"""The package as a whole: version, imports, license headers, sizes, docstrings."""
 
 from __future__ import annotations
 
@@ -92,8 +84,8 @@ def test_type_marker_is_shipped():
     assert "py.typed" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_every_file_carries_the_licence_header():
-    assert "Apache License, Version 2.0" in HEADER
+def test_every_file_carries_the_license_header():
+    assert "SPDX-License-Identifier: Apache-2.0" in HEADER
     files = python_files()
     assert Path(__file__).resolve() in files
     assert [path for path in files if not path.read_text(encoding="utf-8").startswith(HEADER)] == []

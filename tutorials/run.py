@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Run tutorials without Jupyter, and keep what their cells show.
 
@@ -41,7 +33,7 @@ from PIL import Image
 __all__ = ["Shown", "embed", "main", "run"]
 
 DPI = 80
-COLOURS = 128  # of the pictures that are kept
+COLORS = 128  # of the pictures that are kept
 
 
 @dataclass
@@ -102,7 +94,7 @@ def keep(shown: Shown, folder: Path, number: int) -> None:
     if shown.text.strip():
         (folder / f"{number:02}.txt").write_text(shown.text, encoding="utf-8")
     for i, picture in enumerate(shown.pictures, start=1):
-        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
         image.save(folder / f"{number:02}-{i}.png", optimize=True)
 
 

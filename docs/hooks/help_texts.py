@@ -1,20 +1,12 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What the package says of itself, kept in the pages: the text between two marks is generated.
 
-    python docs/_build/help_texts.py    # brings all pages up to date; tests/test_docs.py sees that they are
+    python docs/hooks/help_texts.py    # brings all pages up to date; tests/test_docs.py sees that they are
 
-Between ``<!-- help: register -->`` and ``<!-- end -->`` stands ``monai-locor register --help``, between ``<!-- formats -->`` and
-``<!-- end -->`` the table of the formats of transforms. So the pages can also be read in the repository.
+``monai-locor register --help`` goes between ``<!-- help: register -->`` and ``<!-- end -->``, the table of transform formats
+between ``<!-- formats -->`` and ``<!-- end -->``. The pages can therefore be read in the repository without a build.
 """
 
 from __future__ import annotations
@@ -73,7 +65,9 @@ def _formats() -> str:
         does = ("yes" if kind.reads else "", "yes" if kind.writes else "")
         suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
         told = kind.recognized or "nothing: `--from`"
-        rows.append(f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {told} | {' | '.join(does)} |")
+        rows.append(
+            f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {told} | {' | '.join(does)} |"
+        )
     return "\n".join(rows)
 
 

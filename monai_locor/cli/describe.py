@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Transforms, images and points in words and numbers."""
 
@@ -55,7 +46,7 @@ def describe_grid(grid: Grid) -> dict[str, Any]:
         "shape": list(grid.shape),
         "spacing_mm": grid.spacing.tolist(),
         "extent_mm": grid.extent.tolist(),
-        "centre_mm": (affine[:-1, :-1] @ middle + affine[:-1, -1]).tolist(),
+        "center_mm": (affine[:-1, :-1] @ middle + affine[:-1, -1]).tolist(),
         "orientation": code,
         "oblique_degrees": round(tilt, 3),
         "sheared": sheared,
@@ -202,8 +193,8 @@ def _place_line(found: dict[str, Any]) -> str:
     towards = ", ".join(WORLD[letter] for letter in found["orientation"])
     tilt = f", oblique by {found['oblique_degrees']:.1f} degrees" if found["oblique_degrees"] > 0.05 else ""
     shear = ", axes not at right angles (ITK may refuse it)" if found["sheared"] else ""
-    centre = ", ".join(f"{c:.1f}" for c in found["centre_mm"])
-    return f"orientation {found['orientation']} (axes run to the {towards}){tilt}{shear}; centre at ({centre}) mm RAS"
+    center = ", ".join(f"{c:.1f}" for c in found["center_mm"])
+    return f"orientation {found['orientation']} (axes run to the {towards}){tilt}{shear}; center at ({center}) mm RAS"
 
 
 def _transform_lines(path: Path, found: dict[str, Any]) -> list[str]:

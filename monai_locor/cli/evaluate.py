@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """``monai-locor evaluate``: Dice, HD95, TRE, mutual information, folding and inverse consistency of a transform."""
 
@@ -29,7 +20,7 @@ __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Measure a transform with what is known of the images: label maps (Dice, 95th percentile of the Hausdorff distance),
-landmarks (target registration error), the images themselves (normalised mutual information), nothing (folding, inverse
+landmarks (target registration error), the images themselves (normalized mutual information), nothing (folding, inverse
 consistency). Everything is measured before, with world coordinates alone, and after. Without a transform only before.
 
 {TRANSFORM_ORDER}"""

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What ``evaluate`` computes: each measure before a transform and after it."""
 
@@ -169,7 +160,7 @@ def _information(args: argparse.Namespace, transform: SpatialTransform | None) -
     """NMI where both images have data before and after, so that both numbers are of the same voxels."""
     from ..geometry import Grid, check_planes, inside, mapped_points, warp
     from ..io.images import read_image
-    from ..metrics import normalised_mutual_information
+    from ..metrics import normalized_mutual_information
     from .jacobian import mask_on
 
     fixed, moving = (read_image(getattr(args, role), role)[0] for role in ("fixed", "moving"))
@@ -182,7 +173,7 @@ def _information(args: argparse.Namespace, transform: SpatialTransform | None) -
         common = seen if common is None else (common > 0) & seen
     if common is None or int(common.sum()) < 2:
         return {}
-    values = [normalised_mutual_information(fixed, warp(moving, grids[1], field, grids[0]), common) for field in fields]
+    values = [normalized_mutual_information(fixed, warp(moving, grids[1], field, grids[0]), common) for field in fields]
     return {when: {"value": value} for (when, _), value in zip(_each(transform), values, strict=True)}
 
 

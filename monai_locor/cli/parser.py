@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Parsers and the options that commands share."""
 
@@ -43,7 +34,7 @@ EXIT_CODES = {
     1: "done, but the verdict of the registration is FAIL; its outputs are written all the same",
     2: "bad input or usage: one line on stderr names the file or option, its value and the remedy",
     3: "internal error, please report it; -v shows where it happened",
-    130: "interrupted (Ctrl-C); register writes its best result so far, labelled as interrupted",
+    130: "interrupted (Ctrl-C); register writes its best result so far, labeled as interrupted",
     143: "the same after SIGTERM, which batch systems send when the time is up",
 }
 

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """``monai-locor register``: align two images."""
 
@@ -122,7 +113,7 @@ def _add_images(group: argparse._ActionsContainer) -> None:
         "--initial",
         action="append",
         metavar="HOW",
-        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centres of mass), "
+        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centers of mass), "
         "auto, or a transform, as -t of apply (default: auto)",
     )
     add_from(group, "--initial-from", "initial_formats")

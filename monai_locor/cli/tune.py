@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """``monai-locor tune``: search the parameters of a registration on cases whose answer is known."""
 
@@ -32,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
-Search the parameters of a registration on validation cases, as the paper does: Bayesian optimisation, then the five best,
+Search the parameters of a registration on validation cases, as the paper does: Bayesian optimization, then the five best,
 by a Gaussian process that has seen all trials, five times again with other seeds; the best mean wins. A registration that
 fails counts as no displacement.
 
@@ -99,7 +91,7 @@ def _add_search(group: argparse._ActionsContainer) -> None:
         "--score",
         default="auto",
         metavar="NAME",
-        help="what is minimised: study, tre, dice, relative (to no registration), auto: the first that all cases know "
+        help="what is minimized: study, tre, dice, relative (to no registration), auto: the first that all cases know "
         "(default: auto)",
     )
     group.add_argument(

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Pairs of images made what a registration network sees: one grid, one affine before it, batches."""
 
@@ -51,7 +42,7 @@ class AlignPaird(MapTransform):
 
     - ``"fixed"``, ``"moving"``: ``(1, *W)``, robust range in [0, 1]; ``"fixed_weight"``, ``"moving_weight"``: ``(1, *W)`` in
       [0, 1], zero where the image has no voxels or its mask is zero (the masks themselves are gone);
-    - ``"fixed_label"``, ``"moving_label"``: ``(1, *W)``, by nearest neighbour, if given;
+    - ``"fixed_label"``, ``"moving_label"``: ``(1, *W)``, by nearest neighbor, if given;
     - ``"fixed_landmarks"``, ``"moving_landmarks"``: ``(N, D)``, voxels of W, if given. The displacement of a perfect
       registration takes each fixed landmark to the moving one.
     - ``"affine"``: ``(D + 1, D + 1)`` float64, fixed to moving world points, RAS mm.
@@ -64,7 +55,7 @@ class AlignPaird(MapTransform):
         spacing: voxel size of the network's grid, mm.
         preset: settings of the alignment, see :func:`monai_locor.register`.
         alignment: ``"affine"`` goes through the affine stages of the preset, ``"start"`` is what they would start from.
-        spatial_size: W is cropped or padded with zeros to this size, about its centre, so that pairs of different size make a
+        spatial_size: W is cropped or padded with zeros to this size, about its center, so that pairs of different size make a
             batch; a number holds for every axis. None leaves it as it is.
         device: where the affine is found; results are on the CPU.
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A pair of brain images to try the package on, from files that other packages ship: nothing is downloaded.
 
@@ -67,14 +59,14 @@ def mni152_pair(spacing_mm: float = 2.0, seed: int = 0) -> tuple[MetaTensor, Met
 
 
 def t2_like(t1: torch.Tensor, gm: torch.Tensor, wm: torch.Tensor, mask: torch.Tensor, grid: Grid, seed: int) -> torch.Tensor:
-    """T2 contrast from tissue shares: fluid bright, grey matter in between, white matter dark, all ``(X, Y, Z)``.
+    """T2 contrast from tissue shares: fluid bright, gray matter in between, white matter dark, all ``(X, Y, Z)``.
 
     What the T1 image shows beyond its tissue shares (nuclei, myelin) is kept, reversed and weakened; then come a smooth
     multiplicative bias field (10 % standard deviation, 40 mm) and noise (1.5 % of the fluid).
 
     Args:
         t1: in [0, 1].
-        gm: share of grey matter, in [0, 1].
+        gm: share of gray matter, in [0, 1].
         wm: share of white matter, in [0, 1].
         mask: bool; zero outside.
         grid: of all of them.
@@ -95,8 +87,8 @@ def _averaged(volume: torch.Tensor, source: Grid, grid: Grid) -> torch.Tensor:
     for axis, (fine, coarse) in enumerate(zip(source.shape, grid.shape, strict=True)):
         step, first = change[axis, axis], change[axis, -1]
         sigma = max(math.sqrt(max(step**2 - 1, 0.0)) / 2.355, 0.3)  # full width at half maximum: what a voxel grew by
-        centres = first + step * torch.arange(coarse, dtype=torch.float64)
-        weights = torch.exp(-0.5 * ((torch.arange(fine) - centres[:, None]) / sigma) ** 2)
+        centers = first + step * torch.arange(coarse, dtype=torch.float64)
+        weights = torch.exp(-0.5 * ((torch.arange(fine) - centers[:, None]) / sigma) ** 2)
         weights = (weights / weights.sum(1, keepdim=True)).float()
         volume = torch.tensordot(volume, weights, dims=([0], [1]))  # the next axis comes to the front
     return volume

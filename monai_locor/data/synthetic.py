@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Pairs with a known answer: one of two aligned images seen through a random diffeomorphism.
 
@@ -42,7 +34,7 @@ def random_diffeomorphism(
 ) -> torch.Tensor:
     """A smooth, invertible, random transform of a grid.
 
-    ``x + u(x) = R (exp(v)(x) - c) + c + t`` with ``c`` the centre of the grid. The same seed gives the same bytes on the
+    ``x + u(x) = R (exp(v)(x) - c) + c + t`` with ``c`` the center of the grid. The same seed gives the same bytes on the
     CPU.
 
     Args:
@@ -73,7 +65,7 @@ def random_diffeomorphism(
     moved = points + warp(elastic, lattice, None, grid, padding_mode="border").movedim(0, -1).numpy()
     affine = np.eye(grid.dims + 1)
     affine[:-1, :-1] = rotation
-    affine[:-1, -1] = grid.centre - rotation @ grid.centre + shift
+    affine[:-1, -1] = grid.center - rotation @ grid.center + shift
     return torch.from_numpy(np.moveaxis(apply_affine(affine, moved) - points, -1, 0).astype(np.float32))
 
 

@@ -1,17 +1,9 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Grids: where the voxels of an image lie in the world.
 
-World space is RAS+ in millimetres (NIfTI, MONAI). An *affine* is the ``(D + 1, D + 1)`` float64 matrix that takes
+World space is RAS+ in millimeters (NIfTI, MONAI). An *affine* is the ``(D + 1, D + 1)`` float64 matrix that takes
 voxel indices in array order to world coordinates. All of it is host-side numpy: a registration composes its few
 matrices once and hands only their products to the device.
 """
@@ -71,7 +63,7 @@ class Grid:
         if affine.shape != (size, size):
             raise ValueError(f"the affine of a grid of shape {tuple(self.shape)} must be {size}x{size}, got {affine.shape}")
         columns = np.sqrt((affine[:-1, :-1] ** 2).sum(0))
-        # the determinant of unit columns: a grid of micrometres is as good as one of metres
+        # the determinant of unit columns: a grid of micrometers is as good as one of meters
         if not np.isfinite(affine).all() or (columns == 0).any() or abs(np.linalg.det(affine[:-1, :-1] / columns)) < 1e-6:
             raise ValueError(f"the affine is not invertible or not finite: {affine.tolist()}")
         affine.setflags(write=False)
@@ -127,8 +119,8 @@ class Grid:
         if not origin.any():
             return bool((np.abs(linear) == np.eye(self.dims)).all())
         steps = linear.diagonal()
-        centred = np.array_equal(linear, np.diag(steps)) and np.array_equal(origin, -steps * (np.array(self.shape) - 1) / 2)
-        return centred and bool(steps[0] < 0 < steps[1:].min())
+        centered = np.array_equal(linear, np.diag(steps)) and np.array_equal(origin, -steps * (np.array(self.shape) - 1) / 2)
+        return centered and bool(steps[0] < 0 < steps[1:].min())
 
     @property
     def dims(self) -> int:
@@ -141,7 +133,7 @@ class Grid:
         return np.sqrt((self.affine[: self.dims, : self.dims] ** 2).sum(0))
 
     @property
-    def centre(self) -> np.ndarray:
+    def center(self) -> np.ndarray:
         """World position of the middle of the grid, ``(D,)``, mm."""
         return apply_affine(self.affine, (np.array(self.shape, dtype=np.float64) - 1) / 2)
 
@@ -151,25 +143,25 @@ class Grid:
         return self.spacing * np.array(self.shape)
 
     def corners(self) -> np.ndarray:
-        """World positions of the outer voxel centres, ``(2 ** D, D)``, mm."""
+        """World positions of the outer voxel centers, ``(2 ** D, D)``, mm."""
         axes = [(0.0, n - 1.0) for n in self.shape]
         return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.dims))
 
     def points(self) -> np.ndarray:
-        """World positions of all voxel centres, ``(*shape, D)``, mm, float64."""
+        """World positions of all voxel centers, ``(*shape, D)``, mm, float64."""
         axes = [np.arange(n, dtype=np.float64) for n in self.shape]
         return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1))
 
     def resampled(self, step: Sequence[float] | np.ndarray) -> Grid:
-        """The grid with ``step`` mm between voxels along the same axes, centred on the same field of view.
+        """The grid with ``step`` mm between voxels along the same axes, centered on the same field of view.
 
-        Each axis keeps at least one voxel; no voxel centre lies outside the outermost voxel centres of this grid.
+        Each axis keeps at least one voxel; no voxel center lies outside the outermost voxel centers of this grid.
         """
         ratio = np.asarray(step, dtype=np.float64) / self.spacing
         shape = np.floor((np.array(self.shape) - 1) / ratio + 1e-6).astype(int) + 1
         affine = np.eye(self.dims + 1)
         affine[:-1, :-1] = self.affine[:-1, :-1] * ratio
-        affine[:-1, -1] = self.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
+        affine[:-1, -1] = self.center - affine[:-1, :-1] @ ((shape - 1) / 2)
         return Grid(tuple(shape), affine, self.plane)
 
     def cropped(self, box: Sequence[slice]) -> Grid:

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Inverses of displacement fields and splines, found point by point."""
 
@@ -103,9 +95,9 @@ def fitted_affine(points: torch.Tensor, mapped: torch.Tensor) -> np.ndarray:
     """
     matrix = np.eye(points.shape[1] + 1)
     middle = points.mean(0)
-    centred, moved = points - middle, mapped - points
-    inverse = torch.linalg.pinv(centred.T @ centred, rtol=1e-9, hermitian=True)
-    matrix[:-1, :-1] += (inverse @ (centred.T @ (moved - moved.mean(0)))).T.cpu().numpy()
+    centered, moved = points - middle, mapped - points
+    inverse = torch.linalg.pinv(centered.T @ centered, rtol=1e-9, hermitian=True)
+    matrix[:-1, :-1] += (inverse @ (centered.T @ (moved - moved.mean(0)))).T.cpu().numpy()
     if np.linalg.det(matrix) < 1e-3:
         matrix = np.eye(len(matrix))
     matrix[:-1, -1] = (middle + moved.mean(0)).cpu().numpy() - matrix[:-1, :-1] @ middle.cpu().numpy()

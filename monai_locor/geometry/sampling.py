@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The one place where images and fields are read between their voxels."""
 
@@ -82,7 +74,7 @@ def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> to
 
 
 def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:
-    """Sample images at a list of positions that are already normalised, linearly in each axis.
+    """Sample images at a list of positions that are already normalized, linearly in each axis.
 
     Args:
         image: ``(B, C, *spatial)``, D = 2 or 3.

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Images seen through a displacement in millimetres, from any grid to any other."""
+"""Images seen through a displacement in millimeters, from any grid to any other."""
 
 from __future__ import annotations
 
@@ -83,12 +75,12 @@ def _check_shape(displacement_mm: torch.Tensor, grid: Grid) -> None:
 
 
 def inside(points: torch.Tensor, shape: tuple[int, ...], margin: float = 0.0) -> torch.Tensor:
-    """Which positions lie between the outermost voxel centres of an image.
+    """Which positions lie between the outermost voxel centers of an image.
 
     Args:
         points: ``(D, *any)``, voxels of the image.
         shape: of the image; along an axis of one voxel half a voxel to either side is inside.
-        margin: voxels to keep away from the outermost centres; the test is inclusive up to 1e-6 voxels.
+        margin: voxels to keep away from the outermost centers; the test is inclusive up to 1e-6 voxels.
 
     Returns:
         ``(*any)``, bool.

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Training that continues after a break as if there had been none."""
 
@@ -41,7 +33,7 @@ class SeedEpochs:
     The processes of a distributed training draw different augmentations, but the same numbers from ``generators``: the
     losses of all of them look through the same windows.
 
-    What happens before the first epoch, such as the initialisation of the network, is not seeded here, and resuming in
+    What happens before the first epoch, such as the initialization of the network, is not seeded here, and resuming in
     the middle of an epoch is not exact.
 
     Args:

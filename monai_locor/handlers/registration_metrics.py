@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """How good the deformations are that a network predicts, averaged over the pairs of a validation epoch."""
 
@@ -45,7 +37,7 @@ class RegistrationMetric(Metric):
     Batches may be decollated. For each pair:
 
     - ``"dice"``: mean over the labels that both label maps have, and the fixed one in ``min_voxels`` voxels; the moving
-      label map, ``"moving_label"``, is warped with nearest neighbours onto ``"fixed_label"``. ``"dice_before"`` without.
+      label map, ``"moving_label"``, is warped with nearest neighbors onto ``"fixed_label"``. ``"dice_before"`` without.
     - ``"tre_mm"``: mean distance, mm, from ``"moving_landmarks"`` to where the displacement sends ``"fixed_landmarks"``,
       both ``(N, D)`` in voxels of the network's grid, whose affine ``"fixed"`` carries. ``"tre_before_mm"`` without.
     - ``"folding_percent"``: voxels with a Jacobian determinant of zero or less, of those where ``"fixed_weight"`` is
@@ -190,7 +182,7 @@ def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | No
 
     Args:
         fixed: ``(1, *spatial)``, whole numbers, as float or integer.
-        moving: the same, read at ``x + u(x)``, nearest neighbour, 0 outside.
+        moving: the same, read at ``x + u(x)``, nearest neighbor, 0 outside.
         ddf: ``u``, ``(D, *spatial)`` voxels; zero if not given.
         min_voxels: labels with fewer voxels in ``fixed`` do not count, nor those that ``moving`` lacks before warping.
 

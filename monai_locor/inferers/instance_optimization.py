@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Instance optimisation as a MONAI `Inferer`: optimise a pair, improve what a network predicts, or only predict."""
+"""Instance optimization as a MONAI `Inferer`: optimize a pair, improve what a network predicts, or only predict."""
 
 from __future__ import annotations
 
@@ -48,8 +40,8 @@ class InstanceOptimizationInferer(Inferer):
     ==================  =================  ====================================================
     ``use_network``     ``num_iterations``  result
     ==================  =================  ====================================================
-    False               None or N           instance optimisation alone
-    True                None or N           affine, network, then instance optimisation from its velocity
+    False               None or N           instance optimization alone
+    True                None or N           affine, network, then instance optimization from its velocity
     True                0                   affine and the network's prediction: the exponential of its velocity
     False               0                   the affine alone
     ==================  =================  ====================================================
@@ -66,12 +58,12 @@ class InstanceOptimizationInferer(Inferer):
         downsampling: how many times larger the network's own voxels are, see :class:`monai_locor.networks.RegistrationNetwork`.
         stride, guided: as the network was trained, see :class:`monai_locor.networks.RegistrationNetwork`; with ``guided``, its
             guide is ``loss``.
-        loss: what the network was trained with; instance optimisation after the network starts from the basis functions
+        loss: what the network was trained with; instance optimization after the network starts from the basis functions
             that it has learned, where its similarity has any. It may be on any device and stays there: where the images are
             elsewhere, a copy is used.
         coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
-        seed: of the optimisation; every pair starts from it, so that a pair gives the same result in any batch.
+        seed: of the optimization; every pair starts from it, so that a pair gives the same result in any batch.
         progress: show a progress bar.
         similarity: instead of the settings' measure, see :func:`monai_locor.register`.
         similarity_options: of a measure with a name, see :class:`monai_locor.registration.RegistrationConfig`.

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What the components of a voxel are, from what the readers of ITK say of a file."""
 
@@ -20,12 +12,12 @@ __all__ = ["NAMING", "channel_names"]
 
 NAMING = ("NRRD_kinds", "Segment", "DWMRI_gradient")  # how the entries of a header that name channels begin
 
-_COLOURS = ("red", "green", "blue", "alpha")
+_COLORS = ("red", "green", "blue", "alpha")
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def channel_names(path: Path, count: int, header: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the components of an image: colours, layers of a segmentation of Slicer, gradients of a diffusion image.
+    """Names of the components of an image: colors, layers of a segmentation of Slicer, gradients of a diffusion image.
 
     Args:
         path: of its file.
@@ -37,7 +29,7 @@ def channel_names(path: Path, count: int, header: Mapping[str, str]) -> tuple[st
     """
     kind = header.get("NRRD_kinds[pixel]", "")
     if count in (3, 4) and (path.suffix.lower() in _PICTURES or kind.startswith("RGB")):
-        return _COLOURS[:count]
+        return _COLORS[:count]
     layers = _layers(count, header)
     if layers:
         return layers

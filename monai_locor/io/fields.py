@@ -1,17 +1,9 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Transforms as other tools read them: displacement fields as ITK's NIfTI vector images, affines as ITK transform files.
 
-In memory all is RAS and millimetres; in the files it is LPS and millimetres, as ITK has it. Both map points of the fixed
+In memory all is RAS and millimeters; in the files it is LPS and millimeters, as ITK has it. Both map points of the fixed
 image to points of the moving image, which is what resampling the moving image takes.
 """
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images and masks, read with all their faults found, and written where they belong."""
 
@@ -61,7 +53,7 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
     Args:
         source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has voxels of 1 mm.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        channel: which of several channels, frames or colours to take.
+        channel: which of several channels, frames or colors to take.
 
     Returns:
         the image ``(1, *spatial)``, D = 2 or 3, float32, with a 4x4 affine (RAS, mm) and its file name in ``meta``; and

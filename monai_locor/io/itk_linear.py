@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Transforms as ITK keeps them in its files, kind and numbers, and the matrices of those that are linear. LPS mm."""
 
@@ -32,7 +24,7 @@ class ItkTransform:
         kind: ITK's class, such as ``"AffineTransform"``.
         dims: D.
         parameters: those that a registration changes.
-        fixed: those that it does not: centre of rotation, or size, origin, spacing and direction of a grid.
+        fixed: those that it does not: center of rotation, or size, origin, spacing and direction of a grid.
     """
 
     kind: str
@@ -67,17 +59,17 @@ def linear_matrix(transform: ItkTransform) -> np.ndarray | None:
         raise ValueError(f"holds a {transform.kind} of {dims} dimensions instead of {only}")
     if len(p) != count(dims):
         raise ValueError(f"holds a {transform.kind} with {len(p)} parameters instead of {count(dims)}")
-    linear, shift, centre = parts(np.asarray(p, dtype=np.float64), dims, len(fixed) == dims + 1 and bool(fixed[-1]))
-    if centre is None:
-        if len(fixed) not in (dims, dims + 1):  # the order of rotations may follow the centre
+    linear, shift, center = parts(np.asarray(p, dtype=np.float64), dims, len(fixed) == dims + 1 and bool(fixed[-1]))
+    if center is None:
+        if len(fixed) not in (dims, dims + 1):  # the order of rotations may follow the center
             raise ValueError(f"holds a {transform.kind} with {len(fixed)} fixed parameters instead of {dims}")
-        centre = fixed[:dims]
+        center = fixed[:dims]
     matrix = np.eye(dims + 1)
-    matrix[:-1, :-1], matrix[:-1, -1] = linear, centre + shift - linear @ centre
+    matrix[:-1, :-1], matrix[:-1, -1] = linear, center + shift - linear @ center
     return matrix
 
 
-#: matrix, translation and centre, None where the fixed parameters are it; of parameters, dimensions, order of rotations
+#: matrix, translation and center, None where the fixed parameters are it; of parameters, dimensions, order of rotations
 _Parts = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
 _Reader = Callable[[np.ndarray, int, bool], _Parts]
 
@@ -86,7 +78,7 @@ def _affine(p: np.ndarray, dims: int, zyx: bool) -> _Parts:
     return p[:-dims].reshape(dims, dims), p[-dims:], None
 
 
-def _centred_affine(p: np.ndarray, dims: int, zyx: bool) -> _Parts:
+def _centered_affine(p: np.ndarray, dims: int, zyx: bool) -> _Parts:
     return p[: dims * dims].reshape(dims, dims), p[-dims:], p[-2 * dims : -dims]
 
 
@@ -186,7 +178,7 @@ _KINDS = {
     "MatrixOffsetTransformBase": _MATRIX,  # of c3d_affine_tool, ITK-SNAP, greedy, fMRIPrep
     "FixedCenterOfRotationAffineTransform": _MATRIX,
     "ScalableAffineTransform": _MATRIX,
-    "CenteredAffineTransform": _row(0, lambda dims: dims * (dims + 2), _centred_affine),
+    "CenteredAffineTransform": _row(0, lambda dims: dims * (dims + 2), _centered_affine),
     "Rigid3DTransform": _row(3, 12, _affine),
     "IdentityTransform": _row(0, 0, _identity),
     "TranslationTransform": _row(0, lambda dims: dims, _translation),

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """ITK's and ANTs' ``.mat`` files: matrices of MATLAB's version 4, two for each transform, its parameters and the fixed ones."""
 
@@ -72,7 +64,7 @@ def _matrix(content: bytes, start: int) -> tuple[str, np.ndarray, int]:
 
 
 def write_matlab_affine(path: Path, lps: np.ndarray) -> None:
-    """Write an affine map ``(D + 1, D + 1)`` on LPS mm as ITK does; its centre is the origin."""
+    """Write an affine map ``(D + 1, D + 1)`` on LPS mm as ITK does; its center is the origin."""
     dims = len(lps) - 1
     numbers = np.append(lps[:dims, :dims].ravel(), lps[:dims, dims])
     parts = ((f"AffineTransform_double_{dims}_{dims}", numbers), ("fixed", np.zeros(dims)))

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """ITK's text format of transforms (``.tfm``, ``.txt``), written and read without ITK, which takes seconds to load."""
 
@@ -26,7 +18,7 @@ TEXT_SIGNATURE = "#Insight Transform File"
 
 
 def affine_text(lps: np.ndarray) -> str:
-    """The file of a matrix ``(D + 1, D + 1)`` on LPS mm; its centre is the origin."""
+    """The file of a matrix ``(D + 1, D + 1)`` on LPS mm; its center is the origin."""
     dims = len(lps) - 1
     numbers = " ".join(repr(float(v)) for v in [*lps[:dims, :dims].ravel(), *lps[:dims, dims]])
     return (

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images that nibabel reads: NIfTI, Analyze, FreeSurfer's MGH, MINC, PAR/REC and AFNI."""
 
@@ -122,14 +114,14 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _voxels(array: np.ndarray, rank: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """``(*spatial, C)`` of an array with any further axes, and the names of colours."""
-    colours: tuple[str, ...] = ()
+    """``(*spatial, C)`` of an array with any further axes, and the names of colors."""
+    colors: tuple[str, ...] = ()
     if array.dtype.names:  # RGB of NIfTI
         names = {"R": "red", "G": "green", "B": "blue", "A": "alpha"}
-        colours = tuple(names.get(component, component) for component in array.dtype.names)
+        colors = tuple(names.get(component, component) for component in array.dtype.names)
         array = np.stack([array[component] for component in array.dtype.names], -1)
     voxels = array.reshape(*array.shape[:rank], -1)
-    return voxels, colours if voxels.shape[-1] == len(colours) else ()
+    return voxels, colors if voxels.shape[-1] == len(colors) else ()
 
 
 def _time(image: Any) -> TimeAxis | None:

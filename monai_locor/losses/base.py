@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What the measures that compare images channel by channel have in common: checks, weights, precision, reduction."""
 
@@ -23,8 +15,8 @@ from monai.utils import LossReduction
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
-from monai_locor.precision import full_precision
-from monai_locor.tensors import plain
+from ..precision import full_precision
+from ..tensors import plain
 
 __all__ = ["PairLoss", "answer", "check_positive", "check_types", "reduced", "settings_text"]
 
@@ -113,7 +105,7 @@ def settings_text(module: nn.Module) -> str:
 
 
 class PairLoss(_Loss):
-    """Base of the losses that compare channel c of one image with channel c of the other, to be minimised.
+    """Base of the losses that compare channel c of one image with channel c of the other, to be minimized.
 
     Subclasses implement :meth:`_measure`. Nothing here or there waits for a GPU: no value comes back to the host and no
     shape depends on data.

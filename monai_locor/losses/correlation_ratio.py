@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The global correlation ratio by Parzen windows."""
 
@@ -46,7 +38,7 @@ def unexplained(mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor, e
 class CorrelationRatioLoss(ParzenLoss):
     """One minus the correlation ratio of the target on the prediction, over the whole image.
 
-    The target is modelled as any function of the prediction, one value per bin; what is measured is the share of the
+    The target is modeled as any function of the prediction, one value per bin; what is measured is the share of the
     target's variance that is left.
 
     Reference: Roche et al., "The correlation ratio as a new similarity measure for multimodal image registration",
@@ -64,7 +56,7 @@ class CorrelationRatioLoss(ParzenLoss):
         eps: floor of the variance of the target in [0, 1].
 
     Returns:
-        A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+        A scalar in [0, 1], to be minimized; 0 where no voxel counts.
 
     Example:
         >>> loss = CorrelationRatioLoss(spatial_dims=2)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Local Gram matrices: window averages of products of voxel-wise features, streamed through the volume.
 
@@ -27,11 +19,10 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-from monai_locor.autograd import StreamedFunction
-from monai_locor.geometry import slabs
-from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape
-from monai_locor.precision import full_precision
-
+from ..autograd import StreamedFunction
+from ..geometry import slabs
+from ..networks.basis import LearnedBasis, LearnedBasisTape
+from ..precision import full_precision
 from .windows import BandedMatrix
 
 __all__ = ["LocalGram", "local_gram"]

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The local learned-basis correlation ratio loss."""
 
@@ -21,12 +13,11 @@ from monai.utils import LossReduction, ensure_tuple_rep, look_up_option
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
-from monai_locor.autograd import transforms_active
-from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
-from monai_locor.precision import full_precision
-from monai_locor.recent import Recent
-from monai_locor.tensors import plain
-
+from ..autograd import transforms_active
+from ..networks.basis import LearnedBasis, PolynomialBasis
+from ..precision import full_precision
+from ..recent import Recent
+from ..tensors import plain
 from .base import answer, check_types, settings_text
 from .gram import LocalGram, local_gram
 from .intensity import rescale
@@ -40,7 +31,7 @@ __all__ = ["LocalLearnedBasisCRLoss"]
 class LocalLearnedBasisCRLoss(_Loss):
     """Local correlation ratio with basis functions that are learned together with the deformation.
 
-    Around every window centre the target (fixed image) is modelled as a linear combination of a few basis functions
+    Around every window center the target (fixed image) is modeled as a linear combination of a few basis functions
     of the prediction (warped moving image); the coefficients are solved for in closed form and the loss is the
     mean over windows and target channels of ``log(R + eps)``, R being the residual of the fit. It needs no common
     intensity scale, only that locally the one image is a function of the other.
@@ -48,7 +39,7 @@ class LocalLearnedBasisCRLoss(_Loss):
     Reference: Honkamaa & Marttinen, "New multimodal similarity measure for image registration via modeling local functional
     dependence with linear combination of learned basis functions" (Locor), https://arxiv.org/abs/2503.05335.
 
-    The basis is an ordinary module: hand ``loss.parameters()`` to the optimiser beside those of the deformation and
+    The basis is an ordinary module: hand ``loss.parameters()`` to the optimizer beside those of the deformation and
     save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a
     stride in every call, so that all voxels count equally; in ``eval()`` it is centered. MONAI's engines never call either
     on a loss: it stays in ``train()``, and a validation that uses it sees random windows. Call ``loss.eval()`` before
@@ -240,7 +231,7 @@ class LocalLearnedBasisCRLoss(_Loss):
         return self._normalized(m)[0]
 
     def _normalized(self, m: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Residual of the target standardised in its window, and the target's variance there."""
+        """Residual of the target standardized in its window, and the target's variance there."""
         variance = (m["t_t"] - m["t"].square()).clamp_min(0)
         deviation = (variance + self.eps).sqrt()
         covariance = (m["psi_t"] - m["psi"][:, :, None] * m["t"][:, None]) / (deviation + self.eps)[:, None]

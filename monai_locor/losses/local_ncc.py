@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Local normalised cross-correlation from streamed window averages."""
+"""Local normalized cross-correlation from streamed window averages."""
 
 from __future__ import annotations
 
@@ -20,8 +12,7 @@ import torch
 from monai.utils import LossReduction
 from torch import nn
 
-from monai_locor.autograd import StreamedFunction
-
+from ..autograd import StreamedFunction
 from .base import PairLoss, check_positive
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
@@ -47,7 +38,7 @@ class LocalNCCLoss(PairLoss):
         kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
         truncated: where the Gaussian window ends, in standard deviations.
         stride: distance between windows, voxels, one value or one per axis. Above 1 the grid is shifted at random by up
-            to half a stride in every call in ``train()`` and centred in ``eval()``.
+            to half a stride in every call in ``train()`` and centered in ``eval()``.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
             ``(B, C, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
         rescale: bring both images to about [0, 1] by robust quantiles.
@@ -58,7 +49,7 @@ class LocalNCCLoss(PairLoss):
         generator: CPU random generator of the window shift; by default torch's global one.
 
     Returns:
-        A scalar in about [-1, 0], to be minimised.
+        A scalar in about [-1, 0], to be minimized.
 
     Example:
         >>> loss = LocalNCCLoss(spatial_dims=2)

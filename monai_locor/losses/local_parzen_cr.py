@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The local correlation ratio by Parzen windows, on a grid of windows or in random patches."""
 
@@ -33,7 +25,7 @@ __all__ = ["LocalParzenCRLoss"]
 class LocalParzenCRLoss(ParzenLoss):
     """One minus the correlation ratio of the target on the prediction in windows, averaged.
 
-    In every window the target is modelled as any function of the prediction, one value per bin. Where
+    In every window the target is modeled as any function of the prediction, one value per bin. Where
     :class:`~monai_locor.losses.LocalLearnedBasisCRLoss` has a few basis functions, this measure has a bin function each.
 
     With ``num_patches`` it is RaPTOR's: the average over so many patches at random places, drawn anew in every call in
@@ -50,7 +42,7 @@ class LocalParzenCRLoss(ParzenLoss):
         kernel_sigma: standard deviation of the Gaussian spatial window, voxels, one value or one per axis.
         truncated: where the spatial window ends, in standard deviations.
         stride: distance between windows, voxels, one value or one per axis; above 1 the grid is shifted at random by up
-            to half a stride in every call in ``train()`` and centred in ``eval()``. Memory is ``2 K + 1`` numbers per
+            to half a stride in every call in ``train()`` and centered in ``eval()``. Memory is ``2 K + 1`` numbers per
             window and a few times as many for the gradient, little at strides of 2 and more.
         num_patches: how many random patches take the place of the windows; None for windows.
         patch_size: edge of a patch, voxels, one value or one per axis.
@@ -67,7 +59,7 @@ class LocalParzenCRLoss(ParzenLoss):
         generator: CPU random generator of shift and patches; by default torch's global one.
 
     Returns:
-        A scalar in [0, 1], to be minimised.
+        A scalar in [0, 1], to be minimized.
 
     Example:
         >>> loss = LocalParzenCRLoss(spatial_dims=2)

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Self-similarity context: the modality independent neighbourhood descriptor."""
+"""Self-similarity context: the modality independent neighborhood descriptor."""
 
 from __future__ import annotations
 
@@ -21,10 +13,9 @@ from typing import Any
 import torch
 from monai.utils import LossReduction
 
-from monai_locor.autograd import StreamedFunction
-from monai_locor.precision import full_precision
-from monai_locor.recent import Recent
-
+from ..autograd import StreamedFunction
+from ..precision import full_precision
+from ..recent import Recent
 from .base import PairLoss
 from .intensity import rescale as to_common_range
 from .window_grid import ReplicatedBox
@@ -38,7 +29,7 @@ FLOOR = 1e-20  # of the variance, for images that are constant
 class MINDSSCLoss(PairLoss):
     """Mean squared difference of the self-similarity contexts (MIND-SSC) of two images.
 
-    The six neighbours of a voxel at distance ``dilation`` make twelve adjacent pairs (p, q), four of them make four in a
+    The six neighbors of a voxel at distance ``dilation`` make twelve adjacent pairs (p, q), four of them make four in a
     plane. With ``D_pq(x)`` the mean of ``(I(x + p) - I(x + q))^2`` over the patch around x, less its minimum over the pairs,
     and ``V(x)`` its mean over the pairs, the descriptor is ``exp(-D_pq / V)``. Images go on with their last value beyond
     the border. An affine change of intensity changes nothing.
@@ -51,16 +42,16 @@ class MINDSSCLoss(PairLoss):
     Args:
         spatial_dims: 2 or 3.
         radius: of the patch, voxels; its edge is ``2 radius + 1``.
-        dilation: distance of the neighbours, voxels.
+        dilation: distance of the neighbors, voxels.
         reduction: ``"mean"`` over voxels by their weights, channels and items; ``"sum"`` of the weighted map; or ``"none"``,
             that map, ``(B, C, *spatial)``, mean over the pairs.
         rescale: bring both images to about [0, 1] by robust quantiles. The value does not depend on it, but
             for outliers, which are clamped; without it squares of intensities must be in the range of the dtype.
-        count_masked: the behaviour of the published comparison: the mean over *all* voxels, those of weight zero with
+        count_masked: the behavior of the published comparison: the mean over *all* voxels, those of weight zero with
             difference zero, and their variance counted in the limits of V. By default they have no part in either mean.
 
     Returns:
-        A scalar in [0, 1], to be minimised.
+        A scalar in [0, 1], to be minimized.
 
     Example:
         >>> loss = MINDSSCLoss(spatial_dims=2)
@@ -102,22 +93,22 @@ class MINDSSCLoss(PairLoss):
 
 
 class Context:
-    """Distances of the pairs of neighbours, and the adjoint.
+    """Distances of the pairs of neighbors, and the adjoint.
 
     Args:
         boxes: the patch, one matrix per spatial axis.
-        dilation: distance of the neighbours, voxels.
+        dilation: distance of the neighbors, voxels.
     """
 
     def __init__(self, boxes: Sequence[ReplicatedBox], dilation: int) -> None:
         self.boxes, self.dilation = boxes, dilation
         self.shape = tuple(box.size for box in boxes)
         steps = [(axis, sign) for axis in range(len(boxes)) for sign in (-1, 1)]
-        neighbours = itertools.combinations(steps, 2)
-        self.pairs = [(self._view(*a), self._view(*b)) for a, b in neighbours if a[0] != b[0]]
+        neighbors = itertools.combinations(steps, 2)
+        self.pairs = [(self._view(*a), self._view(*b)) for a, b in neighbors if a[0] != b[0]]
 
     def _view(self, axis: int, sign: int) -> tuple[slice, ...]:
-        """The image moved by one neighbour, as part of the padded image."""
+        """The image moved by one neighbor, as part of the padded image."""
         starts = [self.dilation * (1 + sign * (i == axis)) for i in range(len(self.shape))]
         return tuple(slice(start, start + n) for start, n in zip(starts, self.shape, strict=True))
 

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Global mutual information by Parzen windows, plain and normalised."""
+"""Global mutual information by Parzen windows, plain and normalized."""
 
 from __future__ import annotations
 
@@ -35,7 +27,7 @@ class MutualInformationLoss(ParzenLoss):
     [0, 1], knows no mask and holds the weights of all voxels. Here they are streamed, in forward and in backward.
 
     Reference: Guo, "Multi-modal image registration with unsupervised deep learning", MIT 2019, section 3.1,
-    https://dspace.mit.edu/handle/1721.1/123142; the normalised form: Studholme et al., Pattern Recognition 32, 1999,
+    https://dspace.mit.edu/handle/1721.1/123142; the normalized form: Studholme et al., Pattern Recognition 32, 1999,
     doi 10.1016/S0031-3203(98)00091-0.
 
     Args:
@@ -48,13 +40,13 @@ class MutualInformationLoss(ParzenLoss):
         rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
         quantile: share of voxels below the low and above the high end.
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
-        count_masked: the behaviour of the published comparison: images are multiplied by the mask and *all* voxels are
+        count_masked: the behavior of the published comparison: images are multiplied by the mask and *all* voxels are
             counted, those outside as pairs of zeros, which rewards overlap. By default voxels of weight zero have no
             influence.
         eps: keeps the logarithm finite.
 
     Returns:
-        A scalar, to be minimised: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
+        A scalar, to be minimized: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
 
     Example:
         >>> loss = MutualInformationLoss(spatial_dims=2)

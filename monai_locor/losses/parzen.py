@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Parzen windows over intensities, and the joint histograms made of them, streamed through the voxels.
 
@@ -24,9 +16,8 @@ from typing import Any, Protocol
 import torch
 from monai.utils import look_up_option
 
-from monai_locor.autograd import StreamedFunction
-from monai_locor.precision import full_precision
-
+from ..autograd import StreamedFunction
+from ..precision import full_precision
 from .base import check_positive
 
 __all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
@@ -49,7 +40,7 @@ class Encoder(Protocol):
 
 
 class GaussianParzen:
-    """Gaussians around bin centres ``k / (K - 1)``, normalised over the bins.
+    """Gaussians around bin centers ``k / (K - 1)``, normalized over the bins.
 
     Source: Guo 2019, https://dspace.mit.edu/handle/1721.1/123142, section 3.1; also MONAI and DeepReg.
 

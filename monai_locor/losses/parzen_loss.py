@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Base of the measures that are made of Parzen windows: where their bins lie."""
 
@@ -29,7 +21,7 @@ class ParzenLoss(PairLoss):
     Args:
         spatial_dims: 1, 2 or 3.
         num_bins: bins, two at least.
-        kernel_type: Parzen window, ``"gaussian"`` (normalised over the bins) or ``"spline"`` (two bins wide).
+        kernel_type: Parzen window, ``"gaussian"`` (normalized over the bins) or ``"spline"`` (two bins wide).
         sigma_ratio: standard deviation of the Gaussian, in distances between bins.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         rescale: whether to do so; without it intensities are taken as they are and clamped to [0, 1].

@@ -1,18 +1,10 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The closed form: how badly the best linear combination of basis functions fits, window by window.
 
-Small dense systems, one per window, are solved by a Cholesky factorisation that is unrolled over matrix entries and
-vectorised over windows: each entry is one long tensor, so a solve is a few dozen element-wise operations on any device.
+Small dense systems, one per window, are solved by a Cholesky factorization that is unrolled over matrix entries and
+vectorized over windows: each entry is one long tensor, so a solve is a few dozen element-wise operations on any device.
 """
 
 from __future__ import annotations
@@ -21,7 +13,7 @@ from typing import Any
 
 import torch
 
-from monai_locor.autograd import StreamedFunction
+from ..autograd import StreamedFunction
 
 __all__ = ["ridge_residual"]
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The spatially region-weighted correlation ratio."""
 
@@ -18,8 +10,7 @@ from functools import partial
 import torch
 from monai.utils import LossReduction
 
-from monai_locor.recent import Recent
-
+from ..recent import Recent
 from .base import check_positive
 from .local_parzen import LocalParzen, local_parzen
 from .parzen import spline_moments
@@ -42,7 +33,7 @@ class SRWCRLoss(ParzenLoss):
         loss = sum_r sum_ab P_r(a, b) (b^2 - mu_ra^2) / (sigma_r^2 + eps).
 
     Only the first two moments over b enter, and h_a sums to one over a, so that instead of joint histograms of all regions
-    their masses and first moments are kept, two maps a bin. Bin centres b are in units of the target's range, which makes
+    their masses and first moments are kept, two maps a bin. Bin centers b are in units of the target's range, which makes
     the value independent of an affine change of intensity. ``sigma_r^2`` is taken around ``mu_r``.
 
     Reference: Gong et al., "Non-rigid image registration using spatially region-weighted correlation ratio and
@@ -64,7 +55,7 @@ class SRWCRLoss(ParzenLoss):
             CPU and 2048 on a GPU.
 
     Returns:
-        A scalar in [0, 1], to be minimised; 0 where no voxel counts.
+        A scalar in [0, 1], to be minimized; 0 where no voxel counts.
 
     Example:
         >>> loss = SRWCRLoss(spatial_dims=2)

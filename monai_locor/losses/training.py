@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The loss of unsupervised registration training: similarity in both directions and smoothness."""
 
@@ -19,8 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from monai_locor.tensors import plain
-
+from ..tensors import plain
 from .bending import bending_energy
 from .compare import compare
 
@@ -31,7 +21,7 @@ class RegistrationLoss(nn.Module):
     """Similarity of both directions, averaged, plus weighted bending energy, of what a
     :class:`monai_locor.networks.RegistrationNetwork` returns.
 
-    A basis that the similarity learns is a parameter of this module: hand ``loss.parameters()`` to the optimiser, and save
+    A basis that the similarity learns is a parameter of this module: hand ``loss.parameters()`` to the optimizer, and save
     ``loss.state_dict()`` beside the network's.
 
     Args:
@@ -78,7 +68,7 @@ class RegistrationLoss(nn.Module):
             target: the fixed image; by default, and where it has more voxels than are compared, ``pred["fixed"]``.
 
         Returns:
-            a scalar, to be minimised; its parts, detached, are in :attr:`last`.
+            a scalar, to be minimized; its parts, detached, are in :attr:`last`.
 
         Raises:
             ValueError: when the similarity of the inverse direction would need a basis of its own.

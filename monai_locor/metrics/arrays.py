@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The numbers about a displacement field without torch: those of :mod:`.jacobian` and :mod:`.ndv` for an array.
 
@@ -87,7 +79,7 @@ def _ordered(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _share(folded: float, grid: Grid) -> float | None:
-    """The non-diffeomorphic volume in percent of the voxels that have all their neighbours."""
+    """The non-diffeomorphic volume in percent of the voxels that have all their neighbors."""
     count = int(np.prod([max(n - 2, 0) for n in grid.shape]))
     return abs(100 * folded / (4 if grid.dims == 2 else 12) / count) if count else None
 
@@ -128,15 +120,15 @@ def _determinant(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _folded(u: np.ndarray) -> float:
     """Sum of the negative determinants of all simplices at the inner voxels."""
     total, inner = 0.0, (slice(None), *(slice(1, n - 1) for n in u.shape[1:]))
-    centre = u[inner]
-    if not centre.size:
+    center = u[inner]
+    if not center.size:
         return total
     moved: dict[tuple[int, ...], np.ndarray] = {}
     for simplex in simplices(len(u)):
         for edge in simplex:
             if edge not in moved:
                 index = (slice(None), *(slice(1 + o, n - 1 + o) for o, n in zip(edge, u.shape[1:], strict=True)))
-                moved[edge] = u[index] - centre + np.array(edge, u.dtype).reshape(-1, *[1] * len(u))
+                moved[edge] = u[index] - center + np.array(edge, u.dtype).reshape(-1, *[1] * len(u))
         found = _determinant([moved[edge] for edge in simplex])
         if np.linalg.det(np.array(simplex)) < 0:
             found = -found

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""How a transform stretches and whether it folds, from its displacement in millimetres."""
+"""How a transform stretches and whether it folds, from its displacement in millimeters."""
 
 from __future__ import annotations
 
@@ -31,7 +23,7 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
 
     A change of coordinates does not change a determinant, so it is computed in voxels of the grid: oblique, flipped and
     anisotropic grids need no special care. It is the determinant itself, not its logarithm: 1 keeps volume, below 1
-    shrinks, 0 or less folds. Central differences are blind to folds between neighbouring voxels; see ``ndv``.
+    shrinks, 0 or less folds. Central differences are blind to folds between neighboring voxels; see ``ndv``.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, RAS mm, D = 2 or 3.
@@ -87,7 +79,7 @@ def jacobian_statistics(
         ``min, p01, p50, p99, max`` of the determinant; ``std_log``, the standard deviation of its natural logarithm
         with the determinant clamped to [1e-9, 1e9] (Learn2Reg, Hering 2023, doi 10.1109/TMI.2022.3213983);
         ``folding_voxels`` and ``folding_percent``, where it is zero or less; ``ndv``, the non-diffeomorphic volume in
-        percent of the mask's volume (Liu 2024), ``None`` where no mask voxel has all its neighbours on the grid.
+        percent of the mask's volume (Liu 2024), ``None`` where no mask voxel has all its neighbors on the grid.
 
     Raises:
         ValueError: when shapes disagree, the field is not finite or the mask is empty.

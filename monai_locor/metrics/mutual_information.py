@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Normalised mutual information: a measure of alignment that the registration did not optimise."""
+"""Normalized mutual information: a measure of alignment that the registration did not optimize."""
 
 from __future__ import annotations
 
@@ -18,12 +10,12 @@ import torch
 
 from .selection import spatial_mask
 
-__all__ = ["normalised_mutual_information"]
+__all__ = ["normalized_mutual_information"]
 
 QUANTILES = (0.005, 0.995)  # one hot voxel must not squeeze all others into one bin
 
 
-def normalised_mutual_information(
+def normalized_mutual_information(
     first: torch.Tensor, second: torch.Tensor, mask: torch.Tensor | None = None, bins: int = 64
 ) -> float:
     """``(H(a) + H(b)) / H(a, b)`` from a joint histogram, Studholme 1999 (doi 10.1016/S0031-3203(98)00091-0).

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Non-diffeomorphic volume: the part of the image that a transform, taken as piecewise linear, turns inside out."""
 
@@ -44,7 +36,7 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
     Unlike the central-difference determinant it sees every fold of the piecewise linear map, and weighs it by its size:
     ``100 / N * sum over voxels and schemes of -min(det, 0) / (2 * 6)``, both divisions of a cube into five tetrahedra
     counting one half. In two dimensions it is the area of the four corner triangles, ``-min(det, 0) / (2 * 2)``. As in
-    the authors' program the voxels at the border of the grid, which lack neighbours, are left out.
+    the authors' program the voxels at the border of the grid, which lack neighbors, are left out.
 
     Source: Liu, Chen, Wei, Carass, Prince: On finite difference Jacobian computation in deformable image registration,
     IJCV 2024, https://arxiv.org/abs/2212.06060.
@@ -76,10 +68,10 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
 
 def _determinant(u: torch.Tensor, simplex: Simplex) -> torch.Tensor:
     """Signed volume, times D!, of the image of a simplex at the inner voxels, positive for the identity."""
-    centre = _shifted(u, (0,) * (u.ndim - 1))
+    center = _shifted(u, (0,) * (u.ndim - 1))
     orientation = 1.0 if np.linalg.det(np.array(simplex)) > 0 else -1.0
     column = (-1, *[1] * (u.ndim - 1))
-    edges = [_shifted(u, edge) - centre + on_device(edge, u).reshape(column) for edge in simplex]
+    edges = [_shifted(u, edge) - center + on_device(edge, u).reshape(column) for edge in simplex]
     return orientation * determinant(edges)
 
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """How well two label maps overlap, label by label."""
 
@@ -65,7 +57,7 @@ def hausdorff_per_label(
     Args:
         fixed: ``(1, *S)``, whole numbers of any type.
         moved: ``(1, *S)``, the other label map on the same grid.
-        grid: of both; its voxel size makes millimetres of voxels.
+        grid: of both; its voxel size makes millimeters of voxels.
         percentile: of the distances; 100 is the Hausdorff distance itself.
         labels: which ones; by default all of the fixed map but 0, the background.
 

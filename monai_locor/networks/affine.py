@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""The affine part of a transform, parametrised so that one learning rate fits all of it."""
+"""The affine part of a transform, parametrized so that one learning rate fits all of it."""
 
 from __future__ import annotations
 
@@ -17,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from monai_locor.geometry import Grid
+from ..geometry import Grid
 
 __all__ = ["KINDS", "AffineMap", "matrix_exponential"]
 
@@ -43,7 +35,7 @@ def matrix_exponential(matrix: torch.Tensor, squarings: int = 5, terms: int = 8)
 class AffineMap(nn.Module):
     """World to world map ``x -> initial(c + s exp(P) (x - c) / s)``, RAS mm.
 
-    ``c`` is the centre of the fixed grid and ``s`` half its largest extent, so that all twelve numbers of P (in 3-D)
+    ``c`` is the center of the fixed grid and ``s`` half its largest extent, so that all twelve numbers of P (in 3-D)
     move the border of the image by similar amounts. P acts along the fixed grid's axes. The inverse is ``exp(-P)``.
 
     For a rigid map, the linear part of P is skew, and its exponential a rotation to the precision of float64; for a
@@ -65,19 +57,19 @@ class AffineMap(nn.Module):
         dims, self.kind = grid.dims, kind
         self.log_matrix = nn.Parameter(torch.zeros(dims, dims + 1, dtype=torch.float32, device="cpu"))
         scale = float(grid.extent.max()) / 2
-        centre = np.eye(dims + 1)
+        center = np.eye(dims + 1)
         axes = grid.affine[:-1, :-1] / grid.spacing
         if kind in KINDS[:-1]:  # skew along axes that are not at right angles would be no rotation of the world
             left, _, right = np.linalg.svd(axes)
             axes = left @ right
-        centre[:-1, :-1] = axes * scale
-        centre[:-1, -1] = grid.centre
+        center[:-1, :-1] = axes * scale
+        center[:-1, -1] = grid.center
         initial = np.eye(dims + 1) if initial is None else np.asarray(initial, dtype=np.float64)
         for name, value in {
-            "left": initial @ centre,
-            "right": np.linalg.inv(centre),
-            "left_inverse": centre,
-            "right_inverse": np.linalg.inv(initial @ centre),
+            "left": initial @ center,
+            "right": np.linalg.inv(center),
+            "left_inverse": center,
+            "right_inverse": np.linalg.inv(initial @ center),
         }.items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value)), persistent=False)
 

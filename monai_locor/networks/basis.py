@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Basis functions of the moving image's intensity, shared by all voxels."""
 
@@ -72,7 +64,7 @@ class LearnedBasis(nn.Module):
             layer.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
     def changed(self) -> bool:
-        """Whether something was attached to the network (a hook, a parametrisation), so that it is more than its weights."""
+        """Whether something was attached to the network (a hook, a parametrization), so that it is more than its weights."""
         plain = [p for layer in cast("list[nn.Linear]", self.layers) for p in (layer.weight, layer.bias)]
         hooks = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         return hooks or [id(p) for p in plain] != [id(p) for p in self.parameters()]

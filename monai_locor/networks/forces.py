@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Which way the loss pulls, as input of a network."""
 
@@ -22,7 +13,7 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from monai.networks.utils import eval_mode
 from torch import nn
 
-from monai_locor.tensors import on_device
+from ..tensors import on_device
 
 __all__ = ["force_channels", "forces"]
 
@@ -37,7 +28,7 @@ def force_channels(spatial_dims: int) -> int:
 def forces(
     loss: Callable[[torch.Tensor], torch.Tensor], field: torch.Tensor, modules: tuple[nn.Module, ...] = ()
 ) -> torch.Tensor:
-    """The descent direction of a loss at a deformation, as smooth as its neighbourhood and free of the loss's scale.
+    """The descent direction of a loss at a deformation, as smooth as its neighborhood and free of the loss's scale.
 
     A network of matching and smoothing has to learn from many pairs how to compare two contrasts. The loss knows: its
     gradient says at every voxel which way it falls, and a network that is given it has only to learn how far to go and

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Between the voxels of images and the larger ones that a network works on."""
 
@@ -20,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from monai_locor.geometry import identity_points, sample
+from ..geometry import identity_points, sample
 
 __all__ = ["cropped", "pooled", "samples", "upsampled"]
 
@@ -48,7 +39,7 @@ def upsampled(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1, 
     """A field on large voxels, ``(B, D, *any)`` in those, as one on the image's voxels, ``(B, D, *shape)`` in these;
     with a ``stride``, at the :func:`samples` of them alone.
 
-    The large voxel i is centred on the image's position ``downsampling * i + (downsampling - 1) / 2``; linear in between.
+    The large voxel i is centered on the image's position ``downsampling * i + (downsampling - 1) / 2``; linear in between.
     """
     if downsampling == 1 and stride == 1:
         return field

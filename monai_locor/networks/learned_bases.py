@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Learned bases on their own: taken from one registration or training, kept in files, given to the next one."""
 
@@ -24,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from monai_locor._version import __version__
-from monai_locor.errors import InputError
-from monai_locor.io.sources import one_line
-from monai_locor.io.weights import read_weights, weights_paths, write_weights
-
+from .._version import __version__
+from ..errors import InputError
+from ..io.sources import one_line
+from ..io.weights import read_weights, weights_paths, write_weights
 from .basis import LearnedBasis
 
 if TYPE_CHECKING:
-    from monai_locor.losses import LocalLearnedBasisCRLoss
+    from ..losses import LocalLearnedBasisCRLoss
 
 __all__ = ["LearnedBases"]
 
@@ -100,8 +90,8 @@ class LearnedBases:
         """A copy of the bases of two losses, as they are now.
 
         Args:
-            loss_forward: of the warped moving image, modelling the fixed one.
-            loss_inverse: of the warped fixed image, modelling the moving one.
+            loss_forward: of the warped moving image, modeling the fixed one.
+            loss_inverse: of the warped fixed image, modeling the moving one.
             derivative: by default ``"none"`` for one channel and ``"basis"`` for two.
             quantile, limits, contrasts: see the class.
 
@@ -165,7 +155,7 @@ class LearnedBases:
             "num_basis": self.num_basis,
             "hidden_channels": list(self.hidden_channels),
             "derivative": self.derivative,
-            "normalisation": {
+            "normalization": {
                 "range": None if self.quantile is None else RANGE,
                 "quantile": self.quantile,
                 "limits": None if self.limits is None else list(self.limits),
@@ -219,13 +209,13 @@ def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :class:`LearnedBases`, but for the weights."""
     if description["format"] != FORMAT:
         raise ValueError(f"format {description['format']!r}, this version reads {FORMAT!r}")
-    contrasts, limits = description["contrasts"], description["normalisation"]["limits"]
+    contrasts, limits = description["contrasts"], description["normalization"]["limits"]
     return {
         "in_channels": int(description["in_channels"]),
         "num_basis": int(description["num_basis"]),
         "hidden_channels": tuple(int(n) for n in description["hidden_channels"]),
         "derivative": str(description["derivative"]),
-        "quantile": description["normalisation"]["quantile"],
+        "quantile": description["normalization"]["quantile"],
         "limits": None if limits is None else (float(limits[0]), float(limits[1])),
         "contrasts": None if contrasts is None else (str(contrasts["moving"]), str(contrasts["fixed"])),
         "version": str(description["version"]),

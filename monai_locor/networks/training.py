@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """A network that predicts a deformation, made ready for unsupervised training: the geometry around it."""
 
@@ -22,11 +13,10 @@ from monai.networks.blocks import DVF2DDF
 from monai.utils import look_up_option
 from torch import nn
 
-from monai_locor.geometry import identity_points, sample
-from monai_locor.precision import full_precision
-from monai_locor.recent import Recent
-from monai_locor.tensors import plain
-
+from ..geometry import identity_points, sample
+from ..precision import full_precision
+from ..recent import Recent
+from ..tensors import plain
 from .forces import forces
 from .lattice import cropped, pooled, samples, upsampled
 from .velocity import AnyLatticeWarp, LatticeWarp, exponential
@@ -83,7 +73,7 @@ class RegistrationNetwork(nn.Module):
             :func:`monai_locor.networks.forces.forces`. It learns in a hundredth of the steps. The loss stays the caller's: its
             parameters are none of this module's.
         squarings: of the exponential.
-        head_std: if given, the network's last convolution is initialised by :func:`small_head`.
+        head_std: if given, the network's last convolution is initialized by :func:`small_head`.
 
     Raises:
         ValueError: for unknown options.

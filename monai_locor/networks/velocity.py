@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A stationary velocity field of cubic B-splines and its exponential."""
 
@@ -23,8 +15,8 @@ import torch
 from monai.networks.blocks import DVF2DDF
 from torch import nn
 
-from monai_locor.autograd import StreamedFunction
-from monai_locor.geometry import (
+from ..autograd import StreamedFunction
+from ..geometry import (
     Grid,
     identity_points,
     interpolation_matrix,
@@ -34,13 +26,13 @@ from monai_locor.geometry import (
     to_normalized,
     to_voxels,
 )
-from monai_locor.tensors import on_device, plain
+from ..tensors import on_device, plain
 
 __all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "cubic_bspline", "exponential", "spline_matrix"]
 
 
 def cubic_bspline(distance: np.ndarray) -> np.ndarray:
-    """The cubic B-spline at ``distance`` (in knot spacings) from its centre."""
+    """The cubic B-spline at ``distance`` (in knot spacings) from its center."""
     d = np.abs(distance)
     near = 2 / 3 - d**2 + d**3 / 2
     far = np.clip(2 - d, 0, None) ** 3 / 6
@@ -133,7 +125,7 @@ class SplineVelocity(nn.Module):
         grid: fixed grid.
         spacing: distance of control points, mm.
         step: distance of lattice points, mm.
-        margin: how far the lattice reaches beyond the outermost voxel centres, mm.
+        margin: how far the lattice reaches beyond the outermost voxel centers, mm.
         squarings: of the scaling and squaring; 6 as in the reference method.
     """
 
@@ -232,7 +224,7 @@ class SplineVelocity(nn.Module):
         for axis in range(self.dims):
             # dense enough for every polynomial piece of either spline to be determined
             count = 8 * max(self.coefficients.shape[axis + 1], other.coefficients.shape[axis + 1])
-            # mm from the outermost voxel centre: the lattices begin at different places where their margins differ
+            # mm from the outermost voxel center: the lattices begin at different places where their margins differ
             x = np.linspace(-reach, self.length[axis] - 2 * self.margin + reach, count)
             mine = self._evaluation(x + self.margin, axis)
             theirs = other._evaluation(x + other.margin, axis)

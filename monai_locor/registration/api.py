@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Register two images in one call."""
 
@@ -26,16 +18,15 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import warped
-from monai_locor.io import ImageSource
-from monai_locor.metrics import jacobian_statistics
-from monai_locor.metrics.jacobian import unmirrored
-from monai_locor.networks.learned_bases import LearnedBases
-from monai_locor.precision import optimizing
-from monai_locor.report.verdict import judge
-from monai_locor.run_log import RunLog, collecting
-
+from ..errors import InputError
+from ..geometry import warped
+from ..io import ImageSource
+from ..metrics import jacobian_statistics
+from ..metrics.jacobian import unmirrored
+from ..networks.learned_bases import LearnedBases
+from ..precision import optimizing
+from ..report.verdict import judge
+from ..run_log import RunLog, collecting
 from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_arguments
@@ -90,7 +81,7 @@ def register(
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
             of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
         fixed_mask, moving_mask: where the images count; on any grid.
-        initial: where to start: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centres of
+        initial: where to start: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centers of
             mass) or ``"auto"``, instead of ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
             fixed to moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, affine included; a
             :class:`monai_locor.geometry.SpatialTransform`, or the result of another registration; a transform of SimpleITK, ITK
@@ -98,14 +89,14 @@ def register(
             :func:`monai_locor.io.read_transform` reads; or a list of transforms and files in the order of
             ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` stands for an inverse.
         initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
-            the fixed grid's array axes in its voxels (MONAI's DVF); what is optimised adds to it.
+            the fixed grid's array axes in its voxels (MONAI's DVF); what is optimized adds to it.
         predict: gives an initial velocity when the affine stages are through: called with the fixed and the moving image as
             the engine sees them and the affine, it returns ``(D, *fixed)`` in the order of that fixed image, RAS mm. See
             :func:`monai_locor.registration.network_input.predict_velocity`. Not with two devices.
         initial_basis: what :attr:`RegistrationResult.basis` of another pair of the same contrasts learned, or a file of it
             (:meth:`RegistrationResult.save_basis`), to start from; it goes on learning. The settings must be of its sizes.
         similarity: instead of the measure of the settings: the name of another, with its default options, see
-            :data:`monai_locor.registration.similarity.SIMILARITIES`. Or a loss of your own or of MONAI's, to be minimised,
+            :data:`monai_locor.registration.similarity.SIMILARITIES`. Or a loss of your own or of MONAI's, to be minimized,
             ``forward(pred, target)`` of the warped and the still image, ``(1, 1, *spatial)``, about [0, 1] (the robust range;
             from -0.25 to 1.25): a module, of which each direction gets a copy, or a function ``(spatial_dims) -> module``. If
             its ``forward`` has a parameter ``mask``, it is told where both images count, else it sees all of them
@@ -121,7 +112,7 @@ def register(
             order of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
         seed: of the basis networks and the window shifts; on a CPU the same seed gives the same bytes.
         progress: show a progress bar.
-        keep_interrupted: where Ctrl-C (KeyboardInterrupt) ends the optimisation, return the best result so far, with
+        keep_interrupted: where Ctrl-C (KeyboardInterrupt) ends the optimization, return the best result so far, with
             ``interrupted`` set, and do not raise it. A second one then ends that.
 
     Returns:
@@ -171,7 +162,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     }
     arguments = described_arguments(given)
     times = [start, time.perf_counter()]
-    engine, interrupted = _optimised(pair, begin, predict, second, given["progress"], given["keep_interrupted"])
+    engine, interrupted = _optimized(pair, begin, predict, second, given["progress"], given["keep_interrupted"])
     first_images = {role: first_image(given[role]) for role in ("fixed", "moving")}
     names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
     times.append(time.perf_counter())
@@ -180,7 +171,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
 
 
-def _optimised(
+def _optimized(
     pair: Pair,
     begin: Mapping[str, Any],
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None,
@@ -319,5 +310,5 @@ def _judged(result: RegistrationResult, pair: Pair, times: list[float]) -> Regis
     verdict = judge(result, pair.fixed_image, pair.moving_image, fixed_mask=masks["fixed"], moving_mask=masks["moving"])
     result = dataclasses.replace(result, verdict=verdict)
     times.append(time.perf_counter())
-    parts = dict(zip(("reading", "optimisation", "fields", "verdict"), np.diff(times).round(3).tolist(), strict=True))
+    parts = dict(zip(("reading", "optimization", "fields", "verdict"), np.diff(times).round(3).tolist(), strict=True))
     return dataclasses.replace(result, timings=parts)

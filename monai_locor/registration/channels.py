@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Several images a side that are registered together, channel by channel."""
 
@@ -22,14 +14,13 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from torch import nn
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, warp
-from monai_locor.io import ImageSource, read_image
-from monai_locor.io.arrays import images_of_channels
-from monai_locor.io.masks import same_voxels
-from monai_locor.losses.compare import channels_of, compare
-from monai_locor.tensors import plain
-
+from ..errors import InputError
+from ..geometry import Grid, warp
+from ..io import ImageSource, read_image
+from ..io.arrays import images_of_channels
+from ..io.masks import same_voxels
+from ..losses.compare import channels_of, compare
+from ..tensors import plain
 from .pairing import pair_count
 from .prepare import PreparedImage
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Settings of a registration: frozen, JSON in and out, unknown keys refused."""
 
@@ -22,8 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from monai_locor.errors import InputError
-
+from ..errors import InputError
 from .dotted import replaced
 from .measures import CUSTOM, bending_weight_of, check_name, check_options
 from .schedule import (
@@ -66,7 +57,7 @@ class RegistrationConfig:
         similarity_options: arguments of the measure's class that have no setting here, for instance ``{"num_bins": 16}``. Not
             to be changed.
         derivative: what the derivative magnitude is used for: ``"none"``; ``"basis"``, the basis functions see it beside the
-            intensity; or ``"both"``, it is modelled as a second target channel, too, as in the paper.
+            intensity; or ``"both"``, it is modeled as a second target channel, too, as in the paper.
         derivative_unit: what it is the change over: ``"sample"``, the distance of two samples of the stage; or ``"voxel"``, of
             two voxels (the smallest side) of the image.
         num_basis: basis functions J.
@@ -75,7 +66,7 @@ class RegistrationConfig:
         truncated: where the window ends, standard deviations.
         stride: distance of windows, samples of the stage.
         ridge: of the local least squares fit.
-        eps: floor of the residual in the logarithm; in the normalised form, of the variance in a window.
+        eps: floor of the residual in the logarithm; in the normalized form, of the variance in a window.
         form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: share of a window that must be valid for it to count.
@@ -83,15 +74,15 @@ class RegistrationConfig:
             the measure, see :attr:`effective_bending_weight`.
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
-        damping: of the coefficients' optimiser, see :class:`monai_locor.registration.optimizer.DampedAdam`.
-        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise. The optimiser's
+        damping: of the coefficients' optimizer, see :class:`monai_locor.registration.optimizer.DampedAdam`.
+        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise. The optimizer's
             first steps are as long as any, whether or not there is anything to gain.
         decay_start: share of each stage's iterations after which these rates begin to fall.
         decay_end: what they have fallen to at its end, relative to their full height.
         transform: what may be found: ``"rigid"``, rotation and translation; ``"similarity"``, with one scale for all axes;
             ``"affine"``; or ``"deformable"``, an affine and a deformation. It is found on top of the initial transform, so that
             an initial affine that shears still shears. Without a deformation, stages run as :meth:`schedule` says.
-        affine: optimise the affine part.
+        affine: optimize the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
         multistart: whether the affine that the first stages arrive at is compared with the best of a search over rotations to
             35 degrees and all translations. If that finds something about as good elsewhere, the stages are gone through again

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Where each sample of a level comes from in the other image: all grids and maps composed into one.
 
@@ -21,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from monai_locor.geometry import (
+from ..geometry import (
     Grid,
     identity_points,
     interpolation_matrix,
@@ -30,7 +22,7 @@ from monai_locor.geometry import (
     to_normalized,
     voxel_to_voxel,
 )
-from monai_locor.networks.velocity import SplineVelocity
+from ..networks.velocity import SplineVelocity
 
 __all__ = ["ForwardCoordinates", "InverseCoordinates"]
 
@@ -60,7 +52,7 @@ class _Coordinates:
         self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity | None, device: torch.device | str
     ) -> None:
         self.dims, self.shape, self.device = level.dims, level.shape, torch.device(device)
-        to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalised
+        to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalized
         self.to_other = self._double(np.vstack((to_other, np.eye(1, level.dims + 1, level.dims))))
         if velocity is not None:
             self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
@@ -90,7 +82,7 @@ class _Coordinates:
         raise NotImplementedError
 
     def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Normalised positions of the nodes in the other image, ``(D, *nodes)``, last axis of that image first.
+        """Normalized positions of the nodes in the other image, ``(D, *nodes)``, last axis of that image first.
 
         Args:
             matrix: ``(D + 1, D + 1)`` float64, from world points at the samples to world points in the other image.

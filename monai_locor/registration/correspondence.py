@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Whether two images show the same tissue at corresponding places, or two people, told from how well the local fits fit.
 
@@ -26,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from monai_locor.losses import LocalLearnedBasisCRLoss
-
+from ..losses import LocalLearnedBasisCRLoss
 from .channels import compared_parts
 
 if TYPE_CHECKING:
@@ -40,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 COARSE = 4  # distance of the samples, smallest voxels, from which a stage is a coarse one
 LARGEST = 0.125  # median share of the variance that is left over where tissues correspond
-CONTRAST = 1e-3  # variance of a window, squared normalised intensities, below which its fit says nothing
+CONTRAST = 1e-3  # variance of a window, squared normalized intensities, below which its fit says nothing
 
 
 def fit_like_two_people(engine: RegistrationEngine, first: Sequence[Stage], coarse: Sequence[Stage], bar: tqdm) -> bool:

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The arguments of a registration as plain values for ``run.json``."""
 
@@ -23,13 +15,12 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor.io.arrays import images_of_channels
-from monai_locor.io.libraries import library_of
-from monai_locor.io.sources import load_source
-from monai_locor.io.transforms.given import given_transform
-from monai_locor.io.transforms.items import parse_item
-from monai_locor.tensors import plain
-
+from ..io.arrays import images_of_channels
+from ..io.libraries import library_of
+from ..io.sources import load_source
+from ..io.transforms.given import given_transform
+from ..io.transforms.items import parse_item
+from ..tensors import plain
 from .manifest import IMAGES, INPUTS, UNKNOWN, sha256, stored_place
 
 __all__ = ["described_arguments", "described_start"]

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The engine: the state of one registration, advanced step by step."""
 
@@ -24,19 +16,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid
-from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.bending import bending_energy
-from monai_locor.losses.compare import channels_of, compare, takes_mask
-from monai_locor.losses.parzen_loss import ParzenLoss
-from monai_locor.networks import LearnedBasis
-from monai_locor.networks.affine import AffineMap
-from monai_locor.networks.composition import COMPOSITIONS
-from monai_locor.networks.learned_bases import LearnedBases
-from monai_locor.networks.velocity import SplineVelocity
-from monai_locor.precision import optimized
-
+from ..errors import InputError
+from ..geometry import Grid
+from ..losses import LocalLearnedBasisCRLoss
+from ..losses.bending import bending_energy
+from ..losses.compare import channels_of, compare, takes_mask
+from ..losses.parzen_loss import ParzenLoss
+from ..networks import LearnedBasis
+from ..networks.affine import AffineMap
+from ..networks.composition import COMPOSITIONS
+from ..networks.learned_bases import LearnedBases
+from ..networks.velocity import SplineVelocity
+from ..precision import optimized
 from .channels import single
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
@@ -74,7 +65,7 @@ class RegistrationEngine(nn.Module):
         initial: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         seed: of the basis networks and of the window shifts.
         initial_velocity: stationary velocity to start from, ``(D, *fixed)`` in the prepared image's order, RAS mm; the
-            optimised velocity adds to it.
+            optimized velocity adds to it.
         initial_displacement: displacement to start from, likewise, ``initial`` not included.
         exchange: where another process works on the other direction: this engine's direction, and the sum over both.
         search: whether the first affine is compared with other starts, see :func:`.multistart.better_start`.
@@ -187,7 +178,7 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def enter(self, stage: Stage) -> None:
-        """Prepare the images, the lattice and a fresh optimiser for a stage."""
+        """Prepare the images, the lattice and a fresh optimizer for a stage."""
         if stage.spacing is not None:
             velocity = self._make_velocity(stage.spacing, stage.factor)
             if self.deformable:

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Results as objects of nibabel, SimpleITK and ITK."""
 
@@ -21,11 +13,11 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid
-from monai_locor.io import write_displacement_field, write_image
-from monai_locor.io.libraries import image_for_itk, image_for_simpleitk
-from monai_locor.io.transforms.objects import itk_of_steps, simpleitk_of_steps
+from ..errors import InputError
+from ..geometry import Grid
+from ..io import write_displacement_field, write_image
+from ..io.libraries import image_for_itk, image_for_simpleitk
+from ..io.transforms.objects import itk_of_steps, simpleitk_of_steps
 
 if TYPE_CHECKING:
     from .result import RegistrationResult

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What an engine has found, as fields on the whole grids of both images."""
 
@@ -18,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from monai_locor.geometry import Grid, warp
-from monai_locor.networks.composition import StagedVelocity
-from monai_locor.tensors import plain
-
+from ..geometry import Grid, warp
+from ..networks.composition import StagedVelocity
+from ..tensors import plain
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
 from .reach import box_within

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What a registration starts from, as its user gives it: a word, numbers, a transform or files."""
 
@@ -22,13 +14,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, SpatialTransform, apply_affine, inside, reorder
-from monai_locor.geometry.steps import world_to_voxels
-from monai_locor.io.transforms.given import given_transform
-from monai_locor.run_log import doubt
-from monai_locor.tensors import plain
-
+from ..errors import InputError
+from ..geometry import Grid, SpatialTransform, apply_affine, inside, reorder
+from ..geometry.steps import world_to_voxels
+from ..io.transforms.given import given_transform
+from ..run_log import doubt
+from ..tensors import plain
 from .config import STARTS
 from .initial import initial_affine, split_displacement
 from .prepare import PreparedImage
@@ -112,7 +103,7 @@ def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
     domain = transform.domain
     if domain is not None:
         step = np.maximum(1, np.array(fixed.shape) // 16)
-        points = apply_affine(fixed.affine, np.stack(np.meshgrid(*map(_centres, fixed.shape, step), indexing="ij"), -1))
+        points = apply_affine(fixed.affine, np.stack(np.meshgrid(*map(_centers, fixed.shape, step), indexing="ij"), -1))
         voxels = world_to_voxels(torch.from_numpy(points.reshape(-1, fixed.dims)), domain)
         share = float(inside(voxels, domain.shape, margin=-0.5).double().mean())
         if share < COVERED:
@@ -125,5 +116,5 @@ def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
     return transform.displacement(fixed).cpu()
 
 
-def _centres(size: int, step: int) -> np.ndarray:
+def _centers(size: int, step: int) -> np.ndarray:
     return np.arange(0, size, step, dtype=np.float64)

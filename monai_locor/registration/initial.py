@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Where a registration starts."""
 
@@ -18,10 +10,9 @@ import logging
 import numpy as np
 import torch
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine
-from monai_locor.run_log import doubt
-
+from ..errors import InputError
+from ..geometry import Grid, apply_affine
+from ..run_log import doubt
 from .prepare import PreparedImage
 
 __all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_displacement"]
@@ -49,9 +40,9 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
     """The matrix that a registration starts from, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
 
     Args:
-        how: ``"world"`` trusts the world coordinates; ``"centers"`` puts centre on centre of the fields of view;
-            ``"moments"`` centre of mass on centre of mass; ``"auto"`` takes the world coordinates if the fields of view
-            share at least a quarter of the smaller one, else their centres.
+        how: ``"world"`` trusts the world coordinates; ``"centers"`` puts center on center of the fields of view;
+            ``"moments"`` center of mass on center of mass; ``"auto"`` takes the world coordinates if the fields of view
+            share at least a quarter of the smaller one, else their centers.
 
     Raises:
         InputError: when the images do not overlap enough to start from.
@@ -63,9 +54,9 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
         logger.log(level, "fields of view share %.0f %% of the smaller one: starting from %s", 100 * shared, how)
     matrix = np.eye(fixed.grid.dims + 1)
     if how == "centers":
-        matrix[:-1, -1] = moving.grid.centre - fixed.grid.centre
+        matrix[:-1, -1] = moving.grid.center - fixed.grid.center
     elif how == "moments":
-        matrix[:-1, -1] = _centre_of_mass(moving) - _centre_of_mass(fixed)
+        matrix[:-1, -1] = _center_of_mass(moving) - _center_of_mass(fixed)
     return matrix
 
 
@@ -79,7 +70,7 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
     if shared < LEAST_OVERLAP:
         raise InputError(
             f"the fields of view of fixed and moving image share only {100 * shared:.0f} % of the smaller one; "
-            'start from their centres with initialization "centers" or "moments", or give an initial affine.'
+            'start from their centers with initialization "centers" or "moments", or give an initial affine.'
         )
 
 
@@ -131,17 +122,17 @@ def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.nd
         ``A``, ``(D + 1, D + 1)`` RAS mm; ``w``, ``(D, *grid.shape)``, RAS mm, float64.
     """
     points = torch.from_numpy(grid.points()).reshape(-1, grid.dims)
-    homogeneous = torch.cat((points - torch.from_numpy(grid.centre), torch.ones_like(points[:, :1])), 1)
+    homogeneous = torch.cat((points - torch.from_numpy(grid.center), torch.ones_like(points[:, :1])), 1)
     moved = points + displacement_mm.detach().cpu().double().reshape(grid.dims, -1).T
     solution = torch.linalg.lstsq(homogeneous, moved).solution.T.numpy()
     matrix = np.eye(grid.dims + 1)
     matrix[:-1, :-1] = solution[:, :-1]
-    matrix[:-1, -1] = solution[:, -1] - solution[:, :-1] @ grid.centre
+    matrix[:-1, -1] = solution[:, -1] - solution[:, :-1] @ grid.center
     rest = torch.from_numpy(apply_affine(np.linalg.inv(matrix), moved.numpy())) - points
     return matrix, rest.T.reshape(grid.dims, *grid.shape)
 
 
-def _centre_of_mass(image: PreparedImage) -> np.ndarray:
+def _center_of_mass(image: PreparedImage) -> np.ndarray:
     values = image.image[0].double().clamp(0, 1)
     if image.weight is not None:
         values = values * image.weight[0]

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What ``run.json`` says of a registration, enough to run it again: inputs with hashes, arguments, settings, versions."""
 
@@ -29,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from monai_locor._version import __version__
-from monai_locor.errors import InputError, one_line
-from monai_locor.io.dicom import is_series
+from .._version import __version__
+from ..errors import InputError, one_line
+from ..io.dicom import is_series
 
 __all__ = ["FORMAT", "IMAGES", "INPUTS", "UNKNOWN", "RunManifest", "sha256", "stored_place", "versions"]
 
@@ -98,8 +89,8 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
         yield from sorted(p for p in root.rglob("*") if p.is_file())
         return
     if transform and (root.is_dir() or not root.exists()):  # an output folder, or the prefix of an ANTs registration
-        from monai_locor.io.transforms.ants import ants_files
-        from monai_locor.io.transforms.folders import files_in
+        from ..io.transforms.ants import ants_files
+        from ..io.transforms.folders import files_in
 
         yield from (files_in(root) if root.is_dir() else (p for p in ants_files(root) if p.is_file()))
         return

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The measures that can drive a registration, by name: what the settings must know of them. Without torch."""
 
@@ -19,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from monai_locor.errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +22,7 @@ __all__ = ["CUSTOM", "CUSTOM_BENDING_WEIGHT", "SIMILARITIES", "Similarity", "ben
 
 CUSTOM = "custom"  # what the settings of a registration by a module of the user's say
 CUSTOM_BENDING_WEIGHT = 30.0
-NORMALIZED_BENDING_WEIGHT = 20.0  # of the default measure in its normalised form
+NORMALIZED_BENDING_WEIGHT = 20.0  # of the default measure in its normalized form
 SETTINGS = (  # of the default measure, which have names of their own in the settings
     *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
     *("ridge", "eps", "form", "min_mass"),

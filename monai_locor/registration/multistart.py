@@ -1,18 +1,10 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Does a registration need another start? A search over all translations and many rotations at once, and a verdict.
 
 For one rotation, the joint histograms of two images at *all* translations are correlations of their indicator functions of
-grey levels: a few small FFTs give the mutual information everywhere, whatever the fields of view share in world
+gray levels: a few small FFTs give the mutual information everywhere, whatever the fields of view share in world
 coordinates. The best of them and the affine in question are refined alike and compared at a finer scale.
 """
 
@@ -27,10 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from monai_locor.geometry import Grid, apply_affine, sample_normalized, to_normalized
-from monai_locor.networks.affine import matrix_exponential
-from monai_locor.tensors import on_device
-
+from ..geometry import Grid, apply_affine, sample_normalized, to_normalized
+from ..networks.affine import matrix_exponential
+from ..tensors import on_device
 from .prepare import SOFT_LIMITS, PreparedImage
 
 __all__ = ["StartSearch", "better_start", "second_is_better"]
@@ -39,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SEARCHED, COMPARED = 2**11, 2**16  # samples of the smaller field of view
 LARGER = 2**4  # times as many in the larger one, at most
-LEVELS = 6  # of grey
+LEVELS = 6  # of gray
 ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
 CANDIDATES = 5
 ITERATIONS, RATE = 30, 0.03  # of the refinement; step in units of half the field of view
@@ -128,7 +119,7 @@ class _Coarse:
     """A small version of an image.
 
     Attributes:
-        channels: ``(2, *grid.shape)``: grey level, 0 to ``LEVELS - 1``, times weight; weight.
+        channels: ``(2, *grid.shape)``: gray level, 0 to ``LEVELS - 1``, times weight; weight.
         grid: where they lie.
     """
 
@@ -153,7 +144,7 @@ class _Coarse:
         return cls(torch.cat((level * mass, mass)), Grid(tuple(mass.shape[1:]), affine))
 
     def at(self, to_world: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Share of every grey level, times the weight, ``(B, N, LEVELS)``.
+        """Share of every gray level, times the weight, ``(B, N, LEVELS)``.
 
         Args:
             to_world: ``(B, D + 1, D + 1)`` float64, from points to world mm.
@@ -172,7 +163,7 @@ class _Coarse:
 
 
 def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Intensities to grey levels 0 ... ``LEVELS - 1``, half way between equal steps and equal counts.
+    """Intensities to gray levels 0 ... ``LEVELS - 1``, half way between equal steps and equal counts.
 
     The density of levels goes with the cube root of that of the intensities, which loses least to rounding (Panter and Dite
     1951, doi 10.1109/JRPROC.1951.230419): air gets little more than one, and the soft tissue of a CT, which fills a fortieth
@@ -190,7 +181,7 @@ def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class StartSearch:
     """Alignment of two images under any matrix, at a coarse scale.
 
-    The measure is normalised mutual information less one (0 independent, 1 each determines the other), times the share of
+    The measure is normalized mutual information less one (0 independent, 1 each determines the other), times the share of
     the smaller image that takes part: a small overlap can agree by chance, and then counts for little.
 
     Args:
@@ -205,8 +196,8 @@ class StartSearch:
         self.step = (max(min(volumes), max(volumes) / LARGER) / samples) ** (1 / dims)
         self.fixed, self.moving = (_Coarse.of(i, self.step / 2) for i in (fixed, moving))
         self.lattice = fixed.grid.resampled(np.full(dims, self.step))
-        self.points = self._tensor(_centred_index(self.lattice.shape)).float()
-        self.placed = _placed(self.lattice.affine[:-1, :-1], self.lattice.centre)  # from points to fixed world
+        self.points = self._tensor(_centered_index(self.lattice.shape)).float()
+        self.placed = _placed(self.lattice.affine[:-1, :-1], self.lattice.center)  # from points to fixed world
         self.levels = self.fixed.at(self._tensor(self.placed)[None], self.points)[0]
         mass = [float(c.channels[1].sum() * np.prod(c.grid.spacing)) for c in (self.fixed, self.moving)]
         self.mass = max(min(mass) / self.step**dims, 1e-6)
@@ -241,9 +232,9 @@ class StartSearch:
         """Measure and matrix of the best translation after a linear map ``(D, D)`` of world mm."""
         grid, shape = self.moving.grid, self.lattice.shape
         axes = linear @ self.placed[:-1, :-1]  # steps of the lattice, seen in the moving world
-        reach = np.abs((grid.corners() - grid.centre) @ np.linalg.inv(axes).T).max(0)
+        reach = np.abs((grid.corners() - grid.center) @ np.linalg.inv(axes).T).max(0)
         own = tuple(int(n) for n in np.ceil(2 * reach - 1e-6) + 1)  # a lattice around all of the moving image
-        levels = self.moving.at(self._tensor(_placed(axes, grid.centre))[None], self._tensor(_centred_index(own)).float())[0]
+        levels = self.moving.at(self._tensor(_placed(axes, grid.center))[None], self._tensor(_centered_index(own)).float())[0]
         size = [_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True)]
         along = tuple(range(-self.dims, 0))
         f, m = (torch.fft.rfftn(v.T.reshape(LEVELS, *s), s=size, dim=along) for v, s in ((self.levels, shape), (levels, own)))
@@ -252,7 +243,7 @@ class StartSearch:
         best = int(score.argmax())
         lag = np.array(np.unravel_index(best, size))
         lag = np.where(lag < shape, lag, lag - size)  # sample i of the fixed lattice meets i - lag of the other
-        start = _placed(axes, grid.centre + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
+        start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
@@ -260,8 +251,8 @@ class StartSearch:
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
-        centre = self._tensor(_placed(np.eye(dims) * scale, self.lattice.centre))
-        left, right = self._tensor(np.stack(starts)) @ centre, torch.linalg.inv(centre)
+        center = self._tensor(_placed(np.eye(dims) * scale, self.lattice.center))
+        left, right = self._tensor(np.stack(starts)) @ center, torch.linalg.inv(center)
         parameters = torch.zeros(len(starts), len(i) + dims + 1, dtype=torch.float64, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([parameters], lr=RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS, RATE / 10)
@@ -284,16 +275,16 @@ class StartSearch:
 
     def distance(self, first: np.ndarray, second: np.ndarray) -> float:
         """Mean distance, mm, between where two matrices take the fixed field of view."""
-        moved = [apply_affine(m @ self.placed, _centred_index(self.lattice.shape)) for m in (first, second)]
+        moved = [apply_affine(m @ self.placed, _centered_index(self.lattice.shape)) for m in (first, second)]
         return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
-def _placed(linear: np.ndarray, centre: np.ndarray) -> np.ndarray:
+def _placed(linear: np.ndarray, center: np.ndarray) -> np.ndarray:
     """``(D + 1, D + 1)``: a linear map and where it takes the origin."""
-    return np.vstack((np.column_stack((linear, centre)), np.eye(1, len(centre) + 1, len(centre))))
+    return np.vstack((np.column_stack((linear, center)), np.eye(1, len(center) + 1, len(center))))
 
 
-def _centred_index(shape: tuple[int, ...]) -> np.ndarray:
+def _centered_index(shape: tuple[int, ...]) -> np.ndarray:
     """Indices of a lattice, counted from its middle, ``(N, D)``."""
     axes = [np.arange(n) - (n - 1) / 2 for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What a network is shown of a pair, and what its prediction means to the engine."""
 
@@ -21,12 +12,11 @@ import torch
 from monai.networks.utils import eval_mode
 from torch import nn
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, from_voxels, warp
-from monai_locor.networks.training import RegistrationNetwork
-from monai_locor.precision import guarded
-from monai_locor.transforms import derivative_magnitude
-
+from ..errors import InputError
+from ..geometry import Grid, from_voxels, warp
+from ..networks.training import RegistrationNetwork
+from ..precision import guarded
+from ..transforms import derivative_magnitude
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 from .initial import initial_affine

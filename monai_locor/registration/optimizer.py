@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""The optimiser of the engine."""
+"""The optimizer of the engine."""
 
 from __future__ import annotations
 
@@ -22,7 +14,7 @@ __all__ = ["DampedAdam"]
 
 
 class DampedAdam(torch.optim.Optimizer):
-    """Adam whose normalisation is damped by the typical gradient of the tensor.
+    """Adam whose normalization is damped by the typical gradient of the tensor.
 
     Adam divides each element by the root mean square of its own gradient, so that where there is nothing to see, noise
     alone moves a control point as far as an edge does elsewhere. Here the divisor is

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Two images from files or memory to what the engine starts from, with everything checked on the way."""
 
@@ -22,13 +14,12 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, check_planes, from_voxels, reorder
-from monai_locor.io import ImageSource
-from monai_locor.io.masks import mask_on_grid
-from monai_locor.run_log import doubt
-from monai_locor.tensors import plain
-
+from ..errors import InputError
+from ..geometry import Grid, check_planes, from_voxels, reorder
+from ..io import ImageSource
+from ..io.masks import mask_on_grid
+from ..run_log import doubt
+from ..tensors import plain
 from .background import has_noisy_background
 from .channels import paired, read_channels
 from .config import RegistrationConfig

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """From an image as it is stored to the one that the engine works on."""
 
@@ -20,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from monai.networks.layers import gaussian_1d
 
-from monai_locor.geometry import Grid, reorder, separable, stored_order, toeplitz
-from monai_locor.losses.intensity import robust_range
-from monai_locor.precision import guarded
-from monai_locor.tensors import plain
+from ..geometry import Grid, reorder, separable, stored_order, toeplitz
+from ..losses.intensity import robust_range
+from ..precision import guarded
+from ..tensors import plain
 
 __all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
 
@@ -68,10 +60,10 @@ class PreparedImage:
 def prepare(
     image: torch.Tensor, weight: torch.Tensor | None, quantile: float, device: torch.device, grid: Grid | None = None
 ) -> PreparedImage:
-    """Reorder the axes and normalise the intensities by robust quantiles inside the mask.
+    """Reorder the axes and normalize the intensities by robust quantiles inside the mask.
 
     Args:
-        image: ``(C, *spatial)``, finite; each channel is normalised by itself.
+        image: ``(C, *spatial)``, finite; each channel is normalized by itself.
         weight: ``(1, *spatial)`` on the same grid, or None.
         quantile: see :class:`monai_locor.registration.RegistrationConfig`.
         device: where the result lives.
@@ -82,12 +74,12 @@ def prepare(
     values = reorder(plain(image).detach().float(), axes, flips).to(device)
     if weight is not None:
         weight = reorder(plain(weight).detach().float().clamp(0, 1), axes, flips).to(device)
-    channels = [_normalised(channel, weight, quantile) for channel in values.split(1)]
+    channels = [_normalized(channel, weight, quantile) for channel in values.split(1)]
     values = channels[0] if len(channels) == 1 else torch.cat(channels)
     return PreparedImage(values, weight, stored.reordered(axes, flips).snapped(), stored, axes, flips)
 
 
-def _normalised(values: torch.Tensor, weight: torch.Tensor | None, quantile: float) -> torch.Tensor:
+def _normalized(values: torch.Tensor, weight: torch.Tensor | None, quantile: float) -> torch.Tensor:
     low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
     # in float64: an offset of 1e4 would leave no digits of a small contrast
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
@@ -102,7 +94,7 @@ def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence
         sigma: standard deviation along each axis, voxels; 0 leaves an axis as it is.
 
     Returns:
-        the average, normalised by the weights and so at the border, too; and where the weights within reach do not vanish.
+        the average, normalized by the weights and so at the border, too; and where the weights within reach do not vanish.
     """
     matrices = [_gaussian_matrix(n, s).to(image, non_blocking=True) for n, s in zip(image.shape[1:], sigma, strict=True)]
     total = separable(matrices, weight)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What the two images look like at one stage of the schedule, from one direction."""
 
@@ -18,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from monai_locor.geometry import Grid, warp
-from monai_locor.transforms import derivative_magnitude
-
+from ..geometry import Grid, warp
+from ..transforms import derivative_magnitude
 from .prepare import PreparedImage, smoothed, weighted_gaussian
 
 __all__ = ["Level", "image_features", "level_grid", "make_level"]
@@ -104,7 +95,7 @@ def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> 
 
 
 def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
-    """Where there is something to see, with a border for the windows and the neighbourhood of edges.
+    """Where there is something to see, with a border for the windows and the neighborhood of edges.
 
     Windows over a constant background pull at nothing; leaving them out saves time and keeps the weight of the bending
     energy independent of how much air a field of view holds.
@@ -151,7 +142,7 @@ def image_features(
 
 
 def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:
-    """The least weight among neighbours along some axes; the border of the image is no neighbour."""
+    """The least weight among neighbors along some axes; the border of the image is no neighbor."""
     out = weight
     for axis in axes:
         before, after = out.narrow(axis + 1, 0, out.shape[axis + 1] - 1), out.narrow(axis + 1, 1, out.shape[axis + 1] - 1)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The parts of two images that a registration can reach.
 
@@ -22,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from monai_locor.geometry import Grid, voxel_to_voxel
-
+from ..geometry import Grid, voxel_to_voxel
 from .prepare import PreparedImage, prepare
 
 __all__ = ["box_within", "parts_in_reach", "reachable", "reached_box"]
@@ -65,7 +56,7 @@ def _corner_index(shape: tuple[int, ...]) -> np.ndarray:
 def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: float, beyond: float = 0.0) -> PreparedImage:
     """The part of an image that :func:`reached_box` says, where that is half of it or less; else the image itself.
 
-    The intensities are those of the part, normalised anew: what is out of reach has no say in the range.
+    The intensities are those of the part, normalized anew: what is out of reach has no say in the range.
 
     Args:
         other, matrix, beyond: see :func:`reached_box`.

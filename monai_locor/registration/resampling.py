@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """An image read at positions that are known at coarse nodes, a few planes at a time.
 
@@ -24,7 +16,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from monai_locor.geometry import sample_gradient, sample_normalized, separable, slabs
+from ..geometry import sample_gradient, sample_normalized, separable, slabs
 
 __all__ = ["Resampling"]
 
@@ -58,7 +50,7 @@ class Resampling:
     """Reads an image at the samples of a grid whose positions are interpolated from nodes.
 
     Args:
-        upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighbouring nodes.
+        upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighboring nodes.
     """
 
     def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None) -> None:
@@ -77,7 +69,7 @@ class Resampling:
         """
         Args:
             image: ``(1, C, *spatial)``; gets no gradient.
-            nodes: ``(D, *nodes)``, normalised positions, last axis of the image first; differentiated once.
+            nodes: ``(D, *nodes)``, normalized positions, last axis of the image first; differentiated once.
 
         Returns:
             the image at the samples, linear between its voxels, ``(1, C, *samples)``; and, without a gradient, 1 where the

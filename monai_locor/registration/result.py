@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What a registration gives back, and how it is written."""
 
@@ -26,12 +18,11 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
-from monai_locor.io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
-from monai_locor.networks.learned_bases import LearnedBases
-from monai_locor.report.verdict import Verdict
-
+from ..errors import InputError
+from ..geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
+from ..io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from ..networks.learned_bases import LearnedBases
+from ..report.verdict import Verdict
 from .config import RegistrationConfig
 from .exports import to_itk, to_nibabel, to_simpleitk
 from .fields import StationaryVelocity
@@ -78,7 +69,7 @@ class RegistrationResult:
         fixed_image, moving_image: as they were read, for pictures; None when the result does not come from a registration.
         arguments: of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
         timings: wall time of its parts, seconds.
-        interrupted: whether the optimisation was ended by hand, and the transform is what it had come to.
+        interrupted: whether the optimization was ended by hand, and the transform is what it had come to.
     """
 
     affine: np.ndarray
@@ -266,12 +257,12 @@ class RegistrationResult:
             ImportError: when matplotlib is not installed, naming the extra that brings it.
             InputError: when the result does not hold its images.
         """
-        from monai_locor.report.notebook import result_figure
+        from ..report.notebook import result_figure
 
         return result_figure(self, title)
 
     def _repr_html_(self) -> str:
-        from monai_locor.report.notebook import result_html
+        from ..report.notebook import result_html
 
         return result_html(self)
 
@@ -285,7 +276,7 @@ class RegistrationResult:
             ImportError: when ipyniivue is not installed, naming the extra that brings it.
             InputError: when the result does not hold its images or is 2-D.
         """
-        from monai_locor.report.notebook import result_viewer
+        from ..report.notebook import result_viewer
 
         return result_viewer(self, height)
 

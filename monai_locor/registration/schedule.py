@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The schedule of a registration: its stages, and which of them run for the transform that is wanted."""
 
@@ -20,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from monai_locor.errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from .config import RegistrationConfig
@@ -63,7 +55,7 @@ class Stage:
 
     Args:
         factor: distance of the samples that the loss sees.
-        iterations: optimisation steps.
+        iterations: optimization steps.
         spacing: distance of control points; None leaves the deformation as it is (affine only).
         learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
             twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
@@ -120,7 +112,7 @@ def schedule_of(
     Args:
         stages: of the settings.
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
-        affine: whether the affine is optimised. If it is not, an affine stage has nothing to move.
+        affine: whether the affine is optimized. If it is not, an affine stage has nothing to move.
         rate: of an affine stage that names none.
 
     Returns:

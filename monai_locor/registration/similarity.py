@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """How the measure of a registration is made from its settings."""
 
@@ -21,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from monai_locor.errors import InputError
-from monai_locor.losses.compare import channels_of
-from monai_locor.networks import LearnedBasis
-
+from ..errors import InputError
+from ..losses.compare import channels_of
+from ..networks import LearnedBasis
 from .channels import ChannelLosses
 from .measures import CUSTOM, CUSTOM_BENDING_WEIGHT, SIMILARITIES, Similarity, bending_weight_of, check_name, check_options
 

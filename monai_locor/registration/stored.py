@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A registration read back from its output folder, with whatever outputs are there."""
 
@@ -23,14 +15,13 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor.errors import InputError
-from monai_locor.geometry import FieldStep, Grid, SpatialTransform, warped
-from monai_locor.geometry.transform import same_grid
-from monai_locor.io import ImageSource, read_image, read_transform
-from monai_locor.io.transforms.folders import has_deformation
-from monai_locor.networks.learned_bases import LearnedBases
-from monai_locor.report.verdict import Verdict
-
+from ..errors import InputError
+from ..geometry import FieldStep, Grid, SpatialTransform, warped
+from ..geometry.transform import same_grid
+from ..io import ImageSource, read_image, read_transform
+from ..io.transforms.folders import has_deformation
+from ..networks.learned_bases import LearnedBases
+from ..report.verdict import Verdict
 from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The basis functions that a loss has learned."""
 
@@ -28,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["basis_picture"]
 
-COLOURS = ("#56b4e9", "#e69f00", "#2fbf8f", "#f0e442", "#e58cc0", "#ff6d4d")  # after Okabe and Ito, for the colour-blind
+COLORS = ("#56b4e9", "#e69f00", "#2fbf8f", "#f0e442", "#e58cc0", "#ff6d4d")  # after Okabe and Ito, for the color-blind
 STYLES = ("-", "--", ":", "-.")
 MUTED = "#8a8a8a"
 COLUMNS = 5
@@ -82,8 +74,8 @@ def _curves(figure: Figure, values: np.ndarray) -> None:
     axis = figure.subplots()
     figure.subplots_adjust(0.11, 0.13, 0.86, 0.88)
     for number, curve in enumerate(values):
-        colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
-        axis.plot(np.linspace(0, 1, STEPS), curve, color=colour, linestyle=style, linewidth=2, label=_name(number))
+        color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
+        axis.plot(np.linspace(0, 1, STEPS), curve, color=color, linestyle=style, linewidth=2, label=_name(number))
     axis.margins(x=0)
     axis.grid(color=INK, alpha=0.15, linewidth=0.6)
     axis.set_xlabel("intensity", color=INK)

@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""Cuts through volumes as pictures that a page can hold: images, contours, colours."""
+"""Cuts through volumes as pictures that a page can hold: images, contours, colors."""
 
 from __future__ import annotations
 
@@ -28,7 +19,7 @@ from ..geometry import Grid
 from .picture import contour_levels
 from .planes import Plane, deformed_lines, planes_through
 
-__all__ = ["View", "colours", "data_uri", "views_of"]
+__all__ = ["View", "colors", "data_uri", "views_of"]
 
 LARGEST = 400  # pixels along the longer side of a picture
 QUALITY = 82
@@ -78,14 +69,14 @@ class View:
         return paths
 
 
-def views_of(grid: Grid, centre: Sequence[int]) -> list[View]:
+def views_of(grid: Grid, center: Sequence[int]) -> list[View]:
     """Axial, coronal and sagittal cut of an upright volume.
 
     Args:
-        centre: voxel that the cuts go through.
+        center: voxel that the cuts go through.
     """
     views = []
-    for number, plane in enumerate(planes_through(grid, centre)):
+    for number, plane in enumerate(planes_through(grid, center)):
         extent = grid.extent[plane.across], grid.extent[plane.up]
         pixel = max(min(plane.step), float(max(extent)) / LARGEST)
         size = max(1, round(float(extent[0]) / pixel)), max(1, round(float(extent[1]) / pixel))
@@ -109,8 +100,8 @@ def data_uri(picture: np.ndarray, exact: bool = False) -> str:
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def colours(values: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
-    """``(*shape, 3)`` of ``(*shape)`` by one of matplotlib's colour maps; dark where a value is not finite."""
+def colors(values: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
+    """``(*shape, 3)`` of ``(*shape)`` by one of matplotlib's color maps; dark where a value is not finite."""
     from matplotlib import colormaps
 
     mapped = np.asarray(colormaps[name](np.clip((values - low) / max(high - low, 1e-12), 0, 1)))[..., :3]

@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""Label maps in a report: their colours, and a table of how well they overlap."""
+"""Label maps in a report: their colors, and a table of how well they overlap."""
 
 from __future__ import annotations
 
@@ -33,14 +24,14 @@ GOLDEN = 0.618034  # of the circle of hues, from one label to the next
 
 
 def indexed(pair: LabelPair, grid: Grid) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Label maps as numbers of colours.
+    """Label maps as numbers of colors.
 
     Args:
         grid: of the maps.
 
     Returns:
-        ``fixed`` and ``warped``, those that there are, ``(*shape)`` uint8, upright, 0 for background; and the colour of each
-        number from 1 on. More than 255 labels share the last colour.
+        ``fixed`` and ``warped``, those that there are, ``(*shape)`` uint8, upright, 0 for background; and the color of each
+        number from 1 on. More than 255 labels share the last color.
     """
     known = _known(pair)
     order = grid.canonical_order()
@@ -50,7 +41,7 @@ def indexed(pair: LabelPair, grid: Grid) -> tuple[dict[str, np.ndarray], list[st
             numbers = torch.searchsorted(torch.tensor(known), labels.contiguous()).clamp(max=MOST - 1) + 1
             numbers = torch.where(labels == 0, 0, numbers).to(torch.uint8)
             found[side] = reorder(numbers, *order)[0].cpu().numpy()
-    return found, [_colour(i) for i in range(min(len(known), MOST))]
+    return found, [_color(i) for i in range(min(len(known), MOST))]
 
 
 def _known(pair: LabelPair) -> list[int]:
@@ -59,7 +50,7 @@ def _known(pair: LabelPair) -> list[int]:
     return [label for label in torch.cat(values).unique().tolist() if label]
 
 
-def _colour(number: int) -> str:
+def _color(number: int) -> str:
     red, green, blue = colorsys.hls_to_rgb(number * GOLDEN % 1, 0.6, 0.85)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
@@ -69,10 +60,10 @@ def labels_section(pairs: Sequence[LabelPair]) -> str:
     if not pairs:
         return ""
     text = (
-        "<p>How much of each labelled structure lies in the same place in both images: the Dice overlap is twice the shared "
+        "<p>How much of each labeled structure lies in the same place in both images: the Dice overlap is twice the shared "
         "volume, divided by the sum of both. 1 is the same volume in the same place, 0 no overlap. Thin and small structures "
         "score lower at the same error. Labels are compared by their number. Their outlines are in the viewer above: those of "
-        "the warped map in colour, those of the fixed one in white.</p>"
+        "the warped map in color, those of the fixed one in white.</p>"
     )
     return (
         f'<section id="labels-card" class="card">\n<h2>Label maps</h2>\n{text}\n{"".join(_table(pair) for pair in pairs)}\n'
@@ -89,7 +80,7 @@ def _table(pair: LabelPair) -> str:
         return f"{title}<p>The fixed label map has no label on the fixed grid.</p>"
     known, absent = _known(pair), set(pair.after) - set(pair.moved.unique().tolist() if pair.moved is not None else ())
     rows = "".join(
-        f'<tr><th><i class="swatch" style="background:{_colour(min(known.index(label), MOST - 1))}"></i>{label}</th>'
+        f'<tr><th><i class="swatch" style="background:{_color(min(known.index(label), MOST - 1))}"></i>{label}</th>'
         f"<td>{pair.before[label]:.3f}</td><td>{value:.3f}</td>"
         f"<td>{'not in the warped map' if label in absent else ''}</td></tr>"
         for label, value in pair.after.items()

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The sections of a report that show the transform and what the similarity saw."""
 
@@ -27,7 +18,7 @@ from ..metrics import jacobian_determinant
 from ..metrics.jacobian import unmirrored
 from .basis_figure import basis_picture
 from .html_charts import curve, histogram
-from .html_images import View, colours, data_uri
+from .html_images import View, colors, data_uri
 from .html_tables import explained
 from .html_viewer import Pictures
 from .picture import PAPER
@@ -40,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["basis_section", "loss_curves", "residual_section", "transform_section"]
 
-FLAT = math.log2(1.25)  # log2 of the determinant: the colours span at least this, or a rigid map would look wild
+FLAT = math.log2(1.25)  # log2 of the determinant: the colors span at least this, or a rigid map would look wild
 FLOOR = 1e-6  # of the residual, below which nothing is told apart
 
 
@@ -55,7 +46,7 @@ def transform_section(pictures: Pictures, verdict: Verdict) -> str:
     for view in pictures.views:
         lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(field, pictures.grid))
         grids.append(_figure(view, "lines", f"<svg {_box(view)}>{lines}</svg>", view.name))
-        picture = colours(view.picture(logs), -reach, reach, "RdBu_r")
+        picture = colors(view.picture(logs), -reach, reach, "RdBu_r")
         folded = view.picture((determinant <= 0).astype(np.float32)) > 0.2
         picture[folded] = (1.0, 0.85, 0.0)
         maps.append(_figure(view, "", _image(view, picture, f"Jacobian determinant, {view.name}"), view.name))
@@ -90,7 +81,7 @@ def residual_section(pictures: Pictures) -> str:
     rows = []
     for name, values in (("before", before), ("after", after)):
         for view in pictures.views:
-            picture = colours(view.picture(values), low, high, "inferno")
+            picture = colors(view.picture(values), low, high, "inferno")
             image = _image(view, picture, f"local residual {name}, {view.name}")
             rows.append(_figure(view, "dark", image, f"{view.name}, {name}"))
     means = [10 ** float(np.nanmean(r)) if np.isfinite(r).any() else math.nan for r in (before, after)]
@@ -132,7 +123,7 @@ def loss_curves(result: RegistrationResult) -> str:
         spacing = "affine" if stage["spacing"] is None else f"control points every {stage['spacing']:g} voxels"
         name = f"stage {number}: {spacing}, samples every {stage['factor']:g}, {stage['seconds']:.1f} s"
         figures.append(f"<figure>{curve(stage['loss'], name)}<figcaption>{escape(name)}</figcaption></figure>")
-    return "\n".join(figures) or "<p>Nothing was optimised.</p>"
+    return "\n".join(figures) or "<p>Nothing was optimized.</p>"
 
 
 def _image(view: View, picture: np.ndarray, name: str) -> str:
@@ -172,8 +163,8 @@ def _figure(view: View, kind: str, content: str, caption: str) -> str:
 
 
 def _scale(low: str, high: str, name: str) -> str:
-    """A bar of colours."""
-    stops = colours(np.linspace(0, 1, 9), 0, 1, name)
+    """A bar of colors."""
+    stops = colors(np.linspace(0, 1, 9), 0, 1, name)
     shades = ",".join("#" + "".join(f"{round(255 * c):02x}" for c in stop) for stop in stops)
     bar = f'<i style="background:linear-gradient(90deg,{shades})"></i>'
     return f'<div class="scale"><span>{low}</span>{bar}<span>{high}</span></div>'

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Both images of a report, with masks and label maps, on one upright grid; the pictures it opens with, and the viewer."""
 
@@ -144,11 +135,11 @@ class Pictures:
     def _data(self) -> dict[str, Any]:
         """What the script must know of the volumes."""
         grid = shown_grid(self.grid)
-        centre = (np.array(self.grid.shape) - 1) / 2
+        center = (np.array(self.grid.shape) - 1) / 2
         places = []
         for axis, factor in enumerate(np.array(self.grid.shape) / np.array(grid.shape)):
             ends = [
-                np.where(np.arange(grid.dims) == axis, place, centre) for place in ((factor - 1) / 2, (factor - 1) / 2 + factor)
+                np.where(np.arange(grid.dims) == axis, place, center) for place in ((factor - 1) / 2, (factor - 1) / 2 + factor)
             ]
             low, high = (float(apply_affine(self.grid.affine, end)[axis]) for end in ends)
             places.append([round(low, 3), round(high - low, 5)])
@@ -177,8 +168,8 @@ class Pictures:
         for number, pair in enumerate(self.labels):
             maps, palette = indexed(pair, self.result.fixed_grid)
             for side, volume in maps.items():
-                colours = f' data-colours="{escape(json.dumps(palette))}"'
-                found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colours))
+                colors = f' data-colors="{escape(json.dumps(palette))}"'
+                found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colors))
         return [
             f'<img class="stack" hidden data-name="{name}" alt="all slices: {escape(text)}" src="{uri}"{more}>'
             for name, text, uri, more in found

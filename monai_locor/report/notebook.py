@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """How a result shows itself in a notebook."""
 
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["result_figure", "result_html", "result_viewer"]
 
-COLOURS = {"PASS": "#1a7f4b", "WARN": "#a96500", "FAIL": "#c0322b", "": "#5a636e"}
+COLORS = {"PASS": "#1a7f4b", "WARN": "#a96500", "FAIL": "#c0322b", "": "#5a636e"}
 SMALL = 55  # dots per inch of the picture beside the verdict
 
 
@@ -49,13 +40,13 @@ def result_html(result: RegistrationResult) -> str:
     status = "" if result.verdict is None else result.verdict.status
     reasons = [] if result.verdict is None else [r for r in result.verdict.reasons if r.status in ("WARN", "FAIL")]
     items = "".join(
-        f'<li><b style="color:{COLOURS[r.status]}">{escape(r.check)}</b>: {escape(r.text)}'
+        f'<li><b style="color:{COLORS[r.status]}">{escape(r.check)}</b>: {escape(r.text)}'
         f"{f' <i>→ {escape(r.advice)}</i>' if r.advice else ''}</li>"
         for r in reasons
     )
     names = " to ".join(escape(result.inputs[role]) for role in ("moving", "fixed") if role in result.inputs)
     badge = (
-        f'<span style="background:{COLOURS[status]};color:#fff;border-radius:1em;padding:.15em .9em;font-weight:600">'
+        f'<span style="background:{COLORS[status]};color:#fff;border-radius:1em;padding:.15em .9em;font-weight:600">'
         f"{escape(status or 'no verdict')}</span>"
     )
     shape = "×".join(map(str, result.fixed_grid.shape))
@@ -89,8 +80,8 @@ def result_viewer(result: RegistrationResult, height: int = 400) -> Any:
     volumes = (("fixed", fixed, "gray", 1.0), ("warped", warped, "warm", 0.5))
     widget.load_volumes(
         [
-            Volume(data=_nifti(image, result), name=f"{name}.nii", colormap=colours, opacity=opacity)
-            for name, image, colours, opacity in volumes
+            Volume(data=_nifti(image, result), name=f"{name}.nii", colormap=colors, opacity=opacity)
+            for name, image, colors, opacity in volumes
         ]
     )
     return widget

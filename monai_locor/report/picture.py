@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """One picture of a registration: both images, before and after."""
 
@@ -120,7 +112,7 @@ def _shared_grid(fixed: torch.Tensor, *others: torch.Tensor) -> Grid:
 
 
 def new_figure(paper: str = PAPER) -> tuple[Figure, Any]:
-    """A figure of a colour with its own Agg canvas: the caller's matplotlib backend is neither used nor changed.
+    """A figure of a color with its own Agg canvas: the caller's matplotlib backend is neither used nor changed.
 
     Raises:
         ImportError: when matplotlib is not installed, naming the extra that brings it.

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Flat, upright cuts through images, as a reader of medical images expects them."""
 
@@ -61,7 +53,7 @@ def upright(image: torch.Tensor, grid: Grid) -> tuple[np.ndarray, Grid]:
     return reorder(plain, axes, flips).numpy(), grid.reordered(axes, flips)
 
 
-def planes_through(grid: Grid, centre: Sequence[int]) -> list[Plane]:
+def planes_through(grid: Grid, center: Sequence[int]) -> list[Plane]:
     """Axial, coronal and sagittal plane through a voxel of an upright grid; the image itself if it is 2-D.
 
     Radiological convention: the patient's right is on the left of the picture.
@@ -71,7 +63,7 @@ def planes_through(grid: Grid, centre: Sequence[int]) -> list[Plane]:
     for across, up in pairs:
         step = (float(grid.spacing[across]), float(grid.spacing[up]))
         labels = (*NAMES[across], *NAMES[up]) if grid.dims == 3 else ("", "", "", "")
-        index = int(centre[3 - across - up]) if grid.dims == 3 else None
+        index = int(center[3 - across - up]) if grid.dims == 3 else None
         planes.append(Plane(across, up, index, step, True, labels))
     return planes
 

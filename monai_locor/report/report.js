@@ -9,10 +9,10 @@
   const windows = { fixed: [50, 100], moving: [50, 100] }; // level and width, percent of the range
   const get = (id) => document.getElementById(id);
   const mix = get("mix"), contours = get("contours"), masks = get("masks"), labels = get("labels"), cross = get("cross");
-  const volumes = {}, colours = {};
+  const volumes = {}, colors = {};
   const styles = getComputedStyle(document.documentElement);
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-  const colour = (name) => styles.getPropertyValue(name);
+  const color = (name) => styles.getPropertyValue(name);
 
   // a stack holds slice k of the last axis at row k / columns, column k % columns
   const unpacked = async (image) => {
@@ -44,7 +44,7 @@
     return out;
   };
 
-  const grey = (values, [level, width]) => {
+  const gray = (values, [level, width]) => {
     const table = new Uint8ClampedArray(256);
     for (let v = 0; v < 256; v++) table[v] = 255 * ((v / 2.55 - level) / width + 0.5);
     const pixels = new Uint8ClampedArray(4 * values.length);
@@ -59,7 +59,7 @@
     const canvas = document.createElement("canvas");
     canvas.width = view.width;
     canvas.height = view.height;
-    const pixels = grey(cut(volumes[name], view), windows[name === "fixed" ? "fixed" : "moving"]);
+    const pixels = gray(cut(volumes[name], view), windows[name === "fixed" ? "fixed" : "moving"]);
     canvas.getContext("2d").putImageData(new ImageData(pixels, view.width, view.height), 0, 0);
     return canvas;
   };
@@ -126,7 +126,7 @@
     return inner.length < 16 || inner[inner.length - 1] - inner[0] < 1 ? [] : [38, inner[Math.floor(0.85 * inner.length)]];
   };
 
-  // edges of pixels between different labels, by colour
+  // edges of pixels between different labels, by color
   const borders = (values, width, height) => {
     const paths = new Map();
     const add = (label, x0, y0, x1, y1) => {
@@ -151,11 +151,11 @@
     const { width, height } = view, lines = [];
     if (contours.checked) {
       const smooth = blurred(volumes.fixed, view);
-      for (const level of levels(smooth)) lines.push([isoline(smooth, width, height, level), colour("--contour"), []]);
+      for (const level of levels(smooth)) lines.push([isoline(smooth, width, height, level), color("--contour"), []]);
     }
     for (const [name, dash] of [["fixed_mask", []], ["moving_mask", [5, 4]]]) {
       if (masks.checked && volumes[name]) {
-        lines.push([isoline(cut(volumes[name], view), width, height, 127.5), colour(`--${name}`), dash]);
+        lines.push([isoline(cut(volumes[name], view), width, height, 127.5), color(`--${name}`), dash]);
       }
     }
     const chosen = labels ? labels.value : "";
@@ -163,7 +163,7 @@
       const name = `labels-${chosen}-${side}`;
       if (!volumes[name]) continue;
       for (const [label, path] of borders(cut(volumes[name], view), width, height)) {
-        lines.push([path, side === "fixed" ? "#fff" : colours[name][label - 1], side === "fixed" ? [2, 3] : []]);
+        lines.push([path, side === "fixed" ? "#fff" : colors[name][label - 1], side === "fixed" ? [2, 3] : []]);
       }
     }
     return lines;
@@ -359,7 +359,7 @@
   (async () => {
     for (const image of viewer.querySelectorAll(".stack")) {
       volumes[image.dataset.name] = await unpacked(image);
-      if (image.dataset.colours) colours[image.dataset.name] = JSON.parse(image.dataset.colours);
+      if (image.dataset.colors) colors[image.dataset.name] = JSON.parse(image.dataset.colors);
     }
     addEventListener("resize", redraw);
     label();

@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""What a verdict on a registration rests on: quick to measure, and not what was optimised."""
+"""What a verdict on a registration rests on: quick to measure, and not what was optimized."""
 
 from __future__ import annotations
 
@@ -105,7 +96,7 @@ def local_support(samples: Samples, after: Reading) -> tuple[float, int]:
     """Share of the blocks of the fixed image that agree better with the moving image where they are than anywhere near.
 
     Each block is compared by its mutual information at the result and displaced by :data:`LOCAL_SHIFTS` in eight (2-D) or
-    twelve (3-D) directions. Of unrelated images hardly a quarter is best in its place, even after the optimisation.
+    twelve (3-D) directions. Of unrelated images hardly a quarter is best in its place, even after the optimization.
 
     Args:
         after: ``samples.read()``.
@@ -158,7 +149,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _levels(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Grey levels over a range, 0 to ``BINS - 1``."""
+    """Gray levels over a range, 0 to ``BINS - 1``."""
     low, high = limits
     return np.clip((values - low) * (BINS / max(high - low, 1e-30)), 0, BINS - 1).astype(np.int64)
 
@@ -205,7 +196,7 @@ def affine_shape(affine: np.ndarray, initial: np.ndarray) -> dict[str, float]:
 
 
 def convergence(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """How the optimisation ended.
+    """How the optimization ended.
 
     Returns:
         ``rest``, the part of all that the losses moved by that falls into the last quarter of the last stage, negative where

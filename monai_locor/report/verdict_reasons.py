@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What was measured of a registration, put into words, each with its status."""
 
@@ -56,7 +47,7 @@ def reasons_of(
     Args:
         measures: see :func:`.verdict.judge`; NaN where one could not be measured.
         samples: that they were measured on.
-        similarity: what was optimised, for words only.
+        similarity: what was optimized, for words only.
         transform: what was looked for, see :class:`monai_locor.registration.RegistrationConfig`.
     """
     unit = samples.unit, GLOBAL_SHIFT * float(samples.grid.extent.max())
@@ -67,8 +58,8 @@ def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], s
     """What the images say."""
     gain = "NMI cannot be compared: start and result share too few voxels"
     if not math.isnan(m["information_gain"]):
-        was = "akin to what was optimised" if similarity in INFORMATION else "which was not optimised"
-        gain = f"normalised mutual information, {was}, went from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
+        was = "akin to what was optimized" if similarity in INFORMATION else "which was not optimized"
+        gain = f"normalized mutual information, {was}, went from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
     shared = f"{100 * m['overlap']:.0f} % of the smaller field of view lies inside the other image"
     elsewhere = 'check that both images show the same part of the body; start from elsewhere (initialization "moments")'
     look = "look at both images before and after in the report"
@@ -87,7 +78,7 @@ def _voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:
 
 
 def _warned(reason: Reason, limits: Thresholds, *names: str) -> Reason:
-    """A check of what was not optimised that could not be made is a warning, unless its thresholds say never."""
+    """A check of what was not optimized that could not be made is a warning, unless its thresholds say never."""
     asked = any(limit is not None for name in names for limit in getattr(limits, name))
     return replace(reason, status="WARN", advice=UNJUDGED) if reason.status == "SKIP" and asked else reason
 
@@ -141,9 +132,9 @@ def _shape(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
 
 
 def _run(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
-    """What the optimisation did."""
+    """What the optimization did."""
     rest = m["rest"]
-    fell = "nothing was optimised"
+    fell = "nothing was optimized"
     if not math.isnan(rest):
         fell = f"{100 * abs(rest):.1f} % of the loss's whole {'fall' if rest >= 0 else 'movement was a rise,'} "
         fell += "came in the last quarter of the last stage" if rest >= 0 else "in the last quarter of the last stage"
@@ -157,7 +148,7 @@ def _run(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
 
 
 def _stages(m: Mapping[str, Any], limits: Thresholds) -> Reason:
-    """Whether the stages had something to optimise."""
+    """Whether the stages had something to optimize."""
     text = "in every stage both images count somewhere"
     if math.isnan(m["blind"]):
         text = "no stage had a step"

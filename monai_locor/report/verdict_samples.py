@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""A part of the voxels of both images, on which a verdict measures what was not optimised."""
+"""A part of the voxels of both images, on which a verdict measures what was not optimized."""
 
 from __future__ import annotations
 
@@ -22,7 +13,7 @@ import numpy as np
 import torch
 
 from ..geometry import Grid, apply_affine, inside, mapped_points, sample, to_voxels
-from ..metrics import normalised_mutual_information
+from ..metrics import normalized_mutual_information
 from ..tensors import plain
 
 __all__ = ["FEWEST", "SAMPLES", "Reading", "Samples", "every_nth", "mutual_information"]
@@ -134,4 +125,4 @@ def mutual_information(samples: Samples, readings: Sequence[Reading], most: int 
     every = -(-number // most)
     bins = int(np.clip(round(float(number // every) ** (1 / 3)), *BINS))
     first = torch.from_numpy(samples.fixed[common][::every])
-    return [normalised_mutual_information(first, torch.from_numpy(v[common][::every]), bins=bins) for v, _ in readings]
+    return [normalized_mutual_information(first, torch.from_numpy(v[common][::every]), bins=bins) for v, _ in readings]

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What the numbers of a report mean, in plain words."""
 
@@ -19,7 +10,7 @@ __all__ = ["CHECKS", "NUMBERS"]
 CHECKS = {
     "voxels": "Only voxels inside both masks and both fields of view drive the registration. It needs a few hundred at least.",
     "overlap": "Where the images show different parts of the body, there is nothing to align. 100 %: one lies in the other.",
-    "information gain": "Normalised mutual information tells how well one image predicts the other: 1 is not at all, 2 is "
+    "information gain": "Normalized mutual information tells how well one image predicts the other: 1 is not at all, 2 is "
     "perfectly. After a registration it should be higher than at the start, or the same if the images were aligned before.",
     "alignment": "A good result becomes worse when it is displaced a little. If it does not, the images do not match here.",
     "affine": "Factor by which the affine part stretches lengths, and angle by which it shears. In two scans of one "
@@ -28,8 +19,8 @@ CHECKS = {
     "volume change": "The Jacobian determinant is the factor by which the transform changes a small volume: 1 keeps it, 0.5 "
     "halves it, 2 doubles it.",
     "inverse": "A point is sent to the moving image and back. The distance from where it started should be below a voxel.",
-    "stages": "The optimisation goes in stages from coarse to fine. A stage in which the images do not meet changes nothing.",
-    "convergence": "How much the loss was still changing when the optimisation stopped. A large share: it was not finished.",
+    "stages": "The optimization goes in stages from coarse to fine. A stage in which the images do not meet changes nothing.",
+    "convergence": "How much the loss was still changing when the optimization stopped. A large share: it was not finished.",
     "steps": "A step whose loss is infinite or not a number is left out.",
     "warning": "Found while the images were read or registered.",
     "finished": "An interrupted run gives what it had reached.",

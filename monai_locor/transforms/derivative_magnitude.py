@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""How steep an image is: the magnitude of its gradient per millimetre, as one more channel."""
+"""How steep an image is: the magnitude of its gradient per millimeter, as one more channel."""
 
 from __future__ import annotations
 
@@ -33,7 +25,7 @@ __all__ = ["DerivativeMagnitude", "derivative_magnitude"]
 
 
 def derivative_magnitude(image: torch.Tensor, linear: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Magnitude of the gradient per millimetre, ``|inv(A)^T grad f|`` with A the linear part of the affine.
+    """Magnitude of the gradient per millimeter, ``|inv(A)^T grad f|`` with A the linear part of the affine.
 
     Central differences inside, one-sided ones at the borders; an axis of one voxel contributes nothing.
     Differentiable in ``image``; where the gradient vanishes the derivative is taken as zero, so it is always finite.
@@ -90,7 +82,7 @@ def _difference(image: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 class DerivativeMagnitude(Transform):
-    """Append the gradient magnitude of an image to its channels, per millimetre of the world.
+    """Append the gradient magnitude of an image to its channels, per millimeter of the world.
 
     Edges lie at the same place in images of different modality even where their intensities have nothing in common.
     A MetaTensor's affine (oblique, anisotropic, flipped, sheared) is taken into account, so that the result does not

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Tune in one call."""
 
@@ -71,7 +63,7 @@ def tune(
 ) -> Tuning:
     """Search the parameters of a registration on validation cases.
 
-    As in the paper: trials on all cases, proposed by Bayesian optimisation; a Gaussian process, fitted anew fifty times,
+    As in the paper: trials on all cases, proposed by Bayesian optimization; a Gaussian process, fitted anew fifty times,
     says which of the trials are to be expected to be best; these are run again with other seeds, and the one of the best mean
     wins. A run that fails counts as no displacement. Unlike the paper, the first trial has the parameters of the base settings.
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Pictures of a search: how it went, what matters, where the good values lie, how well they repeat."""
 
@@ -26,7 +18,7 @@ from .results import Tuning
 
 __all__ = ["finalists_figure", "history_figure", "importance_figure", "slices_figure"]
 
-BLUE, ORANGE, GREY, RED = "#2b6ca3", "#d9730d", "#8a8a8a", "#b3261e"
+BLUE, ORANGE, GRAY, RED = "#2b6ca3", "#d9730d", "#8a8a8a", "#b3261e"
 DPI = 110
 
 
@@ -56,8 +48,8 @@ def history_figure(path: Path, tuning: Tuning) -> Path:
         )
         base = [t for t in tuning.trials if t.base]
         if base:
-            axes.axhline(base[0].value, color=GREY, lw=1, ls="--", label="base settings")
-        axes.axhline(tuning.objective.nothing, color=GREY, lw=1, ls=":", label="without registration")
+            axes.axhline(base[0].value, color=GRAY, lw=1, ls="--", label="base settings")
+        axes.axhline(tuning.objective.nothing, color=GRAY, lw=1, ls=":", label="without registration")
         axes.set(xlabel="trial", ylabel=tuning.objective.score.short)
         _log_if_wide(axes, [*values, tuning.objective.nothing])
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -104,7 +96,7 @@ def slices_figure(path: Path, tuning: Tuning) -> Path:
 def _slice(axes: Any, tuning: Tuning, parameter: Parameter) -> None:
     trials, best = tuning.trials, tuning.best.trial
     x, y = [t.values[parameter.name] for t in trials], [t.value for t in trials]
-    axes.scatter(x, y, c=[t.number for t in trials], cmap="Blues", vmin=-len(trials) / 2, s=16, edgecolor=GREY, linewidth=0.4)
+    axes.scatter(x, y, c=[t.number for t in trials], cmap="Blues", vmin=-len(trials) / 2, s=16, edgecolor=GRAY, linewidth=0.4)
     place = list(tuning.space.parameters).index(parameter.name)
     points = np.tile(tuning.space.unit(best.values), (60, 1))
     points[:, place] = np.linspace(0, 1, 60)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The report of a search: Markdown with pictures."""
 
@@ -126,7 +118,7 @@ def _summary(tuning: Tuning) -> Iterator[str]:
         rows.append([f"base settings (trial {base.number}, one run)", _number(base.value), ""])
     found = f"{_number(best.mean)} ± {_number(best.deviation)}"
     rows.append([f"found (trial {best.trial.number}, {len(best.scores)} repetitions)", found, _number(best.trial.value)])
-    yield f"Minimised: {tuning.objective.score.what}. {len(tuning.trials)} trials, {_failures(tuning)}."
+    yield f"Minimized: {tuning.objective.score.what}. {len(tuning.trials)} trials, {_failures(tuning)}."
     yield ""
     yield from _table(["", tuning.objective.score.short, "in the search"], rows)
 

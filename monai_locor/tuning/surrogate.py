@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A smooth picture of noisy scores: Gaussian processes, fitted again and again, and the mean of what they say."""
 
@@ -29,7 +21,7 @@ class Surrogate:
     """The mean of the posterior means of several Gaussian processes.
 
     The scores are first made about normal (Yeo & Johnson 2000), as HEBO does: a run that went astray must not bend the rest.
-    Each process has a Matern kernel (5/2) with a length for every parameter, and noise; their parameters maximise the marginal
+    Each process has a Matern kernel (5/2) with a length for every parameter, and noise; their parameters maximize the marginal
     likelihood, from a random start each time.
 
     Args:

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """One picture that explains a registration at one place, as in the first figure of the paper."""
 
@@ -56,7 +48,7 @@ def explain_fit(
     Args:
         result: of the registration.
         fixed, moving, fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
-        point_mm: centre of the window, ``(D,)`` RAS mm in the fixed image.
+        point_mm: center of the window, ``(D,)`` RAS mm in the fixed image.
         path: file to write, ``.png``, ``.pdf`` or ``.svg``, or None.
         voxel: the same point as an index of the fixed image, instead.
         choose: without a point: ``"gain"``, where the registration lowered the residual most, or ``"worst"``, where it is

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The figure that explains a fit: images, residuals, samples with fitted functions, basis functions."""
 
@@ -58,13 +50,13 @@ def fit_figure(
 ) -> Figure:
     """The fit around a point, before and after, with the learned and with the polynomial basis.
 
-    Above, in a plane through the point: the images and the residual of the windows around all voxels, grey where none
+    Above, in a plane through the point: the images and the residual of the windows around all voxels, gray where none
     counts. Below: the samples of the window, fixed against moving intensity, with the fitted function; with a derivative
     magnitude in the basis, cuts through the fitted surface, and below them that surface. On the right: the basis functions.
 
     Args:
         before, after: of :func:`.samples_of_result`.
-        point_mm: centre of the window, ``(D,)`` RAS mm in the fixed image.
+        point_mm: center of the window, ``(D,)`` RAS mm in the fixed image.
         degree: of the polynomials, by default that of the settings.
         plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``, of the images; 2-D images have only one.
         title: above everything; by default what and where.
@@ -149,7 +141,7 @@ def _draw_fits(axes: Layout, columns: list[_Column]) -> None:
         axes.fits[-1, number].set_xlabel("moving intensity", fontsize=SMALL, color=INK)
     _share_ordinates(axes, next(number for number, column in enumerate(columns) if column.fit is not None))
     if axes.fit_bars:
-        steps = limits.colour(np.linspace(*limits.magnitude, 256))
+        steps = limits.color(np.linspace(*limits.magnitude, 256))
         _bar(axes.fit_bars[0], ScalarMappable(Normalize(*limits.magnitude), ListedColormap(steps)), "derivative magnitude")
         _bar(axes.fit_bars[1], ScalarMappable(Normalize(*limits.fixed), SURFACE), "fixed intensity")
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The fit of one window, with everything that went into it and came out of it."""
 
@@ -35,17 +27,17 @@ class LocalFit:
     """The fixed image around a point as a function of the moving one. N samples, C channels, J basis functions; float64.
 
     Attributes:
-        point_mm: centre of the window, ``(D,)`` RAS mm.
+        point_mm: center of the window, ``(D,)`` RAS mm.
         positions_mm: of the samples, ``(N, D)`` RAS mm.
         moving: what the basis functions see, ``(N, C)``: intensity, derivative magnitude.
         fixed: what is fitted, ``(N,)``.
         weights: Gaussian weight times the weight of the voxel, ``(N,)``, positive, sum one.
         psi: basis functions at the samples, ``(N, J)``.
-        theta: ridge solution ``(A + ridge I)^-1 c``, ``(J,)``; of the standardised target in the normalised form.
+        theta: ridge solution ``(A + ridge I)^-1 c``, ``(J,)``; of the standardized target in the normalized form.
         fitted: values of the fitted function at the samples, ``(N,)``.
-        residual: R as in the loss: weighted mean of ``(fixed - fitted)^2``, divided by the variance in the normalised form.
+        residual: R as in the loss: weighted mean of ``(fixed - fitted)^2``, divided by the variance in the normalized form.
         basis: the module that gave psi.
-        mean, deviation: the fitted function is ``mean + deviation psi^T theta``; zero and one but in the normalised form.
+        mean, deviation: the fitted function is ``mean + deviation psi^T theta``; zero and one but in the normalized form.
     """
 
     point_mm: np.ndarray
@@ -135,7 +127,7 @@ def _around(samples: Samples, index: np.ndarray) -> list[slice]:
 
 
 def _window(samples: Samples, axis: int, position: float) -> AxisWindows:
-    """One window along an axis, centred at an index."""
+    """One window along an axis, centered at an index."""
     config, size = samples.config, samples.grid.shape[axis]
     shift = torch.tensor(position - (size - 1) / 2, dtype=samples.moving.dtype)
     return AxisWindows.gaussian(size, config.kernel_sigma, size, config.truncated, shift)
@@ -200,7 +192,7 @@ def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> 
         choose: which; among windows that lie in the samples as a whole, if there are any.
 
     Returns:
-        ``(D,)`` RAS mm, a voxel's centre.
+        ``(D,)`` RAS mm, a voxel's center.
 
     Raises:
         InputError: when nothing counts anywhere, or for another choice.

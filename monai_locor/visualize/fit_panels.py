@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The panels of a fit: samples and fitted function, the fitted surface, the basis functions."""
 
@@ -35,7 +27,7 @@ LIGHTEST = 0.86  # the end of that map is too light on white
 LEVELS = (0.1, 0.5, 0.9)  # quantiles of the derivative magnitude at which the fitted surface is cut
 SURFACE = "viridis"  # of the fixed intensity, fitted and true
 STEPS = 160
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito, for the colour-blind
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito, for the color-blind
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 ROOM = 0.22  # below the samples, for a note
 FAR = 0.12  # of the panel: where no sample is nearer, the surface is a guess and fades
@@ -68,7 +60,7 @@ class Limits:
         fixed = np.concatenate([f.fixed for f in fits])
         return cls(_span(moving), _span(magnitude), _span(fixed))
 
-    def colour(self, magnitude: np.ndarray | float) -> Any:
+    def color(self, magnitude: np.ndarray | float) -> Any:
         """Of a derivative magnitude."""
         import matplotlib
 
@@ -85,7 +77,7 @@ def _span(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
 def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
     """Samples of the window, larger where they weigh more, and the fitted function.
 
-    With a derivative magnitude beside the intensity the function is a surface, and the colour is the derivative
+    With a derivative magnitude beside the intensity the function is a surface, and the color is the derivative
     magnitude: of each sample, and of three cuts through the surface. A cut is a solid line where the window has samples of
     about that magnitude. Thin lines lead from the samples to the surface.
     """
@@ -94,14 +86,14 @@ def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
     surface = fit.moving.shape[1] > 1
     segments = np.stack([np.stack([x, fit.fixed], 1), np.stack([x, fit.fitted], 1)], 1)
     _stems(axis, segments, fit.weights)
-    colours = limits.colour(magnitude) if surface else HUES[0]
+    colors = limits.color(magnitude) if surface else HUES[0]
     size = _sizes(fit)
     order = np.argsort(-fit.weights)
     axis.scatter(
         x[order],
         fit.fixed[order],
         s=size[order],
-        c=colours[order] if surface else colours,
+        c=colors[order] if surface else colors,
         alpha=0.8,
         edgecolors=PAPER,
         linewidths=0.4,
@@ -149,10 +141,10 @@ def _cut(axis: Axes, fit: LocalFit, limits: Limits, level: float, near: np.ndarr
     x, weights = fit.moving[near, 0], fit.weights[near]
     low, high = (weighted_quantile(x, weights, q) for q in (0.02, 0.98))
     known = (line >= low - 1e-3) & (line <= high + 1e-3)
-    colour = limits.colour(level)
-    axis.plot(line, values, color=colour, linewidth=0.7, linestyle=(0, (3, 2)), zorder=2)
+    color = limits.color(level)
+    axis.plot(line, values, color=color, linewidth=0.7, linestyle=(0, (3, 2)), zorder=2)
     axis.plot(line[known], values[known], color=PAPER, linewidth=3.4, zorder=4, solid_capstyle="round")
-    axis.plot(line[known], values[known], color=colour, linewidth=2.0, zorder=5, solid_capstyle="round")
+    axis.plot(line[known], values[known], color=color, linewidth=2.0, zorder=5, solid_capstyle="round")
 
 
 def _points(intensity: np.ndarray, magnitude: np.ndarray | float, channels: int) -> np.ndarray:
@@ -162,7 +154,7 @@ def _points(intensity: np.ndarray, magnitude: np.ndarray | float, channels: int)
 
 
 def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
-    """The fitted surface over intensity and derivative magnitude, and in the same colours the samples.
+    """The fitted surface over intensity and derivative magnitude, and in the same colors the samples.
 
     Where the fit is good a sample cannot be told from its surroundings. The surface fades where there is no sample.
     """

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The panels of images and of residuals, with the window that is explained, and a closer look at it."""
 
@@ -42,14 +34,14 @@ class Cut:
         plane: see :func:`monai_locor.report.planes.planes_through`.
         axis: array axis that the plane cuts, or None in 2-D.
         size: of the picture, (width, height) mm.
-        centre: of the window in the picture, mm from its lower left corner.
+        center: of the window in the picture, mm from its lower left corner.
         half: half the sides of the window in the picture, mm.
     """
 
     plane: Plane
     axis: int | None
     size: tuple[float, float]
-    centre: tuple[float, float]
+    center: tuple[float, float]
     half: tuple[float, float]
 
     @property
@@ -71,22 +63,22 @@ def cut_through(samples: Samples, index: np.ndarray, name: str) -> Cut:
     plane = planes[PLANES.index(name) if samples.dims == 3 else 0]
     shape, step = samples.grid.shape, plane.step
     size = (shape[plane.across] * step[0], shape[plane.up] * step[1])
-    centre = ((index[plane.across] + 0.5) * step[0], (index[plane.up] + 0.5) * step[1])
+    center = ((index[plane.across] + 0.5) * step[0], (index[plane.up] + 0.5) * step[1])
     if plane.mirror:
-        centre = (size[0] - centre[0], centre[1])
+        center = (size[0] - center[0], center[1])
     reach = np.floor(max(samples.config.truncated * samples.config.kernel_sigma, 0.5)) + 0.5
     axis = None if plane.index is None else 3 - plane.across - plane.up
-    return Cut(plane, axis, size, (float(centre[0]), float(centre[1])), (reach * step[0], reach * step[1]))
+    return Cut(plane, axis, size, (float(center[0]), float(center[1])), (reach * step[0], reach * step[1]))
 
 
 def draw_image(axis: Axes, volume: np.ndarray, cut: Cut) -> None:
-    """One channel of the samples, ``(*grid)``, normalised, in grey; black where it is not finite."""
+    """One channel of the samples, ``(*grid)``, normalized, in gray; black where it is not finite."""
     picture = np.nan_to_num(cut.plane.cut(volume))
     _draw(axis, picture, cut, {"cmap": "gray", "vmin": 0, "vmax": 1})
 
 
 def residual_norm(pictures: list[np.ndarray], eps: float) -> Any:
-    """Logarithmic colours for residual maps that are to be compared; the floor is that of the loss."""
+    """Logarithmic colors for residual maps that are to be compared; the floor is that of the loss."""
     from matplotlib.colors import LogNorm
 
     values = np.concatenate([p[np.isfinite(p)] for p in pictures])
@@ -103,11 +95,11 @@ def residual_picture(samples: Samples, basis: Any, cut: Cut) -> np.ndarray:
 
 
 def draw_residual(axis: Axes, picture: np.ndarray, cut: Cut, norm: Any) -> Any:
-    """Residuals of a plane; grey where no window counts. Returns what a colour bar needs."""
+    """Residuals of a plane; gray where no window counts. Returns what a color bar needs."""
     import matplotlib
 
-    colours = matplotlib.colormaps[RESIDUAL].with_extremes(bad="#9a9a9a")
-    return _draw(axis, np.ma.masked_invalid(np.clip(picture, norm.vmin, None)), cut, {"cmap": colours, "norm": norm})
+    colors = matplotlib.colormaps[RESIDUAL].with_extremes(bad="#9a9a9a")
+    return _draw(axis, np.ma.masked_invalid(np.clip(picture, norm.vmin, None)), cut, {"cmap": colors, "norm": norm})
 
 
 def _draw(axis: Axes, picture: np.ndarray, cut: Cut, how: dict[str, Any]) -> Any:
@@ -128,25 +120,25 @@ def _draw(axis: Axes, picture: np.ndarray, cut: Cut, how: dict[str, Any]) -> Any
 def _mark(axis: Axes, cut: Cut, width: float) -> None:
     from matplotlib.patches import Rectangle
 
-    corner = (cut.centre[0] - cut.half[0], cut.centre[1] - cut.half[1])
+    corner = (cut.center[0] - cut.half[0], cut.center[1] - cut.half[1])
     axis.add_patch(Rectangle(corner, 2 * cut.half[0], 2 * cut.half[1], fill=False, edgecolor=MARK, linewidth=width))
 
 
 def _high(cut: Cut) -> bool:
     """Whether the window is in the upper half of the picture."""
-    return cut.centre[1] > cut.size[1] / 2
+    return cut.center[1] > cut.size[1] / 2
 
 
 def _closer(axis: Axes, picture: np.ndarray, cut: Cut, how: dict[str, Any]) -> None:
-    """The neighbourhood of the window, enlarged, in the lower corner that is farther from it."""
+    """The neighborhood of the window, enlarged, in the lower corner that is farther from it."""
     width, height = cut.size
     side = 0.38 * min(width, height)
-    box = (0.0 if cut.centre[0] > width / 2 else 1 - side / width, 0.0 if _high(cut) else 1 - side / height)
+    box = (0.0 if cut.center[0] > width / 2 else 1 - side / width, 0.0 if _high(cut) else 1 - side / height)
     inset = axis.inset_axes((*box, side / width, side / height))
     inset.imshow(picture, extent=cut.extent, aspect="equal", interpolation="nearest", **how)
     half = CLOSE * max(cut.half)
-    inset.set_xlim(cut.centre[0] - half, cut.centre[0] + half)
-    inset.set_ylim(cut.centre[1] - half, cut.centre[1] + half)
+    inset.set_xlim(cut.center[0] - half, cut.center[0] + half)
+    inset.set_ylim(cut.center[1] - half, cut.center[1] + half)
     inset.set_facecolor("black")
     inset.set_xticks([])
     inset.set_yticks([])

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Maps of the local residual: how badly the fixed image is a function of the moving one, place by place."""
 
@@ -58,7 +50,7 @@ def local_residual(
     """Residual R of the local fits of the fixed image by functions of the moving one.
 
     With windows, ridge and form of the settings, at the resolution of their last stage, interpolated linearly between
-    the windows. In units of the squared intensity after normalisation to about [0, 1]; for the normalised form in [0, 1].
+    the windows. In units of the squared intensity after normalization to about [0, 1]; for the normalized form in [0, 1].
 
     Args:
         fixed: ``(1, *spatial)``; a MetaTensor's affine gives the voxel sizes.
@@ -133,8 +125,8 @@ class Moments:
 
     Attributes:
         a: upper triangles of ``A = <psi psi^T>``, row by row, ``(1, J (J + 1) / 2, *windows)``.
-        c: ``<psi t>``, ``(1, J, T, *windows)``; of the standardised target in the normalised form.
-        mean, deviation: what the target was standardised by, ``(1, T, *windows)``; zero and one in the form ``"log"``.
+        c: ``<psi t>``, ``(1, J, T, *windows)``; of the standardized target in the normalized form.
+        mean, deviation: what the target was standardized by, ``(1, T, *windows)``; zero and one in the form ``"log"``.
         mass: average weight, ``(1, 1, *windows)``.
         counts: whether the window counts, ``(1, 1, *windows)``.
         residual: R, ``(1, T, *windows)``.
@@ -200,6 +192,6 @@ def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torc
     counts = found.counts[0].to(samples.moving)
     share = separable(matrices, counts)
     total = separable(matrices, found.residual[0, :1] * counts)
-    # a voxel belongs to the map when more of its neighbouring windows count than do not
+    # a voxel belongs to the map when more of its neighboring windows count than do not
     out = torch.where((share >= 0.5) & near, total / share.clamp_min(1e-6), torch.nan)
     return samples.prepared.to_stored(out)

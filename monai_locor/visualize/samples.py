@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Both images as the similarity sees them: normalised, smoothed, with their channels, on one grid."""
+"""Both images as the similarity sees them: normalized, smoothed, with their channels, on one grid."""
 
 from __future__ import annotations
 
@@ -41,7 +33,7 @@ class Samples:
     """What the similarity compares in the forward direction, at the last stage of the settings.
 
     Attributes:
-        fixed: ``(1, T, *grid)``, what is modelled: intensity (about [0, 1]) and, with ``derivative="both"``, its derivative
+        fixed: ``(1, T, *grid)``, what is modeled: intensity (about [0, 1]) and, with ``derivative="both"``, its derivative
             magnitude.
         moving: ``(1, C, *grid)``, what the basis functions see: intensity of the moving image on the samples and, unless
             ``derivative="none"``, its derivative magnitude times the distance of samples.
@@ -145,7 +137,7 @@ def samples_of_images(
 ) -> Samples:
     """The same for images that lie on one grid already.
 
-    The engine normalises the moving image, and takes its derivative, before it is deformed; here both are done after that.
+    The engine normalizes the moving image, and takes its derivative, before it is deformed; here both are done after that.
 
     Args:
         fixed: ``(1, *spatial)``; a MetaTensor's affine gives the voxel sizes.

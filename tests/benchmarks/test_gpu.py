@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The script for a machine with a GPU, as far as one without can try it: cases, worker, time, tables, and tiny sizes."""
 
@@ -26,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from .benchmark_cases import BENCHMARKS, FIXED, SHAPE, save, save_field, scripts, write_case
+from .cases import BENCHMARKS, FIXED, SHAPE, save, save_field, scripts, write_case
 
 MACHINE = {"device": "cpu", "date": "2026-01-01"}
 PARTS = """

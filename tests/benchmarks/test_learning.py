@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The script that measures what a trained network is worth, on tiny subjects and with hardly any training."""
 
@@ -25,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -82,7 +73,7 @@ def test_trains_and_compares(script, data, tmp_path, capsys):
     content = json.loads((out / "numbers.json").read_text())
     assert set(content["training_seconds"]) == {"locor", "mi", "lncc"}
     assert len(content["runs"]) == 2 * 7 and len({run["method"] for run in content["runs"]}) == 7
-    full = [run for run in content["runs"] if run["method"] == "instance optimisation"]
+    full = [run for run in content["runs"] if run["method"] == "instance optimization"]
     assert all(run["dice"] > run["dice_before"] + 0.01 for run in full)
     assert "| network (locor) + 2 |" in capsys.readouterr().out
     script.main([*words, "--measures", "locor", "--evaluate-only"])  # with the weights that are there

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The paper's data sets as cases of the benchmark, and its measures of what was registered."""
 
@@ -27,10 +18,10 @@ import pytest
 from monai_locor.data.studies import Learn2Reg, read_case
 from monai_locor.io import write_displacement_field
 
-from .data.study_folders import learn2reg, shifted
+from ..data.study_folders import learn2reg, shifted
 
 pytest.importorskip("scipy")
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CASES = [f"learn2reg_000{n}_0000_from_000{n}_0001" for n in (1, 2)]
 
 

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The adapters to other tools convert right, their cost is measured, and the picture shows what the table says.
 
@@ -28,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from .benchmark_cases import FIXED, SHAPE, SHIFT, save, scripts, write_case
+from .cases import FIXED, SHAPE, SHIFT, save, scripts, write_case
 
 pytest.importorskip("scipy")
 NAMES = ("registration", "_score", "_measure", "_peer", "_peers", "_peers_python", "_peers_programs", "_plot", "loss")
@@ -202,12 +193,12 @@ def test_problems_are_named(modules, status, errors, message):
 def test_voxel_displacements_go_through_the_affine(modules, case, tmp_path):
     """ConvexAdam's adapter against the composition written down for one voxel at a time."""
     rng = np.random.default_rng(0)
-    matrix, centre, shift = np.eye(3) + 0.1 * rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=3)
+    matrix, center, shift = np.eye(3) + 0.1 * rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=3)
     adapter = modules.peers_python
     peer = adapter.ConvexAdam.__new__(adapter.ConvexAdam)
     out = tmp_path / "field.nii.gz"
     peer.task = modules.peer.Task(case / "fixed.nii.gz", case / "moving.nii.gz", out, out, tmp_path, 0, 1)
-    told = {"GetMatrix": matrix.ravel(), "GetCenter": centre, "GetTranslation": shift}
+    told = {"GetMatrix": matrix.ravel(), "GetCenter": center, "GetTranslation": shift}
     peer.affine = SimpleNamespace(**{name: lambda value=value: tuple(value) for name, value in told.items()})
     peer.found = rng.normal(size=(*SHAPE, 3))
     peer.convert()
@@ -217,7 +208,7 @@ def test_voxel_displacements_go_through_the_affine(modules, case, tmp_path):
     for voxel in ((0, 0, 0), (3, 7, 11)):
         point = (lps @ [*voxel, 1])[:3]
         moved = (lps @ [*(voxel + peer.found[voxel]), 1])[:3]
-        expected = matrix @ (moved - centre) + centre + shift - point
+        expected = matrix @ (moved - center) + center + shift - point
         assert np.asarray(field.dataobj)[voxel][0] == pytest.approx(expected, abs=1e-4)
 
 
@@ -251,7 +242,7 @@ def test_points_lie_where_the_numbers_say_and_have_names(modules):
     assert [text.get_text() for text in ax.texts] == ["monai_locor fast", "locor"]
 
 
-def test_names_of_neighbours_do_not_lie_on_each_other(modules):
+def test_names_of_neighbors_do_not_lie_on_each_other(modules):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     ax = figure.subplots()

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Every folder that ``register`` writes is a transform, in all commands and in Python."""
 
@@ -57,7 +49,7 @@ KINDS = ["both", "forward", "inverse", "composite", "ants", "affine"]
 def test_python(tmp_path, kind, name):
     fill(tmp_path / "out", kind)
     found = read_transform(tmp_path / "out" / name, fixed=GRID, moving=GRID)
-    middle = GRID.centre[None]
+    middle = GRID.center[None]
     np.testing.assert_allclose(found.points(middle), middle + SHIFT, atol=1e-3)
     np.testing.assert_allclose(found.inverse().points(middle), middle - SHIFT, atol=1e-2)
     known = kind in ("both", "inverse", "composite", "ants", "affine")

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What a file is, in words and as JSON."""
 
@@ -35,7 +26,7 @@ def test_an_image(run, folder):
     answer = run("info", folder / "moving.nii.gz")
     assert answer.code == 0
     assert "3-D image, 14x12x10 voxels of 2x2x3 mm, field of view 28x24x30 mm" in answer.out
-    assert "orientation RAS (axes run to the right, anterior, superior); centre at (13.0, 11.0, 13.5) mm RAS" in answer.out
+    assert "orientation RAS (axes run to the right, anterior, superior); center at (13.0, 11.0, 13.5) mm RAS" in answer.out
     assert "voxels of type float32; values 1.017 to 2 (1 % below 1.18" in answer.out and "all finite" in answer.out
 
 
@@ -192,7 +183,7 @@ def test_a_slice_out_of_the_plane(run, tmp_path):
     )
     out = run("info", tmp_path / "a.nii").out
     assert "2-D image, 4x5 voxels of 2x3 mm" in out
-    assert "orientation AS (axes run to the anterior, superior); centre at (0.0, 3.0, 6.0) mm RAS" in out
+    assert "orientation AS (axes run to the anterior, superior); center at (0.0, 3.0, 6.0) mm RAS" in out
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """``register``: what it passes on, writes, carries along and says."""
 
@@ -298,7 +289,7 @@ def test_series_and_labels_are_carried_as_what_they_are(run, pair, called, folde
     assert (smooth["kind"], smooth["interpolation"]) == ("labels", "smooth")
 
 
-def test_an_interrupted_registration_is_written_and_labelled(run, pair, called, folder):
+def test_an_interrupted_registration_is_written_and_labeled(run, pair, called, folder):
     called["changes"] = {"interrupted": True}
     answer = run(*pair, "--moving-labels", "moving_labels.nii.gz", "--json")
     assert answer.code == 130 and answer.json["interrupted"] is True

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """A pair of images of a few blobs, on oblique grids, with labels and landmarks, one affine apart."""
 
@@ -37,9 +28,9 @@ def rotation(x: float, y: float, z: float) -> np.ndarray:
     return out
 
 
-def oblique(shape, spacing, angles, centre=(0, 0, 0)) -> Grid:
+def oblique(shape, spacing, angles, center=(0, 0, 0)) -> Grid:
     affine = rotation(*angles) @ np.diag([*spacing, 1.0])
-    affine[:3, 3] = np.array(centre) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = np.array(center) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)
 
 
@@ -49,20 +40,20 @@ MATRIX = rotation(0.1, 0.05, -0.15)  # fixed to moving world points
 MATRIX[:3, 3] = [4, -3, 2]
 
 
-def blobs(world: np.ndarray, centres=BLOBS, width: float = 5.0) -> np.ndarray:
-    return sum(np.exp(-((world - np.array(c)) ** 2).sum(-1) / (2 * width**2)) for c in centres)
+def blobs(world: np.ndarray, centers=BLOBS, width: float = 5.0) -> np.ndarray:
+    return sum(np.exp(-((world - np.array(c)) ** 2).sum(-1) / (2 * width**2)) for c in centers)
 
 
 def volume(values: np.ndarray, grid: Grid) -> MetaTensor:
     return MetaTensor(torch.from_numpy(values).float()[None], affine=torch.tensor(grid.affine))
 
 
-def pair(centres=BLOBS, fixed: Grid = FIXED, moving: Grid = MOVING, matrix: np.ndarray = MATRIX) -> dict:
+def pair(centers=BLOBS, fixed: Grid = FIXED, moving: Grid = MOVING, matrix: np.ndarray = MATRIX) -> dict:
     """One anatomy, in the moving image where the matrix takes it; labels number the blobs."""
     out: dict = {"name": "b_to_a"}
     for role, grid, points in (
-        ("fixed", fixed, np.array(centres)),
-        ("moving", moving, apply_affine(matrix, np.array(centres))),
+        ("fixed", fixed, np.array(centers)),
+        ("moving", moving, apply_affine(matrix, np.array(centers))),
     ):
         world = grid.points()
         each = np.stack([blobs(world, [c]) for c in points])

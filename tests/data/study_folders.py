@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Small folders in the layouts of the published data sets, of phantoms on grids that differ."""
 
@@ -27,7 +18,7 @@ from monai_locor import InputError
 
 SHAPE = (20, 18, 16)
 GRID = np.array([[-2.0, 0, 0, 20], [0, 2.0, 0, -15], [0, 0, 2.5, -18], [0, 0, 0, 1]])
-CENTRES = {1: (6, 5, 5), 2: (13, 6, 6), 3: (6, 12, 9), 4: (13, 12, 9)}
+CENTERS = {1: (6, 5, 5), 2: (13, 6, 6), 3: (6, 12, 9), 4: (13, 12, 9)}
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray = GRID, dtype: type = np.float32) -> Path:
@@ -43,8 +34,8 @@ def voxels(path: Path) -> np.ndarray:
 def organs(shift: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
     """Four boxes, labels 1 to 4."""
     out = np.zeros(SHAPE)
-    for label, centre in CENTRES.items():
-        out[tuple(slice(c + s - 2, c + s + 3) for c, s in zip(centre, shift))] = label
+    for label, center in CENTERS.items():
+        out[tuple(slice(c + s - 2, c + s + 3) for c, s in zip(center, shift))] = label
     return out
 
 
@@ -88,7 +79,7 @@ def learn2reg(root: Path) -> Path:
             save(root / "imagesTr" / file, intensities(labels, (10, 40, 60, 80, 90), 0))
             save(root / "labelsTr" / file, labels, dtype=np.uint8)
             save(root / "masksTr" / file, intensities(labels, (1,) * 5, 0), dtype=np.uint8)
-            points = np.array([np.add(c, shift) for c in CENTRES.values()]) + 0.25
+            points = np.array([np.add(c, shift) for c in CENTERS.values()]) + 0.25
             (root / "keypointsTr").mkdir(exist_ok=True)
             np.savetxt(root / "keypointsTr" / file.replace(".nii.gz", ".csv"), points, delimiter=",", fmt="%.3f")
             listed[str(modality)].append(
@@ -97,7 +88,7 @@ def learn2reg(root: Path) -> Path:
     pairs = [{side: f"./imagesTr/{name}_{n:04d}_{m:04d}.nii.gz" for m, side in enumerate(("fixed", "moving"))} for n in (1, 2)]
     content = {
         "name": name,
-        "labels": {str(m): {"0": "background", **{str(n): f"organ {n}" for n in CENTRES}} for m in (0, 1)},
+        "labels": {str(m): {"0": "background", **{str(n): f"organ {n}" for n in CENTERS}} for m in (0, 1)},
         "modality": {"0": "MR", "1": "CT"},
         "tensorImageShape": {"0": list(SHAPE)},
         "training": listed,

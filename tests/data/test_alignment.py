@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What a network sees of a pair: the same however it is stored, labels and landmarks where the images are."""
 
@@ -38,7 +29,7 @@ def known(monkeypatch):
     monkeypatch.setattr(alignment, "align", lambda *_: MATRIX.copy())
 
 
-def centre_of_mass(image: torch.Tensor) -> torch.Tensor:
+def center_of_mass(image: torch.Tensor) -> torch.Tensor:
     """Voxels, ``(D,)``."""
     values = torch.as_tensor(image)[0].double()
     index = torch.stack(torch.meshgrid(*map(torch.arange, values.shape), indexing="ij")).double()
@@ -52,7 +43,7 @@ def test_the_grid():
     d = AlignPaird(4.0, alignment="start")(pair())
     grid = Grid.of(d["fixed"])
     np.testing.assert_allclose(grid.spacing, 4)
-    np.testing.assert_allclose(grid.centre, FIXED.centre, atol=1e-9)
+    np.testing.assert_allclose(grid.center, FIXED.center, atol=1e-9)
     assert (np.diag(grid.affine)[:3] > 3).all() and (np.abs(grid.extent - FIXED.extent) <= 4).all()
     assert grid.shape == (15, 16, 14)
     for key in EVERYTHING:
@@ -65,20 +56,20 @@ def test_the_grid():
 
 
 @pytest.mark.parametrize("size", [None, 24, (12, 13, 31), (11, 9, 10)])
-@pytest.mark.parametrize("centre", BLOBS)
-def test_landmarks_lie_where_the_images_have_them(known, centre, size):
-    small = oblique((25, 20, 23), (2.4, 3.1, 2.5), (0.3, -0.2, 0.4), centre)  # the blob stays in view
-    centre = np.array(centre) + (1.3, -0.7, 0.9)
-    moved = apply_affine(MATRIX, centre)
+@pytest.mark.parametrize("center", BLOBS)
+def test_landmarks_lie_where_the_images_have_them(known, center, size):
+    small = oblique((25, 20, 23), (2.4, 3.1, 2.5), (0.3, -0.2, 0.4), center)  # the blob stays in view
+    center = np.array(center) + (1.3, -0.7, 0.9)
+    moved = apply_affine(MATRIX, center)
     other = oblique((24, 33, 21), (2.6, 2.0, 2.7), (-0.25, 0.1, -0.2), moved + (2, -1.5, 1.1))
-    given = pair([centre], small, other)
+    given = pair([center], small, other)
     given["moving_landmarks"] = torch.from_numpy(moved + (0.0, 0, 0))[None]
     d = AlignPaird(3.0, spatial_size=size)(given)
     for role in ("fixed", "moving"):
         # the rim of a field of view cuts off some of the blob's tail
         tip = (d[role].as_tensor() - 0.2).clamp_min(0)
-        np.testing.assert_allclose(centre_of_mass(tip), d[f"{role}_landmarks"][0], atol=0.1, err_msg=role)
-    np.testing.assert_allclose(apply_affine(Grid.of(d["fixed"]).affine, d["fixed_landmarks"].numpy())[0], centre, atol=1e-4)
+        np.testing.assert_allclose(center_of_mass(tip), d[f"{role}_landmarks"][0], atol=0.1, err_msg=role)
+    np.testing.assert_allclose(apply_affine(Grid.of(d["fixed"]).affine, d["fixed_landmarks"].numpy())[0], center, atol=1e-4)
 
 
 def test_a_displacement_between_the_images_is_the_one_between_the_landmarks(known):
@@ -105,7 +96,7 @@ def test_aligned_images_and_labels_are_alike(known):
         assert float(2 * (a & b).sum() / (a.sum() + b.sum())) > 0.7, number  # a radius of two voxels
 
 
-def test_labels_by_nearest_neighbour(known):
+def test_labels_by_nearest_neighbor(known):
     given = pair()
     coarse = oblique((13, 14, 12), (4.5, 4.3, 4.7), (0.1, 0.3, -0.2))  # another grid than the image's
     given["moving_label"] = volume(np.random.default_rng(0).integers(0, 2000, coarse.shape), coarse)
@@ -144,7 +135,7 @@ def test_cropping_and_padding_move_nothing(known, size):
     start = np.rint(shift).astype(int)
     np.testing.assert_allclose(shift, start, atol=1e-6)
     margins = np.array([start * -1, start + size - np.array(whole["fixed"].shape[1:])])
-    assert (np.abs(margins[0] - margins[1]) <= 1).all()  # about the centre
+    assert (np.abs(margins[0] - margins[1]) <= 1).all()  # about the center
     for key in EVERYTHING:
         assert part[key].shape == (1, *size)
         expected = np.zeros(size, np.float32)
@@ -213,17 +204,17 @@ def test_the_affine_brings_the_images_together():
 
 def test_two_dimensions():
     grid = Grid((40, 37), np.array([[0.0, -1.5, 20], [1.2, 0, -22], [0, 0, 1]]))
-    centre = np.array([4.0, -3.0])
-    values = blobs(grid.points(), [centre], 4)
+    center = np.array([4.0, -3.0])
+    values = blobs(grid.points(), [center], 4)
     full = np.eye(4)
     full[:2, :2], full[:2, 3] = grid.affine[:2, :2], grid.affine[:2, 2]
     image = MetaTensor(torch.from_numpy(values).float()[None], affine=torch.from_numpy(full))
-    points = torch.from_numpy(centre)[None]
+    points = torch.from_numpy(center)[None]
     given = {"fixed": image, "moving": image.flip(1), "fixed_label": (image > 0.5).float(), "fixed_landmarks": points}
     d = AlignPaird(3.0, alignment="start", spatial_size=24)(given)
     assert d["fixed"].shape == d["moving_weight"].shape == (1, 24, 24) and d["affine"].shape == (3, 3)
-    np.testing.assert_allclose(centre_of_mass(d["fixed"]), d["fixed_landmarks"][0], atol=0.05)
-    np.testing.assert_allclose(centre_of_mass(d["fixed_label"]), d["fixed_landmarks"][0], atol=0.25)
+    np.testing.assert_allclose(center_of_mass(d["fixed"]), d["fixed_landmarks"][0], atol=0.05)
+    np.testing.assert_allclose(center_of_mass(d["fixed_label"]), d["fixed_landmarks"][0], atol=0.25)
 
 
 # --- refusals

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Which pairs are registered: every fault is found before anything else happens, and no two results share a folder."""
 
@@ -185,7 +177,7 @@ def test_all_images_are_checked(files, tmp_path):
     good = {"fixed": files["a"], "moving": files["b"]}
     far = image(tmp_path / "far.nii.gz", affine=np.array([[1.0, 0, 0, 500], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
     flat = image(tmp_path / "flat.nii.gz", (8, 9))
-    check_pairs([good, {**good, "moving": far}])  # from the centres
+    check_pairs([good, {**good, "moving": far}])  # from the centers
     mask = str(tmp_path / "mask.nii.gz")
     nib.save(nib.Nifti1Image(np.ones((8, 9, 10), np.uint8), nib.load(far).affine), mask)
     check_pairs([{**good, "moving": far, "moving_mask": mask}])

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """IXI PD-T2: the random deformation of the paper, pairs made by it, their score, folders as published."""
 
@@ -59,12 +50,12 @@ def slow_deformation(grid: Grid, seed) -> np.ndarray:
         moved = moved + np.stack([ndimage.map_coordinates(c, moved, order=1, mode="nearest") for c in u])
     world = np.moveaxis(moved, 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
     rotation = linalg.expm(np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
-    return (world - grid.centre) @ rotation.T + grid.centre + shift - grid.points()
+    return (world - grid.center) @ rotation.T + grid.center + shift - grid.points()
 
 
 def body(points: np.ndarray) -> np.ndarray:
     """A bright, uneven ellipsoid in darkness."""
-    radius = np.linalg.norm((points - GRID.centre) / [50, 60, 60], axis=-1)
+    radius = np.linalg.norm((points - GRID.center) / [50, 60, 60], axis=-1)
     return np.where(radius < 1, 100 + 20 * np.sin(points[..., 0] / 15) + points[..., 1] / 4, 1)
 
 
@@ -139,7 +130,7 @@ def test_a_pair_has_a_known_answer():
     expected = ndimage.map_coordinates(pd[0].numpy(), index, order=1, mode="grid-constant")
     np.testing.assert_allclose(case.fixed[0].numpy(), expected, atol=0.05)
     assert torch.equal(case.moving, t2) and case.moving_mask is None
-    inner = np.linalg.norm((where - GRID.centre) / [50, 60, 60], axis=-1) < 0.8
+    inner = np.linalg.norm((where - GRID.center) / [50, 60, 60], axis=-1) < 0.8
     mask = case.evaluation_mask[0].numpy() > 0
     assert mask[inner & inside].all() and not mask[~inside].any()
     exact, nothing = IXI.score(case, case.truth), IXI.score(case, None)

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Learn2Reg data sets: reading, submissions, the challenge's measures."""
 
@@ -33,7 +24,7 @@ from monai_locor.data.studies import (
 )
 from monai_locor.geometry import Grid, apply_affine
 
-from .study_folders import CENTRES, GRID, SHAPE, learn2reg, refusal, save, shifted, slow_dice, voxels
+from .study_folders import CENTERS, GRID, SHAPE, learn2reg, refusal, save, shifted, slow_dice, voxels
 
 ndimage = pytest.importorskip("scipy.ndimage")
 NAMES = ("0001_0000_from_0001_0001", "0002_0000_from_0002_0001")
@@ -65,7 +56,7 @@ def mm(ddf: np.ndarray) -> torch.Tensor:
 
 
 def test_what_a_data_set_lists(dataset):
-    assert dataset.task == "PhantomMRCT" and dataset.labels == {n: f"organ {n}" for n in CENTRES}
+    assert dataset.task == "PhantomMRCT" and dataset.labels == {n: f"organ {n}" for n in CENTERS}
     assert dataset.splits == {"train": NAMES, "val": NAMES[1:]}
     (pair,) = dataset.pairs("val")
     assert pair.fixed == dataset.folder / "imagesTr" / "PhantomMRCT_0002_0000.nii.gz"
@@ -75,11 +66,11 @@ def test_what_a_data_set_lists(dataset):
     assert Learn2Reg(dataset.folder).splits == dataset.splits
 
 
-def test_a_case_has_all_of_it_in_millimetres(dataset):
+def test_a_case_has_all_of_it_in_millimeters(dataset):
     case = dataset.load(NAMES[0])
     assert np.array_equal(case.fixed_labels[0].numpy(), voxels(dataset.folder / "labelsTr" / "PhantomMRCT_0001_0000.nii.gz"))
     fixed, moving = case.points["keypoints"]
-    assert np.allclose(fixed.numpy(), apply_affine(GRID, np.array(list(CENTRES.values())) + 0.25))
+    assert np.allclose(fixed.numpy(), apply_affine(GRID, np.array(list(CENTERS.values())) + 0.25))
     assert np.allclose((moving - fixed).numpy(), GRID[:3, 0])
     assert case.fixed_mask is not None and 0 < float(case.fixed_mask.as_tensor().mean()) < 1
 
@@ -119,8 +110,8 @@ def test_measures_equal_slow_ones(dataset):
     found = challenge_measures(case, mm(ddf))
     fixed, moving = case.fixed_labels[0].numpy(), case.moving_labels[0].numpy()
     warped = ndimage.map_coordinates(moving, np.indices(SHAPE) + ddf, order=0, mode="grid-constant")
-    assert found["dice"] == pytest.approx(np.mean([slow_dice(fixed, warped, n) for n in CENTRES])) and 0 < found["dice"] < 1
-    points = np.array(list(CENTRES.values())) + 0.25
+    assert found["dice"] == pytest.approx(np.mean([slow_dice(fixed, warped, n) for n in CENTERS])) and 0 < found["dice"] < 1
+    points = np.array(list(CENTERS.values())) + 0.25
     shift = np.stack([ndimage.map_coordinates(c, points.T, order=3) for c in ddf], -1)
     error = (points + shift - (points + [1, 0, 0])) * [2, 2, 2.5]
     assert found["tre_keypoints_mm"] == pytest.approx(np.linalg.norm(error, axis=1).mean(), rel=1e-4)

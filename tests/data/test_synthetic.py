@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Known-answer pairs: seeded, smooth, invertible, and independent of how the anatomy is stored."""
 
@@ -57,12 +49,12 @@ def test_the_same_world_map_in_every_storage_order(axes):
 
 
 @pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3d", "2d"])
-def test_without_elastic_part_it_is_rigid_about_the_centre(grid):
+def test_without_elastic_part_it_is_rigid_about_the_center(grid):
     u = random_diffeomorphism(grid, 5, translation_mm=0, elastic_rms_mm=0)
     torch.testing.assert_close(jacobian_determinant(u, grid), torch.ones(grid.shape), atol=1e-4, rtol=0)
     points = np.moveaxis(grid.points(), -1, 0).reshape(grid.dims, -1)
     moved = u.double().numpy().reshape(grid.dims, -1) + points
-    distances = [np.linalg.norm(p - grid.centre[:, None], axis=0) for p in (points, moved)]
+    distances = [np.linalg.norm(p - grid.center[:, None], axis=0) for p in (points, moved)]
     np.testing.assert_allclose(*distances, atol=1e-4)
     assert float(u.abs().max()) > 1
 
@@ -86,7 +78,7 @@ def test_refuses_nonsense():
         random_diffeomorphism(GRID, 0, smoothing_mm=0)
 
 
-def test_deform_moves_by_millimetres_and_keeps_the_affine():
+def test_deform_moves_by_millimeters_and_keeps_the_affine():
     image = MetaTensor(torch.rand(1, *GRID.shape), affine=torch.from_numpy(GRID.affine.copy()))
     u = torch.from_numpy(GRID.affine[:3, 0].copy()).reshape(3, 1, 1, 1).expand(3, *GRID.shape)  # one voxel along axis 0
     out = deform(image, u)

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Nearest neighbours are voxels as they are, of any type; and geometry does the same whatever the caller has switched on."""
+"""Nearest neighbors are voxels as they are, of any type; and geometry does the same whatever the caller has switched on."""
 
 from __future__ import annotations
 

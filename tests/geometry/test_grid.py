@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Grids: the world positions of voxels survive every change of storage, and bad affines are refused."""
 
@@ -51,15 +42,15 @@ class TestMeasures:
         np.testing.assert_allclose(grid.points()[tuple(index)], expected)
         assert grid.points().shape == (*grid.shape, grid.dims)
 
-    def test_spacing_extent_centre_and_corners(self, grid):
+    def test_spacing_extent_center_and_corners(self, grid):
         points = grid.points()
         origin = points[(0,) * grid.dims]
         for axis in range(grid.dims):
-            neighbour = points[tuple(int(i == axis) for i in range(grid.dims))]
-            assert grid.spacing[axis] == pytest.approx(np.linalg.norm(neighbour - origin))
+            neighbor = points[tuple(int(i == axis) for i in range(grid.dims))]
+            assert grid.spacing[axis] == pytest.approx(np.linalg.norm(neighbor - origin))
         np.testing.assert_allclose(grid.extent, grid.spacing * grid.shape)
         flat = points.reshape(-1, grid.dims)
-        np.testing.assert_allclose(grid.centre, flat.mean(0))
+        np.testing.assert_allclose(grid.center, flat.mean(0))
         assert len(grid.corners()) == 2**grid.dims
         for corner in grid.corners():
             assert np.linalg.norm(flat - corner, axis=1).min() < 1e-9
@@ -134,11 +125,11 @@ class TestStorageOrder:
 
 class TestResampled:
     @pytest.mark.parametrize("step", [(3.0, 4.0, 2.5), (1.0, 0.7, 1.3), (100.0, 2.0, 100.0)])
-    def test_centred_inside_and_as_far_apart_as_asked(self, grid, step):
+    def test_centered_inside_and_as_far_apart_as_asked(self, grid, step):
         step = np.array(step[: grid.dims])
         coarse = grid.resampled(step)
         np.testing.assert_allclose(coarse.spacing, step)
-        np.testing.assert_allclose(coarse.centre, grid.centre)
+        np.testing.assert_allclose(coarse.center, grid.center)
         np.testing.assert_allclose(coarse.affine[:-1, :-1] / coarse.spacing, grid.affine[:-1, :-1] / grid.spacing)
         voxels = apply_affine(np.linalg.inv(grid.affine), coarse.points().reshape(-1, grid.dims))
         assert (voxels > -1e-6).all() and (voxels < np.array(grid.shape) - 1 + 1e-6).all()

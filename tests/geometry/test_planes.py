@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Slices in any plane: true lengths, coordinates that parallel slices share, and the way back into the world."""
 
@@ -62,7 +54,7 @@ def test_lengths_are_true_and_the_affine_comes_back(affine):
         grid.snapped(),
     ):
         middle = made.full_affine @ [*(np.array(made.shape) - 1) / 2, 0, 1]
-        expected = affine @ [*np.linalg.solve(grid.affine, [*made.centre, 1])[:2], 0, 1]
+        expected = affine @ [*np.linalg.solve(grid.affine, [*made.center, 1])[:2], 0, 1]
         np.testing.assert_allclose(middle, expected, atol=1e-6)
 
 

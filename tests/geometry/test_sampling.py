@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Sampling and warping: against scipy, exact where they must be, and the same on any number of threads."""
 
@@ -141,7 +132,7 @@ class TestReorder:
 
 
 class TestDisplacements:
-    def test_voxels_and_millimetres(self):
+    def test_voxels_and_millimeters(self):
         u = torch.rand(3, *A.shape, dtype=torch.float64)
         expected = np.einsum("ij,jxyz->ixyz", np.linalg.inv(A.affine[:3, :3]), u.numpy())
         np.testing.assert_allclose(to_voxels(u, A).numpy(), expected, atol=1e-12)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Spatial transforms: chains of maps, their inverses, and images and points that go through them."""
 
@@ -37,7 +29,7 @@ def some_affine(dims: int) -> np.ndarray:
 
 
 def smooth_field(grid: Grid, size: float = 2.0) -> torch.Tensor:
-    world = grid.points() - grid.centre
+    world = grid.points() - grid.center
     waves = [np.sin(world @ np.roll([0.25, 0.1, 0.18][: grid.dims], k) + 2 * k) for k in range(grid.dims)]
     return torch.from_numpy(size * np.stack(waves)).float()
 

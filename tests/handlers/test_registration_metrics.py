@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Measures of predicted deformations: against slow loops and known answers, alone, in MONAI's engine and on two processes."""
 
@@ -91,7 +83,7 @@ def test_dice_of_the_right_displacement_is_one():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_landmark_error_is_measured_in_millimetres(dims):
+def test_landmark_error_is_measured_in_millimeters(dims):
     shape = (9, 8, 7)[:dims]
     affine = np.eye(dims + 1)
     affine[:dims, :dims] = OBLIQUE[:dims, :dims]

@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Instance optimisation behind MONAI's inferer interface: the three ways to run it, and the modes it is called in."""
+"""Instance optimization behind MONAI's inferer interface: the three ways to run it, and the modes it is called in."""
 
 from __future__ import annotations
 
@@ -108,7 +100,7 @@ def test_bad_settings_are_refused():
         RegistrationConfig(stages=({"factor": 1, "iterations": 0},)).with_iterations(1)  # type: ignore[arg-type]
 
 
-# --- instance optimisation alone
+# --- instance optimization alone
 
 
 def test_same_as_register_for_every_item_of_a_batch():
@@ -272,7 +264,7 @@ def test_too_small_for_the_network():
         InstanceOptimizationInferer(DENSE, 0, use_network=True, network_spacing=3)([image], lambda x: x, moving=[image])
 
 
-def test_optimisation_starts_from_the_prediction():
+def test_optimization_starts_from_the_prediction():
     shape = (24, 24, 24)
     network = Network(smooth_velocity(*shape))
     fixed, moving = blobs(*shape), blobs(*shape, seed=1)

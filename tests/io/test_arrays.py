@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images in memory: every kind of array of every number of axes is read as its user means it, or refused with the remedy."""
 
@@ -89,7 +81,7 @@ def test_an_affine_of_any_kind(kind):
     np.testing.assert_allclose(read_image((array, affine))[0].affine.numpy(), AFFINE)
 
 
-class Labelled:
+class Labeled:
     """What TorchIO's images and xarray's arrays have in common: they are arrays, and say where they lie."""
 
     def __init__(self, values: np.ndarray, **place) -> None:
@@ -102,7 +94,7 @@ class Labelled:
 
 def test_what_is_an_array_with_an_affine():
     array = numbers(1, 5, 6, 7)
-    found = read_image(Labelled(array, affine=AFFINE))[0]
+    found = read_image(Labeled(array, affine=AFFINE))[0]
     np.testing.assert_array_equal(found.numpy(), array)
     np.testing.assert_allclose(found.affine.numpy(), AFFINE)
     view = itk.array_view_from_image(itk.image_from_array(np.ascontiguousarray(array[0])))
@@ -114,7 +106,7 @@ def test_what_is_an_array_with_an_affine():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (Labelled(numbers(5, 6), coords={"x": 1}), "coordinates are not read; give"),
+        (Labeled(numbers(5, 6), coords={"x": 1}), "coordinates are not read; give"),
         (numbers(5, 6, 7), r"3-D image without channel axis or 5 channels of a 2-D.*image\[None\] or \(image, affine\)"),
         (numbers(5, 6, 7).tolist(), "3-D image without channel axis or 5 channels"),
         (MetaTensor(torch.rand(5, 6, 7), affine=AFFINE), "3-D image without channel axis or 5 channels"),

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images of several numbers a voxel, in the formats of ITK: all of them, in order, with their names where a file has any."""
 
@@ -29,7 +21,7 @@ from monai_locor.io.reading import read_stored
 
 RNG = np.random.default_rng(0)
 MODES = ("L", "RGB", "RGBA", "P")
-COLOURS = ("red", "green", "blue", "alpha")
+COLORS = ("red", "green", "blue", "alpha")
 
 
 @pytest.fixture(params=["SimpleITK", "itk"])
@@ -100,7 +92,7 @@ def test_nrrd_axes_and_spaces(tmp_path, space, kind, first):
     np.testing.assert_array_equal(stored.voxels, data)
     signs = np.diag([*SPACES[space], 1.0])
     np.testing.assert_allclose(stored.affine, signs @ [[2, 0, 0, 1], [0, 0, 4, 2], [0, 3, 0, 3], [0, 0, 0, 1]])
-    assert stored.channels == (COLOURS[:3] if kind == "RGB-color" else ())
+    assert stored.channels == (COLORS[:3] if kind == "RGB-color" else ())
 
 
 def test_layers_of_a_segmentation_and_gradients(tmp_path, library):
@@ -135,7 +127,7 @@ def test_pictures(tmp_path, library, suffix, mode):
     stored = read_stored(tmp_path / f"a{suffix}", "a")
     count = {"L": 1, "RGBA": 4}.get(mode, 3)
     assert stored.shape == (5, 6) and stored.voxels.shape[-1] == count
-    assert stored.channels == (COLOURS[:count] if count > 1 else ())
+    assert stored.channels == (COLORS[:count] if count > 1 else ())
     again = Image.open(tmp_path / f"a{suffix}")
     expected = np.atleast_3d(np.asarray(again.convert("RGB") if mode == "P" else again)).transpose(1, 0, 2)
     found = stored.voxels // (256 if stored.dtype == "uint16" else 1)  # palettes of TIFF have 16 bits
@@ -157,7 +149,7 @@ def test_sixteen_bits_and_pages(tmp_path, library):
         sitk.WriteImage(sitk.GetImageFromArray(data, isVector=True), str(tmp_path / f"a{suffix}"))
         stored = read_stored(tmp_path / f"a{suffix}", "a")
         np.testing.assert_array_equal(stored.voxels, data.transpose(1, 0, 2))
-        assert stored.channels == COLOURS[:3]
+        assert stored.channels == COLORS[:3]
     pages = [Image.fromarray(data[..., k].astype(np.uint8)) for k in range(3)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     stored = read_stored(tmp_path / "pages.tif", "a")

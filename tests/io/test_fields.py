@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Fields and affines in files: read by ITK alone they must do what they do here."""
 
@@ -259,7 +251,7 @@ def test_itk_alone_resamples_with_the_affine(tmp_path):
     np.testing.assert_allclose(warped[inside], expected[inside], atol=1e-3)
 
 
-def test_a_centre_of_rotation_is_honoured(tmp_path):
+def test_a_center_of_rotation_is_honored(tmp_path):
     text = "Transform: Euler3DTransform_double_3_3\nParameters: 0.1 0.2 0.3 1 2 3\nFixedParameters: 5 6 7 0\n"
     (tmp_path / "rigid.txt").write_text(HEADER + text)
     transform = itk.transformread(str(tmp_path / "rigid.txt"))[0]

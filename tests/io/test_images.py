@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images and masks are read: every fault is found and named in one line, with a remedy."""
 
@@ -114,7 +106,7 @@ def test_one_of_several_channels(tmp_path):
     np.testing.assert_array_equal(read_image(np.moveaxis(data, -1, 0), channel=1)[0].numpy()[0], data[..., 1])
 
 
-def test_colours(tmp_path):
+def test_colors(tmp_path):
     pixels = (np.random.default_rng(0).random((6, 5, 3)) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert "3 channels" in refusal(tmp_path / "a.png")

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """ITK's files read without ITK: every linear kind means what it means to ITK, in text, MATLAB and HDF5."""
 
@@ -90,10 +82,10 @@ def test_every_linear_kind_maps_as_in_itk(tmp_path, kind, dims, precision):
 def test_the_base_class_that_many_tools_write_is_an_affine(tmp_path, dims, precision, kind, name):
     """c3d_affine_tool, ITK-SNAP, greedy and fMRIPrep; the name of the file does not matter."""
     rng = np.random.default_rng(1)
-    linear, shift, centre = rng.normal(size=(dims, dims)), rng.normal(size=dims), rng.normal(size=dims) * 20
-    (tmp_path / name).write_text(text_of(kind, dims, [*linear.ravel(), *shift], centre, precision))
+    linear, shift, center = rng.normal(size=(dims, dims)), rng.normal(size=dims), rng.normal(size=dims) * 20
+    (tmp_path / name).write_text(text_of(kind, dims, [*linear.ravel(), *shift], center, precision))
     points, flip = rng.normal(size=(5, dims)) * 30, FLIP[:dims]
-    expected = ((points * flip - centre) @ linear.T + centre + shift) * flip
+    expected = ((points * flip - center) @ linear.T + center + shift) * flip
     np.testing.assert_allclose(read_transform(tmp_path / name).points(points), expected, atol=1e-9)
 
 

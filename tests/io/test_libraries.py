@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Images and transforms of other libraries: each as the library itself places and maps it."""
 
@@ -113,7 +105,7 @@ def _four_axes(array: np.ndarray, grid: Grid) -> object:
     return image
 
 
-def _centred(transform: sitk.Transform) -> sitk.Transform:
+def _centered(transform: sitk.Transform) -> sitk.Transform:
     transform.SetCenter([5.0, -2.0, 10.0][: transform.GetDimension()])
     return transform
 
@@ -135,7 +127,7 @@ def _matrix(dims: int) -> sitk.Transform:
     transform = sitk.AffineTransform(dims)
     transform.SetMatrix(some_affine(dims)[:-1, :-1].ravel().tolist())
     transform.SetTranslation([3.0, -4.0, 5.0][:dims])
-    return _centred(transform)
+    return _centered(transform)
 
 
 def _composite(grid: Grid) -> sitk.Transform:
@@ -144,15 +136,15 @@ def _composite(grid: Grid) -> sitk.Transform:
 
 
 SITK = {
-    "euler": lambda g: _centred(
+    "euler": lambda g: _centered(
         sitk.Euler2DTransform((0, 0), 0.3, (4, -5))
         if g.dims == 2
         else sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.1, (4, -5, 6))
     ),
-    "similarity": lambda g: _centred(
+    "similarity": lambda g: _centered(
         sitk.Similarity2DTransform(1.2, 0.3) if g.dims == 2 else sitk.Similarity3DTransform(1.2, (1, 2, 3), 0.4)
     ),
-    "scale": lambda g: _centred(sitk.ScaleTransform(g.dims, [1.1, 0.9, 1.2][: g.dims])),
+    "scale": lambda g: _centered(sitk.ScaleTransform(g.dims, [1.1, 0.9, 1.2][: g.dims])),
     "translation": lambda g: sitk.TranslationTransform(g.dims, [4.0, -5.0, 6.0][: g.dims]),
     "affine": lambda g: _matrix(g.dims),
     "base": lambda g: sitk.Transform(_matrix(g.dims)),
@@ -163,9 +155,9 @@ SITK = {
     "identity": lambda g: sitk.Transform(g.dims, sitk.sitkIdentity),
 }
 SOLID_ONLY = {
-    "versor": lambda g: _centred(sitk.VersorTransform((1, 2, 3), 0.4)),
-    "versor rigid": lambda g: _centred(sitk.VersorRigid3DTransform((1, 2, 3), 0.4, (7, 8, 9))),
-    "scale skew versor": lambda g: _centred(
+    "versor": lambda g: _centered(sitk.VersorTransform((1, 2, 3), 0.4)),
+    "versor rigid": lambda g: _centered(sitk.VersorRigid3DTransform((1, 2, 3), 0.4, (7, 8, 9))),
+    "scale skew versor": lambda g: _centered(
         sitk.ScaleSkewVersor3DTransform((1.1, 1.2, 0.9), (0.1,) * 6, (1, 2, 3), 0.4, (7, 8, 9))
     ),
 }

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Points in files, and which way a transform takes them."""
 
@@ -129,14 +121,14 @@ def test_points_that_cannot_be_made_or_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def centre_of(image: torch.Tensor, grid: Grid) -> np.ndarray:
+def center_of(image: torch.Tensor, grid: Grid) -> np.ndarray:
     """Where the brightness of an image lies, RAS mm."""
     weights = image[0].double().numpy()
     return (grid.points() * weights[..., None]).sum((0, 1, 2)) / weights.sum()
 
 
 def test_points_go_the_opposite_way_to_images():
-    """A blob in the moving image is seen, in the warped one, where the inverse takes its centre."""
+    """A blob in the moving image is seen, in the warped one, where the inverse takes its center."""
     grid = Grid((40, 42, 38), np.diag([1.5, -1.5, 1.5, 1.0]))
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
@@ -144,10 +136,10 @@ def test_points_go_the_opposite_way_to_images():
     transform = SpatialTransform.of_affine(turn)
     place = np.array([30.0, -32.0, 25.0])
     blob = torch.from_numpy(np.exp(-((grid.points() - place) ** 2).sum(-1) / 30))[None]
-    seen = centre_of(transform.warp(blob, grid, grid).as_tensor(), grid)
+    seen = center_of(transform.warp(blob, grid, grid).as_tensor(), grid)
     np.testing.assert_allclose(seen, transform.inverse().points(place[None])[0], atol=0.05)
     np.testing.assert_allclose(transform.points(seen[None])[0], place, atol=0.05)
-    back = centre_of(transform.inverse().warp(blob, grid, grid).as_tensor(), grid)
+    back = center_of(transform.inverse().warp(blob, grid, grid).as_tensor(), grid)
     np.testing.assert_allclose(back, transform.points(place[None])[0], atol=0.05)
 
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """elastix's parameter files: what transformix makes of ours, and we of those that elastix writes."""
 
@@ -35,7 +27,7 @@ HEAD = """(FixedImageDimension {dims})
 (MovingImageDimension {dims})
 (InitialTransformParameterFileName "{initial}")
 (HowToCombineTransforms "Compose")
-(CenterOfRotationPoint {centre})
+(CenterOfRotationPoint {center})
 // a comment
 """
 FLIP = np.array([-1.0, -1.0, 1.0])
@@ -78,7 +70,7 @@ def test_registrations_of_elastix_are_read(tmp_path, elastix, case, kinds):
     fixed = fixed.resampled([0.8] * fixed.dims)
     images = []
     for name, grid, width in (("f", fixed, [6.0, 5, 7]), ("m", moving, [5.0, 6.5, 6])):
-        blob = np.exp(-((((grid.points() - fixed.centre - len(images)) / width[: grid.dims]) ** 2).sum(-1)))
+        blob = np.exp(-((((grid.points() - fixed.center - len(images)) / width[: grid.dims]) ** 2).sum(-1)))
         write_image(tmp_path / f"{name}.nii", torch.from_numpy(100 * blob).float(), grid)
         images.append(elastix.imread(str(tmp_path / f"{name}.nii"), elastix.F))
     parameters = elastix.ParameterObject.New()
@@ -103,7 +95,7 @@ def test_registrations_of_elastix_are_read(tmp_path, elastix, case, kinds):
 
 
 def with_head(text: str, dims: int = 3, initial: str = "NoInitialTransform") -> str:
-    return HEAD.format(dims=dims, initial=initial, centre=" ".join("123"[:dims])) + text
+    return HEAD.format(dims=dims, initial=initial, center=" ".join("123"[:dims])) + text
 
 
 @pytest.mark.parametrize(
@@ -134,7 +126,7 @@ def test_linear_transforms_are_those_of_itk(tmp_path, kind, numbers, itk_name, d
     np.testing.assert_allclose(read_transform(tmp_path / "t.txt").points(points), expected, atol=1e-9)
 
 
-def test_the_order_of_rotations_is_honoured(tmp_path):
+def test_the_order_of_rotations_is_honored(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     text = '(Transform "EulerTransform")\n(TransformParameters 0.1 -0.2 0.3 1 2 3)\n(ComputeZYX "true")\n'
     (tmp_path / "t.txt").write_text(with_head(text))

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """FSL's warps and matrices against a slow implementation of their documented definition."""
 
@@ -30,7 +22,7 @@ from .transform_cases import GRIDS, LIMIT, SOLID, some_affine, some_transform
 
 
 def fsl_position(grid: Grid, voxel) -> np.ndarray:
-    """Millimetres along the axes; the first one backwards if the image is stored in neurological order."""
+    """Millimeters along the axes; the first one backwards if the image is stored in neurological order."""
     index = np.array(voxel, dtype=float)
     if np.linalg.det(grid.affine[:3, :3]) > 0:
         index[0] = grid.shape[0] - 1 - index[0]

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Files of ITK and ANTs: what SimpleITK and ANTs make of ours, and we of theirs."""
 
@@ -118,11 +110,11 @@ def test_the_order_of_a_chain_is_kept(tmp_path, sitk):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_transforms_of_simpleitk_are_read(tmp_path, sitk, dims):
     fixed = GRIDS["flat" if dims == 2 else "mixed"][0]
-    flip, centre = FLIP[:dims], (fixed.centre * FLIP[:dims]).tolist()
+    flip, center = FLIP[:dims], (fixed.center * FLIP[:dims]).tolist()
     if dims == 2:
-        parts = [sitk.Euler2DTransform(centre, 0.2, (1.0, 2.0)), sitk.Similarity2DTransform(1.1, 0.1, (2.0, 1.0), centre)]
+        parts = [sitk.Euler2DTransform(center, 0.2, (1.0, 2.0)), sitk.Similarity2DTransform(1.1, 0.1, (2.0, 1.0), center)]
     else:
-        parts = [sitk.Euler3DTransform(centre, 0.2, 0.1, -0.1, (1.0, 2.0, 3.0)), sitk.ScaleTransform(3, (1.1, 0.9, 1.2))]
+        parts = [sitk.Euler3DTransform(center, 0.2, 0.1, -0.1, (1.0, 2.0, 3.0)), sitk.ScaleTransform(3, (1.1, 0.9, 1.2))]
     reference = sitk.GetImageFromArray(np.zeros(fixed.shape[::-1], np.float32))
     reference.SetSpacing(fixed.spacing.tolist())
     reference.SetOrigin((fixed.affine[:-1, -1] * flip).tolist())
@@ -200,7 +192,7 @@ def test_a_registration_of_ants_is_read(tmp_path, ants):
     fixed, moving = GRIDS["left-handed"]
     fixed = fixed.resampled([0.8, 0.8, 1.0])
     for name, grid, width in (("f", fixed, [6.0, 5, 7]), ("m", moving, [5.0, 6.5, 6])):
-        blob = np.exp(-((((grid.points() - fixed.centre) / width) ** 2).sum(-1)))
+        blob = np.exp(-((((grid.points() - fixed.center) / width) ** 2).sum(-1)))
         write_image(tmp_path / f"{name}.nii.gz", torch.from_numpy(blob).float(), grid)
     images = [ants.image_read(str(tmp_path / f"{name}.nii.gz")) for name in "fm"]
     ants.registration(*images, "SyN", outprefix=str(tmp_path / "reg_"), random_seed=1, reg_iterations=(5, 5))

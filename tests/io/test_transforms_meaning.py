@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What a file holds: recognized where it shows, refused with the choices where it does not, read as it is named."""
 
@@ -115,7 +107,7 @@ def test_positions_in_a_vector_image(tmp_path, caplog):
 
 @pytest.mark.parametrize("header", [(False, ""), (True, ""), (True, "vector")])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)])
-def test_positions_in_voxels_are_not_taken_for_millimetres(tmp_path, header, signs):
+def test_positions_in_voxels_are_not_taken_for_millimeters(tmp_path, header, signs):
     """On a grid of 1 mm only the place of the origin tells them from each other."""
     affine = np.diag([*map(float, signs), 1.0])
     affine[:3, 3] = np.multiply(signs, (-20.0, -22, -18))

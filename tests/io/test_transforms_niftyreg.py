@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """NiftyReg's files: what its programs make of ours and we of theirs, and their definition where they are not installed."""
 
@@ -107,7 +99,7 @@ def test_registrations_of_niftyreg_are_read(tmp_path, case):
     fixed, moving = GRIDS[case]
     fixed = fixed.resampled([0.8, 0.8, 1.0])
     for name, grid, width in (("f", fixed, [6.0, 5, 7]), ("m", moving, [5.0, 6.5, 6])):
-        blob = np.exp(-((((grid.points() - fixed.centre) / width) ** 2).sum(-1)))
+        blob = np.exp(-((((grid.points() - fixed.center) / width) ** 2).sum(-1)))
         write_image(tmp_path / f"{name}.nii", torch.from_numpy(blob).float(), grid)
     images = ["-ref", tmp_path / "f.nii", "-flo", tmp_path / "m.nii"]
     run("reg_aladin", *images, "-aff", tmp_path / "a.txt", "-res", tmp_path / "r.nii", "-rigOnly")

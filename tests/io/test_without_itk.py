@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Without ITK, everything but its own formats works, and these say what is missing."""
 
@@ -126,15 +118,15 @@ def test_formats_of_itk_say_what_is_missing(found):
 
 @pytest.mark.slow  # ITK takes its time to load
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("centred", [False, True])
-def test_the_text_of_an_affine_means_what_it_means_to_itk(tmp_path, dims, centred):
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_text_of_an_affine_means_what_it_means_to_itk(tmp_path, dims, centered):
     itk = pytest.importorskip("itk")
     rng = np.random.default_rng(dims)
     matrix = np.eye(dims + 1)
     matrix[:-1] += rng.normal(size=(dims, dims + 1))
     path = tmp_path / "a.tfm"
     write_affine(path, matrix)
-    if centred:
+    if centered:
         text = path.read_text()
         path.write_text(
             text[: text.index("FixedParameters")] + "FixedParameters: " + " ".join(["7.5", "-3", "2"][:dims]) + "\n"

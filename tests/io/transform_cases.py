@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Grids that are oblique, flipped and anisotropic, a transform between them, and images that show where points land."""
 
@@ -25,7 +17,7 @@ from monai_locor.io import write_image
 LIMIT = 0.01  # voxels, mean
 
 
-def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...], centre: float = 5.0) -> Grid:
+def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...], center: float = 5.0) -> Grid:
     """A grid turned by ``angle`` about every axis; negative spacing flips an axis."""
     dims = len(shape)
     linear = np.eye(dims)
@@ -35,7 +27,7 @@ def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...], cen
         linear = linear @ turn
     affine = np.eye(dims + 1)
     affine[:-1, :-1] = linear @ np.diag(spacing)
-    affine[:-1, -1] = np.array([centre, -2.0, 2 * centre])[:dims] - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
+    affine[:-1, -1] = np.array([center, -2.0, 2 * center])[:dims] - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)
 
 
@@ -59,7 +51,7 @@ def some_affine(dims: int) -> np.ndarray:
 
 def smooth_field(grid: Grid, size: float = 2.0) -> torch.Tensor:
     """``(D, *shape)``, RAS mm, a different function in each component, without folds."""
-    world = grid.points() - grid.centre
+    world = grid.points() - grid.center
     waves = [np.sin(world @ np.roll([0.1, 0.06, 0.08][: grid.dims], k) + 2 * k) for k in range(grid.dims)]
     return torch.from_numpy(size * np.stack(waves)).float()
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The loss once more, from its formula: slow, dense, float64, differentiated by autograd. Nothing is shared with the package.
 
@@ -28,9 +20,9 @@ from monai_locor.losses import LocalLearnedBasisCRLoss
 def axis_matrix(size: int, sigma: float, stride: float, truncated: float = 3.0, shift: float = 0.0) -> torch.Tensor:
     """`(windows, size)`: Gaussians `stride` apart, cut at `truncated * sigma` (half a voxel at least), rows sum to 1."""
     count = max(1, math.ceil(size / stride - 1e-9))
-    centres = (size - 1) / 2 + stride * (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) + shift
-    centres = centres.clamp(-0.5, size - 0.5)  # a window keeps its centre inside the image
-    distance = (torch.arange(size, dtype=torch.float64) - centres[:, None]).abs()
+    centers = (size - 1) / 2 + stride * (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) + shift
+    centers = centers.clamp(-0.5, size - 0.5)  # a window keeps its center inside the image
+    distance = (torch.arange(size, dtype=torch.float64) - centers[:, None]).abs()
     weight = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance <= max(truncated * sigma, 0.5))
     return weight / weight.sum(1, keepdim=True)
 

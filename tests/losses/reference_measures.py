@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The measures once more, from their formulas: loops over voxels, bins and windows in plain Python. One item, one channel.
 
@@ -36,7 +28,7 @@ def as_image(tensor: torch.Tensor) -> Image:
 
 
 def gaussian_parzen(u: float, bins: int, ratio: float = 0.5) -> list[float]:
-    """`exp(-(u - b_k)^2 / 2 sigma^2)`, normalised over the bins, `sigma` a share of the distance of two bins."""
+    """`exp(-(u - b_k)^2 / 2 sigma^2)`, normalized over the bins, `sigma` a share of the distance of two bins."""
     sigma = ratio / (bins - 1)
     raw = [math.exp(-((u - k / (bins - 1)) ** 2) / (2 * sigma**2)) for k in range(bins)]
     return [value / sum(raw) for value in raw]
@@ -136,15 +128,15 @@ def cubic_spline(t: float) -> float:
 
 
 def spline_matrix(size: int, spacing: int) -> torch.Tensor:
-    """Regions centred on the edges between voxels, the set in the middle of the axis, not normalised."""
+    """Regions centered on the edges between voxels, the set in the middle of the axis, not normalized."""
     count = size // spacing + 1
-    centres = [(size - 1) / 2 + spacing * (r - (count - 1) / 2) for r in range(count)]
-    return torch.tensor([[cubic_spline((i - c) / spacing) for i in range(size)] for c in centres], dtype=torch.float64)
+    centers = [(size - 1) / 2 + spacing * (r - (count - 1) / 2) for r in range(count)]
+    return torch.tensor([[cubic_spline((i - c) / spacing) for i in range(size)] for c in centers], dtype=torch.float64)
 
 
 def srwcr(pred: Image, target: Image, mask: Image, axes: Sequence[torch.Tensor], bins: int, eps: float = 1e-6) -> float:
     """With the joint histogram of every region, and every sum over a and b written out."""
-    centres = [k / (bins - 1) for k in range(bins)]
+    centers = [k / (bins - 1) for k in range(bins)]
     regions = []
     for weights in window_weights(axes):
         joint = [[0.0] * bins for _ in range(bins)]
@@ -160,11 +152,11 @@ def srwcr(pred: Image, target: Image, mask: Image, axes: Sequence[torch.Tensor],
         mass = sum(p for row in joint for p in row)
         conditional = [[p / (mass + eps) for p in row] for row in joint]
         of_target = [sum(column) for column in zip(*conditional, strict=True)]
-        mean = sum(b * p for b, p in zip(centres, of_target, strict=True))
-        variance = sum((b - mean) ** 2 * p for b, p in zip(centres, of_target, strict=True))
+        mean = sum(b * p for b, p in zip(centers, of_target, strict=True))
+        variance = sum((b - mean) ** 2 * p for b, p in zip(centers, of_target, strict=True))
         for k, row in enumerate(joint):
-            given = sum(b * p for b, p in zip(centres, conditional[k], strict=True)) / (sum(conditional[k]) + eps)
-            out += sum(p * (b**2 - given**2) for b, p in zip(centres, row, strict=True)) / (variance + eps)
+            given = sum(b * p for b, p in zip(centers, conditional[k], strict=True)) / (sum(conditional[k]) + eps)
+            out += sum(p * (b**2 - given**2) for b, p in zip(centers, row, strict=True)) / (variance + eps)
     return out
 
 

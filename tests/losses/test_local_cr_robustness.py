@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """LocalLearnedBasisCRLoss on the images that break losses: masks, outliers, offsets, precision, sizes."""
 
@@ -168,7 +160,7 @@ class TestMask:
         mask = torch.zeros(1, 1, 30)
         mask[..., :10] = 1
         counted = loss(torch.rand(1, 1, 30), torch.rand(1, 1, 30), mask)[0, 0] != 0
-        assert counted.tolist() == [True] * 3 + [True] + [False] * 6  # centres 1, 4, 7, 10 (mass 0.29), 13, ...
+        assert counted.tolist() == [True] * 3 + [True] + [False] * 6  # centers 1, 4, 7, 10 (mass 0.29), 13, ...
 
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     @pytest.mark.parametrize("form", ["log", "normalized"])

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """What all measures have in common: interface, errors, odd images, and that aligned is better than not."""
 
@@ -144,7 +136,7 @@ class TestInterface:
     def test_nothing_comes_back_to_the_host(self, name):
         """On a GPU each of these operations would wait for all work in progress, in every step of a registration."""
 
-        class NoSynchronisation(TorchDispatchMode):
+        class NoSynchronization(TorchDispatchMode):
             def __torch_dispatch__(self, func, types, args=(), kwargs=None):
                 forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "aten.equal")
                 assert not any(word in str(func) for word in forbidden), func
@@ -153,7 +145,7 @@ class TestInterface:
         loss = make(name, 3)
         pred, target, mask = (torch.rand(2, 1, 7, 8, 9) for _ in range(3))
         pred.requires_grad_()
-        with NoSynchronisation():
+        with NoSynchronization():
             loss(pred, target, mask.round()).backward()
         assert pred.grad.abs().max() > 0
 

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The measures against loops in plain Python, their gradients against differences, and invariances that theory asks for."""
 
@@ -195,7 +187,7 @@ def test_gradient_of_every_voxel(make):
     assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask), (pred, target))
 
 
-class TestNeighboursInMONAI:
+class TestNeighborsInMONAI:
     def test_mutual_information_is_monais(self):
         pred, target = (torch.rand(2, 1, 9, 8, 7) for _ in range(2))
         theirs = GlobalMutualInformationLoss(num_bins=23, smooth_nr=1e-5, smooth_dr=1e-5)(pred, target)
@@ -216,7 +208,7 @@ class TestInvariances:
     def labels(self) -> torch.Tensor:
         return torch.randint(self.LABELS, (1, 1, 20, 20))
 
-    def relabelled(self, labels: torch.Tensor) -> torch.Tensor:
+    def relabeled(self, labels: torch.Tensor) -> torch.Tensor:
         """Other intensities for the same labels, all bins taken."""
         order = torch.tensor([0, *(torch.randperm(self.LABELS - 2) + 1), self.LABELS - 1])
         return order[labels].double() / (self.LABELS - 1)
@@ -236,19 +228,19 @@ class TestInvariances:
         if form == "normalized":
             expected = -(entropies[0] + entropies[1]) / entropies[2]
         for _ in range(3):
-            found = loss(self.relabelled(first), self.relabelled(second))
+            found = loss(self.relabeled(first), self.relabeled(second))
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("make", [CorrelationRatioLoss, LocalParzenCRLoss, partial(SRWCRLoss, spacing=4)])
     def test_correlation_ratio_takes_any_function_of_the_prediction(self, make):
-        """Relabelled predictions explain the target as well as the labels do; a perfect function explains all of it."""
+        """Relabeled predictions explain the target as well as the labels do; a perfect function explains all of it."""
         kernel = {} if isinstance(make, partial) else {"kernel_type": "spline"}
         loss = make(2, self.LABELS, rescale=False, **kernel).eval()
         labels = self.labels()
-        target = self.relabelled(labels)
-        assert loss(self.relabelled(labels), target) < 0.01
+        target = self.relabeled(labels)
+        assert loss(self.relabeled(labels), target) < 0.01
         noisy = torch.where(torch.rand(target.shape) < 0.3, torch.rand_like(target), target)
-        values = [loss(self.relabelled(labels), noisy) for _ in range(3)]
+        values = [loss(self.relabeled(labels), noisy) for _ in range(3)]
         close(values[1], values[0], rtol=1e-4)
         close(values[2], values[0], rtol=1e-4)
         assert 0.1 < values[0] < 0.9

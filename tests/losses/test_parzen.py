@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Parzen windows, streamed joint histograms, and the window matrices of the other measures."""
 
@@ -50,7 +42,7 @@ class TestCodes:
 def test_gaussian_weights(ratio):
     u = uniform(1, 30)
     expected = torch.tensor([slow.gaussian_parzen(float(x), 9, ratio) for x in u[0]], dtype=torch.float64)
-    # between bins of a narrow Gaussian all weights are small before they are normalised, and the least of them is cut
+    # between bins of a narrow Gaussian all weights are small before they are normalized, and the least of them is cut
     torch.testing.assert_close(
         GaussianParzen(9, ratio).encode(u)[0].T, expected, rtol=1e-9, atol=1e-10 if ratio < 0.5 else 1e-14
     )

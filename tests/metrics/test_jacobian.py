@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Jacobian determinants and folding: analytic fields, every storage order, and a slow second implementation."""
 
@@ -45,10 +37,10 @@ def matrix_map(dims: int, seed: int) -> np.ndarray:
 
 
 def fold(grid: Grid, size: float = 3.0) -> torch.Tensor:
-    """A shift in a small ball in the middle, strong enough to run over its neighbours."""
+    """A shift in a small ball in the middle, strong enough to run over its neighbors."""
 
     def world(points: np.ndarray) -> np.ndarray:
-        distance = ((points - grid.centre) ** 2).sum(-1, keepdims=True) / grid.spacing.min() ** 2
+        distance = ((points - grid.center) ** 2).sum(-1, keepdims=True) / grid.spacing.min() ** 2
         return points + size * grid.spacing.max() * np.exp(-distance)
 
     return displacement(grid, world)

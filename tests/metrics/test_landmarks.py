@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""Distances in millimetres: exact inverses, known shifts, and masks."""
+"""Distances in millimeters: exact inverses, known shifts, and masks."""
 
 from __future__ import annotations
 
@@ -22,8 +14,8 @@ from monai_locor.metrics import inverse_consistency, target_registration_error
 
 FIXED = Grid((12, 10, 9), np.array([[-2.0, 0.1, 0, 10], [0.2, 0, 1.5, -5], [0, -2.5, 0.1, 12], [0, 0, 0, 1]]))
 MOVING = Grid((20, 18, 16), np.diag([1.5, 1.5, 2.0, 1.0]))
-TO_CENTRE = np.block([[np.eye(3), (FIXED.centre - MOVING.centre)[:, None]], [np.zeros(3), 1.0]])
-CENTRED = Grid(MOVING.shape, TO_CENTRE @ MOVING.affine)
+TO_CENTER = np.block([[np.eye(3), (FIXED.center - MOVING.center)[:, None]], [np.zeros(3), 1.0]])
+CENTERED = Grid(MOVING.shape, TO_CENTER @ MOVING.affine)
 
 
 def field(grid: Grid, matrix: np.ndarray) -> torch.Tensor:
@@ -39,21 +31,21 @@ def small_affine() -> np.ndarray:
 
 def test_an_affine_and_its_inverse_are_consistent():
     matrix = small_affine()
-    error = inverse_consistency(field(FIXED, matrix), FIXED, field(CENTRED, np.linalg.inv(matrix)), CENTRED)
+    error = inverse_consistency(field(FIXED, matrix), FIXED, field(CENTERED, np.linalg.inv(matrix)), CENTERED)
     assert error.numel() > 300 and float(error.max()) < 1e-4
 
 
-def test_a_wrong_inverse_is_told_in_millimetres():
+def test_a_wrong_inverse_is_told_in_millimeters():
     matrix, off = small_affine(), np.eye(4)
     off[0, 3] = 0.5
-    error = inverse_consistency(field(FIXED, matrix), FIXED, field(CENTRED, off @ np.linalg.inv(matrix)), CENTRED)
+    error = inverse_consistency(field(FIXED, matrix), FIXED, field(CENTERED, off @ np.linalg.inv(matrix)), CENTERED)
     torch.testing.assert_close(error, torch.full_like(error, 0.5), atol=1e-4, rtol=0)
 
 
 def test_points_outside_the_moving_grid_do_not_count():
     away = np.eye(4)
     away[0, 3] = 1e3
-    assert inverse_consistency(field(FIXED, away), FIXED, field(CENTRED, np.eye(4)), CENTRED).numel() == 0
+    assert inverse_consistency(field(FIXED, away), FIXED, field(CENTERED, np.eye(4)), CENTERED).numel() == 0
     zero = torch.zeros(3, *FIXED.shape)
     assert inverse_consistency(zero, FIXED, zero, FIXED).numel() == (12 - 2) * (10 - 2) * (9 - 2)
 

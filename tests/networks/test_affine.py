@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The affine part: its exponential against torch's, its inverse, and that one learning rate fits all of it."""
 
@@ -89,12 +80,12 @@ class TestAffineMap:
         torch.testing.assert_close(module()[-1], expected, atol=1e-12, rtol=0)
         torch.testing.assert_close(module(inverse=True)[-1], expected, atol=1e-12, rtol=0)
 
-    def test_the_linear_part_turns_about_the_centre(self, grid):
+    def test_the_linear_part_turns_about_the_center(self, grid):
         module = perturbed(grid)
         with torch.no_grad():
             module.log_matrix[:, -1] = 0
-            moved = apply_affine(module().numpy(), grid.centre)
-        np.testing.assert_allclose(moved, grid.centre, atol=1e-8)
+            moved = apply_affine(module().numpy(), grid.center)
+        np.testing.assert_allclose(moved, grid.center, atol=1e-8)
 
     def test_gradcheck(self, grid):
         module = perturbed(grid, initial(grid.dims)).double()
@@ -114,7 +105,7 @@ class TestAffineMap:
 
 
 def largest_moves(grid: Grid) -> np.ndarray:
-    """Millimetres that the outermost voxel moves per unit of each of the numbers, ``(D, D + 1)``."""
+    """Millimeters that the outermost voxel moves per unit of each of the numbers, ``(D, D + 1)``."""
     module, step = AffineMap(grid), 1e-4
     out = np.zeros(module.log_matrix.shape)
     for index in np.ndindex(*out.shape):

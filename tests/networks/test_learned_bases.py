@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Learned bases in files and in losses."""
 
@@ -68,7 +59,7 @@ class TestFiles:
             found = LearnedBases.load(path)
             assert same(found, bases) and found.contrasts == ("T1", "FLAIR") and found.hidden_channels == (7, 3)
 
-    def test_without_names_and_normalisation(self, tmp_path):
+    def test_without_names_and_normalization(self, tmp_path):
         bases = LearnedBases.of(*losses(in_channels=1))
         bases.save(tmp_path / "a")
         found = LearnedBases.load(tmp_path / "a")
@@ -78,7 +69,7 @@ class TestFiles:
     def test_the_description_can_be_read(self, bases, tmp_path):
         told = json.loads(bases.save(tmp_path / "a")[1].read_text(encoding="utf-8"))
         assert told["contrasts"] == {"moving": "T1", "fixed": "FLAIR"} and told["num_basis"] == 4
-        assert told["normalisation"]["quantile"] == 0.001 and told["normalisation"]["limits"] == [-0.25, 1.25]
+        assert told["normalization"]["quantile"] == 0.001 and told["normalization"]["limits"] == [-0.25, 1.25]
         assert told["channels"][0] == "intensity" and len(told["channels"]) == 2
 
     @pytest.mark.parametrize("missing", [0, 1])
@@ -108,7 +99,7 @@ class TestFiles:
             ("num_basis", 5, "does not fit a.json"),
             ("hidden_channels", [7], "does not fit a.json"),
             ("hidden_channels", None, "does not describe"),
-            ("normalisation", "none", "does not describe"),
+            ("normalization", "none", "does not describe"),
             ("format", "monai_locor learned bases 2", "this version reads"),
         ],
     )

@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""The velocity field: splines against scipy, the exponential against Runge-Kutta, all of it in millimetres."""
+"""The velocity field: splines against scipy, the exponential against Runge-Kutta, all of it in millimeters."""
 
 from __future__ import annotations
 
@@ -43,7 +34,7 @@ THIN = grid_of((49, 25, 9), (1.0, 2.0, 6.0))  # same field of view as CUBE
 GRIDS = {"cube": CUBE, "plane": PLANE, "thin": THIN}
 
 
-def randomised(grid: Grid, spacing: float = 12.0, step: float = 3.0, margin: float = 6.0, size: float = 0.3) -> SplineVelocity:
+def randomized(grid: Grid, spacing: float = 12.0, step: float = 3.0, margin: float = 6.0, size: float = 0.3) -> SplineVelocity:
     module = SplineVelocity(grid, spacing, step, margin)
     with torch.no_grad():
         module.coefficients.copy_(size * torch.randn_like(module.coefficients))
@@ -116,17 +107,17 @@ class TestLattice:
             )
 
     def test_velocity_is_scipys_spline(self, grid):
-        module = randomised(grid)
+        module = randomized(grid)
         np.testing.assert_allclose(module.velocity().detach().movedim(0, -1), spline(module)(lattice_points(module)), atol=1e-5)
 
     def test_gradients_reach_every_coefficient(self, grid):
-        module = randomised(grid, size=0.05)
+        module = randomized(grid, size=0.05)
         (module() * torch.randn(2, grid.dims, *module.shape)).sum().backward()
         assert module.coefficients.grad.isfinite().all() and (module.coefficients.grad != 0).all()
 
 
 def test_velocity_does_not_depend_on_the_voxels():
-    cube, thin = randomised(CUBE), SplineVelocity(THIN, 12, 3, 6)
+    cube, thin = randomized(CUBE), SplineVelocity(THIN, 12, 3, 6)
     assert cube.shape == thin.shape and cube.coefficients.shape == thin.coefficients.shape
     with torch.no_grad():
         thin.coefficients.copy_(cube.coefficients)
@@ -136,7 +127,7 @@ def test_velocity_does_not_depend_on_the_voxels():
 class TestExponential:
     @pytest.mark.parametrize("grid", list(GRIDS.values()), ids=list(GRIDS))
     def test_against_runge_kutta(self, grid):
-        module = randomised(grid, spacing=24, size=0.15)
+        module = randomized(grid, spacing=24, size=0.15)
         function, fields = spline(module), module()
         middle = tuple(slice(n // 4, n - n // 4) for n in module.shape)
         start = lattice_points(module)[middle]
@@ -155,7 +146,7 @@ class TestExponential:
 
     @pytest.mark.parametrize("grid", list(GRIDS.values()), ids=list(GRIDS))
     def test_forward_and_inverse_undo_each_other(self, grid):
-        module = randomised(grid, spacing=24, size=0.15)
+        module = randomized(grid, spacing=24, size=0.15)
         forward, inverse = module()
         middle = tuple(slice(n // 4, n - n // 4) for n in module.shape)
         start = lattice_points(module)[middle]
@@ -165,7 +156,7 @@ class TestExponential:
             assert np.linalg.norm(back - start, axis=-1).max() < 0.03
 
     def test_more_squarings_change_little(self):
-        fine, coarse = (randomised(CUBE, spacing=24, size=0) for _ in range(2))
+        fine, coarse = (randomized(CUBE, spacing=24, size=0) for _ in range(2))
         fine.exponential.num_steps = 9
         with torch.no_grad():
             fine.coefficients.copy_(0.15 * torch.randn_like(fine.coefficients))
@@ -177,7 +168,7 @@ class TestTake:
     @pytest.mark.parametrize("grid", list(GRIDS.values()), ids=list(GRIDS))
     @pytest.mark.parametrize("margins", [(0.0, 0.0), (12.0, 12.0), (24.0, 12.0)])
     def test_refinement_keeps_the_field(self, grid, margins):
-        coarse, fine = randomised(grid, 24, 3, margins[0]), SplineVelocity(grid, 12, 3, margins[1])
+        coarse, fine = randomized(grid, 24, 3, margins[0]), SplineVelocity(grid, 12, 3, margins[1])
         fine.take(coarse)
         expected = at_voxels(coarse, coarse.velocity())
         assert np.abs(expected).max() > 1
@@ -185,7 +176,7 @@ class TestTake:
 
     def test_refinement_of_the_lattice_too(self):
         """As from stage to stage: control points, steps and margins all change."""
-        coarse, fine = randomised(CUBE, 32, 8, 16), SplineVelocity(CUBE, 8, 4, 8)
+        coarse, fine = randomized(CUBE, 32, 8, 16), SplineVelocity(CUBE, 8, 4, 8)
         fine.take(coarse)
         at_both = [np.linspace(0, n - 1, 7)[::2] for n in CUBE.shape]  # where lattice points of both lie: every 16 mm
         points = np.stack(np.meshgrid(*at_both, indexing="ij"), -1) * CUBE.spacing
@@ -193,14 +184,14 @@ class TestTake:
         np.testing.assert_allclose(*values, atol=1e-3)
 
     def test_coarsening_finds_the_coarse_field_again(self):
-        coarse, fine, again = randomised(CUBE, 24, 3, 12), SplineVelocity(CUBE, 12, 3, 12), SplineVelocity(CUBE, 24, 3, 12)
+        coarse, fine, again = randomized(CUBE, 24, 3, 12), SplineVelocity(CUBE, 12, 3, 12), SplineVelocity(CUBE, 24, 3, 12)
         fine.take(coarse)
         again.take(fine)
         torch.testing.assert_close(again.coefficients, coarse.coefficients, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("spacing", [10.0, 17.0, 40.0])
     def test_knots_that_do_not_nest_come_close(self, spacing):
-        other, mine = randomised(CUBE, 24, 3, 12), SplineVelocity(CUBE, spacing, 3, 12)
+        other, mine = randomized(CUBE, 24, 3, 12), SplineVelocity(CUBE, spacing, 3, 12)
         mine.take(other)
         before, after = (at_voxels(m, m.velocity()) for m in (other, mine))
         share = np.square(after - before).mean() / np.square(before).mean()
@@ -212,25 +203,25 @@ class TestBase:
     def test_is_the_velocity_given(self, grid):
         module = SplineVelocity(grid, 12, float(grid.spacing.min()), margin=2 * float(grid.spacing.min()))
         matrix = 0.1 * np.random.default_rng(0).standard_normal((grid.dims, grid.dims))
-        given = (grid.points() - grid.centre) @ matrix.T + 1  # linear, so that no interpolation changes it
+        given = (grid.points() - grid.center) @ matrix.T + 1  # linear, so that no interpolation changes it
         module.set_base(torch.from_numpy(np.moveaxis(given, -1, 0).copy()))
         np.testing.assert_allclose(at_voxels(module, module.velocity()), given, atol=1e-4)
 
     def test_adds_to_the_splines(self):
-        module = randomised(CUBE)
+        module = randomized(CUBE)
         splines = module.velocity().detach()
         module.set_base(torch.ones(3, *CUBE.shape))
         expected = splines + (torch.from_numpy(OBLIQUE.T @ np.ones(3)).float() / 3).view(3, 1, 1, 1)
         torch.testing.assert_close(module.velocity().detach(), expected, atol=1e-5, rtol=0)
 
     def test_does_not_enter_checkpoints(self):
-        module = randomised(CUBE)
+        module = randomized(CUBE)
         module.set_base(torch.ones(3, *CUBE.shape))
         assert set(module.state_dict()) == {"coefficients"}
 
     def test_fitted_base_has_the_given_displacement_as_its_exponential(self):
         module = SplineVelocity(CUBE, 12, 2.0, margin=4.0)
-        truth = randomised(CUBE, 24, 2.0, 4.0, size=0.15)
+        truth = randomized(CUBE, 24, 2.0, 4.0, size=0.15)
         given = at_voxels(truth, truth()[0])
         left = module.fit_base(torch.from_numpy(np.moveaxis(given, -1, 0).copy()))
         error = np.linalg.norm(at_voxels(module, module()[0]) - given, axis=-1)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Metrics, warps and transforms of tensors on the pretended device: the answers of the host."""
 
@@ -44,7 +36,7 @@ CALLS: dict[str, Callable[[There], Any]] = {
     "jacobian_statistics": lambda c: metrics.jacobian_statistics(c(FIELD), GRID, c(MASK)),
     "jacobian_statistics, mask of the host": lambda c: metrics.jacobian_statistics(c(FIELD), GRID, MASK),
     "non_diffeomorphic_volume": lambda c: metrics.non_diffeomorphic_volume(c(FIELD), GRID, c(MASK)),
-    "normalised_mutual_information": lambda c: metrics.normalised_mutual_information(image(c), c(MOVING), c(MASK)),
+    "normalized_mutual_information": lambda c: metrics.normalized_mutual_information(image(c), c(MOVING), c(MASK)),
     "target_registration_error": lambda c: metrics.target_registration_error(c(FIELD), c(FIELD / 2), c(MASK[0])),
     "target_registration_error, truth of the host": lambda c: metrics.target_registration_error(c(FIELD), FIELD / 2),
     "inverse_consistency": lambda c: metrics.inverse_consistency(c(FIELD), GRID, c(-FIELD), GRID, c(MASK[0])),

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Real heads with a known answer: a T1 image seen through a random diffeomorphism, and another contrast of the same head."""
 
@@ -67,7 +58,7 @@ def run(fixed: torch.Tensor | Path, moving: torch.Tensor | Path, preset="fast", 
 
 
 def known(t1: MetaTensor, other: MetaTensor, mask: torch.Tensor) -> Case:
-    """Fixed: ``t1`` moved, a few degrees, millimetres and an elastic part. Moving: ``other``."""
+    """Fixed: ``t1`` moved, a few degrees, millimeters and an elastic part. Moving: ``other``."""
     grid = Grid.of(t1)
     truth = random_diffeomorphism(grid, 1, rotation_deg=8, translation_mm=6, elastic_rms_mm=2.5, smoothing_mm=15)
     moved = deform(image(mask, grid), truth, mode="nearest")
@@ -125,6 +116,6 @@ def rotation(*vector: float) -> np.ndarray:
     return matrix
 
 
-def ball(grid: Grid, centre: tuple[float, ...], radius: float) -> torch.Tensor:
+def ball(grid: Grid, center: tuple[float, ...], radius: float) -> torch.Tensor:
     """Voxels within ``radius`` mm of a world point, ``(*grid)`` bool."""
-    return torch.from_numpy(np.linalg.norm(grid.points() - np.array(centre), axis=-1) < radius)
+    return torch.from_numpy(np.linalg.norm(grid.points() - np.array(center), axis=-1) < radius)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Two modalities of one made-up anatomy, and short ways to register them.
 
@@ -41,13 +33,13 @@ NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),))
 ORDERS = list(product(permutations(range(3)), product((False, True), repeat=3)))
 
 
-def grid_of(shape=(32, 32, 32), spacing=(2.0, 2.0, 2.0), centre=(0.0, 0.0, 0.0), turn: float = 0.0) -> Grid:
-    """A grid around ``centre``, turned about the last axis."""
+def grid_of(shape=(32, 32, 32), spacing=(2.0, 2.0, 2.0), center=(0.0, 0.0, 0.0), turn: float = 0.0) -> Grid:
+    """A grid around ``center``, turned about the last axis."""
     dims = len(shape)
     affine, rotation = np.eye(dims + 1), np.eye(dims)
     rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     affine[:-1, :-1] = rotation * spacing
-    affine[:-1, -1] = np.array(centre) - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
+    affine[:-1, -1] = np.array(center) - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)
 
 
@@ -59,8 +51,8 @@ def anatomy(world: np.ndarray) -> np.ndarray:
     """Blobs between -45 and 45 mm, values of about -1 to 1, ``(...)`` of ``(..., D)``."""
     rng, out = np.random.default_rng(5), np.zeros(world.shape[:-1])
     for _ in range(160 if world.shape[-1] == 3 else 60):
-        centre, width, height = rng.uniform(-45, 45, world.shape[-1]), rng.uniform(4, 9), rng.uniform(-1, 1)
-        out += height * np.exp(-((world - centre) ** 2).sum(-1) / (2 * width**2))
+        center, width, height = rng.uniform(-45, 45, world.shape[-1]), rng.uniform(4, 9), rng.uniform(-1, 1)
+        out += height * np.exp(-((world - center) ** 2).sum(-1) / (2 * width**2))
     return np.tanh(out)
 
 

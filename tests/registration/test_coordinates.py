@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Coordinates: each composed map against the same walk through world space in plain numpy."""
 
@@ -25,14 +16,14 @@ from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.registration.coordinates import ForwardCoordinates, InverseCoordinates
 
 
-def turned(seed: int, shape: tuple[int, ...], spacing: tuple[float, ...], centre: tuple[float, ...]) -> Grid:
+def turned(seed: int, shape: tuple[int, ...], spacing: tuple[float, ...], center: tuple[float, ...]) -> Grid:
     """A grid turned at random; negative spacing flips an axis."""
     dims = len(shape)
     skew = 0.25 * np.random.default_rng(seed).standard_normal((dims, dims))
     rotation = torch.linalg.matrix_exp(torch.from_numpy(skew - skew.T)).numpy()
     affine = np.eye(dims + 1)
     affine[:-1, :-1] = rotation * spacing
-    affine[:-1, -1] = np.array(centre) - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
+    affine[:-1, -1] = np.array(center) - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
     return Grid(shape, affine)
 
 
@@ -53,7 +44,7 @@ def affine_near_identity(grid: Grid) -> np.ndarray:
     matrix = np.eye(grid.dims + 1)
     linear = 0.05 * np.random.default_rng(7).standard_normal((grid.dims, grid.dims))
     matrix[:-1, :-1] += linear
-    matrix[:-1, -1] = 1.0 - linear @ grid.centre
+    matrix[:-1, -1] = 1.0 - linear @ grid.center
     return matrix
 
 
@@ -80,7 +71,7 @@ def look_up(field: torch.Tensor, velocity: SplineVelocity, world: np.ndarray) ->
     return (np.stack(values, -1) * velocity.step) @ axes.T
 
 
-def normalised(world: np.ndarray, grid: Grid) -> np.ndarray:
+def normalized(world: np.ndarray, grid: Grid) -> np.ndarray:
     """World points in [-1, 1] of an image, last axis first, ``(N, D)``."""
     voxels = apply_affine(np.linalg.inv(grid.affine), world).reshape(-1, grid.dims)
     return (2 * voxels / (np.array(grid.shape) - 1) - 1)[:, ::-1]
@@ -102,7 +93,7 @@ class TestForward:
         level = fixed.resampled(fixed.spacing * coarse)
         points = at_samples(ForwardCoordinates(level, fixed, moving, lattice and velocity_of(fixed)), matrix)
         assert points.shape == (1, np.prod(level.shape), fixed.dims)
-        np.testing.assert_allclose(points[0], normalised(apply_affine(matrix, level.points()), moving), atol=1e-5)
+        np.testing.assert_allclose(points[0], normalized(apply_affine(matrix, level.points()), moving), atol=1e-5)
 
     def test_with_deformation(self, case, coarse):
         fixed, moving, matrix = FIXED[case], MOVING[case], affine_near_identity(FIXED[case])
@@ -112,7 +103,7 @@ class TestForward:
         points = at_samples(ForwardCoordinates(level, fixed, moving, velocity), matrix, field)
         x = level.points()
         expected = apply_affine(matrix, x + look_up(field, velocity, x))
-        np.testing.assert_allclose(points[0], normalised(expected, moving), atol=2e-5)
+        np.testing.assert_allclose(points[0], normalized(expected, moving), atol=2e-5)
 
 
 @CASES
@@ -123,7 +114,7 @@ class TestInverse:
         fixed, moving, matrix = FIXED[case], MOVING[case], np.linalg.inv(affine_near_identity(FIXED[case]))
         level = moving.resampled(moving.spacing * coarse)
         points = at_samples(InverseCoordinates(level, fixed, lattice and velocity_of(fixed)), matrix)
-        np.testing.assert_allclose(points[0], normalised(apply_affine(matrix, level.points()), fixed), atol=1e-5)
+        np.testing.assert_allclose(points[0], normalized(apply_affine(matrix, level.points()), fixed), atol=1e-5)
 
     def test_with_a_linear_deformation(self, case, coarse):
         fixed, moving, matrix = FIXED[case], MOVING[case], np.linalg.inv(affine_near_identity(FIXED[case]))
@@ -132,7 +123,7 @@ class TestInverse:
         level = moving.resampled(moving.spacing * coarse)
         points = at_samples(InverseCoordinates(level, fixed, velocity), matrix, field)
         p = apply_affine(matrix, level.points())
-        np.testing.assert_allclose(points[0], normalised(p + look_up(field, velocity, p), fixed), atol=1e-4)
+        np.testing.assert_allclose(points[0], normalized(p + look_up(field, velocity, p), fixed), atol=1e-4)
 
     def test_with_a_smooth_deformation(self, case, coarse):
         fixed, moving, matrix = FIXED[case], MOVING[case], np.linalg.inv(affine_near_identity(FIXED[case]))
@@ -142,7 +133,7 @@ class TestInverse:
         points = at_samples(InverseCoordinates(level, fixed, velocity), matrix, field)
         p = apply_affine(matrix, level.points())
         move = look_up(field, velocity, p)
-        error = (points[0].numpy() - normalised(p + move, fixed))[:, ::-1] / 2 * (np.array(fixed.shape) - 1)  # voxels
+        error = (points[0].numpy() - normalized(p + move, fixed))[:, ::-1] / 2 * (np.array(fixed.shape) - 1)  # voxels
         assert np.linalg.norm(move, axis=-1).mean() > 1
         assert np.quantile(np.linalg.norm(error, axis=-1), 0.95) < 0.2  # looked up about as far apart as the lattice
 
@@ -178,7 +169,7 @@ def test_displacement_in_mm_is_that_of_the_positions(case):
             assert found.shape == (source.dims, *source.shape) and found.dtype == torch.float32
             moved = source.points() + np.moveaxis(found.double().numpy(), 0, -1)
             expected = at_samples(coordinates, world, displacement)[0]
-            np.testing.assert_allclose(normalised(moved, target), expected, atol=1e-4 / min(target.shape) * 20)
+            np.testing.assert_allclose(normalized(moved, target), expected, atol=1e-4 / min(target.shape) * 20)
 
 
 @CASES
@@ -200,4 +191,4 @@ def test_a_moving_image_of_one_slice():
     image = torch.rand(1, 1, *moving.shape)
     torch.testing.assert_close(sample_normalized(image, points).reshape(fixed.shape)[:, :, 0], image[0, 0, :, :, 0])
     back = at_samples(InverseCoordinates(moving, fixed, velocity_of(fixed)), np.eye(4))
-    np.testing.assert_allclose(back[0], normalised(moving.points(), fixed), atol=1e-6)
+    np.testing.assert_allclose(back[0], normalized(moving.points(), fixed), atol=1e-6)

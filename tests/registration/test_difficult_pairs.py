@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Real heads with what real scans have: spoilt regions, shading, lesions, and a field of view that ends too soon."""
 
@@ -59,10 +50,10 @@ def mask_on_another_grid(radius: float) -> MetaTensor:
     return image(~ball(grid, SPOT, radius)[None], grid)
 
 
-def seen_by_fixed(case: Case, centre: tuple[float, ...], radius: float) -> torch.Tensor:
+def seen_by_fixed(case: Case, center: tuple[float, ...], radius: float) -> torch.Tensor:
     """Fixed voxels that the truth takes into a ball of the moving image."""
     points = case.grid.points() + case.truth.movedim(0, -1).double().numpy()
-    return torch.from_numpy(np.linalg.norm(points - np.array(centre), axis=-1) < radius)
+    return torch.from_numpy(np.linalg.norm(points - np.array(center), axis=-1) < radius)
 
 
 @pytest.mark.slow

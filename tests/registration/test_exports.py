@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Results as transforms, points and objects of other libraries, which must do with them what we do."""
 
@@ -71,7 +63,7 @@ def test_the_transform_is_that_of_the_fields(result):
 
 
 def test_it_goes_on_beyond_the_grid_as_the_affine(result):
-    far = result.fixed_grid.centre[None] + 1000
+    far = result.fixed_grid.center[None] + 1000
     np.testing.assert_allclose(result.transform.points(far), far @ result.affine[:-1, :-1].T + result.affine[:-1, -1])
 
 

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """One anatomy, however its voxels are stored and whatever its header says: the same transform in the world."""
 
@@ -220,7 +211,7 @@ class TestUnits:
         vectors = itk.array_from_image(itk.imread(str(tmp_path / "b.nii"))).transpose(3, 2, 1, 0)
         np.testing.assert_allclose(back.numpy() * np.array([-1, -1, 1])[:, None, None, None], vectors, atol=1e-6)
 
-    def test_an_image_in_micrometres_meets_one_in_millimetres(self, oblique, tmp_path):
+    def test_an_image_in_micrometers_meets_one_in_millimeters(self, oblique, tmp_path):
         """The moving voxels lie between the fixed ones: linear interpolation has a kink on each, where rounding decides."""
         moving = placed(oblique[1], rotation(0.02, 0.05, -0.03))
         small = with_forms(tmp_path / "a.nii", placed(oblique[0], np.diag([1e3, 1e3, 1e3, 1])), "s", "micron")

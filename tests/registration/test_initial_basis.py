@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """A registration that starts from what another one's basis networks learned."""
 
@@ -122,7 +113,7 @@ class TestResult:
         config = RegistrationConfig()
         told = tiny.basis.description()
         assert (told["in_channels"], told["num_basis"]) == (2, 5) and told["derivative"] == config.derivative
-        assert told["normalisation"]["quantile"] == config.quantile and told["hidden_channels"] == [16, 16]
+        assert told["normalization"]["quantile"] == config.quantile and told["hidden_channels"] == [16, 16]
 
     def test_it_is_what_the_engine_ended_with(self, images, tiny):
         assert same(engine_of(images, TINY).run().learned_bases(), tiny.basis)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The refined inverse undoes the forward displacement."""
 
@@ -31,7 +23,7 @@ MOVING = grid_of((34, 42, 44), (2.1, 1.9, 1.8), (5, -6, 10), turn=0.3)
 def affine_of(angle: float, scale: float) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix[:3, 3] = MOVING.centre - matrix[:3, :3] @ FIXED.centre
+    matrix[:3, 3] = MOVING.center - matrix[:3, :3] @ FIXED.center
     return matrix
 
 
@@ -42,7 +34,7 @@ def displaced(grid: Grid, matrix: np.ndarray) -> torch.Tensor:
 
 
 def truth(affine: np.ndarray) -> torch.Tensor:
-    """``A (x + u(x)) - x`` with a smooth u of some millimetres."""
+    """``A (x + u(x)) - x`` with a smooth u of some millimeters."""
     u = 0.2 * random_diffeomorphism(FIXED, seed=3).double()
     return displaced(FIXED, affine) + torch.tensordot(torch.from_numpy(affine[:3, :3]), u, dims=1).float()
 

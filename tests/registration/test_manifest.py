@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """``run.json``: it repeats a registration, and refuses what is not the same any more."""
 
@@ -88,7 +79,7 @@ class TestRepeat:
         assert content["arguments"]["moving"] == {"path": str(files[1]), "sha256": sha256(files[1])}
         assert content["verdict"] == json.loads(json.dumps(result.verdict.to_dict()))
         assert content["versions"] == versions() and content["interrupted"] is False
-        assert set(content["timings"]) == {"reading", "optimisation", "fields", "verdict"}
+        assert set(content["timings"]) == {"reading", "optimization", "fields", "verdict"}
         assert all(seconds >= 0 for seconds in content["timings"].values())
         np.testing.assert_allclose(content["initial"], result.initial)
 

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """A start that is judged, and another one that is found, on made-up and on real anatomy."""
 
@@ -53,15 +44,15 @@ def prepared(grid: Grid, other: bool = False, device=CPU, weight: torch.Tensor |
 
 
 def motion(grid: Grid, degrees: float, axis: tuple[float, ...], share: tuple[float, ...]) -> np.ndarray:
-    """Rotation about the centre of a grid, then a translation in shares of its extent, ``(D + 1, D + 1)``."""
-    dims, centre = grid.dims, grid.centre
+    """Rotation about the center of a grid, then a translation in shares of its extent, ``(D + 1, D + 1)``."""
+    dims, center = grid.dims, grid.center
     log = torch.zeros(dims, dims, dtype=torch.float64)
     vector = np.deg2rad(degrees) * np.array(axis) / np.linalg.norm(axis)
     for value, (i, j) in zip(vector, [(1, 0)] if dims == 2 else [(2, 1), (0, 2), (1, 0)], strict=True):
         log[i, j], log[j, i] = value, -value
     matrix = np.eye(dims + 1)
     matrix[:-1, :-1] = matrix_exponential(log).numpy()
-    matrix[:-1, -1] = centre - matrix[:-1, :-1] @ centre + np.array(share) * grid.extent
+    matrix[:-1, -1] = center - matrix[:-1, :-1] @ center + np.array(share) * grid.extent
     return matrix
 
 
@@ -225,7 +216,7 @@ class TestMeasure:
         score, matrix = search._translated(turned[:-1, :-1])
         assert score == pytest.approx(float(search.scores([matrix])[0]), rel=1e-3)
         along = np.eye(dims + 1)
-        for axis in range(dims):  # no neighbour on the lattice is better
+        for axis in range(dims):  # no neighbor on the lattice is better
             along[axis, -1] = search.step
             assert (search.scores([matrix @ along, matrix @ np.linalg.inv(along)]) <= score * 1.001).all()
             along[axis, -1] = 0

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What a network is shown of a pair, and how its prediction gets to the engine's grid."""
 
@@ -43,7 +34,7 @@ def test_the_grid_is_isotropic_canonical_and_inside():
     fixed = seen(grid_of((30, 26, 40), (1.5, 4.0, 2.0), (3.0, -8.0, 20.0), turn=0.3))
     grid = network_grid(fixed, SPACING)
     np.testing.assert_allclose(grid.spacing, SPACING)
-    np.testing.assert_allclose(grid.centre, fixed.grid.centre)
+    np.testing.assert_allclose(grid.center, fixed.grid.center)
     index = apply_affine(np.linalg.inv(fixed.grid.affine), grid.corners())
     assert (index > -1e-6).all() and (index < np.array(fixed.grid.shape) - 1 + 1e-6).all()
     assert ((np.array(fixed.grid.shape) - 1) * fixed.grid.spacing - (np.array(grid.shape) - 1) * SPACING < SPACING).all()
@@ -117,7 +108,7 @@ def wrapped(function: Callable[[torch.Tensor], torch.Tensor], **options: int) ->
     return RegistrationNetwork(Called(function), **options)
 
 
-def test_predictions_are_millimetres_on_the_fixed_grid():
+def test_predictions_are_millimeters_on_the_fixed_grid():
     fixed = seen(grid_of((24, 26, 28), (3.0, 2.0, 4.0), turn=0.4))
     grid = network_grid(fixed, 4.0)
     field = torch.randn(1, 3, *(-(-n // 8) * 8 for n in grid.shape))
@@ -143,7 +134,7 @@ def test_predictions_on_larger_voxels():
     slope = torch.tensor([[0.1, 0.02, 0], [0, -0.05, 0.03], [0.04, 0, 0.06]], dtype=torch.float64)
 
     def network(shown: torch.Tensor) -> torch.Tensor:
-        index = torch.from_numpy(np.indices(shown.shape[2:]).reshape(3, -1)) * 2 + 0.5  # centres, voxels of the grid
+        index = torch.from_numpy(np.indices(shown.shape[2:]).reshape(3, -1)) * 2 + 0.5  # centers, voxels of the grid
         world = torch.from_numpy(apply_affine(grid.affine, index.T.numpy()))
         voxels = torch.linalg.solve(torch.from_numpy(grid.affine[:3, :3].copy()), (world @ slope.T).T) / 2
         return voxels.reshape(1, 3, *shown.shape[2:]).float()

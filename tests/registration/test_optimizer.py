@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""The optimiser: Adam without damping, and with it less motion where there is less gradient."""
+"""The optimizer: Adam without damping, and with it less motion where there is less gradient."""
 
 from __future__ import annotations
 
@@ -87,7 +78,7 @@ def test_the_scale_of_the_gradients_does_not_matter(damping):
 
 
 @pytest.mark.parametrize("damping", [0.0, 1.0, 5.0])
-def test_a_quadratic_is_minimised(damping, device):
+def test_a_quadratic_is_minimized(damping, device):
     target = torch.randn(20, device=device)
     curvature = 10 ** torch.linspace(-0.5, 0.5, 20, device=device)
     tensor = torch.nn.Parameter(torch.zeros(20, device=device))

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Registrations of other libraries' images are those of files, whatever the orientation, and go back to these libraries."""
 
@@ -39,7 +31,7 @@ KINDS = {**IMAGES, "(array, affine)": lambda array, grid: (array, grid.full_affi
 
 
 def values(grid: Grid, phase: float) -> np.ndarray:
-    world = grid.points() - grid.centre
+    world = grid.points() - grid.center
     near = np.exp(-((world - phase) ** 2).sum(-1) / 200)
     return (near + 0.2 * np.sin(world @ np.full(grid.dims, 0.25))).astype(np.float32)
 

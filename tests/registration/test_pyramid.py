@@ -1,16 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-
-"""Levels: sampled in millimetres, smoothed inside the mask, edges as steep along thick voxels as along thin ones."""
+"""Levels: sampled in millimeters, smoothed inside the mask, edges as steep along thick voxels as along thin ones."""
 
 from __future__ import annotations
 
@@ -52,7 +43,7 @@ class TestLevelGrid:
     @pytest.mark.parametrize(
         ("factor", "spacing"), [(1, (1, 1, 3)), (2, (2, 2, 3)), (3, (3, 3, 3)), (4, (29 / 7, 31 / 7, 30 / 7))]
     )
-    def test_distances_are_in_millimetres(self, factor, spacing):
+    def test_distances_are_in_millimeters(self, factor, spacing):
         np.testing.assert_array_less(level_grid(ANISO, factor).spacing, np.array(spacing) + 0.2)
         if factor < 4:
             np.testing.assert_allclose(level_grid(ANISO, factor).spacing, spacing)
@@ -65,7 +56,7 @@ class TestLevelGrid:
         assert (level.spacing <= np.maximum(grid.spacing, factor * grid.spacing.min()) + 1e-9).all()
         for samples, voxels in zip(level.shape, grid.shape):
             assert min(8, voxels) <= samples <= voxels
-        np.testing.assert_allclose(level.centre, grid.centre)
+        np.testing.assert_allclose(level.center, grid.center)
 
     def test_full_resolution_is_the_grid_itself(self):
         assert level_grid(ANISO, 1) is ANISO
@@ -147,7 +138,7 @@ class TestLevel:
     @pytest.mark.parametrize("grid", [ISO, ANISO], ids=["iso", "aniso"])
     @pytest.mark.parametrize("factor", [1, 2, 4])
     def test_nor_do_edges_and_interpolation_where_it_counts(self, factor, grid):
-        """Whatever lies outside the mask, neither a voxel that counts nor a neighbour it is interpolated with changes."""
+        """Whatever lies outside the mask, neither a voxel that counts nor a neighbor it is interpolated with changes."""
         weight = torch.zeros(1, *grid.shape)
         weight[:, 4:-4, 5:-4, 2:-2] = 1
         clean = image_of(grid, wave, weight)
@@ -155,13 +146,13 @@ class TestLevel:
         dirty = PreparedImage(garbage, weight, clean.grid, clean.stored, clean.axes, clean.flips)
         one, two = (make_level(image, image, factor, "both") for image in (clean, dirty))
         counts = one.other[0, -1].numpy() > 0
-        near = torch.from_numpy(-minimum_filter(-counts.astype(np.float32), 3)) > 0  # the neighbours it is interpolated with
+        near = torch.from_numpy(-minimum_filter(-counts.astype(np.float32), 3)) > 0  # the neighbors it is interpolated with
         assert counts.sum() > 50
         torch.testing.assert_close(one.other[0, 0][near], two.other[0, 0][near], atol=1e-4, rtol=0)
         inside = torch.from_numpy(counts)
         torch.testing.assert_close(one.other[0, 1][inside], two.other[0, 1][inside], atol=1e-4, rtol=0)
 
-    def test_weights_shrink_to_the_least_of_their_neighbours(self):
+    def test_weights_shrink_to_the_least_of_their_neighbors(self):
         weight = torch.rand(1, *ISO.shape)
         weighted = image_of(ISO, wave, weight)
         level = make_level(weighted, weighted, 1, "none")
@@ -185,7 +176,7 @@ class TestLevel:
         grid = grid_of((50, 40, 30), (1.0, 1.0, 1.0))
 
         def ball(world: np.ndarray) -> np.ndarray:
-            return np.exp(-((world - grid.centre) ** 2).sum(-1) / 18)
+            return np.exp(-((world - grid.center) ** 2).sum(-1) / 18)
 
         prepared = image_of(grid, ball)
         whole = prepared.image[0]
@@ -232,14 +223,14 @@ class TestLevel:
 class TestDerivative:
     @pytest.mark.parametrize("factor", [1, 2, 3])
     def test_as_steep_along_thick_voxels_as_along_thin_ones(self, factor):
-        centre, axes = ANISO.centre, ANISO.affine[:3, :3] / ANISO.spacing
+        center, axes = ANISO.center, ANISO.affine[:3, :3] / ANISO.spacing
 
         def pyramid(world: np.ndarray) -> np.ndarray:
-            return np.abs((world - centre) @ axes)[..., [0, 2]].max(-1)
+            return np.abs((world - center) @ axes)[..., [0, 2]].max(-1)
 
         prepared = image_of(ANISO, pyramid)
         level = make_level(prepared, image_of(ISO, pyramid), factor, "both")
-        along = np.abs((level.grid.points() - centre) @ axes)
+        along = np.abs((level.grid.points() - center) @ axes)
         magnitude = level.reference[0, 1].numpy()
         inner = (np.abs(along[..., 0] - along[..., 2]) > 6) & (along.max(-1) < 12) & (along[..., [0, 2]].max(-1) > 4)
         thin, thick = (magnitude[inner & (along[..., a] > along[..., 2 - a])] for a in (0, 2))
@@ -280,7 +271,7 @@ class TestDerivative:
         torch.testing.assert_close(level.other[0, 1:], per_mm * float(level_grid(ANISO, factor).spacing.min()))
 
     def test_an_image_of_little_contrast_is_not_blown_up(self):
-        """No normalisation of its own: half the contrast has half the edges."""
+        """No normalization of its own: half the contrast has half the edges."""
         full = image_of(ISO, wave)
         half = PreparedImage(full.image / 2 + 0.25, None, ISO, ISO, full.axes, full.flips)
         edges = [make_level(full, other, 1, "basis").other[0, 1] for other in (full, half)]

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """A small field of view in a large one: what is out of reach is not looked at, and the grids stay as they are."""
 
@@ -100,7 +92,7 @@ class TestReach:
     def test_holds_every_turn_and_a_shift(self):
         """By 35 degrees about any axis, and by a tenth of the longest side."""
         box = reached_box(BODY, SLAB, np.eye(4))
-        middle = SLAB.centre
+        middle = SLAB.center
         rng = np.random.default_rng(0)
         for axis in rng.normal(size=(20, 3)):
             log = np.cross(np.eye(3), axis / np.linalg.norm(axis) * np.deg2rad(35))
@@ -155,7 +147,7 @@ class TestEngine:
         start[2, 3] = -150
         engine.begin(start)
         assert engine.moving.grid.shape == first.shape
-        np.testing.assert_allclose(engine.moving.grid.centre - first.centre, [0, 0, -150], atol=3)
+        np.testing.assert_allclose(engine.moving.grid.center - first.center, [0, 0, -150], atol=3)
 
     @pytest.mark.parametrize("name", ["initial_velocity", "initial_displacement", "predict"])
     def test_what_is_given_on_the_whole_fixed_grid_keeps_it(self, name):

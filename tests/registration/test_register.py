@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """``register()`` and what it gives back: every way in, every refusal before the work starts, and files that ITK reads."""
 
@@ -133,7 +124,7 @@ class TestSources:
         found = run(images[0], far, RegistrationConfig(stages=(), initialization=how))
         np.testing.assert_allclose(found.affine[0, 3], 500, atol=8)
 
-    def test_auto_falls_back_to_the_centres_and_says_so(self, images, caplog):
+    def test_auto_falls_back_to_the_centers_and_says_so(self, images, caplog):
         far = tensor(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
         with caplog.at_level(logging.INFO, logger="monai_locor"):
             found = run(images[0], far, NOTHING)

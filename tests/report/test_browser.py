@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The report in a browser: its controls change the pictures, everything is shown, and nothing is asked of the network."""
 
@@ -143,10 +134,10 @@ def drawn(browser: Any) -> list[int]:
     return browser.execute_script(script)
 
 
-def coloured(pixels: list[int], colour: tuple[int, int, int]) -> int:
-    """How many pixels are of about this colour."""
+def colored(pixels: list[int], color: tuple[int, int, int]) -> int:
+    """How many pixels are of about this color."""
     channels = (pixels[i::4] for i in range(3))
-    return sum(all(abs(v - c) < 30 for v, c in zip(pixel, colour, strict=True)) for pixel in zip(*channels, strict=True))
+    return sum(all(abs(v - c) < 30 for v, c in zip(pixel, color, strict=True)) for pixel in zip(*channels, strict=True))
 
 
 ORANGE, BLUE, PINK = (255, 176, 0), (57, 197, 255), (255, 111, 216)
@@ -156,11 +147,11 @@ def test_it_opens_with_the_warped_image_and_contours_of_the_fixed_one(browser):
     first = browser.find_element("css selector", "main img")
     assert first.get_attribute("alt").startswith("warped moving image with contours of the fixed image")
     assert first.location["y"] < 900  # without scrolling
-    assert coloured(drawn(browser), ORANGE) > 20
+    assert colored(drawn(browser), ORANGE) > 20
     for box in ("contours", "masks"):
         browser.find_element("id", box).click()
     opened = drawn(browser)
-    assert coloured(opened, ORANGE) == 0
+    assert colored(opened, ORANGE) == 0
     choose(browser, "before after")  # whose last picture is the warped one, too
     assert drawn(browser) == opened
 
@@ -168,15 +159,15 @@ def test_it_opens_with_the_warped_image_and_contours_of_the_fixed_one(browser):
 def test_masks_and_labels_are_outlined(browser):
     browser.find_element("id", "contours").click()
     pixels = drawn(browser)
-    assert coloured(pixels, BLUE) > 20 and coloured(pixels, PINK) > 10
+    assert colored(pixels, BLUE) > 20 and colored(pixels, PINK) > 10
     browser.find_element("id", "masks").click()
     pixels = drawn(browser)
-    assert coloured(pixels, BLUE) == coloured(pixels, PINK) == 0
-    colours = json.loads(browser.find_element("css selector", "[data-name=labels-0-warped]").get_attribute("data-colours"))
+    assert colored(pixels, BLUE) == colored(pixels, PINK) == 0
+    colors = json.loads(browser.find_element("css selector", "[data-name=labels-0-warped]").get_attribute("data-colors"))
     press(browser, "#labels", webdriver.Keys.END)
     pixels = drawn(browser)
-    for colour in colours:
-        assert coloured(pixels, tuple(bytes.fromhex(colour[1:]))) > 20
+    for color in colors:
+        assert colored(pixels, tuple(bytes.fromhex(color[1:]))) > 20
 
 
 def test_every_slice_can_be_reached(browser):

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The report: complete in itself, everything escaped, pictures as they should be; and how a result shows itself."""
 
@@ -128,7 +119,7 @@ class TestPage:
     def test_everything_is_there(self, page):
         read = Reader(page)
         sections = {a["id"] for a in read.all("section")}
-        assert sections == {"verdict", "checks", "images", "transform", "residual", "basis", "optimisation", "run"}
+        assert sections == {"verdict", "checks", "images", "transform", "residual", "basis", "optimization", "run"}
         told = [a["alt"] for a in read.all("img")]
         for view in ("axial", "coronal", "sagittal"):
             for name in ("warped moving image with contours of the fixed image", "Jacobian determinant"):
@@ -193,7 +184,7 @@ class TestPage:
         result = made(*aligned(FLAT), history=[])
         read = Reader(write_report(tmp_path / "a.html", result, title="mine", residuals=False).read_text(encoding="utf-8"))
         assert {"basis", "residual"}.isdisjoint({a.get("id") for a in read.all("section")})
-        assert "mine" in read.text and "Nothing was optimised" in read.text
+        assert "mine" in read.text and "Nothing was optimized" in read.text
 
     def test_of_several_channels_the_first_is_shown(self, tmp_path):
         fixed, moving = aligned(FLAT)

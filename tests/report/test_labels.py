@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Label maps in a report: which belong together, their Dice, and stacks of slices that a browser can take apart."""
 
@@ -109,7 +100,7 @@ def test_what_is_refused():
         label_pairs(made(*aligned()), (), aligned()[1])
 
 
-def test_many_labels_are_folded_and_strange_numbers_keep_their_colour():
+def test_many_labels_are_folded_and_strange_numbers_keep_their_color():
     labels = torch.arange(-5, 395).reshape(1, 20, 20)
     labels = MetaTensor(labels, affine=torch.eye(4, dtype=torch.float64))
     images = [MetaTensor(torch.rand(1, 20, 20), affine=torch.eye(4, dtype=torch.float64)) for _ in range(2)]
@@ -144,7 +135,7 @@ class TestStacks:
         small = shown_grid(Grid(shape, np.diag([1.0, 2, 3, 1])))
         assert small.shape == (MOST, 4, 3)
         np.testing.assert_allclose(small.extent, [600, 8, 9])
-        np.testing.assert_allclose(small.centre, Grid(shape, np.diag([1.0, 2, 3, 1])).centre)
+        np.testing.assert_allclose(small.center, Grid(shape, np.diag([1.0, 2, 3, 1])).center)
         ramp = np.broadcast_to((np.arange(600) / 599).reshape(-1, 1, 1), shape).astype(np.float32)
         found = unpacked(stack(ramp), small.shape) / 255
         np.testing.assert_allclose(found, np.broadcast_to(np.linspace(0, 1, MOST).reshape(-1, 1, 1), small.shape), atol=0.03)
@@ -175,7 +166,7 @@ def test_labels_in_a_page(tmp_path):
     read = Reader(write_report(tmp_path / "a.html", result, residuals=False, **labels).read_text(encoding="utf-8"))
     stacks = {a["data-name"]: a for a in read.all("img", **{"class": "stack"})}
     assert {"labels-0-fixed", "labels-0-warped"} <= stacks.keys()
-    assert len(json.loads(stacks["labels-0-fixed"]["data-colours"])) == 2
+    assert len(json.loads(stacks["labels-0-fixed"]["data-colors"])) == 2
     assert {a["value"] for a in read.all("option")} >= {"", "0"} and "Dice overlap" in read.text
     shown = unpacked(stacks["labels-0-fixed"]["src"], GRID.reordered(*GRID.canonical_order()).shape)
     assert sorted(np.unique(shown)) == [0, 1, 2]

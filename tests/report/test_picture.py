@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Pictures: orientation and aspect of what is drawn, and that nothing of the caller's matplotlib changes."""
 
@@ -105,7 +97,7 @@ def test_window_ignores_a_hot_voxel_and_background():
     assert np.abs(window(hot)[2:8, 2:8, 2:8] - window(volume)[2:8, 2:8, 2:8]).max() < 0.05
 
 
-def test_checkerboard_squares_are_square_in_millimetres():
+def test_checkerboard_squares_are_square_in_millimeters():
     board = checkerboard(np.zeros((20, 10)), np.ones((20, 10)), (4.0, 1.0), 8.0)
     assert (board[:8, :2] == 0).all() and (board[8:16, :2] == 1).all() and (board[:8, 2:4] == 1).all()
 

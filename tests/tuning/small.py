@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """Small cases in a plane, registered in a fraction of a second."""
 
@@ -33,8 +24,8 @@ BASE = {
 
 def blobs(points: np.ndarray) -> np.ndarray:
     """``(...)`` of ``(..., 2)``, mm."""
-    centres = ((12.0, 10.0, 5.0), (26.0, 22.0, 6.0), (14.0, 26.0, 4.0))
-    return sum(np.exp(-((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / (2 * s**2)) for x, y, s in centres)
+    centers = ((12.0, 10.0, 5.0), (26.0, 22.0, 6.0), (14.0, 26.0, 4.0))
+    return sum(np.exp(-((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / (2 * s**2)) for x, y, s in centers)
 
 
 def write_case(folder: Path, *, truth: bool = True, labels: bool = False, landmarks: bool = False, shift=SHIFT) -> Path:

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Cases and what they are scored by."""
 
@@ -76,8 +68,8 @@ def test_scores_agree_with_the_benchmarks(tmp_path, monkeypatch):
     from monai_locor.geometry import Grid
     from monai_locor.io import write_displacement_field
 
-    from ..benchmark_cases import FIXED, SHAPE, scripts
-    from ..benchmark_cases import write_case as benchmark_case
+    from ..benchmarks.cases import FIXED, SHAPE, scripts
+    from ..benchmarks.cases import write_case as benchmark_case
 
     folder = benchmark_case(tmp_path / "a", labels=True)
     u = torch.randn(3, *SHAPE)

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """Figures: what is drawn is what was fitted, where it says."""
 
@@ -80,17 +72,17 @@ def test_surface_has_the_intensity_across_and_the_magnitude_upwards():
     limits = Limits.of([fit])
     draw_surface(axis, fit, limits)
     (picture,), (dots,) = axis.images, axis.collections
-    colours = np.asarray(picture.get_array())
+    colors = np.asarray(picture.get_array())
     assert picture.origin == "lower" and list(picture.get_extent()) == [*limits.moving, *limits.magnitude]
-    rows, columns = colours.shape[:2]
+    rows, columns = colors.shape[:2]
     for row, column in ((0, columns - 1), (rows - 1, 0), (rows // 3, columns // 2)):
         m = limits.moving[0] + np.ptp(limits.moving) * column / (columns - 1)
         g = limits.magnitude[0] + np.ptp(limits.magnitude) * row / (rows - 1)
         value = np.clip((fit(np.array([[m, g]]))[0] - limits.fixed[0]) / np.ptp(limits.fixed), 0, 1)
-        np.testing.assert_allclose(colours[row, column, :3], colormaps["viridis"](value)[:3], atol=1e-6)
+        np.testing.assert_allclose(colors[row, column, :3], colormaps["viridis"](value)[:3], atol=1e-6)
     np.testing.assert_allclose(dots.get_offsets(), fit.moving)
     np.testing.assert_allclose(np.asarray(dots.get_array()), fit.fixed)
-    assert colours[..., 3].max() > 0.9 and colours[..., 3].min() < 0.5  # fades away from the samples
+    assert colors[..., 3].max() > 0.9 and colors[..., 3].min() < 0.5  # fades away from the samples
 
 
 def test_basis_functions_are_drawn_at_the_windows_magnitude():
@@ -131,7 +123,7 @@ def test_the_window_is_marked_where_it_is(dims, name):
     rows, columns = picture.shape
     assert picture.sum() == 1
     x, y = (column + 0.5) * cut.size[0] / columns, (rows - row - 0.5) * cut.size[1] / rows
-    assert cut.centre == pytest.approx((x, y))
+    assert cut.center == pytest.approx((x, y))
     box = axis.patches[0]
     assert (box.get_x() + box.get_width() / 2, box.get_y() + box.get_height() / 2) == pytest.approx((x, y))
     assert box.get_width() == pytest.approx(5 * cut.plane.step[0])  # 3 sigma of 0.8 reach over 2 samples on either side

@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The fit of one window: its numbers against an independent least squares solution, and where it can be asked for."""
 
@@ -74,20 +66,20 @@ def test_fit_is_the_weighted_ridge_solution(dims, offset, derivative, basis):
     np.testing.assert_allclose(fit(fit.moving), fit.fitted, atol=1e-12)
 
 
-def test_normalised_form_fits_the_standardised_image():
-    log, normalised = (fit_at(s := unrelated(3, changed(form=f)), s.world(MIDDLE[3])) for f in ("log", "normalized"))
+def test_normalized_form_fits_the_standardized_image():
+    log, normalized = (fit_at(s := unrelated(3, changed(form=f)), s.world(MIDDLE[3])) for f in ("log", "normalized"))
     w, t = log.weights, log.fixed
     deviation = np.sqrt(w @ (t - w @ t) ** 2 + CONFIG.eps) + CONFIG.eps
-    assert normalised.mean == pytest.approx(w @ t) and normalised.deviation == pytest.approx(deviation)
+    assert normalized.mean == pytest.approx(w @ t) and normalized.deviation == pytest.approx(deviation)
     roots = np.sqrt(w)
     rows = np.vstack([roots[:, None] * log.psi, np.sqrt(CONFIG.ridge) * np.eye(5)])
     standard = (t - w @ t) / deviation
     theta = np.linalg.lstsq(rows, np.concatenate([roots * standard, np.zeros(5)]), rcond=None)[0]
     # the loss takes the variance for one, which its floor keeps it from being
     expected = w @ (standard - log.psi @ theta) ** 2 + 1 - w @ standard**2
-    assert normalised.residual == pytest.approx(expected, abs=1e-8)
-    np.testing.assert_allclose(normalised.fitted, normalised.mean + deviation * log.psi @ theta, atol=1e-8)
-    assert 0 < normalised.explained < 1 and normalised.explained == pytest.approx(1 - expected, abs=5e-3)
+    assert normalized.residual == pytest.approx(expected, abs=1e-8)
+    np.testing.assert_allclose(normalized.fitted, normalized.mean + deviation * log.psi @ theta, atol=1e-8)
+    assert 0 < normalized.explained < 1 and normalized.explained == pytest.approx(1 - expected, abs=5e-3)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """The paper's random deformations, and pairs of PD and T2 images with a known answer made by them."""
 
@@ -44,7 +35,7 @@ def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[
     ``v`` is white noise with a standard deviation drawn from 700 to 900 *voxels*, smoothed by a Gaussian with a standard
     deviation drawn from 14 to 16 *mm*, cut off at four of them: about 2 voxels root mean square along each axis on IXI's
     grids (0.94 x 0.94 x 1.25 mm), and more on coarser ones. The noise goes on beyond the grid, so that nothing fades at its
-    border. ``A`` is a rotation (components of its vector drawn from plus or minus pi/8) about the centre of the grid and a
+    border. ``A`` is a rotation (components of its vector drawn from plus or minus pi/8) about the center of the grid and a
     translation (components from plus or minus 30 mm). The same seed gives the same transform on any machine, to rounding.
 
     Args:
@@ -72,7 +63,7 @@ def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[
     points = grid.points()
     affine = np.eye(grid.dims + 1)
     affine[:-1, :-1] = rotation
-    affine[:-1, -1] = grid.centre - rotation @ grid.centre + shift
+    affine[:-1, -1] = grid.center - rotation @ grid.center + shift
     moved = apply_affine(affine, points + elastic.movedim(0, -1).numpy())
     return torch.from_numpy(np.moveaxis(moved - points, -1, 0).astype(np.float32))
 
@@ -110,7 +101,7 @@ def t2_pd_pair(
     Returns:
         a case of the study ``"ixi"``: ``fixed``, the PD image seen through the deformation (linear, zero outside);
         ``fixed_mask``, the voxels that the deformation takes into the image; ``truth``, the deformation;
-        ``evaluation_mask``, the body (:func:`.body_mask` of the PD image) seen through it, nearest neighbour.
+        ``evaluation_mask``, the body (:func:`.body_mask` of the PD image) seen through it, nearest neighbor.
 
     Raises:
         InputError: when the images do not lie on one grid, or the PD image shows no body.

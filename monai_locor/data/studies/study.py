@@ -1,14 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
-
+# SPDX-License-Identifier: Apache-2.0
 
 """What the studies of the paper have in common: a folder as it was published, splits, cases, a score."""
 
@@ -93,7 +84,7 @@ class Study(ABC):
             displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; ``None``, of a run that failed, counts as no displacement.
 
         Returns:
-            the measures of the paper; ``"score"`` is what its tuning minimises.
+            the measures of the paper; ``"score"`` is what its tuning minimizes.
 
         Raises:
             InputError: when the case lacks what is measured.

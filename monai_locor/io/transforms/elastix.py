@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """elastix: ``TransformParameters`` text files, which ``transformix -tp`` applies.
 
@@ -105,9 +97,9 @@ _LINEAR = {
 
 def _linear(values: Parameters, kind: str, dims: int) -> AffineStep:
     numbers = values.numbers("TransformParameters")
-    centre = np.zeros(0) if kind == "TranslationTransform" else values.numbers("CenterOfRotationPoint", dims)
+    center = np.zeros(0) if kind == "TranslationTransform" else values.numbers("CenterOfRotationPoint", dims)
     order = [float(values.text("ComputeZYX") == "true")] if kind == "EulerTransform" and dims == 3 else []
-    matrix = linear_matrix(ItkTransform(_LINEAR[kind][dims - 2], dims, numbers, np.append(centre, order)))
+    matrix = linear_matrix(ItkTransform(_LINEAR[kind][dims - 2], dims, numbers, np.append(center, order)))
     assert matrix is not None
     return AffineStep(flipped(matrix))
 

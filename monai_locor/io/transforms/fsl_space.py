@@ -1,15 +1,7 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
-"""FSL's coordinates: millimetres along the array axes of an image from its first voxel.
+"""FSL's coordinates: millimeters along the array axes of an image from its first voxel.
 
 Along the first axis they are counted from the last voxel instead, where the affine of the image has a positive determinant.
 """
@@ -29,7 +21,7 @@ def is_swapped(grid: Grid) -> bool:
 
 
 def to_fsl(grid: Grid) -> np.ndarray:
-    """Voxels of an image to FSL's millimetres, ``(4, 4)``."""
+    """Voxels of an image to FSL's millimeters, ``(4, 4)``."""
     matrix = np.diag([*grid.spacing, 1.0])
     if is_swapped(grid):
         matrix[0, 0], matrix[0, 3] = -grid.spacing[0], (grid.shape[0] - 1) * grid.spacing[0]
@@ -37,7 +29,7 @@ def to_fsl(grid: Grid) -> np.ndarray:
 
 
 def from_fsl(grid: Grid) -> np.ndarray:
-    """FSL's millimetres in an image to RAS mm, ``(4, 4)``."""
+    """FSL's millimeters in an image to RAS mm, ``(4, 4)``."""
     return grid.affine @ np.linalg.inv(to_fsl(grid))
 
 

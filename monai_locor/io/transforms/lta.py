@@ -1,13 +1,5 @@
 # Copyright (c) The monai_locor developers
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """FreeSurfer's ``.lta``: one affine map with the grids of both images, from the source (moving) to the target (fixed) image.
 
@@ -93,12 +85,12 @@ def write_lta(path: Path, name: str, transform: SpatialTransform, fixed: Grid | 
 
 
 def _geometry(which: str, grid: Grid) -> str:
-    centre = grid.affine[:3, :3] @ (np.array(grid.shape) / 2) + grid.affine[:3, 3]
+    center = grid.affine[:3, :3] @ (np.array(grid.shape) / 2) + grid.affine[:3, 3]
     axes = (grid.affine[:3, :3] / grid.spacing).T
     lines = [f"{which} volume info", "valid = 1  # volume info valid", f"filename = {which}.nii.gz"]
     lines += [f"volume = {' '.join(map(str, grid.shape))}", f"voxelsize = {_numbers(grid.spacing)}"]
     lines += [f"{axis}ras   = {_numbers(row)}" for axis, row in zip("xyz", axes)]
-    return "\n".join([*lines, f"cras   = {_numbers(centre)}"]) + "\n"
+    return "\n".join([*lines, f"cras   = {_numbers(center)}"]) + "\n"
 
 
 def _numbers(values: np.ndarray) -> str:
