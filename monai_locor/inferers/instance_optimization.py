@@ -20,7 +20,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..losses import LocalLearnedBasisCRLoss
-from ..losses.training import RegistrationLoss
+from ..losses.registration_loss import RegistrationLoss
 from ..networks import LearnedBasis, RegistrationNetwork
 from ..networks.learned_bases import LearnedBases
 from ..registration import RegistrationConfig, RegistrationResult, register

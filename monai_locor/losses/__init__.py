@@ -11,8 +11,8 @@ from .local_ncc import LocalNCCLoss
 from .local_parzen_cr import LocalParzenCRLoss
 from .mind import MINDSSCLoss
 from .mutual_information import MutualInformationLoss
+from .registration_loss import RegistrationLoss
 from .srwcr import SRWCRLoss
-from .training import RegistrationLoss
 
 __all__ = [
     "CorrelationRatioLoss",

@@ -21,7 +21,7 @@ from ..tensors import plain
 from .base import answer, check_types, settings_text
 from .gram import LocalGram, local_gram
 from .intensity import rescale
-from .residual import ridge_residual
+from .ridge import ridge_residual
 from .window_grid import WindowGrid, per_mass, slab_budget
 from .windows import WindowPlan
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..geometry import Grid, from_voxels, warp
-from ..networks.training import RegistrationNetwork
+from ..networks.registration_network import RegistrationNetwork
 from ..precision import guarded
 from ..transforms import derivative_magnitude
 from .config import RegistrationConfig

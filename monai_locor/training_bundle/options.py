@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..losses.training import RegistrationLoss
+from ..losses.registration_loss import RegistrationLoss
 from ..registration.similarity import CUSTOM_BENDING_WEIGHT, SIMILARITIES, check_name, check_options, named_similarity
 
 __all__ = ["registration_loss", "within"]

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..geometry import interpolation_matrix, separable, voxel_to_voxel
 from ..io import ImageSource
 from ..losses.gram import LocalGram, local_gram
-from ..losses.residual import ridge_residual
+from ..losses.ridge import ridge_residual
 from ..losses.window_grid import per_mass, slab_budget
 from ..losses.windows import AxisWindows, window_count
 from ..networks.basis import PolynomialBasis

@@ -17,7 +17,7 @@ from monai_locor.geometry import Grid, apply_affine, from_voxels, warp
 from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.inferers.instance_optimization import _on
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.training import RegistrationLoss
+from monai_locor.losses.registration_loss import RegistrationLoss
 from monai_locor.registration.network_input import network_grid
 from monai_locor.registration.prepare import prepare
 

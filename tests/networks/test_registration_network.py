@@ -15,10 +15,10 @@ from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import sample
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.training import RegistrationLoss
+from monai_locor.losses.registration_loss import RegistrationLoss
 from monai_locor.networks.forces import force_channels, forces
 from monai_locor.networks.lattice import pooled
-from monai_locor.networks.training import RegistrationNetwork, small_head
+from monai_locor.networks.registration_network import RegistrationNetwork, small_head
 
 KEYS = {"moving", "fixed", "ddf", "warped_moving", "weight"}
 BOTH = KEYS | {"velocity", "inverse_ddf", "warped_fixed", "inverse_weight"}

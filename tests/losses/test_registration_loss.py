@@ -10,7 +10,7 @@ import torch
 from monai.losses import BendingEnergyLoss, GlobalMutualInformationLoss, LocalNormalizedCrossCorrelationLoss
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.training import RegistrationLoss
+from monai_locor.losses.registration_loss import RegistrationLoss
 
 
 def prediction(channels: int = 2, batch: int = 2) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.training import RegistrationLoss
+from monai_locor.losses.registration_loss import RegistrationLoss
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import forces
-from monai_locor.networks.training import KEPT
+from monai_locor.networks.registration_network import KEPT
 
 
 def model_and_loss(guided: bool = False) -> tuple[RegistrationNetwork, RegistrationLoss]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_locor.losses.residual import ridge_residual
+from monai_locor.losses.ridge import ridge_residual
 
 RIDGE = 1e-4
 
