@@ -69,7 +69,9 @@ def test_python_is_python(path):
 
 
 @pytest.mark.parametrize(
-    "path", [*PAGES, *ROOT.glob("*.md"), *(ROOT / "tutorials").glob("*.ipynb")], ids=lambda path: path.stem
+    "path",
+    [*PAGES, *ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "tutorials").glob("*.ipynb")],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_links_lead_somewhere_in_the_repository(path):
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -96,6 +98,14 @@ def test_what_pages_quote_of_the_program_is_up_to_date(texts):
         assert texts.updated(text) == text, "make texts"
     quoted = (ROOT / "docs/guide/command-line.md").read_text(encoding="utf-8")
     assert all(f"usage: monai-locor {name}" in quoted for name in NAMES[1:])
+
+
+def test_results_have_an_index_and_pages_without_a_date():
+    folder = ROOT / "benchmarks/results"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in folder.glob("*.md")} - {"README.md"}
+    assert all(f"]({name})" in index for name in pages)
+    assert not [name for name in pages if re.search(r"20\d\d-", name)], "move it to archive/"
 
 
 def test_the_address_to_clone_from_is_filled_in_at_one_place():

@@ -5,7 +5,7 @@
 
 When the coarse stages are through, the middle window leaves 3 to 11 % of the variance unexplained if both images are of one
 person; of two people, whose tissues do not correspond one to one whatever the deformation, 13 to 31 %, with few exceptions
-(benchmarks/results/intersubject-2026-11-25.md). The logarithm of the residual is for the first kind.
+(benchmarks/results/intersubject.md). The logarithm of the residual is for the first kind.
 """
 
 from __future__ import annotations
