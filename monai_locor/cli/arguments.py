@@ -123,7 +123,7 @@ def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _image(role: str, path: str, channel: int | None) -> Any:
     if channel is None and (Path(path).expanduser().exists() or not _names_series(path)):
         return path
-    from ..io.sources import load_source
+    from ..io.image_source import load_source
 
     return load_source(path, f"{role} image", channel)[1]
 

@@ -113,8 +113,8 @@ class Carried:
             return self._points(transform, target)
         assert grid is not None and self.grid is not None
         from ..geometry import check_planes
+        from ..io.content_detection import LABEL_INTENTS
         from ..io.images import write_image
-        from ..io.recognize import LABEL_INTENTS
 
         check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the grid it is to be brought onto"))
 
@@ -193,7 +193,7 @@ def holds_tensors(image: MetaTensor, name: str) -> bool:
     Raises:
         InputError: for all components of an image of vectors, and for tensors of another kind than six components.
     """
-    from ..io.recognize import vectors_in
+    from ..io.content_detection import vectors_in
     from ..tensors import plain
 
     intent, whole = image.meta.get("intent", ""), len(image) > 1
@@ -258,7 +258,7 @@ def load_carried(
         return Carried(path, kind, read_labels(path, role, channel), mode=mode or "nearest")
     import torch
 
-    from ..io.sources import load_source
+    from ..io.image_source import load_source
 
     exact = torch.float64 if mode == "nearest" else torch.float32  # numbers that are kept as they are
     name, image = load_source(path, f"{role} image", channel, exact)
@@ -269,7 +269,7 @@ def load_carried(
 
 def _is_label_map(image: MetaTensor, name: str) -> bool:
     """Whether an image is a label map by its header or looks like one, as in ``info``, which is told then."""
-    from ..io.recognize import labels_in
+    from ..io.content_detection import labels_in
     from ..tensors import plain
 
     labels = labels_in(plain(image).numpy(), image.meta.get("intent", ""))

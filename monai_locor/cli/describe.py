@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..geometry import Grid, SpatialTransform
-    from ..io.stored import StoredImage
+    from ..io.stored_image import StoredImage
 
 __all__ = ["describe_grid", "describe_image", "describe_transform", "kind_of", "lines_of"]
 
@@ -63,7 +63,7 @@ def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
     """
     import numpy as np
 
-    from ..io.recognize import labels_in
+    from ..io.content_detection import labels_in
 
     voxels = image.voxels if image.voxels.dtype.kind != "b" else image.voxels.astype(np.uint8)
     values = voxels[np.isfinite(voxels)]
@@ -142,7 +142,7 @@ def lines_of(path: Path, found: dict[str, Any]) -> list[str]:
 
 
 def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
-    from ..io.stored import named_channels
+    from ..io.stored_image import named_channels
 
     labels = found.get("labels")
     what = "image" if labels is None else "mask" if len(labels) <= 2 else "label map"

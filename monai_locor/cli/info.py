@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
     from ..io.transforms.detect import shows_transform
-    from ..io.transforms.folders import MANIFEST, files_in, folder_of
+    from ..io.transforms.output_folder import MANIFEST, files_in, folder_of
 
     folder = folder_of(path)
     if folder is not None and (files_in(folder) or (folder / MANIFEST).is_file()):
@@ -100,7 +100,7 @@ def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
 
 def _image(path: Path, channel: int | None) -> dict[str, Any]:
     from ..io.grids import grid_of_stored
-    from ..io.reading import read_stored
+    from ..io.image_files import read_stored
     from .describe import describe_image
 
     name = f"file {path}"
@@ -112,7 +112,7 @@ def _vector_kind(path: Path, grids: Grids) -> tuple[str | None, str | None]:
     """The format of a NIfTI file that shows itself to be a transform; else None, and perhaps how to say that it is one."""
     from ..io.nifti import is_nifti, load_nifti
     from ..io.transforms.detect import format_of_file
-    from ..io.transforms.vectors import dims_of_vectors
+    from ..io.transforms.nifti_vectors import dims_of_vectors
 
     try:
         if not is_nifti(path) or not path.is_file() or dims_of_vectors(load_nifti(path).shape) is None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from ..io.transforms.items import parse_item
+from ..io.transforms.ants_syntax import parse_item
 
 __all__ = ["check_any", "check_device", "check_file", "check_image", "check_transforms", "is_ants_prefix"]
 

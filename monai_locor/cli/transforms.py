@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..io.transforms.items import parse_item
+from ..io.transforms.ants_syntax import parse_item
 
 if TYPE_CHECKING:
     from ..geometry import Grid, SpatialTransform
@@ -20,7 +20,7 @@ __all__ = ["check_formats", "files_of", "load_transforms", "size_of"]
 
 def files_of(items: Sequence[str]) -> list[Path]:
     """The files that a list of transforms reads."""
-    from ..io.transforms.folders import files_in, folder_of
+    from ..io.transforms.output_folder import files_in, folder_of
 
     folders = [(path, folder_of(path)) for path in (parse_item(item)[0] for item in items)]
     return [file for path, folder in folders for file in ([path] if folder is None else files_in(folder))]

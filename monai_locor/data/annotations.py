@@ -12,8 +12,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..io import ImageSource
+from ..io.image_source import load_source
 from ..io.points import read_points
-from ..io.sources import load_source
 
 __all__ = ["read_label", "read_landmarks"]
 

@@ -11,10 +11,10 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+    from .image_source import ImageSource
     from .images import read_image, read_mask, write_image
     from .paths import atomic_path, check_output_dir
     from .points import PointList, read_points, write_points
-    from .sources import ImageSource
     from .transforms import FORMATS, formats_text, read_transform, read_transforms, write_transform
 
 __all__ = [
@@ -45,7 +45,7 @@ __getattr__, __dir__ = lazy(
         "images": ["read_image", "read_mask", "write_image"],
         "paths": ["atomic_path", "check_output_dir"],
         "points": ["PointList", "read_points", "write_points"],
-        "sources": ["ImageSource"],
+        "image_source": ["ImageSource"],
         "transforms": ["FORMATS", "formats_text", "read_transform", "read_transforms", "write_transform"],
     },
 )

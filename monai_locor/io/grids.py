@@ -13,10 +13,10 @@ import numpy as np
 
 from ..errors import InputError, one_line
 from ..geometry import Grid
-from .reading import read_geometry
+from .image_files import read_geometry
 
 if TYPE_CHECKING:
-    from .sources import ImageSource
+    from .image_source import ImageSource
 
 __all__ = ["as_grid", "grid_of_stored", "read_grid"]
 
@@ -35,7 +35,7 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
         InputError: when it cannot be read or has no valid geometry.
     """
     if not isinstance(source, (str, os.PathLike)):
-        from .sources import load_source
+        from .image_source import load_source
 
         return Grid.of(load_source(source, what, "all")[1])
     name = f"{what} {os.fspath(source)}"

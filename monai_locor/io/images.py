@@ -18,13 +18,13 @@ from numpy.typing import DTypeLike
 from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import plain
+from .content_detection import not_whole
+from .image_source import ImageSource, load_source
 from .itk_library import load_itk
 from .libraries import image_for_itk
 from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
-from .recognize import not_whole
-from .sources import ImageSource, load_source
-from .stored import named_channels
+from .stored_image import named_channels
 
 __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_image"]
 
@@ -44,7 +44,7 @@ _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "fl
 def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
     """Read an image to be registered and refuse what cannot be.
 
-    Files of all formats that :func:`monai_locor.io.reading.read_stored` knows, and a folder of one DICOM series;
+    Files of all formats that :func:`monai_locor.io.image_files.read_stored` knows, and a folder of one DICOM series;
     ``FOLDER/UID`` is one of several series in a folder. What nibabel reads lies where nibabel says. Trailing axes
     of one voxel are dropped: a file of ``(H, W, 1)`` voxels is a 2-D image, in the coordinates of its own plane where that is
     not the x-y plane. NaN and infinite voxels are replaced by the smallest finite value and a warning with their number is
@@ -153,7 +153,7 @@ def write_image(
         grid: where its voxels lie; an affine with shear is written to NIfTI with a warning, since ITK may refuse it.
         dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
             half precision and bool made what NIfTI tools read (float32, int32, uint8).
-        said: what the file of the image said beside its voxels, as in ``meta`` of :func:`.sources.load_source`: ``time`` of a
+        said: what the header of the source image said, as in ``meta`` of :func:`.image_source.load_source`: ``time`` of a
             series, ``intent`` and ``intent_name`` are written to NIfTI. Tensors become ``(X, Y, Z, 1, 6)``.
 
     Raises:

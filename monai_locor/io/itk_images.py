@@ -22,7 +22,7 @@ from .channel_names import NAMING, channel_names
 from .itk_library import load_itk
 from .libraries import simpleitk_image
 from .lps import affine_of_itk
-from .stored import StoredImage, TimeAxis
+from .stored_image import StoredImage, TimeAxis
 
 __all__ = ["affine_of_header", "itk_geometry", "read_itk"]
 

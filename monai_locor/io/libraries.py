@@ -15,7 +15,7 @@ from ..errors import InputError, one_line
 from ..geometry import full_affine
 from .lps import affine_of_itk, geometry_for_itk
 from .nibabel_images import stored_of_nibabel
-from .stored import StoredImage
+from .stored_image import StoredImage
 
 if TYPE_CHECKING:
     from ..geometry import Grid

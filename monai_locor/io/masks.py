@@ -16,8 +16,8 @@ from ..geometry import Grid, apply_affine, check_planes, inside, voxel_to_voxel,
 from ..run_log import doubt
 from ..tensors import plain
 from .arrays import bare_array
+from .image_source import ImageSource
 from .images import read_mask
-from .sources import ImageSource
 
 __all__ = ["mask_on_grid", "placed_like", "same_voxels"]
 

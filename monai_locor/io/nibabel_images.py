@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import InputError, one_line
 from ..run_log import doubt
 from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
-from .stored import StoredImage, TimeAxis
+from .stored_image import StoredImage, TimeAxis
 
 __all__ = ["is_nibabel", "nibabel_geometry", "read_nibabel", "stored_of_nibabel"]
 

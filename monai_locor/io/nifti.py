@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..run_log import doubt
 from .paths import atomic_path
-from .stored import TimeAxis
+from .stored_image import TimeAxis
 
 __all__ = [
     "has_shear",

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .paths import atomic_path, check_output_dir
-from .sources import one_line
 
 __all__ = ["read_weights", "weights_paths", "write_weights"]
 

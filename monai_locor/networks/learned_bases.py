@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._version import __version__
-from ..errors import InputError
-from ..io.sources import one_line
+from ..errors import InputError, one_line
 from ..io.weights import read_weights, weights_paths, write_weights
 from .basis import LearnedBasis
 

@@ -16,10 +16,10 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..io.arrays import images_of_channels
+from ..io.image_source import load_source
 from ..io.libraries import library_of
-from ..io.sources import load_source
-from ..io.transforms.given import given_transform
-from ..io.transforms.items import parse_item
+from ..io.transforms.ants_syntax import parse_item
+from ..io.transforms.conversion import as_transform
 from ..tensors import plain
 from .manifest import IMAGES, INPUTS, UNKNOWN, sha256, stored_place
 
@@ -71,7 +71,7 @@ def described_start(value: Any) -> dict[str, Any]:
         return {"list": [described_start(item) for item in value]}
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return _described(value)
-    transform = given_transform(value, "initial")
+    transform = as_transform(value, "initial")
     if transform is None:
         return _described(np.asarray(value))
     return {"matrix": transform.matrix.tolist()} if transform.is_affine else {"memory": type(value).__name__}

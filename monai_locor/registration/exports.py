@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..io import write_displacement_field, write_image
 from ..io.libraries import image_for_itk, image_for_simpleitk
-from ..io.transforms.objects import itk_of_steps, simpleitk_of_steps
+from ..io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
 
 if TYPE_CHECKING:
     from .result import RegistrationResult

@@ -17,7 +17,7 @@ import torch
 from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, apply_affine, inside, reorder
 from ..geometry.steps import world_to_voxels
-from ..io.transforms.given import given_transform
+from ..io.transforms.conversion import as_transform
 from ..run_log import doubt
 from ..tensors import plain
 from .config import STARTS
@@ -62,7 +62,7 @@ def given_start(
     if word is not None:
         return initial_affine(fixed, moving, word), None
     _check_name(initial)
-    transform = given_transform(initial, "initial", fixed=fixed.stored, moving=moving.stored)
+    transform = as_transform(initial, "initial", fixed=fixed.stored, moving=moving.stored)
     values = _numbers(initial) if transform is None else _of_transform(transform, fixed.stored)
     dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
     if finite and shape == (dims, *fixed.stored.shape):

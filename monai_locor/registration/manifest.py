@@ -90,7 +90,7 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
         return
     if transform and (root.is_dir() or not root.exists()):  # an output folder, or the prefix of an ANTs registration
         from ..io.transforms.ants import ants_files
-        from ..io.transforms.folders import files_in
+        from ..io.transforms.output_folder import files_in
 
         yield from (files_in(root) if root.is_dir() else (p for p in ants_files(root) if p.is_file()))
         return

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, warped
 from ..geometry.transform import same_grid
 from ..io import ImageSource, read_image, read_transform
-from ..io.transforms.folders import has_deformation
+from ..io.transforms.output_folder import has_deformation
 from ..networks.learned_bases import LearnedBases
 from ..report.verdict import Verdict
 from .channels import first_image

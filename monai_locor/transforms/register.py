@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..geometry import Grid, warped
 from ..geometry.warping import MODES
 from ..io.arrays import channel_first
-from ..io.sources import load_source
+from ..io.image_source import load_source
 from ..tensors import plain
 
 if TYPE_CHECKING:

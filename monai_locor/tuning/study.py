@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..errors import InputError
-from ..io.sources import one_line
+from ..errors import InputError, one_line
 from .samplers import import_optuna
 from .space import SearchSpace
 

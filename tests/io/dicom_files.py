@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from monai_locor.errors import InputError
 from monai_locor.io.dicom import dicom_geometry, headers, pixels, read_dicom
-from monai_locor.io.stored import StoredImage
+from monai_locor.io.stored_image import StoredImage
 
 AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)
 OBLIQUE = (0.8, 0.6, 0.0, -0.48, 0.64, 0.6)

@@ -16,8 +16,8 @@ from PIL import Image
 from monai_locor.errors import InputError
 from monai_locor.io import read_image, read_mask
 from monai_locor.io.grids import read_grid
+from monai_locor.io.image_files import read_stored
 from monai_locor.io.itk_images import itk_geometry
-from monai_locor.io.reading import read_stored
 
 RNG = np.random.default_rng(0)
 MODES = ("L", "RGB", "RGBA", "P")

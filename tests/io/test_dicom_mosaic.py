@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_locor.io.stored import TimeAxis
+from monai_locor.io.stored_image import TimeAxis
 
 from .dicom_files import (
     PLANES,

@@ -17,8 +17,8 @@ import pytest
 from monai_locor.errors import InputError
 from monai_locor.io import read_displacement_field, read_image, read_transform
 from monai_locor.io.grids import read_grid
-from monai_locor.io.reading import read_geometry, read_stored
-from monai_locor.io.stored import TimeAxis
+from monai_locor.io.image_files import read_geometry, read_stored
+from monai_locor.io.stored_image import TimeAxis
 
 AFFINE = np.array([[-2.0, 0, 0, 31], [0, 2, 0, -45], [0, 0, 3, -20], [0, 0, 0, 1]])
 VOXELS = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.int16)

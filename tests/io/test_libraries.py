@@ -16,7 +16,7 @@ import torch
 from monai_locor import InputError
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep
 from monai_locor.io.libraries import from_library, library_of
-from monai_locor.io.transforms.objects import from_object, itk_of_steps, simpleitk_of_steps
+from monai_locor.io.transforms.library_objects import from_object, itk_of_steps, simpleitk_of_steps
 
 from .library_objects import IMAGES, ANTsTransform, itk, nibabel_image, sitk, sitk_image, write_ants_transform
 from .transform_cases import GRIDS, inner_points, smooth_field, some_affine, some_transform

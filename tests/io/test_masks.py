@@ -16,9 +16,9 @@ from monai.data import MetaTensor
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
+from monai_locor.io.content_detection import labels_in
 from monai_locor.io.images import read_labels, read_mask
 from monai_locor.io.masks import mask_on_grid, placed_like
-from monai_locor.io.recognize import labels_in
 
 SHAPE = (8, 7, 6)
 AFFINE = np.array([[-2.0, 0, 0, 60], [0, 2, 0, -80], [0, 0, 3, 20], [0, 0, 0, 1]])

@@ -15,7 +15,7 @@ import torch
 from monai_locor.errors import InputError
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep
 from monai_locor.io import read_transform, read_transforms, write_displacement_field, write_image, write_transform
-from monai_locor.io.transforms import vector_images
+from monai_locor.io.transforms import itk_fields
 
 from .transform_cases import (
     GRIDS,
@@ -257,9 +257,9 @@ def test_single_classes_of_itk_read_the_same_field(tmp_path, sitk, monkeypatch, 
         short.write((tmp_path / f"single{suffix}").read_bytes()[:-500])
     names = [f"{name}{suffix}" for name in ("single", "double")]
     expected = [read_transform(tmp_path / name).steps[0] for name in names]
-    monkeypatch.setattr(vector_images, "find_spec", lambda name: None if name == "SimpleITK" else find_spec(name))
-    assert vector_images._light(tmp_path / f"short{suffix}") is None
-    monkeypatch.setattr(vector_images, "read_stored", None)  # not asked
+    monkeypatch.setattr(itk_fields, "find_spec", lambda name: None if name == "SimpleITK" else find_spec(name))
+    assert itk_fields._light(tmp_path / f"short{suffix}") is None
+    monkeypatch.setattr(itk_fields, "read_stored", None)  # not asked
     for name, step in zip(names, expected, strict=True):
         found = read_transform(tmp_path / name).steps[0]
         torch.testing.assert_close(found.displacement, step.displacement, rtol=0, atol=0)

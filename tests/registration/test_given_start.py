@@ -18,7 +18,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import InputError, register
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform
 from monai_locor.io import write_transform
-from monai_locor.io.transforms.objects import itk_of_steps, simpleitk_of_steps
+from monai_locor.io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
 from monai_locor.registration.manifest import RunManifest
 
 from ..io.library_objects import ANTsTransform, write_ants_transform

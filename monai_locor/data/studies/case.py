@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...geometry import Grid, warp
 from ...io import check_output_dir, read_displacement_field, read_image, read_mask, write_displacement_field, write_image
 from ...io.paths import atomic_path
-from ...io.sources import one_line
 from ...metrics import jacobian_determinant, non_diffeomorphic_volume
 from ..annotations import read_label, read_landmarks
 

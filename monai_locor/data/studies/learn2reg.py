@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, one_line
 from ...geometry import Grid, apply_affine
 from ...io import read_image, read_mask
-from ...io.sources import one_line
 from ..annotations import read_label
 from .case import StudyCase
 from .learn2reg_measures import challenge_measures

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
-from ..stored import StoredImage, TimeAxis
+from ..stored_image import StoredImage, TimeAxis
 from . import tags
 from .folders import frames_of_folder, is_series
 from .frames import Frame, frames_of

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ..lps import lps_signs
 from . import tags
 from .frames import Frame
-from .repeats import Slices, told_apart
+from .volume_traits import Slices, told_apart
 
 __all__ = ["Volumes", "arranged"]
 

@@ -18,8 +18,8 @@ from .ants import ants_files
 from .base import invalid
 from .fsl import COEFFICIENTS, FIELD
 from .matrices import AFNI, MINC, is_matrix_text, unmarked_matrix
+from .nifti_vectors import unmarked_kind
 from .niftyreg import KINDS, is_niftyreg
-from .vectors import unmarked_kind
 
 __all__ = ["format_of_file", "format_of_name", "shows_transform"]
 

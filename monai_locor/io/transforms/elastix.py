@@ -21,8 +21,8 @@ from ..lps import flipped, lps_signs
 from ..paths import atomic_path
 from .base import domain_of, invalid
 from .elastix_text import Parameters, geometry_lines, line
+from .itk_fields import read_vector_image, write_vector_image
 from .itk_files import read_itk
-from .vector_images import read_vector_image, write_vector_image
 
 __all__ = ["elastix_files", "read_elastix", "write_elastix"]
 

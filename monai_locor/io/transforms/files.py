@@ -16,12 +16,12 @@ from ...geometry import Grid, SpatialTransform
 from ..grids import as_grid
 from .base import Format, invalid
 from .detect import format_of_file, format_of_name
-from .folders import folder_of, read_folder
 from .formats import FORMATS
-from .vectors import check_reading
+from .nifti_vectors import check_reading
+from .output_folder import folder_of, read_folder
 
 if TYPE_CHECKING:
-    from ..sources import ImageSource
+    from ..image_source import ImageSource
 
 __all__ = ["formats_of", "planned_files", "read_transform", "read_transforms", "write_transform"]
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from . import fsl, matrices, niftyreg, vectors
+from . import fsl, matrices, nifti_vectors, niftyreg
 from .ants import ants_files, read_ants, write_ants
 from .base import Format
 from .elastix import elastix_files, read_elastix, write_elastix
+from .itk_fields import read_nifti, read_vector_image, write_nifti, write_vector_image
 from .itk_files import itk_files, read_itk, write_itk
 from .learn2reg import read_learn2reg, write_learn2reg
 from .lta import read_lta, write_lta
-from .vector_images import read_nifti, read_vector_image, write_nifti, write_vector_image
 
 __all__ = ["FORMATS", "formats_text"]
 
@@ -149,42 +149,42 @@ _TABLE = (
         "SPM, CAT: y_*.nii and iy_*.nii, where each voxel goes, RAS mm",
         "intent name Mapping, or description Deformation",
         _NIFTI,
-        vectors.read_ras_positions,
+        nifti_vectors.read_ras_positions,
     ),
     Format(
         "ras-positions",
         "MRtrix and others: where each voxel goes, RAS mm",
         "numbers close to the voxels' own positions, in these units only",
         _NIFTI,
-        vectors.read_ras_positions,
+        nifti_vectors.read_ras_positions,
     ),
     Format(
         "lps-positions",
         "where each voxel goes, LPS mm",
         "likewise, without intent",
         _NIFTI,
-        vectors.read_lps_positions,
+        nifti_vectors.read_lps_positions,
     ),
     Format(
         "voxel-positions",
         "where each voxel goes, in voxels of the moving image (if not given, of the fixed one)",
         "",
         _NIFTI,
-        vectors.read_voxel_positions,
+        nifti_vectors.read_voxel_positions,
     ),
     Format(
         "ras-displacement",
         "how far each voxel moves, RAS mm",
         "",
         _NIFTI,
-        vectors.read_ras_displacement,
+        nifti_vectors.read_ras_displacement,
     ),
     Format(
         "lps-displacement",
         "how far each voxel moves, LPS mm",
         "",
         _NIFTI,
-        vectors.read_lps_displacement,
+        nifti_vectors.read_lps_displacement,
     ),
     Format(
         "lta",

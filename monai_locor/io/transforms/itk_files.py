@@ -19,7 +19,7 @@ from ..itk_hdf5 import write_hdf5
 from ..itk_transforms import read_itk_transforms
 from ..paths import atomic_path
 from .base import invalid, matrix_of
-from .consistency import undoes
+from .inverse_check import is_inverse
 from .itk_steps import steps_of_transforms, transforms_of_steps
 
 __all__ = ["inverse_path", "itk_files", "read_itk", "write_itk"]
@@ -45,7 +45,7 @@ def read_itk(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
     back = inverse_path(path)
     if path.suffix.lower() in (".h5", ".hdf5") and not transform.is_affine and back.is_file():
         inverse = SpatialTransform(_read_steps(back, f"transform {back}"))
-        if inverse.dims == transform.dims and undoes(inverse, transform):
+        if inverse.dims == transform.dims and is_inverse(inverse, transform):
             return SpatialTransform(transform.steps, inverse.steps)
         logger.warning("%s is left aside: it is not the inverse of %s", back, path)
     return transform

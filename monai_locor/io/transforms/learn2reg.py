@@ -22,7 +22,7 @@ from ...geometry import Grid, SpatialTransform, apply_affine
 from ..nifti import is_nifti, load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid
-from .vectors import VOXELS
+from .nifti_vectors import VOXELS
 
 __all__ = ["read_learn2reg", "write_learn2reg"]
 

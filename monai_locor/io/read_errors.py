@@ -10,7 +10,7 @@ import zlib
 
 from ..errors import InputError, one_line
 
-__all__ = ["unreadable"]
+__all__ = ["read_error"]
 
 # how nibabel, numpy and ITK say it
 _DAMAGED = re.compile(
@@ -34,7 +34,7 @@ _REMEDIES = {
 }
 
 
-def unreadable(name: str, error: BaseException) -> InputError:
+def read_error(name: str, error: BaseException) -> InputError:
     """What to tell the user of a file that its reader failed on, in one line.
 
     Args:

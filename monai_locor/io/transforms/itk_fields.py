@@ -13,13 +13,13 @@ import numpy as np
 from ...errors import InputError, one_line
 from ...geometry import FieldStep, Grid, SpatialTransform
 from ..fields import load_displacement_field, write_displacement_field
+from ..image_files import read_stored
 from ..itk_hdf5 import itk_parameters, itk_view
 from ..itk_images import affine_of_header
 from ..itk_library import itk_class, load_itk
 from ..lps import lps_signs
 from ..paths import atomic_path
-from ..reading import read_stored
-from ..stored import StoredImage
+from ..stored_image import StoredImage
 from .base import domain_of, invalid
 from .itk_steps import transforms_of_steps
 

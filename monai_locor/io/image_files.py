@@ -15,8 +15,8 @@ from ..errors import InputError
 from .dicom import dicom_geometry, is_dicom, is_series, read_dicom
 from .itk_images import itk_geometry, read_itk
 from .nibabel_images import is_nibabel, nibabel_geometry, read_nibabel
-from .stored import StoredImage
-from .unreadable import unreadable
+from .read_errors import read_error
+from .stored_image import StoredImage
 
 __all__ = ["read_geometry", "read_stored"]
 
@@ -64,4 +64,4 @@ def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
     except InputError:
         raise
     except Exception as error:  # readers raise whatever their libraries do
-        raise unreadable(name, error) from error
+        raise read_error(name, error) from error

@@ -9,12 +9,12 @@ import numpy as np
 
 from ...geometry import SpatialTransform
 
-__all__ = ["undoes"]
+__all__ = ["is_inverse"]
 
 TOLERANCE = 1.0  # voxels, of the median: an inverse that was computed, on another grid, is far better
 
 
-def undoes(inverse: SpatialTransform, transform: SpatialTransform) -> bool:
+def is_inverse(inverse: SpatialTransform, transform: SpatialTransform) -> bool:
     """Whether most points of the transform's domain come back through the other transform to within a voxel."""
     grid = transform.domain
     assert grid is not None

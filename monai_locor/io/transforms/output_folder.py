@@ -16,8 +16,8 @@ from ...geometry import Grid, SpatialTransform
 from ..paths import FORWARD, INVERSE
 from .ants import ants_files, read_ants
 from .base import Reader
+from .itk_fields import read_nifti
 from .itk_files import read_itk
-from .vector_images import read_nifti
 
 __all__ = ["files_in", "folder_of", "has_deformation", "read_folder"]
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
+from .ants_syntax import parse_item
 from .base import invalid
 from .files import read_transform
-from .items import parse_item
-from .objects import from_object
+from .library_objects import from_object
 
-__all__ = ["given_transform"]
+__all__ = ["as_transform"]
 
 
-def given_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Grid | None = None) -> SpatialTransform | None:
+def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Grid | None = None) -> SpatialTransform | None:
     """One transform of whatever says what it is; None for matrices, fields and other numbers.
 
     Args:

@@ -17,11 +17,11 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError, one_line
 from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
+from .image_files import read_stored
 from .libraries import from_library, library_of
-from .reading import read_stored
-from .stored import StoredImage, channel_index
+from .stored_image import StoredImage, channel_index
 
-__all__ = ["ImageSource", "load_source", "one_line"]
+__all__ = ["ImageSource", "load_source"]
 
 #: a file (or a folder of one DICOM series), or an image in memory: MetaTensor, tensor, array or nested list, see
 #: :func:`monai_locor.io.arrays.channel_first`; ``(array, affine)``; an image of nibabel, SimpleITK, ITK or ANTsPy

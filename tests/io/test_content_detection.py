@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_locor.io.recognize import labels_in, vectors_in
+from monai_locor.io.content_detection import labels_in, vectors_in
 
 SHAPE = (24, 22, 20)
 
