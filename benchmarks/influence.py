@@ -30,9 +30,9 @@ from registration import about
 from monai_locor import register
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.registration.config import PRESETS, RegistrationConfig
-from monai_locor.report.planes import planes_through
+from monai_locor.report.explain.residual import basis_of, local_moments
+from monai_locor.report.pictures.planes import planes_through
 from monai_locor.visualize import Samples, samples_of_result
-from monai_locor.visualize.residual import basis_of, local_moments
 
 CONSTANT = 1e-6  # variance below which a window has nothing to say, in squared normalized intensities
 COLUMNS = ("case", "form", "eps", "windows", "median R / V", "best quarter's share", "flatter half's share")

@@ -23,7 +23,10 @@ OPTIONAL = (
     *("fire", "ignite", "ipyniivue", "itk", "jsonschema", "matplotlib", "nilearn", "optuna"),
     *("safetensors", "scipy", "sklearn", "tensorboard"),
 )
-PACKAGES = ("cli", "data", "inferers", "io", "losses", "metrics", "networks", "registration", "report", "tuning", "visualize")
+PACKAGES = (
+    *("cli", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
+    *("tuning", "visualize"),
+)
 
 # MONAI imports some of the optional packages itself where they are there, so they are taken away instead of looked for:
 # `None` in `sys.modules` makes an import of that name fail.

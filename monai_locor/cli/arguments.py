@@ -17,8 +17,8 @@ from .settings import read_object, settings_of
 from .transforms import load_transforms
 
 if TYPE_CHECKING:
+    from ..quality import Thresholds
     from ..registration import RegistrationConfig
-    from ..report.verdict import Thresholds
 
 __all__ = [
     "check_inputs",

@@ -162,7 +162,7 @@ def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
     lines = [f"{path}: a registration of {', '.join(names) or 'images in memory'}, {content.get('seconds', '?')} s"]
     verdict = content.get("verdict")
     if isinstance(verdict, dict) and "reasons" in verdict:
-        from ..report.verdict import Verdict
+        from ..quality import Verdict
 
         lines += verdict_lines(Verdict.of(verdict))
     lines += warning_lines(*(content.get(key) or () for key in ("warnings", "doubts")))

@@ -36,8 +36,8 @@ from .settings import add_settings
 from .transforms import check_formats
 
 if TYPE_CHECKING:
+    from ..quality import Thresholds
     from ..registration import RegistrationResult
-    from ..report.verdict import Thresholds
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -207,7 +207,7 @@ def _with_start(result: RegistrationResult, args: argparse.Namespace) -> Registr
 
 def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Thresholds) -> RegistrationResult:
     """The result, judged by other thresholds than the usual ones."""
-    from ..report.verdict import judge
+    from ..registration.judging import judge
 
     masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
     fixed, moving = (images_of(arguments[role])[0] for role in ("fixed", "moving"))

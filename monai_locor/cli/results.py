@@ -17,8 +17,8 @@ from ..io.paths import FORWARD, INVERSE
 from ..report.summary import verdict_lines
 
 if TYPE_CHECKING:
+    from ..quality import Verdict
     from ..registration import RegistrationConfig, RegistrationResult
-    from ..report.verdict import Verdict
 
 __all__ = [
     "DEFAULT",

@@ -15,7 +15,7 @@ import torch
 from ..geometry import Grid, from_voxels
 from ..networks.basis import LearnedBasis
 from ..report import before_after_picture
-from ..report.basis_figure import basis_picture
+from ..report.pictures.basis import basis_picture
 from ..tensors import plain
 from .registration_metrics import pairs
 

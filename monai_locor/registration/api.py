@@ -25,7 +25,6 @@ from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
 from ..networks.learned_bases import LearnedBases
 from ..precision import optimizing
-from ..report.verdict import judge
 from ..run_log import RunLog, collecting
 from .channels import first_image
 from .config import RegistrationConfig
@@ -33,6 +32,7 @@ from .described import described_arguments
 from .engine import RegistrationEngine
 from .fields import stationary_velocity
 from .given_start import Initial, start_word
+from .judging import judge
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process

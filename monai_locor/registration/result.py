@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, overload
 
 import nibabel as nib
@@ -22,7 +23,7 @@ from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
 from ..io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
 from ..networks.learned_bases import LearnedBases
-from ..report.verdict import Verdict
+from ..quality import Verdict
 from .config import RegistrationConfig
 from .exports import to_itk, to_nibabel, to_simpleitk
 from .fields import StationaryVelocity
@@ -257,14 +258,10 @@ class RegistrationResult:
             ImportError: when matplotlib is not installed, naming the extra that brings it.
             InputError: when the result does not hold its images.
         """
-        from ..report.notebook import result_figure
-
-        return result_figure(self, title)
+        return self._display().result_figure(self, title)
 
     def _repr_html_(self) -> str:
-        from ..report.notebook import result_html
-
-        return result_html(self)
+        return self._display().result_html(self)
 
     def view(self, height: int = 400) -> Any:
         """A viewer for notebooks (ipyniivue) with the warped image over the fixed one, 3-D only.
@@ -276,9 +273,14 @@ class RegistrationResult:
             ImportError: when ipyniivue is not installed, naming the extra that brings it.
             InputError: when the result does not hold its images or is 2-D.
         """
-        from ..report.notebook import result_viewer
+        return self._display().result_viewer(self, height)
 
-        return result_viewer(self, height)
+    @staticmethod
+    def _display() -> ModuleType:
+        """Figures and HTML of a result; imported here only, because the report builds on this class."""
+        from ..report import notebook
+
+        return notebook
 
     def summary(self) -> dict[str, Any]:
         """Everything but the fields and images, as plain values for JSON."""

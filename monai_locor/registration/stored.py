@@ -21,7 +21,7 @@ from ..geometry.transform import same_grid
 from ..io import ImageSource, read_image, read_transform
 from ..io.transforms.output_folder import has_deformation
 from ..networks.learned_bases import LearnedBases
-from ..report.verdict import Verdict
+from ..quality import Verdict
 from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Verdicts on a registration, pictures of it, and the page that shows both."""
+"""The report of a registration: its verdict, figures, pictures that explain a local fit, and the HTML page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy
 
 if TYPE_CHECKING:
-    from .basis_figure import basis_picture
-    from .html import write_report
-    from .picture import before_after_figure, before_after_picture
-    from .thresholds import Thresholds
-    from .verdict import Verdict, judge
-    from .verdict_reasons import Reason
+    from ..quality.reasons import Reason
+    from ..quality.thresholds import Thresholds
+    from ..quality.verdict import Verdict
+    from ..registration.judging import judge
+    from .explain.explain import explain_fit
+    from .html.page import write_report
+    from .pictures.basis import basis_picture
+    from .pictures.before_after import before_after_figure, before_after_picture
 
 __all__ = [
     "Reason",
@@ -24,6 +26,7 @@ __all__ = [
     "basis_picture",
     "before_after_figure",
     "before_after_picture",
+    "explain_fit",
     "judge",
     "write_report",
 ]
@@ -31,11 +34,13 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "basis_figure": ["basis_picture"],
-        "html": ["write_report"],
-        "picture": ["before_after_figure", "before_after_picture"],
-        "thresholds": ["Thresholds"],
-        "verdict": ["Verdict", "judge"],
-        "verdict_reasons": ["Reason"],
+        ".quality.reasons": ["Reason"],
+        ".quality.thresholds": ["Thresholds"],
+        ".quality.verdict": ["Verdict"],
+        ".registration.judging": ["judge"],
+        "explain.explain": ["explain_fit"],
+        "html.page": ["write_report"],
+        "pictures.basis": ["basis_picture"],
+        "pictures.before_after": ["before_after_figure", "before_after_picture"],
     },
 )

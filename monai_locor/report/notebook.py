@@ -15,7 +15,7 @@ import torch
 
 from ..errors import InputError
 from ..tensors import plain
-from .picture import PAPER, before_after_figure
+from .pictures.before_after import PAPER, before_after_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

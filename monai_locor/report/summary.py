@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..io.paths import atomic_path
 
 if TYPE_CHECKING:
+    from ..quality.verdict import Verdict
     from ..registration.result import RegistrationResult
-    from .verdict import Verdict
 
 __all__ = ["summary_lines", "summary_row", "verdict_lines", "write_summary"]
 

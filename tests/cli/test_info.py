@@ -17,7 +17,7 @@ from monai_locor.geometry import Grid, SpatialTransform
 from monai_locor.io import write_transform
 from monai_locor.io.fields import write_affine
 from monai_locor.io.images import write_image
-from monai_locor.report.verdict import Verdict
+from monai_locor.quality import Verdict
 
 from .files import AFFINE, SHAPE, load, save
 

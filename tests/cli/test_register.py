@@ -23,11 +23,11 @@ from monai.data.meta_tensor import MetaTensor
 import monai_locor
 from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
+from monai_locor.quality import Reason, Thresholds, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.fields import StationaryVelocity
 from monai_locor.registration.manifest import FORMAT
-from monai_locor.report.verdict import Reason, Thresholds, Verdict
 
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
@@ -176,7 +176,7 @@ def test_thresholds_of_ones_own(run, refused, pair, called, folder, monkeypatch)
         seen.update(fixed=fixed, thresholds=thresholds, **masks)
         return verdict("WARN")["verdict"]
 
-    monkeypatch.setattr("monai_locor.report.verdict.judge", judge)
+    monkeypatch.setattr("monai_locor.registration.judging.judge", judge)
     (folder / "t.json").write_text('{"overlap": [0.9, 0.8]}')
     save(folder / "m.nii", np.ones(SHAPE, np.uint8))
     assert "verdict: WARN" in run(*pair, "--thresholds", "t.json", "--fixed-mask", "m.nii").out

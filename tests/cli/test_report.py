@@ -16,11 +16,11 @@ from monai_locor.cli.results import OUTPUTS
 from monai_locor.geometry import Grid
 from monai_locor.io import read_image
 from monai_locor.metrics import jacobian_statistics
+from monai_locor.quality import Reason, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.manifest import sha256
 from monai_locor.registration.stored import load_result
-from monai_locor.report.verdict import Reason, Verdict
 from monai_locor.tensors import plain
 
 from .files import SHAPE, SHIFT

@@ -17,7 +17,7 @@ import pytest
 
 from monai_locor.report import write_report
 
-from .made import FLAT, GRID
+from .results import FLAT, GRID
 from .test_html import EVIL, result_of
 from .test_labels import blocks
 

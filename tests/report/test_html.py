@@ -26,12 +26,12 @@ from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.report import judge, write_report
-from monai_locor.report.html_charts import curve, histogram
-from monai_locor.report.html_images import views_of
-from monai_locor.report.words import CHECKS, NUMBERS
+from monai_locor.report.html.charts import curve, histogram
+from monai_locor.report.html.explanations import CHECKS, NUMBERS
+from monai_locor.report.html.images import views_of
 
 from ..registration.phantom import image
-from .made import FLAT, GRID, aligned, made
+from .results import FLAT, GRID, aligned, made
 
 pytest.importorskip("matplotlib")
 

@@ -19,11 +19,11 @@ from monai_locor import InputError
 from monai_locor.geometry import Grid, warped
 from monai_locor.metrics import dice_per_label
 from monai_locor.report import write_report
-from monai_locor.report.html_labels import indexed, labels_section
-from monai_locor.report.html_stacks import MOST, columns_of, shown_grid, stack
+from monai_locor.report.html.labels import indexed, labels_section
+from monai_locor.report.html.stacks import MOST, columns_of, shown_grid, stack
 from monai_locor.report.labels import label_pairs
 
-from .made import FLAT, GRID, aligned, made, shift
+from .results import FLAT, GRID, aligned, made, shift
 from .test_html import Reader
 
 pytest.importorskip("matplotlib")

@@ -1,0 +1,28 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Quality control: measures of a registration, their WARN/FAIL thresholds, and the verdict; on arrays and grids only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .outcome import Outcome
+    from .reasons import Reason
+    from .thresholds import Thresholds
+    from .verdict import Verdict, judge_outcome
+
+__all__ = ["Outcome", "Reason", "Thresholds", "Verdict", "judge_outcome"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "outcome": ["Outcome"],
+        "reasons": ["Reason"],
+        "thresholds": ["Thresholds"],
+        "verdict": ["Verdict", "judge_outcome"],
+    },
+)

@@ -1,0 +1,78 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The verdict on a registration result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..geometry import Grid
+from ..io import ImageSource, read_image
+from ..io.masks import mask_on_grid
+from ..quality import Outcome, Thresholds, Verdict, judge_outcome
+from .channels import first_image
+from .result import RegistrationResult
+
+__all__ = ["judge"]
+
+
+def judge(
+    result: RegistrationResult,
+    fixed: ImageSource,
+    moving: ImageSource,
+    thresholds: Thresholds | Mapping[str, Any] | None = None,
+    *,
+    fixed_mask: ImageSource | None = None,
+    moving_mask: ImageSource | None = None,
+) -> Verdict:
+    """Judge a registration by measures that it did not optimize.
+
+    This takes about half a second: the images are compared on about 130 000 samples.
+
+    Args:
+        result: registration result; gains are measured relative to its ``initial``.
+        fixed, moving, fixed_mask, moving_mask: as given to :func:`monai_locor.register`; of several channels, the first is
+            used.
+        thresholds: by default :class:`Thresholds`; or a mapping of those that differ from the defaults.
+
+    Raises:
+        InputError: if the images do not belong to the result.
+    """
+    first, first_weight = _read("fixed", fixed, fixed_mask, result.fixed_grid)
+    second, second_weight = _read("moving", moving, moving_mask, result.moving_grid)
+    return judge_outcome(_outcome(result), first, second, thresholds, fixed_weight=first_weight, moving_weight=second_weight)
+
+
+def _outcome(result: RegistrationResult) -> Outcome:
+    return Outcome(
+        fixed_grid=result.fixed_grid,
+        moving_grid=result.moving_grid,
+        forward_mm=result.forward_mm,
+        inverse_mm=result.inverse_mm,
+        affine=result.affine,
+        initial=np.eye(result.fixed_grid.dims + 1) if result.initial is None else result.initial,
+        jacobian=result.jacobian,
+        history=result.history,
+        similarity=result.config.similarity,
+        transform=result.config.transform,
+        doubts=result.doubts,
+        interrupted=result.interrupted,
+    )
+
+
+def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """An image and the weights of its voxels, each ``(1, *grid)``."""
+    values, valid = read_image(first_image(image), role)
+    shape = tuple(values.shape[1:])
+    if shape != grid.shape:
+        raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
+    if mask is None:
+        return values, None if valid is None else valid.float()
+    weight = mask_on_grid(mask, role, grid)
+    return values, weight if valid is None else weight * valid.to(weight)

@@ -1,0 +1,251 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The fit of one window, with everything that went into it and came out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...geometry import Grid
+from ...losses.windows import AxisWindows
+from .residual import Moments, basis_of, local_moments, residual_map, sample_positions
+from .samples import Samples
+
+__all__ = ["LocalFit", "fit_at", "interesting_point", "plane_residual", "voxel_point"]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFit:
+    """The fixed image around a point as a function of the moving one. N samples, C channels, J basis functions; float64.
+
+    Attributes:
+        point_mm: center of the window, ``(D,)`` RAS mm.
+        positions_mm: of the samples, ``(N, D)`` RAS mm.
+        moving: what the basis functions see, ``(N, C)``: intensity, derivative magnitude.
+        fixed: what is fitted, ``(N,)``.
+        weights: Gaussian weight times the weight of the voxel, ``(N,)``, positive, sum one.
+        psi: basis functions at the samples, ``(N, J)``.
+        theta: ridge solution ``(A + ridge I)^-1 c``, ``(J,)``; of the standardized target in the normalized form.
+        fitted: values of the fitted function at the samples, ``(N,)``.
+        residual: R as in the loss: weighted mean of ``(fixed - fitted)^2``, divided by the variance in the normalized form.
+        basis: the module that gave psi.
+        mean, deviation: the fitted function is ``mean + deviation psi^T theta``; zero and one but in the normalized form.
+    """
+
+    point_mm: np.ndarray
+    positions_mm: np.ndarray
+    moving: np.ndarray
+    fixed: np.ndarray
+    weights: np.ndarray
+    psi: np.ndarray
+    theta: np.ndarray
+    fitted: np.ndarray
+    residual: float
+    basis: nn.Module
+    mean: float
+    deviation: float
+
+    @property
+    def mean_square(self) -> float:
+        """Weighted mean of ``(fixed - fitted)^2``."""
+        return float(self.weights @ (self.fixed - self.fitted) ** 2)
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance of the fixed image in the window that the fit explains; NaN where there is no variance."""
+        variance = float(self.weights @ (self.fixed - self.weights @ self.fixed) ** 2)
+        return 1 - self.mean_square / variance if variance > 1e-12 else math.nan
+
+    def psi_at(self, moving: np.ndarray) -> np.ndarray:
+        """The basis functions at any ``(M, C)``, ``(M, J)``."""
+        return _psi(self.basis, torch.from_numpy(np.ascontiguousarray(moving, dtype=np.float64))).numpy()
+
+    def __call__(self, moving: np.ndarray) -> np.ndarray:
+        """The fitted function at any ``(M, C)``, ``(M,)``."""
+        return self.mean + self.deviation * self.psi_at(moving) @ self.theta
+
+
+def fit_at(
+    samples: Samples,
+    point_mm: Sequence[float] | np.ndarray,
+    basis: str | nn.Module | None = None,
+    *,
+    degree: int | None = None,
+    channel: int = 0,
+) -> LocalFit:
+    """Fit the window around a point as the loss does.
+
+    Args:
+        samples: see :func:`.samples_of_result`.
+        point_mm: ``(D,)`` RAS mm, between voxels as it may be.
+        basis: ``"learned"``, ``"polynomial"`` or a voxel-wise module; by default the learned one if there is one.
+        degree: of the polynomials, by default that of the settings.
+        channel: of the fixed image: 0, intensity, or with ``derivative="both"`` 1, derivative magnitude.
+
+    Raises:
+        InputError: when the point lies outside the fixed image, when too little of the window counts there, or when the
+            basis does not fit the images.
+    """
+    index = samples.index(point_mm)
+    module = basis_of(samples, basis, degree)
+    if not 0 <= channel < samples.fixed.shape[1]:
+        raise InputError(f"channel must be below {samples.fixed.shape[1]}, got {channel}.")
+    if (index < -0.5).any() or (index > np.array(samples.grid.shape) - 0.5).any():
+        raise _nothing(point_mm, "outside the foreground of the fixed image")
+    box = _around(samples, index)
+    part = samples.cropped(box).double()
+    windows = [_window(part, axis, float(index[axis]) - b.start) for axis, b in enumerate(box)]
+    moments = local_moments(part, module, windows)
+    if not bool(moments.counts):
+        raise _nothing(point_mm, f"only {float(moments.mass):.0%} of the window")
+    return _fit(part, windows, moments, module, np.asarray(point_mm, dtype=np.float64), channel)
+
+
+def _nothing(point_mm: Sequence[float] | np.ndarray, why: str) -> InputError:
+    point = np.round(np.asarray(point_mm, dtype=np.float64), 2).tolist()
+    return InputError(f"nothing is fitted at {point} mm: no data of both images inside the masks ({why}); give another point.")
+
+
+def _reach(samples: Samples) -> float:
+    return max(samples.config.truncated * samples.config.kernel_sigma, 0.5)
+
+
+def _around(samples: Samples, index: np.ndarray) -> list[slice]:
+    """All samples that a window around an index can hold."""
+    reach = _reach(samples)
+    low = [max(0, min(n - 1, math.floor(p - reach))) for p, n in zip(index, samples.grid.shape, strict=True)]
+    high = [max(1, min(n, math.ceil(p + reach) + 1)) for p, n in zip(index, samples.grid.shape, strict=True)]
+    return [slice(a, b) for a, b in zip(low, high, strict=True)]
+
+
+def _window(samples: Samples, axis: int, position: float) -> AxisWindows:
+    """One window along an axis, centered at an index."""
+    config, size = samples.config, samples.grid.shape[axis]
+    shift = torch.tensor(position - (size - 1) / 2, dtype=samples.moving.dtype)
+    return AxisWindows.gaussian(size, config.kernel_sigma, size, config.truncated, shift)
+
+
+def _fit(
+    part: Samples, windows: list[AxisWindows], moments: Moments, module: nn.Module, point_mm: np.ndarray, channel: int
+) -> LocalFit:
+    weights = part.weight[0, 0]
+    for axis, (window, size) in enumerate(zip(windows, part.grid.shape, strict=True)):
+        row = window.part(slice(0, size))[1][0]
+        weights = weights * row.reshape(-1, *[1] * (part.dims - 1 - axis))
+    keep = weights > 0
+    moving, fixed = part.moving[0][:, keep].T, part.fixed[0, channel][keep]
+    psi = _psi(module, moving)
+    c = moments.c[0, :, channel].flatten()
+    a = c.new_zeros(len(c), len(c))
+    row, column = torch.triu_indices(*a.shape)
+    a[row, column] = a[column, row] = moments.a.flatten()
+    theta = torch.linalg.solve(a + part.config.ridge * torch.eye(len(c), dtype=a.dtype), c)
+    mean, deviation = (float(x[0, channel]) for x in (moments.mean, moments.deviation))
+    return LocalFit(
+        point_mm=point_mm,
+        positions_mm=part.grid.points()[keep.numpy()],
+        moving=moving.numpy(),
+        fixed=fixed.numpy(),
+        weights=(weights[keep] / weights.sum()).numpy(),
+        psi=psi.numpy(),
+        theta=theta.numpy(),
+        fitted=(mean + deviation * (psi @ theta)).numpy(),
+        residual=float(moments.residual[0, channel]),
+        basis=module,
+        mean=mean,
+        deviation=deviation,
+    )
+
+
+@torch.no_grad()
+def _psi(basis: nn.Module, moving: torch.Tensor) -> torch.Tensor:
+    """``(M, C)`` to ``(M, J)``."""
+    return basis(moving.T[None, :, :, None])[0, :, :, 0].T
+
+
+def voxel_point(grid: Grid, voxel: Sequence[float]) -> np.ndarray:
+    """World point of a voxel of an image, ``(D,)`` RAS mm.
+
+    Raises:
+        InputError: when the image has no such voxel.
+    """
+    index = np.asarray(voxel, dtype=np.float64)
+    if index.shape != (grid.dims,) or not ((index >= 0) & (index <= np.array(grid.shape) - 1)).all():
+        raise InputError(f"voxel must lie in the image, of shape {list(grid.shape)}, got {index.tolist()}.")
+    return grid.affine[:-1, :-1] @ index + grid.affine[:-1, -1]
+
+
+def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> np.ndarray:
+    """Where to look: ``"gain"``, where the registration lowered the residual most; or ``"worst"``, where it is highest after.
+
+    Args:
+        before, after: of :func:`.samples_of_result`; where nothing is known of before, a gain is none. If that is everywhere,
+            the worst place is taken.
+        choose: which; among windows that lie in the samples as a whole, if there are any.
+
+    Returns:
+        ``(D,)`` RAS mm, a voxel's center.
+
+    Raises:
+        InputError: when nothing counts anywhere, or for another choice.
+    """
+    if choose not in ("gain", "worst"):
+        raise InputError(f"choose must be gain or worst, got {choose!r}.")
+    now = residual_map(after)[0]
+    gain = residual_map(before)[0] - now
+    score = gain if choose == "gain" and bool(gain.isfinite().any()) else now
+    if not bool(score.isfinite().any()):
+        raise InputError("the images have nothing in common after registration: no window counts; check images and masks.")
+    whole = torch.where(_whole_windows(after), score, torch.nan)
+    score = whole if bool(whole.isfinite().any()) else score
+    best = int(score.nan_to_num(-torch.inf).argmax())
+    stored = after.prepared.stored
+    return voxel_point(stored, [int(i) for i in np.unravel_index(best, stored.shape)])
+
+
+def _whole_windows(samples: Samples) -> torch.Tensor:
+    """Voxels of the stored fixed image around which no part of a window lies beyond the samples, ``(*fixed)``."""
+    out = torch.ones(samples.prepared.grid.shape, dtype=torch.bool)
+    for axis, (size, where) in enumerate(zip(samples.grid.shape, sample_positions(samples), strict=True)):
+        inner = torch.from_numpy((where >= _reach(samples)) & (where <= size - 1 - _reach(samples)))
+        out &= inner.reshape(-1, *[1] * (samples.dims - 1 - axis))
+    return samples.prepared.to_stored(out[None])[0]
+
+
+def plane_residual(
+    samples: Samples, basis: str | nn.Module | None = None, axis: int | None = None, index: int = 0
+) -> np.ndarray:
+    """The residual of a window around every sample of a plane, exactly; NaN where none counts.
+
+    Args:
+        samples: see :func:`.samples_of_result`.
+        basis: see :func:`fit_at`.
+        axis: that the plane cuts at ``index``; None for 2-D images.
+        index: sample along it.
+
+    Returns:
+        ``(*grid)`` without that axis.
+    """
+    part, windows = samples, []
+    if axis is not None:
+        box = [slice(0, n) for n in samples.grid.shape]
+        middle = [(n - 1) / 2 for n in samples.grid.shape]
+        middle[axis] = index
+        box[axis] = _around(samples, np.array(middle))[axis]
+        part = samples.cropped(box)
+        index -= box[axis].start
+    config, shift = samples.config, torch.zeros((), dtype=part.moving.dtype)
+    for number, size in enumerate(part.grid.shape):
+        every = AxisWindows.gaussian(size, config.kernel_sigma, 1, config.truncated, shift)
+        windows.append(_window(part, number, index) if number == axis else every)
+    found = local_moments(part, basis_of(samples, basis), windows)
+    out = torch.where(found.counts, found.residual[:, :1], torch.nan)[0, 0]
+    return (out if axis is None else out.squeeze(axis)).numpy()

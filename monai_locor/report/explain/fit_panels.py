@@ -1,0 +1,244 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The panels of a fit: samples and fitted function, the fitted surface, the basis functions."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from ...networks.basis import PolynomialBasis
+from .fit import LocalFit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["INK", "SURFACE", "Limits", "draw_basis", "draw_fit", "draw_surface", "function_names", "weighted_quantile"]
+
+INK, MUTED, PAPER, RULE = "#1a1a1a", "#6b6b6b", "#ffffff", "#bdbdbd"
+CHANNELS = ("m", "g")
+GRADIENT = "plasma"  # of the derivative magnitude
+LIGHTEST = 0.86  # the end of that map is too light on white
+LEVELS = (0.1, 0.5, 0.9)  # quantiles of the derivative magnitude at which the fitted surface is cut
+SURFACE = "viridis"  # of the fixed intensity, fitted and true
+STEPS = 160
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito, for the color-blind
+STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
+ROOM = 0.22  # below the samples, for a note
+FAR = 0.12  # of the panel: where no sample is nearer, the surface is a guess and fades
+
+
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
+    """Smallest value below which, and at which, lies the share q of the weight.
+
+    >>> weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([0.1, 0.6, 0.3]), 0.5)
+    1.0
+    """
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(values[order][min(int(np.searchsorted(total, q * total[-1] - 1e-12)), len(order) - 1)])
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the axes of several panels span, so that they can be compared: (low, high) each."""
+
+    moving: tuple[float, float]
+    magnitude: tuple[float, float]
+    fixed: tuple[float, float]
+
+    @classmethod
+    def of(cls, fits: list[LocalFit]) -> Limits:
+        """All samples of some fits, with a margin."""
+        moving = np.concatenate([f.moving[:, 0] for f in fits])
+        magnitude = np.concatenate([f.moving[:, -1] for f in fits])
+        fixed = np.concatenate([f.fixed for f in fits])
+        return cls(_span(moving), _span(magnitude), _span(fixed))
+
+    def color(self, magnitude: np.ndarray | float) -> Any:
+        """Of a derivative magnitude."""
+        import matplotlib
+
+        low, high = self.magnitude
+        return matplotlib.colormaps[GRADIENT](LIGHTEST * np.clip((magnitude - low) / (high - low), 0, 1))
+
+
+def _span(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    width = max(high - low, 0.02)
+    return low - margin * width, high + margin * width
+
+
+def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
+    """Samples of the window, larger where they weigh more, and the fitted function.
+
+    With a derivative magnitude beside the intensity the function is a surface, and the color is the derivative
+    magnitude: of each sample, and of three cuts through the surface. A cut is a solid line where the window has samples of
+    about that magnitude. Thin lines lead from the samples to the surface.
+    """
+    limits = limits or Limits.of([fit])
+    x, magnitude = fit.moving[:, 0], fit.moving[:, -1]
+    surface = fit.moving.shape[1] > 1
+    segments = np.stack([np.stack([x, fit.fixed], 1), np.stack([x, fit.fitted], 1)], 1)
+    _stems(axis, segments, fit.weights)
+    colors = limits.color(magnitude) if surface else HUES[0]
+    size = _sizes(fit)
+    order = np.argsort(-fit.weights)
+    axis.scatter(
+        x[order],
+        fit.fixed[order],
+        s=size[order],
+        c=colors[order] if surface else colors,
+        alpha=0.8,
+        edgecolors=PAPER,
+        linewidths=0.4,
+        zorder=3,
+    )
+    if surface:
+        for level, near in _levels(fit):
+            _cut(axis, fit, limits, level, near)
+    else:
+        line = np.linspace(*limits.moving, STEPS)
+        axis.plot(line, fit(line[:, None]), color=HUES[1], linewidth=1.8, zorder=4)
+    low, high = limits.fixed
+    axis.set_xlim(*limits.moving)
+    axis.set_ylim(low - ROOM * (high - low), high)
+    frame(axis)
+
+
+def _sizes(fit: LocalFit) -> np.ndarray:
+    """Areas in proportion to the weight, but for what could not be seen."""
+    return 7 + 90 * fit.weights / fit.weights.max()
+
+
+def _stems(axis: Axes, segments: np.ndarray, weights: np.ndarray) -> None:
+    from matplotlib.collections import LineCollection
+
+    shade = np.zeros((len(weights), 4))
+    shade[:, 3] = 0.1 + 0.5 * weights / weights.max()
+    axis.add_collection(LineCollection(list(segments), colors=list(shade), linewidths=0.6, zorder=1), autolim=False)
+
+
+def _levels(fit: LocalFit) -> list[tuple[float, np.ndarray]]:
+    """Derivative magnitudes to cut at, and which samples are near each: its third of the weight."""
+    magnitude = fit.moving[:, -1]
+    edges = [-np.inf, *(weighted_quantile(magnitude, fit.weights, q) for q in (1 / 3, 2 / 3)), np.inf]
+    values = [weighted_quantile(magnitude, fit.weights, q) for q in LEVELS]
+    return [
+        (value, (magnitude >= low) & (magnitude <= high))
+        for value, (low, high) in zip(values, itertools.pairwise(edges), strict=True)
+    ]
+
+
+def _cut(axis: Axes, fit: LocalFit, limits: Limits, level: float, near: np.ndarray) -> None:
+    line = np.linspace(*limits.moving, STEPS)
+    values = fit(_points(line, level, fit.moving.shape[1]))
+    x, weights = fit.moving[near, 0], fit.weights[near]
+    low, high = (weighted_quantile(x, weights, q) for q in (0.02, 0.98))
+    known = (line >= low - 1e-3) & (line <= high + 1e-3)
+    color = limits.color(level)
+    axis.plot(line, values, color=color, linewidth=0.7, linestyle=(0, (3, 2)), zorder=2)
+    axis.plot(line[known], values[known], color=PAPER, linewidth=3.4, zorder=4, solid_capstyle="round")
+    axis.plot(line[known], values[known], color=color, linewidth=2.0, zorder=5, solid_capstyle="round")
+
+
+def _points(intensity: np.ndarray, magnitude: np.ndarray | float, channels: int) -> np.ndarray:
+    """``(M, C)``; a single channel has no magnitude."""
+    columns = [intensity, np.broadcast_to(magnitude, intensity.shape)][:channels]
+    return np.stack(columns, -1)
+
+
+def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
+    """The fitted surface over intensity and derivative magnitude, and in the same colors the samples.
+
+    Where the fit is good a sample cannot be told from its surroundings. The surface fades where there is no sample.
+    """
+    import matplotlib
+
+    limits = limits or Limits.of([fit])
+    x, y = np.meshgrid(np.linspace(*limits.moving, STEPS), np.linspace(*limits.magnitude, STEPS))
+    values = fit(_points(x.ravel(), y.ravel(), 2)).reshape(x.shape)
+    low, high = limits.fixed
+    picture = matplotlib.colormaps[SURFACE](np.clip((values - low) / (high - low), 0, 1))
+    picture[..., 3] = _nearness(x, y, fit, limits)
+    axis.imshow(picture, extent=(*limits.moving, *limits.magnitude), origin="lower", aspect="auto", interpolation="bilinear")
+    axis.scatter(
+        fit.moving[:, 0],
+        fit.moving[:, 1],
+        s=_sizes(fit),
+        c=fit.fixed,
+        cmap=SURFACE,
+        vmin=low,
+        vmax=high,
+        edgecolors=INK,
+        linewidths=0.5,
+    )
+    axis.set_xlim(*limits.moving)
+    axis.set_ylim(*limits.magnitude)
+    frame(axis)
+
+
+def _nearness(x: np.ndarray, y: np.ndarray, fit: LocalFit, limits: Limits) -> np.ndarray:
+    """One at the samples, falling to almost nothing where the nearest one is far; in units of the panel."""
+    width, height = np.ptp(limits.moving), np.ptp(limits.magnitude)
+    squares = np.full(x.shape, np.inf)
+    for sample in fit.moving:
+        np.minimum(squares, ((x - sample[0]) / width) ** 2 + ((y - sample[1]) / height) ** 2, out=squares)
+    return 0.06 + 0.94 * np.exp(-squares / (2 * (FAR / 2) ** 2))
+
+
+def draw_basis(axis: Axes, fit: LocalFit) -> None:
+    """The basis functions over the whole range of intensities, at the window's median derivative magnitude.
+
+    Thin lines: at its 10 % and 90 % quantile. The band holds the window's samples.
+    """
+    line = np.linspace(0, 1, STEPS)
+    magnitude = fit.moving[:, -1]
+    axis.axvspan(float(fit.moving[:, 0].min()), float(fit.moving[:, 0].max()), color="#efefef", zorder=0, linewidth=0)
+    names = function_names(fit.basis, len(fit.theta))
+    for q in LEVELS if fit.moving.shape[1] > 1 else (0.5,):
+        values = fit.psi_at(_points(line, weighted_quantile(magnitude, fit.weights, q), fit.moving.shape[1]))
+        for number, curve in enumerate(values.T):
+            main = q == 0.5
+            axis.plot(
+                line,
+                curve,
+                color=HUES[number % len(HUES)],
+                linestyle=STYLES[number // len(HUES) % len(STYLES)],
+                linewidth=1.8 if main else 0.6,
+                alpha=1 if main else 0.7,
+                label=names[number] if main else None,
+            )
+    axis.set_xlim(0, 1)
+    frame(axis)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7.5, handlelength=1.6, labelspacing=0.25)
+
+
+def function_names(basis: nn.Module, number: int) -> list[str]:
+    """Of the basis functions, for legends: monomials of m (intensity) and g (derivative magnitude), or psi with a number.
+
+    >>> function_names(PolynomialBasis(2, degree=2), 6)
+    ['1', '$m$', '$g$', '$m^{2}$', '$m g$', '$g^{2}$']
+    """
+    if not isinstance(basis, PolynomialBasis) or basis.in_channels > len(CHANNELS):
+        return [rf"$\psi_{{{j + 1}}}$" for j in range(number)]
+    names = []
+    for degree in range(basis.degree + 1):
+        for factors in itertools.combinations_with_replacement(CHANNELS[: basis.in_channels], degree):
+            powers = [(f, factors.count(f)) for f in CHANNELS if f in factors]
+            names.append(" ".join(f if n == 1 else f"{f}^{{{n}}}" for f, n in powers))
+    return [f"${name}$" if name else "1" for name in names]
+
+
+def frame(axis: Axes) -> None:
+    """Thin and quiet: two lines, small ticks."""
+    axis.tick_params(colors=INK, labelsize=7.5, width=0.6, length=2.5)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_linewidth(0.6)
+        spine.set_color(INK)

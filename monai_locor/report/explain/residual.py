@@ -1,0 +1,197 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Maps of the local residual: how badly the fixed image is a function of the moving one, place by place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...geometry import interpolation_matrix, separable, voxel_to_voxel
+from ...io import ImageSource
+from ...losses.gram import LocalGram, local_gram
+from ...losses.ridge import ridge_residual
+from ...losses.window_grid import per_mass, slab_budget
+from ...losses.windows import AxisWindows, window_count
+from ...networks.basis import PolynomialBasis
+from ...networks.learned_bases import LearnedBases
+from ...precision import full_precision
+from ...registration.config import RegistrationConfig
+from ...registration.result import RegistrationResult
+from .samples import Samples, samples_of_images, samples_of_result
+
+__all__ = [
+    "Moments",
+    "basis_of",
+    "local_moments",
+    "local_residual",
+    "residual_map",
+    "residual_maps",
+    "sample_positions",
+]
+
+DEGREE = 3  # of the polynomial basis, unless the settings say another, as in the loss
+
+
+def local_residual(
+    fixed: torch.Tensor,
+    moving_on_fixed: torch.Tensor,
+    *,
+    basis: LearnedBases | None,
+    config: RegistrationConfig,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Residual R of the local fits of the fixed image by functions of the moving one.
+
+    With windows, ridge and form of the settings, at the resolution of their last stage, interpolated linearly between
+    the windows. In units of the squared intensity after normalization to about [0, 1]; for the normalized form in [0, 1].
+
+    Args:
+        fixed: ``(1, *spatial)``; a MetaTensor's affine gives the voxel sizes.
+        moving_on_fixed: the moving image on the fixed grid, before or after registration, ``(1, *spatial)``; not finite where
+            it has no data.
+        basis: what the registration learned (:attr:`monai_locor.RegistrationResult.basis`); None for polynomials.
+        config: settings of the registration.
+        mask: weights of the fixed image's voxels, ``(1, *spatial)``.
+
+    Returns:
+        ``(1, *spatial)`` float32, NaN where no window counts: outside the mask, where the moving image has no data, and
+        around the foreground of the fixed image.
+
+    Raises:
+        InputError: when no voxel is left to compare, or the basis does not fit the settings.
+        ValueError: when the images do not share a grid.
+    """
+    return residual_map(samples_of_images(fixed, moving_on_fixed, basis=basis, config=config, mask=mask))
+
+
+def residual_maps(
+    result: RegistrationResult,
+    fixed: ImageSource,
+    moving: ImageSource,
+    *,
+    fixed_mask: ImageSource | None = None,
+    moving_mask: ImageSource | None = None,
+    initial: np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`local_residual` before and after a registration, from images made exactly as the engine made them.
+
+    Args:
+        result, fixed, moving, fixed_mask, moving_mask, initial: see :func:`.samples_of_result`.
+
+    Returns:
+        two maps ``(1, *fixed)``.
+    """
+    masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    before, after = samples_of_result(result, fixed, moving, **masks, initial=initial)
+    return residual_map(before), residual_map(after)
+
+
+def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int | None = None) -> nn.Module:
+    """A basis for the samples: ``"learned"``, ``"polynomial"`` or a module; by default the learned one if there is one.
+
+    The degree of the polynomials is by default that of the settings.
+
+    Raises:
+        InputError: when nothing was learned, the name is unknown, or the basis is for another number of channels.
+    """
+    if name is None:
+        name = "polynomial" if samples.learned is None else "learned"
+    channels = samples.moving.shape[1]
+    if isinstance(name, nn.Module):
+        wanted = getattr(name, "in_channels", channels)
+        if wanted != channels:
+            raise InputError(f"the basis is for {wanted} channels, the moving image has {channels}; give one that fits.")
+        return name
+    if name == "polynomial":
+        settings = samples.config.similarity_options
+        return PolynomialBasis(channels, int(settings.get("degree", DEGREE)) if degree is None else degree)
+    if name != "learned":
+        raise InputError(f"basis must be learned, polynomial or a module, got {name!r}.")
+    if samples.learned is None:
+        raise InputError("no basis was learned by this registration; take the polynomial one.")
+    return samples.learned
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Local averages of products, one per window, and the residual that they give.
+
+    Attributes:
+        a: upper triangles of ``A = <psi psi^T>``, row by row, ``(1, J (J + 1) / 2, *windows)``.
+        c: ``<psi t>``, ``(1, J, T, *windows)``; of the standardized target in the normalized form.
+        mean, deviation: what the target was standardized by, ``(1, T, *windows)``; zero and one in the form ``"log"``.
+        mass: average weight, ``(1, 1, *windows)``.
+        counts: whether the window counts, ``(1, 1, *windows)``.
+        residual: R, ``(1, T, *windows)``.
+    """
+
+    a: torch.Tensor
+    c: torch.Tensor
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    mass: torch.Tensor
+    counts: torch.Tensor
+    residual: torch.Tensor
+
+
+@torch.no_grad()
+def local_moments(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindows]) -> Moments:
+    """What :class:`monai_locor.losses.LocalLearnedBasisCRLoss` computes, over any windows, with all its parts.
+
+    Args:
+        samples: images and settings.
+        basis: see :func:`basis_of`.
+        windows: one per axis.
+    """
+    config, pred, target = samples.config, samples.moving, samples.fixed
+    num_basis = basis(pred.flatten(2)[..., :1].reshape(1, -1, *(1,) * samples.dims)).shape[1]
+    budget = slab_budget(pred.device, None)
+    gram = LocalGram(basis, num_basis, target.shape[1], windows, budget, masked=True, first_moments=True)
+    with full_precision(pred.device):
+        maps = local_gram(gram, pred, target, samples.weight.sqrt(), dict(basis.named_parameters()))
+        mass = maps[:, gram.layout["mass"]]
+        maps, counts = per_mass(maps, mass, config.min_mass)
+        m = {name: maps[:, rows] for name, rows in gram.layout.items()}
+        c, b = m["psi_t"].unflatten(1, (num_basis, -1)), m["t_t"]
+        mean, deviation = torch.zeros_like(b), torch.ones_like(b)
+        if config.form == "normalized":
+            mean = m["t"]
+            # the loss adds its floor twice: to the variance and to the deviation
+            deviation = ((b - mean.square()).clamp_min(0) + config.eps).sqrt() + config.eps
+            c, b = (c - m["psi"][:, :, None] * mean[:, None]) / deviation[:, None], torch.ones_like(b)
+        residual = ridge_residual(m["psi_psi"], c, b, config.ridge)
+    return Moments(m["psi_psi"], c, mean, deviation, mass, counts, residual)
+
+
+def sample_positions(samples: Samples) -> list[np.ndarray]:
+    """Where the voxels of the prepared fixed image lie, as indices of the samples, one array per axis."""
+    matrix = voxel_to_voxel(samples.prepared.grid, samples.grid)  # diagonal: the samples follow the image's axes
+    return [matrix[i, -1] + matrix[i, i] * np.arange(n) for i, n in enumerate(samples.prepared.grid.shape)]
+
+
+def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torch.Tensor:
+    """:func:`local_residual` of samples: ``(1, *fixed)``, in the order in which the fixed image is stored."""
+    config, grid, full = samples.config, samples.grid, samples.prepared.grid
+    shift = torch.zeros((), dtype=samples.moving.dtype)
+    windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in grid.shape]
+    found = local_moments(samples, basis_of(samples, basis), windows)
+    matrices, near = [], torch.ones(full.shape, dtype=torch.bool)
+    for axis, (size, where) in enumerate(zip(grid.shape, sample_positions(samples), strict=True)):
+        count = window_count(size, config.stride)
+        steps = (where - (size - 1) / 2) / config.stride + (count - 1) / 2
+        matrices.append(torch.from_numpy(interpolation_matrix(steps, count)).to(samples.moving))
+        seen = torch.from_numpy((where >= -0.5) & (where <= size - 0.5))
+        near &= seen.reshape(-1, *[1] * (grid.dims - 1 - axis))
+    counts = found.counts[0].to(samples.moving)
+    share = separable(matrices, counts)
+    total = separable(matrices, found.residual[0, :1] * counts)
+    # a voxel belongs to the map when more of its neighboring windows count than do not
+    out = torch.where((share >= 0.5) & near, total / share.clamp_min(1e-6), torch.nan)
+    return samples.prepared.to_stored(out)

@@ -1,0 +1,97 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The tables of a report; everything in them is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...registration.result import RegistrationResult
+
+__all__ = ["explained", "run_tables", "table"]
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Names and values."""
+    lines = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in rows.items())
+    return f"<table>{lines}</table>"
+
+
+def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
+    """Names, values, and what these mean."""
+    lines = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{_value(value)}<br><small>{escape(meanings.get(name, ''))}</small></td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<table>{lines}</table>"
+
+
+def run_tables(result: RegistrationResult) -> str:
+    """Inputs, settings, stages, versions and times of a run."""
+    summary = result.summary()
+    settings = {k: v for k, v in summary["settings"].items() if k != "stages"}
+    run = {"seed": result.seed, "device": result.device, "seconds": f"{result.seconds:.1f}", **_times(result.timings)}
+    return "".join(
+        _fold(name, content, opened)
+        for name, content, opened in (
+            ("Inputs", table(_inputs(result)), True),
+            ("Run and versions", table({**run, **summary["versions"]}), False),
+            ("Stages", _grid(summary["settings"]["stages"]), False),
+            ("Settings", table(settings), False),
+            ("Affine part, fixed to moving points, RAS mm", _matrix(result.affine.tolist()), False),
+        )
+    )
+
+
+def _inputs(result: RegistrationResult) -> dict[str, Any]:
+    """What every argument was."""
+    out: dict[str, Any] = {}
+    for name, entry in result.arguments.items():
+        if not isinstance(entry, dict):
+            continue
+        for number, one in enumerate(entry.get("list", [entry]), 1):
+            of_several = f" {number}" if "list" in entry else ""
+            out[name.replace("_", " ") + of_several] = _input(one)
+    return out or dict(result.inputs)
+
+
+def _input(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Where one input came from."""
+    where = entry.get("path") or entry.get("code") or entry.get("name") or ("matrix" if "matrix" in entry else "in memory")
+    return {"": where, **({"sha256": entry["sha256"]} if "sha256" in entry else {})}
+
+
+def _times(timings: Mapping[str, float]) -> dict[str, str]:
+    return {f"seconds of {name}": f"{value:.1f}" for name, value in timings.items()}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "<br>".join(f"{escape(str(k))} <code>{escape(str(v))}</code>" for k, v in value.items())
+    if value is None:
+        return "–"
+    if isinstance(value, (list, tuple)):
+        return escape(", ".join(map(str, value)))
+    return escape(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _grid(rows: list[dict[str, Any]]) -> str:
+    """Dictionaries of the same keys, one a line."""
+    if not rows:
+        return "<p>none</p>"
+    head = "".join(f"<th>{escape(str(key).replace('_', ' '))}</th>" for key in rows[0])
+    lines = "".join("<tr>" + "".join(f"<td>{_value(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
+    return f'<div class="wide"><table class="grid"><tr>{head}</tr>{lines}</table></div>'
+
+
+def _matrix(rows: list[list[float]]) -> str:
+    lines = "".join("<tr>" + "".join(f"<td><code>{v:.5g}</code></td>" for v in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table class="grid">{lines}</table></div>'
+
+
+def _fold(name: str, content: str, opened: bool) -> str:
+    return f"<details{' open' if opened else ''}><summary>{escape(name)}</summary>{content}</details>"

@@ -1,0 +1,227 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Both images of a report, with masks and label maps, on one upright grid; the pictures it opens with, and the viewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...geometry import Grid, apply_affine, warp, warped
+from ...io import ImageSource, read_image
+from ...io.masks import mask_on_grid
+from ..labels import LabelPair
+from ..pictures.before_after import middle, smoothed
+from ..pictures.planes import intensity_limits, upright, window
+from .assets import asset
+from .images import View, data_uri, views_of
+from .labels import indexed
+from .stacks import columns_of, shown_grid, stack
+
+if TYPE_CHECKING:
+    from ...registration.result import RegistrationResult
+
+__all__ = ["Pictures"]
+
+IMAGES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
+MASKS = {"fixed_mask": "fixed mask", "moving_mask": "moving mask, warped"}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A registration as upright volumes, and how to cut them.
+
+    Attributes:
+        result: that is shown.
+        volumes: ``fixed``, ``before``, ``after`` in [0, 1], ``(*shape)``.
+        masks: ``fixed_mask`` and ``moving_mask``, those that there are, likewise.
+        labels: label maps on the fixed grid.
+        outline: the fixed image smoothed, for contours.
+        grid: upright, of all volumes.
+        views: the cuts.
+        residuals: before and after, ``(*shape)`` with NaN, or why there are none, or None.
+    """
+
+    result: RegistrationResult
+    volumes: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+    labels: Sequence[LabelPair]
+    outline: np.ndarray
+    grid: Grid
+    views: list[View]
+    residuals: tuple[np.ndarray, np.ndarray] | str | None
+
+    @classmethod
+    def of(
+        cls,
+        result: RegistrationResult,
+        fixed: ImageSource,
+        moving: ImageSource,
+        masks: Mapping[str, ImageSource | None],
+        labels: Sequence[LabelPair] = (),
+        residuals: bool = True,
+    ) -> Pictures:
+        """Read the images and bring everything to the fixed grid, upright.
+
+        Args:
+            masks: ``fixed_mask`` and ``moving_mask``.
+            labels: see :func:`.labels.label_pairs`.
+            residuals: whether to map these.
+        """
+        images = {"fixed": read_image(fixed, "fixed")[0], "moving": read_image(moving, "moving")[0]}
+        for role, grid in (("fixed", result.fixed_grid), ("moving", result.moving_grid)):
+            if tuple(images[role].shape[1:]) != grid.shape:
+                shape = tuple(images[role].shape[1:])
+                raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
+        start = warped(images["moving"], result.moving_grid, result.initial_mm, result.fixed_grid)
+        after = result.warp_moving(images["moving"]) if result.warped_moving is None else result.warped_moving
+        limits = intensity_limits(images["moving"].numpy())
+        first, straight = upright(images["fixed"], result.fixed_grid)
+        volumes = {
+            "fixed": window(first[0]),
+            "before": window(upright(start, result.fixed_grid)[0][0], limits),
+            "after": window(upright(after, result.fixed_grid)[0][0], limits),
+        }
+        views = views_of(straight, middle(volumes["fixed"]))
+        maps = _residuals(result, fixed, moving, masks) if residuals else None
+        outline = smoothed(volumes["fixed"], straight)
+        return cls(result, volumes, _masks(result, masks), labels, outline, straight, views, maps)
+
+    def opening(self) -> str:
+        """The warped image with contours of the fixed image and outlines of the masks: what is looked at first."""
+        figures = []
+        for view in self.views:
+            picture = data_uri(view.picture(self.volumes["after"]))
+            alt = f"warped moving image with contours of the fixed image, {view.name}"
+            contour = f'<path id="contour-{view.name}" vector-effect="non-scaling-stroke" d="{view.contours(self.outline)}"/>'
+            lines = [f'<g class="contour">{contour}</g>']
+            lines += [f'<path class="{name}" d="{view.contours(mask, [0.5])}"/>' for name, mask in self.masks.items()]
+            width, height = view.size
+            figures.append(
+                f'<figure><div class="map first" style="--w:{width};--h:{height}"><img alt="{alt}" src="{picture}">'
+                f'<svg viewBox="0 0 {width} {height}">{"".join(lines)}</svg>{_letters(view)}</div>'
+                f"<figcaption>{view.name}</figcaption></figure>"
+            )
+        return f'<div class="maps">{"".join(figures)}</div>{self._legend()}'
+
+    def _legend(self) -> str:
+        """What the lines are."""
+        marks = {"contour": "contours of the fixed image", **{name: MASKS[name] for name in self.masks}}
+        items = "".join(f'<span><i class="{name}"></i>{text}</span>' for name, text in marks.items())
+        return f'<p class="legend">{items}</p>'
+
+    def viewer(self) -> str:
+        """All slices of both images, to be compared."""
+        note = "Before: the moving image at the positions that the registration started from, resampled onto the fixed grid."
+        note += " Patient's right is on the left." if self.grid.dims == 3 else ""
+        return Template(asset("report_viewer.html")).substitute(
+            data=escape(json.dumps(self._data())),
+            views="\n".join(self._view(view) for view in self.views),
+            stacks="\n".join(self._stacks()),
+            labels=self._choice(),
+            masks="" if self.masks else " hidden",
+            flat="" if self.grid.dims == 3 else " hidden",
+            note=f"{note} {self._extent()}",
+        )
+
+    def _data(self) -> dict[str, Any]:
+        """What the script must know of the volumes."""
+        grid = shown_grid(self.grid)
+        center = (np.array(self.grid.shape) - 1) / 2
+        places = []
+        for axis, factor in enumerate(np.array(self.grid.shape) / np.array(grid.shape)):
+            ends = [
+                np.where(np.arange(grid.dims) == axis, place, center) for place in ((factor - 1) / 2, (factor - 1) / 2 + factor)
+            ]
+            low, high = (float(apply_affine(self.grid.affine, end)[axis]) for end in ends)
+            places.append([round(low, 3), round(high - low, 5)])
+        start = [round(p * n / m) for p, n, m in zip(middle(self.volumes["fixed"]), grid.shape, self.grid.shape, strict=True)]
+        blur = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
+        return {
+            "shape": list(grid.shape),
+            "spacing": [round(float(s), 5) for s in grid.spacing],
+            "columns": columns_of(grid.shape),
+            "places": places,
+            "start": [min(s, n - 1) for s, n in zip(start, grid.shape, strict=True)],
+            "blur": [round(b, 3) for b in blur],
+        }
+
+    def _extent(self) -> str:
+        """Whether all voxels are shown."""
+        shown, there = ("×".join(map(str, shape)) for shape in (shown_grid(self.grid).shape, self.grid.shape))
+        if shown == there:
+            return f"All {there} voxels of the fixed grid are shown."
+        return f"To keep this file small, {shown} voxels are shown, averages of the {there} of the fixed grid."
+
+    def _stacks(self) -> list[str]:
+        """Hidden pictures of all slices of every volume."""
+        found = [(name, IMAGES[name], stack(volume), "") for name, volume in self.volumes.items()]
+        found += [(name, MASKS[name], stack(np.round(255 * m).astype(np.uint8), True), "") for name, m in self.masks.items()]
+        for number, pair in enumerate(self.labels):
+            maps, palette = indexed(pair, self.result.fixed_grid)
+            for side, volume in maps.items():
+                colors = f' data-colors="{escape(json.dumps(palette))}"'
+                found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colors))
+        return [
+            f'<img class="stack" hidden data-name="{name}" alt="all slices: {escape(text)}" src="{uri}"{more}>'
+            for name, text, uri, more in found
+        ]
+
+    def _choice(self) -> str:
+        """Which label map is drawn."""
+        if not self.labels:
+            return ""
+        options = "".join(f'<option value="{n}">{escape(pair.name)}</option>' for n, pair in enumerate(self.labels))
+        return f'<label class="switch">labels <select id="labels"><option value="">none</option>{options}</select></label>'
+
+    def _view(self, view: View) -> str:
+        plane = view.plane
+        cut = 3 - plane.across - plane.up if self.grid.dims == 3 else -1
+        count = shown_grid(self.grid).shape[cut] if cut >= 0 else 1
+        name = f"{view.name} position"
+        slider = f'<input class="slice" type="range" min="0" max="{count - 1}" aria-label="{name}">' if count > 1 else ""
+        return (
+            f'<figure class="view" data-axes="{plane.across} {plane.up} {cut}" style="--w:{view.size[0]};--h:{view.size[1]}">'
+            f'<div class="stage"><canvas tabindex="0" aria-label="{view.name} view"></canvas>{_letters(view)}</div>{slider}'
+            f"<figcaption><span>{view.name}</span><output></output></figcaption></figure>"
+        )
+
+
+def _letters(view: View) -> str:
+    """Left, right, top and bottom."""
+    pairs = zip("lrtb", view.plane.labels, strict=True)
+    return "".join(f'<span class="letter {side}">{letter}</span>' for side, letter in pairs if letter)
+
+
+def _masks(result: RegistrationResult, masks: Mapping[str, ImageSource | None]) -> dict[str, np.ndarray]:
+    """Those that there are, upright on the fixed grid, in [0, 1]."""
+    found = {}
+    for name, field in (("fixed_mask", None), ("moving_mask", result.forward_mm)):
+        source = masks.get(name)
+        if source is not None:
+            role, own = ("fixed", result.fixed_grid) if field is None else ("moving", result.moving_grid)
+            mask = mask_on_grid(source, role, own)
+            on_fixed = mask if field is None else warp(mask, own, field, result.fixed_grid)
+            found[name] = upright(on_fixed, result.fixed_grid)[0][0].clip(0, 1)
+    return found
+
+
+def _residuals(
+    result: RegistrationResult, fixed: ImageSource, moving: ImageSource, masks: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray] | str:
+    from ..explain import residual_maps  # which draws with this package
+
+    try:
+        maps = residual_maps(result, fixed, moving, **masks, initial=result.initial)
+    except InputError as error:
+        return str(error)
+    before, after = (upright(m, result.fixed_grid)[0][0] for m in maps)
+    return before, after
