@@ -15,7 +15,7 @@ from scaling import pair_of
 
 from monai_locor.registration import RegistrationConfig
 from monai_locor.registration.engine import RegistrationEngine
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 __all__ = ["engine_of", "short_preset", "tensors_of"]
 

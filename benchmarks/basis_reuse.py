@@ -29,12 +29,12 @@ from _score import score
 from registration import about, find_cases, medians
 
 from monai_locor import InputError, RegistrationConfig, register
-from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.registration.basis_pair import BasisPair
 
 FRESH, REUSED = "fresh", "reused"
 
 
-def learn(case: Path, options: argparse.Namespace) -> LearnedBases:
+def learn(case: Path, options: argparse.Namespace) -> BasisPair:
     """The basis of a whole registration of a case, with the first seed."""
     images = (case / f"{role}.nii.gz" for role in ("fixed", "moving"))
     result = register(*images, preset=options.preset, device=options.device, seed=options.seeds[0], progress=False)
@@ -43,7 +43,7 @@ def learn(case: Path, options: argparse.Namespace) -> LearnedBases:
     return result.basis
 
 
-def attempt(case: Path, iterations: int, seed: int, basis: LearnedBases | None, options: argparse.Namespace) -> dict[str, Any]:
+def attempt(case: Path, iterations: int, seed: int, basis: BasisPair | None, options: argparse.Namespace) -> dict[str, Any]:
     """Register and score once; what went wrong, if anything, is its `problem`."""
     run: dict[str, Any] = {"case": case.name, "tool": REUSED if basis else FRESH, "preset": iterations, "seed": seed}
     config = options.config.with_iterations(iterations)
@@ -60,7 +60,7 @@ def attempt(case: Path, iterations: int, seed: int, basis: LearnedBases | None, 
         return run | {"problem": " ".join(str(error).split())}
 
 
-def runs(bases: Mapping[str, LearnedBases | None], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def runs(bases: Mapping[str, BasisPair | None], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Fresh and reused alternate."""
     for case in options.cases:
         for seed in options.seeds:
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
-    basis = learn(options.learned_on, options) if options.basis is None else LearnedBases.load(options.basis)
+    basis = learn(options.learned_on, options) if options.basis is None else BasisPair.load(options.basis)
     if options.save_basis:
         basis.save(options.save_basis)
     basis = basis.swapped() if options.swapped else basis

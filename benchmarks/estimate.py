@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry
 from monai_locor.losses.window_grid import BUDGET_MB
 from monai_locor.registration import RegistrationConfig, resampling
 from monai_locor.registration.engine import RegistrationEngine
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 FREE = ("detach", "alias", "lift_fresh", "_local_scalar_dense")  # neither a launch nor traffic
 

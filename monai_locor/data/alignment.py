@@ -20,9 +20,9 @@ from monai.utils import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, reorder, warp
+from ..inferers.network_input import align, network_grid, network_image
 from ..io.masks import placed_like
 from ..registration import Pair, RegistrationConfig, load_pair, select_device
-from ..registration.network_input import align, network_grid, network_image
 from ..tensors import plain
 from .datalist import IMAGES
 

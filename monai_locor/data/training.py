@@ -20,11 +20,11 @@ from monai.utils import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, warp
+from ..inferers.network_input import FEWEST_VOXELS
 from ..io import read_image, read_mask
 from ..io.masks import placed_like
 from ..registration import RegistrationConfig
-from ..registration.initial import check_overlap
-from ..registration.network_input import FEWEST_VOXELS
+from ..registration.start.initial import check_overlap
 from .alignment import checked_spacing
 from .annotations import read_label, read_landmarks
 from .datalist import IMAGES, checked_path, load_datalist, refuse, section_of, stem

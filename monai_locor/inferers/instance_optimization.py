@@ -22,12 +22,12 @@ from ..errors import InputError
 from ..losses import LocalLearnedBasisCRLoss
 from ..losses.registration_loss import RegistrationLoss
 from ..networks import LearnedBasis, RegistrationNetwork
-from ..networks.learned_bases import LearnedBases
 from ..registration import RegistrationConfig, RegistrationResult, register
-from ..registration.network_input import predict_velocity
-from ..registration.prepare import PreparedImage
+from ..registration.basis_pair import BasisPair
 from ..registration.schedule import COUNT, POSITIVE, STEPS
 from ..registration.similarity import OwnSimilarity, chosen_similarity
+from ..registration.start.prepare import PreparedImage
+from .network_input import predict_velocity
 
 __all__ = ["InstanceOptimizationInferer"]
 
@@ -52,7 +52,7 @@ class InstanceOptimizationInferer(Inferer):
             stages that sample coarser than ``coarsest`` get none. The affine stages go as the preset says.
         use_network: start from the network's prediction. The network maps ``(1, 2, *grid)``, the moving image in its affine
             alignment and the fixed image on the network's grid, see
-            :func:`monai_locor.registration.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
+            :func:`monai_locor.inferers.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
             array axes in voxels of that grid (MONAI's DVF). With ``guided`` its input has more channels.
         network_spacing: voxel size of the images that the network was trained with, mm.
         downsampling: how many times larger the network's own voxels are, see :class:`monai_locor.networks.RegistrationNetwork`.
@@ -176,13 +176,13 @@ class InstanceOptimizationInferer(Inferer):
         names = {role: _file_name(image) for role, image in images.items()}
         return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
 
-    def _basis(self) -> LearnedBases | None:
+    def _basis(self) -> BasisPair | None:
         """What the network's loss has learned; None if that was another measure, or the registration has another."""
         if self.loss is None or self.config.similarity != "locor":
             return None
         losses = [self.loss.similarity, self.loss.inverse_similarity]
         learned = [x for x in losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
-        return LearnedBases.of(learned[0], learned[1], derivative=self.config.derivative) if len(learned) == 2 else None
+        return BasisPair.of(learned[0], learned[1], derivative=self.config.derivative) if len(learned) == 2 else None
 
     def _predictor(
         self, network: Callable[[torch.Tensor], torch.Tensor] | None

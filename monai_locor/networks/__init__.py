@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from .basis import LearnedBasis, PolynomialBasis
-from .learned_bases import LearnedBases
 from .registration_network import RegistrationNetwork, small_head
 
-__all__ = ["LearnedBases", "LearnedBasis", "PolynomialBasis", "RegistrationNetwork", "small_head"]
+__all__ = ["LearnedBasis", "PolynomialBasis", "RegistrationNetwork", "small_head"]

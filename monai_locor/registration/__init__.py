@@ -11,6 +11,7 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .api import register
+    from .basis_pair import BasisPair
     from .config import PRESETS, RegistrationConfig
     from .engine import RegistrationEngine
     from .pair import Pair, load_pair, select_device
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "BasisPair",
     "Pair",
     "RegistrationConfig",
     "RegistrationEngine",
@@ -33,6 +35,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "api": ["register"],
+        "basis_pair": ["BasisPair"],
         "config": ["PRESETS", "RegistrationConfig"],
         "engine": ["RegistrationEngine"],
         "pair": ["Pair", "load_pair", "select_device"],

@@ -23,22 +23,22 @@ from ..geometry import warped
 from ..io import ImageSource
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
-from ..networks.learned_bases import LearnedBases
 from ..precision import optimizing
 from ..run_log import RunLog, collecting
+from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
 from .fields import stationary_velocity
-from .given_start import Initial, start_word
 from .judging import judge
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
-from .prepare import PreparedImage
 from .result import RegistrationResult
 from .similarity import OwnSimilarity, chosen_similarity
+from .start.given import Initial, start_word
+from .start.prepare import PreparedImage
 
 __all__ = ["register"]
 
@@ -55,7 +55,7 @@ def register(
     initial: Initial = None,
     initial_velocity: torch.Tensor | None = None,
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
-    initial_basis: LearnedBases | str | PathLike[str] | None = None,
+    initial_basis: BasisPair | str | PathLike[str] | None = None,
     similarity: str | OwnSimilarity | None = None,
     transform: str | None = None,
     channel_weights: Sequence[float] | None = None,
@@ -92,7 +92,7 @@ def register(
             the fixed grid's array axes in its voxels (MONAI's DVF); what is optimized adds to it.
         predict: gives an initial velocity when the affine stages are through: called with the fixed and the moving image as
             the engine sees them and the affine, it returns ``(D, *fixed)`` in the order of that fixed image, RAS mm. See
-            :func:`monai_locor.registration.network_input.predict_velocity`. Not with two devices.
+            :func:`monai_locor.inferers.network_input.predict_velocity`. Not with two devices.
         initial_basis: what :attr:`RegistrationResult.basis` of another pair of the same contrasts learned, or a file of it
             (:meth:`RegistrationResult.save_basis`), to start from; it goes on learning. The settings must be of its sizes.
         similarity: instead of the measure of the settings: the name of another, with its default options, see
@@ -239,12 +239,12 @@ def _check_travels(own: OwnSimilarity | None) -> None:
         ) from error
 
 
-def _basis(given: LearnedBases | str | PathLike[str] | None, config: RegistrationConfig) -> LearnedBases | None:
+def _basis(given: BasisPair | str | PathLike[str] | None, config: RegistrationConfig) -> BasisPair | None:
     if given is None:
         return None
     if config.similarity != "locor":
         raise InputError(f"an initial basis is for similarity 'locor', and the settings have {config.similarity!r}.")
-    basis = given if isinstance(given, LearnedBases) else LearnedBases.load(given)
+    basis = given if isinstance(given, BasisPair) else BasisPair.load(given)
     basis.check(
         derivative=config.derivative,
         num_basis=config.num_basis,

@@ -22,7 +22,7 @@ from ..io.masks import same_voxels
 from ..losses.compare import channels_of, compare
 from ..tensors import plain
 from .pairing import pair_count
-from .prepare import PreparedImage
+from .start.prepare import PreparedImage
 
 __all__ = ["ChannelLosses", "compared_parts", "first_image", "paired", "read_channels", "single"]
 

@@ -25,9 +25,9 @@ from ..losses.parzen_loss import ParzenLoss
 from ..networks import LearnedBasis
 from ..networks.affine import AffineMap
 from ..networks.composition import COMPOSITIONS
-from ..networks.learned_bases import LearnedBases
 from ..networks.velocity import SplineVelocity
 from ..precision import optimized
+from .basis_pair import BasisPair
 from .channels import single
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
@@ -36,12 +36,12 @@ from .fields import forward_mm, inverse_mm
 from .history import stage_record
 from .optimizer import DampedAdam
 from .parallel import Exchange
-from .prepare import SOFT_LIMITS, PreparedImage
 from .pyramid import Level, level_grid, make_level
-from .reach import parts_in_reach
 from .resampling import Resampling
 from .schedule import DENSE_RATE, Stage, rate_factor
 from .similarity import OwnSimilarity, make_similarities
+from .start.prepare import SOFT_LIMITS, PreparedImage
+from .start.reach import parts_in_reach
 from .starts import try_another_start
 
 __all__ = ["RegistrationEngine"]
@@ -60,7 +60,7 @@ class RegistrationEngine(nn.Module):
     evaluated on the fixed image's samples and on the moving image's, each with a basis of its own, and averaged.
 
     Args:
-        fixed, moving: see :func:`monai_locor.registration.prepare`.
+        fixed, moving: see :func:`monai_locor.registration.start.prepare`.
         config: settings.
         initial: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         seed: of the basis networks and of the window shifts.
@@ -68,7 +68,7 @@ class RegistrationEngine(nn.Module):
             optimized velocity adds to it.
         initial_displacement: displacement to start from, likewise, ``initial`` not included.
         exchange: where another process works on the other direction: this engine's direction, and the sum over both.
-        search: whether the first affine is compared with other starts, see :func:`.multistart.better_start`.
+        search: whether the first affine is compared with other starts, see :func:`.start.search.better_start`.
         predict: called with the affine once its stages are through; gives an ``initial_velocity``.
         initial_basis: to start from, in both directions; they go on learning.
         similarity: instead of the settings' measure, see :func:`.similarity.make_similarity`.
@@ -88,7 +88,7 @@ class RegistrationEngine(nn.Module):
         exchange: Exchange | None = None,
         search: bool = False,
         predict: Callable[[np.ndarray], torch.Tensor] | None = None,
-        initial_basis: LearnedBases | None = None,
+        initial_basis: BasisPair | None = None,
         similarity: OwnSimilarity | None = None,
         channel_weights: Sequence[float] = (1.0,),
         unmasked: Callable[[], tuple[PreparedImage, PreparedImage]] | None = None,
@@ -151,12 +151,12 @@ class RegistrationEngine(nn.Module):
         self.shared = True
 
     @optimized
-    def learned_bases(self) -> LearnedBases | None:
+    def learned_bases(self) -> BasisPair | None:
         """The bases as they are now; None where there are none, or the other process has not told."""
         found = [x for x in self.losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
         if len(found) < 2 or not self.shared:
             return None
-        return LearnedBases.of(*found, derivative=self._derivative(), quantile=self.config.quantile, limits=SOFT_LIMITS)
+        return BasisPair.of(*found, derivative=self._derivative(), quantile=self.config.quantile, limits=SOFT_LIMITS)
 
     def _derivative(self) -> str:
         """What is needed of it: nothing where the measure sees the intensity alone."""

@@ -15,7 +15,7 @@ from ..networks.composition import StagedVelocity
 from ..tensors import plain
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
-from .reach import box_within
+from .start.reach import box_within
 
 if TYPE_CHECKING:
     from .engine import RegistrationEngine

@@ -23,9 +23,9 @@ from ..tensors import plain
 from .background import has_noisy_background
 from .channels import paired, read_channels
 from .config import RegistrationConfig
-from .given_start import Initial, given_start
-from .initial import check_kind, check_overlap
-from .prepare import PreparedImage, prepare
+from .start.given import Initial, given_start
+from .start.initial import check_kind, check_overlap
+from .start.prepare import PreparedImage, prepare
 
 __all__ = ["Pair", "load_pair", "select_device"]
 

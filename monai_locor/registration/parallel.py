@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from .prepare import PreparedImage
+from .start.prepare import PreparedImage
 
 __all__ = ["Exchange", "second_process"]
 

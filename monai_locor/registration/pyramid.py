@@ -12,7 +12,7 @@ import torch
 
 from ..geometry import Grid, warp
 from ..transforms import derivative_magnitude
-from .prepare import PreparedImage, smoothed, weighted_gaussian
+from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
 __all__ = ["Level", "image_features", "level_grid", "make_level"]
 

@@ -22,8 +22,8 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
 from ..io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
-from ..networks.learned_bases import LearnedBases
 from ..quality import Verdict
+from .basis_pair import BasisPair
 from .config import RegistrationConfig
 from .exports import to_itk, to_nibabel, to_simpleitk
 from .fields import StationaryVelocity
@@ -87,7 +87,7 @@ class RegistrationResult:
     seconds: float
     device: str = "cpu"
     inputs: dict[str, str] = field(default_factory=dict)
-    basis: LearnedBases | None = None
+    basis: BasisPair | None = None
     verdict: Verdict | None = None
     initial: np.ndarray | None = None
     fixed_image: MetaTensor | None = None

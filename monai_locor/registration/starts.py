@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from .multistart import better_start, second_is_better
+from .start.search import better_start, second_is_better
 
 if TYPE_CHECKING:
     from .engine import RegistrationEngine

@@ -20,8 +20,8 @@ from ..geometry import FieldStep, Grid, SpatialTransform, warped
 from ..geometry.transform import same_grid
 from ..io import ImageSource, read_image, read_transform
 from ..io.transforms.output_folder import has_deformation
-from ..networks.learned_bases import LearnedBases
 from ..quality import Verdict
+from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest
@@ -146,5 +146,5 @@ def _warped(
     return found if Grid.of(found).shape == target.shape else None
 
 
-def _basis(path: Path) -> LearnedBases | None:
-    return LearnedBases.load(path) if path.is_file() else None
+def _basis(path: Path) -> BasisPair | None:
+    return BasisPair.load(path) if path.is_file() else None

@@ -16,10 +16,10 @@ from monai_locor import InputError, RegistrationConfig, register
 from monai_locor.geometry import Grid, apply_affine, from_voxels, warp
 from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.inferers.instance_optimization import _on
+from monai_locor.inferers.network_input import network_grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.registration_loss import RegistrationLoss
-from monai_locor.registration.network_input import network_grid
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 DENSE = {"stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}
 PRESET = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 4, "spacing": 8}]}

@@ -20,7 +20,7 @@ from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationEngine, Stage
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 SHORT = RegistrationConfig(
     stages=(Stage(2, 30), Stage(2, 30, spacing=8, learning_rate=0.08)), decay_start=0.3, decay_end=0.02, multistart="never"

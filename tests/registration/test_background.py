@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import RegistrationConfig
 from monai_locor.registration import load_pair
 from monai_locor.registration.background import has_noisy_background
-from monai_locor.registration.prepare import smoothed
+from monai_locor.registration.start.prepare import smoothed
 
 SHAPES = [(48, 40, 44), (64, 56), (48, 40, 9), (44, 36)]
 

@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_locor import RegistrationResult, register
 from monai_locor.inferers import InstanceOptimizationInferer
+from monai_locor.inferers.network_input import align, network_grid, network_image, predict_velocity
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.registration import RegistrationEngine
-from monai_locor.registration.network_input import align, network_grid, network_image, predict_velocity
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 from .phantom import TINY, engine_of, grid_of, pair, run
 

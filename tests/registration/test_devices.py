@@ -13,7 +13,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.registration.engine import RegistrationEngine
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 from .phantom import TINY, grid_of, pair, run
 

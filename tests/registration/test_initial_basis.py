@@ -13,8 +13,8 @@ import torch
 
 from monai_locor import RegistrationConfig, RegistrationResult
 from monai_locor.errors import InputError
-from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.registration import api
+from monai_locor.registration.basis_pair import BasisPair
 
 from .phantom import NOTHING, SHORT, TINY, engine_of, errors, run
 
@@ -24,7 +24,7 @@ def tiny(images) -> RegistrationResult:
     return run(*images[:2], TINY)
 
 
-def same(a: LearnedBases, b: LearnedBases) -> bool:
+def same(a: BasisPair, b: BasisPair) -> bool:
     return all(torch.equal(x[name], y[name]) for x, y in ((a.forward, b.forward), (a.inverse, b.inverse)) for name in x)
 
 
@@ -68,7 +68,7 @@ class TestStart:
     def test_a_file(self, images, result, tmp_path):
         pytest.importorskip("safetensors")
         paths = result.save_basis(tmp_path / "blobs", contrasts=("plain", "cosine"))
-        assert LearnedBases.load(paths[0]).contrasts == ("plain", "cosine") and result.basis.contrasts is None
+        assert BasisPair.load(paths[0]).contrasts == ("plain", "cosine") and result.basis.contrasts is None
         held = run(*images[:2], NOTHING, initial_basis=paths[0])
         assert same(held.basis, result.basis)
 

@@ -19,8 +19,8 @@ from monai_locor.geometry import Grid, apply_affine
 from monai_locor.io import read_image
 from monai_locor.networks.affine import matrix_exponential
 from monai_locor.registration import Stage
-from monai_locor.registration.multistart import StartSearch, better_start, second_is_better
-from monai_locor.registration.prepare import PreparedImage, prepare
+from monai_locor.registration.start.prepare import PreparedImage, prepare
+from monai_locor.registration.start.search import StartSearch, better_start, second_is_better
 
 from .phantom import anatomy, grid_of, other_modality
 

@@ -16,8 +16,8 @@ from monai_locor.losses.bending import bending_energy
 from monai_locor.losses.intensity import robust_range
 from monai_locor.networks.composition import StagedVelocity
 from monai_locor.registration import PRESETS, RegistrationConfig, Stage
-from monai_locor.registration.prepare import PreparedImage, prepare
 from monai_locor.registration.pyramid import make_level
+from monai_locor.registration.start.prepare import PreparedImage, prepare
 
 from .phantom import CUBE, PLANE, anatomy, difference, engine_of, errors, grid_of, image, pair, run
 

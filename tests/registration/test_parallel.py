@@ -16,7 +16,7 @@ import torch.distributed as dist
 from monai_locor import register
 from monai_locor.errors import InputError
 from monai_locor.registration.parallel import second_process
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 from .phantom import CUBE, SHORT, TINY, errors
 

@@ -14,7 +14,7 @@ from monai.data.meta_tensor import MetaTensor
 from scipy.ndimage import gaussian_filter
 
 from monai_locor.geometry import Grid, reorder
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 GRID = Grid((14, 11, 12), np.array([[-1.4, 0.3, 0.2, 10], [0.2, 0.2, 2.5, -5], [0.1, -1.9, 0.3, 3], [0, 0, 0, 1.0]]))
 CPU = torch.device("cpu")

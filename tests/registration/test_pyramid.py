@@ -11,8 +11,8 @@ import torch
 from scipy.ndimage import minimum_filter
 
 from monai_locor.geometry import Grid, apply_affine
-from monai_locor.registration.prepare import PreparedImage, prepare
 from monai_locor.registration.pyramid import level_grid, make_level
+from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.transforms import derivative_magnitude
 
 CPU = torch.device("cpu")

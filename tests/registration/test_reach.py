@@ -15,8 +15,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, sample
 from monai_locor.registration import RegistrationEngine, Stage
-from monai_locor.registration.prepare import prepare
-from monai_locor.registration.reach import box_within, reachable, reached_box
+from monai_locor.registration.start.prepare import prepare
+from monai_locor.registration.start.reach import box_within, reachable, reached_box
 
 from .phantom import anatomy, grid_of, image, other_modality, run
 

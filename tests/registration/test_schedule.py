@@ -11,7 +11,7 @@ import torch
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid
 from monai_locor.registration import RegistrationEngine, Stage
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 
 
 def engine_of(config: RegistrationConfig) -> RegistrationEngine:

@@ -14,8 +14,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import RegistrationConfig, RegistrationResult
 from monai_locor.geometry import Grid, warp
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.networks.learned_bases import LearnedBases
 from monai_locor.registration import Stage
+from monai_locor.registration.basis_pair import BasisPair
 
 CONFIG = RegistrationConfig(stages=(Stage(1, 1),), stride=3, eps=1e-5)
 SHAPES = {2: (26, 22), 3: (13, 12, 14)}
@@ -49,12 +49,12 @@ def contrast(values: torch.Tensor) -> torch.Tensor:
     return 0.4 + values - 1.2 * (values - 0.5) ** 2
 
 
-def bases(config: RegistrationConfig, seed: int = 0) -> LearnedBases:
+def bases(config: RegistrationConfig, seed: int = 0) -> BasisPair:
     """Of nothing but the seed."""
     torch.manual_seed(seed)
     channels = 1 if config.derivative == "none" else 2
     losses = [LocalLearnedBasisCRLoss(2, channels, config.num_basis, config.hidden_channels) for _ in range(2)]
-    return LearnedBases.of(*losses, derivative=config.derivative)
+    return BasisPair.of(*losses, derivative=config.derivative)
 
 
 def aligned(dims: int = 3, turn: float = 0.0) -> tuple[MetaTensor, MetaTensor]:

@@ -16,7 +16,7 @@ from monai_locor.geometry import Grid, reorder
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.registration import RegistrationEngine, Stage
-from monai_locor.registration.prepare import prepare
+from monai_locor.registration.start.prepare import prepare
 from monai_locor.report.explain.residual import basis_of, local_moments
 from monai_locor.visualize import local_residual, residual_maps, samples_of_images, samples_of_result
 

@@ -24,7 +24,7 @@ from monai_locor import InputError, RegistrationResult
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.registration.basis_pair import BasisPair
 from monai_locor.report import judge, write_report
 from monai_locor.report.html.charts import curve, histogram
 from monai_locor.report.html.explanations import CHECKS, NUMBERS
@@ -71,7 +71,7 @@ class Reader(HTMLParser):
 def result_of(grid: Grid, channels: int = 2, **changes: Any) -> RegistrationResult:
     field = random_diffeomorphism(grid, 0, rotation_deg=3, translation_mm=2, elastic_rms_mm=1, smoothing_mm=10)
     losses = [LocalLearnedBasisCRLoss(grid.dims, channels) for _ in range(2)]
-    return made(*aligned(grid), field, basis=LearnedBases.of(*losses), **changes)
+    return made(*aligned(grid), field, basis=BasisPair.of(*losses), **changes)
 
 
 @pytest.fixture(scope="module")

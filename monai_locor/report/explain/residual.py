@@ -20,8 +20,8 @@ from ...losses.ridge import ridge_residual
 from ...losses.window_grid import per_mass, slab_budget
 from ...losses.windows import AxisWindows, window_count
 from ...networks.basis import PolynomialBasis
-from ...networks.learned_bases import LearnedBases
 from ...precision import full_precision
+from ...registration.basis_pair import BasisPair
 from ...registration.config import RegistrationConfig
 from ...registration.result import RegistrationResult
 from .samples import Samples, samples_of_images, samples_of_result
@@ -43,7 +43,7 @@ def local_residual(
     fixed: torch.Tensor,
     moving_on_fixed: torch.Tensor,
     *,
-    basis: LearnedBases | None,
+    basis: BasisPair | None,
     config: RegistrationConfig,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:

@@ -16,13 +16,13 @@ from ...errors import InputError
 from ...geometry import Grid, apply_affine, inside, mapped_points, reorder, warp
 from ...io import ImageSource
 from ...networks.basis import LearnedBasis
-from ...networks.learned_bases import LearnedBases
+from ...registration.basis_pair import BasisPair
 from ...registration.config import RegistrationConfig
-from ...registration.initial import initial_affine
 from ...registration.pair import load_pair
-from ...registration.prepare import PreparedImage, prepare
 from ...registration.pyramid import make_level
 from ...registration.result import RegistrationResult
+from ...registration.start.initial import initial_affine
+from ...registration.start.prepare import PreparedImage, prepare
 from ...tensors import plain
 
 __all__ = ["Samples", "samples_of_images", "samples_of_result"]
@@ -131,7 +131,7 @@ def samples_of_images(
     fixed: torch.Tensor,
     moving_on_fixed: torch.Tensor,
     *,
-    basis: LearnedBases | None,
+    basis: BasisPair | None,
     config: RegistrationConfig,
     mask: torch.Tensor | None = None,
 ) -> Samples:
@@ -179,7 +179,7 @@ def _affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0).astype(np.float32))
 
 
-def _settings(config: RegistrationConfig, basis: LearnedBases | None) -> RegistrationConfig:
+def _settings(config: RegistrationConfig, basis: BasisPair | None) -> RegistrationConfig:
     """Those that the basis was learned with: a measure of the caller's own need not be of the sizes in the settings."""
     if basis is None:
         return config
@@ -189,7 +189,7 @@ def _settings(config: RegistrationConfig, basis: LearnedBases | None) -> Registr
     return dataclasses.replace(config, **sizes)
 
 
-def _forward_basis(basis: LearnedBases | None) -> LearnedBasis | None:
+def _forward_basis(basis: BasisPair | None) -> LearnedBasis | None:
     """The forward network, in evaluation."""
     if basis is None:
         return None

@@ -171,7 +171,7 @@ def _draw_row(row: Iterable[Axes], plane: Plane, volumes: list[np.ndarray], squa
 
 def smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
     """For contours that follow anatomy, not noise: a Gaussian of 0.7 % of the field of view."""
-    from ...registration.prepare import smoothed as gaussian  # which imports the verdict
+    from ...registration.start.prepare import smoothed as gaussian  # which imports the verdict
 
     sigma = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
     return gaussian(torch.from_numpy(volume)[None], sigma)[0].numpy()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from monai.networks.layers import gaussian_1d
 
-from ..geometry import Grid, reorder, separable, stored_order, toeplitz
-from ..losses.intensity import robust_range
-from ..precision import guarded
-from ..tensors import plain
+from ...geometry import Grid, reorder, separable, stored_order, toeplitz
+from ...losses.intensity import robust_range
+from ...precision import guarded
+from ...tensors import plain
 
 __all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
 

@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..geometry import Grid, SpatialTransform, apply_affine, inside, reorder
-from ..geometry.steps import world_to_voxels
-from ..io.transforms.conversion import as_transform
-from ..run_log import doubt
-from ..tensors import plain
-from .config import STARTS
+from ...errors import InputError
+from ...geometry import Grid, SpatialTransform, apply_affine, inside, reorder
+from ...geometry.steps import world_to_voxels
+from ...io.transforms.conversion import as_transform
+from ...run_log import doubt
+from ...tensors import plain
+from ..config import STARTS
 from .initial import initial_affine, split_displacement
 from .prepare import PreparedImage
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..geometry import Grid, apply_affine, sample_normalized, to_normalized
-from ..networks.affine import matrix_exponential
-from ..tensors import on_device
+from ...geometry import Grid, apply_affine, sample_normalized, to_normalized
+from ...networks.affine import matrix_exponential
+from ...tensors import on_device
 from .prepare import SOFT_LIMITS, PreparedImage
 
 __all__ = ["StartSearch", "better_start", "second_is_better"]
@@ -51,7 +51,7 @@ def better_start(
     can tell the better one. So a rival is returned, too, and :func:`second_is_better` judges what came of it.
 
     Args:
-        fixed, moving: see :func:`monai_locor.registration.prepare.prepare`.
+        fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
         affine: what is to be judged, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         initial: what it came from. The search covers the rotations up to about 35 degrees around its linear part, with any
             translation.
@@ -185,7 +185,7 @@ class StartSearch:
     the smaller image that takes part: a small overlap can agree by chance, and then counts for little.
 
     Args:
-        fixed, moving: see :func:`monai_locor.registration.prepare.prepare`.
+        fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
         samples: about how many the smaller field of view gets.
     """
 

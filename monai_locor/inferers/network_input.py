@@ -16,12 +16,12 @@ from ..errors import InputError
 from ..geometry import Grid, from_voxels, warp
 from ..networks.registration_network import RegistrationNetwork
 from ..precision import guarded
+from ..registration.config import RegistrationConfig
+from ..registration.engine import RegistrationEngine
+from ..registration.pyramid import image_features
+from ..registration.start.initial import initial_affine
+from ..registration.start.prepare import PreparedImage
 from ..transforms import derivative_magnitude
-from .config import RegistrationConfig
-from .engine import RegistrationEngine
-from .initial import initial_affine
-from .prepare import PreparedImage
-from .pyramid import image_features
 
 __all__ = ["align", "network_grid", "network_image", "predict_velocity"]
 

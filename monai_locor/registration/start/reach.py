@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..geometry import Grid, voxel_to_voxel
+from ...geometry import Grid, voxel_to_voxel
 from .prepare import PreparedImage, prepare
 
 __all__ = ["box_within", "parts_in_reach", "reachable", "reached_box"]
@@ -60,7 +60,7 @@ def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: f
 
     Args:
         other, matrix, beyond: see :func:`reached_box`.
-        quantile: see :func:`.prepare.prepare`.
+        quantile: see :func:`monai_locor.registration.start.prepare.prepare`.
     """
     box = reached_box(image.grid, other, matrix, beyond)
     part = image.grid.shape if any(b.stop <= b.start for b in box) else tuple(b.stop - b.start for b in box)

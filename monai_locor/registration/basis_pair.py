@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learned bases on their own: taken from one registration or training, kept in files, given to the next one."""
+"""The learned basis functions of both directions: copied from a registration or a training, reused in another one."""
 
 from __future__ import annotations
 
@@ -11,50 +11,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .._version import __version__
 from ..errors import InputError, one_line
-from ..io.weights import read_weights, weights_paths, write_weights
-from .basis import LearnedBasis
+from ..io.basis_files import DIRECTIONS, basis_description, read_basis, write_basis
+from ..io.weights import weights_paths
+from ..losses import LocalLearnedBasisCRLoss
+from ..networks import LearnedBasis
 
-if TYPE_CHECKING:
-    from ..losses import LocalLearnedBasisCRLoss
-
-__all__ = ["LearnedBases"]
-
-FORMAT = "monai_locor learned bases 1"
-CHANNELS = ("intensity", "derivative magnitude times the distance of samples")
-DIRECTIONS = {
-    "forward": "functions of the moving image, fitted to the fixed image",
-    "inverse": "functions of the fixed image, fitted to the moving image",
-}
-RANGE = "robust quantiles inside the mask to [0, 1]"
+__all__ = ["BasisPair"]
 
 
 @dataclass(frozen=True, eq=False)
-class LearnedBases:
-    """The basis networks of both directions and what they were learned on.
+class BasisPair:
+    """The basis networks of both directions and the images they were learned on.
 
-    They act voxel by voxel, so that bases of 3-D images serve 2-D ones, whatever their size.
+    The networks act voxel by voxel, so bases learned on 3-D images can be used in 2-D, for any image size.
 
     Attributes:
-        forward: state dict of the :class:`LearnedBasis` that sees the moving image, on the host.
-        inverse: of the one that sees the fixed image.
-        in_channels: 1, intensity; or 2, its derivative magnitude times the distance of samples beside it.
+        forward: state dict of the :class:`monai_locor.networks.LearnedBasis` applied to the moving image, on the host.
+        inverse: the same, applied to the fixed image.
+        in_channels: 1, intensity; or 2, intensity and derivative magnitude times the distance of samples.
         num_basis: basis functions J.
         hidden_channels: hidden layers.
         derivative: ``"none"``, ``"basis"`` or ``"both"``, see :class:`monai_locor.registration.RegistrationConfig`.
         quantile: share of voxels inside the mask, below and above, whose robust range was mapped to [0, 1]; None when the
-            intensities came from elsewhere.
-        limits: what the mapped intensities were clamped to, or None.
+            intensities were normalized elsewhere.
+        limits: limits that the mapped intensities were clamped to, or None.
         contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, or None.
         version: of the package that learned them.
 
     Raises:
-        ValueError: when the weights do not have the shapes that the sizes ask for.
+        ValueError: when the shapes of the weights do not match the sizes.
     """
 
     forward: Mapping[str, torch.Tensor]
@@ -85,8 +76,8 @@ class LearnedBases:
         quantile: float | None = None,
         limits: tuple[float, float] | None = None,
         contrasts: tuple[str, str] | None = None,
-    ) -> LearnedBases:
-        """A copy of the bases of two losses, as they are now.
+    ) -> BasisPair:
+        """Copy the current bases of two losses.
 
         Args:
             loss_forward: of the warped moving image, modeling the fixed one.
@@ -95,7 +86,7 @@ class LearnedBases:
             quantile, limits, contrasts: see the class.
 
         Raises:
-            ValueError: when a basis is no :class:`LearnedBasis`, or the two differ in size.
+            ValueError: when a basis is not a :class:`monai_locor.networks.LearnedBasis`, or the two differ in size.
         """
         forward, inverse = _learned(loss_forward), _learned(loss_inverse)
         return cls(
@@ -109,7 +100,7 @@ class LearnedBases:
         )
 
     def load_into(self, loss_forward: LocalLearnedBasisCRLoss, loss_inverse: LocalLearnedBasisCRLoss | None = None) -> None:
-        """Let two losses, for instance of a training, start from these bases; one loss takes the forward one.
+        """Initialize the bases of two losses, for instance of a training; a single loss gets the forward one.
 
         Raises:
             InputError: when a loss has another basis; the message names both sizes.
@@ -123,7 +114,7 @@ class LearnedBases:
             loss.basis.load_state_dict(dict(state))
 
     def check(self, *, derivative: str, num_basis: int, hidden_channels: tuple[int, ...], basis: str = "learned") -> None:
-        """Make sure, before any work, that a registration with these settings can start from the bases.
+        """Check, before any work, that a registration with these settings can start from the bases.
 
         Raises:
             InputError: when it cannot; the message names both values.
@@ -138,29 +129,14 @@ class LearnedBases:
         own = {name: "learned" if name == "basis" else getattr(self, name) for name in asked}
         _refuse_difference(own, asked)
 
-    def swapped(self) -> LearnedBases:
+    def swapped(self) -> BasisPair:
         """The same with fixed and moving exchanged: for a pair whose moving image has the contrast of the fixed one here."""
         contrasts = None if self.contrasts is None else (self.contrasts[1], self.contrasts[0])
         return dataclasses.replace(self, forward=self.inverse, inverse=self.forward, contrasts=contrasts)
 
     def description(self) -> dict[str, Any]:
         """Everything but the weights, as plain values for JSON."""
-        return {
-            "format": FORMAT,
-            "version": self.version,
-            "contrasts": None if self.contrasts is None else dict(zip(("moving", "fixed"), self.contrasts, strict=True)),
-            "channels": list(CHANNELS[: self.in_channels]),
-            "in_channels": self.in_channels,
-            "num_basis": self.num_basis,
-            "hidden_channels": list(self.hidden_channels),
-            "derivative": self.derivative,
-            "normalization": {
-                "range": None if self.quantile is None else RANGE,
-                "quantile": self.quantile,
-                "limits": None if self.limits is None else list(self.limits),
-            },
-            "directions": DIRECTIONS,
-        }
+        return basis_description(vars(self))
 
     def save(self, path: str | PathLike[str]) -> list[Path]:
         """Write ``path.safetensors`` and, beside it, ``path.json`` (:meth:`description`); needs the package safetensors.
@@ -172,57 +148,29 @@ class LearnedBases:
             InputError: when it cannot be written there.
             ImportError: when safetensors is not installed, naming the extra that brings it.
         """
-        states = {direction: getattr(self, direction) for direction in DIRECTIONS}
-        tensors = {f"{direction}.{name}": value for direction, state in states.items() for name, value in state.items()}
-        return write_weights(path, tensors, self.description())
+        return write_basis(path, {direction: getattr(self, direction) for direction in DIRECTIONS}, self.description())
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> LearnedBases:
-        """Read what :meth:`save` wrote.
+    def load(cls, path: str | PathLike[str]) -> BasisPair:
+        """Read the files that :meth:`save` wrote.
 
         Args:
             path: with or without ``.safetensors``.
 
         Raises:
-            InputError: when a file is missing, is something else, or the two do not fit each other.
+            InputError: when a file is missing or is not a file of this kind, or the two do not fit each other.
             ImportError: when safetensors is not installed, naming the extra that brings it.
         """
-        tensors, description = read_weights(path)
-        weights, beside = weights_paths(path)
+        fields = read_basis(path)
         try:
-            settings = _settings(description)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
-            raise InputError(f"{beside}: does not describe a learned basis ({reason}); save the basis again") from error
-        states: dict[str, dict[str, torch.Tensor]] = {direction: {} for direction in DIRECTIONS}
-        for key, value in tensors.items():
-            direction, _, name = key.partition(".")
-            states.setdefault(direction, {})[name] = value
-        try:
-            return cls(**{**states, **settings})
+            return cls(**fields)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{weights}: does not fit {beside.name} ({one_line(error)}); save the basis again") from error
-
-
-def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :class:`LearnedBases`, but for the weights."""
-    if description["format"] != FORMAT:
-        raise ValueError(f"format {description['format']!r}, this version reads {FORMAT!r}")
-    contrasts, limits = description["contrasts"], description["normalization"]["limits"]
-    return {
-        "in_channels": int(description["in_channels"]),
-        "num_basis": int(description["num_basis"]),
-        "hidden_channels": tuple(int(n) for n in description["hidden_channels"]),
-        "derivative": str(description["derivative"]),
-        "quantile": description["normalization"]["quantile"],
-        "limits": None if limits is None else (float(limits[0]), float(limits[1])),
-        "contrasts": None if contrasts is None else (str(contrasts["moving"]), str(contrasts["fixed"])),
-        "version": str(description["version"]),
-    }
+            weights, json_file = weights_paths(path)
+            raise InputError(f"{weights}: does not fit {json_file.name} ({one_line(error)}); save the basis again") from error
 
 
 def _shapes(in_channels: int, num_basis: int, hidden_channels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a :class:`LearnedBasis`'s state dict."""
+    """Names and shapes in the state dict of a :class:`monai_locor.networks.LearnedBasis`."""
     found: dict[str, tuple[int, ...]] = {}
     for number, (a, b) in enumerate(itertools.pairwise((in_channels, *hidden_channels, num_basis))):
         found |= {f"layers.{number}.weight": (b, a), f"layers.{number}.bias": (b,)}

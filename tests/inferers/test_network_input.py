@@ -13,11 +13,11 @@ import torch
 
 from monai_locor import InputError, register
 from monai_locor.geometry import Grid, apply_affine, reorder, warp
+from monai_locor.inferers.network_input import align, network_grid, network_image, predict_velocity
 from monai_locor.networks import RegistrationNetwork
-from monai_locor.registration.network_input import align, network_grid, network_image, predict_velocity
-from monai_locor.registration.prepare import PreparedImage, prepare
+from monai_locor.registration.start.prepare import PreparedImage, prepare
 
-from .phantom import ORDERS, SHORT, anatomy, grid_of, image, offset
+from ..registration.phantom import ORDERS, SHORT, anatomy, grid_of, image, offset
 
 SPACING = 3.0
 

@@ -10,9 +10,9 @@ import logging
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..geometry import Grid, apply_affine
-from ..run_log import doubt
+from ...errors import InputError
+from ...geometry import Grid, apply_affine
+from ...run_log import doubt
 from .prepare import PreparedImage
 
 __all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_displacement"]

@@ -14,7 +14,7 @@ import torch
 
 from monai_locor.errors import InputError
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.networks.learned_bases import LearnedBases
+from monai_locor.registration.basis_pair import BasisPair
 
 SIZES = {"in_channels": 2, "num_basis": 4, "hidden_channels": (7, 3)}
 SETTINGS = {"derivative": "basis", "num_basis": 4, "hidden_channels": (7, 3)}
@@ -26,11 +26,11 @@ def losses(dims: int = 3, **options) -> list[LocalLearnedBasisCRLoss]:
 
 
 @pytest.fixture
-def bases() -> LearnedBases:
-    return LearnedBases.of(*losses(), quantile=0.001, limits=(-0.25, 1.25), contrasts=("T1", "FLAIR"))
+def bases() -> BasisPair:
+    return BasisPair.of(*losses(), quantile=0.001, limits=(-0.25, 1.25), contrasts=("T1", "FLAIR"))
 
 
-def same(a: LearnedBases, b: LearnedBases) -> bool:
+def same(a: BasisPair, b: BasisPair) -> bool:
     weights = [
         x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
         for x, y in ((a.forward, b.forward), (a.inverse, b.inverse))
@@ -56,13 +56,13 @@ class TestFiles:
         assert [p.suffix for p in paths] == [".safetensors", ".json"] and sorted(paths[0].parent.iterdir()) == sorted(paths)
         assert all(p.stem == name.split("/")[-1].removesuffix(".safetensors") for p in paths)
         for path in (tmp_path / name, paths[0], str(paths[0])):
-            found = LearnedBases.load(path)
+            found = BasisPair.load(path)
             assert same(found, bases) and found.contrasts == ("T1", "FLAIR") and found.hidden_channels == (7, 3)
 
     def test_without_names_and_normalization(self, tmp_path):
-        bases = LearnedBases.of(*losses(in_channels=1))
+        bases = BasisPair.of(*losses(in_channels=1))
         bases.save(tmp_path / "a")
-        found = LearnedBases.load(tmp_path / "a")
+        found = BasisPair.load(tmp_path / "a")
         assert same(found, bases) and (found.contrasts, found.quantile, found.limits) == (None, None, None)
         assert found.derivative == "none"
 
@@ -76,7 +76,7 @@ class TestFiles:
     def test_a_missing_file_is_named(self, bases, tmp_path, missing):
         path = bases.save(tmp_path / "a")[missing]
         path.unlink()
-        assert f"{path}: no such file" in refusal(LearnedBases.load, tmp_path / "a.safetensors")
+        assert f"{path}: no such file" in refusal(BasisPair.load, tmp_path / "a.safetensors")
 
     @pytest.mark.parametrize(
         ("name", "content", "told"),
@@ -90,7 +90,7 @@ class TestFiles:
     def test_other_files(self, bases, tmp_path, name, content, told):
         bases.save(tmp_path / "a")
         (tmp_path / name).write_bytes(content)
-        message = refusal(LearnedBases.load, tmp_path / "a")
+        message = refusal(BasisPair.load, tmp_path / "a")
         assert told in message and str(tmp_path / name) in message
 
     @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ class TestFiles:
     def test_a_description_of_something_else(self, bases, tmp_path, key, value, told):
         path = bases.save(tmp_path / "a")[1]
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
-        assert told in refusal(LearnedBases.load, tmp_path / "a")
+        assert told in refusal(BasisPair.load, tmp_path / "a")
 
     def test_weights_of_something_else(self, bases, tmp_path):
         import safetensors.torch
@@ -114,9 +114,9 @@ class TestFiles:
         path = bases.save(tmp_path / "a")[0]
         for tensors in ({"other.weight": torch.ones(2)}, {"forward.layers.0.weight": torch.ones(7, 2)}):
             path.write_bytes(safetensors.torch.save(tensors))
-            assert "does not fit" in refusal(LearnedBases.load, path)
+            assert "does not fit" in refusal(BasisPair.load, path)
         path.write_bytes(safetensors.torch.save({"forward.layers.0.weight": torch.full((7, 2), torch.nan)}))
-        assert "NaN" in refusal(LearnedBases.load, path)
+        assert "NaN" in refusal(BasisPair.load, path)
 
     @pytest.mark.parametrize("name", ["", "folder/"])
     def test_a_folder_is_no_name(self, bases, name):
@@ -130,7 +130,7 @@ class TestFiles:
 @pytest.mark.parametrize("module", ["safetensors", "safetensors.torch"])
 def test_without_safetensors_the_extra_is_named(bases, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    for function in (bases.save, LearnedBases.load):
+    for function in (bases.save, BasisPair.load):
         with pytest.raises(ImportError, match=r"pip install 'monai-locor\[weights\]'"):
             function(tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -142,17 +142,17 @@ class TestLosses:
         images = torch.rand(2, 1, 2, 8, 9, 7)
         values = [loss.eval()(*images) for loss in old]
         assert not torch.equal(new[0].eval()(*images), values[0])
-        LearnedBases.of(*old).load_into(*new)
+        BasisPair.of(*old).load_into(*new)
         assert all(torch.equal(loss.eval()(*images), value) for loss, value in zip(new, values, strict=True))
 
     def test_they_are_the_same_in_two_dimensions_and_one_loss_takes_the_forward_one(self):
-        bases, (loss, _) = LearnedBases.of(*losses(3)), losses(2)
+        bases, (loss, _) = BasisPair.of(*losses(3)), losses(2)
         bases.load_into(loss)
         assert torch.equal(loss.basis.layers[1].weight, bases.forward["layers.1.weight"])
 
     def test_neither_follows_what_the_other_learns(self):
         pair = losses()
-        bases = LearnedBases.of(*pair)
+        bases = BasisPair.of(*pair)
         kept = dataclasses.replace(bases, forward={name: value.clone() for name, value in bases.forward.items()})
         for _ in range(2):
             with torch.no_grad():
@@ -183,9 +183,9 @@ class TestLosses:
 
     def test_what_is_no_learned_basis_cannot_be_taken(self):
         with pytest.raises(ValueError, match="PolynomialBasis"):
-            LearnedBases.of(*losses(basis="polynomial"))
+            BasisPair.of(*losses(basis="polynomial"))
         with pytest.raises(ValueError, match="inverse basis has weights"):
-            LearnedBases.of(losses()[0], losses(num_basis=5)[0])
+            BasisPair.of(losses()[0], losses(num_basis=5)[0])
 
 
 @pytest.mark.parametrize(
