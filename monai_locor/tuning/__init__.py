@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Search of a registration's parameters on validation cases; needs the extra ``tune`` (Optuna, scikit-learn)."""
+"""Tune registration parameters on validation cases. Requires the extra ``tune`` (Optuna, scikit-learn)."""
 
 from __future__ import annotations
 

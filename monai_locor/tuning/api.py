@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tune in one call."""
+"""Parameter tuning in one call."""
 
 from __future__ import annotations
 
@@ -61,42 +61,42 @@ def tune(
     seed: int = 0,
     progress: bool = True,
 ) -> Tuning:
-    """Search the parameters of a registration on validation cases.
+    """Search for the best registration parameters on validation cases.
 
-    As in the paper: trials on all cases, proposed by Bayesian optimization; a Gaussian process, fitted anew fifty times,
-    says which of the trials are to be expected to be best; these are run again with other seeds, and the one of the best mean
-    wins. A run that fails counts as no displacement. Unlike the paper, the first trial has the parameters of the base settings.
+    The procedure follows the paper. Bayesian optimization proposes trials, and each trial registers all cases. A Gaussian
+    process, refitted fifty times, predicts which trials are best. Those finalists are repeated with other seeds, and the one
+    with the best mean score wins. A failed run scores as zero displacement. Unlike the paper, the first trial uses the
+    parameters of the base settings.
 
-    The search can be interrupted at any time; the same call goes on with it.
+    The search can be interrupted at any time. Calling it again with the same arguments resumes it.
 
     Args:
-        cases: folder whose folders are cases, or folders of single cases; see :class:`Case`.
-        output: folder for ``study.db`` (SQLite, by Optuna), ``preset.json`` (if something better was found),
-            ``tuning.json`` (numbers, seeds, versions),
-            ``report.md`` and its pictures.
-        base: settings to start from, the measure among them: as ``preset`` of :func:`monai_locor.register`.
-        parameters: only these of the measure's, see :func:`search_space`.
-        ranges: other bounds than the paper's.
+        cases: folder with one subfolder per case, or a list of case folders; see :class:`Case`.
+        output: folder for ``study.db`` (Optuna's SQLite database), ``preset.json`` (if the search improves on the base
+            settings), ``tuning.json`` (numbers, seeds, versions), ``report.md`` and its figures.
+        base: base settings, including the similarity measure; same values as ``preset`` of :func:`monai_locor.register`.
+        parameters: names of the parameters to search; by default all parameters of the measure, see :func:`search_space`.
+        ranges: bounds that replace those of the paper.
         score: see :func:`choose_score`.
-        trials: so many are made in all, those of earlier calls included.
-        minutes: of this call, after which no more trials begin; the repetitions come on top.
-        finalists: how many of the best are run again.
-        repeats: how often.
-        workers: processes that register at the same time; 0 does it in this one, which ends with what it crashes on.
-        threads: of each process; by default torch's number shared out among them.
-        device: of the registrations; several are shared out among the workers.
-        limit: seconds after which a registration counts as failed; none with no workers.
+        trials: total number of trials, including those of earlier calls.
+        minutes: time budget of this call. No trial starts after it; the repetitions run in addition.
+        finalists: number of trials to repeat.
+        repeats: repetitions of each finalist.
+        workers: number of worker processes. With 0, registrations run in this process, and a crash ends the search.
+        threads: threads per process; by default torch's thread count divided by the number of workers.
+        device: device of the registrations; several devices are distributed over the workers.
+        limit: time limit of one registration, seconds. Ignored with 0 workers.
         sampler: one of :data:`SAMPLERS`, see :func:`make_sampler`.
-        seed: of everything: on a CPU the same seed finds the same, with one worker and any sampler but HEBO.
+        seed: random seed. On the CPU, results are reproducible with one worker and any sampler except HEBO.
         progress: show a progress bar.
 
     Returns:
-        what was found.
+        The result of the search.
 
     Raises:
-        InputError: for cases, names and numbers that cannot be, and for a study in ``output`` of another question: other
-            cases, parameters, bounds, base settings, score or seed. It is left as it is.
-        ImportError: without Optuna or scikit-learn, naming the extra that brings them.
+        InputError: for invalid cases, names or numbers, and if ``output`` holds a study with other cases, parameters,
+            bounds, base settings, score or seed. That study is not modified.
+        ImportError: if Optuna or scikit-learn is missing; the message names the extra to install.
     """
     optuna, start = import_optuna(), time.perf_counter()
     _check(trials=trials, finalists=finalists, repeats=repeats, workers=workers)
@@ -123,7 +123,7 @@ def tune(
 
 
 def _best(search: Search, chosen: Sequence[Finalist], repeats: int) -> tuple[Finalist, ...]:
-    """The finalists, the best first; in doubt with the base settings among them, so that they are compared fairly."""
+    """The finalists, best first. The base settings are repeated too if they may have won, for a fair comparison."""
     best = search.repeat(chosen, repeats)
     base = next((trial for trial in search.trials() if trial.base), None)
     if base is None or any(f.trial.base for f in best) or best[0].mean < base.value:
@@ -139,7 +139,7 @@ def _check(**numbers: int) -> None:
 
 
 def _identity(space: SearchSpace, cases: Sequence[Case], objective: Objective, seed: int) -> dict[str, Any]:
-    """What a study is about: none of it may change while it goes on."""
+    """Everything that must stay the same when a study is resumed."""
     return {
         "base settings": space.base.to_dict(),
         "search space": space.to_dict(),
@@ -162,14 +162,14 @@ def _cases(cases: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[C
 def _dims(cases: Sequence[Case]) -> int:
     dims = {case.name: case.grid.dims for case in cases}
     if len(set(dims.values())) > 1:
-        told = ", ".join(f"{name} {n}-D" for name, n in dims.items())
-        raise InputError(f"the cases differ in their dimensions, {told}; tune on those of one kind")
+        listed = ", ".join(f"{name} {n}-D" for name, n in dims.items())
+        raise InputError(f"the cases have different dimensions, {listed}; use cases of one dimension")
     return next(iter(dims.values()))
 
 
 @contextmanager
 def _quiet(optuna: Any) -> Iterator[None]:
-    """Without Optuna's own lines; this package logs what is to be said."""
+    """Silence Optuna's logging; this package logs the progress itself."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -181,7 +181,7 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 
 def _about(workers: int, devices: Sequence[str]) -> dict[str, Any]:
-    """When, where, with what."""
+    """Date, machine and versions."""
     packages = ("torch", "monai", "numpy", "optuna", "scikit-learn")
     return {
         "date": datetime.datetime.now().astimezone().date().isoformat(),
@@ -193,8 +193,8 @@ def _about(workers: int, devices: Sequence[str]) -> dict[str, Any]:
 
 
 def _write(found: Tuning, identity: Mapping[str, Any]) -> None:
-    """The preset, and what is needed to find it again."""
-    told = {
+    """Write the preset, and everything needed to reproduce it."""
+    record = {
         **identity,
         "objective": found.objective.score.what,
         "without registration": found.objective.before,
@@ -213,10 +213,10 @@ def _write(found: Tuning, identity: Mapping[str, Any]) -> None:
         ],
         **found.about,
     }
-    files = {found.folder / "tuning.json": told}
+    files = {found.folder / "tuning.json": record}
     if found.preset is None:
-        (found.folder / PRESET).unlink(missing_ok=True)  # of an earlier call, which had found something worse
-        logger.warning("nothing better than the settings to start from was found: no preset is written")
+        (found.folder / PRESET).unlink(missing_ok=True)  # written by an earlier call
+        logger.warning("no settings better than the base settings were found; no preset is written")
     else:
         files[found.preset] = found.config.to_dict()
     for path, content in files.items():

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of a search: how it went, what matters, where the good values lie, how well they repeat."""
+"""Figures of a search: score history, parameter importance, slices through the surrogate, repeated finalists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _figure(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) 
 
 
 def history_figure(path: Path, tuning: Tuning) -> Path:
-    """Score of every trial, the best so far, what no registration scores."""
+    """Score of each trial, the best score so far, and the score without registration."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -59,7 +59,7 @@ def history_figure(path: Path, tuning: Tuning) -> Path:
 
 
 def importance_figure(path: Path, importances: Mapping[str, float]) -> Path:
-    """Share of every parameter in the spread of the scores."""
+    """Importance of each parameter for the score."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -72,7 +72,7 @@ def importance_figure(path: Path, importances: Mapping[str, float]) -> Path:
 
 
 def slices_figure(path: Path, tuning: Tuning) -> Path:
-    """Score against every parameter; what the Gaussian processes expect along it through the best trial."""
+    """Score against each parameter, with the prediction of the Gaussian processes along a line through the best trial."""
     parameters = list(tuning.space.parameters.values())
 
     def draw(figure: Any) -> None:
@@ -84,7 +84,7 @@ def slices_figure(path: Path, tuning: Tuning) -> Path:
         for axes in grid.flat[len(parameters) :]:
             axes.axis("off")
         figure.suptitle(
-            "points: trials, the darker the later; star: what was found, mean of its repetitions; line: expected from there",
+            "points: trials (later ones darker); star: best finalist, mean of its repetitions; line: prediction through it",
             fontsize=8,
         )
         for row in grid:
@@ -111,12 +111,12 @@ def _slice(axes: Any, tuning: Tuning, parameter: Parameter) -> None:
 
 
 def finalists_figure(path: Path, tuning: Tuning) -> Path:
-    """Scores of the repetitions beside the trial's own and the expected one."""
+    """Scores of the repetitions, with the score of the trial and the predicted score."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for place, f in enumerate(tuning.finalists):
-            names = ("repetition", "mean", "expected", "the trial itself") if place == 0 else (None,) * 4
+            names = ("repetition", "mean", "predicted", "original trial") if place == 0 else (None,) * 4
             axes.plot([place] * len(f.scores), f.scores, "o", color=BLUE, ms=5, alpha=0.7, label=names[0])
             axes.plot([place - 0.2, place + 0.2], [f.mean, f.mean], color=BLUE, lw=2, label=names[1])
             axes.plot(place, f.expected, "D", color=ORANGE, ms=6, mfc="none", label=names[2])
@@ -129,7 +129,7 @@ def finalists_figure(path: Path, tuning: Tuning) -> Path:
 
 
 def _log_if_wide(axes: Any, values: Any) -> None:
-    """Failed runs must not press all others flat."""
+    """Use a logarithmic axis if failed runs would compress the others."""
     low, high = min(values), max(values)
     if low > 0 and high > 8 * low:
         axes.set_yscale("log")

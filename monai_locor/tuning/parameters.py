@@ -1,24 +1,24 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is searched for every measure: the paper's parameters and bounds, and what they are in our settings.
+"""Search space of each measure: the paper's parameters and bounds, and their counterparts in our settings.
 
-- ``bending_weight``: the paper's reg, log [0.1, 1e4], divided by ``2 n^2`` for images of n dimensions: the paper takes
-  ``1 / n^2`` of the bending energy, and only one of the two directions, which are averaged, has it.
-- ``learning_rate_affine``: lr_affine, log [1e-3, 1e-1]; affine stages with rates of their own keep their ratio to it.
-- ``learning_rate_dense``: lr_dense, log [1e-3, 1e-1]: the rates of all deformable stages are multiplied by
-  ``lr_dense / 0.08``, so that 0.08 leaves them as the base settings have them. With the default schedule these are the
-  paper's, 4, 4, 2 and 1 times lr_dense.
+- ``bending_weight``: the paper's reg, log [0.1, 1e4], divided by ``2 n^2`` for n-dimensional images. The paper scales the
+  bending energy by ``1 / n^2``, and here only one of the two averaged directions has a bending term.
+- ``learning_rate_affine``: lr_affine, log [1e-3, 1e-1]. Affine stages with a rate of their own keep their ratio to it.
+- ``learning_rate_dense``: lr_dense, log [1e-3, 1e-1]. The rates of all deformable stages are multiplied by
+  ``lr_dense / 0.08``, so 0.08 reproduces the base settings. With the default schedule these are the paper's rates: 4, 4, 2
+  and 1 times lr_dense.
 - ``learning_rate_basis``: lr_feature, log [1e-3, 1e-1].
 - ``kernel_sigma``: sigma, [0.35, 4], samples of the stage.
 - ``num_basis``: J, 1 to 5.
 - ``degree`` of a polynomial basis: 1 to 5, with the derivative as a second channel 1 to 3; an option of the measure.
-- ``num_bins`` and ``quantile``: those of mutual information, 10 to 24 and [0, 0.05]; options of the measure. The range is
-  found once a stage.
+- ``num_bins`` and ``quantile``: as for mutual information, 10 to 24 and [0, 0.05]; options of the measure. The intensity
+  range is estimated once per stage.
 - ``spacing``: stride of SRWCR's regions, 3 to 5; an option of the measure.
 
-Everything else stays as the base settings have it. The measures that the paper has not tuned have the parameters of those
-that are most like them.
+All other settings keep their base values. Measures that the paper did not tune use the parameters of the most similar
+tuned measure.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from ..errors import InputError
 
 __all__ = ["DERIVATIVE_DEGREE", "MEASURES", "Parameter", "digits"]
 
-DIGITS = 4  # of a value that is tried: more mean nothing, and a preset is easier to read
+SIGNIFICANT_DIGITS = 4  # of a tried value; more have no effect and make the preset harder to read
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter and where it may lie.
+    """A parameter and its bounds.
 
     Args:
-        name: of the parameter.
-        low, high: its smallest and largest value.
-        log: whether it is searched along its logarithm.
-        step: distance of its values where they are whole numbers, else 0.
-        paper: its name in the paper, empty where it is not the paper's.
+        name: name of the setting or option.
+        low, high: smallest and largest value.
+        log: whether to search on a logarithmic scale.
+        step: step of integer parameters; 0 for real ones.
+        paper: name in the paper; empty if the paper does not have it.
     """
 
     name: str
@@ -55,22 +55,22 @@ class Parameter:
     paper: str = ""
 
     def within(self, low: float, high: float) -> Parameter:
-        """The same between other bounds.
+        """The same parameter with other bounds.
 
         Raises:
-            InputError: when there is nothing between them, or they are not of its kind.
+            InputError: if the bounds are empty or not valid for this parameter.
         """
         said = f"range of {self.name}: {low:g} to {high:g}"
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise InputError(f"{said}; give two numbers, the smaller one first")
+            raise InputError(f"{said}; give two finite numbers, the smaller one first")
         if low < 0 or (self.log and low <= 0):
-            raise InputError(f"{said}; {self.name} is {'positive' if self.log else '0 or more'}")
+            raise InputError(f"{said}; {self.name} must be {'positive' if self.log else '0 or more'}")
         if self.step and (low % 1 or (high - low) % self.step):
-            raise InputError(f"{said}; {self.name} counts in steps of {self.step}")
+            raise InputError(f"{said}; {self.name} is an integer with step {self.step}")
         return dataclasses.replace(self, low=int(low) if self.step else low, high=int(high) if self.step else high)
 
     def rounded(self, value: float) -> float | int:
-        """A value as it is tried."""
+        """The value rounded as in a trial."""
         return round(value) if self.step else digits(value)
 
     def holds(self, value: float) -> bool:
@@ -78,16 +78,16 @@ class Parameter:
         return self.low <= value <= self.high
 
     def unit(self, value: float) -> float:
-        """Where a value lies between the bounds, 0 to 1."""
+        """The value mapped to [0, 1] between the bounds."""
         low, high, value = (math.log(x) if self.log else float(x) for x in (self.low, self.high, value))
         return (value - low) / (high - low)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The bounds as JSON-serializable values."""
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
 
 
-BENDING = Parameter("bending_weight", 1e-1, 1e4, log=True, paper="reg")  # the paper's, see above
+BENDING = Parameter("bending_weight", 1e-1, 1e4, log=True, paper="reg")  # scaled by search_space, see above
 AFFINE = Parameter("learning_rate_affine", 1e-3, 1e-1, log=True, paper="lr_affine")
 DENSE = Parameter("learning_rate_dense", 1e-3, 1e-1, log=True, paper="lr_dense")
 BASIS = Parameter("learning_rate_basis", 1e-3, 1e-1, log=True, paper="lr_feature")
@@ -104,7 +104,7 @@ def _not_papers(*parameters: Parameter) -> tuple[Parameter, ...]:
     return tuple(dataclasses.replace(p, paper="") for p in parameters)
 
 
-#: Parameters of every measure, as in the paper; those of the last four are ours.
+#: Parameters of each measure, as in the paper; the choice for the last four is ours.
 MEASURES: dict[str, tuple[Parameter, ...]] = {
     "locor": (*COMMON, BASIS, SIGMA, NUM_BASIS),
     "locor, polynomial": (*COMMON, SIGMA, DEGREE),
@@ -120,5 +120,5 @@ DERIVATIVE_DEGREE = 3  # highest with the derivative as a second channel
 
 
 def digits(value: float) -> float:
-    """A number with as many digits as mean something."""
-    return float(f"{value:.{DIGITS}g}")
+    """Round a number to the significant digits of a trial."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Processes that register, so that a run that crashes, or takes too long, ends itself and not the search."""
+"""Worker processes for registrations: a run that crashes or exceeds its time limit does not end the search."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ from .runs import READY, Job, Run, execute
 
 __all__ = ["Pool"]
 
-ROOT = str(Path(monai_locor.__file__).resolve().parents[1])  # where a new process finds the package, installed or not
+PACKAGE_ROOT = str(
+    Path(monai_locor.__file__).resolve().parents[1]
+)  # put on the workers' path, so the package need not be installed
 
 
 class Pool:
-    """Runs jobs.
+    """Run jobs in worker processes.
 
     Args:
-        workers: processes, each of which works on one job at a time; 0 works in this process, within ``submit``.
-        threads: of each process; by default this process's, shared out.
-        limit: seconds that a job may take; None is no limit, and there is none in this process.
-        devices: of the jobs; worker i has the i-th, beginning anew after the last.
+        workers: number of processes, each running one job at a time; with 0, ``submit`` runs the job in this process.
+        threads: threads per process; by default this process's thread count divided by ``workers``.
+        limit: time limit of a job, seconds; None means no limit. Not applied with 0 workers.
+        devices: devices of the jobs, assigned to the workers in turn.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Pool:
         self._executor = ThreadPoolExecutor(workers) if workers else None
 
     def submit(self, job: Job) -> Future[Run]:
-        """Have a job done."""
+        """Submit a job."""
         if self._executor is not None:
             return self._executor.submit(self._work, job)
         done: Future[Run] = Future()
@@ -72,7 +74,7 @@ class Pool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """Kill all processes, including running jobs."""
         for worker in self._workers:
             worker.close()
         if self._executor is not None:
@@ -86,7 +88,7 @@ class Pool:
 
 
 class _Worker:
-    """A process, started when there is work and again after it ended."""
+    """A process that is started for its first job, and restarted after it has ended."""
 
     def __init__(self, threads: int, limit: float | None, device: str | None) -> None:
         self.threads, self.limit, self.device = threads, limit, device
@@ -96,22 +98,22 @@ class _Worker:
         self._lock = threading.Lock()
 
     def run(self, job: Job) -> Run:
-        """Do a job; a process that ends meanwhile is the run's problem."""
+        """Run a job. If the process dies, the run reports this as its problem."""
         process = self._started()
         if process is None:
             return Run(job.name, job.seed, problem="the search has ended")
         late = threading.Event()
-        with contextlib.suppress(OSError):  # it has ended; no answer comes
+        with contextlib.suppress(OSError):  # the process has ended and will not answer
             print(json.dumps(asdict(replace(job, device=self.device))), file=process.stdin, flush=True)
         answer = self._answer(process, late)
         if not answer or late.is_set():
-            process.wait()  # it is ending, and must not be taken for one that can do the next job
+            process.wait()  # so that the next job does not get a dying process
         if answer:
             return Run.of(json.loads(answer))
         return Run(job.name, job.seed, problem=f"took more than {self.limit:g} s" if late.is_set() else self._end(process))
 
     def _answer(self, process: subprocess.Popen[str], late: threading.Event) -> str:
-        """A line, or nothing when the process ended."""
+        """The answer line; empty if the process ended."""
 
         def stop() -> None:
             late.set()
@@ -129,13 +131,13 @@ class _Worker:
                 timer.join()
 
     def _started(self) -> subprocess.Popen[str] | None:
-        """A process that is ready to work; None when there shall be none any more."""
+        """A process that is ready for a job; None after :meth:`close`."""
         with self._lock:
             if self.closed or (self.process is not None and self.process.poll() is None):
                 return None if self.closed else self.process
             self._forget()
             self.errors = tempfile.TemporaryFile()
-            path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+            path = os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "monai_locor.tuning.worker", str(self.threads)],
                 stdin=subprocess.PIPE,
@@ -143,7 +145,7 @@ class _Worker:
                 stderr=self.errors,
                 text=True,
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the search, which ends its workers
+                start_new_session=True,  # Ctrl-C goes to the search only, which then ends its workers
             )
             process = self.process
         assert process.stdout is not None
@@ -153,7 +155,7 @@ class _Worker:
         return process
 
     def _end(self, process: subprocess.Popen[str]) -> str:
-        """How a process ended, with the last line that it wrote to stderr."""
+        """Exit code of a process, and the last line it wrote to stderr."""
         code = process.wait()
         said = ""
         if self.errors is not None and not self.closed:
@@ -169,7 +171,7 @@ class _Worker:
             self._forget()
 
     def _forget(self) -> None:
-        """End the process, if there is one, and what belongs to it."""
+        """Kill the process, if any, and release its resources."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

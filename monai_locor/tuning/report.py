@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report of a search: Markdown with pictures."""
+"""Report of a search: Markdown with figures."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ __all__ = ["importances", "write_report"]
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10  # trials in the table of the best
-MEASURED = {"study": "score of the study", "tre": "TRE, mm", "dice": "Dice"}
+MAX_LISTED_TRIALS = 10
 PICTURES = ("history", "importance", "slices", "finalists")
 
 
 def write_report(tuning: Tuning, study: optuna.Study) -> None:
-    """Write ``report.md`` and its pictures into the folder of the search; without matplotlib only the text.
+    """Write ``report.md`` and its figures to the folder of the search; only the text if matplotlib is missing.
 
     Args:
-        tuning: what was found.
-        study: Optuna's, for the importance of the parameters.
+        tuning: result of the search.
+        study: Optuna's study, for the parameter importances.
     """
     weights = importances(study, tuning.seed)
     pictures = _draw(tuning, weights)
@@ -45,9 +44,9 @@ def write_report(tuning: Tuning, study: optuna.Study) -> None:
 
 
 def importances(study: optuna.Study, seed: int = 0) -> dict[str, float]:
-    """Share of every parameter in the variance of the scores, the largest first (fANOVA, Hutter et al. 2014).
+    """Share of each parameter in the variance of the scores, largest first (fANOVA, Hutter et al. 2014).
 
-    Empty where there is nothing to be said: too few trials, or all of one score.
+    Empty if there are too few trials or all scores are equal.
     """
     optuna = import_optuna()
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
@@ -61,13 +60,13 @@ def importances(study: optuna.Study, seed: int = 0) -> dict[str, float]:
 
 
 def _draw(tuning: Tuning, weights: dict[str, float]) -> list[str]:
-    """Names of the pictures that there are."""
+    """Draw the figures and return the names of those that were written."""
     for name in PICTURES:
-        (tuning.folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+        (tuning.folder / f"{name}.png").unlink(missing_ok=True)  # from an earlier report
     try:
         history_figure(tuning.folder / "history.png", tuning)
     except ImportError as error:
-        logger.warning("the report has no pictures: %s", error)
+        logger.warning("the report has no figures: %s", error)
         return []
     if weights:
         importance_figure(tuning.folder / "importance.png", weights)
@@ -93,7 +92,7 @@ def _lines(tuning: Tuning, weights: dict[str, float], pictures: Sequence[str]) -
     yield from _cases(tuning)
     yield from _search(tuning, pictures)
     if weights:
-        yield "## What matters"
+        yield "## Parameter importance"
         yield ""
         yield from _table(["parameter", "importance"], [[name, f"{value:.2f}"] for name, value in weights.items()])
         yield from _picture("importance", pictures)
@@ -102,7 +101,7 @@ def _lines(tuning: Tuning, weights: dict[str, float], pictures: Sequence[str]) -
 
 
 def _described(config: RegistrationConfig) -> str:
-    """Measure and schedule of some settings."""
+    """Measure and schedule of the settings, in words."""
     kind = f"{config.form} form, {config.basis} basis, derivative {config.derivative}; " if config.similarity == "locor" else ""
     options = "".join(f"{name} {value}; " for name, value in config.similarity_options.items())
     stages = ", ".join(
@@ -117,25 +116,25 @@ def _summary(tuning: Tuning) -> Iterator[str]:
     if base is not None:
         rows.append([f"base settings (trial {base.number}, one run)", _number(base.value), ""])
     found = f"{_number(best.mean)} ± {_number(best.deviation)}"
-    rows.append([f"found (trial {best.trial.number}, {len(best.scores)} repetitions)", found, _number(best.trial.value)])
+    rows.append([f"best (trial {best.trial.number}, {len(best.scores)} repetitions)", found, _number(best.trial.value)])
     yield f"Minimized: {tuning.objective.score.what}. {len(tuning.trials)} trials, {_failures(tuning)}."
     yield ""
-    yield from _table(["", tuning.objective.score.short, "in the search"], rows)
+    yield from _table(["", tuning.objective.score.short, "score of the trial"], rows)
 
 
 def _failures(tuning: Tuning) -> str:
     runs = [run for trial in tuning.trials for run in trial.runs]
     failed = sum(1 for run in runs if run.problem)
-    return f"{failed} of {len(runs)} runs failed and count as no displacement" if failed else "no run failed"
+    return f"{failed} of {len(runs)} runs failed and score as zero displacement" if failed else "no run failed"
 
 
 def _preset(tuning: Tuning) -> Iterator[str]:
-    yield "## What was found"
+    yield "## Best parameters"
     yield ""
     if tuning.preset is None:
-        yield "Nothing better than the settings to start from: no preset is written. The best of the search was:"
+        yield "The search did not improve on the base settings, so no preset is written. Its best parameters were:"
     else:
-        yield f'In `{tuning.preset.name}`, for `monai_locor.register(..., preset="{tuning.preset.name}")`:'
+        yield f'Saved as `{tuning.preset.name}`, for `monai_locor.register(..., preset="{tuning.preset.name}")`:'
     yield ""
     base = tuning.space.of_base()
     rows = []
@@ -145,16 +144,16 @@ def _preset(tuning: Tuning) -> Iterator[str]:
         rows.append(
             [name, p.paper, f"{p.low:g} to {p.high:g}{scale}", f"{base[name]:g}" if name in base else "", f"**{value:g}**"]
         )
-    yield from _table(["parameter", "in the paper", "searched", "base settings", "found"], rows)
+    yield from _table(["parameter", "name in the paper", "search range", "base settings", "best"], rows)
 
 
 def _finalists(tuning: Tuning) -> Iterator[str]:
     first = tuning.finalists[0]
-    yield "## The best again"
+    yield "## Finalists"
     yield ""
     yield (
-        f"The {len(tuning.finalists)} trials of the lowest score to be expected, by the mean posterior of a Gaussian process "
-        f"that was fitted {REFITS} times, each run {len(first.scores)} times with other seeds. The lowest mean wins."
+        f"The {len(tuning.finalists)} trials with the lowest predicted score (mean posterior of {REFITS} Gaussian process "
+        f"fits), each repeated {len(first.scores)} times with other seeds. The lowest mean wins."
     )
     yield ""
     names = list(tuning.space.parameters)
@@ -163,12 +162,12 @@ def _finalists(tuning: Tuning) -> Iterator[str]:
         values = [f"{tuning.space.parameters[name].rounded(f.trial.values[name]):g}" for name in names]
         scores = [_number(f.trial.value), _number(f.expected), _number(f.mean), _number(f.deviation)]
         rows.append([str(f.trial.number), *values, *scores])
-    yield from _table(["trial", *names, "in the search", "expected", "mean", "deviation"], rows)
+    yield from _table(["trial", *names, "score of the trial", "predicted", "mean", "standard deviation"], rows)
 
 
 def _cases(tuning: Tuning) -> Iterator[str]:
-    """Every measure that is known of every case."""
-    yield "## By case"
+    """Table of all available measures of each case."""
+    yield "## Results by case"
     yield ""
     base = tuning.base
     rows = []
@@ -177,7 +176,7 @@ def _cases(tuning: Tuning) -> Iterator[str]:
             rows.append(
                 [case, measure, _number(start), _of_trial(base, case, measure), _of_finalist(tuning.best, case, measure)]
             )
-    yield from _table(["case", "measure", "without registration", "base settings", "found (mean)"], rows)
+    yield from _table(["case", "measure", "without registration", "base settings", "best (mean)"], rows)
 
 
 def _of_trial(trial: Trial | None, case: str, measure: str) -> str:
@@ -193,12 +192,12 @@ def _of_finalist(finalist: Finalist, case: str, measure: str) -> str:
 
 
 def _search(tuning: Tuning, pictures: Sequence[str]) -> Iterator[str]:
-    yield "## The search"
+    yield "## Search"
     yield ""
     yield from _picture("history", pictures)
     names = list(tuning.space.parameters)
     rows = []
-    for t in sorted(tuning.trials, key=lambda t: t.value)[:SHOWN]:
+    for t in sorted(tuning.trials, key=lambda t: t.value)[:MAX_LISTED_TRIALS]:
         values = [f"{tuning.space.parameters[name].rounded(t.values[name]):g}" for name in names]
         rows.append([str(t.number), _number(t.value), *values, "yes" if t.failed else ""])
     yield f"The best {len(rows)} of {len(tuning.trials)} trials:"
@@ -208,13 +207,13 @@ def _search(tuning: Tuning, pictures: Sequence[str]) -> Iterator[str]:
 
 def _again(tuning: Tuning) -> Iterator[str]:
     samplers = ", ".join(dict.fromkeys(t.sampler for t in tuning.trials))
-    yield "## To find it again"
+    yield "## Reproducing this search"
     yield ""
     yield (
-        f"Seed {tuning.seed}, sampler {samplers}; trial i registers with seed {tuning.seed} + i, repetition r with seed "
-        f"{tuning.seed + REPEAT_SEED} + r. `tuning.json` holds the base settings, the hashes of the cases and every run, "
-        "`study.db` the study (Optuna), with which the same command goes on. Parameters are rounded to four digits before they "
-        "are tried."
+        f"Seed {tuning.seed}, sampler {samplers}. Trial i registers with seed {tuning.seed} + i, repetition r with seed "
+        f"{tuning.seed + REPEAT_SEED} + r. `tuning.json` holds the base settings, the hashes of the cases and every run. "
+        "`study.db` is the Optuna study; the same command resumes it. Parameters are rounded to four significant digits "
+        "before each trial."
     )
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a search has found, as far as it has come."""
+"""Results of a search: trials, finalists and the settings that won."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ PRESET = "preset.json"
 
 @dataclass(frozen=True)
 class Objective:
-    """From what runs measure to the one number that is made small.
+    """The minimized number, computed from the measures of runs.
 
     Args:
-        score: which.
-        before: case to what no displacement measures: what a failed run counts as.
+        score: the score to minimize.
+        before: measures of each case with zero displacement; a failed run gets these.
     """
 
     score: Score
     before: dict[str, dict[str, float]]
 
     def of_run(self, run: Run) -> float:
-        """Of one run."""
+        """Score of one run."""
         before = self.before[run.case]
         return self.score.value(before if run.problem else run.measures, before)
 
     def __call__(self, runs: Sequence[Run]) -> float:
-        """Mean over runs."""
+        """Mean score of several runs."""
         return statistics.fmean(self.of_run(run) for run in runs)
 
     @property
     def nothing(self) -> float:
-        """Of no displacement at all."""
+        """Score of zero displacement."""
         return statistics.fmean(self.score.value(before, before) for before in self.before.values())
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Parameters that were tried.
+    """A set of parameters with its runs.
 
     Args:
-        number: in the study.
-        values: of the parameters.
-        value: the score.
-        runs: one a case.
-        base: whether they are those of the base settings.
-        sampler: that proposed them.
+        number: number of the trial in the study.
+        values: parameter values.
+        value: score.
+        runs: one run per case.
+        base: whether these are the parameters of the base settings.
+        sampler: name of the sampler that proposed them.
     """
 
     number: int
@@ -73,19 +73,19 @@ class Trial:
 
     @property
     def failed(self) -> bool:
-        """Whether a run has failed."""
+        """Whether any run failed."""
         return any(run.problem for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was among the best and was run again.
+    """One of the best trials, with its repetitions.
 
     Args:
-        trial: it.
-        expected: the mean posterior of its score.
-        repeats: the runs of each repetition, one a case.
-        scores: of each repetition.
+        trial: the trial.
+        expected: posterior mean of its score.
+        repeats: runs of each repetition, one per case.
+        scores: score of each repetition.
     """
 
     trial: Trial
@@ -95,23 +95,23 @@ class Finalist:
 
     @property
     def mean(self) -> float:
-        """Over the repetitions; without any, what is expected."""
+        """Mean score of the repetitions; without repetitions, the expected score."""
         return statistics.fmean(self.scores) if self.scores else self.expected
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over the repetitions."""
+        """Standard deviation of the scores of the repetitions."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
 
 
 def fitted_surrogate(space: SearchSpace, trials: Sequence[Trial], seed: int = 0) -> Surrogate:
-    """What trials let expect."""
+    """Fit the surrogate to all trials."""
     points = np.array([space.unit(trial.values) for trial in trials])
     return Surrogate(points, np.array([trial.value for trial in trials]), REFITS, seed)
 
 
 def candidates(space: SearchSpace, trials: Sequence[Trial], surrogate: Surrogate, count: int) -> list[Finalist]:
-    """The trials of which the lowest score is to be expected, not run again yet; each set of parameters once."""
+    """The trials with the lowest expected scores, without repetitions. Each set of parameters appears once."""
     points = np.array([space.unit(trial.values) for trial in trials])
     expected = surrogate.mean(points)
     different: dict[tuple[float, ...], Finalist] = {}
@@ -122,17 +122,17 @@ def candidates(space: SearchSpace, trials: Sequence[Trial], surrogate: Surrogate
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search.
+    """The result of a search.
 
     Args:
-        folder: of its files.
-        space: what was searched.
-        objective: what was made small.
-        trials: in the order of their numbers.
-        seed: of the search. Trial i registers with seed ``seed + i``, repetition r with ``seed + 1000000 + r``.
-        finalists: the best first, by their mean.
-        surrogate: of all trials.
-        about: what else there is to say: versions, machine, times.
+        folder: folder of the output files.
+        space: search space.
+        objective: minimized objective.
+        trials: all trials, ordered by number.
+        seed: seed of the search. Trial i registers with seed ``seed + i``, repetition r with ``seed + 1000000 + r``.
+        finalists: repeated trials, lowest mean first.
+        surrogate: surrogate fitted to all trials.
+        about: versions, machine and times.
     """
 
     folder: Path
@@ -146,22 +146,22 @@ class Tuning:
 
     @property
     def best(self) -> Finalist:
-        """The finalist of the lowest mean."""
+        """The finalist with the lowest mean score."""
         return self.finalists[0]
 
     @property
     def config(self) -> RegistrationConfig:
-        """The settings that were found."""
+        """Settings of the best finalist."""
         return self.space.settings(self.best.trial.values)
 
     @property
     def base(self) -> Trial | None:
-        """The trial of the settings to start from; None where they lie beyond the bounds of the search."""
+        """Trial of the base settings; None if they are outside the search space."""
         return next((trial for trial in self.trials if trial.base), None)
 
     @property
     def start(self) -> float:
-        """The score to beat: of the base settings, over their repetitions if there are any, or of no registration."""
+        """Score to beat: the lower of that without registration and that of the base settings (repetitions, if any)."""
         if self.base is None:
             return self.objective.nothing
         repeated = [finalist.mean for finalist in self.finalists if finalist.trial.base]
@@ -169,10 +169,10 @@ class Tuning:
 
     @property
     def improved(self) -> bool:
-        """Whether the settings that were found are better than those to start from, and than no registration."""
+        """Whether the best settings beat both the base settings and no registration."""
         return not self.best.trial.base and self.best.mean < self.start
 
     @property
     def preset(self) -> Path | None:
-        """The file of these settings, for ``monai_locor.register(preset=...)``; None where they are no better than before."""
+        """File with the best settings, for ``monai_locor.register(preset=...)``; None without improvement."""
         return self.folder / PRESET if self.improved else None

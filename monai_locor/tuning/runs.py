@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One registration of one case, and what came out of it, as plain values that travel between processes."""
+"""One registration of one case and its outcome, as plain values that can be sent between processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ READY = "ready"  # a worker's first line
 
 @dataclass(frozen=True)
 class Job:
-    """What to register and how.
+    """A registration to run.
 
     Args:
         case: folder of the case.
-        settings: of the registration, plain values.
-        seed: of the registration.
-        device: by default a GPU if there is one.
+        settings: registration settings, as plain values.
+        seed: seed of the registration.
+        device: device of the registration; by default a GPU if available.
     """
 
     case: str
@@ -36,21 +36,21 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the case."""
+        """Name of the case."""
         return Path(self.case).name
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came out of a job.
+    """The outcome of a job.
 
     Args:
-        case: its name.
-        seed: of the registration.
-        measures: see :meth:`.Case.measure`; empty when there is no result.
-        seconds: of the registration.
-        folding_percent: voxels that fold.
-        problem: why there is no result, one line; empty if there is one.
+        case: name of the case.
+        seed: seed of the registration.
+        measures: see :meth:`.Case.measure`; empty if the run failed.
+        seconds: duration of the registration.
+        folding_percent: percentage of folding voxels.
+        problem: why the run failed, one line; empty on success.
     """
 
     case: str
@@ -61,7 +61,7 @@ class Run:
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as a dictionary of plain values."""
         return asdict(self)
 
     @classmethod
@@ -71,7 +71,7 @@ class Run:
 
 
 def execute(job: Job) -> Run:
-    """Register and measure; what goes wrong, if anything, is the run's problem."""
+    """Register and measure. An exception becomes the ``problem`` of the run."""
     from ..registration import register
 
     case, start = Case(Path(job.case)), time.perf_counter()
@@ -88,7 +88,7 @@ def execute(job: Job) -> Run:
         )
         seconds = time.perf_counter() - start
         measures = case.measure(result.forward_mm)
-    except Exception as error:  # whatever it is, the search goes on: this is what is told of it
+    except Exception as error:  # a failed run must not end the search
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return Run(job.name, job.seed, seconds=time.perf_counter() - start, problem=text)
     folding = result.jacobian.get("folding_percent")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which of Optuna's samplers proposes what to try next."""
+"""Choice of the Optuna sampler that proposes trials."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ __all__ = ["SAMPLERS", "check_sampler", "import_optuna", "make_sampler"]
 logger = logging.getLogger(__name__)
 
 SAMPLERS = ("auto", "hebo", "gp", "tpe", "random")
-HEBO = "samplers/hebo"  # its place on OptunaHub
-NEEDED = "tuning needs Optuna and scikit-learn: pip install 'monai-locor[tune]'"
-STARTUP = 10  # random trials before the Gaussian process
+HEBO_MODULE = "samplers/hebo"  # on OptunaHub
+MISSING_PACKAGES = "tuning needs Optuna and scikit-learn: pip install 'monai-locor[tune]'"
+NUM_STARTUP_TRIALS = 10  # random ones, before the Gaussian process
 
 
 def import_optuna() -> Any:
-    """Optuna.
+    """Import Optuna.
 
     Raises:
-        ImportError: when it, or scikit-learn, is not installed, naming the extra that brings them.
+        ImportError: if Optuna or scikit-learn is missing; the message names the extra to install.
     """
     try:
         import optuna
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise ImportError(NEEDED) from error
+        raise ImportError(MISSING_PACKAGES) from error
     return optuna
 
 
 def check_sampler(name: str) -> None:
-    """Refuse a sampler that there is not, and a search without the packages that it needs, without loading them.
+    """Check the name of a sampler and that the required packages are installed, without importing them.
 
     Raises:
         InputError: for an unknown name.
-        ImportError: without Optuna or scikit-learn, naming the extra that brings them.
+        ImportError: if Optuna or scikit-learn is missing; the message names the extra to install.
     """
     _check_name(name)
     if find_spec("optuna") is None or find_spec("sklearn") is None:
-        raise ImportError(NEEDED)
+        raise ImportError(MISSING_PACKAGES)
 
 
 def _check_name(name: str) -> None:
@@ -59,20 +59,20 @@ def _check_name(name: str) -> None:
 
 
 def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) -> tuple[str, optuna.samplers.BaseSampler]:
-    """A sampler, and its name.
+    """Create a sampler. Returns its name and the sampler.
 
-    HEBO (Cowen-Rivers et al. 2022, doi 10.1613/jair.1.13643), the paper's, is on OptunaHub, and needs the packages optunahub
-    and hebo (which wants NumPy 1); it is got over the network when it is used first. Its proposals differ a little from run to
-    run, whatever the seed. The others are Optuna's own: a Gaussian process ("gp"), trees of Parzen estimators ("tpe").
+    The paper uses HEBO (Cowen-Rivers et al. 2022, doi 10.1613/jair.1.13643). It is on OptunaHub, is downloaded on first use
+    and needs the packages optunahub and hebo (which requires NumPy 1). Its proposals are not fully reproducible, even with a
+    fixed seed. The others are part of Optuna: Gaussian process ("gp"), tree-structured Parzen estimator ("tpe"), random.
 
     Args:
-        name: of :data:`SAMPLERS`; ``"auto"`` is HEBO where it can be had, else the Gaussian process.
-        seed: of the search.
-        trials: that the study has already: a search that is continued does not draw the same numbers again.
-        parallel: whether several trials run at once.
+        name: one of :data:`SAMPLERS`; ``"auto"`` is HEBO if available, else the Gaussian process.
+        seed: seed of the search.
+        trials: number of trials already in the study, so that a resumed search does not repeat its random numbers.
+        parallel: whether several trials run at the same time.
 
     Raises:
-        InputError: for an unknown name, and when HEBO is asked for and cannot be had.
+        InputError: for an unknown name, and if HEBO is requested but not available.
     """
     _check_name(name)
     optuna = import_optuna()
@@ -80,22 +80,22 @@ def make_sampler(name: str, seed: int, trials: int = 0, parallel: bool = False) 
     if name in ("auto", "hebo"):
         try:
             return "hebo", _hebo(own, parallel)
-        except Exception as error:  # of the network, or of packages that do not go together
+        except Exception as error:  # network errors, or incompatible package versions
             reason = " ".join(str(error).split())[:200]
             if name == "hebo":
                 raise InputError(
-                    f"sampler 'hebo': cannot be had ({reason}); pip install optunahub hebo, or choose gp"
+                    f"sampler 'hebo': not available ({reason}); pip install optunahub hebo, or choose gp"
                 ) from error
-            logger.info("the HEBO sampler cannot be had (%s), Optuna's Gaussian process takes its place", reason)
+            logger.info("the HEBO sampler is not available (%s); using Optuna's Gaussian process", reason)
             name = "gp"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "gp":
             random = optuna.samplers.RandomSampler(seed=own)
-            return name, optuna.samplers.GPSampler(seed=own, n_startup_trials=STARTUP, independent_sampler=random)
+            return name, optuna.samplers.GPSampler(seed=own, n_startup_trials=NUM_STARTUP_TRIALS, independent_sampler=random)
         if name == "tpe":
             return name, optuna.samplers.TPESampler(
-                seed=own, n_startup_trials=STARTUP, multivariate=True, constant_liar=parallel
+                seed=own, n_startup_trials=NUM_STARTUP_TRIALS, multivariate=True, constant_liar=parallel
             )
         return name, optuna.samplers.RandomSampler(seed=own)
 
@@ -106,6 +106,6 @@ def _hebo(seed: int, parallel: bool) -> optuna.samplers.BaseSampler:
         raise ImportError(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed")
     import optunahub
 
-    # without a search space of its own it reads the study anew each time, so that a study can be continued
-    sampler: optuna.samplers.BaseSampler = optunahub.load_module(HEBO).HEBOSampler(seed=seed, constant_liar=parallel)
+    # without an explicit search space it rereads the study for each trial, so a study can be resumed
+    sampler: optuna.samplers.BaseSampler = optunahub.load_module(HEBO_MODULE).HEBOSampler(seed=seed, constant_liar=parallel)
     return sampler

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The number that a search makes small."""
+"""Scores that a search can minimize."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["SCORES", "Score", "choose_score"]
 
 @dataclass(frozen=True)
 class Score:
-    """What the search makes small.
+    """A score to minimize.
 
     Args:
-        name: of the score.
-        what: in words, with its unit.
-        short: for axes and columns.
+        name: name of the score.
+        what: description, with the unit.
+        short: label for axes and table columns.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Score:
     short: str
 
     def value(self, found: Mapping[str, float], before: Mapping[str, float]) -> float:
-        """Of one run.
+        """Score of one run.
 
         Args:
-            found: what the result measures.
-            before: what no displacement measures.
+            found: measures of the result.
+            before: measures of zero displacement.
         """
         if self.name == "relative":
             key = "tre" if "tre" in found else "dice"
@@ -48,22 +48,23 @@ SCORES = {
     "dice": Score("dice", "one minus Dice: mean over the labels of a case and over cases", "1 - Dice"),
     "relative": Score(
         "relative",
-        "target registration error, or one minus Dice, of that without registration: mean over cases",
+        "target registration error, or one minus Dice, divided by its value without registration: mean over cases",
         "relative error",
     ),
 }
 
 
 def choose_score(cases: Sequence[Case], name: str = "auto") -> Score:
-    """What to minimize.
+    """Choose the score to minimize.
 
     Args:
-        cases: to tune on.
-        name: of :data:`SCORES`, or ``"auto"``: the study's where all cases are of one; the error where all know it; else Dice
-            where all have labels; else relative numbers, the only ones that can be averaged.
+        cases: cases to tune on.
+        name: a key of :data:`SCORES`, or ``"auto"``: the study's score if all cases belong to one study; else the target
+            registration error if all cases have it; else Dice if all cases have labels; else the relative score, the only one
+            that can be averaged over different references.
 
     Raises:
-        InputError: for another name, or one that a case does not know.
+        InputError: for an unknown name, or if a case does not have the score.
     """
     if name not in ("auto", *SCORES):
         raise InputError(f"score {name!r} is unknown; choose from auto, {', '.join(SCORES)}")
@@ -76,7 +77,9 @@ def choose_score(cases: Sequence[Case], name: str = "auto") -> Score:
     if name == "auto":
         name = next((key for key in SCORES if not lacking[key]), "")
         if not name:
-            raise InputError("the cases cannot be scored by the same measure; tune on those of one study, or on the others")
+            raise InputError("the cases have no score in common; tune on the cases of one study, or on the others")
     if lacking[name]:
-        raise InputError(f"score {name!r}: {', '.join(lacking[name])} cannot be measured so; choose another, or leave them out")
+        raise InputError(
+            f"score {name!r}: not available for {', '.join(lacking[name])}; choose another, or exclude these cases"
+        )
     return SCORES[name]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The search: trials, then the best of them again."""
+"""The search: run trials, then repeat the best of them."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ __all__ = ["REPEAT_SEED", "Search"]
 
 logger = logging.getLogger(__name__)
 
-REPEAT_SEED = 10**6  # of the first repetition, above those of all trials
+REPEAT_SEED = 10**6  # seed offset of the repetitions, above the seeds of all trials
 
 
 @dataclass
 class Search:
-    """A study, and what it takes to go on with it.
+    """A study and the means to continue it.
 
     Args:
-        study: with its sampler.
-        space: what is searched.
-        cases: to register.
-        objective: what is made small.
-        pool: that does the work.
-        seed: of the search.
-        sampler: name of the sampler, for the record.
-        progress: whether to show a bar.
+        study: Optuna study, including its sampler.
+        space: search space.
+        cases: cases to register.
+        objective: objective to minimize.
+        pool: pool of worker processes.
+        seed: seed of the search.
+        sampler: name of the sampler, stored with each trial.
+        progress: whether to show a progress bar.
     """
 
     study: optuna.Study
@@ -59,21 +59,21 @@ class Search:
     _open: dict[int, _Open] = field(default_factory=dict)
 
     def trials(self) -> tuple[Trial, ...]:
-        """All trials that are complete."""
+        """All completed trials."""
         complete = import_optuna().trial.TrialState.COMPLETE
         return tuple(_trial(t) for t in self.study.get_trials(deepcopy=False, states=[complete]))
 
     def search(self, trials: int, seconds: float | None = None) -> None:
-        """Go on until the study has so many trials, or begin none any more after so many seconds (but one in any case).
+        """Run trials until the study has ``trials`` of them, or until ``seconds`` have passed (at least one trial runs).
 
         Raises:
-            InputError: when all registrations of the very first trial fail.
+            InputError: if all registrations of the first trial fail.
         """
         done, start = len(self.trials()), time.monotonic()
         waiting = import_optuna().trial.TrialState.WAITING
         if not done and not self.study.get_trials(deepcopy=False, states=[waiting]):
             values = self.space.of_base()
-            whole = len(values) == len(self.space.parameters)  # else the sampler draws the others
+            whole = len(values) == len(self.space.parameters)  # otherwise the sampler draws the missing ones
             self.study.enqueue_trial(values, user_attrs={"base": whole})
 
         def more() -> bool:
@@ -95,7 +95,7 @@ class Search:
                 self._give_up()
 
     def _begin(self) -> dict[Future[Run], int]:
-        """One more trial: a job for every case."""
+        """Start a trial: submit a job for each case."""
         trial = self.study.ask(distributions(self.space))
         self._open[trial.number] = opened = _Open(trial, time.monotonic())
         settings = self.space.settings(trial.params).to_dict()
@@ -106,15 +106,15 @@ class Search:
         return found
 
     def _take(self, number: int, run: Run) -> bool:
-        """A run has ended; whether its trial has, too."""
+        """Record a finished run. Returns whether its trial is complete."""
         opened = self._open[number]
         opened.runs.append(run)
         if run.problem:
-            logger.warning("trial %d, %s: failed, counts as no displacement: %s", number, run.case, run.problem)
+            logger.warning("trial %d, %s: failed, scores as zero displacement: %s", number, run.case, run.problem)
         if len(opened.runs) < opened.left:
             return False
         if all(r.problem for r in opened.runs) and not self.trials():
-            raise InputError(f"all registrations of the first trial failed, the first with: {opened.runs[0].problem}")
+            raise InputError(f"all registrations of the first trial failed; first error: {opened.runs[0].problem}")
         order = [case.name for case in self.cases]
         runs = sorted(opened.runs, key=lambda r: order.index(r.case))
         value = self.objective(runs)
@@ -127,13 +127,13 @@ class Search:
         return True
 
     def _give_up(self) -> None:
-        """What was not finished waits for the next search."""
+        """Put unfinished trials back in the queue for the next search."""
         for number, opened in self._open.items():
             requeue(self.study, number, opened.trial.params, opened.trial.user_attrs)
         self._open.clear()
 
     def repeat(self, candidates: Sequence[Finalist], repeats: int) -> tuple[Finalist, ...]:
-        """Run candidates again with other seeds, as far as it has not been done; the best first, by their mean."""
+        """Repeat candidates with other seeds, skipping repetitions already in the study. Returns lowest mean first."""
         todo = [(c.trial, r) for r in range(repeats) for c in candidates if _key(c.trial, r) not in self.study.user_attrs]
         groups: dict[str, list[Future[Run]]] = {}
         for trial, r in todo:
@@ -152,7 +152,7 @@ class Search:
 
 @dataclass
 class _Open:
-    """A trial whose jobs are not all done."""
+    """A trial with unfinished jobs."""
 
     trial: optuna.Trial
     start: float
@@ -165,6 +165,6 @@ def _key(trial: Trial, repetition: int) -> str:
 
 
 def _trial(frozen: Any) -> Trial:
-    told = frozen.user_attrs
-    runs = tuple(Run.of(values) for values in told["runs"])
-    return Trial(frozen.number, dict(frozen.params), frozen.value, runs, told.get("base", False), told.get("sampler", ""))
+    stored = frozen.user_attrs
+    runs = tuple(Run.of(values) for values in stored["runs"])
+    return Trial(frozen.number, dict(frozen.params), frozen.value, runs, stored.get("base", False), stored.get("sampler", ""))

@@ -25,7 +25,7 @@ def _common(name: str) -> Callable[[RegistrationConfig], float]:
 
 
 def _option(name: str) -> Callable[[RegistrationConfig], float | None]:
-    """As the settings have it, or else the measure's class."""
+    """Read an option from the settings; the default of the measure's class otherwise."""
 
     def read(config: RegistrationConfig) -> float | None:
         default = inspect.signature(SIMILARITIES[config.similarity].loss).parameters[name].default
@@ -35,8 +35,8 @@ def _option(name: str) -> Callable[[RegistrationConfig], float | None]:
     return read
 
 
-# what a parameter is in settings as they are; None where it is not one number
-READ: dict[str, Callable[[RegistrationConfig], float | None]] = {
+# Current value of each parameter in given settings; None if it is not a single number.
+SETTING_READERS: dict[str, Callable[[RegistrationConfig], float | None]] = {
     "bending_weight": lambda config: config.effective_bending_weight,
     "learning_rate_affine": _common("learning_rate_affine"),
     "learning_rate_dense": lambda config: DENSE_RATE,
@@ -49,18 +49,18 @@ READ: dict[str, Callable[[RegistrationConfig], float | None]] = {
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Parameters, and the settings that they change.
+    """Parameters to search, and the base settings that they modify.
 
     Args:
-        base: settings, among them the measure.
-        parameters: what is searched, by name.
+        base: base settings, including the measure.
+        parameters: parameters to search, by name.
     """
 
     base: RegistrationConfig
     parameters: dict[str, Parameter]
 
     def settings(self, values: Mapping[str, float]) -> RegistrationConfig:
-        """The base settings with the values of some parameters, rounded to four digits.
+        """The base settings with given parameter values, rounded to four significant digits.
 
         Raises:
             InputError: for an unknown parameter; the message lists the known ones.
@@ -70,17 +70,17 @@ class SearchSpace:
         return _changed(self.base, rounded)
 
     def of_base(self) -> dict[str, float]:
-        """The parameters of the base settings, those that lie between the bounds."""
-        found = {name: READ.get(name, _option(name))(self.base) for name in self.parameters}
+        """Parameter values of the base settings; those out of bounds are left out."""
+        found = {name: SETTING_READERS.get(name, _option(name))(self.base) for name in self.parameters}
         known = {name: self.parameters[name].rounded(value) for name, value in found.items() if value is not None}
         return {name: value for name, value in known.items() if self.parameters[name].holds(value)}
 
     def unit(self, values: Mapping[str, float]) -> list[float]:
-        """Values as coordinates between 0 and 1."""
+        """Parameter values mapped to the unit cube."""
         return [parameter.unit(values[name]) for name, parameter in self.parameters.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The bounds as JSON-serializable values."""
         return {name: parameter.to_dict() for name, parameter in self.parameters.items()}
 
     def _check(self, values: Mapping[str, float]) -> None:
@@ -93,17 +93,17 @@ def search_space(
     parameters: Sequence[str] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> SearchSpace:
-    """What is searched for some settings: the paper's parameters and bounds for their measure.
+    """Search space for given settings: the paper's parameters and bounds for their measure.
 
     Args:
-        base: settings to start from, the measure among them.
-        dims: of the images, 2 or 3; the paper's weight of the bending energy means another one in a plane.
-        parameters: only these of them; the others stay as the settings have them.
-        ranges: other bounds for some of them.
+        base: base settings, including the measure.
+        dims: number of image dimensions, 2 or 3; the paper's bending weight is scaled by it.
+        parameters: names of the parameters to search; by default all. The others keep their base values.
+        ranges: bounds that replace those of the paper.
 
     Raises:
-        InputError: for an unknown parameter (the message lists the known ones), bounds that are none, a measure of the
-            user's own, and when nothing is left to be searched.
+        InputError: for an unknown parameter (the message lists the known ones), invalid bounds, a user-defined measure, and
+            an empty search space.
     """
     known = {p.name: p for p in _measure(base)}
     scale = 1 / (2 * dims**2)
@@ -118,7 +118,7 @@ def search_space(
     chosen = {name: p for name, p in known.items() if parameters is None or name in parameters}
     for name, bounds in (ranges or {}).items():
         if name not in chosen:
-            raise InputError(f"range of {name}: it is not among the parameters that are searched, {', '.join(chosen)}")
+            raise InputError(f"range of {name}: not one of the searched parameters, {', '.join(chosen)}")
         chosen[name] = chosen[name].within(*bounds)
     if not chosen:
         raise InputError(f"no parameter to search; choose from {', '.join(known)}")
@@ -128,7 +128,7 @@ def search_space(
 def _measure(base: RegistrationConfig) -> tuple[Parameter, ...]:
     name = "locor, polynomial" if base.similarity == "locor" and base.basis == "polynomial" else base.similarity
     if name not in MEASURES:
-        raise InputError(f"similarity {name!r} has no search space; those of {', '.join(MEASURES)} are known")
+        raise InputError(f"similarity {name!r} has no search space; use one of {', '.join(MEASURES)}")
     return MEASURES[name]
 
 
@@ -139,7 +139,7 @@ def _check_names(base: RegistrationConfig, names: Sequence[str] | Mapping[str, A
 
 
 def _changed(base: RegistrationConfig, values: Mapping[str, float | int]) -> RegistrationConfig:
-    """Settings with other values of the parameters."""
+    """The settings with other parameter values."""
     known = SIMILARITIES[base.similarity].option_names()
     options: dict[str, Any] = {name: value for name, value in values.items() if name in known}
     plain: dict[str, Any] = {n: v for n, v in values.items() if n not in known and n != "learning_rate_dense"}
@@ -154,8 +154,8 @@ def _changed(base: RegistrationConfig, values: Mapping[str, float | int]) -> Reg
 
 
 def _scaled(stage: Stage, factor: float) -> Stage:
-    """A stage with another learning rate."""
+    """The stage with its learning rate scaled."""
     rate = stage.learning_rate
     if rate is None and stage.spacing is not None and factor != 1:
-        rate = DENSE_RATE  # its default; that of an affine stage is the settings' rate
+        rate = DENSE_RATE  # the default of deformable stages; affine stages take the rate from the settings
     return stage if rate is None else dataclasses.replace(stage, learning_rate=digits(rate * factor))

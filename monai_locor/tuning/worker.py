@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m monai_locor.tuning.worker``: registers what it is told on stdin, and answers on stdout, one JSON line each."""
+"""``python -m monai_locor.tuning.worker``: reads jobs from stdin and writes runs to stdout, one JSON line each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sys
 
 
 def main() -> int:
-    """Until stdin ends."""
+    """Run jobs until stdin is closed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # nothing else may reach the answers
+    os.dup2(2, 1)  # other output goes to stderr and cannot mix with the answers
     import torch
 
     from .runs import READY, Job, execute

@@ -73,7 +73,7 @@ def test_options_reach_the_search(run, asked, tmp_path):
 def test_what_is_wrong_is_said_in_one_line(refused, tmp_path):
     write_case(tmp_path / "a")
     out = ("-o", tmp_path / "out")
-    assert "holds no case" in refused("tune", tmp_path / "a", *out)
+    assert "contains no case" in refused("tune", tmp_path / "a", *out)
     assert "has no case z; its cases are a" in refused("tune", tmp_path, "z", *out)
     assert "--range kernel_sigma=1: give NAME=LOW:HIGH" in refused("tune", tmp_path, *out, "--range", "kernel_sigma=1")
     assert "similarity must be one of locor, " in refused("tune", tmp_path, *out, "--similarity", "ssd")

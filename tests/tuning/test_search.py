@@ -198,7 +198,7 @@ def study(cases, tmp_path_factory) -> Path:
         ({"sampler": "gut feeling"}, "sampler 'gut feeling' is unknown; choose from auto, hebo, gp, tpe"),
         ({"base": {"similarity": "ssd"}}, "similarity must be one of locor, "),
         ({"parameters": ["sigma"]}, "unknown parameters: sigma; locor has"),
-        ({"score": "dice"}, "a, b cannot be measured so"),
+        ({"score": "dice"}, "not available for a, b"),
     ],
 )
 def test_what_cannot_be_is_refused(oracle, cases, study, options, message):

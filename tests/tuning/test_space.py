@@ -142,11 +142,11 @@ def test_a_part_of_it_and_other_bounds():
     [
         ({"parameters": ["sigma"]}, "unknown parameters: sigma; locor has bending_weight, .*kernel_sigma, num_basis"),
         ({"ranges": {"num_bins": (1, 2)}}, "unknown parameters: num_bins; locor has"),
-        ({"ranges": {"kernel_sigma": (2, 1)}}, "kernel_sigma: 2 to 1; give two numbers, the smaller one first"),
+        ({"ranges": {"kernel_sigma": (2, 1)}}, "kernel_sigma: 2 to 1; give two finite numbers, the smaller one first"),
         ({"ranges": {"kernel_sigma": (1, math.nan)}}, "kernel_sigma: 1 to nan"),
-        ({"ranges": {"bending_weight": (0, 1)}}, "bending_weight is positive"),
-        ({"ranges": {"num_basis": (1.5, 3)}}, "num_basis counts in steps of 1"),
-        ({"parameters": ["num_basis"], "ranges": {"kernel_sigma": (1, 2)}}, "not among the parameters that are searched"),
+        ({"ranges": {"bending_weight": (0, 1)}}, "bending_weight must be positive"),
+        ({"ranges": {"num_basis": (1.5, 3)}}, "num_basis is an integer with step 1"),
+        ({"parameters": ["num_basis"], "ranges": {"kernel_sigma": (1, 2)}}, "not one of the searched parameters"),
         ({"parameters": []}, "no parameter to search"),
     ],
 )
@@ -156,7 +156,7 @@ def test_what_cannot_be_searched_is_refused(options, message):
 
 
 def test_a_measure_of_ones_own_has_no_space():
-    with pytest.raises(InputError, match="'custom' has no search space; those of locor, "):
+    with pytest.raises(InputError, match="'custom' has no search space; use one of locor, "):
         search_space(config("custom"))
     with pytest.raises(InputError, match="unknown parameters: sigma; locor has"):
         search_space(config()).settings({"sigma": 1})

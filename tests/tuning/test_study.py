@@ -49,7 +49,7 @@ def test_files_of_others_are_refused_and_left_as_they_are(tmp_path):
     path = tmp_path / "study.db"
     path.write_text("a shopping list, long enough to be looked at: " * 9)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is no study of a search"), open_study(path, IDENTITY):
+    with pytest.raises(InputError, match="not an Optuna study"), open_study(path, IDENTITY):
         pass
     assert path.read_bytes() == before
     path.unlink()
@@ -58,16 +58,16 @@ def test_files_of_others_are_refused_and_left_as_they_are(tmp_path):
         connection.execute("INSERT INTO studies VALUES ('kitchen')")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(InputError, match="is of something else, kitchen"), open_study(path, IDENTITY):
+    with pytest.raises(InputError, match="holds other studies, kitchen"), open_study(path, IDENTITY):
         pass
     assert path.read_bytes() == before
 
 
 def test_one_search_at_a_time(path):
     with open_study(path, IDENTITY):
-        with pytest.raises(InputError, match="another search is at work on it"), open_study(path, IDENTITY):
+        with pytest.raises(InputError, match="in use by another search"), open_study(path, IDENTITY):
             pass
-    with open_study(path, IDENTITY):  # it has let go
+    with open_study(path, IDENTITY):  # the lock is released
         pass
 
 

@@ -89,7 +89,7 @@ def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path
     report = (tmp_path / "out" / "report.md").read_text()
     for picture in ("history", "slices", "finalists"):
         assert f"![{picture}]({picture}.png)" in report and (tmp_path / "out" / f"{picture}.png").stat().st_size > 5000
-    for heading in ("What was found", "The best again", "By case", "The search", "To find it again"):
+    for heading in ("Best parameters", "Finalists", "Results by case", "Search", "Reproducing this search"):
         assert f"## {heading}\n" in report
     for name, value in found.best.trial.values.items():
         assert f"**{found.space.parameters[name].rounded(value):g}**" in report
