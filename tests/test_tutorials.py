@@ -1,13 +1,14 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tutorials run, show what they say, and carry what they showed."""
+"""The tutorials run, and their outputs are current."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -25,11 +26,13 @@ def runner() -> ModuleType:
     """``tutorials/run.py``."""
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
+    sys.path.insert(0, str(ROOT / "tutorials"))
     spec = importlib.util.spec_from_file_location("tutorials_run", ROOT / "tutorials" / "run.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # for its dataclass
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "tutorials"))
     return module
 
 
@@ -60,6 +63,37 @@ def test_notebook_carries_the_outputs_that_the_pages_show(path, runner, tmp_path
     assert notebook["cells"][0]["source"][0].startswith("# ")
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_those_of_the_code_cells(path, runner):
+    stamp = runner.stamp.read(ROOT / "docs" / "tutorials" / path.stem)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", stamp["date"]) and re.fullmatch(r"[0-9a-f]{7,}", stamp["commit"])
+    assert stamp["code"] == runner.stamp.code_hash(path), "run make docs and commit the outputs"
+
+
+def test_stale_are_outputs_of_other_code(runner, tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    module = package / "a.py"
+    module.write_text('"""Text."""\nx = 1\n')
+    notebook, folder = written(tmp_path, "x = 2"), tmp_path / "shown"
+    folder.mkdir()
+    source_hash = runner.stamp.source_hash
+    monkeypatch.setattr(runner.stamp, "source_hash", lambda: source_hash(package))
+    assert runner.stamp.is_stale(notebook, folder)
+    runner.stamp.write(notebook, folder)
+    module.write_text('"""Other text."""\n\nx = 1  # comment\n')
+    assert not runner.stamp.is_stale(notebook, folder)
+    module.write_text("x = 3\n")
+    assert runner.stamp.is_stale(notebook, folder)
+    runner.stamp.write(notebook, folder)
+    written(tmp_path, "x = 3")
+    assert runner.stamp.is_stale(notebook, folder)
+
+
+def test_package_has_the_parts_that_a_stamp_leaves_out(runner):
+    assert all((ROOT / "monai_locor" / name).is_dir() for name in runner.stamp.UNUSED)
+
+
 def test_runner_shows_what_jupyter_would(runner, tmp_path):
     draw = "import matplotlib.pyplot as plt\nplt.plot([0, 1]);"
     path = written(tmp_path, "x = 2\nprint('printed')\nx + 1", draw, "plt.figure()", "'quiet';", "None")
@@ -81,7 +115,7 @@ def test_runner_works_in_an_empty_folder_and_names_the_cell_that_fails(runner, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_tutorial_runs_and_its_pictures_show_something(runner, path):
+def test_tutorial_runs_and_its_outputs_are_current(runner, path):
     pytest.importorskip("nilearn")
     from matplotlib.image import imread
 
@@ -94,3 +128,26 @@ def test_tutorial_runs_and_its_pictures_show_something(runner, path):
         pixels = imread(io.BytesIO(picture))[..., :3]
         assert pixels.shape[0] > 100 and pixels.shape[1] > 100
         assert np.std(pixels) > 0.05
+    folder = ROOT / "docs" / "tutorials" / path.stem
+    for number, cell in enumerate(shown, start=1):
+        kept = folder / f"{number:02}.txt"
+        assert_close_texts(cell.text, kept.read_text(encoding="utf-8") if kept.is_file() else "")
+        assert len(cell.pictures) == len([*folder.glob(f"{number:02}-*.png")])
+
+
+def assert_close_texts(text, kept):
+    """Same words; outside verdicts, numbers agree as well as those of two machines do."""
+    number = re.compile(r"\d+(?:\.\d+)?")
+    assert number.sub("#", text).split() == number.sub("#", kept).split(), "run make docs and commit the outputs"
+    lines = zip(text.splitlines(), kept.splitlines(), strict=True)
+    lines = [pair for pair in lines if not re.search("PASS|WARN|FAIL", pair[0])]
+    pairs = [pair for line in lines for pair in zip(*(map(float, number.findall(side)) for side in line), strict=True)]
+    apart = [(new, old) for new, old in pairs if abs(new - old) > 0.3 * max(new, old) + 0.05]
+    assert not apart, "run make docs and commit the outputs"
+
+
+def test_outputs_that_differ_are_noticed():
+    assert_close_texts("after: 0.51 mm\nPASS 5 %\n", "after: 0.53 mm\nPASS 9 %\n")
+    for text in ("after: 0.51 voxels\nPASS\n", "after: 0.91 mm\nPASS\n", "after: 0.51 mm\nWARN\n"):
+        with pytest.raises(AssertionError):
+            assert_close_texts(text, "after: 0.51 mm\nPASS\n")

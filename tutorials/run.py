@@ -1,13 +1,15 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run tutorials without Jupyter, and keep what their cells show.
+"""Run the tutorials without Jupyter and keep their outputs.
 
-    python tutorials/run.py                                    # all of them, to see that they run
-    python tutorials/run.py 06_two_dimensions.ipynb --keep docs/tutorials    # the outputs that the documentation shows
+    python tutorials/run.py                                          # run all of them
+    python tutorials/run.py --stale --keep docs/tutorials            # update stale outputs, as `make docs` does
+    python tutorials/run.py tutorials/06_two_dimensions.ipynb --keep docs/tutorials
 
-``--keep`` also puts the outputs into the notebook itself. Cells are executed one after the other in an
-empty folder; shown are, as in Jupyter, what is printed, figures, and the value of a cell's last expression.
+``--keep`` writes the outputs to a folder for each notebook, with a stamp (see `stamp.py`), and into the notebook itself. Cells
+run one after the other in an empty folder. As in Jupyter, outputs are printed text, figures, and the value of a cell's last
+expression.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import stamp
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -38,10 +41,10 @@ COLORS = 128  # of the pictures that are kept
 
 @dataclass
 class Shown:
-    """What a code cell showed.
+    """Output of a code cell.
 
     Args:
-        text: printed, with the last value.
+        text: printed text and the last value.
         pictures: PNG files.
     """
 
@@ -90,7 +93,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def keep(shown: Shown, folder: Path, number: int) -> None:
-    """Write what a cell showed as ``01.txt``, ``01-1.png`` and so on."""
+    """Write the output of a cell as ``01.txt``, ``01-1.png`` and so on."""
     if shown.text.strip():
         (folder / f"{number:02}.txt").write_text(shown.text, encoding="utf-8")
     for i, picture in enumerate(shown.pictures, start=1):
@@ -99,7 +102,7 @@ def keep(shown: Shown, folder: Path, number: int) -> None:
 
 
 def embed(notebook: Path, folder: Path) -> None:
-    """Put what :func:`keep` has written into the notebook, as outputs of its code cells."""
+    """Put the files that :func:`keep` has written into the notebook, as outputs of its code cells."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(cells, start=1):
@@ -113,27 +116,38 @@ def embed(notebook: Path, folder: Path) -> None:
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def execute(notebook: Path, folder: Path | None) -> None:
+    """Run a notebook; replace its outputs in a folder and in the notebook itself."""
+    if folder is None:
+        for _ in run(notebook):
+            pass
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.txt"), *folder.glob("*.png"), *folder.glob(stamp.FILE)):
+        old.unlink()
+    for number, shown in enumerate(run(notebook), start=1):
+        keep(shown, folder, number)
+    embed(notebook, folder)
+    stamp.write(notebook, folder)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="by default all in the folder of this script")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="write the outputs of each notebook to a folder in it, and into it"
-    )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the outputs to FOLDER/NAME and into the notebooks")
+    parser.add_argument("--stale", action="store_true", help="skip notebooks whose outputs in FOLDER are up to date")
     args = parser.parse_args()
+    if args.stale and args.keep is None:
+        parser.error("--stale needs --keep FOLDER")
     plt.switch_backend("agg")
     for notebook in args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb")):
-        start = time.perf_counter()
         folder = None if args.keep is None else args.keep.absolute() / notebook.stem
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in (*folder.glob("*.txt"), *folder.glob("*.png")):
-                old.unlink()
-        for number, shown in enumerate(run(notebook.absolute()), start=1):
-            if folder is not None:
-                keep(shown, folder, number)
-        if folder is not None:
-            embed(notebook, folder)
+        if args.stale and not stamp.is_stale(notebook, folder):
+            print(f"{notebook.name}: up to date", flush=True)
+            continue
+        start = time.perf_counter()
+        execute(notebook.absolute(), folder)
         print(f"{notebook.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tutorials as pages: the cells of each notebook, with what its code showed when ``tutorials/run.py`` last kept it."""
+"""Tutorials as pages: the cells of each notebook with the outputs that ``tutorials/run.py --keep`` has written."""
 
 from __future__ import annotations
 
@@ -36,12 +36,14 @@ def _page(notebook: Path, shown: Path) -> str:
         code += 1
         parts.append(f"```python\n{source}\n```")
         parts += _outputs(shown, code)
-    parts.insert(1, f'!!! note ""\n    This page is the notebook `{FOLDER}/{notebook.name}` of the repository.')
+    made = json.loads((shown / "stamp.json").read_text(encoding="utf-8"))
+    source = f"This page is the notebook `{FOLDER}/{notebook.name}` of the repository."
+    parts.insert(1, f'!!! note ""\n    {source} Outputs of {made["date"]}, commit {made["commit"]}.')
     return "\n\n".join(parts) + "\n"
 
 
 def _outputs(shown: Path, number: int) -> list[str]:
-    """What a code cell printed and drew."""
+    """Text and pictures of a code cell."""
     text = shown / f"{number:02}.txt"
     outputs: list[Any] = [f"```text\n{text.read_text(encoding='utf-8').rstrip()}\n```"] if text.is_file() else []
     pictures = sorted(shown.glob(f"{number:02}-*.png"))
