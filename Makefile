@@ -19,8 +19,8 @@ help:
 	@echo "make test-slow  run the tests marked slow"
 	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
 	@echo "make lint       ruff check, ruff format --check, mypy"
-	@echo "make docs       build the documentation into site/"
-	@echo "make texts      bring what the pages quote of the program up to date (help texts, table of formats)"
+	@echo "make docs       run tutorials with stale outputs, build the documentation into site/"
+	@echo "make texts      update what the pages quote: help texts, table of formats, measured figures"
 	@echo "make format     let ruff fix and format what it can"
 	@echo "make gpu        check and measure on a GPU, nine minutes, with $(PYTHON) as it is and no index (RESULTS=...)"
 	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
@@ -49,10 +49,12 @@ lint: .venv/.stamp-dev
 	$(BIN)/mypy
 
 docs: .venv/.stamp-dev
+	$(BIN)/python tutorials/run.py --stale --keep docs/tutorials
 	$(BIN)/python -m mkdocs build --strict
 
 texts: .venv/.stamp-run
 	$(BIN)/python docs/hooks/help_texts.py
+	$(BIN)/python docs/hooks/figures.py
 
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .

@@ -194,21 +194,35 @@ def attempt(case: Path, method: Method, trained: Mapping[str, Any], options: arg
     return {"case": case.name, "method": method.name, "seconds": seconds, **score(case, out)}
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each method, over all pairs."""
-    lines = ["| method | Dice, mean | sd | least gain over affine | pairs better than affine | folding, voxels | seconds |"]
-    lines.append("| --- " * 7 + "|")
+def summary(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each method, over all pairs; the first is that before registration."""
     affine = {run["case"]: run["dice"] for run in runs if run["method"] == "affine"}
     before = {run["case"]: run["dice_before"] for run in runs}
+    rows: list[dict[str, Any]] = []
     if before:
-        lines.append(f"| before | {statistics.mean(before.values()):.4f} | {_sd(before.values()):.4f} | | | | |")
+        rows.append({"method": "before", "dice": statistics.mean(before.values()), "dice_sd": _sd(before.values())})
     for name in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == name]
         dice = [run["dice"] for run in own]
         gain = [run["dice"] - affine[run["case"]] for run in own if run["case"] in affine]
-        cells = [f"{statistics.mean(dice):.4f}", f"{_sd(dice):.4f}", f"{min(gain, default=math.nan):+.4f}"]
-        cells += [f"{sum(g > 0 for g in gain)} of {len(gain)}", str(sum(run["folding_voxels"] for run in own))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {statistics.mean(run['seconds'] for run in own):.1f} |")
+        row = {"method": name, "dice": statistics.mean(dice), "dice_sd": _sd(dice), "least_gain": min(gain, default=math.nan)}
+        row |= {"better": sum(g > 0 for g in gain), "pairs": len(gain)}
+        row |= {"folding_voxels": sum(run["folding_voxels"] for run in own)}
+        rows.append(row | {"seconds": statistics.mean(run["seconds"] for run in own)})
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of :func:`summary` as Markdown."""
+    lines = ["| method | Dice, mean | sd | least gain over affine | pairs better than affine | folding, voxels | seconds |"]
+    lines.append("| --- " * 7 + "|")
+    for row in rows:
+        cells = [row["method"], f"{row['dice']:.4f}", f"{row['dice_sd']:.4f}"]
+        if "seconds" in row:
+            cells += [f"{row['least_gain']:+.4f}", f"{row['better']} of {row['pairs']}", str(row["folding_voxels"])]
+            lines.append(f"| {' | '.join(cells)} | {row['seconds']:.1f} |")
+        else:
+            lines.append(f"| {' | '.join(cells)} | | | | |")
     return "\n".join(lines)
 
 
@@ -265,11 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             content["runs"].append(attempt(case, method, trained.get(method.measure, {}), options))
             print(f"{case.name} {method.name}: {content['runs'][-1]['dice']:.4f}", file=sys.stderr)
             if options.json:
+                content["rows"] = summary(content["runs"])
                 options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(", ".join(f"{name} {value}" for name, value in content["machine"].items()) + "\n")
     for measure, seconds in content["training_seconds"].items():
         print(f"trained with {measure} in {seconds / 60:.1f} minutes")
-    print("\n" + table(content["runs"]))
+    print("\n" + table(summary(content["runs"])))
 
 
 if __name__ == "__main__":

@@ -80,14 +80,25 @@ def test_links_lead_somewhere_in_the_repository(path):
         assert re.match(r"https?:|data:", target) or (path.parent / target).exists(), target
 
 
-@pytest.fixture(scope="module")
-def texts() -> ModuleType:
-    """``docs/hooks/help_texts.py``."""
-    spec = importlib.util.spec_from_file_location("help_texts", ROOT / "docs/hooks/help_texts.py")
+def script(path: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def texts() -> ModuleType:
+    """``docs/hooks/help_texts.py``."""
+    return script("docs/hooks/help_texts.py")
+
+
+@pytest.fixture(scope="module")
+def figures() -> ModuleType:
+    """``docs/hooks/figures.py``."""
+    return script("docs/hooks/figures.py")
 
 
 def test_what_pages_quote_of_the_program_is_up_to_date(texts):
@@ -98,6 +109,45 @@ def test_what_pages_quote_of_the_program_is_up_to_date(texts):
         assert texts.updated(text) == text, "make texts"
     quoted = (ROOT / "docs/guide/command-line.md").read_text(encoding="utf-8")
     assert all(f"usage: monai-locor {name}" in quoted for name in NAMES[1:])
+
+
+def test_tables_of_figures_are_up_to_date(figures):
+    pages = [path.relative_to(ROOT).as_posix() for path in figures.pages()]
+    assert {"README.md", "docs/index.md", "bundles/locor_registration/docs/README.md"} <= {*pages}
+    for page in map(ROOT.joinpath, pages):
+        text = page.read_text(encoding="utf-8")
+        assert figures.updated(text, page) == text, f"{page}: run make texts"
+
+
+def test_a_table_that_was_edited_is_noticed(figures):
+    page = ROOT / "README.md"
+    text = page.read_text(encoding="utf-8")
+    changed = text.replace("0.473", "0.373", 1)
+    assert changed != text and figures.updated(changed, page) == text
+
+
+def numbers(value: object) -> set[str]:
+    """All numbers in a JSON value as text, at every precision that a page may use."""
+    if isinstance(value, dict | list):
+        return set().union(*map(numbers, value.values() if isinstance(value, dict) else value))
+    return {f"{value:.{digits}f}" for digits in range(5)} if isinstance(value, int | float) else set()
+
+
+def test_results_pages_have_the_current_figures(figures):
+    for name, section in figures.read().items():
+        page = (ROOT / "benchmarks/results" / section["page"]).read_text(encoding="utf-8")
+        shown = {*re.findall(r"\d+(?:\.\d+)?", page)}
+        for row in section["rows"]:
+            measured = {key: value for key, value in row.items() if isinstance(value, float)}
+            missing = {key: value for key, value in measured.items() if not numbers(abs(value)) & shown}
+            assert not missing, f"{section['page']}, {name}: {missing}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_errors_and_dice_in_the_text_are_current(path, figures):
+    text = re.sub(r"`[^`]*`", "", FENCE.sub("", path.read_text(encoding="utf-8")))
+    quoted = {*re.findall(r"(?<![\d.\w])\d\.\d{3}(?![\d.\w])", text)}
+    assert quoted <= numbers(figures.read()), "not in benchmarks/results/current.json"
 
 
 def test_results_have_an_index_and_pages_without_a_date():

@@ -58,10 +58,10 @@ def _help(command: str) -> str:
 
 
 def _formats() -> str:
-    from monai_locor.io import FORMATS
+    from monai_locor.io import FORMATS as known
 
     rows = ["| name | what | recognized by | reads | writes |", "| --- | --- | --- | --- | --- |"]
-    for kind in FORMATS.values():
+    for kind in known.values():
         does = ("yes" if kind.reads else "", "yes" if kind.writes else "")
         suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
         told = kind.recognized or "nothing: `--from`"

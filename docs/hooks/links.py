@@ -3,8 +3,8 @@
 
 """Links that work in the repository, turned into those of the site.
 
-A page links to a name of the package by the module that it is in, with its place in the API reference as the link's title, and
-to a notebook by its file.
+A page links to a name of the package by its module, with the name in the API reference as the link's title; to a notebook by
+its file; and to results of benchmarks, which are not on the site and become the name of their file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from mkdocs.structure.pages import Page
 
 API = re.compile(r'(\[[^\]\n]*\])\([\w./]+\.py "(monai_locor[\w.]*)"\)')
+RESULTS = re.compile(r"\[([^\]\n]*)\]\((?:\.\./)+(benchmarks/[\w./-]*)\)")
 NOTEBOOK = re.compile(r"\]\((?:\.\./)+tutorials/(\w+)\.ipynb\)")
 
 
@@ -23,4 +24,5 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """What mkdocs calls for every page."""
     here = posixpath.dirname(page.file.src_uri)
     markdown = API.sub(r"\1[\2]", markdown)
+    markdown = RESULTS.sub(r"\1: `\2` in the repository", markdown)
     return NOTEBOOK.sub(lambda found: f"]({posixpath.relpath(f'tutorials/{found[1]}.md', here or '.')})", markdown)

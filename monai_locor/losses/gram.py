@@ -220,9 +220,10 @@ def _tape(
     gram: LocalGram, names: Sequence[str], parameters: Sequence[torch.Tensor], like: torch.Tensor
 ) -> LearnedBasisTape | _AutogradTape:
     """The fast tape where the basis is what it looks like, and all of it learns."""
-    if type(gram.basis) is LearnedBasis and not gram.basis.changed() and len(parameters) == 2 * len(gram.basis.layers):
-        planes = max(part.stop - part.start for part in gram.slabs(like.element_size()))
-        return LearnedBasisTape(parameters, like, planes * math.prod(gram.shape[1:]))
+    if type(gram.basis) is LearnedBasis and not gram.basis.changed():
+        if len(parameters) == 2 * len(gram.basis.layers):
+            planes = max(part.stop - part.start for part in gram.slabs(like.element_size()))
+            return LearnedBasisTape(parameters, like, planes * math.prod(gram.shape[1:]))
     return _AutogradTape(gram.basis, dict(zip(names, parameters, strict=True)), len(gram.shape))
 
 

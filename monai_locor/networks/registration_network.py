@@ -70,7 +70,7 @@ class RegistrationNetwork(nn.Module):
             these: a loss costs the less, while the images are still sampled from fine voxels.
         guide: a loss of what :meth:`forward` returns, like :class:`monai_locor.losses.RegistrationLoss`. The network then gets
             more channels, ``2 * spatial_dims``: which way that loss pulls before there is any deformation, see
-            :func:`monai_locor.networks.forces.forces`. It learns in a hundredth of the steps. The loss stays the caller's: its
+            :func:`monai_locor.networks.forces.forces`. The loss stays the caller's: its
             parameters are none of this module's.
         squarings: of the exponential.
         head_std: if given, the network's last convolution is initialized by :func:`small_head`.

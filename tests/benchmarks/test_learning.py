@@ -51,7 +51,7 @@ def test_table(script):
         return {"case": case, "method": method, "dice": dice, "dice_before": 0.1, "folding_voxels": 1, "seconds": 2.0}
 
     runs = [run("a", "affine", 0.3), run("a", "network", 0.4), run("b", "affine", 0.5), run("b", "network", 0.4)]
-    lines = script.table(runs).splitlines()
+    lines = script.table(script.summary(runs)).splitlines()
     assert lines[2].startswith("| before | 0.1000 | 0.0000 |")
     assert lines[4] == "| network | 0.4000 | 0.0000 | -0.1000 | 1 of 2 | 2 | 2.0 |"
 

@@ -110,8 +110,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_bad_option(self, options):
-        told = rf"{'|'.join(options)}|Unsupported option|not a valid|must have length|number of basis functions"
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError):
             LocalLearnedBasisCRLoss(**options)
 
     SHAPES = {

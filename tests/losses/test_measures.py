@@ -171,8 +171,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
     def test_bad_option(self, name, options):
-        told = rf"{'|'.join(options)}|Unsupported option|not a valid|must have length|number of basis functions"
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError):
             make(name, **options)
 
     SHAPES = {
