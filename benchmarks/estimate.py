@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from monai_locor.losses.window_grid import BUDGET_MB
+from monai_locor.losses.streaming import SLAB_BUDGET_MB
 from monai_locor.registration import RegistrationConfig, resampling
 from monai_locor.registration.engine import RegistrationEngine
 from monai_locor.registration.start.prepare import prepare
@@ -70,7 +70,7 @@ def count(shape: Sequence[int], preset: str) -> list[dict[str, Any]]:
     engine = RegistrationEngine(*images, config, np.eye(len(shape) + 1))
     resampling.BUDGET["cpu"] = resampling.BUDGET["cuda"]
     for loss in engine.losses:
-        loss.memory_budget_mb = BUDGET_MB["cuda"]
+        loss.memory_budget_mb = SLAB_BUDGET_MB["cuda"]
     rows = []
     for stage in config.stages:
         engine.enter(stage)

@@ -30,7 +30,7 @@ from registration import about
 from monai_locor import register
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.registration.config import PRESETS, RegistrationConfig
-from monai_locor.report.explain.residual import basis_of, local_moments
+from monai_locor.report.explain.residual import basis_of, fit_windows
 from monai_locor.report.pictures.planes import planes_through
 from monai_locor.visualize import Samples, samples_of_result
 
@@ -51,7 +51,7 @@ def residual_and_variance(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 
     def moments(form: str) -> Any:
         config = dataclasses.replace(samples.config, form=form, eps=1e-12)
-        return local_moments(dataclasses.replace(samples, config=config), basis_of(samples), windows)
+        return fit_windows(dataclasses.replace(samples, config=config), basis_of(samples), windows)
 
     log, normalized = moments("log"), moments("normalized")
     residual, variance = log.residual[0, 0].numpy(), normalized.deviation[0, 0].numpy() ** 2

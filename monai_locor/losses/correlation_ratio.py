@@ -8,31 +8,11 @@ from __future__ import annotations
 import torch
 from monai.utils import LossReduction
 
-from .base import check_positive
+from .functional import one_minus_correlation_ratio
 from .parzen import Powers, joint_histogram
 from .parzen_loss import ParzenLoss
 
-__all__ = ["CorrelationRatioLoss", "unexplained"]
-
-
-def unexplained(mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor, eps: float) -> torch.Tensor:
-    """One minus the correlation ratio: the share of the target's variance that the bins of the other image do not explain.
-
-    ``sum_a (E[h_a t^2] - E[h_a t]^2 / (E[h_a] + eps)) / (E[t^2] - E[t]^2 / (E[1] + eps) + eps)``, with
-    ``sum_a h_a = 1``.
-
-    Args:
-        mass: ``E[h_a]``, bins along axis 1.
-        first: ``E[h_a t]``, likewise.
-        second: ``E[t^2]``, without that axis.
-        eps: floor of the variance.
-
-    Returns:
-        The shape of ``second``, in [0, 1].
-    """
-    residual = second - (first.square() / (mass + eps)).sum(1)
-    variance = second - first.sum(1).square() / (mass.sum(1) + eps)
-    return residual.clamp_min(0) / (variance.clamp_min(0) + eps)
+__all__ = ["CorrelationRatioLoss"]
 
 
 class CorrelationRatioLoss(ParzenLoss):
@@ -78,9 +58,17 @@ class CorrelationRatioLoss(ParzenLoss):
         freeze_range: bool = False,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(spatial_dims, num_bins, kernel_type, sigma_ratio, reduction, rescale, quantile, freeze_range)
-        check_positive(eps=eps)
-        self.eps = eps
+        super().__init__(
+            spatial_dims,
+            reduction,
+            num_bins=num_bins,
+            kernel_type=kernel_type,
+            sigma_ratio=sigma_ratio,
+            rescale=rescale,
+            quantile=quantile,
+            freeze_range=freeze_range,
+            eps=eps,
+        )
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
@@ -90,4 +78,4 @@ class CorrelationRatioLoss(ParzenLoss):
         moments = joint_histogram(self.parzen, Powers(), self._flat(pred), self._flat(target), weight)
         total = weight.sum(1).view(-1, 1, 1)
         mass, first, second = (moments / torch.where(total > 0, total, 1)).unbind(2)
-        return unexplained(mass, first, second.sum(1), self.eps).view(pred.shape[:2]), None
+        return one_minus_correlation_ratio(mass, first, second.sum(1), self.eps).view(pred.shape[:2]), None

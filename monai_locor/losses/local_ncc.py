@@ -13,10 +13,12 @@ from monai.utils import LossReduction
 from torch import nn
 
 from ..autograd import StreamedFunction
-from .base import PairLoss, check_positive
+from .base import PairLoss
+from .functional import has_mass
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
-from .window_grid import WindowGrid, enough, slab_budget
+from .streaming import StreamedWindows, slab_budget
+from .window_grid import WindowGrid
 
 __all__ = ["LocalNCCLoss"]
 
@@ -74,15 +76,21 @@ class LocalNCCLoss(PairLoss):
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spatial_dims, reduction)
+        super().__init__(
+            spatial_dims,
+            reduction,
+            kernel_type=kernel_type,
+            kernel_size=kernel_size,
+            kernel_sigma=kernel_sigma,
+            truncated=truncated,
+            stride=stride,
+            rescale=rescale,
+            eps=eps,
+            min_mass=min_mass,
+            memory_budget_mb=memory_budget_mb,
+            generator=generator,
+        )
         self.grid = WindowGrid.make(spatial_dims, kernel_type, kernel_size, kernel_sigma, truncated, stride)
-        check_positive(eps=eps, memory_budget_mb=memory_budget_mb)
-        if not 0 < min_mass <= 1:
-            raise ValueError(f"min_mass must be in (0, 1], got {min_mass}.")
-        self.kernel_type, self.kernel_size, self.kernel_sigma = kernel_type, kernel_size, kernel_sigma
-        self.truncated, self.stride = truncated, stride
-        self.rescale, self.eps, self.min_mass = rescale, eps, min_mass
-        self.memory_budget_mb, self.generator = memory_budget_mb, generator
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
@@ -90,13 +98,13 @@ class LocalNCCLoss(PairLoss):
         batch, root = pred.shape[:2], weight.sqrt()
         if self.rescale:
             pred, target = (to_common_range(x, weight > 0) for x in (pred, target))
-        windows = self.grid.axes(pred, self.training, self.generator)
-        budget = slab_budget(pred.device, self.memory_budget_mb)
-        gram = LocalGram(nn.Identity(), 1, 1, windows, budget, masked=True, first_moments=True)
+        axes = self.grid.axes(pred, self.training, self.generator)
+        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
+        gram = LocalGram(nn.Identity(), 1, 1, masked=True, first_moments=True)
         pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
-        maps = local_gram(gram, pred, target, root)
+        maps = local_gram(gram, windows, pred, target, root)
         mass = maps[:, gram.layout["mass"]].detach()
-        counts = enough(mass, self.min_mass)
+        counts = has_mass(mass, self.min_mass)
         values = -_SquaredCorrelation.apply(self.eps, maps, 1 / torch.where(counts, mass, 1))
         return values.view(*batch, *values.shape[1:]), counts.view(*batch, *counts.shape[2:])
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from monai.utils import LossReduction, ensure_tuple_rep
 
-from .base import check_positive
-from .correlation_ratio import unexplained
+from .functional import average_by_mass, one_minus_correlation_ratio
 from .local_parzen import LocalParzen, local_parzen
 from .parzen import Powers, joint_histogram
 from .parzen_loss import ParzenLoss
-from .window_grid import WindowGrid, per_mass, slab_budget
+from .streaming import StreamedWindows, slab_budget
+from .window_grid import WindowGrid
 
 __all__ = ["LocalParzenCRLoss"]
 
@@ -69,6 +69,9 @@ class LocalParzenCRLoss(ParzenLoss):
         torch.Size([1, 1, 16, 16])
     """
 
+    num_patches: int | None
+    patch_size: tuple[int, ...]
+
     def __init__(
         self,
         spatial_dims: int = 3,
@@ -89,17 +92,27 @@ class LocalParzenCRLoss(ParzenLoss):
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(spatial_dims, num_bins, kernel_type, sigma_ratio, reduction, rescale, quantile, freeze_range)
-        self.grid = WindowGrid.make(spatial_dims, "gaussian", 1, kernel_sigma, truncated, stride)
-        self.patch_size: tuple[int, ...] = ensure_tuple_rep(patch_size, spatial_dims)
-        check_positive(
-            eps=eps, memory_budget_mb=memory_budget_mb, num_patches=num_patches, patch_size=self.patch_size, min_mass=min_mass
+        super().__init__(
+            spatial_dims,
+            reduction,
+            num_bins=num_bins,
+            kernel_type=kernel_type,
+            sigma_ratio=sigma_ratio,
+            kernel_sigma=kernel_sigma,
+            truncated=truncated,
+            stride=stride,
+            num_patches=num_patches,
+            patch_size=patch_size,
+            rescale=rescale,
+            quantile=quantile,
+            freeze_range=freeze_range,
+            eps=eps,
+            min_mass=min_mass,
+            memory_budget_mb=memory_budget_mb,
+            generator=generator,
         )
-        if min_mass > 1:
-            raise ValueError(f"min_mass must be in (0, 1], got {min_mass}.")
-        self.kernel_sigma, self.truncated, self.stride = kernel_sigma, truncated, stride
-        self.num_patches, self.eps, self.min_mass = num_patches, eps, min_mass
-        self.memory_budget_mb, self.generator = memory_budget_mb, generator
+        self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
+        self.grid = WindowGrid.make(spatial_dims, "gaussian", 1, kernel_sigma, truncated, stride)
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
@@ -107,17 +120,17 @@ class LocalParzenCRLoss(ParzenLoss):
         pred, target = self._unit(pred, target, weight)
         images = [x.flatten(0, 1) for x in (pred, target, weight.expand_as(pred))]
         moments = self._on_grid(*images) if self.num_patches is None else self._in_patches(*images)
-        maps, counts = per_mass(moments, moments[:, : self.num_bins].sum(1, keepdim=True).detach(), self.min_mass)
+        maps, counts = average_by_mass(moments, moments[:, : self.num_bins].sum(1, keepdim=True).detach(), self.min_mass)
         mass, first, second = maps.split([self.num_bins, self.num_bins, 1], 1)
-        values = unexplained(mass, first, second[:, 0], self.eps)
+        values = one_minus_correlation_ratio(mass, first, second[:, 0], self.eps)
         shape = (*pred.shape[:2], *values.shape[1:])
         return values.view(shape), counts.view(shape)
 
     def _on_grid(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Averages of mass and first moment of each bin and of the second moment, ``(G, 2 K + 1, *windows)``."""
-        windows = self.grid.axes(pred[:, None], self.training, self.generator)
-        spec = LocalParzen(self.parzen, windows, slab_budget(pred.device, self.memory_budget_mb))
-        maps = local_parzen(spec, pred, target, target.square(), weight)
+        axes = self.grid.axes(pred[:, None], self.training, self.generator)
+        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
+        maps = local_parzen(LocalParzen(self.parzen), windows, pred, target, target.square(), weight)
         return torch.cat([maps["mass"], maps["first"], maps["second"][:, None]], 1)
 
     def _in_patches(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ..precision import full_precision
 from ..recent import Recent
 from .base import PairLoss
 from .intensity import rescale as to_common_range
-from .window_grid import ReplicatedBox
+from .windows import ReplicatedBox
 
 __all__ = ["MINDSSCLoss"]
 
@@ -70,11 +70,11 @@ class MINDSSCLoss(PairLoss):
         rescale: bool = True,
         count_masked: bool = False,
     ) -> None:
-        super().__init__(spatial_dims, reduction, (2, 3))
+        super().__init__(spatial_dims, reduction, (2, 3), rescale=rescale)
         if not isinstance(radius, int) or not isinstance(dilation, int) or radius < 0 or dilation < 1:
             raise ValueError(f"radius and dilation must be whole numbers of at least 0 and 1, got {radius} and {dilation}.")
         self.radius, self.dilation = radius, dilation
-        self.rescale, self.count_masked = rescale, count_masked
+        self.count_masked = count_masked
         self._boxes = Recent[ReplicatedBox](24)
 
     def _measure(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from monai.utils import LossReduction, look_up_option
 
-from .base import check_positive
 from .parzen import joint_histogram
 from .parzen_loss import ParzenLoss
 
@@ -70,10 +69,19 @@ class MutualInformationLoss(ParzenLoss):
         count_masked: bool = False,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(spatial_dims, num_bins, kernel_type, sigma_ratio, reduction, rescale, quantile, freeze_range)
-        check_positive(eps=eps)
+        super().__init__(
+            spatial_dims,
+            reduction,
+            num_bins=num_bins,
+            kernel_type=kernel_type,
+            sigma_ratio=sigma_ratio,
+            rescale=rescale,
+            quantile=quantile,
+            freeze_range=freeze_range,
+            eps=eps,
+        )
         self.form = look_up_option(form, ("mutual_information", "normalized"))
-        self.count_masked, self.eps = count_masked, eps
+        self.count_masked = count_masked
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor

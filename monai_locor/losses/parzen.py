@@ -18,7 +18,7 @@ from monai.utils import look_up_option
 
 from ..autograd import StreamedFunction
 from ..precision import full_precision
-from .base import check_positive
+from .options import check_positive
 
 __all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.utils import LossReduction
 
@@ -30,23 +32,23 @@ class ParzenLoss(PairLoss):
             they are constants then. Otherwise they are found anew in every call, and the gradient includes theirs.
     """
 
+    num_bins: int
+    quantile: float
+    freeze_range: bool
+
     def __init__(
         self,
         spatial_dims: int,
+        reduction: LossReduction | str,
+        *,
         num_bins: int,
         kernel_type: str,
         sigma_ratio: float,
-        reduction: LossReduction | str,
-        rescale: bool,
-        quantile: float,
-        freeze_range: bool,
+        **options: Any,
     ) -> None:
-        super().__init__(spatial_dims, reduction)
-        if not 0 <= quantile < 0.5:
-            raise ValueError(f"quantile must be in [0, 0.5), got {quantile}.")
-        self.kernel_type, self.sigma_ratio = kernel_type, sigma_ratio
-        self.num_bins, self.parzen = num_bins, make_parzen(kernel_type, num_bins, sigma_ratio)
-        self.rescale, self.quantile, self.freeze_range = rescale, quantile, freeze_range
+        shown = {"num_bins": num_bins, "kernel_type": kernel_type, "sigma_ratio": sigma_ratio}
+        super().__init__(spatial_dims, reduction, **shown, **options)
+        self.parzen = make_parzen(kernel_type, num_bins, sigma_ratio)
         self._frozen: tuple[IntensityRange, IntensityRange] | None = None
 
     def reset_range(self) -> None:

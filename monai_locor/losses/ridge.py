@@ -15,7 +15,7 @@ import torch
 
 from ..autograd import StreamedFunction
 
-__all__ = ["ridge_residual"]
+__all__ = ["ridge_residual", "ridge_solution"]
 
 Factor = list[list[torch.Tensor]]
 
@@ -37,6 +37,11 @@ def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: flo
         ``(B, C, ...)``, clamped at zero.
     """
     return _RidgeResidual.apply(ridge, a, c, b)[0]
+
+
+def ridge_solution(a: torch.Tensor, c: torch.Tensor, ridge: float) -> torch.Tensor:
+    """``theta = (A + ridge I)^-1 c``, ``(B, J, C, ...)``; arguments of :func:`ridge_residual`."""
+    return _solve(_cholesky(a, c.shape[1], ridge), c)
 
 
 def _cholesky(a: torch.Tensor, size: int, ridge: float) -> Factor:

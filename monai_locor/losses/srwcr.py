@@ -11,11 +11,10 @@ import torch
 from monai.utils import LossReduction
 
 from ..recent import Recent
-from .base import check_positive
 from .local_parzen import LocalParzen, local_parzen
 from .parzen import spline_moments
 from .parzen_loss import ParzenLoss
-from .window_grid import slab_budget
+from .streaming import StreamedWindows, slab_budget
 from .windows import WindowPlan
 
 __all__ = ["SRWCRLoss"]
@@ -65,6 +64,8 @@ class SRWCRLoss(ParzenLoss):
         torch.Size([1, 1, 16, 16])
     """
 
+    spacing: int
+
     def __init__(
         self,
         spatial_dims: int = 3,
@@ -77,11 +78,20 @@ class SRWCRLoss(ParzenLoss):
         eps: float = 1e-6,
         memory_budget_mb: float | None = None,
     ) -> None:
-        super().__init__(spatial_dims, num_bins, "spline", 1.0, reduction, rescale, quantile, freeze_range)
-        check_positive(spacing=spacing, eps=eps, memory_budget_mb=memory_budget_mb)
-        if spacing != int(spacing):
-            raise ValueError(f"spacing must be a whole number of voxels, got {spacing}.")
-        self.spacing, self.eps, self.memory_budget_mb = int(spacing), eps, memory_budget_mb
+        super().__init__(
+            spatial_dims,
+            reduction,
+            num_bins=num_bins,
+            kernel_type="spline",
+            sigma_ratio=1.0,
+            spacing=spacing,
+            rescale=rescale,
+            quantile=quantile,
+            freeze_range=freeze_range,
+            eps=eps,
+            memory_budget_mb=memory_budget_mb,
+        )
+        self.spacing = int(spacing)
         self._plans = Recent[WindowPlan](24)
 
     def _measure(
@@ -89,10 +99,10 @@ class SRWCRLoss(ParzenLoss):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         pred, target = self._unit(pred, target, weight)
         keys = [(n, self.spacing, pred.device, pred.dtype) for n in pred.shape[2:]]
-        windows = [self._plans.get(key, partial(WindowPlan.spline, *key)).centered for key in keys]
-        spec = LocalParzen(self.parzen, windows, slab_budget(pred.device, self.memory_budget_mb))
+        axes = [self._plans.get(key, partial(WindowPlan.spline, *key)).centered for key in keys]
+        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
         f, s = spline_moments(target, self.num_bins)
-        maps = local_parzen(spec, *(x.flatten(0, 1) for x in (pred, f, s, weight.expand_as(pred))))
+        maps = local_parzen(LocalParzen(self.parzen), windows, *(x.flatten(0, 1) for x in (pred, f, s, weight.expand_as(pred))))
         total = maps["mass"].flatten(1).sum(1)
         scale = 1 / torch.where(total > 0, total, 1)
         # the mass is that of the weights alone: no gradient passes through it

@@ -1,11 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The windows of a whole image: the grid of one loss, and the box for :mod:`.windows`."""
+"""The window grid of a loss, for images of any size."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,16 +12,13 @@ import torch
 from monai.utils import ensure_tuple_rep, look_up_option
 
 from ..recent import Recent
-from .base import check_positive
-from .windows import BLOCK, BandedMatrix, Block, WindowPlan, _chunks, random_shift
+from .options import check_positive
+from .windows import BandedMatrix, WindowPlan, random_shift
 
-__all__ = ["BUDGET_MB", "ReplicatedBox", "WindowGrid", "enough", "per_mass", "slab_budget"]
+__all__ = ["WindowGrid"]
 
-# of a call's working memory: on a CPU the slabs then stay in the processor's cache; a GPU wants large launches
-BUDGET_MB = {"cpu": 20.0, "cuda": 2048.0}
 FLAT = 1e9  # voxels; a Gaussian so wide is a box where it is cut
 FEWEST = 4  # windows along an axis, unless it has fewer voxels
-ROUNDING = 1e-5  # share of a window's mass that float32 may lose
 
 
 @dataclass(frozen=True)
@@ -90,54 +86,3 @@ class WindowGrid:
     def _plan(self, axis: int, size: int, stride: float, image: torch.Tensor) -> WindowPlan:
         key = size, self.sigma[axis], stride, self.truncated, image.device, image.dtype
         return self.plans.get(key, lambda: WindowPlan.gaussian(*key))
-
-
-def enough(mass: torch.Tensor, least: float) -> torch.Tensor:
-    """Which windows hold enough weight to count, bool; what rounding takes from a window does not count against it."""
-    return mass >= least * (1 - ROUNDING)
-
-
-def per_mass(maps: torch.Tensor, mass: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted averages of the voxels of each window, and which windows hold enough weight to count.
-
-    Args:
-        maps: window averages of weighted products, ``(G, P, *windows)``.
-        mass: window averages of the weights, ``(G, 1, *windows)``.
-        least: windows with less mass do not count.
-
-    Returns:
-        maps, divided by the mass where it counts; and ``(G, 1, *windows)`` bool.
-    """
-    counts = enough(mass, least)
-    return maps / torch.where(counts, mass, 1), counts
-
-
-class ReplicatedBox(BandedMatrix):
-    """Mean over ``2 radius + 1`` voxels around every voxel; the image goes on with its last value beyond the border.
-
-    Args:
-        size: voxels along the axis.
-        radius: voxels on either side.
-        device, dtype: of the matrix.
-    """
-
-    def __init__(self, size: int, radius: int, device: torch.device, dtype: torch.dtype) -> None:
-        index = torch.arange(size, device=device)
-        taps = torch.arange(-radius, radius + 1, device=device)
-
-        def around(part: slice) -> slice:
-            return slice(max(0, part.start - radius), min(size, part.stop + radius))
-
-        def block(rows: slice, cols: slice, transposed: bool = False) -> Block:
-            seen = (index[rows, None] + taps).clamp(0, size - 1)
-            weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
-            return Block(rows, cols, weight.T.contiguous() if transposed else weight)
-
-        chunks = _chunks(size, BLOCK + 8)
-        forward = [block(rows, around(rows)) for rows in chunks]
-        super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
-
-
-def slab_budget(device: torch.device, mebibytes: float | None) -> int:
-    """Bytes of working memory that a call may hold."""
-    return math.ceil((mebibytes or BUDGET_MB.get(device.type, BUDGET_MB["cpu"])) * 2**20)

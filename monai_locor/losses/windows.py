@@ -18,7 +18,7 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["AxisWindows", "BandedMatrix", "WindowPlan", "random_shift", "window_count"]
+__all__ = ["AxisWindows", "BandedMatrix", "ReplicatedBox", "WindowPlan", "random_shift", "window_count"]
 
 BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
 NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its center
@@ -248,6 +248,32 @@ class AxisWindows(BandedMatrix):
         centers = (plan.centers[rows] + self._shift).clamp_(-0.5, plan.size - 0.5)
         voxels = torch.arange(cols.start, cols.stop, device=centers.device, dtype=centers.dtype)
         return rows, plan.kernel(voxels - centers[:, None]) / self._norms[rows, None]
+
+
+class ReplicatedBox(BandedMatrix):
+    """Mean over ``2 radius + 1`` voxels around every voxel; the image goes on with its last value beyond the border.
+
+    Args:
+        size: voxels along the axis.
+        radius: voxels on either side.
+        device, dtype: of the matrix.
+    """
+
+    def __init__(self, size: int, radius: int, device: torch.device, dtype: torch.dtype) -> None:
+        index = torch.arange(size, device=device)
+        taps = torch.arange(-radius, radius + 1, device=device)
+
+        def around(part: slice) -> slice:
+            return slice(max(0, part.start - radius), min(size, part.stop + radius))
+
+        def block(rows: slice, cols: slice, transposed: bool = False) -> Block:
+            seen = (index[rows, None] + taps).clamp(0, size - 1)
+            weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
+            return Block(rows, cols, weight.T.contiguous() if transposed else weight)
+
+        chunks = _chunks(size, BLOCK + 8)
+        forward = [block(rows, around(rows)) for rows in chunks]
+        super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
 
 
 def _chunks(size: int, length: int) -> Sequence[slice]:

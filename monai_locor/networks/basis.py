@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-__all__ = ["LearnedBasis", "LearnedBasisTape", "PolynomialBasis"]
+__all__ = ["LearnedBasis", "PolynomialBasis"]
 
 
 class LearnedBasis(nn.Module):
@@ -78,85 +78,6 @@ class LearnedBasis(nn.Module):
             out = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), out)
             out = out.relu_() if number < len(self.layers) - 1 else out.sigmoid_()
         return out.reshape(len(x), self.num_basis, *x.shape[2:])
-
-
-class LearnedBasisTape:
-    """Evaluates a :class:`LearnedBasis` on one portion of voxels after another and differentiates it, in the same memory.
-
-    What autograd would do, without its copies and allocations: they cost more than the arithmetic of layers this narrow.
-    Biases are the last column of the weights, their input a row of ones.
-
-    Args:
-        parameters: weight and bias of each layer, in order, on the device of ``like``.
-        like: gives the dtype to compute in.
-        voxels: of the largest portion.
-
-    Raises:
-        RuntimeError: when they lie on another device: gradients would go to copies that nobody knows.
-    """
-
-    def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int) -> None:
-        elsewhere = next((p.device for p in parameters if p.device != like.device), None)
-        if elsewhere is not None:
-            raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}: move the loss with loss.to(device)")
-        layers = zip(parameters[::2], parameters[1::2], strict=True)
-        self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like.dtype) for w, b in layers]
-        inputs, outputs = [w.shape[1] for w in self.weights], len(self.weights[-1])
-        self.values: list[torch.Tensor] = []
-        self._room = _Room([*inputs, outputs], voxels, like)
-        self._gradient_room = _Room([*(n - 1 for n in inputs), outputs], voxels, like)
-
-    @staticmethod
-    def numbers_per_voxel(basis: LearnedBasis) -> int:
-        """What is held for each voxel of the largest portion."""
-        layers = cast("list[nn.Linear]", basis.layers)
-        return sum(2 * layer.in_features + 1 for layer in layers) + 2 * basis.num_basis
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """``(C, N)`` intensities to ``(J, N)`` basis values, valid until the next call."""
-        if not self.values or self.values[0].shape[1] != x.shape[1]:
-            self.values = self._room.matrices(x.shape[1])
-            for value in self.values[:-1]:
-                value[-1].fill_(1)
-        self.values[0][:-1].copy_(x)
-        for number, weight in enumerate(self.weights):
-            last = number == len(self.weights) - 1
-            out = self.values[number + 1] if last else self.values[number + 1][:-1]
-            torch.mm(weight, self.values[number], out=out)
-            _ = out.sigmoid_() if last else out.clamp_min_(0)
-        return self.values[-1]
-
-    def pullback(self, gradient: torch.Tensor, need_input: bool) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """From the gradient ``(J, N)`` of the last call's output to those of its input ``(C, N)`` and of the parameters."""
-        gradients = self._gradient_room.matrices(gradient.shape[1])
-        outward = gradients[-1]
-        torch.ops.aten.sigmoid_backward.grad_input(gradient, self.values[-1], grad_input=outward)
-        found: list[torch.Tensor] = []
-        for number in reversed(range(len(self.weights))):
-            both = outward @ self.values[number].T
-            found[:0] = [both[:, :-1], both[:, -1]]
-            if number == 0 and not need_input:
-                return None, found
-            inward = gradients[number]
-            torch.mm(self.weights[number][:, :-1].T, outward, out=inward)
-            if number:
-                torch.ops.aten.threshold_backward.grad_input(inward, self.values[number][:-1], 0, grad_input=inward)
-            outward = inward
-        return outward, found
-
-
-class _Room:
-    """Memory for matrices with these numbers of rows and up to ``columns`` columns, made when it is first used."""
-
-    def __init__(self, rows: Sequence[int], columns: int, like: torch.Tensor) -> None:
-        self.rows, self.columns, self.like = rows, columns, like
-        self.flat: list[torch.Tensor] = []
-
-    def matrices(self, columns: int) -> list[torch.Tensor]:
-        """Contiguous matrices with so many columns, all in the same memory as those of the last call."""
-        if not self.flat:
-            self.flat = [self.like.new_empty(n * self.columns) for n in self.rows]
-        return [flat[: n * columns].view(n, columns) for flat, n in zip(self.flat, self.rows, strict=True)]
 
 
 class PolynomialBasis(nn.Module):

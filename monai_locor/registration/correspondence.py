@@ -106,7 +106,7 @@ def unexplained(engine: RegistrationEngine) -> float:
         for part, loss, pred, target in compared_parts(engine.losses[k], warped, still):
             assert isinstance(loss, LocalLearnedBasisCRLoss)
             loss.eval()
-            share, variance = loss.unexplained(pred, target, counts)
+            share, variance = loss.unexplained_share(pred, target, counts)
             loss.train()
             share = share[:, :1][variance[:, :1] > CONTRAST]
             total += part * share.nanmedian().cpu() / 2 if share.numel() else 0

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from monai_locor.losses.gram import LocalGram, local_gram
 from monai_locor.losses.local_parzen import LocalParzen, local_parzen
 from monai_locor.losses.parzen import GaussianParzen, SplineParzen
-from monai_locor.losses.windows import BandedMatrix, WindowPlan
+from monai_locor.losses.streaming import StreamedWindows
+from monai_locor.losses.windows import WindowPlan
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 
 MIB = 2**20
@@ -45,22 +46,23 @@ class Held(TorchDispatchMode):
         return out
 
 
-def windows(shape: tuple[int, ...], stride: float) -> list[BandedMatrix]:
-    return [WindowPlan.gaussian(n, 0.8, stride, 3.0, torch.device("cpu"), torch.float32).centered for n in shape]
+def windows(shape: tuple[int, ...], stride: float, budget: int) -> StreamedWindows:
+    plans = [WindowPlan.gaussian(n, 0.8, stride, 3.0, torch.device("cpu"), torch.float32) for n in shape]
+    return StreamedWindows([plan.centered for plan in plans], budget)
 
 
 def learned(budget: int, shape: tuple[int, ...], basis: nn.Module, num_basis: int, **options: bool) -> int:
     """Peak of forward and backward beside results and gradients, bytes."""
-    gram = LocalGram(basis, num_basis, 2, windows(shape, 3), budget, **options)
+    gram, streamed = LocalGram(basis, num_basis, 2, **options), windows(shape, 3, budget)
     pred, target = torch.rand(1, 2, *shape, requires_grad=True), torch.rand(1, 2, *shape, requires_grad=True)
     root = torch.rand(1, 1, *shape) if options.get("masked") else None
-    return peak(lambda: local_gram(gram, pred, target, root, dict(basis.named_parameters())), [pred, target])
+    return peak(lambda: local_gram(gram, streamed, pred, target, root, dict(basis.named_parameters())), [pred, target])
 
 
 def parzen(budget: int, shape: tuple[int, ...], encoder: object, stride: float = 3) -> int:
-    spec = LocalParzen(encoder, windows(shape, stride), budget)
+    maps, streamed = LocalParzen(encoder), windows(shape, stride, budget)
     images = [torch.rand(1, *shape, requires_grad=True) for _ in range(3)]
-    return peak(lambda: local_parzen(spec, *images, torch.rand(1, *shape))["first"], images)
+    return peak(lambda: local_parzen(maps, streamed, *images, torch.rand(1, *shape))["first"], images)
 
 
 def peak(call: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> int:
@@ -120,6 +122,6 @@ def test_the_counter_counts():
 def test_numbers_per_voxel_is_an_estimate_of_what_is_held():
     """Within a factor of two of what one large slab takes."""
     shape = (24, 24, 24)
-    gram = LocalGram(LearnedBasis(2), 5, 2, windows(shape, 3), 10**12)
+    gram = LocalGram(LearnedBasis(2), 5, 2)
     held = learned(10**12, shape, LearnedBasis(2), 5) / 4 / math.prod(shape)
-    assert held < gram.numbers_per_voxel() < 2 * held
+    assert held < gram.numbers_per_voxel(windows(shape, 3, 10**12)) < 2 * held

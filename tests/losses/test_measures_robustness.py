@@ -171,7 +171,7 @@ class TestPrecision:
         pred, target, mask = (torch.rand(2, 1, 11, 6, 7, dtype=torch.float64) for _ in range(3))
         expected = gradients(make(name, 3).eval(), pred, target, mask)
         monkeypatch.setattr("monai_locor.losses.parzen.PORTION", {"cpu": 37})
-        monkeypatch.setattr("monai_locor.losses.window_grid.BUDGET_MB", {"cpu": 1e-4})
+        monkeypatch.setattr("monai_locor.losses.streaming.SLAB_BUDGET_MB", {"cpu": 1e-4})
         assert_close(gradients(make(name, 3).eval(), pred, target, mask), expected)
 
 

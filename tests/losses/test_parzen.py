@@ -10,8 +10,7 @@ import torch
 
 from monai_locor.losses import parzen
 from monai_locor.losses.parzen import GaussianParzen, Powers, SplineParzen, joint_histogram, spline_moments
-from monai_locor.losses.window_grid import ReplicatedBox
-from monai_locor.losses.windows import WindowPlan
+from monai_locor.losses.windows import ReplicatedBox, WindowPlan
 
 from . import reference_measures as slow
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from monai_locor.networks.basis import LearnedBasis, LearnedBasisTape, PolynomialBasis
+from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
+from monai_locor.networks.basis_tape import LearnedBasisTape
 
 
 class TestLearnedBasis:

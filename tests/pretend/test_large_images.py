@@ -20,7 +20,7 @@ from monai_locor.losses import (
     MutualInformationLoss,
     SRWCRLoss,
 )
-from monai_locor.losses.window_grid import BUDGET_MB
+from monai_locor.losses.streaming import SLAB_BUDGET_MB
 
 from .agreement import at_most
 from .fake import FakeCuda, moved
@@ -73,7 +73,7 @@ def test_a_plane_more_takes_a_plane_more(name):
 def test_the_default_loss_keeps_to_its_budget(size):
     """That is of what it makes portion by portion. Images, gradients and sums over windows come on top."""
     peak = called(LocalLearnedBasisCRLoss, size).peak
-    assert peak < BUDGET_MB["cuda"] * 2**20 + 10 * 4 * size**3, f"{peak / 2**30:.2f} GiB"
+    assert peak < SLAB_BUDGET_MB["cuda"] * 2**20 + 10 * 4 * size**3, f"{peak / 2**30:.2f} GiB"
 
 
 def test_what_is_counted():

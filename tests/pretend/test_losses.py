@@ -45,13 +45,13 @@ FORMS = {
 }
 # of forward and backward at 16^3 with the defaults, without and with a mask; a change may lower them
 LAUNCHES = {
-    "LocalLearnedBasisCRLoss": (720, 721),
-    "MutualInformationLoss": (285, 288),
-    "CorrelationRatioLoss": (287, 290),
-    "LocalParzenCRLoss": (487, 490),
-    "SRWCRLoss": (521, 524),
-    "LocalNCCLoss": (376, 379),
-    "MINDSSCLoss": (2017, 2020),
+    "LocalLearnedBasisCRLoss": (717, 720),
+    "MutualInformationLoss": (284, 287),
+    "CorrelationRatioLoss": (286, 289),
+    "LocalParzenCRLoss": (486, 489),
+    "SRWCRLoss": (520, 523),
+    "LocalNCCLoss": (375, 378),
+    "MINDSSCLoss": (2016, 2019),
 }
 
 

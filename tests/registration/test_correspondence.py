@@ -203,7 +203,7 @@ class TestUnexplained:
         torch.manual_seed(0)
         loss = LocalLearnedBasisCRLoss(2, num_basis=2, stride=2, eps=1e-3).double().eval()
         pred, target = torch.rand(2, 1, 1, 14, 12, dtype=torch.float64)
-        share, variance = loss.unexplained(pred, target)
+        share, variance = loss.unexplained_share(pred, target)
         averages = window_matrix(loss, (14, 12), (0.0, 0.0))
         t = target.flatten()
         torch.testing.assert_close(variance.flatten(), averages @ t**2 - (averages @ t) ** 2)
@@ -215,12 +215,12 @@ class TestUnexplained:
         pred, target = torch.rand(2, 1, 1, 16, 12)
         mask = torch.ones(1, 1, 16, 12)
         mask[:, :, :8] = 0
-        _, variance = loss.unexplained(pred, target, mask)
+        _, variance = loss.unexplained_share(pred, target, mask)
         assert float(variance[..., :2, :].max()) == 0 < float(variance[..., -2:, :].min())
 
     def test_a_function_leaves_little_and_noise_much(self):
         torch.manual_seed(0)
         loss = LocalLearnedBasisCRLoss(2, basis="polynomial", eps=1e-5).eval()
         pred = torch.rand(1, 1, 40, 40)
-        shares = [loss.unexplained(pred, target)[0].median() for target in (pred**2 - pred, torch.rand(1, 1, 40, 40))]
+        shares = [loss.unexplained_share(pred, target)[0].median() for target in (pred**2 - pred, torch.rand(1, 1, 40, 40))]
         assert shares[0] < 0.05 and shares[1] > 0.3

@@ -17,7 +17,7 @@ from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.registration import RegistrationEngine, Stage
 from monai_locor.registration.start.prepare import prepare
-from monai_locor.report.explain.residual import basis_of, local_moments
+from monai_locor.report.explain.residual import basis_of, fit_windows
 from monai_locor.visualize import local_residual, residual_maps, samples_of_images, samples_of_result
 
 from .fit_phantom import CONFIG, aligned, bases, changed, displaced, grid_of, image, smooth
@@ -44,7 +44,7 @@ def test_residuals_are_those_of_the_loss(dims, form, derivative, basis):
     values = loss_of(samples, module)(samples.moving, samples.fixed, samples.weight)
     shift = torch.zeros((), dtype=torch.float64)
     windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in samples.grid.shape]
-    found = local_moments(samples, module, windows)
+    found = fit_windows(samples, module, windows)
     expected = values.exp() - config.eps if form == "log" else values
     seen = found.counts.expand_as(values)
     assert 0 < seen.sum() < seen.numel() and (values[~seen] == 0).all()

@@ -15,8 +15,9 @@ from torch import nn
 
 from ...errors import InputError
 from ...geometry import Grid
+from ...losses.functional import WindowFit, ridge_solution
 from ...losses.windows import AxisWindows
-from .residual import Moments, basis_of, local_moments, residual_map, sample_positions
+from .residual import basis_of, fit_windows, residual_map, sample_positions
 from .samples import Samples
 
 __all__ = ["LocalFit", "fit_at", "interesting_point", "plane_residual", "voxel_point"]
@@ -103,10 +104,11 @@ def fit_at(
     box = _around(samples, index)
     part = samples.cropped(box).double()
     windows = [_window(part, axis, float(index[axis]) - b.start) for axis, b in enumerate(box)]
-    moments = local_moments(part, module, windows)
-    if not bool(moments.counts):
-        raise _nothing(point_mm, f"only {float(moments.mass):.0%} of the window")
-    return _fit(part, windows, moments, module, np.asarray(point_mm, dtype=np.float64), channel)
+    fit = fit_windows(part, module, windows)
+    if not bool(fit.counts):
+        assert fit.moments.mass is not None  # samples have weights
+        raise _nothing(point_mm, f"only {float(fit.moments.mass):.0%} of the window")
+    return _local_fit(part, windows, fit, module, np.asarray(point_mm, dtype=np.float64), channel)
 
 
 def _nothing(point_mm: Sequence[float] | np.ndarray, why: str) -> InputError:
@@ -133,8 +135,8 @@ def _window(samples: Samples, axis: int, position: float) -> AxisWindows:
     return AxisWindows.gaussian(size, config.kernel_sigma, size, config.truncated, shift)
 
 
-def _fit(
-    part: Samples, windows: list[AxisWindows], moments: Moments, module: nn.Module, point_mm: np.ndarray, channel: int
+def _local_fit(
+    part: Samples, windows: list[AxisWindows], fit: WindowFit, module: nn.Module, point_mm: np.ndarray, channel: int
 ) -> LocalFit:
     weights = part.weight[0, 0]
     for axis, (window, size) in enumerate(zip(windows, part.grid.shape, strict=True)):
@@ -143,12 +145,9 @@ def _fit(
     keep = weights > 0
     moving, fixed = part.moving[0][:, keep].T, part.fixed[0, channel][keep]
     psi = _psi(module, moving)
-    c = moments.c[0, :, channel].flatten()
-    a = c.new_zeros(len(c), len(c))
-    row, column = torch.triu_indices(*a.shape)
-    a[row, column] = a[column, row] = moments.a.flatten()
-    theta = torch.linalg.solve(a + part.config.ridge * torch.eye(len(c), dtype=a.dtype), c)
-    mean, deviation = (float(x[0, channel]) for x in (moments.mean, moments.deviation))
+    theta = ridge_solution(fit.moments.psi_psi, fit.psi_t, part.config.ridge)[0, :, channel].flatten()
+    mean = 0.0 if fit.mean is None else float(fit.mean[0, channel])
+    deviation = 1.0 if fit.deviation is None else float(fit.deviation[0, channel])
     return LocalFit(
         point_mm=point_mm,
         positions_mm=part.grid.points()[keep.numpy()],
@@ -158,7 +157,7 @@ def _fit(
         psi=psi.numpy(),
         theta=theta.numpy(),
         fitted=(mean + deviation * (psi @ theta)).numpy(),
-        residual=float(moments.residual[0, channel]),
+        residual=float(fit.residual[0, channel]),
         basis=module,
         mean=mean,
         deviation=deviation,
@@ -246,6 +245,6 @@ def plane_residual(
     for number, size in enumerate(part.grid.shape):
         every = AxisWindows.gaussian(size, config.kernel_sigma, 1, config.truncated, shift)
         windows.append(_window(part, number, index) if number == axis else every)
-    found = local_moments(part, basis_of(samples, basis), windows)
+    found = fit_windows(part, basis_of(samples, basis), windows)
     out = torch.where(found.counts, found.residual[:, :1], torch.nan)[0, 0]
     return (out if axis is None else out.squeeze(axis)).numpy()

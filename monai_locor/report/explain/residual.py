@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +14,8 @@ from torch import nn
 from ...errors import InputError
 from ...geometry import interpolation_matrix, separable, voxel_to_voxel
 from ...io import ImageSource
-from ...losses.gram import LocalGram, local_gram
-from ...losses.ridge import ridge_residual
-from ...losses.window_grid import per_mass, slab_budget
+from ...losses.functional import WindowFit, local_fit, local_moments
+from ...losses.streaming import StreamedWindows, slab_budget
 from ...losses.windows import AxisWindows, window_count
 from ...networks.basis import PolynomialBasis
 from ...precision import full_precision
@@ -27,9 +25,8 @@ from ...registration.result import RegistrationResult
 from .samples import Samples, samples_of_images, samples_of_result
 
 __all__ = [
-    "Moments",
     "basis_of",
-    "local_moments",
+    "fit_windows",
     "local_residual",
     "residual_map",
     "residual_maps",
@@ -119,55 +116,21 @@ def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int 
     return samples.learned
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Local averages of products, one per window, and the residual that they give.
-
-    Attributes:
-        a: upper triangles of ``A = <psi psi^T>``, row by row, ``(1, J (J + 1) / 2, *windows)``.
-        c: ``<psi t>``, ``(1, J, T, *windows)``; of the standardized target in the normalized form.
-        mean, deviation: what the target was standardized by, ``(1, T, *windows)``; zero and one in the form ``"log"``.
-        mass: average weight, ``(1, 1, *windows)``.
-        counts: whether the window counts, ``(1, 1, *windows)``.
-        residual: R, ``(1, T, *windows)``.
-    """
-
-    a: torch.Tensor
-    c: torch.Tensor
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    mass: torch.Tensor
-    counts: torch.Tensor
-    residual: torch.Tensor
-
-
 @torch.no_grad()
-def local_moments(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindows]) -> Moments:
-    """What :class:`monai_locor.losses.LocalLearnedBasisCRLoss` computes, over any windows, with all its parts.
+def fit_windows(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindows]) -> WindowFit:
+    """The fits of :class:`monai_locor.losses.LocalLearnedBasisCRLoss`, over any windows.
 
     Args:
         samples: images and settings.
         basis: see :func:`basis_of`.
         windows: one per axis.
     """
-    config, pred, target = samples.config, samples.moving, samples.fixed
-    num_basis = basis(pred.flatten(2)[..., :1].reshape(1, -1, *(1,) * samples.dims)).shape[1]
-    budget = slab_budget(pred.device, None)
-    gram = LocalGram(basis, num_basis, target.shape[1], windows, budget, masked=True, first_moments=True)
+    config, pred = samples.config, samples.moving
+    streamed, means = StreamedWindows(windows, slab_budget(pred.device, None)), config.form == "normalized"
+    parameters = dict(basis.named_parameters())
     with full_precision(pred.device):
-        maps = local_gram(gram, pred, target, samples.weight.sqrt(), dict(basis.named_parameters()))
-        mass = maps[:, gram.layout["mass"]]
-        maps, counts = per_mass(maps, mass, config.min_mass)
-        m = {name: maps[:, rows] for name, rows in gram.layout.items()}
-        c, b = m["psi_t"].unflatten(1, (num_basis, -1)), m["t_t"]
-        mean, deviation = torch.zeros_like(b), torch.ones_like(b)
-        if config.form == "normalized":
-            mean = m["t"]
-            # the loss adds its floor twice: to the variance and to the deviation
-            deviation = ((b - mean.square()).clamp_min(0) + config.eps).sqrt() + config.eps
-            c, b = (c - m["psi"][:, :, None] * mean[:, None]) / deviation[:, None], torch.ones_like(b)
-        residual = ridge_residual(m["psi_psi"], c, b, config.ridge)
-    return Moments(m["psi_psi"], c, mean, deviation, mass, counts, residual)
+        moments = local_moments(basis, pred, samples.fixed, samples.weight, streamed, config.min_mass, means, parameters)
+        return local_fit(moments, config.form, config.ridge, config.eps)
 
 
 def sample_positions(samples: Samples) -> list[np.ndarray]:
@@ -181,7 +144,7 @@ def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torc
     config, grid, full = samples.config, samples.grid, samples.prepared.grid
     shift = torch.zeros((), dtype=samples.moving.dtype)
     windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in grid.shape]
-    found = local_moments(samples, basis_of(samples, basis), windows)
+    found = fit_windows(samples, basis_of(samples, basis), windows)
     matrices, near = [], torch.ones(full.shape, dtype=torch.bool)
     for axis, (size, where) in enumerate(zip(grid.shape, sample_positions(samples), strict=True)):
         count = window_count(size, config.stride)

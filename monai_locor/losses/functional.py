@@ -1,0 +1,209 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The mathematics of the local measures as functions: moments of windows, the fit, and the share that it leaves.
+
+Used by the losses, by the engine and by the pictures of a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..autograd import transforms_active
+from .gram import LocalGram, local_gram
+from .ridge import ridge_residual, ridge_solution
+from .streaming import StreamedWindows
+
+__all__ = [
+    "FORMS",
+    "LocalMoments",
+    "WindowFit",
+    "average_by_mass",
+    "has_mass",
+    "local_fit",
+    "local_moments",
+    "one_minus_correlation_ratio",
+    "ridge_residual",
+    "ridge_solution",
+    "unexplained_share",
+]
+
+FORMS = ("log", "normalized")
+MASS_ROUNDING = 1e-5  # share of a window's mass that float32 may lose
+
+
+@dataclass(frozen=True)
+class LocalMoments:
+    """Weighted averages over each window of products of J basis functions psi and T target channels t.
+
+    Attributes:
+        psi_psi: ``<psi_i psi_j>`` for i <= j, row by row, ``(B, J (J + 1) / 2, *windows)``.
+        psi_t: ``<psi_j t_c>``, ``(B, J, T, *windows)``.
+        t_t: ``<t_c^2>``, ``(B, T, *windows)``.
+        psi, t: the means, ``(B, J, *windows)`` and ``(B, T, *windows)``; None where they were not asked for.
+        mass: mean weight, ``(B, 1, *windows)``; None without weights.
+        counts: bool, whether the window has enough mass, ``(B, 1, *windows)``; None without weights.
+    """
+
+    psi_psi: torch.Tensor
+    psi_t: torch.Tensor
+    t_t: torch.Tensor
+    psi: torch.Tensor | None = None
+    t: torch.Tensor | None = None
+    mass: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class WindowFit:
+    """The least squares problem of each window and what its solution leaves.
+
+    Attributes:
+        moments: what it was made from; ``psi_psi`` is the matrix of the normal equations without the ridge.
+        psi_t: right-hand sides of the normal equations, ``(B, J, T, *windows)``; in the normalized form, of the standardized
+            target.
+        residual: R at the ridge solution, ``(B, T, *windows)``.
+        mean, deviation: what the target was standardized by, ``(B, T, *windows)``; None in the form ``"log"``.
+        variance: of the target in the window, likewise.
+    """
+
+    moments: LocalMoments
+    psi_t: torch.Tensor
+    residual: torch.Tensor
+    mean: torch.Tensor | None = None
+    deviation: torch.Tensor | None = None
+    variance: torch.Tensor | None = None
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Whether each window counts, bool, ``(B, 1, *windows)``; without weights all of them."""
+        counts = self.moments.counts
+        return torch.ones_like(self.residual[:, :1], dtype=torch.bool) if counts is None else counts
+
+
+def local_moments(
+    basis: nn.Module,
+    pred: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    windows: StreamedWindows,
+    min_mass: float,
+    means: bool = False,
+    parameters: Mapping[str, torch.Tensor] | None = None,
+) -> LocalMoments:
+    """The moments of all windows, differentiable in pred, target and the basis.
+
+    Args:
+        basis: voxel-wise module, ``(B, C, *spatial)`` to ``(B, J, *spatial)``.
+        pred: ``(B, C, *spatial)``, input of the basis functions.
+        target: ``(B, T, *spatial)``, image that is modeled.
+        weight: of the voxels, in [0, 1], ``(1 or B, 1, *spatial)``; None where all count.
+        windows: where to average.
+        min_mass: windows of less mean weight do not count.
+        means: whether to average psi and t themselves as well.
+        parameters: those of the basis that are differentiated, by name; by default all that require a gradient.
+    """
+    gram = LocalGram(basis, _num_basis(basis, pred), target.shape[1], weight is not None, means)
+    if parameters is None:
+        every = transforms_active()  # a transform hides what requires a gradient, and must not be closed over
+        parameters = {name: p for name, p in basis.named_parameters() if every or p.requires_grad}
+    maps = local_gram(gram, windows, pred, target, None if weight is None else weight.sqrt(), parameters)
+    mass, counts = None, None
+    if weight is not None:
+        mass = maps[:, gram.layout["mass"]]
+        maps, counts = average_by_mass(maps, mass, min_mass)
+    found = {name: maps[:, rows] for name, rows in gram.layout.items() if name != "mass"}
+    found["psi_t"] = found["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
+    return LocalMoments(**found, mass=mass, counts=counts)
+
+
+def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> WindowFit:
+    """The target of each window as a linear combination of the basis functions.
+
+    Args:
+        moments: with the means in the form ``"normalized"``.
+        form: ``"log"``, the target itself; or ``"normalized"``, the target standardized in its window.
+        ridge: added to the diagonal of the normal equations.
+        eps: floor of the variance and of the deviation in the normalized form.
+    """
+    if form == "log":
+        residual = ridge_residual(moments.psi_psi, moments.psi_t, moments.t_t, ridge)
+        return WindowFit(moments, moments.psi_t, residual)
+    if moments.psi is None or moments.t is None:
+        raise ValueError("the normalized form needs the means of psi and t; call local_moments with means=True.")
+    variance = (moments.t_t - moments.t.square()).clamp_min(0)
+    deviation = (variance + eps).sqrt() + eps
+    covariance = (moments.psi_t - moments.psi[:, :, None] * moments.t[:, None]) / deviation[:, None]
+    residual = ridge_residual(moments.psi_psi, covariance, torch.ones_like(variance), ridge)
+    return WindowFit(moments, covariance, residual, moments.t, deviation, variance)
+
+
+def unexplained_share(moments: LocalMoments, ridge: float, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One minus the correlation ratio of each window, and the variance of the target there.
+
+    Args:
+        moments: with the means.
+        ridge, eps: see :func:`local_fit`.
+
+    Returns:
+        the share of the variance that the fit leaves, in [0, 1], and the variance, both ``(B, T, *windows)``; the variance is
+        zero where a window does not count.
+    """
+    fit = local_fit(moments, "normalized", ridge, eps)
+    assert fit.variance is not None
+    return fit.residual, fit.variance if moments.counts is None else fit.variance * moments.counts
+
+
+def one_minus_correlation_ratio(mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor, eps: float) -> torch.Tensor:
+    """The share of the target's variance that the bins of the other image do not explain.
+
+    ``sum_a (E[h_a t^2] - E[h_a t]^2 / (E[h_a] + eps)) / (E[t^2] - E[t]^2 / (E[1] + eps) + eps)``, with
+    ``sum_a h_a = 1``.
+
+    Args:
+        mass: ``E[h_a]``, bins along axis 1.
+        first: ``E[h_a t]``, likewise.
+        second: ``E[t^2]``, without that axis.
+        eps: floor of the variance.
+
+    Returns:
+        The shape of ``second``, in [0, 1].
+    """
+    residual = second - (first.square() / (mass + eps)).sum(1)
+    variance = second - first.sum(1).square() / (mass.sum(1) + eps)
+    return residual.clamp_min(0) / (variance.clamp_min(0) + eps)
+
+
+def has_mass(mass: torch.Tensor, min_mass: float) -> torch.Tensor:
+    """Whether windows hold enough weight to count, bool, with a tolerance for rounding."""
+    return mass >= min_mass * (1 - MASS_ROUNDING)
+
+
+def average_by_mass(maps: torch.Tensor, mass: torch.Tensor, min_mass: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weighted averages of the voxels of each window, and whether it holds enough weight to count.
+
+    Args:
+        maps: window averages of weighted products, ``(G, P, *windows)``.
+        mass: window averages of the weights, ``(G, 1, *windows)``.
+        min_mass: windows of less mass do not count.
+
+    Returns:
+        maps, divided by the mass where it counts; and ``(G, 1, *windows)`` bool.
+    """
+    counts = has_mass(mass, min_mass)
+    return maps / torch.where(counts, mass, 1), counts
+
+
+def _num_basis(basis: nn.Module, pred: torch.Tensor) -> int:
+    """Number of basis functions; where the module does not tell it, from its output for one voxel."""
+    known = getattr(basis, "num_basis", None)
+    if isinstance(known, int):
+        return known
+    with torch.no_grad():
+        voxel = pred[:1].detach().flatten(2)[..., :1]
+        return int(basis(voxel.reshape(1, -1, *(1,) * (pred.ndim - 2))).shape[1])

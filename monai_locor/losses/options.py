@@ -1,0 +1,55 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The options that losses have in common, checked in one place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+__all__ = ["check_options", "check_positive", "settings_text"]
+
+POSITIVE = frozenset(
+    {
+        *("eps", "in_channels", "kernel_sigma", "memory_budget_mb", "num_patches", "patch_size", "ridge", "sigma_ratio"),
+        *("spacing", "stride", "truncated"),
+    }
+)
+# what else an option must be: a condition and its description
+CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "min_mass": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "quantile": (lambda value: 0 <= value < 0.5, "in [0, 0.5)"),
+    "spacing": (lambda value: value == int(value), "a whole number of voxels"),
+}
+
+
+def check_options(**options: Any) -> None:
+    """Raise ValueError for an option of a loss that its name does not allow.
+
+    Options of other names are not checked.
+    """
+    check_positive(**{name: value for name, value in options.items() if name in POSITIVE})
+    for name, value in options.items():
+        condition, description = CONDITIONS.get(name, (None, ""))
+        if condition is not None and not condition(value):
+            raise ValueError(f"{name} must be {description}, got {value}.")
+
+
+def check_positive(**options: float | Sequence[float] | None) -> None:
+    """Raise ValueError for an option, or an entry of one, that is not a positive finite number; None is allowed."""
+    for name, value in options.items():
+        values = () if value is None else value if isinstance(value, Sequence) else (value,)
+        if not all(isinstance(v, int | float) and 0 < v < math.inf for v in values):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
+
+
+def settings_text(module: nn.Module) -> str:
+    """The options of a module for its ``extra_repr``: arguments of its class that are plain attributes."""
+    names = [name for name in inspect.signature(type(module)).parameters if name != "generator"]
+    shown = {name: getattr(module, name, module) for name in names}
+    return ", ".join(f"{name}={v!r}" for name, v in shown.items() if not isinstance(v, nn.Module))
