@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from scipy.ndimage import gaussian_filter
 
 from monai_locor import __version__
-from monai_locor.training_bundle import checked_weights
+from monai_locor.bundle import checked_weights
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")

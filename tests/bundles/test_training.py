@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.networks.nets import VoxelMorphUNet
 from scipy.ndimage import gaussian_filter
 
-from monai_locor.training_bundle.checkpoints import BestCheckpoint
+from monai_locor.bundle.checkpoints import BestCheckpoint
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIGS = BUNDLE / "configs"
@@ -144,7 +144,7 @@ def test_properties(tmp_path, config_file):
 def test_one_network():
     configs = [ConfigParser.load_config_file(CONFIGS / name) for name in ("train.json", "inference.json")]
     definitions = [config["network_def"] for config in configs]
-    dims = {"@spatial_dims": configs[0]["spatial_dims"], configs[0]["network_def"]["in_channels"]: 8}
+    dims = {"@spatial_dims": configs[0]["spatial_dims"], str(configs[0]["network_def"]["in_channels"]): 8}
     resolved = [{key: dims.get(str(value), value) for key, value in d.items()} for d in definitions]
     assert resolved[0] == resolved[1]
 

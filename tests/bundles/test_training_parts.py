@@ -13,8 +13,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from monai_locor.bundle import BestCheckpoint, EpochSampler, LastCheckpoint, cached_dataset, checked_weights, flag
 from monai_locor.errors import InputError
-from monai_locor.training_bundle import BestCheckpoint, EpochSampler, LastCheckpoint, cached_dataset, checked_weights, flag
 
 
 def test_flags():
@@ -37,8 +37,8 @@ def test_sampler_covers_the_pairs_and_depends_on_nothing_but_the_epoch(monkeypat
     assert list(EpochSampler(pairs, 3, shuffle=False)) == [0, 1, 2] and len(EpochSampler(pairs)) == 5
     ranks = []
     for rank in (0, 1):
-        monkeypatch.setattr("monai_locor.training_bundle.data.world_size", lambda: 2)
-        monkeypatch.setattr("monai_locor.training_bundle.data.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("monai_locor.bundle.datasets.world_size", lambda: 2)
+        monkeypatch.setattr("monai_locor.bundle.datasets.rank", lambda rank=rank: rank)
         sampler = EpochSampler(pairs, 8, seed=3)
         sampler.set_epoch(1)
         ranks.append(list(sampler))

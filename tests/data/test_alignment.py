@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai_locor import InputError
 from monai_locor.data import alignment
 from monai_locor.data.alignment import AlignPaird
-from monai_locor.data.training import ReadTrainingPaird, check_training_pairs, training_pairs
+from monai_locor.data.training_pairs import ReadTrainingPaird, check_training_pairs, training_pairs
 from monai_locor.geometry import Grid, apply_affine, reorder
 
 from .phantom import BLOBS, EVERYTHING, FIXED, MATRIX, MOVING, QUICK, blobs, oblique, pair, refusal, volume

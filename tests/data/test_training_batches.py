@@ -16,7 +16,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from monai_locor.data.alignment import AlignPaird, PrepareBatchRegistration, training_collate
-from monai_locor.data.training import ReadTrainingPaird, check_training_pairs, training_pairs
+from monai_locor.data.training_pairs import ReadTrainingPaird, check_training_pairs, training_pairs
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.io import write_image
 from monai_locor.transforms import DerivativeMagnituded

@@ -14,11 +14,11 @@ from monai.data.meta_tensor import MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.networks.nets import VoxelMorphUNet
 
+from monai_locor.bundle import registration_loss
 from monai_locor.data.alignment import PrepareBatchRegistration
 from monai_locor.handlers import BasisPictures, RegistrationMetrics, SeedEpochs, WarpPictures
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import force_channels
-from monai_locor.training_bundle import registration_loss
 
 from .agreement import elsewhere, use_portions_of_a_gpu
 

@@ -15,12 +15,12 @@ from monai.data.meta_tensor import MetaTensor
 from monai.networks.nets import VoxelMorphUNet
 
 from monai_locor import RegistrationResult
+from monai_locor.bundle import registration_loss
 from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.losses import RegistrationLoss
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import force_channels
 from monai_locor.registration.similarity import SIMILARITIES
-from monai_locor.training_bundle import registration_loss
 
 from ..registration.phantom import grid_of, pair
 from .agreement import at_most, elsewhere, use_portions_of_a_gpu

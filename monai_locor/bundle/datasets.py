@@ -14,21 +14,21 @@ from monai.data import CacheDataset, Dataset, DistributedSampler, PersistentData
 from monai.data.utils import pickle_hashing
 from torch.utils.data.distributed import DistributedSampler as TorchDistributedSampler
 
-from ..data.training import training_pairs
+from ..data.training_pairs import training_pairs
 from ..errors import InputError
-from .options import within
+from .options import path_in
 from .processes import rank, world_size
 
-__all__ = ["EpochSampler", "cached_dataset", "pair_names", "pairs", "validation_sampler"]
+__all__ = ["EpochSampler", "cached_dataset", "checked_training_pairs", "pair_names", "validation_sampler"]
 
 UNUSED = ("label", "landmarks")  # of a pair, in unsupervised training
 
 
-def pairs(datalist: Any, section: str, supervised: bool = True, **options: Any) -> list[dict[str, Any]]:
-    """The pairs of :func:`monai_locor.data.training.training_pairs`.
+def checked_training_pairs(datalist: Any, section: str, supervised: bool = True, **options: Any) -> list[dict[str, Any]]:
+    """The pairs of :func:`monai_locor.data.training_pairs.training_pairs`.
 
     Args:
-        datalist: None gives no pairs: tools take a bundle to pieces without data, and :func:`train` refuses to start then.
+        datalist: None gives no pairs: tools build a bundle without data, and :func:`.train` refuses to start then.
         section: of the datalist.
         supervised: keep labels and landmarks.
         options: of :func:`training_pairs`.
@@ -44,7 +44,7 @@ def cached_dataset(data: Sequence[Any], transform: Any, cache_dir: Any = None, n
 
     Files are found again by the paths of a pair and the settings of the transforms; delete them when an image changes.
     """
-    if within(cache_dir, "") is None:
+    if path_in(cache_dir) is None:
         return CacheDataset(data, transform, num_workers=max(num_workers, 1), progress=rank() == 0 and len(data) > 0)
     try:
         return PersistentDataset(

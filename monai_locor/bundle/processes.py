@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..bundle import one_line_errors
 from ..errors import InputError
 from ..registration import select_device
+from .one_line import one_line_errors
 
 __all__ = ["distributed", "local_device", "rank", "start_distributed", "stop_distributed", "world_size"]
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from .options import flag
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -28,13 +29,14 @@ NETWORK = "model"
 UNNAMED = ""  # what MONAI's `ckpt_export`, and the model zoo's checks, load when they are told no name
 
 
-def checked_weights(path: Any, parts: Mapping[str, nn.Module], resume: bool = False) -> dict[str, Any]:
+def checked_weights(path: Any, parts: Mapping[str, nn.Module], resume: bool = False, needed: Any = True) -> dict[str, Any]:
     """Of the parts of a model, those that a checkpoint has weights for.
 
     Args:
         path: checkpoint; None asks for nothing.
         parts: name in the checkpoint to module. A module without weights needs none. Those of the ``"loss"`` may be missing.
         resume: the checkpoint must be one of :class:`LastCheckpoint`.
+        needed: if not (see :func:`.flag`), nothing is read.
 
     Returns:
         name to module, for MONAI's ``CheckpointLoader``.
@@ -42,7 +44,7 @@ def checked_weights(path: Any, parts: Mapping[str, nn.Module], resume: bool = Fa
     Raises:
         InputError: when there is no such checkpoint, or it is one of another architecture.
     """
-    if path is None:
+    if path is None or not flag(needed):
         return {}
     content = _read(Path(str(path)).expanduser())
     if resume and not {*parts, "trainer", "optimizer"} <= content.keys():

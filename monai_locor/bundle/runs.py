@@ -8,19 +8,18 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 
-from ..bundle import caller, one_line_errors
 from ..data.datalist import check_writable
-from ..data.training import check_training_pairs
+from ..data.training_pairs import check_training_pairs
 from ..errors import InputError
 from ..io import read_image
-from .options import within
+from .configuration import Configuration
+from .one_line import one_line_errors
+from .options import path_in
 from .processes import rank, world_size
 
 __all__ = ["evaluate", "set_seed", "train"]
@@ -51,76 +50,44 @@ def set_seed(seed: Any) -> None:
         set_determinism(seed)
 
 
-def train() -> None:
+def train(configuration: Configuration) -> None:
     """Check everything, then train; to be called in ``run``.
 
     Raises:
         SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
     """
     with one_line_errors():
-        parser = _parser()
-        _check_numbers(parser)
-        _check_pairs(parser, "train", "validate")
-        _check_output(parser, "ckpt_dir", "tf_dir")
+        _check_numbers(configuration)
+        _check_pairs(configuration, "train", "validate")
+        _check_output(configuration, "ckpt_dir", "tf_dir")
         # from what is soon refused to what takes long
-        _make(parser, "loss", "network", "optimizer", "initial_weights", "resumed_weights")
-        _make(parser, "validate::dataset", "train::dataset")
-        _run(parser, "train::trainer")
+        configuration.make("loss", "network", "optimizer", "initial_weights", "resumed_weights")
+        configuration.make("validate::dataset", "train::dataset")
+        _run(configuration, "train::trainer")
 
 
-def evaluate() -> None:
+def evaluate(configuration: Configuration) -> None:
     """Check everything, then evaluate; to be called in ``run``.
 
     Raises:
         SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
     """
     with one_line_errors():
-        parser = _parser()
-        _check_numbers(parser)
-        _check_pairs(parser, "validate")
-        _check_output(parser, "output_dir")
-        _make(parser, "loss", "network", "initial_weights", "validate::dataset")
-        _run(parser, "validate::evaluator")
+        _check_numbers(configuration)
+        _check_pairs(configuration, "validate")
+        _check_output(configuration, "output_dir")
+        configuration.make("loss", "network", "initial_weights", "validate::dataset")
+        _run(configuration, "validate::evaluator")
 
 
-def _parser() -> ConfigParser:
-    parser = caller(ConfigParser)
-    if parser is None:
-        raise RuntimeError("train and evaluate are for expressions in a bundle's configuration")
-    return parser
-
-
-def _make(parser: ConfigParser, *ids: str) -> None:
-    """Make parts of the configuration; an option that a part refuses is the user's, not a fault of the program.
-
-    Raises:
-        InputError: in place of a ValueError or TypeError.
-    """
-    for id in ids:
-        try:
-            parser.get_parsed_content(id)
-        except Exception as error:
-            chain = list(_causes(error))
-            if any(isinstance(link, InputError) for link in chain) or not isinstance(chain[-1], ValueError | TypeError):
-                raise
-            raise InputError(f"{id.replace('::', ' ')} cannot be made: {chain[-1]}") from error
-
-
-def _run(parser: ConfigParser, engine: str) -> None:
+def _run(configuration: Configuration, engine: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # MONAI's bending energy, in every step
-        parser.get_parsed_content(engine).run()
+        configuration.get(engine).run()
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def _check_numbers(parser: ConfigParser) -> None:
-    values = {name: parser.get_parsed_content(name) for name in (*WHOLE, *POSITIVE)}
+def _check_numbers(configuration: Configuration) -> None:
+    values = {name: configuration.get(name) for name in (*WHOLE, *POSITIVE)}
     for name, value in values.items():
         _check_number(name, value)
     if values["val_interval"] > values["epochs"]:
@@ -138,29 +105,29 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _check_pairs(parser: ConfigParser, *sections: str) -> None:
+def _check_pairs(configuration: Configuration, *sections: str) -> None:
     everything = []
     for section in sections:
-        found = parser.get_parsed_content(f"{section}::dataset::data")
+        found = configuration.get(f"{section}::dataset::data")
         if not found:
             raise InputError("no images; give --datalist, a JSON file with a list of subjects under training (and validation)")
         if len(found) < world_size():
             raise InputError(f"there are {len(found)} pairs to {section} with for {world_size()} processes; start fewer")
         everything += found
-    check_training_pairs(everything, *(parser.get_parsed_content(id) for id in ("spacing", "preset")))
-    dims, wanted = read_image(everything[0]["fixed"], "fixed")[0].ndim - 1, parser.get_parsed_content("spatial_dims")
+    check_training_pairs(everything, *(configuration.get(id) for id in ("spacing", "preset")))
+    dims, wanted = read_image(everything[0]["fixed"], "fixed")[0].ndim - 1, configuration.get("spatial_dims")
     if dims != wanted:
         raise InputError(
             f"{everything[0]['fixed']}: is {dims}-D, and the network is for {wanted}-D images; give --spatial_dims {dims}"
         )
 
 
-def _check_output(parser: ConfigParser, *ids: str) -> None:
+def _check_output(configuration: Configuration, *ids: str) -> None:
     for id in ids:
-        folder = within(parser.get_parsed_content(id), "")
+        folder = path_in(configuration.get(id))
         if folder is None and id != "tf_dir":
             raise InputError(f"{id} must be the name of a folder")
         if folder is not None and rank() == 0:  # the one that writes
             check_writable(Path(folder))
-    if "tf_dir" in ids and parser.get_parsed_content("log_dir") and importlib.util.find_spec("tensorboard") is None:
+    if "tf_dir" in ids and configuration.get("log_dir") and importlib.util.find_spec("tensorboard") is None:
         raise InputError("TensorBoard is missing: pip install 'monai-locor[train]', or do without by --tf_dir none")

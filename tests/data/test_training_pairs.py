@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from monai_locor import InputError
-from monai_locor.data import training
-from monai_locor.data.training import ReadTrainingPaird, check_training_pairs, training_pairs
+from monai_locor.data import training_pairs as training
+from monai_locor.data.training_pairs import ReadTrainingPaird, check_training_pairs, training_pairs
 
 SHAPE = (10, 11, 12)
 AFFINE = np.array([[-4.0, 0, 0, 18], [0, 4, 0, -20], [0, 0, 4, -22], [0, 0, 0, 1]])
