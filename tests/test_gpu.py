@@ -18,7 +18,8 @@ from monai_locor.io import write_image
 from monai_locor.registration.config import PRESETS
 from monai_locor.registration.similarity import SIMILARITIES
 
-from .registration.phantom import CUBE, SHORT, TINY, difference, engine_of, errors, pair, run
+from .phantoms import CUBE, pair
+from .registration.short_runs import SHORT, TINY, difference, engine_of, errors, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

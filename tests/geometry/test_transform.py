@@ -16,7 +16,7 @@ from scipy import ndimage
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, apply_affine
 from monai_locor.geometry.inversion import fitted_affine
 
-from ..io.transform_cases import turned
+from ..phantoms import turned
 
 FIXED = {2: turned(0.4, (1.0, -1.5), (22, 20)), 3: turned(0.3, (1.0, -1.5, 2.0), (18, 16, 14))}
 

@@ -17,7 +17,8 @@ from monai_locor.inferers.network_input import align, network_grid, network_imag
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 
-from ..registration.phantom import ORDERS, SHORT, anatomy, grid_of, image, offset
+from ..phantoms import ORDERS, anatomy, grid_of, image
+from ..registration.short_runs import SHORT, offset
 
 SPACING = 3.0
 

@@ -58,12 +58,10 @@ def _reversed(array: np.ndarray, dims: int) -> np.ndarray:
 
 
 def nibabel_image(array: np.ndarray, grid: Grid) -> nib.Nifti1Image:
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
     components = array.shape[grid.dims :]
     if components:
         array = array.reshape(*grid.shape, *[1] * (3 - grid.dims), *components)
-    return nib.Nifti1Image(array, affine)
+    return nib.Nifti1Image(array, grid.full_affine)
 
 
 def sitk_image(array: np.ndarray, grid: Grid) -> sitk.Image:

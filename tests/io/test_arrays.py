@@ -13,13 +13,15 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import EnsureChannelFirst, LoadImage, SpatialCrop
 
 from monai_locor import InputError
+from monai_locor.geometry.planes import full_affine
 from monai_locor.io import read_image, read_mask
 from monai_locor.io.arrays import images_of_channels
 from monai_locor.io.grids import read_grid
 from monai_locor.io.images import read_labels
 
+from ..phantoms import turned
 from .library_objects import IMAGES, itk
-from .transform_cases import GRIDS, turned
+from .transform_cases import GRIDS
 
 AFFINE = turned(0.4, (1.5, -2.0, 2.5), (5, 6, 7)).affine
 FLAT = turned(0.4, (1.5, -2.0), (5, 6)).affine
@@ -39,13 +41,6 @@ def numbers(*shape: int) -> np.ndarray:
     return RNG.integers(0, 100, shape).astype(np.float64)
 
 
-def full(affine: np.ndarray) -> np.ndarray:
-    out = np.eye(4)
-    dims = len(affine) - 1
-    out[:dims, :dims], out[:dims, 3] = affine[:dims, :dims], affine[:dims, dims]
-    return out
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("shape", "affine", "spatial"),
@@ -54,11 +49,11 @@ def full(affine: np.ndarray) -> np.ndarray:
         ((1, 5, 6), None, (5, 6)),
         ((1, 5, 6, 7), None, (5, 6, 7)),
         ((5, 6), FLAT, (5, 6)),
-        ((5, 6), full(FLAT), (5, 6)),
+        ((5, 6), full_affine(FLAT), (5, 6)),
         ((1, 5, 6), FLAT, (5, 6)),
         ((5, 6, 7), AFFINE, (5, 6, 7)),
         ((1, 5, 6, 7), AFFINE, (5, 6, 7)),
-        ((5, 6, 1), full(FLAT), (5, 6)),
+        ((5, 6, 1), full_affine(FLAT), (5, 6)),
     ],
 )
 def test_shapes_that_can_be_read_in_one_way(kind, shape, affine, spatial):
@@ -68,7 +63,7 @@ def test_shapes_that_can_be_read_in_one_way(kind, shape, affine, spatial):
         image = read(given) if read is read_image else read(given, "fixed")
         image = image[0] if read is read_image else image
         assert tuple(image.shape) == (1, *spatial)
-        np.testing.assert_allclose(image.affine.numpy(), np.eye(4) if affine is None else full(affine))
+        np.testing.assert_allclose(image.affine.numpy(), np.eye(4) if affine is None else full_affine(affine))
         if read is not read_mask:
             np.testing.assert_array_equal(np.asarray(image).reshape(array.shape), array)
     assert read_grid(given).shape == spatial
@@ -162,7 +157,7 @@ def test_images_of_libraries_are_read_as_files_are(library, place):
     array = numbers(*grid.shape).astype(np.float32)
     image, valid = read_image(IMAGES[library](array, grid), "moving")
     np.testing.assert_array_equal(image.numpy()[0], array)
-    np.testing.assert_allclose(image.affine.numpy(), full(grid.affine), atol=1e-5)
+    np.testing.assert_allclose(image.affine.numpy(), full_affine(grid.affine), atol=1e-5)
     assert valid is None and image.meta["stored_dtype"] == "float32"
     assert read_labels(IMAGES[library](array, grid)).dtype == torch.int64
     mask = read_mask(IMAGES[library]((array > 50).astype(np.uint8), grid))

@@ -25,7 +25,7 @@ from monai_locor.io import (
     write_image,
 )
 
-from .transform_cases import turned
+from ..phantoms import turned
 
 HEADER = "#Insight Transform File V1.0\n#Transform 0\n"
 ORDERS = [(axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product([False, True], repeat=3)]

@@ -16,7 +16,8 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, SpatialTransform
 from monai_locor.io import read_displacement_field, read_transform, read_transforms, write_transform
 
-from .transform_cases import GRIDS, inner_points, smooth_field, some_affine, some_transform, turned
+from ..phantoms import turned
+from .transform_cases import GRIDS, inner_points, smooth_field, some_affine, some_transform
 
 FLIP = np.array([-1.0, -1.0, 1.0])
 HEAD = turned(0.1, (2.0, 2.0, 2.5), (20, 22, 18))  # near the world's axes, as heads are
@@ -34,9 +35,7 @@ def save_vectors(
     """Vectors ``(*shape, D)`` in a NIfTI file of four or five axes."""
     data = values.astype(np.float32)
     data = data.reshape(*grid.shape, *(1,) * (4 - grid.dims), grid.dims) if five else data
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    image = nib.Nifti1Image(data, affine)
+    image = nib.Nifti1Image(data, grid.full_affine)
     if intent:
         image.header.set_intent(intent, name=name)
     image.header["descrip"] = about.encode()

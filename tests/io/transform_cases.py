@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,9 @@ import torch
 from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform
 from monai_locor.io import write_image
 
+from ..phantoms import turned
+
 LIMIT = 0.01  # voxels, mean
-
-
-def turned(angle: float, spacing: tuple[float, ...], shape: tuple[int, ...], center: float = 5.0) -> Grid:
-    """A grid turned by ``angle`` about every axis; negative spacing flips an axis."""
-    dims = len(shape)
-    linear = np.eye(dims)
-    for i, j in itertools.combinations(range(dims), 2):
-        turn = np.eye(dims)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        linear = linear @ turn
-    affine = np.eye(dims + 1)
-    affine[:-1, :-1] = linear @ np.diag(spacing)
-    affine[:-1, -1] = np.array([center, -2.0, 2 * center])[:dims] - affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)
 
 
 #: fixed and moving grids: the moving one holds all that the fixed one is mapped to

@@ -17,7 +17,7 @@ from monai_locor import metrics
 from monai_locor.geometry import warp, warped
 from monai_locor.transforms import DerivativeMagnitude, DerivativeMagnituded
 
-from ..registration.phantom import grid_of, pair
+from ..phantoms import grid_of, pair
 
 GRID = grid_of((14, 13, 12), (2.0, 2.0, 2.5))
 FIXED, MOVING, FIELD = pair(GRID, GRID)

@@ -22,7 +22,7 @@ from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import force_channels
 from monai_locor.registration.similarity import SIMILARITIES
 
-from ..registration.phantom import grid_of, pair
+from ..phantoms import grid_of, pair
 from .agreement import at_most, elsewhere, use_portions_of_a_gpu
 
 INFERENCE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration" / "configs" / "inference.json"

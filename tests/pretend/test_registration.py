@@ -22,7 +22,7 @@ from torch import nn
 from monai_locor import RegistrationConfig, RegistrationResult, register
 from monai_locor.registration import PRESETS, Stage, parallel
 
-from ..registration.phantom import anatomy, grid_of, image, pair
+from ..phantoms import anatomy, grid_of, image, pair
 from .agreement import elsewhere, use_portions_of_a_gpu
 from .child import NAME, work
 

@@ -14,7 +14,8 @@ import pytest
 from monai_locor.registration import PRESETS, RegistrationConfig, RegistrationEngine, Stage
 from monai_locor.registration.similarity import SIMILARITIES
 
-from ..registration.phantom import engine_of, grid_of, pair
+from ..phantoms import grid_of, pair
+from ..registration.short_runs import engine_of
 from .agreement import at_most
 from .record import Record
 from .tensor import PretendedCuda

@@ -20,7 +20,7 @@ from monai_locor.registration import Stage
 from monai_locor.registration.similarity import SIMILARITIES
 from monai_locor.report import judge
 
-from ..registration.phantom import image
+from ..phantoms import image
 from ..report.results import FLAT, GRID, aligned, made, shift
 
 STEPS = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, 4)), multistart="never", intersubject="never")

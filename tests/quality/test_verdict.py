@@ -23,7 +23,7 @@ from monai_locor.quality.measures import affine_shape, convergence, inverse_erro
 from monai_locor.quality.samples import Samples, every_nth
 from monai_locor.report import Thresholds, Verdict, judge
 
-from ..registration.phantom import grid_of, image
+from ..phantoms import grid_of, image
 from ..report.results import FALLING, FLAT, GRID, aligned, made, noise, shift
 
 SHORT = dict(FALLING[0])
@@ -278,7 +278,7 @@ class TestRealPairs:
 
 
 def test_register_judges_with_the_masks_and_the_start(images):
-    from ..registration.phantom import NOTHING, offset, run
+    from ..registration.short_runs import NOTHING, offset, run
 
     mask = torch.zeros(GRID.shape)
     mask[8:24, 8:24, 8:24] = 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from monai_locor.io import read_image
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationConfig, Stage
 
-ORDERS = list(product(permutations(range(3)), product((False, True), repeat=3)))
+from ..phantoms import image
+
 # few and short steps: rounding does not grow to what is seen
 CALM = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.01)), multistart="never")
 
@@ -92,13 +92,6 @@ def coarser(source: MetaTensor, spacing_mm: float) -> MetaTensor:
     pooled = Grid(tuple(mean.shape[1:]), affine)
     target = pooled.resampled([spacing_mm] * 3)
     return image(warp(mean, pooled, None, target), target)
-
-
-def image(values: torch.Tensor | np.ndarray, grid: Grid) -> MetaTensor:
-    """A MetaTensor of ``(1, *grid)``."""
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return MetaTensor(torch.as_tensor(values).as_subclass(torch.Tensor).float(), affine=torch.from_numpy(affine))
 
 
 def placed(source: MetaTensor, world: np.ndarray) -> MetaTensor:

@@ -11,7 +11,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import RegistrationResult
 
-from .phantom import pair, run
+from ..phantoms import pair
+from .short_runs import run
 
 
 @pytest.fixture(scope="module")

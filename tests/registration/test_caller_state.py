@@ -25,7 +25,8 @@ from monai_locor.networks import RegistrationNetwork
 from monai_locor.registration import RegistrationEngine
 from monai_locor.registration.start.prepare import prepare
 
-from .phantom import TINY, engine_of, grid_of, pair, run
+from ..phantoms import grid_of, pair
+from .short_runs import TINY, engine_of, run
 
 SEARCHING = dataclasses.replace(TINY, multistart="always")
 SMALL = grid_of((24, 22), (3.0, 3.0), (0.0, 0.0))

@@ -23,7 +23,8 @@ from monai_locor.registration.manifest import RunManifest
 from monai_locor.registration.pairing import checked_weights
 from monai_locor.registration.similarity import SIMILARITIES
 
-from .phantom import CUBE, PLANE, SHORT, TINY, anatomy, errors, grid_of, image, other_modality, pair, run, small_deformation
+from ..phantoms import CUBE, PLANE, anatomy, grid_of, image, other_modality, pair, small_deformation
+from .short_runs import SHORT, TINY, errors, run
 
 WIDE = dataclasses.replace(TINY, region="image")  # windows that do not depend on what is seen
 

@@ -23,7 +23,8 @@ from monai_locor.registration.stored import load_result
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
-from .phantom import CUBE, PLANE, anatomy, image, other_modality, pair, run
+from ..phantoms import CUBE, PLANE, anatomy, image, other_modality, pair
+from .short_runs import run
 
 STAGES = (Stage(4, 20), Stage(4, 20, spacing=8, learning_rate=0.16), Stage(2, 8, spacing=8, learning_rate=0.08))
 CONFIG = RegistrationConfig(stages=STAGES, multistart="never", num_basis=3)

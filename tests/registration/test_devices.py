@@ -15,7 +15,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.registration.engine import RegistrationEngine
 from monai_locor.registration.start.prepare import prepare
 
-from .phantom import TINY, grid_of, pair, run
+from ..phantoms import grid_of, pair
+from .short_runs import TINY, run
 
 PLANE = grid_of((24, 22), (3.0, 3.0), (0.0, 0.0))
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.geometry import Grid, inside, mapped_points, warp
 
-from .brains import Case, average_head, ball, image, rotation, run, template
+from ..phantoms import image
+from .brains import Case, average_head, ball, rotation, run, template
 
 SPOT = (35.0, 10.0, 25.0)  # in the right hemisphere
 LESION = (30.0, -20.0, 30.0)

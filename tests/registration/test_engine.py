@@ -16,26 +16,8 @@ from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import inverse_consistency, target_registration_error
 from monai_locor.registration import Stage
 
-from .phantom import (
-    CUBE,
-    GENTLE,
-    NOTHING,
-    ORDERS,
-    PLANE,
-    SHORT,
-    TINY,
-    anatomy,
-    difference,
-    engine_of,
-    errors,
-    grid_of,
-    image,
-    inner,
-    offset,
-    other_modality,
-    pair,
-    run,
-)
+from ..phantoms import CUBE, ORDERS, PLANE, anatomy, grid_of, image, other_modality, pair
+from .short_runs import GENTLE, NOTHING, SHORT, TINY, difference, engine_of, errors, inner, offset, run
 
 
 class TestAnswer:

@@ -15,17 +15,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationEngine, Stage
 
-from .phantom import (
-    CUBE,
-    SHORT,
-    TINY,
-    difference,
-    engine_of,
-    errors,
-    image,
-    inner,
-    run,
-)
+from ..phantoms import CUBE, image
+from .short_runs import SHORT, TINY, difference, engine_of, errors, inner, run
 
 
 class TestFaults:

@@ -20,7 +20,8 @@ from monai_locor.geometry import Grid, reorder, to_voxels, warp
 from monai_locor.io import read_displacement_field, read_image, write_displacement_field
 from monai_locor.registration import RegistrationConfig, Stage
 
-from .brains import CALM, ORDERS, Case, image, placed, rotation, run, template
+from ..phantoms import ORDERS, image
+from .brains import CALM, Case, placed, rotation, run, template
 
 WILD = RegistrationConfig(stages=(Stage(2, 4), Stage(1, 4, spacing=4, learning_rate=0.16)))
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

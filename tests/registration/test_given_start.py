@@ -22,7 +22,8 @@ from monai_locor.io.transforms.library_objects import itk_of_steps, simpleitk_of
 from monai_locor.registration.manifest import RunManifest
 
 from ..io.library_objects import ANTsTransform, write_ants_transform
-from ..io.transform_cases import inner_points, smooth_field, turned
+from ..io.transform_cases import inner_points, smooth_field
+from ..phantoms import image, turned
 
 FIXED = turned(0.2, (2.0, -2.0, 2.2), (14, 15, 13))
 MOVING = turned(-0.1, (2.1, 2.0, 2.0), (20, 21, 22))
@@ -33,12 +34,11 @@ CLOSE = 0.1  # mm: the engine keeps a deformation on a coarser lattice
 AFFINE = SpatialTransform.of_affine(MATRIX)
 
 
-def image(grid: Grid) -> MetaTensor:
-    values = np.sin(grid.points() @ [0.3, 0.2, 0.25]) + 0.3 * np.cos(grid.points()[..., 0] / 3)
-    return MetaTensor(torch.from_numpy(values)[None].float(), affine=torch.tensor(grid.affine))
+def waves(grid: Grid) -> MetaTensor:
+    return image(np.sin(grid.points() @ [0.3, 0.2, 0.25]) + 0.3 * np.cos(grid.points()[..., 0] / 3), grid)
 
 
-FIXED_IMAGE, MOVING_IMAGE = image(FIXED), image(MOVING)
+FIXED_IMAGE, MOVING_IMAGE = waves(FIXED), waves(MOVING)
 
 
 def run(initial, preset=NOTHING, **options):

@@ -16,7 +16,7 @@ from monai_locor.errors import InputError
 from monai_locor.registration import api
 from monai_locor.registration.basis_pair import BasisPair
 
-from .phantom import NOTHING, SHORT, TINY, engine_of, errors, run
+from .short_runs import NOTHING, SHORT, TINY, engine_of, errors, run
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ import torch
 from monai_locor import register
 from monai_locor.registration import RegistrationEngine, starts
 
-from .phantom import CUBE, TINY, engine_of, offset, run
+from ..phantoms import CUBE
+from .short_runs import TINY, engine_of, offset, run
 
 STEPS = 6  # of eight: in the middle of the second stage
 

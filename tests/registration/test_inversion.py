@@ -14,7 +14,8 @@ from monai_locor.geometry import Grid, from_voxels
 from monai_locor.metrics import inverse_consistency
 from monai_locor.registration.inversion import refined_inverse
 
-from .phantom import grid_of, inner
+from ..phantoms import grid_of
+from .short_runs import inner
 
 FIXED = grid_of((36, 40, 30), (2.0, 1.8, 2.4), (3, -4, 8))
 MOVING = grid_of((34, 42, 44), (2.1, 1.9, 1.8), (5, -6, 10), turn=0.3)

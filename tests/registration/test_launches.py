@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .phantom import SHORT, engine_of
+from .short_runs import SHORT, engine_of
 
 # operations whose result or shape depends on values, for which the host has to wait
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "bincount", "lstsq")

@@ -20,7 +20,8 @@ from monai_locor.io import write_affine
 from monai_locor.losses import LocalNCCLoss
 from monai_locor.registration.manifest import RunManifest, sha256, versions
 
-from .phantom import PLANE, TINY, pair, run
+from ..phantoms import PLANE, pair
+from .short_runs import TINY, run
 
 
 def save(path: Path, source: MetaTensor) -> Path:

@@ -13,7 +13,8 @@ from monai_locor.geometry import apply_affine
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.metrics.jacobian import unmirrored
 
-from .phantom import CUBE, PLANE, SHORT, TINY, anatomy, image, other_modality, pair, run, small_deformation
+from ..phantoms import CUBE, PLANE, anatomy, image, other_modality, pair, small_deformation
+from .short_runs import SHORT, TINY, run
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -22,7 +22,7 @@ from monai_locor.registration import Stage
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.registration.start.search import StartSearch, better_start, second_is_better
 
-from .phantom import anatomy, grid_of, other_modality
+from ..phantoms import anatomy, grid_of, other_modality
 
 WIDE = grid_of((28, 25, 26), (4.0, 4.0, 4.0))  # 112 mm: some air around the anatomy
 PLANE = grid_of((72, 64), (1.5, 1.5), (0.0, 0.0))

@@ -17,7 +17,8 @@ from monai_locor.tensors import plain
 
 from ..io.library_objects import IMAGES, sitk
 from ..io.test_libraries import through_library
-from ..io.transform_cases import inner_points, turned
+from ..io.transform_cases import inner_points
+from ..phantoms import turned
 
 TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)), multistart="never")
 #: fixed and moving grid: flips, oblique turns, another spacing, 2-D

@@ -19,7 +19,8 @@ from monai_locor.registration import PRESETS, RegistrationConfig, Stage
 from monai_locor.registration.pyramid import make_level
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 
-from .phantom import CUBE, PLANE, anatomy, difference, engine_of, errors, grid_of, image, pair, run
+from ..phantoms import CUBE, PLANE, anatomy, grid_of, image, pair
+from .short_runs import difference, engine_of, errors, run
 
 PAPER = PRESETS["paper"]
 SMALL = dataclasses.replace(  # what suits 32^3 voxels

@@ -18,7 +18,8 @@ from monai_locor.errors import InputError
 from monai_locor.registration.parallel import second_process
 from monai_locor.registration.start.prepare import prepare
 
-from .phantom import CUBE, SHORT, TINY, errors
+from ..phantoms import CUBE
+from .short_runs import SHORT, TINY, errors
 
 CPUS = ["cpu", "cpu"]
 

@@ -18,7 +18,8 @@ from monai_locor.registration import RegistrationEngine, Stage
 from monai_locor.registration.start.prepare import prepare
 from monai_locor.registration.start.reach import box_within, reachable, reached_box
 
-from .phantom import anatomy, grid_of, image, other_modality, run
+from ..phantoms import anatomy, grid_of, image, other_modality
+from .short_runs import run
 
 CPU = torch.device("cpu")
 SLAB = grid_of((24, 24, 8), (3.0, 3.0, 5.0), (3.0, -2.0, 20.0), 0.2)

@@ -20,36 +20,22 @@ from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, to_v
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.registration import PRESETS, RegistrationEngine, Stage
 
+from ..phantoms import grid_of, image
+
 TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
 NOTHING = RegistrationConfig(stages=())
 FILES = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json"}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def grid_of(shape: tuple[int, ...], spacing: tuple[float, ...], turn: float = 0.0) -> Grid:
-    """A grid about the origin, turned and with its first axis flipped."""
-    dims = len(shape)
-    rotation, affine = np.eye(dims), np.eye(dims + 1)
-    rotation[:2, :2] = [[-np.cos(turn), -np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
-    affine[:-1, :-1] = rotation * spacing
-    affine[:-1, -1] = -affine[:-1, :-1] @ ((np.array(shape) - 1) / 2)
-    return Grid(shape, affine)
+FIXED = {3: grid_of((20, 18, 12), (-1.0, 1.1, 2.0), turn=0.3), 2: grid_of((30, 28), (-1.0, 0.8), turn=0.3)}
+MOVING = {3: grid_of((24, 22, 30), (-1.2, 1.2, 1.0), turn=-0.2), 2: grid_of((34, 36), (-1.1, 0.9), turn=-0.2)}
 
 
-FIXED = {3: grid_of((20, 18, 12), (1.0, 1.1, 2.0), 0.3), 2: grid_of((30, 28), (1.0, 0.8), 0.3)}
-MOVING = {3: grid_of((24, 22, 30), (1.2, 1.2, 1.0), -0.2), 2: grid_of((34, 36), (1.1, 0.9), -0.2)}
-
-
-def image(grid: Grid, function=np.sin) -> MetaTensor:
+def waves(grid: Grid, function=np.sin) -> MetaTensor:
     world = grid.points()
     values = function(world @ np.array([0.3, 0.25, 0.2])[: grid.dims]) + np.cos(world @ np.array([0.1, -0.4, 0.3])[: grid.dims])
-    return tensor(values, grid)
-
-
-def tensor(values, grid: Grid) -> MetaTensor:
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return MetaTensor(torch.as_tensor(np.asarray(values))[None].float(), affine=torch.from_numpy(affine))
+    return image(values, grid)
 
 
 def save(path: Path, source: MetaTensor) -> Path:
@@ -63,7 +49,7 @@ def run(fixed, moving, preset=TINY, **options) -> RegistrationResult:
 
 @pytest.fixture(scope="module")
 def images() -> tuple[MetaTensor, MetaTensor]:
-    return image(FIXED[3], np.cos), image(MOVING[3])
+    return waves(FIXED[3], np.cos), waves(MOVING[3])
 
 
 @pytest.fixture(scope="module", params=[3, 2])
@@ -71,7 +57,7 @@ def result(request) -> RegistrationResult:
     """Oblique, flipped grids of different size, moved enough that nothing is symmetric by chance."""
     start = np.eye(request.param + 1)
     start[0, 1], start[:-1, -1] = 0.1, [1.5, -2.0, 1.0][: request.param]
-    return run(image(FIXED[request.param], np.cos), image(MOVING[request.param]), initial=start)
+    return run(waves(FIXED[request.param], np.cos), waves(MOVING[request.param]), initial=start)
 
 
 class TestSources:
@@ -83,7 +69,7 @@ class TestSources:
         assert run(str(paths[0]), images[1], NOTHING).inputs == {"fixed": str(paths[0])}
 
     def test_plain_tensors_and_arrays(self):
-        values = image(grid_of((12, 13, 14), (1.0, 1.0, 1.0))).as_tensor()
+        values = waves(grid_of((12, 13, 14), (-1.0, 1.0, 1.0))).as_tensor()
         for source in (values, values.numpy()):
             found = run(source, source, NOTHING)
             np.testing.assert_array_equal(found.fixed_grid.affine, np.eye(4))
@@ -99,7 +85,7 @@ class TestSources:
         assert run(*images, preset).config == RegistrationConfig.of(preset)
 
     def test_masks_on_another_grid_are_resampled_with_a_warning(self, images, caplog):
-        mask = tensor(np.ones(MOVING[3].shape), MOVING[3])
+        mask = image(np.ones(MOVING[3].shape), MOVING[3])
         with caplog.at_level(logging.WARNING):
             run(*images, NOTHING, fixed_mask=mask)
         assert "fixed mask: lies on another grid" in caplog.text
@@ -120,12 +106,12 @@ class TestSources:
 
     @pytest.mark.parametrize("how", ["centers", "moments"])
     def test_images_far_apart_start_from_their_middles(self, images, how):
-        far = tensor(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
+        far = image(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
         found = run(images[0], far, RegistrationConfig(stages=(), initialization=how))
         np.testing.assert_allclose(found.affine[0, 3], 500, atol=8)
 
     def test_auto_falls_back_to_the_centers_and_says_so(self, images, caplog):
-        far = tensor(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
+        far = image(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
         with caplog.at_level(logging.INFO, logger="monai_locor"):
             found = run(images[0], far, NOTHING)
         assert "centers" in caplog.text
@@ -186,13 +172,13 @@ class TestRefusals:
         assert role in message and str(path) in message and told in message
 
     def test_no_overlap(self, images):
-        far = tensor(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
+        far = image(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
         message = self.refusal(images[0], far, {"initialization": "world"})
         assert "0 %" in message and "centers" in message
         assert "0 %" in self.refusal(*images, initial=shifted(Grid((1, 1, 1), np.eye(4)), 500))
 
     def test_numbers_of_axes(self, images):
-        message = self.refusal(images[0], image(MOVING[2]))
+        message = self.refusal(images[0], waves(MOVING[2]))
         expected = f"fixed image {FIXED[3].shape} and moving image {MOVING[2].shape}: both must be 2-D or both 3-D."
         assert message == expected
 
@@ -243,11 +229,11 @@ class TestRefusals:
 
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_masks(self, images, role):
-        away = tensor(np.ones(FIXED[3].shape), Grid(FIXED[3].shape, shifted(FIXED[3], 500)))
+        away = image(np.ones(FIXED[3].shape), Grid(FIXED[3].shape, shifted(FIXED[3], 500)))
         for mask, told in (
             (away, "meet"),
-            (tensor(np.zeros(FIXED[3].shape), FIXED[3]), "empty"),
-            (tensor(np.ones(FIXED[2].shape), FIXED[2]), "2-D"),
+            (image(np.zeros(FIXED[3].shape), FIXED[3]), "empty"),
+            (image(np.ones(FIXED[2].shape), FIXED[2]), "2-D"),
         ):
             message = self.refusal(*images, **{f"{role}_mask": mask})
             assert f"{role} mask" in message and told in message
@@ -284,16 +270,16 @@ class TestResult:
         assert back.shape == (1, *result.moving_grid.shape) and set(back.unique().tolist()) <= {0, 1}
 
     def test_warping_another_image_is_warping_the_moving_image(self, result):
-        moving = image(MOVING[result.fixed_grid.dims])
+        moving = waves(MOVING[result.fixed_grid.dims])
         torch.testing.assert_close(result.warp_moving(moving).as_tensor(), result.warped_moving.as_tensor())
 
     def test_nothing_is_invented_where_the_moving_image_ends(self):
         """Air is -1024 in CT: zero would be water."""
-        ct = tensor(np.full(MOVING[3].shape, -1024.0), MOVING[3])
+        ct = image(np.full(MOVING[3].shape, -1024.0), MOVING[3])
         ct[0, 4:-4, 4:-4, 4:-4] = 40 * torch.rand(16, 14, 22)
         start = np.eye(4)
         start[0, 3] = 9
-        found = run(image(FIXED[3]), ct, NOTHING, initial=start)
+        found = run(waves(FIXED[3]), ct, NOTHING, initial=start)
         warped = found.warped_moving.as_tensor()
         outside = ~inside(mapped_points(FIXED[3], MOVING[3], found.forward_mm), MOVING[3].shape, margin=-1)
         assert outside.any() and (warped[0][outside] == -1024).all()
@@ -326,7 +312,7 @@ class TestSave:
         dims, fixed, moving = result.fixed_grid.dims, result.fixed_grid, result.moving_grid
         result.save(tmp_path)
         source = tmp_path / "moving.nii"
-        nib.save(nib.Nifti1Image(image(moving).as_tensor()[0].numpy(), image(moving).affine.numpy()), source)
+        nib.save(nib.Nifti1Image(waves(moving).as_tensor()[0].numpy(), waves(moving).affine.numpy()), source)
         vectors = read(tmp_path / "forward_field.nii.gz", itk.Vector[itk.F, dims], dims)
         picture, field = itk.Image[itk.F, dims], itk.Image[itk.Vector[itk.F, dims], dims]
         warp = itk.WarpImageFilter[picture, picture, field].New(read(source, itk.F, dims), DisplacementField=vectors)

@@ -23,7 +23,8 @@ from monai_locor.losses import LocalLearnedBasisCRLoss, LocalNCCLoss, MutualInfo
 from monai_locor.registration import PRESETS, Stage, pyramid
 from monai_locor.registration.similarity import CUSTOM, SIMILARITIES, make_similarity
 
-from .phantom import CUBE, ORDERS, PLANE, SHORT, TINY, anatomy, engine_of, errors, image, pair, run
+from ..phantoms import CUBE, ORDERS, PLANE, anatomy, image, pair
+from .short_runs import SHORT, TINY, engine_of, errors, run
 
 OTHERS = [name for name in SIMILARITIES if name != "locor"]
 OPTIONS = {

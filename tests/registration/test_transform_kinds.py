@@ -17,7 +17,8 @@ from monai_locor.geometry import Grid, apply_affine
 from monai_locor.networks.affine import KINDS, AffineMap, matrix_exponential
 from monai_locor.registration import Stage
 
-from .phantom import CUBE, PLANE, anatomy, image, other_modality, run
+from ..phantoms import CUBE, PLANE, anatomy, image, other_modality
+from .short_runs import run
 
 STAGES = (Stage(2, 30, learning_rate=1e-2), Stage(2, 5, spacing=8), Stage(1, 4, spacing=4))
 TILTED = Grid((32, 30, 28), np.array([[2.0, 0, 0, -31], [0, 2.0, 0, -29], [0.3, 0.5, 2, -28], [0, 0, 0, 1]]))

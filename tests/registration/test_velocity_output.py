@@ -20,7 +20,8 @@ from monai_locor.io import read_displacement_field
 from monai_locor.io.transforms import read_transform
 from monai_locor.registration import Stage
 
-from .phantom import CUBE, PLANE, TINY, grid_of, inner, pair, run
+from ..phantoms import CUBE, PLANE, grid_of, pair
+from .short_runs import TINY, inner, run
 
 TURNED = grid_of((30, 26, 24), (1.8, 2.2, 2.5), (3.0, 1.0, 0.0), 0.3)
 

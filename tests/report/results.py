@@ -17,7 +17,7 @@ from monai_locor.geometry import Grid, warped
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.registration import Stage
 
-from ..registration.phantom import anatomy, grid_of, image, other_modality
+from ..phantoms import anatomy, grid_of, image, other_modality
 
 GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
 FLAT = grid_of((96, 90), (1.0, 1.0), (0.0, 0.0), 0.2)

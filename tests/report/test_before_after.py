@@ -19,14 +19,13 @@ from monai_locor.geometry import Grid, reorder
 from monai_locor.report import before_after_picture
 from monai_locor.report.pictures.planes import checkerboard, deformed_lines, planes_through, upright, window
 
+from ..phantoms import image
+
 GRID = Grid((12, 14, 10), np.diag([2.0, 2.0, 3.0, 1.0]))
 
 
-def image(grid: Grid, seed: int = 0) -> MetaTensor:
-    values = torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(seed))
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, -1] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return MetaTensor(values, affine=torch.from_numpy(affine))
+def noise(grid: Grid, seed: int = 0) -> MetaTensor:
+    return image(torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(seed)), grid)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf"])
@@ -34,8 +33,8 @@ def test_writes_a_picture_with_and_without_grid(tmp_path, suffix):
     matplotlib = pytest.importorskip("matplotlib")
     backend = matplotlib.rcParams._get("backend")
     u = random_diffeomorphism(GRID, 0, smoothing_mm=20)
-    plain = before_after_picture(tmp_path / f"a{suffix}", *(image(GRID, s) for s in range(3)))
-    full = before_after_picture(str(tmp_path / f"b{suffix}"), *(image(GRID, s) for s in range(3)), "title", u)
+    plain = before_after_picture(tmp_path / f"a{suffix}", *(noise(GRID, s) for s in range(3)))
+    full = before_after_picture(str(tmp_path / f"b{suffix}"), *(noise(GRID, s) for s in range(3)), "title", u)
     assert full.stat().st_size > plain.stat().st_size > 1000
     assert matplotlib.rcParams._get("backend") == backend  # neither switched nor resolved
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
@@ -44,7 +43,7 @@ def test_writes_a_picture_with_and_without_grid(tmp_path, suffix):
 def test_two_dimensional_constant_and_broken_images_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     flat = Grid((30, 20), np.diag([1.0, 2.0, 1.0]))
-    broken = image(flat)
+    broken = noise(flat)
     broken[0, 3, 3] = float("nan")
     before_after_picture(tmp_path / "a.png", broken, torch.zeros(1, 30, 20), torch.full((1, 30, 20), 7.0))
     assert (tmp_path / "a.png").stat().st_size > 1000
@@ -53,7 +52,7 @@ def test_two_dimensional_constant_and_broken_images_are_drawn(tmp_path):
 def test_refuses_images_on_other_grids(tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match=r"\(12, 14, 10\)"):
-        before_after_picture(tmp_path / "a.png", image(GRID), image(GRID), torch.zeros(1, 3, 3, 3))
+        before_after_picture(tmp_path / "a.png", noise(GRID), noise(GRID), torch.zeros(1, 3, 3, 3))
 
 
 def test_names_the_extra_when_matplotlib_is_missing(tmp_path, monkeypatch):
@@ -66,7 +65,7 @@ def test_names_the_extra_when_matplotlib_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"monai-locor\[plot\]"):
-        before_after_picture(tmp_path / "a.png", *(image(GRID) for _ in range(3)))
+        before_after_picture(tmp_path / "a.png", *(noise(GRID) for _ in range(3)))
 
 
 def test_planes_are_radiological():
@@ -81,7 +80,7 @@ def test_planes_are_radiological():
 
 
 def test_every_storage_order_gives_the_same_picture():
-    values = image(GRID)
+    values = noise(GRID)
     for axes, flips in product(permutations(range(3)), product((False, True), repeat=3)):
         volume, grid = upright(reorder(values, axes, flips), GRID.reordered(axes, flips))
         np.testing.assert_array_equal(volume, values.numpy())

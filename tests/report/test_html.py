@@ -30,7 +30,7 @@ from monai_locor.report.html.charts import curve, histogram
 from monai_locor.report.html.explanations import CHECKS, NUMBERS
 from monai_locor.report.html.images import views_of
 
-from ..registration.phantom import image
+from ..phantoms import image
 from .results import FLAT, GRID, aligned, made
 
 pytest.importorskip("matplotlib")

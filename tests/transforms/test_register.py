@@ -20,7 +20,8 @@ from monai_locor.geometry import Grid, SpatialTransform
 from monai_locor.registration import RegistrationConfig, Stage
 from monai_locor.transforms import RegisterD, Registerd, RegisterDict
 
-from ..io.transform_cases import some_affine, turned
+from ..io.transform_cases import some_affine
+from ..phantoms import image, turned
 
 NOTHING = {"stages": []}
 FIXED = {3: turned(0.2, (2.0, -2.0, 2.2), (10, 11, 12)), 2: turned(0.2, (2.0, -2.0), (20, 21))}
@@ -28,27 +29,20 @@ MOVING = {3: turned(-0.1, (2.1, 2.0, 2.0), (16, 15, 17)), 2: turned(-0.1, (2.1, 
 OTHER = {3: turned(0.3, (1.5, 2.0, -3.0), (24, 18, 11)), 2: turned(0.3, (1.5, -2.0), (40, 30))}
 
 
-def full(grid: Grid) -> torch.Tensor:
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return torch.from_numpy(affine)
-
-
-def image(grid: Grid, phase: float = 0.0, **meta) -> MetaTensor:
-    values = np.sin(grid.points() @ [0.3, 0.2, 0.25][: grid.dims] + phase)
-    return MetaTensor(torch.from_numpy(values)[None].float(), affine=full(grid), meta=meta)
+def waves(grid: Grid, phase: float = 0.0, **meta) -> MetaTensor:
+    return image(np.sin(grid.points() @ [0.3, 0.2, 0.25][: grid.dims] + phase), grid, **meta)
 
 
 def labels(grid: Grid) -> MetaTensor:
-    return MetaTensor((image(grid).as_tensor() * 3).round().to(torch.int32) + 3, affine=full(grid))
+    return MetaTensor((waves(grid).as_tensor() * 3).round().to(torch.int32) + 3, affine=grid.full_affine)
 
 
 def sample(dims: int) -> dict:
     return {
-        "fixed": image(FIXED[dims]),
-        "moving": image(MOVING[dims], filename_or_obj="moving.nii.gz"),
+        "fixed": waves(FIXED[dims]),
+        "moving": waves(MOVING[dims], filename_or_obj="moving.nii.gz"),
         "labels": labels(MOVING[dims]),
-        "other": torch.cat((image(OTHER[dims]), image(OTHER[dims], 1.0))),
+        "other": torch.cat((waves(OTHER[dims]), waves(OTHER[dims], 1.0))),
         "name": "a",
     }
 
@@ -97,7 +91,7 @@ def test_it_is_the_result_of_register_and_the_same_each_time():
 
 
 def test_several_channels_and_an_image_that_stays(dims=2):
-    data = {**sample(dims), "fixed2": image(FIXED[dims], 1.0), "moving2": image(MOVING[dims], 1.0)}
+    data = {**sample(dims), "fixed2": waves(FIXED[dims], 1.0), "moving2": waves(MOVING[dims], 1.0)}
     tiny = {"stages": [{"factor": 2, "iterations": 3}]}
     one = Registerd(
         ["labels"], ["fixed", "fixed2"], "nearest", moving_key=["moving", "moving2"], preset=tiny, device="cpu", ddf_key="ddf"
@@ -110,14 +104,14 @@ def test_several_channels_and_an_image_that_stays(dims=2):
 
 
 def test_masks_are_used_and_may_be_carried_along():
-    data = {**sample(3), "fixed_mask": MetaTensor(torch.ones(1, *FIXED[3].shape), affine=full(FIXED[3]))}
-    data["mask"] = MetaTensor(torch.ones(1, *MOVING[3].shape, dtype=torch.bool), affine=full(MOVING[3]))
+    data = {**sample(3), "fixed_mask": MetaTensor(torch.ones(1, *FIXED[3].shape), affine=FIXED[3].full_affine)}
+    data["mask"] = MetaTensor(torch.ones(1, *MOVING[3].shape, dtype=torch.bool), affine=MOVING[3].full_affine)
     given = {"fixed_mask_key": "fixed_mask", "moving_mask_key": "mask"}
     out = step(3, ("moving", "mask"), ("bilinear", "nearest"), **given)(data)
     assert (
         out["mask"].dtype == torch.bool and out["mask"].shape[1:] == FIXED[3].shape and out["fixed_mask"] is data["fixed_mask"]
     )
-    data["fixed_mask"] = MetaTensor(torch.zeros(1, *FIXED[3].shape), affine=full(FIXED[3]))
+    data["fixed_mask"] = MetaTensor(torch.zeros(1, *FIXED[3].shape), affine=FIXED[3].full_affine)
     with pytest.raises(InputError, match=r"fixed mask.*empty"):
         step(3, ("moving",), "bilinear", **given)(data)
 
@@ -125,8 +119,8 @@ def test_masks_are_used_and_may_be_carried_along():
 @pytest.mark.parametrize("channel", [True, False])
 def test_a_pipeline_from_files_to_files(tmp_path, channel):
     for name, grid in (("fixed", FIXED[3]), ("moving", MOVING[3]), ("labels", MOVING[3])):
-        made = labels(grid) if name == "labels" else image(grid)
-        nib.save(nib.Nifti1Image(made[0].numpy(), full(grid).numpy()), tmp_path / f"{name}.nii.gz")
+        made = labels(grid) if name == "labels" else waves(grid)
+        nib.save(nib.Nifti1Image(made[0].numpy(), grid.full_affine), tmp_path / f"{name}.nii.gz")
     keys = ["fixed", "moving", "labels"]
     before = [LoadImaged(keys), *([EnsureChannelFirstd(keys)] if channel else [])]
     after = [SaveImaged("labels", output_dir=tmp_path / "out", separate_folder=False, print_log=False)]
@@ -138,7 +132,7 @@ def test_a_pipeline_from_files_to_files(tmp_path, channel):
     assert not channel or out["both"].shape == (2, *FIXED[3].shape)
     saved = nib.load(next((tmp_path / "out").glob("labels*")))
     assert saved.shape == FIXED[3].shape
-    np.testing.assert_allclose(saved.affine, full(FIXED[3]).numpy(), atol=1e-4)
+    np.testing.assert_allclose(saved.affine, FIXED[3].full_affine, atol=1e-4)
 
 
 def test_loaders_collate_what_it_gives():
@@ -156,7 +150,7 @@ def test_pickled():
 
 @pytest.mark.parametrize("missing", ["fixed", "moving", "labels", "mask"])
 def test_missing_keys(missing):
-    data = {**sample(2), "mask": MetaTensor(torch.ones(1, *MOVING[2].shape), affine=full(MOVING[2]))}
+    data = {**sample(2), "mask": MetaTensor(torch.ones(1, *MOVING[2].shape), affine=MOVING[2].full_affine)}
     del data[missing]
     with pytest.raises(KeyError, match=missing):
         step(2, moving_mask_key="mask")(data)
