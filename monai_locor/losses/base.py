@@ -15,7 +15,7 @@ from torch.nn.modules.loss import _Loss
 
 from ..precision import full_precision
 from ..tensors import plain
-from .options import check_options, settings_text
+from .options import BinOptions, RangeOptions, WindowOptions, check_options, settings_text
 
 __all__ = ["PairLoss", "clamped_weight", "finite_in_both", "reduced"]
 
@@ -29,8 +29,10 @@ class PairLoss(_Loss):
     Args:
         spatial_dims: one of ``dims``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        groups: option dataclasses of :mod:`.options`.
         dims: numbers of spatial axes for which the measure is defined.
-        options: further options of the subclass, checked by :func:`.options.check_options` and kept as attributes.
+        options: further options of the subclass. All options are checked by :func:`.options.check_options` and become
+            attributes of the loss.
 
     Raises:
         ValueError: for an option out of its range.
@@ -43,14 +45,20 @@ class PairLoss(_Loss):
     generator: torch.Generator | None
 
     def __init__(
-        self, spatial_dims: int, reduction: LossReduction | str, dims: Sequence[int] = (1, 2, 3), **options: Any
+        self,
+        spatial_dims: int,
+        reduction: LossReduction | str,
+        *groups: BinOptions | RangeOptions | WindowOptions,
+        dims: Sequence[int] = (1, 2, 3),
+        **options: Any,
     ) -> None:
         super().__init__(reduction=LossReduction(reduction).value)
         if spatial_dims not in dims:
             raise ValueError(f"spatial_dims must be one of {tuple(dims)}, got {spatial_dims}.")
-        check_options(**options)
+        every = {name: value for group in groups for name, value in vars(group).items()} | options
+        check_options(**every)
         self.spatial_dims = spatial_dims
-        for name, value in options.items():
+        for name, value in every.items():
             setattr(self, name, value)
 
     def extra_repr(self) -> str:

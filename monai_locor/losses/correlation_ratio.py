@@ -9,6 +9,7 @@ import torch
 from monai.utils import LossReduction
 
 from .functional import one_minus_correlation_ratio
+from .options import BinOptions, RangeOptions
 from .parzen import Powers, joint_histogram
 from .parzen_loss import ParzenLoss
 
@@ -39,11 +40,9 @@ class CorrelationRatioLoss(ParzenLoss):
         A scalar in [0, 1], to be minimized; 0 where no voxel counts.
 
     Example:
-        >>> loss = CorrelationRatioLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> image = torch.linspace(0, 1, 400).reshape(1, 1, 20, 20)
+        >>> round(float(CorrelationRatioLoss(spatial_dims=2)((6 * image).cos(), image)), 2)  # not a function of the cosine
+        0.68
     """
 
     def __init__(
@@ -58,17 +57,8 @@ class CorrelationRatioLoss(ParzenLoss):
         freeze_range: bool = False,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(
-            spatial_dims,
-            reduction,
-            num_bins=num_bins,
-            kernel_type=kernel_type,
-            sigma_ratio=sigma_ratio,
-            rescale=rescale,
-            quantile=quantile,
-            freeze_range=freeze_range,
-            eps=eps,
-        )
+        bins, intensities = BinOptions(num_bins, kernel_type, sigma_ratio), RangeOptions(rescale, quantile, freeze_range)
+        super().__init__(spatial_dims, reduction, bins, intensities, eps=eps)
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor

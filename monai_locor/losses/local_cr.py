@@ -18,6 +18,7 @@ from ..recent import Recent
 from .base import PairLoss, clamped_weight
 from .functional import FORMS, LocalMoments, local_fit, local_moments, unexplained_share
 from .intensity import rescale
+from .options import WindowOptions
 from .streaming import StreamedWindows, slab_budget
 from .window_grid import WindowGrid
 from .windows import WindowPlan
@@ -108,20 +109,16 @@ class LocalLearnedBasisCRLoss(PairLoss):
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
         super().__init__(
             spatial_dims,
             reduction,
+            windows,
             in_channels=in_channels,
-            kernel_sigma=kernel_sigma,
-            truncated=truncated,
-            stride=stride,
             ridge=ridge,
             eps=eps,
             form=look_up_option(form, FORMS),
             rescale=rescale,
-            min_mass=min_mass,
-            memory_budget_mb=memory_budget_mb,
-            generator=generator,
         )
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
         self._plans = Recent[WindowPlan](24)  # three axes of eight image sizes

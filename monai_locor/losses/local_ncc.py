@@ -17,6 +17,7 @@ from .base import PairLoss
 from .functional import has_mass
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
+from .options import WindowOptions
 from .streaming import StreamedWindows, slab_budget
 from .window_grid import WindowGrid
 
@@ -54,11 +55,9 @@ class LocalNCCLoss(PairLoss):
         A scalar in about [-1, 0], to be minimized.
 
     Example:
-        >>> loss = LocalNCCLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> image = torch.rand(1, 1, 20, 20)
+        >>> round(float(LocalNCCLoss(spatial_dims=2)(3 - 2 * image, image)), 2)
+        -1.0
     """
 
     def __init__(
@@ -76,19 +75,9 @@ class LocalNCCLoss(PairLoss):
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
         super().__init__(
-            spatial_dims,
-            reduction,
-            kernel_type=kernel_type,
-            kernel_size=kernel_size,
-            kernel_sigma=kernel_sigma,
-            truncated=truncated,
-            stride=stride,
-            rescale=rescale,
-            eps=eps,
-            min_mass=min_mass,
-            memory_budget_mb=memory_budget_mb,
-            generator=generator,
+            spatial_dims, reduction, windows, kernel_type=kernel_type, kernel_size=kernel_size, rescale=rescale, eps=eps
         )
         self.grid = WindowGrid.make(spatial_dims, kernel_type, kernel_size, kernel_sigma, truncated, stride)
 

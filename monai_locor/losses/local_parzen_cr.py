@@ -14,6 +14,7 @@ from monai.utils import LossReduction, ensure_tuple_rep
 
 from .functional import average_by_mass, one_minus_correlation_ratio
 from .local_parzen import LocalParzen, local_parzen
+from .options import BinOptions, RangeOptions, WindowOptions
 from .parzen import Powers, joint_histogram
 from .parzen_loss import ParzenLoss
 from .streaming import StreamedWindows, slab_budget
@@ -62,11 +63,9 @@ class LocalParzenCRLoss(ParzenLoss):
         A scalar in [0, 1], to be minimized.
 
     Example:
-        >>> loss = LocalParzenCRLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> patches = LocalParzenCRLoss(spatial_dims=2, num_patches=50)  # RaPTOR
+        >>> patches(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20)).shape
+        torch.Size([])
     """
 
     num_patches: int | None
@@ -92,24 +91,10 @@ class LocalParzenCRLoss(ParzenLoss):
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        bins, intensities = BinOptions(num_bins, kernel_type, sigma_ratio), RangeOptions(rescale, quantile, freeze_range)
+        windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
         super().__init__(
-            spatial_dims,
-            reduction,
-            num_bins=num_bins,
-            kernel_type=kernel_type,
-            sigma_ratio=sigma_ratio,
-            kernel_sigma=kernel_sigma,
-            truncated=truncated,
-            stride=stride,
-            num_patches=num_patches,
-            patch_size=patch_size,
-            rescale=rescale,
-            quantile=quantile,
-            freeze_range=freeze_range,
-            eps=eps,
-            min_mass=min_mass,
-            memory_budget_mb=memory_budget_mb,
-            generator=generator,
+            spatial_dims, reduction, bins, intensities, windows, num_patches=num_patches, patch_size=patch_size, eps=eps
         )
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.grid = WindowGrid.make(spatial_dims, "gaussian", 1, kernel_sigma, truncated, stride)

@@ -54,12 +54,12 @@ class MINDSSCLoss(PairLoss):
         A scalar in [0, 1], to be minimized.
 
     Example:
-        >>> loss = MINDSSCLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> image = torch.rand(1, 1, 20, 20)
+        >>> round(float(MINDSSCLoss(spatial_dims=2)(3 - 2 * image, image)), 4)
+        0.0
     """
+
+    count_masked: bool
 
     def __init__(
         self,
@@ -70,11 +70,10 @@ class MINDSSCLoss(PairLoss):
         rescale: bool = True,
         count_masked: bool = False,
     ) -> None:
-        super().__init__(spatial_dims, reduction, (2, 3), rescale=rescale)
+        super().__init__(spatial_dims, reduction, dims=(2, 3), rescale=rescale, count_masked=count_masked)
         if not isinstance(radius, int) or not isinstance(dilation, int) or radius < 0 or dilation < 1:
             raise ValueError(f"radius and dilation must be whole numbers of at least 0 and 1, got {radius} and {dilation}.")
         self.radius, self.dilation = radius, dilation
-        self.count_masked = count_masked
         self._boxes = Recent[ReplicatedBox](24)
 
     def _measure(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from monai.utils import LossReduction, look_up_option
 
+from .options import BinOptions, RangeOptions
 from .parzen import joint_histogram
 from .parzen_loss import ParzenLoss
 
@@ -48,12 +49,13 @@ class MutualInformationLoss(ParzenLoss):
         A scalar, to be minimized: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
 
     Example:
+        >>> image = torch.rand(1, 1, 20, 20)
         >>> loss = MutualInformationLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> bool(loss(1 - image, image) < loss(torch.rand(1, 1, 20, 20), image))
+        True
     """
+
+    count_masked: bool
 
     def __init__(
         self,
@@ -69,19 +71,9 @@ class MutualInformationLoss(ParzenLoss):
         count_masked: bool = False,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__(
-            spatial_dims,
-            reduction,
-            num_bins=num_bins,
-            kernel_type=kernel_type,
-            sigma_ratio=sigma_ratio,
-            rescale=rescale,
-            quantile=quantile,
-            freeze_range=freeze_range,
-            eps=eps,
-        )
+        bins, intensities = BinOptions(num_bins, kernel_type, sigma_ratio), RangeOptions(rescale, quantile, freeze_range)
+        super().__init__(spatial_dims, reduction, bins, intensities, eps=eps, count_masked=count_masked)
         self.form = look_up_option(form, ("mutual_information", "normalized"))
-        self.count_masked = count_masked
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor

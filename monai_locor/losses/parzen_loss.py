@@ -12,6 +12,7 @@ from monai.utils import LossReduction
 
 from .base import PairLoss
 from .intensity import IntensityRange, intensity_range, normalized
+from .options import BinOptions, RangeOptions, WindowOptions
 from .parzen import make_parzen
 
 __all__ = ["ParzenLoss"]
@@ -20,16 +21,13 @@ __all__ = ["ParzenLoss"]
 class ParzenLoss(PairLoss):
     """Intensities are brought to [0, 1] between two quantiles of the voxels that count, and clamped; bins lie on [0, 1].
 
+    With ``freeze_range`` the ends found in the first call are kept as constants until :meth:`reset_range`, as within a stage
+    of a registration. Otherwise they are found in every call, and the gradient includes theirs.
+
     Args:
         spatial_dims: 1, 2 or 3.
-        num_bins: bins, two at least.
-        kernel_type: Parzen window, ``"gaussian"`` (normalized over the bins) or ``"spline"`` (two bins wide).
-        sigma_ratio: standard deviation of the Gaussian, in distances between bins.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        rescale: whether to do so; without it intensities are taken as they are and clamped to [0, 1].
-        quantile: share of voxels below the low and above the high end, in [0, 0.5); 0 is minimum and maximum.
-        freeze_range: keep the ends found in the first call until :meth:`reset_range`, as within a stage of a registration;
-            they are constants then. Otherwise they are found anew in every call, and the gradient includes theirs.
+        bins, intensities, groups, options: see :mod:`.options`.
     """
 
     num_bins: int
@@ -40,15 +38,13 @@ class ParzenLoss(PairLoss):
         self,
         spatial_dims: int,
         reduction: LossReduction | str,
-        *,
-        num_bins: int,
-        kernel_type: str,
-        sigma_ratio: float,
+        bins: BinOptions,
+        intensities: RangeOptions,
+        *groups: WindowOptions,
         **options: Any,
     ) -> None:
-        shown = {"num_bins": num_bins, "kernel_type": kernel_type, "sigma_ratio": sigma_ratio}
-        super().__init__(spatial_dims, reduction, **shown, **options)
-        self.parzen = make_parzen(kernel_type, num_bins, sigma_ratio)
+        super().__init__(spatial_dims, reduction, bins, intensities, *groups, **options)
+        self.parzen = make_parzen(bins.kernel_type, bins.num_bins, bins.sigma_ratio)
         self._frozen: tuple[IntensityRange, IntensityRange] | None = None
 
     def reset_range(self) -> None:

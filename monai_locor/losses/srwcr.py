@@ -12,6 +12,7 @@ from monai.utils import LossReduction
 
 from ..recent import Recent
 from .local_parzen import LocalParzen, local_parzen
+from .options import BinOptions, RangeOptions
 from .parzen import spline_moments
 from .parzen_loss import ParzenLoss
 from .streaming import StreamedWindows, slab_budget
@@ -57,11 +58,9 @@ class SRWCRLoss(ParzenLoss):
         A scalar in [0, 1], to be minimized; 0 where no voxel counts.
 
     Example:
-        >>> loss = SRWCRLoss(spatial_dims=2)
-        >>> pred, target = torch.rand(2, 1, 1, 16, 16)
-        >>> loss(pred.requires_grad_(), target).backward()
-        >>> pred.grad.shape
-        torch.Size([1, 1, 16, 16])
+        >>> regions = SRWCRLoss(spatial_dims=2, spacing=5, reduction="none")
+        >>> regions(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20)).shape
+        torch.Size([1, 1, 5, 5])
     """
 
     spacing: int
@@ -78,18 +77,9 @@ class SRWCRLoss(ParzenLoss):
         eps: float = 1e-6,
         memory_budget_mb: float | None = None,
     ) -> None:
+        bins, intensities = BinOptions(num_bins, "spline", 1.0), RangeOptions(rescale, quantile, freeze_range)
         super().__init__(
-            spatial_dims,
-            reduction,
-            num_bins=num_bins,
-            kernel_type="spline",
-            sigma_ratio=1.0,
-            spacing=spacing,
-            rescale=rescale,
-            quantile=quantile,
-            freeze_range=freeze_range,
-            eps=eps,
-            memory_budget_mb=memory_budget_mb,
+            spatial_dims, reduction, bins, intensities, spacing=spacing, eps=eps, memory_budget_mb=memory_budget_mb
         )
         self.spacing = int(spacing)
         self._plans = Recent[WindowPlan](24)
