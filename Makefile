@@ -6,18 +6,22 @@ GPU := .gpu
 SHARED ?= ../shared
 
 BIN := .venv/bin
+OLDEST := .venv-oldest/bin
 REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
+# What depends on the versions of torch, NumPy, MONAI, nibabel and ITK.
+OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tests/networks tests/registration/test_register.py
 # One thread for each of pytest's processes: many small operations gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
+.PHONY: help demo test test-slow test-interop test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
 	@echo "make test       run the tests and the doctests"
 	@echo "make test-slow  run the tests marked slow"
 	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
+	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (its torch may be 3 GB)"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       run tutorials with stale outputs, build the documentation into site/"
 	@echo "make texts      update what the pages quote: help texts, table of formats, measured figures"
@@ -26,7 +30,7 @@ help:
 	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
 	@echo "make gpu-reference  register these cases on the CPU, for gpu to compare with"
 	@echo "make clean      remove build outputs, caches and demo_output"
-	@echo "make distclean  clean, and remove .venv"
+	@echo "make distclean  clean, and remove .venv and .venv-oldest"
 	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
 
 demo: .venv/.stamp-run
@@ -42,6 +46,9 @@ test-slow: .venv/.stamp-run
 
 test-interop: .venv/.stamp-interop
 	$(PYTEST) tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
+
+test-oldest: .venv-oldest/.stamp
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -p no:cacheprovider $(OLDEST_TESTS)
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
@@ -88,6 +95,12 @@ gpu-reference: .venv/.stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.venv-oldest/.stamp: pyproject.toml constraints-oldest.txt
+	"$(PYTHON)" -m venv .venv-oldest
+	$(OLDEST)/python -m pip install --disable-pip-version-check -c constraints-oldest.txt \
+		-e '.[datasets,dicom,hdf5,plot,weights]' pytest SimpleITK
+	@touch $@
+
 .venv/bin/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: '$(PYTHON)' not found; name a Python >= 3.10 with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -96,7 +109,7 @@ gpu-reference: .venv/.stamp-run
 
 clean:
 	rm -rf build dist site demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venv-oldest

@@ -60,9 +60,16 @@ def full_precision(*devices: torch.device) -> Iterator[None]:
 def undisturbed(*devices: torch.device) -> Iterator[None]:
     """:func:`full_precision`; and what is made without a device is made on the host, whatever the caller's default is."""
     with full_precision(*devices), contextlib.ExitStack() as stack:
-        if not torch.compiler.is_compiling() and torch.get_default_device().type != "cpu":
+        if not torch.compiler.is_compiling() and _default_device_type() != "cpu":
             stack.enter_context(torch.device("cpu"))  # costs something at every call of torch
         yield
+
+
+def _default_device_type() -> str:
+    try:
+        return torch.get_default_device().type
+    except AttributeError:  # torch 2.8 after torch.set_default_device(None)
+        return "cpu"
 
 
 @contextlib.contextmanager
