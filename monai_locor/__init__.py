@@ -18,7 +18,7 @@ __all__ = ["InputError", "RegistrationConfig", "RegistrationResult", "__version_
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch and MONAI is imported when it is asked for, so that the command line answers ``--help`` at once."""
+    """Import torch and MONAI only when needed, so that ``--help`` on the command line is fast."""
     if name in __all__:
         return getattr(import_module(".registration", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What goes wrong with input, said in one line that names the thing, its value and the remedy."""
+"""Errors about invalid input: one line that names the file or argument, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["InputError", "one_line"]
 
 
 class InputError(ValueError):
-    """Input that cannot be registered: the message names the file or argument, its value and what to do about it."""
+    """Invalid input. The message names the file or argument, its value and the remedy."""
 
 
 def one_line(error: BaseException) -> str:
-    """The gist of an exception, for a message of one line."""
+    """The last line of an exception's message, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Packages whose modules are imported when a name of theirs is asked for.
+"""Lazy imports for packages: a module is imported when one of its names is first used.
 
-torch takes two seconds to import and MONAI five. The command line answers without them where it can.
+Importing torch takes two seconds and MONAI five. The command line avoids both where it can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[
 
     Args:
         package: its ``__name__``.
-        modules: which names each of its modules has. No name may be that of a module.
+        modules: the public names of each module. A name must not equal that of a module.
 
     >>> getattr_, dir_ = lazy("monai_locor", {"errors": ["InputError"]})
     >>> getattr_("InputError").__name__, dir_()
@@ -33,7 +33,7 @@ def lazy(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f".{home[name]}", package), name)
-        setattr(sys.modules[package], name, value)  # the next time it is found without this function
+        setattr(sys.modules[package], name, value)  # later lookups bypass this function
         return value
 
     def names() -> list[str]:

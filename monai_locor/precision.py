@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Full precision where it matters, whatever the caller has switched on."""
+"""Full float32 precision, independent of the caller's autocast, TF32 and bfloat16 settings."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 
-# Backend and operation, as torch names the settings that it has since 2.9. One that is "none" follows what is above it.
-# The public setter of torch.backends.mkldnn.fp32_precision writes that of torch.backends: here the private ones are used.
+# Backend and operation, the keys of torch's precision settings since 2.9. The value "none" inherits from the parent.
+# The public setter of torch.backends.mkldnn.fp32_precision writes that of torch.backends, so the private ones are used.
 Key = tuple[str, str]
-ABOVE: Sequence[Key] = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))  # the first is above the others
-CPU: Sequence[Key] = (("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"))
-CUDA: Sequence[Key] = (("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"))
+PARENT_KEYS: Sequence[Key] = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))  # the first is parent of the others
+CPU_KEYS: Sequence[Key] = (("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"))
+CUDA_KEYS: Sequence[Key] = (("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"))
 
-Old = tuple[str, bool]  # the settings before: of products, and whether cuDNN may use TF32
-OLD_FULL: Old = ("highest", False)
+LegacySettings = tuple[str, bool]  # torch before 2.9: matmul precision, and whether cuDNN may use TF32
+LEGACY_FULL: LegacySettings = ("highest", False)
 
 Restore = Callable[[], None]
 
 
 @contextlib.contextmanager
 def full_precision(*devices: torch.device) -> Iterator[None]:
-    """Compute float32 in float32: without autocast, TF32 and bfloat16 products, whatever the caller has switched on.
+    """Context manager: compute float32 in float32, without autocast, TF32 or bfloat16, regardless of the caller's settings.
 
-    It concerns matrix products, convolutions and recurrent layers, of the devices given and of the CPU. The guard may be
-    nested, and many threads may be inside. Where everything is at full precision already nothing is set. Otherwise the
-    first one in sets it, and the last one out puts back exactly what was there: what had followed a setting above it, such
-    as ``torch.backends.fp32_precision``, follows it again.
+    Applies to matrix products, convolutions and recurrent layers on the given devices and on the CPU. It can be nested and
+    entered by several threads. If full precision is already in force, nothing is changed. Otherwise the first to enter sets
+    it, and the last to leave restores the exact previous state: a setting that inherited from a parent, such as
+    ``torch.backends.fp32_precision``, inherits again.
 
-    Autocast belongs to the thread. The other settings belong to the process, torch has no local form of them: other
-    threads that compute meanwhile do so in full precision, and what they set meanwhile may be lost.
+    Autocast is local to the thread. The other settings are global to the process, since torch has no local ones: other
+    threads compute in full precision in the meantime, and settings that they change in the meantime may be lost.
 
     Args:
-        devices: where is computed; the CPU is always included.
+        devices: devices used in the computation; the CPU is always included.
     """
     with contextlib.ExitStack() as stack:
-        for kind in ("cpu", *{device.type for device in devices if device.type != "cpu"}):  # CUDA's settings need the CPU's
+        for kind in ("cpu", *{device.type for device in devices if device.type != "cpu"}):  # CUDA needs those of the CPU
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            if kind in _SHARED and not torch.compiler.is_compiling():  # what is compiled has no settings of the process
+            if kind in _SHARED and not torch.compiler.is_compiling():  # compiled code cannot change process settings
                 stack.enter_context(_SHARED[kind])
         yield
 
 
 @contextlib.contextmanager
 def undisturbed(*devices: torch.device) -> Iterator[None]:
-    """:func:`full_precision`; and what is made without a device is made on the host, whatever the caller's default is."""
+    """:func:`full_precision`, and the CPU as default device for new tensors, regardless of the caller's default."""
     with full_precision(*devices), contextlib.ExitStack() as stack:
         if not torch.compiler.is_compiling() and _default_device_type() != "cpu":
-            stack.enter_context(torch.device("cpu"))  # costs something at every call of torch
+            stack.enter_context(torch.device("cpu"))  # only if needed: it slows down every torch call
         yield
 
 
@@ -74,13 +74,13 @@ def _default_device_type() -> str:
 
 @contextlib.contextmanager
 def optimizing(*devices: torch.device) -> Iterator[None]:
-    """:func:`undisturbed`, with gradients, under ``torch.no_grad`` and ``torch.inference_mode`` as well."""
+    """:func:`undisturbed` with gradients enabled, even inside ``torch.no_grad`` and ``torch.inference_mode``."""
     with undisturbed(*devices), torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def optimized(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Decorator for methods of what has a ``device``: :func:`optimizing` there."""
+    """Decorator for methods of objects with a ``device`` attribute: run the method in :func:`optimizing`."""
 
     @functools.wraps(method)
     def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,7 +91,7 @@ def optimized(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S,
 
 
 def guarded(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: :func:`undisturbed` on the devices of the arguments, as far as they say which, also those in a sequence."""
+    """Decorator: run a function in :func:`undisturbed` on the devices of its tensor arguments, including sequences."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,14 +110,14 @@ def _devices(values: Iterable[Any]) -> set[torch.device]:
 
 
 class _Shared:
-    """Settings of the process, at full precision while anybody is inside.
+    """Process-wide settings that are held at full precision while at least one thread is inside.
 
     Args:
-        full: whether they are at full precision.
-        fill: sets them; returns what undoes it.
+        full: returns whether the settings are at full precision.
+        fill: sets full precision and returns a function that undoes it.
     """
 
-    lock = threading.RLock()  # one for all settings: some can only be read while others are set
+    lock = threading.RLock()  # one lock for all settings: some can only be read while others are changed
 
     def __init__(self, full: Callable[[], bool], fill: Callable[[], Restore]) -> None:
         self.full, self.fill, self.inside = full, fill, 0
@@ -127,7 +127,7 @@ class _Shared:
         with self.lock:
             if not self.full():
                 restore = self.fill()
-                self.restore = self.restore or restore  # who set something meanwhile is overruled, not remembered
+                self.restore = self.restore or restore  # settings changed by others in the meantime are overridden
             self.inside += 1
 
     def __exit__(self, *exception: object) -> None:
@@ -139,7 +139,7 @@ class _Shared:
 
 
 def _read(key: Key) -> str:
-    """What is in force."""
+    """The value in force, inherited ones included."""
     return torch._C._get_fp32_precision_getter(*key)
 
 
@@ -149,10 +149,10 @@ def _write(values: dict[Key, str]) -> None:
 
 
 def _own(keys: Sequence[Key]) -> dict[Key, str]:
-    """What was written into settings, whatever is above them: for a moment there is nothing above."""
+    """The values written to settings, without inheritance: the parents are cleared for a moment."""
     above: dict[Key, str] = {}
     try:
-        for key in ABOVE:
+        for key in PARENT_KEYS:
             above[key] = _read(key)
             _write({key: "none"})
         return {key: _read(key) for key in keys}
@@ -170,62 +170,62 @@ def _fill(keys: Sequence[Key]) -> Restore:
     return functools.partial(_write, before)
 
 
-def _old() -> Old:
-    """The old settings; where there are new ones, these must be at full precision."""
+def _legacy() -> LegacySettings:
+    """The legacy settings. If the new ones exist, they must be at full precision."""
     try:
         cudnn = torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # torch refuses to tell when it contradicts the new ones
+    except RuntimeError:  # raised by torch if it contradicts the new settings
         cudnn = True
     return torch.get_float32_matmul_precision(), cudnn
 
 
-def _write_old(old: Old, new: bool = True) -> None:
-    """Torch writes some of the new settings along: they stay as they are."""
-    kept = _own([*CPU, *CUDA]) if new else {}
-    torch.set_float32_matmul_precision(old[0])
-    torch.backends.cudnn.allow_tf32 = old[1]
+def _write_legacy(values: LegacySettings, new: bool = True) -> None:
+    """Write the legacy settings. Torch also changes some of the new ones, which are restored."""
+    kept = _own([*CPU_KEYS, *CUDA_KEYS]) if new else {}
+    torch.set_float32_matmul_precision(values[0])
+    torch.backends.cudnn.allow_tf32 = values[1]
     _write(kept)
 
 
 def _cuda_is_full() -> bool:
-    return _is_full(CUDA) and _old() == OLD_FULL
+    return _is_full(CUDA_KEYS) and _legacy() == LEGACY_FULL
 
 
 def _fill_cuda() -> Restore:
-    restore, old = _fill(CUDA), _old()
-    _write_old(OLD_FULL)
+    restore, before = _fill(CUDA_KEYS), _legacy()
+    _write_legacy(LEGACY_FULL)
 
     def both() -> None:
-        _write_old(old)
+        _write_legacy(before)
         restore()
 
     return both
 
 
-def _is_full_old(part: int) -> bool:
-    return _old()[part] == OLD_FULL[part]
+def _is_legacy_full(part: int) -> bool:
+    return _legacy()[part] == LEGACY_FULL[part]
 
 
-def _fill_old(part: int) -> Restore:
+def _fill_legacy(part: int) -> Restore:
     def change(value: str | bool) -> None:
-        old: list = [*_old()]
-        old[part] = value
-        _write_old((old[0], old[1]), new=False)
+        values: list = [*_legacy()]
+        values[part] = value
+        _write_legacy((values[0], values[1]), new=False)
 
-    before = _old()[part]
-    change(OLD_FULL[part])
+    before = _legacy()[part]
+    change(LEGACY_FULL[part])
     return functools.partial(change, before)
 
 
 def _shared(new: bool) -> dict[str, _Shared]:
-    """The settings that matter to each type of device, by the interface of torch since 2.9 or the one before."""
+    """The settings of each device type, by the interface of torch 2.9 or the legacy one."""
     if new:
         return {
-            "cpu": _Shared(functools.partial(_is_full, CPU), functools.partial(_fill, CPU)),
+            "cpu": _Shared(functools.partial(_is_full, CPU_KEYS), functools.partial(_fill, CPU_KEYS)),
             "cuda": _Shared(_cuda_is_full, _fill_cuda),
         }
     return {
-        kind: _Shared(functools.partial(_is_full_old, part), functools.partial(_fill_old, part))
+        kind: _Shared(functools.partial(_is_legacy_full, part), functools.partial(_fill_legacy, part))
         for part, kind in enumerate(("cpu", "cuda"))
     }
 

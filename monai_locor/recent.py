@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The last few of things that are costly to make and depend on a shape, a device or a dtype."""
+"""A small cache for objects that are expensive to build and depend on a shape, device or dtype."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """Keeps the values of the keys that were asked for last.
+    """Least-recently-used cache.
 
-    Copies and pickles of it are empty: what it holds can be made again, and may lie on another device.
+    Copies and pickles are empty: the values can be rebuilt, and may be on another device.
 
     Args:
-        limit: how many are kept.
+        limit: maximum number of values.
 
     >>> squares = Recent[int](limit=2)
     >>> [squares.get(n, lambda: n * n) for n in (3, 4, 3)]
@@ -34,8 +34,8 @@ class Recent(Generic[T]):
         self._values: OrderedDict[Hashable, T] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of ``key``, made if need be; tensors in it are never inference tensors, which autograd refuses."""
-        found = self._values.pop(key, None)  # one operation: threads may share this
+        """The value of ``key``, built by ``make`` if missing; never with inference tensors, which autograd rejects."""
+        found = self._values.pop(key, None)  # atomic, since threads may share the cache
         if found is None:
             with torch.inference_mode(False), torch.no_grad():
                 found = make()

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The warnings of a registration, kept with its result.
+"""Collect the warnings of a registration for its result.
 
-Every warning that a logger of this package gives during a run is kept. A warning given with :func:`doubt` also keeps the
-verdict from being better than WARN: it is for what makes the result doubtful, not for notes.
+Every warning logged by this package during a run is collected. A warning logged with :func:`doubt` also limits the verdict
+to WARN. Use it for conditions that put the result in doubt, not for notes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any
 
 __all__ = ["RunLog", "collecting", "doubt"]
 
-ROOT = "monai_locor"
+PACKAGE_LOGGER = "monai_locor"
 
 
 @dataclass
 class RunLog:
-    """What was logged in a run.
+    """Warnings of a run.
 
     Attributes:
-        warnings: every warning once, in order.
-        doubts: those of them that make the result doubtful.
+        warnings: all warnings in order, without duplicates.
+        doubts: the warnings that put the result in doubt.
     """
 
     warnings: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
     def add(self, text: str, doubtful: bool = False) -> None:
-        """Keep a warning."""
+        """Record a warning."""
         line = " ".join(text.split())
         for kept in (self.warnings, *([self.doubts] if doubtful else [])):
             if line not in kept:
@@ -45,13 +45,13 @@ _CURRENT: ContextVar[RunLog | None] = ContextVar("monai_locor_run_log", default=
 
 
 def doubt(logger: logging.Logger, message: str, *args: Any) -> None:
-    """Log a warning that keeps the verdict of the current registration from being better than WARN.
+    """Log a warning that limits the verdict of the current registration to WARN.
 
-    It reaches the verdict even where the user's logging settings leave warnings out.
+    The verdict takes it into account even if the user's logging settings suppress warnings.
 
     Args:
-        logger: of the module that warns.
-        message: one line; ``args`` are put into it as by ``logger.warning``.
+        logger: logger of the calling module.
+        message: one line; formatted with ``args`` as in ``logger.warning``.
     """
     log = _CURRENT.get()
     if log is not None:
@@ -61,15 +61,16 @@ def doubt(logger: logging.Logger, message: str, *args: Any) -> None:
 
 @contextmanager
 def collecting() -> Iterator[RunLog]:
-    """Keep the warnings of this package that are logged inside, in this thread only.
+    """Collect the warnings that this package logs inside the block, in the current thread only.
 
-    Within another such block the outer one goes on, so that what a command reads before it registers is part of the run.
+    A nested block shares the log of the outer one, so warnings about inputs that a command reads before registering are
+    part of the run.
     """
     outer = _CURRENT.get()
     if outer is not None:
         yield outer
         return
-    log, logger = RunLog(), logging.getLogger(ROOT)
+    log, logger = RunLog(), logging.getLogger(PACKAGE_LOGGER)
     handler, token = _Collector(log), _CURRENT.set(log)
     logger.addHandler(handler)
     try:
@@ -80,27 +81,27 @@ def collecting() -> Iterator[RunLog]:
 
 
 class _Collector(logging.Handler):
-    """Keeps the warnings of one run."""
+    """Logging handler that records the warnings of one run."""
 
     def __init__(self, log: RunLog) -> None:
         super().__init__(logging.WARNING)
         self.log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _CURRENT.get() is self.log:  # and not another thread's
+        if _CURRENT.get() is self.log:  # not from another thread
             self.log.add(record.getMessage())
         if logging.lastResort is not None and not _heard(record.name) and _first(self):
-            logging.lastResort.handle(record)  # as without this handler
+            logging.lastResort.handle(record)  # what logging does without any handler
 
 
 def _heard(name: str) -> bool:
-    """Whether a logger of this name has a handler that is not one of these."""
+    """Whether a logger has a handler other than a collector."""
     return any(not isinstance(handler, _Collector) for handler in _handlers(name))
 
 
 def _first(handler: logging.Handler) -> bool:
-    """Of several runs at a time, one passes a record on."""
-    return next((h for h in logging.getLogger(ROOT).handlers if isinstance(h, _Collector)), handler) is handler
+    """Whether a collector is the first one; of several concurrent runs, only this one passes records on."""
+    return next((h for h in logging.getLogger(PACKAGE_LOGGER).handlers if isinstance(h, _Collector)), handler) is handler
 
 
 def _handlers(name: str) -> Iterator[logging.Handler]:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training that continues after a break as if there had been none."""
+"""Seed each epoch, so that resumed training gives the same result as uninterrupted training."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SeedEpochs"]
 
-DATA, SHARED = 0, 1  # streams of random numbers: one for each process, one that all processes have in common
+DATA_STREAM, SHARED_STREAM = 0, 1  # random numbers that differ between processes, and those common to all
 
 
 class SeedEpochs:
-    """Seed everything random from the number of the epoch, whenever an epoch starts.
+    """Seed all random number generators from the epoch number at the start of each epoch.
 
-    What an epoch draws then depends on nothing that happened before it: training that is resumed from a checkpoint at
-    the end of an epoch goes on, on a CPU bit by bit, as training without a break. Seeded are Python's, NumPy's and
-    torch's (CPU and CUDA) global generators, the random transforms of the data set, the given generators, and through
-    the global ones the shuffling and the worker processes of the data loader. A ``DistributedSampler`` is told the epoch.
+    The random numbers of an epoch then do not depend on earlier epochs: training resumed from a checkpoint at the end of
+    an epoch continues as if it had not been interrupted, bit for bit on a CPU. This seeds the global generators of Python,
+    NumPy and torch (CPU and CUDA), the random transforms of the dataset and the given generators; the global ones also
+    determine the shuffling and the worker processes of the data loader. ``DistributedSampler.set_epoch`` is called.
 
-    The processes of a distributed training draw different augmentations, but the same numbers from ``generators``: the
-    losses of all of them look through the same windows.
+    In distributed training the processes draw different augmentations, but the same numbers from ``generators``, so their
+    losses use the same windows.
 
-    What happens before the first epoch, such as the initialization of the network, is not seeded here, and resuming in
-    the middle of an epoch is not exact.
+    Anything before the first epoch, such as the initialization of the network, is not seeded here. Resuming in the middle
+    of an epoch is not exact.
 
     Args:
-        seed: of the training, 0 or more.
-        dataset: the one whose random transforms are seeded; by default the data loader's.
-        generators: random generators of one's own, for instance of ``LocalLearnedBasisCRLoss``.
+        seed: seed of the training, 0 or more.
+        dataset: dataset whose random transforms are seeded; by default that of the data loader.
+        generators: further random generators, for instance that of ``LocalLearnedBasisCRLoss``.
 
     Raises:
-        ValueError: when ``seed`` is no whole number or negative.
+        ValueError: if ``seed`` is negative or not an integer.
 
     Example::
 
@@ -53,12 +53,12 @@ class SeedEpochs:
 
     def __init__(self, seed: int, dataset: Any = None, generators: Sequence[torch.Generator] | torch.Generator = ()) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}.")
+            raise ValueError(f"seed must be an integer, 0 or more, got {seed!r}.")
         self.seed, self.dataset = seed, dataset
         self.generators: tuple[torch.Generator, ...] = ensure_tuple(generators)
 
     def attach(self, engine: Engine) -> None:
-        """Have the engine call this at the start of every epoch."""
+        """Register this handler to run at the start of each epoch."""
         from ignite.engine import Events  # an optional dependency
 
         engine.add_event_handler(Events.EPOCH_STARTED, self)
@@ -67,32 +67,32 @@ class SeedEpochs:
         """Seed for the engine's current epoch.
 
         Raises:
-            ValueError: when the data loader keeps its worker processes from epoch to epoch: they cannot be seeded again.
+            ValueError: if the data loader has persistent workers, which cannot be reseeded.
         """
         state, loader = engine.state, engine.state.dataloader
         if getattr(loader, "persistent_workers", False):
-            raise ValueError("SeedEpochs cannot seed worker processes that persist: set persistent_workers=False.")
+            raise ValueError("SeedEpochs cannot reseed persistent workers: set persistent_workers=False.")
         self._seed_global(state.epoch)
         dataset = getattr(loader, "dataset", None) if self.dataset is None else self.dataset
-        set_rnd(dataset, self._number(DATA, state.epoch, _rank(), 1))
+        set_rnd(dataset, self._number(DATA_STREAM, state.epoch, _rank(), 1))
         for index, generator in enumerate(self.generators):
-            generator.manual_seed(self._number(SHARED, state.epoch, index))
+            generator.manual_seed(self._number(SHARED_STREAM, state.epoch, index))
         for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
-            tell = getattr(sampler, "set_epoch", None)
-            if tell is not None:
-                tell(state.epoch)
-        # ignite would go on with the last epoch's iterator, where it has one, and so with its order and its workers
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(state.epoch)
+        # ignite would otherwise reuse the iterator of the last epoch, with its order and its workers
         if loader is not None and state.iteration % (state.epoch_length or 1) == 0:
             engine.set_data(loader)
 
     def _seed_global(self, epoch: int) -> None:
-        number = self._number(DATA, epoch, _rank(), 0)
+        number = self._number(DATA_STREAM, epoch, _rank(), 0)
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
 
     def _number(self, *place: int) -> int:
-        """A seed of 32 bits, unrelated to those of all other places."""
+        """A 32-bit seed, independent of those at all other places."""
         return int(np.random.SeedSequence(self.seed, spawn_key=place).generate_state(1)[0])
 
 

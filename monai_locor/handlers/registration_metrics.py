@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How good the deformations are that a network predicts, averaged over the pairs of a validation epoch."""
+"""Metrics of predicted deformations, averaged over the pairs of a validation epoch."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ NAMES = ("dice", "dice_before", "tre_mm", "tre_before_mm", "folding_percent", "l
 
 
 class RegistrationMetric(Metric):
-    """One measure of the registered pairs, averaged over those for which there is one, and over all processes.
+    """A metric averaged over all pairs that have a value, and over all processes.
 
-    ``engine.state.output["pred"]`` holds the displacement ``"ddf"``, ``(B, D, *spatial)`` voxels, as
-    :class:`monai_locor.networks.RegistrationNetwork` returns it; what else a measure needs is in ``engine.state.batch``.
-    Batches may be decollated. For each pair:
+    ``engine.state.output["pred"]`` holds the displacement ``"ddf"``, ``(B, D, *spatial)`` voxels, as returned by
+    :class:`monai_locor.networks.RegistrationNetwork`. All other inputs are read from ``engine.state.batch``. Batches may be
+    decollated. For each pair:
 
-    - ``"dice"``: mean over the labels that both label maps have, and the fixed one in ``min_voxels`` voxels; the moving
-      label map, ``"moving_label"``, is warped with nearest neighbors onto ``"fixed_label"``. ``"dice_before"`` without.
-    - ``"tre_mm"``: mean distance, mm, from ``"moving_landmarks"`` to where the displacement sends ``"fixed_landmarks"``,
-      both ``(N, D)`` in voxels of the network's grid, whose affine ``"fixed"`` carries. ``"tre_before_mm"`` without.
-    - ``"folding_percent"``: voxels with a Jacobian determinant of zero or less, of those where ``"fixed_weight"`` is
-      positive (of all, without weight).
+    - ``"dice"``: mean over the labels present in both label maps and in at least ``min_voxels`` voxels of the fixed one.
+      ``"moving_label"`` is warped onto ``"fixed_label"`` with nearest neighbor interpolation. ``"dice_before"``: unwarped.
+    - ``"tre_mm"``: mean distance, mm, between ``"moving_landmarks"`` and the displaced ``"fixed_landmarks"``, both
+      ``(N, D)`` in voxels of the network's grid; the affine is that of ``"fixed"``. ``"tre_before_mm"``: not displaced.
+    - ``"folding_percent"``: percentage of voxels with a Jacobian determinant of zero or less, among those with positive
+      ``"fixed_weight"`` (all voxels without a weight).
     - ``"loss"``: ``loss(pred, pred["fixed"])`` of the pair in evaluation mode; without ``loss``, the output's ``"loss"``.
 
     Args:
-        name: one of those.
-        loss: loss function; its mode is restored.
-        min_voxels: smaller labels do not count.
+        name: one of these names.
+        loss: loss function; its training mode is restored afterwards.
+        min_voxels: minimum size of a label.
         save_details: keep the values of all pairs, ``(pairs, 1)``, in ``engine.state.metric_details``.
 
     Raises:
-        ValueError: for an unknown name; in use, for displacements and losses that are not finite.
+        ValueError: for an unknown name; when used, for displacements or losses that are not finite.
 
     Example::
 
@@ -66,23 +66,23 @@ class RegistrationMetric(Metric):
         super().__init__()
 
     def reset(self) -> None:
-        """Forget all pairs."""
+        """Discard all values."""
         self._values: list[float] = []
 
     def update(self, output: Sequence[Pair]) -> None:
-        """Measure pairs, see :func:`pairs`."""
+        """Evaluate pairs, see :func:`pairs`."""
         self._values += [self._measure(batch, out) for batch, out in output]
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Measure the pairs of the engine's current iteration."""
+        """Evaluate the pairs of the engine's current iteration."""
         self.update(pairs(engine))
 
     def compute(self) -> float:
-        """The mean over the pairs of all processes; NaN where no pair has a value."""
+        """The mean over the pairs of all processes; NaN if no pair has a value."""
         return _mean(self._gathered())
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Write the mean, and the values it is of, into the engine's state."""
+        """Write the mean and the individual values to the engine's state."""
         values, state = self._gathered(), vars(engine.state)
         state["metrics"][name] = _mean(values)
         if self.save_details:
@@ -92,7 +92,7 @@ class RegistrationMetric(Metric):
         return evenly_divisible_all_gather(torch.tensor(self._values, dtype=torch.float64), concat=True)
 
     def _measure(self, batch: dict[str, Any], output: dict[str, Any]) -> float:
-        """Of one pair, NaN where it lacks what is needed."""
+        """Value of one pair; NaN if its inputs are missing."""
         pred = output["pred"]
         name = batch.get("name", "a pair")
         if "ddf" in pred and not plain(pred["ddf"]).detach().isfinite().all():
@@ -127,11 +127,11 @@ class RegistrationMetric(Metric):
 
 
 class RegistrationMetrics:
-    """Attach several :class:`RegistrationMetric` to an engine; one that no pair has is left out of the engine's metrics.
+    """Attach several :class:`RegistrationMetric` to an engine. A metric without any value is removed from its metrics.
 
     Args:
-        names: of the measures; all by default.
-        prefix: before each name in ``engine.state.metrics``.
+        names: names of the metrics; by default all.
+        prefix: prefix of each name in ``engine.state.metrics``.
         loss, min_voxels, save_details: see :class:`RegistrationMetric`.
     """
 
@@ -146,7 +146,7 @@ class RegistrationMetrics:
         self.metrics = {prefix + name: RegistrationMetric(name, loss, min_voxels, save_details) for name in names}
 
     def attach(self, engine: Engine) -> None:
-        """Have the engine measure every iteration."""
+        """Register the metrics with the engine."""
         from ignite.engine import Events
 
         for name, metric in self.metrics.items():
@@ -154,7 +154,7 @@ class RegistrationMetrics:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Take out what could not be measured, after the epoch; MONAI's handlers rely on the key metric, it stays."""
+        """Remove metrics without a value after the epoch, except the key metric, which MONAI's handlers require."""
         state = vars(engine.state)
         for name in self.metrics:
             if math.isnan(state["metrics"][name]) and name != state.get("key_metric_name"):
@@ -163,7 +163,7 @@ class RegistrationMetrics:
 
 
 def pairs(engine: Engine) -> list[Pair]:
-    """Batch and output of the engine's current iteration, pair by pair, without the batch axis, decollated or not."""
+    """Batch and output of each pair of the current iteration, without the batch axis, decollated or not."""
     batch: Any = engine.state.batch
     output: Any = engine.state.output
     if isinstance(batch, list):
@@ -178,19 +178,19 @@ def _item(batch: Mapping[str, Any], index: int, number: int) -> dict[str, Any]:
 
 
 def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | None = None, min_voxels: int = 20) -> float:
-    """Mean overlap of the labels of two label maps on one grid, 0 being background.
+    """Mean Dice over the labels of two label maps on the same grid; 0 is background.
 
     Args:
-        fixed: ``(1, *spatial)``, whole numbers, as float or integer.
-        moving: the same, read at ``x + u(x)``, nearest neighbor, 0 outside.
+        fixed: ``(1, *spatial)``, integer values of any dtype.
+        moving: the same, sampled at ``x + u(x)`` with nearest neighbor interpolation, 0 outside.
         ddf: ``u``, ``(D, *spatial)`` voxels; zero if not given.
-        min_voxels: labels with fewer voxels in ``fixed`` do not count, nor those that ``moving`` lacks before warping.
+        min_voxels: labels with fewer voxels in ``fixed`` are ignored, as are labels missing in the unwarped ``moving``.
 
     Returns:
-        In [0, 1]; NaN when no label counts.
+        In [0, 1]; NaN if no label qualifies.
 
     Raises:
-        ValueError: when the displacement is not finite.
+        ValueError: if the displacement is not finite.
     """
     warped = moving
     if ddf is not None:
@@ -203,18 +203,18 @@ def label_dice(fixed: torch.Tensor, moving: torch.Tensor, ddf: torch.Tensor | No
 
 
 def landmark_error(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid, ddf: torch.Tensor | None = None) -> float:
-    """Mean distance from moving landmarks to where a displacement sends the fixed ones.
+    """Mean distance between moving landmarks and displaced fixed landmarks.
 
     Args:
-        fixed: ``(N, D)``, voxels of the grid; outside of it the displacement at its border is taken.
-        moving: ``(N, D)``, voxels of the same grid. Landmarks that are not finite in both do not count.
-        ddf: ``(D, *grid.shape)`` voxels, read linearly; zero if not given.
+        fixed: ``(N, D)``, voxels of the grid; outside the grid the displacement at its border is used.
+        moving: ``(N, D)``, voxels of the same grid. Landmarks that are not finite in both images are ignored.
+        ddf: ``(D, *grid.shape)`` voxels, linearly interpolated; zero if not given.
 
     Returns:
         mm; NaN without landmarks.
 
     Raises:
-        ValueError: when the displacement is not finite.
+        ValueError: if the displacement is not finite.
     """
     if ddf is not None:
         _check_finite(ddf)
@@ -226,16 +226,16 @@ def landmark_error(fixed: torch.Tensor, moving: torch.Tensor, grid: Grid, ddf: t
 
 
 def folding_percent(ddf: torch.Tensor, weight: torch.Tensor | None = None) -> float:
-    """Share of voxels at which a displacement folds: a Jacobian determinant of zero or less, by central differences.
+    """Percentage of folding voxels: Jacobian determinant of zero or less, by central differences.
 
     Args:
         ddf: ``(D, *spatial)`` voxels.
-        weight: ``(1, *spatial)``, voxels count where it is positive.
+        weight: ``(1, *spatial)``; only voxels with positive weight are counted.
 
     Returns:
-        Percent; NaN when no voxel counts.
+        Percent; NaN if no voxel is counted.
     """
-    unit = torch.eye(len(ddf) + 1, dtype=torch.float64).numpy()  # a change of coordinates does not change a determinant
+    unit = torch.eye(len(ddf) + 1, dtype=torch.float64).numpy()  # the determinant does not depend on the coordinates
     folded = jacobian_determinant(ddf, Grid(tuple(ddf.shape[1:]), unit)) <= 0
     counted = folded if weight is None else folded[(plain(weight).to(ddf.device) > 0)[0]]
     return 100 * float(counted.double().mean())
@@ -244,18 +244,18 @@ def folding_percent(ddf: torch.Tensor, weight: torch.Tensor | None = None) -> fl
 def _check_finite(ddf: torch.Tensor) -> None:
     bad = int((~ddf.isfinite()).sum())
     if bad:
-        raise ValueError(f"the displacement has {bad} values that are not finite: nothing can be measured with it")
+        raise ValueError(f"the displacement has {bad} values that are not finite; it cannot be evaluated")
 
 
 def _mean(values: torch.Tensor) -> float:
-    """Of those that are numbers, exactly rounded: the same in whichever order the processes give them."""
+    """Mean of the values that are not NaN, exactly rounded so that it does not depend on the order of the processes."""
     numbers = values[~values.isnan()].tolist()
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 @contextmanager
 def _evaluating(loss: Any) -> Iterator[None]:
-    """Without gradients and in evaluation mode, in which a loss draws nothing at random; then as it was."""
+    """No gradients, and evaluation mode, in which a loss is deterministic. Restores the mode afterwards."""
     modes = [(m, m.training) for m in loss.modules()] if isinstance(loss, torch.nn.Module) else []
     for module, _ in modes:
         module.training = False

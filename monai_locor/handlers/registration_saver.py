@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Writes what a registration gives as soon as it is there."""
+"""Save the result of each registration as soon as it is available."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ __all__ = ["RegistrationSaver"]
 
 logger = logging.getLogger(__name__)
 
-SUMMARY = "summary.csv"
+SUMMARY_FILE = "summary.csv"
 
 
 class RegistrationSaver:
-    """Save the :class:`monai_locor.RegistrationResult` of every pair at the end of its iteration.
+    """Save the :class:`monai_locor.RegistrationResult` of each pair at the end of its iteration.
 
     Args:
-        output_dir: folder of the results; made when the first one is written.
-        pred_key: where the engine's output holds the list of results.
-        report: also write ``report.html`` for every pair, which needs matplotlib.
-        folder_key: where the engine's batch holds the list of sub-folders, see
-            :func:`monai_locor.data.datalist.registration_pairs`; an empty name is ``output_dir`` itself. In a batch without
-            them, the pairs of an epoch are numbered from 1 on. No pair overwrites another one of its epoch: where a name
-            comes again, the number of the pair is added.
+        output_dir: output folder; created when the first result is written.
+        pred_key: key of the list of results in the engine's output.
+        report: also write ``report.html`` for each pair; needs matplotlib.
+        folder_key: key of the list of subfolders in the engine's batch, see
+            :func:`monai_locor.data.datalist.registration_pairs`; an empty name means ``output_dir`` itself. Without this key,
+            the pairs of an epoch are numbered from 1. If a name occurs twice in an epoch, the number of the pair is appended.
 
-    The verdicts are logged, and the rows of the table of all pairs (:func:`monai_locor.report.summary.summary_row`) kept in
-    the engine's state as ``registrations``. After an epoch of pairs with folders of their own the table is written to
-    ``summary.csv`` and logged.
+    The verdicts are logged. The rows of the summary table (:func:`monai_locor.report.summary.summary_row`) are kept in the
+    engine's state as ``registrations``. If the pairs have subfolders, the table is written to ``summary.csv`` and logged at
+    the end of the epoch.
 
     Example::
 
@@ -51,11 +50,11 @@ class RegistrationSaver:
         self.output_dir = Path(output_dir).expanduser()
         self.pred_key, self.folder_key = pred_key, folder_key
         self.report = report
-        self._written: list[Path] = []  # in this epoch
+        self._written: list[Path] = []  # folders of this epoch
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Have the engine call this at the end of every iteration."""
+        """Register this handler to run at the end of each iteration."""
         from ignite.engine import Events  # an optional dependency
 
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
@@ -70,7 +69,7 @@ class RegistrationSaver:
         """Save the results of the engine's current iteration.
 
         Raises:
-            InputError: when the folder cannot be written to.
+            InputError: if the folder is not writable.
         """
         output: Any = engine.state.output
         batch: Any = engine.state.batch
@@ -79,20 +78,20 @@ class RegistrationSaver:
         folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
         masks = [batch.get(f"{role}_mask") or [None] * len(results) for role in ("fixed", "moving")]
         for i, (result, folder) in enumerate(zip(results, folders, strict=True)):
-            path = self._own(folder)
+            path = self._unique_folder(folder)
             result.save(path)
             if self.report:
                 self._report(path / "report.html", result, masks[0][i], masks[1][i])
             logger.info("registered in %.1f s, results in %s", result.seconds, path)
-            self._tell(result, path)
+            self._log_verdict(result, path)
 
     def _report(self, path: Path, result: Any, fixed_mask: Any, moving_mask: Any) -> None:
         if find_spec("matplotlib") is None:
-            logger.warning("%s is left out: it needs matplotlib; pip install matplotlib", path)
+            logger.warning("%s is not written: matplotlib is missing; pip install matplotlib", path)
             return
         write_report(path, result, fixed_mask=fixed_mask, moving_mask=moving_mask)
 
-    def _tell(self, result: Any, path: Path) -> None:
+    def _log_verdict(self, result: Any, path: Path) -> None:
         name = path.relative_to(self.output_dir).as_posix()
         self._rows.append(summary_row(result, path.name if name == "." else name))
         if result.verdict is None:
@@ -102,21 +101,21 @@ class RegistrationSaver:
             logger.log(level, "%s: %s", path.name, line.strip())
 
     def _summarize(self, engine: Engine) -> None:
-        if not self._rows or self._written == [self.output_dir]:  # one pair, without a list
+        if not self._rows or self._written == [self.output_dir]:  # a single pair, without a datalist
             return
-        write_summary(self.output_dir / SUMMARY, self._rows)
+        write_summary(self.output_dir / SUMMARY_FILE, self._rows)
         for line in summary_lines(self._rows):
             logger.info("%s", line)
-        logger.info("table of all pairs: %s", self.output_dir / SUMMARY)
+        logger.info("table of all pairs: %s", self.output_dir / SUMMARY_FILE)
 
-    def _own(self, folder: str) -> Path:
-        """Where a pair goes: its folder, unless another pair of this epoch is there."""
+    def _unique_folder(self, folder: str) -> Path:
+        """The folder of a pair, with a number appended if another pair of this epoch uses it."""
         path = wanted = self.output_dir / folder
         number = len(self._written)
         while path in self._written:
             number += 1
             path = self.output_dir / f"{folder or 'pair'}_{number:04d}"
         if path != wanted:
-            logger.warning("%s holds another pair of this run, results go to %s", wanted, path)
+            logger.warning("%s already holds another pair of this run; saving to %s", wanted, path)
         self._written.append(path)
         return path

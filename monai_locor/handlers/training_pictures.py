@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a registration network and its loss learn, as pictures in TensorBoard."""
+"""TensorBoard images of registered pairs and of learned basis functions during training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIRECTIONS = {"similarity": "basis functions of the moving image", "inverse_simi
 
 
 class _Pictures:
-    """The writer, which is made for the first picture, and whose turn it is."""
+    """A TensorBoard writer, created for the first image, and the interval between images."""
 
     def __init__(self, summary_writer: Any, log_dir: str | Path, interval: int) -> None:
         if interval < 1:
@@ -42,7 +42,7 @@ class _Pictures:
         return (self._epochs - 1) % self.interval == 0
 
     def _write(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """A picture ``(rows, columns, RGB)``; flushed, since a run may end at any time."""
+        """Write an image ``(rows, columns, RGB)`` and flush, since a run may end at any time."""
         if self._writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -53,25 +53,26 @@ class _Pictures:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the writer, if it is this handler's own."""
+        """Close the writer if this handler created it."""
         if self._own and self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
 class WarpPictures(_Pictures):
-    """The first pair of an epoch, before and after registration, with checkerboards and the deformed grid.
+    """Draw the first pair of an epoch before and after registration, with checkerboards and the deformed grid.
 
-    For an evaluator; see :func:`monai_locor.report.before_after_picture`. It needs ``"fixed"`` and ``"moving"`` in the batch,
-    ``"ddf"`` and ``"warped_moving"`` in the output's ``"pred"``, as :class:`monai_locor.networks.RegistrationNetwork` gives.
+    For an evaluator; see :func:`monai_locor.report.before_after_picture`. Needs ``"fixed"`` and ``"moving"`` in the batch, and
+    ``"ddf"`` and ``"warped_moving"`` in the output's ``"pred"``, as returned by
+    :class:`monai_locor.networks.RegistrationNetwork`.
 
     Args:
-        summary_writer: TensorBoard's; by default one of its own, in ``log_dir``.
-        interval: draw in the first and from there in every interval-th epoch in which the engine runs.
-        tag: in TensorBoard.
+        summary_writer: TensorBoard writer; by default a new one in ``log_dir``.
+        interval: draw every ``interval`` epochs, starting with the first.
+        tag: tag of the image in TensorBoard.
 
     Raises:
-        ValueError: when ``interval`` is not positive.
+        ValueError: if ``interval`` is not positive.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class WarpPictures(_Pictures):
         self._wanted = False
 
     def attach(self, engine: Engine) -> None:
-        """Have the engine call this after every iteration; only the first of an epoch is drawn."""
+        """Register this handler to run after each iteration; only the first of an epoch is drawn."""
         from ignite.engine import Events  # an optional dependency
 
         engine.add_event_handler(Events.EPOCH_STARTED, self._started)
@@ -92,10 +93,10 @@ class WarpPictures(_Pictures):
         self._wanted = self._turn()
 
     def __call__(self, engine: Engine) -> None:
-        """Draw the first pair of the engine's current iteration, if it is its turn.
+        """Draw the first pair of the current iteration if an image is due.
 
         Raises:
-            ImportError: without matplotlib or TensorBoard, naming the extra that brings them.
+            ImportError: if matplotlib or TensorBoard is missing; the message names the extra to install.
         """
         if not self._wanted:
             return
@@ -117,18 +118,18 @@ def _warp_picture(batch: dict[str, Any], pred: dict[str, torch.Tensor], title: s
 
 
 class BasisPictures(_Pictures):
-    """The basis functions that a loss has learned, after every interval-th epoch, one picture for each direction.
+    """Draw the learned basis functions of a loss, one image per direction.
 
-    See :func:`monai_locor.report.basis_picture`. A loss without a
-    :class:`monai_locor.networks.LearnedBasis` has no picture.
+    See :func:`monai_locor.report.basis_picture`. Nothing is drawn for a loss without a
+    :class:`monai_locor.networks.LearnedBasis`.
 
     Args:
-        loss: any module, for instance a :class:`monai_locor.losses.RegistrationLoss`; it is left as it is.
-        summary_writer: TensorBoard's; by default one of its own, in ``log_dir``.
-        interval: draw in the first and from there in every interval-th epoch in which the engine runs.
+        loss: any module, for instance a :class:`monai_locor.losses.RegistrationLoss`; it is not modified.
+        summary_writer: TensorBoard writer; by default a new one in ``log_dir``.
+        interval: draw every ``interval`` epochs, starting with the first.
 
     Raises:
-        ValueError: when ``interval`` is not positive.
+        ValueError: if ``interval`` is not positive.
     """
 
     def __init__(
@@ -138,16 +139,16 @@ class BasisPictures(_Pictures):
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:
-        """Have the engine call this after every epoch."""
+        """Register this handler to run after each epoch."""
         from ignite.engine import Events  # an optional dependency
 
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw all bases, if it is their turn.
+        """Draw all bases if an image is due.
 
         Raises:
-            ImportError: without matplotlib or TensorBoard, naming the extra that brings them.
+            ImportError: if matplotlib or TensorBoard is missing; the message names the extra to install.
         """
         if not self._turn():
             return

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measures of a registration: errors against a known answer, overlap, folding, inverse consistency, mutual information."""
+"""Registration metrics: target registration error, overlap, folding, inverse consistency, mutual information."""
 
 from __future__ import annotations
 

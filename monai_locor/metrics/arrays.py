@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The numbers about a displacement field without torch: those of :mod:`.jacobian` and :mod:`.ndv` for an array.
+"""Statistics of a displacement field without torch: NumPy versions of :mod:`.jacobian` and :mod:`.ndv`.
 
-``info`` answers with them before torch would have been imported.
+The command ``info`` uses them because importing torch would take longer than computing them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ..geometry import Grid
 __all__ = ["LOG_RANGE", "Simplex", "field_statistics", "jacobian_statistics_of_array", "simplices"]
 
 LOG_RANGE = (1e-9, 1e9)  # as in the Learn2Reg evaluation, so that a folded voxel has a finite logarithm
-ROWS = 2**15  # voxels that are looked at together, so that they stay in the cache
+VOXELS_PER_SLAB = 2**15  # few enough to stay in the cache
 
 Simplex = tuple[tuple[int, ...], ...]
 
 
 def simplices(dims: int) -> list[Simplex]:
-    """Edges, in voxels, from a voxel to the other corners of each simplex that is measured at it."""
+    """Edges, in voxels, from a voxel to the other corners of each of its simplices."""
     axes = np.eye(dims, dtype=int)
     corners: list[Simplex] = [
         tuple(tuple(int(v) for v in sign * axis) for sign, axis in zip(signs, axes, strict=True))
         for signs in product((1, -1), repeat=dims)
     ]
-    if dims == 2:  # four corner triangles: either diagonal cuts a square in two
+    if dims == 2:  # four corner triangles, from both diagonals of a square
         return corners
-    # eight corner tetrahedra and the two that are left in the middle of a cube when its other four corners are cut off
+    # eight corner tetrahedra, and the central tetrahedron of each of the two divisions of a cube into five
     return [*corners, ((-1, -1, 0), (-1, 0, -1), (0, -1, -1)), ((1, 1, 0), (0, 1, 1), (1, 0, 1))]
 
 
@@ -48,14 +48,14 @@ def field_statistics(displacement_mm: np.ndarray) -> dict[str, float]:
 
 
 def jacobian_statistics_of_array(displacement_mm: np.ndarray, grid: Grid) -> dict[str, float | int | None]:
-    """What :func:`monai_locor.metrics.jacobian_statistics` says of all voxels.
+    """NumPy version of :func:`monai_locor.metrics.jacobian_statistics` over all voxels.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, float32, RAS mm, finite.
     """
     to_voxels = np.linalg.inv(grid.affine[:-1, :-1]).astype(displacement_mm.dtype)
     values, folded = [], 0.0
-    rows = max(1, ROWS // max(1, int(np.prod(grid.shape[1:]))))
+    rows = max(1, VOXELS_PER_SLAB // max(1, int(np.prod(grid.shape[1:]))))
     for start in range(0, grid.shape[0], rows):
         stop = min(start + rows, grid.shape[0])
         near = slice(max(start - 1, 0), min(stop + 1, grid.shape[0]))
@@ -79,13 +79,13 @@ def _ordered(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def _share(folded: float, grid: Grid) -> float | None:
-    """The non-diffeomorphic volume in percent of the voxels that have all their neighbors."""
+    """The non-diffeomorphic volume as a percentage of the voxels that have all neighbors."""
     count = int(np.prod([max(n - 2, 0) for n in grid.shape]))
     return abs(100 * folded / (4 if grid.dims == 2 else 12) / count) if count else None
 
 
 def _determinants(u: np.ndarray) -> np.ndarray:
-    """Of the identity plus the derivative of ``u``, by central differences, one-sided at the borders."""
+    """Determinant of the identity plus the derivative of ``u``, by central differences, one-sided at the borders."""
     columns = []
     for axis in range(len(u)):
         column = _difference(u, axis + 1)

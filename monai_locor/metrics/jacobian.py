@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a transform stretches and whether it folds, from its displacement in millimeters."""
+"""Jacobian determinant and folding of a displacement field in millimeters."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["jacobian_determinant", "jacobian_statistics", "unmirrored"]
 def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Determinant of d(x + u)/dx in world space, by central differences (one-sided at the borders).
 
-    A change of coordinates does not change a determinant, so it is computed in voxels of the grid: oblique, flipped and
-    anisotropic grids need no special care. It is the determinant itself, not its logarithm: 1 keeps volume, below 1
-    shrinks, 0 or less folds. Central differences are blind to folds between neighboring voxels; see ``ndv``.
+    The determinant does not depend on the coordinate system, so it is computed in voxels, and oblique, flipped and
+    anisotropic grids need no special treatment. It is not a logarithm: 1 preserves volume, below 1 is compression, 0 or less
+    is folding. Central differences miss folds between neighboring voxels; see ``ndv``.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, RAS mm, D = 2 or 3.
 
     Returns:
-        ``(*grid.shape)``, no unit; float64 for a float64 input, else float32. An axis of one voxel counts as rigid.
+        ``(*grid.shape)``, dimensionless; float64 for float64 input, else float32. An axis of one voxel is treated as rigid.
 
     Raises:
-        ValueError: when the displacement does not live on the grid or is not finite.
+        ValueError: if the displacement is not on the grid or not finite.
     """
     check_displacement(displacement_mm, grid)
     double = displacement_mm.dtype == torch.float64
@@ -48,15 +48,15 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
 
 
 def unmirrored(displacement_mm: torch.Tensor, grid: Grid, affine: np.ndarray) -> torch.Tensor:
-    """A displacement whose affine part mirrors, followed by a second mirror: what folds in it is not the affine's doing.
+    """Undo the reflection of a mirroring affine part, so that the remaining folding is due to the deformation.
 
     Args:
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm.
         affine: ``(D + 1, D + 1)``, its affine part.
 
     Returns:
-        ``u`` itself where the affine does not mirror; else the displacement of ``x + u`` with the sign of its first world
-        coordinate changed. Its Jacobian determinant has the other sign and the same size.
+        ``u`` itself if the affine does not mirror; else the displacement to ``x + u`` with the sign of its first world
+        coordinate flipped. Its Jacobian determinant has the opposite sign and the same magnitude.
     """
     if np.linalg.det(affine[:-1, :-1]) > 0:
         return displacement_mm
@@ -69,20 +69,20 @@ def unmirrored(displacement_mm: torch.Tensor, grid: Grid, affine: np.ndarray) ->
 def jacobian_statistics(
     displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None
 ) -> dict[str, float | int | None]:
-    """What to report about the Jacobian determinant inside a mask.
+    """Statistics of the Jacobian determinant inside a mask.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, RAS mm.
-        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``, voxels that count where it is above zero; all if not given.
+        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``; voxels above zero are included, by default all.
 
     Returns:
         ``min, p01, p50, p99, max`` of the determinant; ``std_log``, the standard deviation of its natural logarithm
         with the determinant clamped to [1e-9, 1e9] (Learn2Reg, Hering 2023, doi 10.1109/TMI.2022.3213983);
-        ``folding_voxels`` and ``folding_percent``, where it is zero or less; ``ndv``, the non-diffeomorphic volume in
-        percent of the mask's volume (Liu 2024), ``None`` where no mask voxel has all its neighbors on the grid.
+        ``folding_voxels`` and ``folding_percent``, voxels with zero or less; ``ndv``, the non-diffeomorphic volume as a
+        percentage of the mask (Liu 2024), ``None`` if no mask voxel has all its neighbors on the grid.
 
     Raises:
-        ValueError: when shapes disagree, the field is not finite or the mask is empty.
+        ValueError: if shapes do not match, the field is not finite or the mask is empty.
     """
     values = select(jacobian_determinant(displacement_mm, grid), mask).double()
     ordered = values.sort().values

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Distances in millimeters: from the truth, and from where one started after going there and back."""
+"""Target registration error and inverse consistency, in millimeters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["inverse_consistency", "target_registration_error"]
 def target_registration_error(
     displacement_mm: torch.Tensor, truth_mm: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Distance between where a transform sends each point and where it should.
+    """Distance between the mapped position of each point and its true position.
 
     Args:
         displacement_mm: ``(D, *shape)``, RAS mm.
         truth_mm: ``(D, *shape)``, RAS mm.
-        mask: ``(*shape)`` or ``(1, *shape)``, points that count where it is above zero; all if not given.
+        mask: ``(*shape)`` or ``(1, *shape)``; points above zero are included, by default all.
 
     Returns:
         ``(N,)``, mm, float64. A displacement that is not finite gives an error that is not finite.
 
     Raises:
-        ValueError: when the shapes disagree or the mask is empty.
+        ValueError: if the shapes do not match or the mask is empty.
     """
     if displacement_mm.shape != truth_mm.shape:
         raise ValueError(f"displacement and truth differ in shape: {tuple(displacement_mm.shape)}, {tuple(truth_mm.shape)}")
@@ -45,21 +45,21 @@ def inverse_consistency(
     moving_grid: Grid,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """How far from itself a fixed point ends up after the forward and the inverse transform.
+    """Distance between each fixed point and its image under the forward transform followed by the inverse one.
 
-    The inverse field is read by linear interpolation. Only fixed voxels count whose image lies on the moving grid, its
-    outermost voxels excluded, where an inverse is least determined.
+    The inverse field is linearly interpolated. Only fixed voxels that map inside the moving grid are included. The outermost
+    voxels of the moving grid are excluded because the inverse is least reliable there.
 
     Args:
         forward_mm: ``(D, *fixed_grid.shape)``, RAS mm, fixed points to moving points.
         inverse_mm: ``(D, *moving_grid.shape)``, RAS mm, moving points to fixed points.
-        mask: ``(*fixed_grid.shape)`` or ``(1, *fixed_grid.shape)``, fixed voxels that count where it is above zero.
+        mask: ``(*fixed_grid.shape)`` or ``(1, *fixed_grid.shape)``; fixed voxels above zero are included, by default all.
 
     Returns:
-        ``(N,)``, mm, float64; empty when no fixed voxel reaches the moving grid.
+        ``(N,)``, mm, float64; empty if no fixed voxel maps inside the moving grid.
 
     Raises:
-        ValueError: when a field does not live on its grid or is not finite, or the mask has another shape.
+        ValueError: if a field is not on its grid or not finite, or the mask has another shape.
     """
     check_displacement(forward_mm, fixed_grid)
     check_displacement(inverse_mm, moving_grid)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Normalized mutual information: a measure of alignment that the registration did not optimize."""
+"""Normalized mutual information, an alignment measure that the registration does not optimize by default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .selection import spatial_mask
 
 __all__ = ["normalized_mutual_information"]
 
-QUANTILES = (0.005, 0.995)  # one hot voxel must not squeeze all others into one bin
+WINDOW_QUANTILES = (0.005, 0.995)  # so that outliers do not compress all other voxels into one bin
 
 
 def normalized_mutual_information(
@@ -25,14 +25,14 @@ def normalized_mutual_information(
     Args:
         first: ``(*shape)`` or ``(1, *shape)``.
         second: the same shape.
-        mask: ``(*shape)`` or ``(1, *shape)``, voxels that count where it is above zero; all if not given.
-        bins: along each axis of the histogram.
+        mask: ``(*shape)`` or ``(1, *shape)``; voxels above zero are included, by default all.
+        bins: number of bins along each axis of the histogram.
 
     Returns:
-        Between 1 (independent) and 2 (each determines the other); NaN when both are constant.
+        Between 1 (independent) and 2 (each determines the other); NaN if both are constant.
 
     Raises:
-        ValueError: when the shapes disagree or fewer than two voxels, finite in both images, count.
+        ValueError: if the shapes do not match or fewer than two included voxels are finite in both images.
     """
     if first.shape != second.shape:
         raise ValueError(f"the images differ in shape: {tuple(first.shape)}, {tuple(second.shape)}")
@@ -50,7 +50,7 @@ def normalized_mutual_information(
 
 
 def _binned(values: np.ndarray, bins: int) -> np.ndarray:
-    low, high = np.quantile(values, QUANTILES)
+    low, high = np.quantile(values, WINDOW_QUANTILES)
     return (np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1 - 1e-12) * bins).astype(np.int64)
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Non-diffeomorphic volume: the part of the image that a transform, taken as piecewise linear, turns inside out."""
+"""Non-diffeomorphic volume: the volume that a transform, interpolated piecewise linearly, inverts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["determinant", "non_diffeomorphic_volume"]
 
 
 def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
-    """Determinant of many small matrices, given as their D columns, each ``(D, *any)``, D = 2 or 3.
+    """Determinants of many small matrices, given as D columns, each ``(D, *any)``, D = 2 or 3.
 
-    Written out, because ``torch.linalg.det`` on millions of 3x3 matrices is an order of magnitude slower.
+    Written out because ``torch.linalg.det`` on millions of 3x3 matrices is an order of magnitude slower.
     """
     if len(columns) == 2:
         (a, b), (c, d) = columns
@@ -31,25 +31,25 @@ def determinant(columns: list[torch.Tensor]) -> torch.Tensor:
 
 @guarded
 def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: torch.Tensor | None = None) -> float | None:
-    """Share of the volume that folds, from ten finite-difference Jacobian determinants per voxel.
+    """Percentage of folding volume, from ten finite-difference Jacobian determinants per voxel.
 
-    Unlike the central-difference determinant it sees every fold of the piecewise linear map, and weighs it by its size:
-    ``100 / N * sum over voxels and schemes of -min(det, 0) / (2 * 6)``, both divisions of a cube into five tetrahedra
-    counting one half. In two dimensions it is the area of the four corner triangles, ``-min(det, 0) / (2 * 2)``. As in
-    the authors' program the voxels at the border of the grid, which lack neighbors, are left out.
+    Unlike the central-difference determinant, it detects every fold of the piecewise linear map and weights it by its size:
+    ``100 / N * sum over voxels and schemes of -min(det, 0) / (2 * 6)``, where each of the two divisions of a cube into five
+    tetrahedra has weight one half. In 2-D it is the area of the four corner triangles, ``-min(det, 0) / (2 * 2)``. As in the
+    authors' implementation, voxels at the border of the grid are excluded because they lack neighbors.
 
     Source: Liu, Chen, Wei, Carass, Prince: On finite difference Jacobian computation in deformable image registration,
     IJCV 2024, https://arxiv.org/abs/2212.06060.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, RAS mm.
-        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``, voxels that count where it is above zero; all if not given.
+        mask: ``(*grid.shape)`` or ``(1, *grid.shape)``; voxels above zero are included, by default all.
 
     Returns:
-        Percent of the volume of the N mask voxels off the border; ``None`` where there are none.
+        Percentage of the volume of the N mask voxels that are not at the border; ``None`` if there are none.
 
     Raises:
-        ValueError: when shapes disagree or the field is not finite.
+        ValueError: if shapes do not match or the field is not finite.
     """
     check_displacement(displacement_mm, grid)
     everywhere = torch.ones(grid.shape, dtype=torch.bool) if mask is None else spatial_mask(mask, grid.shape)
@@ -67,7 +67,7 @@ def non_diffeomorphic_volume(displacement_mm: torch.Tensor, grid: Grid, mask: to
 
 
 def _determinant(u: torch.Tensor, simplex: Simplex) -> torch.Tensor:
-    """Signed volume, times D!, of the image of a simplex at the inner voxels, positive for the identity."""
+    """Signed volume times D! of the mapped simplex at the inner voxels; positive for the identity."""
     center = _shifted(u, (0,) * (u.ndim - 1))
     orientation = 1.0 if np.linalg.det(np.array(simplex)) > 0 else -1.0
     column = (-1, *[1] * (u.ndim - 1))

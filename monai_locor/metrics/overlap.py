@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How well two label maps overlap, label by label."""
+"""Overlap of two label maps, per label."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..tensors import plain
 
 __all__ = ["common_labels", "dice_per_label", "hausdorff_per_label", "mean_over_labels"]
 
-LEAST_VOXELS = 50  # of a label that counts
+MIN_LABEL_VOXELS = 50
 
 
 def dice_per_label(fixed: torch.Tensor, moved: torch.Tensor, labels: Iterable[int] | None = None) -> dict[int, float]:
-    """Overlap of each label, ``2 |A and B| / (|A| + |B|)`` (Dice 1945, doi 10.2307/1932409).
+    """Dice coefficient of each label, ``2 |A and B| / (|A| + |B|)`` (Dice 1945, doi 10.2307/1932409).
 
     Args:
-        fixed: ``(1, *S)``, whole numbers of any type.
+        fixed: ``(1, *S)``, integer values of any dtype.
         moved: ``(1, *S)``, the other label map on the same grid.
-        labels: which ones; by default all of the fixed map but 0, the background.
+        labels: labels to evaluate; by default all of the fixed map except 0, the background.
 
     Returns:
-        label to Dice in [0, 1], sorted; labels that are absent in the fixed map are left out, one that only the moved map
-        lacks scores 0.
+        Sorted mapping from label to Dice in [0, 1]. Labels missing in the fixed map are left out; a label missing only in
+        the moved map scores 0.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
     """
     fixed, moved = _checked(fixed, moved)
     present = torch.cat((fixed.flatten(), moved.flatten())).unique()
@@ -49,43 +49,44 @@ def hausdorff_per_label(
     percentile: float = 95,
     labels: Iterable[int] | None = None,
 ) -> dict[int, float]:
-    """Distance between the surfaces of each label, the larger of both directions, by MONAI.
+    """Percentile of the Hausdorff distance of each label, the maximum of both directions, computed by MONAI.
 
-    The percentile is one over the surface's voxels. The Learn2Reg challenge weighs them by their area instead (DeepMind's
-    ``surface-distance``), which gives slightly other numbers.
+    The percentile is taken over surface voxels. The Learn2Reg challenge weights them by surface area instead (DeepMind's
+    ``surface-distance``), which gives slightly different numbers.
 
     Args:
-        fixed: ``(1, *S)``, whole numbers of any type.
+        fixed: ``(1, *S)``, integer values of any dtype.
         moved: ``(1, *S)``, the other label map on the same grid.
-        grid: of both; its voxel size makes millimeters of voxels.
-        percentile: of the distances; 100 is the Hausdorff distance itself.
-        labels: which ones; by default all of the fixed map but 0, the background.
+        grid: grid of both label maps; provides the voxel size.
+        percentile: percentile of the distances; 100 gives the Hausdorff distance.
+        labels: labels to evaluate; by default all of the fixed map except 0, the background.
 
     Returns:
-        label to mm, sorted; labels that are absent in the fixed map are left out, one that only the moved map lacks is NaN.
+        Sorted mapping from label to mm. Labels missing in the fixed map are left out; a label missing only in the moved map
+        gives NaN.
 
     Raises:
-        ValueError: when the shapes differ or are not the grid's.
-        ImportError: without SciPy, which MONAI computes distances with.
+        ValueError: if the shapes differ from each other or from the grid.
+        ImportError: if SciPy is missing, which MONAI needs to compute distances.
     """
     fixed, moved = _checked(fixed, moved)
     if tuple(fixed.shape[1:]) != grid.shape:
-        raise ValueError(f"label maps of shape {tuple(fixed.shape)} do not lie on a grid of shape {grid.shape}")
+        raise ValueError(f"label maps of shape {tuple(fixed.shape)} do not match the grid of shape {grid.shape}")
     inside = {int(label) for label in fixed.unique().tolist()}
     wanted = sorted(_wanted(inside, labels) & inside)
     return {label: _distance(fixed == label, moved == label, grid, percentile) for label in wanted}
 
 
-def common_labels(fixed: torch.Tensor, moving: torch.Tensor, least: int = LEAST_VOXELS) -> list[int]:
-    """Labels by which two subjects can be compared: those of the fixed map that the moving one has, too.
+def common_labels(fixed: torch.Tensor, moving: torch.Tensor, least: int = MIN_LABEL_VOXELS) -> list[int]:
+    """Labels present in both label maps.
 
     Args:
-        fixed: ``(1, *S)``, whole numbers of any type.
+        fixed: ``(1, *S)``, integer values of any dtype.
         moving: ``(1, *T)``, on any grid.
-        least: voxels that a label must have in the fixed map: few of them say little of an overlap.
+        least: minimum number of voxels of a label in the fixed map; the overlap of tiny labels is not informative.
 
     Returns:
-        sorted, without 0, the background.
+        Sorted labels without 0, the background.
     """
     present = {int(label) for label in _numbers(moving).unique().tolist()}
     labels, counts = _numbers(fixed).unique(return_counts=True)
@@ -93,16 +94,16 @@ def common_labels(fixed: torch.Tensor, moving: torch.Tensor, least: int = LEAST_
 
 
 def mean_over_labels(values: dict[int, float]) -> float:
-    """Mean of the values that are numbers; NaN when there is none."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     numbers = [value for value in values.values() if not math.isnan(value)]
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _distance(first: torch.Tensor, second: torch.Tensor, grid: Grid, percentile: float) -> float:
-    """Between two masks ``(1, *S)``, mm."""
+    """Distance between two masks ``(1, *S)``, mm."""
     if not second.any():
         return math.nan
-    from monai.metrics import compute_hausdorff_distance  # takes a while to import
+    from monai.metrics import compute_hausdorff_distance  # slow to import
 
     spacing = [float(step) for step in grid.spacing]
     found = compute_hausdorff_distance(
@@ -121,7 +122,7 @@ def _numbers(labels: torch.Tensor) -> torch.Tensor:
     labels = plain(labels)
     if labels.dtype == torch.bool:
         return labels.to(torch.uint8)
-    return labels.double() if labels.is_floating_point() else labels  # float32 beside int64 would change large labels
+    return labels.double() if labels.is_floating_point() else labels  # float32 cannot hold all large int64 labels
 
 
 def _wanted(found: Iterable[int], labels: Iterable[int] | None) -> set[int]:

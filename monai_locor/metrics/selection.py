@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The checks and the choice of voxels that all measures share."""
+"""Input checks and voxel selection shared by all metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_displacement", "select", "spatial_mask"]
 
 
 def check_displacement(displacement_mm: torch.Tensor, grid: Grid) -> None:
-    """Refuse a displacement that is not ``(D, *grid.shape)`` with D = 2 or 3, or not finite, with a ``ValueError``."""
+    """Raise ``ValueError`` for a displacement that is not ``(D, *grid.shape)`` with D = 2 or 3, or not finite."""
     if grid.dims not in (2, 3) or tuple(displacement_mm.shape) != (grid.dims, *grid.shape):
         raise ValueError(
             f"a displacement on the grid {grid.shape} must be (D, *grid.shape), got {tuple(displacement_mm.shape)}"
@@ -24,7 +24,7 @@ def check_displacement(displacement_mm: torch.Tensor, grid: Grid) -> None:
 
 
 def spatial_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """A mask ``(*shape)`` or ``(1, *shape)`` as plain bool ``(*shape)``: voxels above zero count."""
+    """Convert a mask ``(*shape)`` or ``(1, *shape)`` to a plain bool tensor ``(*shape)``, true above zero."""
     chosen = torch.as_tensor(mask).as_subclass(torch.Tensor) > 0
     chosen = chosen[0] if chosen.ndim == len(shape) + 1 and chosen.shape[0] == 1 else chosen
     if tuple(chosen.shape) != tuple(shape):
@@ -33,14 +33,14 @@ def spatial_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def select(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Values ``(*shape)`` where the mask is set, ``(N,)``.
+    """Values ``(*shape)`` inside the mask, as ``(N,)``.
 
     Raises:
-        ValueError: when the mask has another shape or selects nothing.
+        ValueError: if the mask has another shape or is empty.
     """
     if mask is None:
         return values.flatten()
     chosen = spatial_mask(mask, tuple(values.shape)).to(values.device)
     if not chosen.any():
-        raise ValueError("the mask is empty: no voxel to measure in")
+        raise ValueError("the mask is empty: there is no voxel to evaluate")
     return values[chosen]

@@ -75,7 +75,7 @@ def test_named_folders(tmp_path):
 def test_a_name_that_comes_twice(tmp_path, caplog):
     go(tmp_path, [["A", "B"], ["C", "D"]], [["x", "x"], ["x", "y"]])
     assert saved(tmp_path) == {"x": "A", "x_0002": "B", "x_0003": "C", "y": "D"}
-    assert caplog.text.count("holds another pair of this run") == 2
+    assert caplog.text.count("already holds another pair of this run") == 2
 
 
 def test_a_name_like_one_that_was_numbered(tmp_path):

@@ -129,5 +129,5 @@ def test_refuses_maps_that_do_not_match():
         dice_per_label(torch.zeros(1, 3, 4), torch.zeros(1, 4, 3))
     with pytest.raises(ValueError, match="on one grid"):
         dice_per_label(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    with pytest.raises(ValueError, match="do not lie on a grid"):
+    with pytest.raises(ValueError, match="do not match the grid"):
         hausdorff_per_label(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), Grid((4, 3), np.eye(3)))
