@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import traceback
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from _gpu_engines import engine_of, short_preset

@@ -58,10 +58,10 @@ def _help(command: str) -> str:
 
 
 def _formats() -> str:
-    from monai_locor.io import FORMATS as known
+    from monai_locor.io import FORMATS
 
     rows = ["| name | what | recognized by | reads | writes |", "| --- | --- | --- | --- | --- |"]
-    for kind in known.values():
+    for kind in FORMATS.values():
         does = ("yes" if kind.reads else "", "yes" if kind.writes else "")
         suffixes = ", ".join(f"`{suffix}`" for suffix in kind.suffixes)
         told = kind.recognized or "nothing: `--from`"

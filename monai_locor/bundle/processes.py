@@ -39,7 +39,7 @@ def local_device() -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", 0))
+    number = int(os.environ.get("LOCAL_RANK", "0"))
     if number >= torch.cuda.device_count():
         raise InputError(
             f"there are {torch.cuda.device_count()} GPUs; give --nproc_per_node no more than that, or --device cpu"

@@ -155,9 +155,10 @@ class Plan:
         """
         found = []
         for role, kind, path, target in self.carried:
-            kind = "labels" if kind == "image" and mode == "smooth" else kind
-            fits = mode if kind == "image" or mode in EXACT_MODES else None
-            found.append((load_carried(path, kind, role, "all" if kind == "image" else None, mode=fits), role, target))
+            read_as = "labels" if kind == "image" and mode == "smooth" else kind
+            fits = mode if read_as == "image" or mode in EXACT_MODES else None
+            channel = "all" if read_as == "image" else None
+            found.append((load_carried(path, read_as, role, channel, mode=fits), role, target))
         return found
 
 

@@ -152,9 +152,9 @@ class BasisPictures(_Pictures):
         """
         if not self._turn():
             return
-        for place, module in self.loss.named_modules():
+        for path, module in self.loss.named_modules():
             if isinstance(module, LearnedBasis):
-                place = place.removeprefix("module.").removesuffix("basis").rstrip(".")  # DistributedDataParallel's name
+                place = path.removeprefix("module.").removesuffix("basis").rstrip(".")  # DistributedDataParallel's name
                 figure: Any = basis_picture(module, f"{DIRECTIONS.get(place, place)}, epoch {engine.state.epoch}".lstrip(", "))
                 figure.canvas.draw()
                 tag = "basis/" + place if place else "basis"

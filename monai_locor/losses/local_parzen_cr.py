@@ -130,8 +130,8 @@ class LocalParzenCRLoss(ParzenLoss):
         """Flat indices of the voxels of random patches, ``(patches, voxels)``, drawn on the host."""
         fixed = np.random.default_rng(0)  # torch.func.vmap takes a draw of torch for one that differs from item to item
         index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long, device="cpu")
-        for axis, (size, edge) in enumerate(zip(shape, self.patch_size, strict=True)):
-            edge = min(edge, size)
+        for axis, (size, patch) in enumerate(zip(shape, self.patch_size, strict=True)):
+            edge = min(patch, size)
             if self.training:
                 start = torch.randint(size - edge + 1, (len(index), 1), generator=self.generator, device="cpu")
             else:

@@ -72,9 +72,9 @@ def blind_stages(history: Sequence[Mapping[str, Any]], samples: Samples, after: 
         return math.nan
     first, second = samples.fixed[after[1]], after[0][after[1]]
     nothing = NOTHING.get(similarity, 0.0)
-    if nothing in ends and len(first) >= FEWEST and first.std() > 0 and second.std() > 0:
-        if abs(float(np.corrcoef(first, second)[0, 1])) > SAME:
-            return 0.0
+    comparable = nothing in ends and len(first) >= FEWEST and first.std() > 0 and second.std() > 0
+    if comparable and abs(float(np.corrcoef(first, second)[0, 1])) > SAME:
+        return 0.0
     return ends.count(nothing) / len(ends)
 
 

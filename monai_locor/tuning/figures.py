@@ -66,7 +66,7 @@ def importance_figure(path: Path, importances: Mapping[str, float]) -> Path:
         names = list(importances)[::-1]
         bars = axes.barh(names, [importances[name] for name in names], color=BLUE)
         axes.bar_label(bars, fmt=" %.2f", fontsize=8)
-        axes.set(xlabel="importance (fANOVA)", xlim=(0, 1.1 * max(max(importances.values()), 1e-9)))
+        axes.set(xlabel="importance (fANOVA)", xlim=(0, 1.1 * max(1e-9, *importances.values())))
 
     return _figure(path, (6.4, 0.9 + 0.35 * len(importances)), draw)
 

@@ -136,7 +136,7 @@ class _Worker:
             if self.closed or (self.process is not None and self.process.poll() is None):
                 return None if self.closed else self.process
             self._forget()
-            self.errors = tempfile.TemporaryFile()
+            self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by _forget)
             path = os.pathsep.join([PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "monai_locor.tuning.worker", str(self.threads)],

@@ -360,7 +360,7 @@ def test_ctrl_c_and_sigterm_leave_the_best_so_far(pair, folder, sent, code):
     ]
     listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=folder, preexec_fn=listens, **pipes)
+    process = subprocess.Popen(command, cwd=folder, preexec_fn=listens, **pipes)  # noqa: PLW1509 (no thread runs here)
     assert process.stderr is not None
     assert "starting from" in process.stderr.readline()  # the images are read, the stages begin
     time.sleep(5)

@@ -52,7 +52,7 @@ def test_splits_are_the_paper_s():
     assert sorted(sum(splits.values(), ())) == [f"{n:04d}" for n in range(2, 17, 2)]
 
 
-@pytest.mark.parametrize("case, erosions", [("0012", (1, 1)), ("0010", (3, 1)), ("0014", (4, 1))])
+@pytest.mark.parametrize(("case", "erosions"), [("0012", (1, 1)), ("0010", (3, 1)), ("0014", (4, 1))])
 @pytest.mark.parametrize("masks", ["foreground", "roi", "none"])
 def test_masks(tmp_path, case, erosions, masks):
     loaded = AbdomenMRCT(prepare(tmp_path, case, faint=True), masks=masks).load(case)

@@ -49,7 +49,7 @@ def test_the_grid():
     for key in EVERYTHING:
         assert d[key].shape == (1, *grid.shape) and d[key].dtype == torch.float32, key
         np.testing.assert_allclose(d[key].affine, grid.affine)
-        assert 0 <= float(d[key].min()) and float(d[key].max()) <= (3 if "label" in key else 1), key
+        assert 0 <= float(d[key].min()) <= float(d[key].max()) <= (3 if "label" in key else 1), key
     assert d["affine"].shape == (4, 4) and d["affine"].dtype == torch.float64
     assert all(d[f"{role}_landmarks"].dtype == torch.float32 for role in ("fixed", "moving"))
     assert d["name"] == "b_to_a" and "fixed_mask" not in d
@@ -221,7 +221,7 @@ def test_two_dimensions():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"spacing": 0}, "spacing must be a positive number of mm, got 0"),
         ({"preset": "slow"}, "slow is neither a preset"),

@@ -40,7 +40,7 @@ def test_landmarks_keep_all_their_digits_and_two_axes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         ("1,2,3\n4,5,6\n", "the header x,y,z"),
         ("x,z\n4,5\n", "the header x,y,z"),

@@ -69,7 +69,7 @@ def test_splits_are_the_paper_s():
     assert len(CERMEP.splits["test"]) == 34 and len(set(sum(CERMEP.splits.values(), ()))) == 37
 
 
-@pytest.mark.parametrize("threshold, dilation", [(0.1, 2), pytest.param(0.05, 0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("threshold", "dilation"), [(0.1, 2), pytest.param(0.05, 0, marks=pytest.mark.slow)])
 def test_body_mask_equals_a_slow_one(threshold, dilation):
     rng = np.random.default_rng(1)
     image = 10 * ndimage.gaussian_filter(rng.standard_normal((22, 21, 20)), 2.5).clip(0)

@@ -76,7 +76,7 @@ def test_a_case_has_all_of_it_in_millimeters(dataset):
 
 
 @pytest.mark.parametrize(
-    "fixed, moving, name",
+    ("fixed", "moving", "name"),
     [
         ("A_0001_0000", "A_0001_0001", "disp_0001_0001"),
         ("A_0001_0002", "A_0003_0002", "disp_0001_0003"),

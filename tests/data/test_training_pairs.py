@@ -76,7 +76,7 @@ def refusal(function, *args, **options) -> str:
 # --- pairing
 
 
-@pytest.mark.parametrize("pairing, number", [("within", 4), ("across", 12), ("all", 16)])
+@pytest.mark.parametrize(("pairing", "number"), [("within", 4), ("across", 12), ("all", 16)])
 def test_pairings(four, pairing, number):
     pairs = training_pairs({"training": four}, "training", pairing)
     made = {(p["fixed"], p["moving"]) for p in pairs}
@@ -111,7 +111,7 @@ def test_forms_of_a_datalist(four, tmp_path, monkeypatch):
 # --- division
 
 
-@pytest.mark.parametrize("fraction, kept", [(0.25, 6), (0.5, 4), (0.3, 6)])
+@pytest.mark.parametrize(("fraction", "kept"), [(0.25, 6), (0.5, 4), (0.3, 6)])
 def test_division(tmp_path, fraction, kept):
     items = subjects(tmp_path, 8)
     parts = {s: training_pairs(items, s, "within", None, fraction) for s in ("training", "validation")}
@@ -176,7 +176,7 @@ def test_missing_files_are_named_with_subject_and_key(four, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"name": "s0"}, "subject 2 (s0) has the name of another one"),
         ({"moving": None}, "subject 2 (s1) has no moving"),
@@ -189,7 +189,7 @@ def test_faults_of_a_subject(four, change, message):
 
 
 @pytest.mark.parametrize(
-    "content, section, options, message",
+    ("content", "section", "options", "message"),
     [
         ({"validation": 2}, "training", {}, "has validation, but no list training"),
         ({"training": 2}, "validation", {}, "has no list validation; add one, or set validation_fraction"),

@@ -66,7 +66,7 @@ def random_state() -> list[Any]:
     return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
 
 
-@pytest.mark.parametrize("dims, decollated", [(2, False), (3, False), (2, True)])
+@pytest.mark.parametrize(("dims", "decollated"), [(2, False), (3, False), (2, True)])
 def test_the_first_pair_of_an_epoch_is_drawn(dims, decollated):
     writer, runner = Writer(), engine(dims, decollated)
     WarpPictures(writer).attach(runner)

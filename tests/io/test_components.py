@@ -115,7 +115,7 @@ def test_layers_of_a_segmentation_and_gradients(tmp_path, library):
 
 
 @pytest.mark.parametrize(
-    "suffix, mode",
+    ("suffix", "mode"),
     [(".jpg", "L"), (".jpg", "RGB"), (".bmp", "RGB"), *((suffix, mode) for suffix in (".png", ".tif") for mode in MODES)],
 )
 def test_pictures(tmp_path, library, suffix, mode):

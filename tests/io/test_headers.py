@@ -80,7 +80,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("affine, edit", GOOD.values(), ids=GOOD)
+@pytest.mark.parametrize(("affine", "edit"), GOOD.values(), ids=GOOD)
 def test_the_place_is_that_of_nibabel_everywhere(tmp_path, affine, edit):
     path = write(tmp_path / "a.nii", affine, edit)
     expected = nib.load(path).affine
@@ -93,7 +93,9 @@ def test_the_place_is_that_of_nibabel_everywhere(tmp_path, affine, edit):
     np.testing.assert_array_equal(grid.affine, expected)
 
 
-@pytest.mark.parametrize("name, kind", [("a.nii.gz", nib.Nifti2Image), ("a.img", nib.Nifti1Pair), ("a.hdr", nib.Nifti2Pair)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.nii.gz", nib.Nifti2Image), ("a.img", nib.Nifti1Pair), ("a.hdr", nib.Nifti2Pair)]
+)
 def test_other_kinds_of_nifti(tmp_path, name, kind):
     image = kind(VOXELS, AFFINE)
     image.header["pixdim"][1:4] = 1
@@ -112,7 +114,7 @@ def test_analyze_pairs_are_guessed_as_nibabel_does(tmp_path, caplog, kind):
     np.testing.assert_array_equal(image.numpy()[0], VOXELS)
 
 
-@pytest.mark.parametrize("suffix, kind", [(".mgz", nib.MGHImage), (".mgh", nib.MGHImage)])
+@pytest.mark.parametrize(("suffix", "kind"), [(".mgz", nib.MGHImage), (".mgh", nib.MGHImage)])
 def test_freesurfer(tmp_path, suffix, kind):
     nib.save(kind(VOXELS.astype(np.int32), AFFINE), tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(
@@ -169,7 +171,9 @@ def test_a_quaternion_that_counts_and_is_none(tmp_path):
         assert "is it complete" not in str(caught.value) and "\n" not in str(caught.value) and "header" in str(caught.value)
 
 
-@pytest.mark.parametrize("code, unit", [(8, "sec"), (16, "msec"), (24, "usec"), (0, "unknown"), (56, "unknown"), (40, "ppm")])
+@pytest.mark.parametrize(
+    ("code", "unit"), [(8, "sec"), (16, "msec"), (24, "usec"), (0, "unknown"), (56, "unknown"), (40, "ppm")]
+)
 def test_time_is_kept(tmp_path, code, unit):
     image = nib.Nifti1Image(np.zeros((3, 4, 5, 6), np.int16), AFFINE)
     image.header["xyzt_units"], image.header["pixdim"][4], image.header["toffset"] = 2 + code, 2.5, 10

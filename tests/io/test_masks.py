@@ -40,7 +40,7 @@ def of_sitk(path):
 
 
 @pytest.mark.parametrize(
-    "write, suffix", [(identity, ".nii"), (without_forms, ".nii.gz"), (of_sitk, ".nrrd"), (of_sitk, ".mha")]
+    ("write", "suffix"), [(identity, ".nii"), (without_forms, ".nii.gz"), (of_sitk, ".nrrd"), (of_sitk, ".mha")]
 )
 def test_files_without_a_place_lie_on_their_image(tmp_path, caplog, write, suffix):
     path = tmp_path / f"mask{suffix}"
@@ -147,7 +147,7 @@ def test_what_looks_like_labels_is_read_as_labels(background, label):
 
 
 @pytest.mark.parametrize(
-    "value, shown", [(2.5, "2.5"), (2.999, "2.999"), (1.0001, "1.0001"), (14175.002, "14175.002"), (np.nan, "nan")]
+    ("value", "shown"), [(2.5, "2.5"), (2.999, "2.999"), (1.0001, "1.0001"), (14175.002, "14175.002"), (np.nan, "nan")]
 )
 def test_values_that_are_no_labels_are_shown_with_their_digits(value, shown):
     with pytest.raises(InputError, match=f"holds the value {shown}"):

@@ -117,7 +117,7 @@ def test_linear_transforms_are_those_of_itk(tmp_path, kind, numbers, itk_name, d
         "AffineTransform": lambda: sitk.AffineTransform(dims),
         "TranslationTransform": lambda: sitk.TranslationTransform(dims),
     }
-    theirs = makers.get(itk_name, lambda: getattr(sitk, itk_name)())()
+    theirs = makers.get(itk_name, lambda: getattr(sitk, itk_name)())()  # noqa: PLW0108 (not every name exists)
     if itk_name != "TranslationTransform":
         theirs.SetCenter([1.0, 2, 3][:dims])
     theirs.SetParameters([float(v) for v in numbers.split()])

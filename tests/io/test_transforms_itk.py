@@ -205,7 +205,7 @@ def test_a_registration_of_ants_is_read(tmp_path, ants):
     assert np.linalg.norm(found[seen] - ours, axis=1).mean() < LIMIT and seen.mean() > 0.5
 
 
-def test_the_list_is_in_the_order_of_antsApplyTransforms(tmp_path, ants):
+def test_the_list_is_in_the_order_of_ants_apply_transforms(tmp_path, ants):
     """Two maps that do not commute."""
     fixed, moving = GRIDS["right-handed"]
     turn = np.eye(4)

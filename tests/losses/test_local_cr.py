@@ -110,7 +110,8 @@ class TestErrors:
 
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
     def test_bad_option(self, options):
-        with pytest.raises(ValueError):
+        told = rf"{'|'.join(options)}|Unsupported option|not a valid|must have length|number of basis functions"
+        with pytest.raises(ValueError, match=told):
             LocalLearnedBasisCRLoss(**options)
 
     SHAPES = {

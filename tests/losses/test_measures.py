@@ -171,7 +171,8 @@ class TestErrors:
 
     @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
     def test_bad_option(self, name, options):
-        with pytest.raises(ValueError):
+        told = rf"{'|'.join(options)}|Unsupported option|not a valid|must have length|number of basis functions"
+        with pytest.raises(ValueError, match=told):
             make(name, **options)
 
     SHAPES = {

@@ -182,4 +182,4 @@ def test_it_does_not_go_on_from_a_single_velocity():
 
 
 def test_names():
-    assert COMPOSITIONS == {"single": SplineVelocity, "stages": StagedVelocity}
+    assert dict(COMPOSITIONS) == {"single": SplineVelocity, "stages": StagedVelocity}

@@ -173,7 +173,9 @@ class PretendingContext:
     def __init__(self, library: Path, launches: Path) -> None:
         self.library, self.launches = library, launches
 
-    def Process(self, target: Callable[..., None], args: tuple[Any, ...], daemon: bool) -> multiprocessing.Process:
+    def Process(  # noqa: N802 (named as in multiprocessing)
+        self, target: Callable[..., None], args: tuple[Any, ...], daemon: bool
+    ) -> multiprocessing.Process:
         packed = io.BytesIO()
         torch.save((target, args), packed)
         context = multiprocessing.get_context("spawn")

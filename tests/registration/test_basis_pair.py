@@ -157,7 +157,7 @@ class TestLosses:
         for _ in range(2):
             with torch.no_grad():
                 for parameter in pair[0].parameters():
-                    parameter += 1
+                    parameter.add_(1)
             assert same(bases, kept)
             bases.load_into(*pair)
 

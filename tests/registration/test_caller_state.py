@@ -174,7 +174,7 @@ class TestRegister:
             lambda: expected.forward_ddf,
             lambda: expected.inverse_ddf,
             lambda: expected.initial_mm,
-            lambda: expected.moving_before(),
+            expected.moving_before,
             lambda: expected.warp_moving(moving),
             lambda: expected.warp_fixed(labels, mode="nearest"),
         ]

@@ -130,7 +130,8 @@ class TestRecovery:
         garbage = [replace(i, image=torch.where(weight > 0, i.image, torch.rand(weight.shape))) for i in (fixed, moving)]
         assert found.tobytes() == better_start(*garbage, I, I).tobytes()
 
-    def test_any_unit_of_length(self, unit=1e-3):
+    def test_any_unit_of_length(self):
+        unit = 1e-3
         truth = motion(WIDE, 25, (1, -1, 0), (0.4, 0, 0.3))
         scale = np.diag([unit, unit, unit, 1.0])
         small = moved(prepared(WIDE, True), scale), moved(moved(prepared(WIDE), truth), scale)
@@ -144,7 +145,7 @@ class TestWhichToKeep:
     IMAGES = prepared(WIDE, True), prepared(WIDE)
     NEAR, FAR = motion(WIDE, 0, (1, 0, 0), (0.01, 0, 0)), motion(WIDE, 25, (1, 1, 0), (0.6, 0.4, 0))
 
-    @pytest.mark.parametrize("losses, expected", [((-2, -3), True), ((-3, -2), False), ((float("nan"), -1), True)])
+    @pytest.mark.parametrize(("losses", "expected"), [((-2, -3), True), ((-3, -2), False), ((float("nan"), -1), True)])
     def test_of_two_alike_the_one_with_the_lower_loss(self, losses, expected):
         assert second_is_better(*self.IMAGES, (I, self.NEAR), losses, I, self.NEAR) is expected
 

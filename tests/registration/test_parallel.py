@@ -75,20 +75,20 @@ def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_
 @pytest.mark.slow
 def test_a_second_process_that_dies_ends_the_first(images):
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match="other direction has ended"):
-        with second_process(end, torch.device("cpu"), *prepared(images)) as exchange:
-            total = torch.ones(3)
-            exchange([total])
-            assert torch.equal(total, torch.full((3,), 2.0))
-            exchange([total])
+    process = second_process(end, torch.device("cpu"), *prepared(images))
+    with pytest.raises(RuntimeError, match="other direction has ended"), process as exchange:
+        total = torch.ones(3)
+        exchange([total])
+        assert torch.equal(total, torch.full((3,), 2.0))
+        exchange([total])
     assert time.monotonic() - start < 120
 
 
 @pytest.mark.slow
 def test_a_second_process_that_does_not_start_is_not_waited_for(images, capfd):
-    with pytest.raises(RuntimeError, match=r"exit code 1.*__main__"):
-        with second_process(never, torch.device("cpu"), *prepared(images), Unwilling()):
-            pytest.fail("must not be reached")
+    process = second_process(never, torch.device("cpu"), *prepared(images), Unwilling())
+    with pytest.raises(RuntimeError, match=r"exit code 1.*__main__"), process:
+        pytest.fail("must not be reached")
 
 
 @pytest.mark.parametrize("devices", [[], ["cpu"] * 3, "cpu", ["cpu", "nonsense"]], ids=str)

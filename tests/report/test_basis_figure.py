@@ -31,7 +31,7 @@ def test_curves_are_the_values_over_the_intensity():
     assert len(looks) == 7
 
 
-@pytest.mark.parametrize("channels, functions", [(2, 5), (2, 1), (2, 7), (3, 2)])
+@pytest.mark.parametrize(("channels", "functions"), [(2, 5), (2, 1), (2, 7), (3, 2)])
 def test_maps_have_the_intensity_across_and_the_magnitude_upwards(channels, functions):
     basis = LearnedBasis(channels, functions).double()
     figure = basis_picture(basis)

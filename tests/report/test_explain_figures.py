@@ -97,7 +97,7 @@ def test_basis_functions_are_drawn_at_the_windows_magnitude():
         np.testing.assert_allclose(np.asarray(line.get_ydata()), expected)
 
 
-@pytest.mark.parametrize("channels, degree", [(1, 3), (2, 3), (2, 0)])
+@pytest.mark.parametrize(("channels", "degree"), [(1, 3), (2, 3), (2, 0)])
 def test_names_of_monomials_are_what_they_are(channels, degree):
     basis, values = PolynomialBasis(channels, degree), {"m": 3.0, "g": 5.0}
     found = basis(torch.tensor([values[c] for c in "mg"[:channels]]).reshape(1, -1, 1))[0, :, 0]
@@ -108,7 +108,7 @@ def test_names_of_monomials_are_what_they_are(channels, degree):
     assert function_names(nn.Identity(), 2) == [r"$\psi_{1}$", r"$\psi_{2}$"]
 
 
-@pytest.mark.parametrize("dims, name", [(2, "axial"), *itertools.product([3], PLANES)])
+@pytest.mark.parametrize(("dims", "name"), [(2, "axial"), *itertools.product([3], PLANES)])
 def test_the_window_is_marked_where_it_is(dims, name):
     result, fixed, moving = displaced(dims)
     samples = samples_of_result(result, fixed, moving)[1]

@@ -44,7 +44,7 @@ def gaussian(samples, index: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("offset", [0.0, 0.37])
-@pytest.mark.parametrize("derivative, basis", [("none", "learned"), ("both", "learned"), ("basis", "polynomial")])
+@pytest.mark.parametrize(("derivative", "basis"), [("none", "learned"), ("both", "learned"), ("basis", "polynomial")])
 def test_fit_is_the_weighted_ridge_solution(dims, offset, derivative, basis):
     mask = 0.4 + 0.6 * torch.rand(1, *SHAPES[dims])
     samples = unrelated(dims, changed(derivative=derivative), mask)

@@ -34,7 +34,7 @@ def loss_of(samples, basis) -> LocalLearnedBasisCRLoss:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("form", ["log", "normalized"])
-@pytest.mark.parametrize("derivative, basis", [("none", "learned"), ("basis", "polynomial"), ("both", "learned")])
+@pytest.mark.parametrize(("derivative", "basis"), [("none", "learned"), ("basis", "polynomial"), ("both", "learned")])
 def test_residuals_are_those_of_the_loss(dims, form, derivative, basis):
     config = changed(form=form, derivative=derivative)
     fixed, moving = aligned(dims)
@@ -109,7 +109,7 @@ def test_a_registration_lowers_the_residual(dims):
     assert float(direct[inner].nanmedian()) < 0.4 * float(before[inner].nanmedian())
 
 
-@pytest.mark.parametrize("factor, derivative, masked", [(1, "basis", False), (2, "both", True)])
+@pytest.mark.parametrize(("factor", "derivative", "masked"), [(1, "basis", False), (2, "both", True)])
 def test_samples_are_those_of_the_engine(factor, derivative, masked):
     config = changed(stages=(Stage(factor, 1),), derivative=derivative)
     result, fixed, moving = displaced(3, config)

@@ -264,7 +264,7 @@ def test_wrong_options(options, word):
     ids=["no channel", "4-D", "complex", "spacing", "sigma"],
 )
 def test_wrong_images(options, image):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"channel-first|complex|must have length"):
         DerivativeMagnitude(**options)(image)
 
 

@@ -90,7 +90,8 @@ def test_it_is_the_result_of_register_and_the_same_each_time():
         assert torch.equal(out["ddf"].as_tensor(), result.forward_ddf)
 
 
-def test_several_channels_and_an_image_that_stays(dims=2):
+def test_several_channels_and_an_image_that_stays():
+    dims = 2
     data = {**sample(dims), "fixed2": waves(FIXED[dims], 1.0), "moving2": waves(MOVING[dims], 1.0)}
     tiny = {"stages": [{"factor": 2, "iterations": 3}]}
     one = Registerd(

@@ -64,9 +64,9 @@ def test_files_of_others_are_refused_and_left_as_they_are(tmp_path):
 
 
 def test_one_search_at_a_time(path):
-    with open_study(path, IDENTITY):
-        with pytest.raises(InputError, match="in use by another search"), open_study(path, IDENTITY):
-            pass
+    first, second = open_study(path, IDENTITY), open_study(path, IDENTITY)
+    with first, pytest.raises(InputError, match="in use by another search"), second:
+        pass
     with open_study(path, IDENTITY):  # the lock is released
         pass
 

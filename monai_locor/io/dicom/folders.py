@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...run_log import doubt
 from . import tags
 from .frames import Frame, frames_of
-from .headers import BrokenFile, has_dicom_content
+from .headers import BrokenFileError, has_dicom_content
 
 __all__ = ["frames_of_folder", "is_series"]
 
@@ -77,7 +77,7 @@ def _frames(file: Path, name: str) -> list[Frame]:
     """Of one file among others; a broken one is left out with a warning."""
     try:
         return frames_of(file, name)
-    except BrokenFile as error:
+    except BrokenFileError as error:
         doubt(logger, "%s", error)
         return []
 

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ..itk_library import load_itk
 from . import tags
 
-__all__ = ["BrokenFile", "Header", "is_dicom", "load_pydicom", "read_headers"]
+__all__ = ["BrokenFileError", "Header", "is_dicom", "load_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # types of elements that a file without a preamble can begin with
@@ -44,7 +44,7 @@ def has_dicom_content(path: Path) -> bool:
     return group in (2, 8) and element < 0x100 and (head[4:6] in VRS or 0 < length <= 64)
 
 
-class BrokenFile(InputError):
+class BrokenFileError(InputError):
     """A DICOM file that cannot be read."""
 
 
@@ -133,7 +133,7 @@ def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
     try:
         return _by_frame(pydicom.dcmread(path, stop_before_pixels=True, force=True))
     except Exception as error:  # of a broken file
-        raise BrokenFile(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
+        raise BrokenFileError(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
 
 
 def _by_frame(dataset: Any) -> list[Header]:

@@ -148,7 +148,7 @@ def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
     if not values.any():
         return "ras-displacement"  # no displacement at all is the same in every unit
     close = _close(*_sampled(values), grid, 0.7)
-    if close == ["ras-positions"] or close == ["lps-positions"]:
+    if close in (["ras-positions"], ["lps-positions"]):
         return close[0]
     if close:
         raise undecided(name, "positions", {kind: _POSITIONS[kind] for kind in close})
