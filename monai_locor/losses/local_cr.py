@@ -110,16 +110,8 @@ class LocalLearnedBasisCRLoss(PairLoss):
         generator: torch.Generator | None = None,
     ) -> None:
         windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
-        super().__init__(
-            spatial_dims,
-            reduction,
-            windows,
-            in_channels=in_channels,
-            ridge=ridge,
-            eps=eps,
-            form=look_up_option(form, FORMS),
-            rescale=rescale,
-        )
+        fit = {"in_channels": in_channels, "ridge": ridge, "eps": eps, "form": look_up_option(form, FORMS)}
+        super().__init__(spatial_dims, reduction, windows, rescale=rescale, **fit)
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
         self._plans = Recent[WindowPlan](24)  # three axes of eight image sizes
         if isinstance(basis, nn.Module):

@@ -93,9 +93,8 @@ class LocalParzenCRLoss(ParzenLoss):
     ) -> None:
         bins, intensities = BinOptions(num_bins, kernel_type, sigma_ratio), RangeOptions(rescale, quantile, freeze_range)
         windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
-        super().__init__(
-            spatial_dims, reduction, bins, intensities, windows, num_patches=num_patches, patch_size=patch_size, eps=eps
-        )
+        patches = {"num_patches": num_patches, "patch_size": patch_size}
+        super().__init__(spatial_dims, reduction, bins, intensities, windows, eps=eps, **patches)
         self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
         self.grid = WindowGrid.make(spatial_dims, "gaussian", 1, kernel_sigma, truncated, stride)
 

@@ -78,9 +78,8 @@ class SRWCRLoss(ParzenLoss):
         memory_budget_mb: float | None = None,
     ) -> None:
         bins, intensities = BinOptions(num_bins, "spline", 1.0), RangeOptions(rescale, quantile, freeze_range)
-        super().__init__(
-            spatial_dims, reduction, bins, intensities, spacing=spacing, eps=eps, memory_budget_mb=memory_budget_mb
-        )
+        regions = {"spacing": spacing, "eps": eps, "memory_budget_mb": memory_budget_mb}
+        super().__init__(spatial_dims, reduction, bins, intensities, **regions)
         self.spacing = int(spacing)
         self._plans = Recent[WindowPlan](24)
 
