@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from studies import CERMEP, STUDIES, AbdomenMRCT, Study
 
 from monai_locor import InputError
-from monai_locor.data.studies import CERMEP, STUDIES, AbdomenMRCT, Study, StudyCase, read_case, write_case
+from monai_locor.data.study_case import StudyCase, read_case, write_case
 from monai_locor.io import read_displacement_field
 
 FORWARD = "forward_field.nii.gz"  # as in `_score.py`

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .inputs import check_device, check_image
 from .outputs import check_outputs
 from .parser import add_command
 
-__all__ = ["PICTURE", "REPORT", "add_arguments", "add_parser", "check", "exit_code", "run"]
+__all__ = ["add_parser", "check", "run"]
 
 PICTURE, REPORT = "before_after.png", "report.html"
 WRITTEN = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz", "warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz",
@@ -39,11 +38,6 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "demo", run, check, usage="", summary="try it on a pair with a known answer", text=TEXT, example=EXAMPLE
     )
-    add_arguments(parser)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options, which ``python -m monai_locor.demo`` has, too."""
     parser.add_argument("--fixed", type=Path, help="image file; by default a pair with a known answer is made")
     parser.add_argument("--moving", type=Path, help="image file of any other modality")
     parser.add_argument("-o", "--output-dir", type=Path, default=Path("demo_output"), help="default: %(default)s")
@@ -75,14 +69,9 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration."""
-    from ..demo import demonstrate
+    from .demonstration import demonstrate
 
     console = console_of(args)
-    found = demonstrate(args, console.say, progress=console.progress)
-    return console.answer(found, exit_code(found))
-
-
-def exit_code(found: Mapping[str, Any]) -> int:
-    """Of what :func:`monai_locor.demo.demonstrate` found: 1 if the verdict is FAIL."""
+    found = demonstrate(args, console.say, PICTURE, REPORT, progress=console.progress)
     verdict = found.get("verdict")
-    return int(verdict is not None and verdict["status"] == "FAIL")
+    return console.answer(found, int(verdict is not None and verdict["status"] == "FAIL"))

@@ -19,7 +19,7 @@ from monai.networks.blocks import DVF2DDF
 
 from ..geometry import Grid, apply_affine, warp
 
-__all__ = ["deform", "random_diffeomorphism", "smooth_noise"]
+__all__ = ["deform", "exponential", "random_diffeomorphism", "rotation_matrix", "smooth_noise"]
 
 LATTICE_PER_SIGMA = 8  # linear interpolation between lattice points is then off by 0.2 % of the elastic part
 
@@ -56,11 +56,11 @@ def random_diffeomorphism(
     if min(rotation_deg, translation_mm, elastic_rms_mm) < 0 or smoothing_mm <= 0:
         raise ValueError(f"sizes must not be negative: {(rotation_deg, translation_mm, elastic_rms_mm, smoothing_mm)}")
     rng = np.random.default_rng(seed)
-    rotation = _rotation(np.deg2rad(rng.uniform(-1, 1, 3 if grid.dims == 3 else 1) * rotation_deg))
+    rotation = rotation_matrix(np.deg2rad(rng.uniform(-1, 1, 3 if grid.dims == 3 else 1) * rotation_deg))
     shift = rng.uniform(-1, 1, grid.dims) * translation_mm
     lattice = _lattice(grid, smoothing_mm)
     velocity = torch.from_numpy(elastic_rms_mm * smooth_noise(lattice, grid.dims, smoothing_mm, rng))
-    elastic = _exponential(velocity, float(lattice.spacing[0]))
+    elastic = exponential(velocity, float(lattice.spacing[0]))
     points = grid.points()
     moved = points + warp(elastic, lattice, None, grid, padding_mode="border").movedim(0, -1).numpy()
     affine = np.eye(grid.dims + 1)
@@ -88,7 +88,7 @@ def deform(image: torch.Tensor, displacement_mm: torch.Tensor, mode: str = "bili
     return MetaTensor(out.to(image.dtype) if mode == "nearest" else out, affine=affine)
 
 
-def _rotation(vector: np.ndarray) -> np.ndarray:
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
     """Rotation by a vector ``(3,)``, or by an angle ``(1,)`` in the plane, radians."""
     skew = np.zeros((3, 3))
     x, y, z = vector if len(vector) == 3 else (0.0, 0.0, float(vector[0]))
@@ -124,7 +124,7 @@ def smooth_noise(grid: Grid, channels: int, smoothing_mm: float, rng: np.random.
     return smooth / math.sqrt((smooth**2).sum(0).mean())
 
 
-def _exponential(velocity_mm: torch.Tensor, step_mm: float) -> torch.Tensor:
+def exponential(velocity_mm: torch.Tensor, step_mm: float) -> torch.Tensor:
     """Displacement of ``exp(v)`` on an isotropic lattice along the world axes, ``(D, *shape)``, mm."""
     velocity = velocity_mm / step_mm
     longest = float(torch.linalg.vector_norm(velocity, dim=0).max())

@@ -35,7 +35,8 @@ class Case:
     References: ``truth.nii.gz`` (the displacement on the fixed grid, as ITK reads it), evaluated inside ``mask.nii.gz`` if
     that file exists; ``fixed_landmarks.csv`` and ``moving_landmarks.csv`` (``x,y,z``, RAS mm, in the same order);
     ``fixed_labels.nii.gz`` and ``moving_labels.nii.gz``; or a ``case.json`` that names one of the studies of
-    :data:`monai_locor.data.STUDIES`. ``fixed_mask.nii.gz`` and ``moving_mask.nii.gz`` are passed to the registration.
+    :data:`monai_locor.data.study_scores.STUDY_SCORES`. ``fixed_mask.nii.gz`` and ``moving_mask.nii.gz`` are passed to the
+    registration.
 
     Args:
         folder: folder of the case.
@@ -60,10 +61,10 @@ class Case:
             described = json.loads((self.folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        from ..data import STUDIES  # imports torch
+        from ..data.study_scores import STUDY_SCORES  # imports torch
 
         name = described.get("study") if isinstance(described, dict) else None
-        return name if name in STUDIES else None
+        return name if name in STUDY_SCORES else None
 
     @cached_property
     def scores(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.annotations import read_label, read_landmarks
+from ..data.study_case import read_case
+from ..data.study_scores import STUDY_SCORES
 from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, same_grid
 from ..io import read_displacement_field, read_mask
@@ -35,11 +37,8 @@ def measured(case: Case, displacement_mm: torch.Tensor | None) -> dict[str, floa
 
 
 def _study_score(case: Case, displacement_mm: torch.Tensor) -> float:
-    from ..data import STUDIES
-    from ..data.studies import read_case
-
     assert case.study is not None
-    return float(STUDIES[case.study].score(read_case(case.folder), displacement_mm)["score"])
+    return STUDY_SCORES[case.study](read_case(case.folder), displacement_mm)["score"]
 
 
 def _target_error(case: Case, displacement_mm: torch.Tensor) -> float:

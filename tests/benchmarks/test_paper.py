@@ -14,11 +14,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from studies import Learn2Reg
 
-from monai_locor.data.studies import Learn2Reg, read_case
+from monai_locor.data.study_case import read_case
 from monai_locor.io import write_displacement_field
 
-from ..data.study_folders import learn2reg, shifted
+from .study_folders import learn2reg, shifted
 
 pytest.importorskip("scipy")
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

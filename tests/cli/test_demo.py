@@ -1,13 +1,13 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``demo``: the same options and findings as ``python -m monai_locor.demo``."""
+"""``demo``: its options and its findings."""
 
 from __future__ import annotations
 
 import pytest
 
-from monai_locor import demo
+from monai_locor.cli import demonstration
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def shown(monkeypatch):
     """A demonstration that only tells what it was asked for."""
     seen = {}
 
-    def demonstrate(args, tell, **options):
+    def demonstrate(args, tell, picture, report, **options):
         seen.update(vars(args), **options)
         tell("target registration error")
         return {"seconds": 1.0}
 
-    monkeypatch.setattr(demo, "demonstrate", demonstrate)
+    monkeypatch.setattr(demonstration, "demonstrate", demonstrate)
     return seen
 
 

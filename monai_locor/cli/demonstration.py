@@ -1,41 +1,36 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m monai_locor.demo``: register two images and see how well it went.
+"""The demonstration: register two images, measure the result and draw it.
 
-Without arguments it makes a pair with a known answer, from brain images that the nilearn package ships, and reports
-the target registration error. With ``--fixed`` and ``--moving`` it registers two files.
+Without files it makes a pair with a known answer from the brain images that the nilearn package ships, and reports the target
+registration error.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-import monai_locor
+from ..data.synthetic import deform, random_diffeomorphism
+from ..geometry import Grid
+from ..geometry.warping import inside, mapped_points, warp
+from ..io import read_image, write_displacement_field, write_image
+from ..metrics import jacobian_statistics, normalized_mutual_information, target_registration_error
+from ..registration import register
+from ..report import write_report
+from ..report.summary import verdict_lines
+from .jacobian import folding_line
+from .transforms import size_of
 
-from .cli.demo import PICTURE, REPORT, add_arguments, check, exit_code
-from .cli.jacobian import folding_line
-from .cli.transforms import size_of
-from .data.synthetic import deform, random_diffeomorphism
-from .errors import InputError
-from .geometry import Grid
-from .geometry.warping import inside, mapped_points, warp
-from .io import read_image, write_displacement_field, write_image
-from .metrics import jacobian_statistics, normalized_mutual_information, target_registration_error
-from .report import write_report
-from .report.summary import verdict_lines
-
-__all__ = ["demonstrate", "main"]
+__all__ = ["demonstrate"]
 
 
 @dataclass(frozen=True)
@@ -49,49 +44,29 @@ class Case:
     mask: torch.Tensor | None = None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration and print what came out.
+def demonstrate(
+    args: argparse.Namespace, tell: Callable[[str], None], picture: str, report: str, **options: Any
+) -> dict[str, Any]:
+    """Register, measure, and write the outputs.
 
     Args:
-        argv: command line without the program's name; ``sys.argv`` if not given.
-
-    Returns:
-        Exit code: 0, 1 if the verdict is FAIL, or 2 after an error of the user's, told in one line on stderr.
-    """
-    try:
-        found = demonstrate(_parser().parse_args(argv), partial(print, flush=True))
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return exit_code(found)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m monai_locor.demo", description=(__doc__ or "").replace("``", "").strip())
-    add_arguments(parser)
-    return parser
-
-
-def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options: Any) -> dict[str, Any]:
-    """Do everything.
-
-    Args:
-        args: what :func:`monai_locor.cli.demo.add_arguments` asks for.
-        tell: takes a line for people.
+        args: the checked options of the command ``demo``.
+        tell: takes a line of text for the user.
+        picture: file name of the picture, in the output folder.
+        report: file name of the report, in the output folder.
         options: of :func:`monai_locor.register`.
 
     Returns:
         the findings as plain values.
 
     Raises:
-        InputError: for arguments that do not go together, missing packages, and what the registration refuses.
+        InputError: for input that the registration refuses.
     """
-    check(args)
     case = _files(args) if args.fixed else _known_answer(args)
     tell(f"registering {case.title}, fixed {size_of(Grid.of(case.fixed))}, moving {size_of(Grid.of(case.moving))} ...")
     start = time.perf_counter()
     images = (args.fixed, args.moving) if args.fixed else (case.fixed, case.moving)  # files keep their names in messages
-    result = monai_locor.register(*images, preset=args.preset, seed=args.seed, device=args.device, **options)
+    result = register(*images, preset=args.preset, seed=args.seed, device=args.device, **options)
     seconds = time.perf_counter() - start
     tell(f"{seconds:.1f} s")
     forward = result.forward_mm.detach().cpu()
@@ -103,8 +78,8 @@ def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options
         tell(line)
     result.save(args.output_dir)
     _save_inputs(case, args.output_dir)
-    write_report(args.output_dir / REPORT, result)
-    tell(_picture(case, forward, result, args.output_dir / PICTURE, accuracy))
+    write_report(args.output_dir / report, result)
+    tell(_picture(case, forward, result, args.output_dir / picture, accuracy))
     files = sorted(p.name for p in args.output_dir.iterdir())
     tell(f"in {args.output_dir}: " + ", ".join(files))
     verdict = None if result.verdict is None else result.verdict.to_dict()
@@ -112,7 +87,7 @@ def demonstrate(args: argparse.Namespace, tell: Callable[[str], None], **options
 
 
 def _known_answer(args: argparse.Namespace) -> Case:
-    from .data.demo import mni152_pair
+    from ..data.demo import mni152_pair
 
     t1, t2, brain = mni152_pair(args.spacing, args.seed)
     truth = random_diffeomorphism(Grid.of(t2), args.seed)
@@ -154,13 +129,9 @@ def _save_inputs(case: Case, folder: Path) -> None:
 
 
 def _picture(case: Case, forward: torch.Tensor, result: Any, path: Path, finding: str) -> str:
-    from .report import before_after_picture
+    from ..report import before_after_picture
 
     before = warp(case.moving, result.moving_grid, None, result.fixed_grid)
     after = result.warped_moving.detach().cpu()
     before_after_picture(path, case.fixed, before, after, f"{case.title}: {finding}", forward)
     return f"picture: {path}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

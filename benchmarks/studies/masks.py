@@ -6,31 +6,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from scipy import ndimage
 
-from ...errors import InputError
+from monai_locor.errors import InputError
 
-__all__ = ["body_mask", "foreground_mask", "ndimage"]
+__all__ = ["body_mask", "foreground_mask"]
 
 QUANTILE = 0.99  # of all voxels: what counts as bright
 CLOSING = 8  # voxels
-
-
-def ndimage() -> Any:
-    """``scipy.ndimage``, which the package needs for its data sets only.
-
-    Raises:
-        ImportError: without SciPy, naming the remedy.
-    """
-    try:
-        from scipy import ndimage as found
-    except ImportError as error:
-        raise ImportError("the masks of the paper's data sets need SciPy: pip install scipy") from error
-    return found
 
 
 def foreground_mask(image: MetaTensor, threshold: float, erosions: int = 1) -> MetaTensor:
@@ -52,7 +39,7 @@ def foreground_mask(image: MetaTensor, threshold: float, erosions: int = 1) -> M
     """
     mask = (image.as_tensor()[0] > threshold).numpy()
     if erosions:
-        mask = ndimage().binary_erosion(mask, iterations=erosions)
+        mask = ndimage.binary_erosion(mask, iterations=erosions)
     return _mask_of(mask, image, f"nothing above {threshold:g} is left after {erosions} erosions")
 
 
@@ -80,7 +67,7 @@ def body_mask(image: MetaTensor, threshold: float, dilation: int = 0) -> MetaTen
     bright = float(np.quantile(values, QUANTILE))
     if not bright > 0:
         raise InputError(f"{_name(image)}: its 99 % quantile is {bright:g}, there is no body to find; is it an MR image?")
-    mask = ndimage().median_filter(values / bright, size=3) > threshold
+    mask = ndimage.median_filter(values / bright, size=3) > threshold
     mask = _dilated(_eroded(mask, 1), 1)
     mask = np.pad(_largest(mask), CLOSING)
     mask = _eroded(_dilated(mask, CLOSING), CLOSING)[tuple(slice(CLOSING, -CLOSING) for _ in mask.shape)]
@@ -90,7 +77,7 @@ def body_mask(image: MetaTensor, threshold: float, dilation: int = 0) -> MetaTen
 
 def _largest(mask: np.ndarray) -> np.ndarray:
     """The largest component, face to face."""
-    parts, count = ndimage().label(mask)
+    parts, count = ndimage.label(mask)
     return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) if count > 1 else mask
 
 
@@ -106,7 +93,7 @@ def _eroded(mask: np.ndarray, radius: int) -> np.ndarray:
 
 def _within(mask: np.ndarray, radius: int) -> np.ndarray:
     """Voxels at most ``radius + 1/2`` from the mask."""
-    distance: np.ndarray = ndimage().distance_transform_edt(~mask)
+    distance: np.ndarray = ndimage.distance_transform_edt(~mask)
     return distance <= math.nextafter(radius + 0.5, math.inf)
 
 

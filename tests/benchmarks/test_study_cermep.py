@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from studies import CERMEP, body_mask
 
-from monai_locor.data.studies import CERMEP, body_mask, read_case, write_case
+from monai_locor.data.study_case import read_case, write_case
 
 from .study_folders import GRID, SHAPE, refusal, save, shifted
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import torch
 
-from ...errors import InputError
-from .case import StudyCase
+from monai_locor.data.study_case import StudyCase
+from monai_locor.data.study_scores import STUDY_SCORES
+from monai_locor.errors import InputError
 
 __all__ = ["Study"]
 
@@ -29,7 +30,7 @@ class Study(ABC):
         InputError: when there is no such folder.
     """
 
-    name: ClassVar[str]  #: in messages, files and :data:`monai_locor.data.studies.STUDIES`
+    name: ClassVar[str]  #: in messages, files and :data:`studies.STUDIES`
     source: ClassVar[str]  #: where the data come from, for messages
     splits: Mapping[str, tuple[str, ...]]  #: split to names of cases
     measures: ClassVar[tuple[str, ...]] = ()  #: keys of a score that a table shows
@@ -74,22 +75,22 @@ class Study(ABC):
     def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
         """Read and prepare a case all of whose files are there."""
 
-    @staticmethod
-    @abstractmethod
-    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
-        """Measure a result.
+    @classmethod
+    def score(cls, case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
+        """Measure a result by :data:`monai_locor.data.study_scores.STUDY_SCORES`.
 
         Args:
             case: of this study.
-            displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; ``None``, of a run that failed, counts as no displacement.
+            displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; None, of a failed registration, counts as zero.
 
         Returns:
-            the measures of the paper; ``"score"`` is what its tuning minimizes.
+            the measures of the paper; ``"score"`` is minimized in tuning.
 
         Raises:
-            InputError: when the case lacks what is measured.
-            ValueError: when the displacement does not live on the fixed grid or is not finite.
+            InputError: if the case lacks something that is measured.
+            ValueError: if the displacement does not live on the fixed grid or is not finite.
         """
+        return STUDY_SCORES[cls.name](case, displacement_mm)
 
     def _check_name(self, name: str) -> None:
         known = [case for cases in self.splits.values() for case in cases]

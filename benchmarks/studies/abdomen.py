@@ -14,33 +14,29 @@ of The Cancer Imaging Archive, 192 x 160 x 192 voxels, MR fixed, CT moving. Two 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ...errors import InputError
-from ...geometry import Grid, warp
-from ...io import read_image, read_mask
-from ...metrics import dice_per_label, hausdorff_per_label, mean_over_labels
-from ..annotations import read_label
-from .case import StudyCase, regularity
+from monai_locor.data.annotations import read_label
+from monai_locor.data.study_case import StudyCase
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, warp
+from monai_locor.io import read_image, read_mask
+
 from .masks import foreground_mask
 from .study import Study
 
-__all__ = ["LABELS", "MASKS", "AbdomenMRCT"]
+__all__ = ["MASKS", "AbdomenMRCT"]
 
-LABELS = {1: "liver", 2: "spleen", 3: "right_kidney", 4: "left_kidney"}
 MASKS = ("foreground", "roi", "none")
 THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # what is measured is brighter
 THRESHOLD_OF = {("0010", "CT"): -1023.0}
 EROSIONS_OF = {("0010", "MR"): 3, ("0014", "MR"): 4}  # all others once: a margin that interpolation left
 SIDES = {"fixed": ("MR", 0), "moving": ("CT", 1)}
-PERCENTILES = (95, 99, 100)
 
 
 class AbdomenMRCT(Study):
@@ -102,32 +98,6 @@ class AbdomenMRCT(Study):
             moving_labels=labels["moving"],
             about={"masks": self.masks},
         )
-
-    @staticmethod
-    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
-        """Overlap of the organs, see :meth:`.Study.score`.
-
-        Both label maps are restricted to the MR's foreground mask; organs that the MR lacks there do not count.
-
-        Returns:
-            ``dice`` (mean) and ``dice_liver`` ...; ``hd95``, ``hd99``, ``hd100``: means of the distances between surfaces,
-            in voxels as in the paper (2 mm each), over the organs that both maps show; ``ndv_percent``, ``det_std``;
-            ``score``, minus the mean Dice.
-        """
-        fixed, moving, mask = case.need("fixed_labels", "moving_labels", "evaluation_mask")
-        u = case.displacement(displacement_mm)
-        counts = mask.as_tensor() > 0
-        fixed, moved = (labels * counts for labels in (fixed.as_tensor(), case.moved(moving, u, "nearest")))
-        dice = dice_per_label(fixed, moved, LABELS)
-        if not dice:
-            raise InputError(f"{case.study} case {case.name}: its fixed labels hold none of {LABELS} inside the mask")
-        voxels = Grid(case.grid.shape, np.eye(case.grid.dims + 1))
-        mean = mean_over_labels(dice)
-        found = {"score": -mean, "dice": mean} | {f"dice_{LABELS[label]}": value for label, value in dice.items()}
-        for percentile in PERCENTILES:
-            distance = mean_over_labels(hausdorff_per_label(fixed, moved, voxels, percentile, LABELS))
-            found |= {} if math.isnan(distance) else {f"hd{percentile}": distance}
-        return found | regularity(u, case.grid)
 
 
 def _places(name: str, kind: str, modality: str, channel: int) -> list[str]:

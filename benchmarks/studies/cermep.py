@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ...errors import InputError
-from ...io import read_image
-from .case import StudyCase, regularity
+from monai_locor.data.study_case import StudyCase
+from monai_locor.errors import InputError
+from monai_locor.io import read_image
+
 from .masks import body_mask
 from .study import Study
 
@@ -30,7 +30,6 @@ ARCHIVE = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # what the arc
 VALIDATION = ("sub-0004", "sub-0005", "sub-0008")
 SUBJECTS = tuple(f"sub-{number:04d}" for number in range(1, 38))
 THRESHOLD, DILATION = 0.1, 2  # of the evaluation mask, see `body_mask`
-CAP_HU = 120.0  # above it a registration has failed, and by how much should not decide a mean
 
 
 class CERMEP(Study):
@@ -85,18 +84,3 @@ class CERMEP(Study):
             evaluation_mask=body_mask(fixed, THRESHOLD, DILATION),
             target=MetaTensor(target.as_tensor(), affine=fixed.affine.clone()),  # its own header is the network's
         )
-
-    @staticmethod
-    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
-        """Difference of the warped CT (linear, 0 HU outside) from the pseudo-CT inside the body, see :meth:`.Study.score`.
-
-        Returns:
-            ``mae_hu``, mean absolute difference; ``mae_capped_hu`` and ``score``, the same but at most 120 HU, as the paper
-            has it; ``ndv_percent``, ``det_std``.
-        """
-        target, mask = case.need("target", "evaluation_mask")
-        u = case.displacement(displacement_mm)
-        difference = (case.moved(case.moving, u) - target.as_tensor()).abs()[mask.as_tensor() > 0]
-        mean = float(difference.double().mean())
-        found = {"score": min(mean, CAP_HU), "mae_hu": mean, "mae_capped_hu": min(mean, CAP_HU)}
-        return found | regularity(u, case.grid)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from studies import AbdomenMRCT
 
-from monai_locor.data.studies import AbdomenMRCT, read_case, write_case
+from monai_locor.data.study_case import read_case, write_case
 from monai_locor.geometry import Grid
 
 from .study_folders import GRID, SHAPE, intensities, organs, refusal, save, shifted, slow_dice, voxels

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError, one_line
-from ...geometry import Grid, apply_affine
-from ...io import read_image, read_mask
-from ..annotations import read_label
-from .case import StudyCase
-from .learn2reg_measures import challenge_measures
+from monai_locor.data.annotations import read_label
+from monai_locor.data.study_case import StudyCase
+from monai_locor.errors import InputError, one_line
+from monai_locor.geometry import Grid, apply_affine
+from monai_locor.io import read_image, read_mask
+
 from .study import Study
 
 __all__ = ["Learn2Reg", "Learn2RegPair"]
@@ -151,11 +151,6 @@ class Learn2Reg(Study):
         told = {"task": self.task, "labels": {str(n): label for n, label in self.labels.items()}}
         told["displacement"] = self.pair(name).displacement
         return StudyCase(study=self.name, name=name, points=points, about=told, **volumes)
-
-    @staticmethod
-    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
-        """The challenge's measures, see :func:`.challenge_measures` and :meth:`.Study.score`."""
-        return challenge_measures(case, displacement_mm)
 
     def _listed(
         self, content: Mapping[str, Any], keys: Sequence[str], entries: Mapping[str, Mapping[str, Any]], file: Path

@@ -14,19 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+from monai_locor.data.study_case import StudyCase
+from monai_locor.io import read_image
 
-from ...geometry import to_voxels
-from ...io import read_image
-from ...metrics import target_registration_error
-from .case import StudyCase, regularity
 from .deformation import t2_pd_pair
 from .study import Study
 
 __all__ = ["IXI"]
 
 SEED = 42
-CAP_VOXELS = 3.0  # above it a registration has failed, and by how much should not decide a mean
 
 # as the paper lists them, each once (IXI508 stands there twice)
 TEST = """
@@ -68,19 +64,3 @@ class IXI(Study):
     def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
         pd, t2 = (read_image(files[part], role)[0] for part, role in (("PD", "fixed"), ("T2", "moving")))
         return t2_pd_pair(pd, t2, (SEED, int(name[3:6])), name=name)
-
-    @staticmethod
-    def score(case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
-        """Distance from where points should go, mean over the deformed evaluation mask, see :meth:`.Study.score`.
-
-        Returns:
-            ``error_vox``, in voxels of the fixed image (along each axis its own); ``error_capped_vox`` and ``score``, the
-            same but at most 3, as the paper has it; ``error_mm``; ``ndv_percent``, ``det_std``.
-        """
-        truth, mask = case.need("truth", "evaluation_mask")
-        u = case.displacement(displacement_mm)
-        u_voxels, truth_voxels = (to_voxels(field.double(), case.grid) for field in (u, truth))
-        mean = float(target_registration_error(u_voxels, truth_voxels, mask).mean())
-        found = {"score": min(mean, CAP_VOXELS), "error_vox": mean, "error_capped_vox": min(mean, CAP_VOXELS)}
-        found["error_mm"] = float(target_registration_error(u, truth, mask).mean())
-        return found | regularity(u, case.grid)

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ...errors import InputError
-from ...geometry import Grid, apply_affine, from_voxels, inside, mapped_points, separable
-from ...tensors import plain
-from ..synthetic import _exponential, _rotation, deform
-from .case import StudyCase
+from monai_locor.data.study_case import StudyCase
+from monai_locor.data.synthetic import deform, exponential, rotation_matrix
+from monai_locor.errors import InputError
+from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, mapped_points, separable
+from monai_locor.tensors import plain
+
 from .masks import body_mask
 
 __all__ = ["t2_pd_deformation", "t2_pd_pair"]
@@ -54,12 +55,12 @@ def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[
         raise ValueError(f"the grid must have 2 or 3 dimensions, got {grid.dims}")
     rng = np.random.default_rng(seed)
     strength, sigma = rng.uniform(*NOISE), rng.uniform(*SMOOTHING_MM)
-    rotation = _rotation(rng.uniform(-ROTATION, ROTATION, 3 if grid.dims == 3 else 1))
+    rotation = rotation_matrix(rng.uniform(-ROTATION, ROTATION, 3 if grid.dims == 3 else 1))
     shift = rng.uniform(-TRANSLATION_MM, TRANSLATION_MM, grid.dims)
     ratio = 1.0 if voxel_mm is None else float(np.prod(voxel_mm) / np.prod(grid.spacing))
     strength *= ratio ** (0.5 + 1 / grid.dims)  # smoothed noise goes with the root of a voxel's volume, a length with its edge
     velocity = _smooth_noise(grid, strength, sigma / grid.spacing, rng)
-    elastic = from_voxels(_exponential(velocity, 1.0).double(), grid)
+    elastic = from_voxels(exponential(velocity, 1.0).double(), grid)
     points = grid.points()
     affine = np.eye(grid.dims + 1)
     affine[:-1, :-1] = rotation

@@ -1,17 +1,16 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The data sets of the paper and those of the Learn2Reg challenge: read as published, prepared, scored."""
+"""The data sets of the paper and of the Learn2Reg challenge, read as published and prepared as cases."""
 
 from __future__ import annotations
 
 from .abdomen import AbdomenMRCT
-from .case import StudyCase, read_case, write_case
 from .cermep import CERMEP
 from .deformation import t2_pd_deformation, t2_pd_pair
 from .ixi import IXI
 from .learn2reg import Learn2Reg, Learn2RegPair
-from .learn2reg_measures import challenge_measures, evaluate_submission, write_submission
+from .learn2reg_submission import evaluate_submission, write_submission
 from .masks import body_mask, foreground_mask
 from .study import Study
 
@@ -23,15 +22,11 @@ __all__ = [
     "Learn2Reg",
     "Learn2RegPair",
     "Study",
-    "StudyCase",
     "body_mask",
-    "challenge_measures",
     "evaluate_submission",
     "foreground_mask",
-    "read_case",
     "t2_pd_deformation",
     "t2_pd_pair",
-    "write_case",
     "write_submission",
 ]
 

@@ -13,15 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from studies import Learn2Reg, evaluate_submission, write_submission
 
-from monai_locor.data.studies import (
-    Learn2Reg,
-    challenge_measures,
-    evaluate_submission,
-    read_case,
-    write_case,
-    write_submission,
-)
+from monai_locor.data.learn2reg_measures import challenge_measures
+from monai_locor.data.study_case import read_case, write_case
 from monai_locor.geometry import Grid, apply_affine
 
 from .study_folders import CENTERS, GRID, SHAPE, learn2reg, refusal, save, shifted, slow_dice, voxels

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from studies import IXI, t2_pd_deformation, t2_pd_pair
+from studies.deformation import _smooth_noise
 
-from monai_locor.data import t2_pd_deformation, t2_pd_pair
-from monai_locor.data.studies import IXI, read_case, write_case
-from monai_locor.data.studies.deformation import _smooth_noise
+from monai_locor.data.study_case import read_case, write_case
 from monai_locor.geometry import Grid
 from monai_locor.metrics import jacobian_determinant
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ...errors import InputError, one_line
-from ...geometry import Grid, warp
-from ...io import check_output_dir, read_displacement_field, read_image, read_mask, write_displacement_field, write_image
-from ...io.paths import atomic_path
-from ...metrics import jacobian_determinant, non_diffeomorphic_volume
-from ..annotations import read_label, read_landmarks
+from ..errors import InputError, one_line
+from ..geometry import Grid, warp
+from ..io import check_output_dir, read_displacement_field, read_image, read_mask, write_displacement_field, write_image
+from ..io.paths import atomic_path
+from .annotations import read_label, read_landmarks
 
-__all__ = ["StudyCase", "read_case", "regularity", "write_case"]
+__all__ = ["StudyCase", "read_case", "write_case"]
 
 ABOUT = "case.json"
 FILES = {  # attribute: name of its file
@@ -45,7 +44,7 @@ class StudyCase:
     """A pair of images and what is known of it.
 
     Args:
-        study: which study it is of, a name in :data:`monai_locor.data.studies.STUDIES`.
+        study: a name in :data:`monai_locor.data.study_scores.STUDY_SCORES`.
         name: of the case, unique in its study.
         fixed, moving: ``(1, *S)``, each on its own grid.
         fixed_mask, moving_mask: ``(1, *S)``, where the images count in the registration.
@@ -103,17 +102,6 @@ class StudyCase:
             if getattr(self, name) is None:
                 raise InputError(f"case {self.name} of {self.study}: has no {name}; it cannot be scored, prepare it again")
         return tuple(getattr(self, name) for name in names)
-
-
-def regularity(displacement_mm: torch.Tensor, grid: Grid) -> dict[str, float]:
-    """What the paper says of every deformation: ``ndv_percent`` (Liu 2024) and ``det_std``, the spread of the determinant.
-
-    Both leave out the voxels at the border of the grid.
-    """
-    inner = jacobian_determinant(displacement_mm, grid)[tuple(slice(1, -1) for _ in grid.shape)]
-    volume = non_diffeomorphic_volume(displacement_mm, grid)
-    found = {"ndv_percent": volume} if volume is not None else {}
-    return found | ({"det_std": float(inner.double().std())} if inner.numel() > 1 else {})
 
 
 def write_case(folder: str | PathLike[str], case: StudyCase) -> Path:
