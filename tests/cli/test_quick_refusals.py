@@ -119,7 +119,7 @@ REFUSALS = {
     "jacobian none.tfm": "transform none.tfm: no such file",
     "jacobian id.tfm --log": "--log: is about the image",
     "jacobian id.tfm -r fixed.nii -o o.png": "output file o.png: its name must end in .nii",
-    "tune none -o out": "none: holds no case",
+    "tune none -o out": "none: contains no case",
     "tune cases -o out --score tree": "score 'tree' is unknown",
     "tune cases b -o out": "has no case b; its cases are a",
     "tune cases -o out --sampler tpee": "sampler 'tpee' is unknown",
