@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a command says: lines for people, or one JSON object for machines, and the log on stderr."""
+"""Output of a command: text or one JSON object on stdout, and the log on stderr."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Console", "console_of", "plain_values", "session", "threads"]
 
 
 class Console:
-    """Where a command's answer goes.
+    """Prints the output of a command.
 
     Args:
-        machine: whether it is one JSON object.
-        quiet: whether lines are left out.
-        out: the real stdout; meanwhile nothing else may reach it when ``machine`` is set.
-        command: the command's name, for the object.
+        machine: print one JSON object instead of text.
+        quiet: suppress text.
+        out: the real stdout; with ``machine``, nothing else may write to it.
+        command: name of the command, included in the JSON object.
 
     Attributes:
-        interrupted: exit code of a command that is interrupted: 130 by Ctrl-C, 143 by SIGTERM.
+        interrupted: exit code after an interrupt: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
     interrupted = 130
@@ -39,12 +39,12 @@ class Console:
         self.out = sys.stdout if out is None else out
 
     def say(self, line: str = "") -> None:
-        """A line for people."""
+        """Print a line of text."""
         if not (self.machine or self.quiet):
             print(line, file=self.out, flush=True)
 
     def answer(self, values: Mapping[str, Any], code: int = 0) -> int:
-        """What the command found, as the JSON object if that is wanted; returns the exit code."""
+        """Print the result as JSON if requested. Returns the exit code."""
         if self.machine:
             content = {"command": self.command, "exit_code": code, **values}
             print(json.dumps(plain_values(content), allow_nan=False), file=self.out, flush=True)
@@ -52,18 +52,18 @@ class Console:
 
     @property
     def progress(self) -> bool:
-        """Whether somebody watches who would like a progress bar."""
+        """Whether to show a progress bar: only on a terminal, and neither with ``--json`` nor ``--quiet``."""
         return not (self.machine or self.quiet) and sys.stderr.isatty()
 
 
 def console_of(args: argparse.Namespace) -> Console:
-    """The console of a command that runs; one that prints where none was set up, as in a test."""
+    """The console of the running command; a default one if none was set up."""
     found = getattr(args, "console", None)
     return found if isinstance(found, Console) else Console()
 
 
 def plain_values(value: Any) -> Any:
-    """The same in types that JSON knows; numbers that it does not know become null."""
+    """Convert to JSON types; NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -78,7 +78,7 @@ def plain_values(value: Any) -> Any:
 
 
 class _Stderr(logging.Handler):
-    """Log records as lines on stderr that leave a progress bar whole. A file that is read twice is warned of once."""
+    """Logs to stderr without breaking a progress bar. Identical warnings are shown once."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
@@ -96,17 +96,17 @@ class _Stderr(logging.Handler):
 
 @contextmanager
 def session(args: argparse.Namespace) -> Iterator[None]:
-    """Logging, warnings and stdout as the options say, and afterwards as they were."""
+    """Set up logging, warnings and stdout according to the options, and restore them afterwards."""
     logger = logging.getLogger("monai_locor")
     level = logging.ERROR if args.quiet else {0: logging.WARNING, 1: logging.INFO}.get(args.verbose, logging.DEBUG)
     handler, before = _Stderr(level), (logger.level, logger.propagate)
     logger.addHandler(handler)
-    logger.setLevel(min(level, logging.WARNING))  # what --quiet hides is still kept with a registration
+    logger.setLevel(min(level, logging.WARNING))  # warnings hidden by --quiet are still stored with the result
     logger.propagate = False
     try:
         with warnings.catch_warnings():
             if not args.verbose:
-                warnings.simplefilter("ignore")  # of other packages; what a user must know is logged
+                warnings.simplefilter("ignore")  # from other packages; our own messages are logged
             if args.console.machine:
                 with redirect_stdout(sys.stderr):
                     yield
@@ -119,7 +119,7 @@ def session(args: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads in torch, and afterwards as many as before; None leaves it alone."""
+    """Set the number of CPU threads of torch and restore it afterwards; None changes nothing."""
     if count is None:
         yield
         return
@@ -134,5 +134,5 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def listed(paths: list[Path], folder: Path) -> str:
-    """File names for a line of text, within a folder."""
+    """File names relative to a folder, as one string."""
     return ", ".join(sorted(str(p.relative_to(folder)) if p.is_relative_to(folder) else str(p) for p in paths))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transforms, images and points in words and numbers."""
+"""Descriptions of transforms, images and points, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORLD = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "sup
 
 
 def kind_of(transform: SpatialTransform) -> str:
-    """What a transform is made of, in the order that points go through it: ``displacement field, then affine``."""
+    """The parts of a transform in the order in which they map a point: ``displacement field, then affine``."""
     words = {"AffineStep": "affine", "FieldStep": "displacement field", "SplineStep": "B-spline"}
     if transform.is_affine:
         return "affine"
@@ -55,11 +55,11 @@ def describe_grid(grid: Grid) -> dict[str, Any]:
 
 
 def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
-    """What an image holds.
+    """Describe an image.
 
     Args:
-        image: as it is stored.
-        grid: where its voxels lie.
+        image: the stored image.
+        grid: its grid.
     """
     import numpy as np
 
@@ -91,7 +91,7 @@ def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
 
 
 def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[str, Any]:
-    """What a transform does; on a grid, if there is one, how far it moves and how it stretches."""
+    """Describe a transform; with a grid also its displacements and Jacobian determinants."""
     from ..metrics.arrays import field_statistics, jacobian_statistics_of_array
 
     found: dict[str, Any] = {"what": "transform", "kind": kind_of(transform), "dims": transform.dims}
@@ -108,16 +108,16 @@ def describe_transform(transform: SpatialTransform, grid: Grid | None) -> dict[s
 
 
 def _affine_parts(matrix: np.ndarray) -> dict[str, Any]:
-    """Rotation (degrees), stretches along the principal axes and translation (mm) of a matrix, RAS."""
+    """Rotation (degrees), scaling along the principal axes and translation (mm) of a matrix, RAS."""
     import numpy as np
 
-    matrix = matrix + 0.0  # no -0 in what is shown
+    matrix = matrix + 0.0  # turns -0 into 0
     linear = matrix[:-1, :-1]
     left, stretches, right = np.linalg.svd(linear)
     rotation = left @ right
     dims = len(linear)
     if np.linalg.det(rotation) < 0:
-        angle = None  # it mirrors
+        angle = None  # a reflection
     elif dims == 2:
         angle = abs(math.degrees(math.atan2(rotation[1, 0], rotation[0, 0])))
     else:
@@ -132,7 +132,7 @@ def _affine_parts(matrix: np.ndarray) -> dict[str, Any]:
 
 
 def lines_of(path: Path, found: dict[str, Any]) -> list[str]:
-    """A description in words."""
+    """A description as lines of text."""
     if found["what"] == "image":
         return _image_lines(path, found)
     if found["what"] == "points":
@@ -155,7 +155,7 @@ def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
         i = found["intensity"]
         parts.append(f"values {i['min']:.4g} to {i['max']:.4g} (1 % below {i['p01']:.4g}, median {i['median']:.4g}, ")
         parts[-1] += f"1 % above {i['p99']:.4g}), {found['zero_percent']:.0f} % zero"
-    parts += _said(found)
+    parts += _header_notes(found)
     parts.append(f"{found['not_finite']} NaN or infinite" if found["not_finite"] else "all finite")
     lines.append("; ".join(parts))
     if labels is not None:
@@ -164,21 +164,21 @@ def _image_lines(path: Path, found: dict[str, Any]) -> list[str]:
         more = ", ..." if count > len(shown) else ""
         lines.append(f"{count} label{'s' * (count != 1)}: {', '.join(map(str, shown))}{more}")
     if "hint" in found:
-        lines.append(f"if this is no image: {found['hint']}")
+        lines.append(f"if this is a transform: {found['hint']}")
     return lines
 
 
-def _said(found: dict[str, Any]) -> list[str]:
-    """What the file says beside voxels and place."""
-    said, time = [], found["time"]
+def _header_notes(found: dict[str, Any]) -> list[str]:
+    """Time axis and intent, if the header has them."""
+    notes, time = [], found["time"]
     if time is not None:
         unit = {"unknown": "(unit unknown)"}.get(time["unit"], time["unit"])
-        said.append(f"{time['step']:.6g} {unit} from frame to frame")
-        said[0] += f", the first at {time['offset']:.6g} {unit}" * bool(time["offset"])
+        notes.append(f"{time['step']:.6g} {unit} between frames")
+        notes[0] += f", the first at {time['offset']:.6g} {unit}" * bool(time["offset"])
     if found["intent"] or found["intent_name"]:
         name = f"name {found['intent_name']!r}" if found["intent_name"] else ""
-        said.append("intent " + ", ".join(filter(None, (found["intent"], name))))
-    return said
+        notes.append("intent " + ", ".join(filter(None, (found["intent"], name))))
+    return notes
 
 
 def _grid_line(found: dict[str, Any]) -> str:
@@ -200,18 +200,18 @@ def _place_line(found: dict[str, Any]) -> str:
 def _transform_lines(path: Path, found: dict[str, Any]) -> list[str]:
     from .jacobian import folding_line
 
-    lines = [f"{path}: {found['dims']}-D transform, points of the fixed to points of the moving image: {found['kind']}"]
+    lines = [f"{path}: {found['dims']}-D transform from fixed to moving points: {found['kind']}"]
     lines[0] += ", with its inverse" * found["holds_inverse"]
     if "affine" in found:
         a = found["affine"]
-        turn = "mirrors" if a["rotation_degrees"] is None else f"rotation {a['rotation_degrees']:.2f} degrees"
+        turn = "reflection" if a["rotation_degrees"] is None else f"rotation {a['rotation_degrees']:.2f} degrees"
         stretch = " x ".join(f"{s:.4g}" for s in a["stretches"])
         shift = ", ".join(f"{t:.3f}" for t in a["translation_mm"])
-        lines.append(f"{turn}, stretches {stretch}, volume times {a['determinant']:.4g}, translation ({shift}) mm RAS")
+        lines.append(f"{turn}, scaling {stretch}, volume change {a['determinant']:.4g}, translation ({shift}) mm RAS")
         lines += ["  " + "  ".join(f"{v:12.6f}" for v in row) for row in a["matrix"]]
     if "grid" in found:
         d = found["displacement_mm"]
         lines.append(f"on {_grid_line(found['grid'])}, {_place_line(found['grid'])}")
-        lines.append(f"displacement {d['mean']:.3g} mm in the mean, 95 % below {d['p95']:.3g}, at most {d['max']:.3g} mm")
+        lines.append(f"displacement: mean {d['mean']:.3g} mm, 95 % below {d['p95']:.3g} mm, maximum {d['max']:.3g} mm")
         lines.append(folding_line(found["jacobian"]))
     return lines

@@ -19,9 +19,9 @@ from .parser import TRANSFORM_ORDER, add_command, add_transforms
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
-Measure a transform with what is known of the images: label maps (Dice, 95th percentile of the Hausdorff distance),
-landmarks (target registration error), the images themselves (normalized mutual information), nothing (folding, inverse
-consistency). Everything is measured before, with world coordinates alone, and after. Without a transform only before.
+Evaluate a transform. Label maps give Dice and the 95th percentile of the Hausdorff distance, landmarks the target
+registration error, images the normalized mutual information. Folding and inverse consistency need the transform alone.
+Each measure is computed before registration (world coordinates only) and after; without a transform, only before.
 
 {TRANSFORM_ORDER}"""
 
@@ -48,30 +48,32 @@ def add_parser(commands: Any) -> None:
         "--inverse-transform",
         action="append",
         metavar="FILE",
-        help="from moving to fixed points, for the inverse consistency; as -t, with its --from after those of -t "
-        "(default: the inverse that -t holds)",
+        help="transform from moving to fixed points, for inverse consistency; given like -t, with its --from after those "
+        "of -t (default: the inverse stored with -t)",
     )
     parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image")
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image")
     parser.add_argument("--fixed-labels", type=Path, metavar="IMAGE", help="label map in fixed space")
-    parser.add_argument("--moving-labels", type=Path, metavar="IMAGE", help="label map in moving space, of the same labels")
-    parser.add_argument("--labels", metavar="N,N,...", help="which labels count (default: all of the fixed map but 0)")
+    parser.add_argument("--moving-labels", type=Path, metavar="IMAGE", help="label map in moving space, with the same labels")
+    parser.add_argument("--labels", metavar="N,N,...", help="labels to evaluate (default: all of the fixed map except 0)")
     parser.add_argument("--fixed-points", type=Path, metavar="FILE", help="landmarks in fixed space (.csv, .fcsv, .json)")
-    parser.add_argument("--moving-points", type=Path, metavar="FILE", help="the same in moving space, by label or in order")
     parser.add_argument(
-        "--mask", type=Path, metavar="IMAGE", help="where folding, consistency and information count, fixed space"
+        "--moving-points", type=Path, metavar="FILE", help="the same in moving space, matched by label or order"
+    )
+    parser.add_argument(
+        "--mask", type=Path, metavar="IMAGE", help="mask in fixed space for folding, consistency and mutual information"
     )
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse arguments that do not go together, and files that are not there."""
+    """Check that the arguments are consistent and the files exist."""
     for name in ("", "_labels", "_points"):
         pair = [getattr(args, f"{role}{name}") for role in ("fixed", "moving")]
         if any(pair) and not all(pair) and not (name == "" and pair[0]):
             options = " and ".join(f"--{role}{name}".replace("_", "-") for role in ("fixed", "moving"))
-            raise InputError(f"{pair[0] or pair[1]}: {options} belong together; give both")
+            raise InputError(f"{pair[0] or pair[1]}: {options} must be given together")
     if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
-        raise InputError("evaluate: nothing to measure; give a transform with -t, or label maps, landmarks or images")
+        raise InputError("evaluate: nothing to evaluate; give a transform with -t, or label maps, landmarks or images")
     _labels(args.labels)
     check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())], args.formats)
     for role in ("fixed", "moving"):
@@ -82,7 +84,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure everything that the arguments allow."""
+    """Compute all measures that the arguments allow."""
     from .measures import evaluate
 
     console, found = console_of(args), evaluate(args, _labels(args.labels))
@@ -97,11 +99,11 @@ def _labels(text: str | None) -> list[int] | None:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"--labels {text}: give whole numbers with commas between them, as in 1,2,3") from error
+        raise InputError(f"--labels {text}: give integers separated by commas, as in 1,2,3") from error
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
-    """The findings as a table of before and after."""
+    """The results as a table with columns before and after."""
     rows = [row for row in _rows(found) if any(v is not None for v in row[1:])]
     if rows:
         width = max(len(row[0]) for row in rows)
@@ -110,7 +112,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"{name:{width}}  {_number(before):>9}  {_number(after):>9}"
     if "inverse_consistency_mm" in found:
         error = found["inverse_consistency_mm"]
-        yield f"inverse consistency {_number(error['mean'])} mm in the mean, 95 % below {_number(error['p95'])} mm"
+        yield f"inverse consistency error: mean {_number(error['mean'])} mm, 95 % below {_number(error['p95'])} mm"
     if "jacobian" in found:
         from .jacobian import folding_line
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor info``: what a file is, in words."""
+"""``monai-locor info``: describe a file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
-Say what a file is. Of an image: size, spacing, orientation, intensities, whether it is a mask or a label map. Of a
-transform: its kind, rotation and stretch, mean and maximum displacement, folding. Of points: how many, where. Of a
-folder of `register`: what its run.json says, and its transform."""
+Describe a file. Image: size, spacing, orientation, intensities, mask or label map. Transform: type, rotation and
+scaling, mean and maximum displacement, folding. Points: number and extent. Output folder of register: the contents of
+run.json, and the transform."""
 
 EXAMPLE = """\
 monai-locor info t1.nii.gz dicom_folder out/affine.tfm
@@ -44,17 +44,17 @@ TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "info", run, check, usage="FILE...", summary="what an image, transform or run is", text=TEXT, example=EXAMPLE
+        commands, "info", run, check, usage="FILE...", summary="describe an image, transform or run", text=TEXT, example=EXAMPLE
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points, or folder of register")
-    parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to measure transforms on (the fixed image)")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points or output folder")
+    parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to evaluate transforms on (fixed image)")
     add_other_image(parser, "moving")
-    parser.add_argument("--channel", metavar="N", type=int, help="which channel or frame, from 0 (default: all)")
+    parser.add_argument("--channel", metavar="N", type=int, help="channel or frame, counted from 0 (default: all)")
     parser.add_argument("--from", dest="format", metavar="FORMAT", help="FILEs are transforms of this format")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse files that are not there."""
+    """Check that the files exist."""
     check_image(args.reference, "reference image")
     check_image(args.moving, "moving image")
     if args.format is not None:
@@ -109,7 +109,7 @@ def _image(path: Path, channel: int | None) -> dict[str, Any]:
 
 
 def _vector_kind(path: Path, grids: Grids) -> tuple[str | None, str | None]:
-    """The format of a NIfTI file that shows itself to be a transform; else None, and perhaps how to say that it is one."""
+    """The format of a NIfTI file recognized as a transform; otherwise None, and a hint if it might be one."""
     from ..io.nifti import is_nifti, load_nifti
     from ..io.transforms.detect import format_of_file
     from ..io.transforms.nifti_vectors import dims_of_vectors
@@ -120,10 +120,10 @@ def _vector_kind(path: Path, grids: Grids) -> tuple[str | None, str | None]:
         kind = format_of_file(path)
     except InputError as error:
         return None, str(error)
-    except Exception:  # the reader of images will say what is wrong with it
+    except Exception:  # the image reader will report the problem
         return None, None
     if kind == "fsl" and grids[1] is None:
-        return None, "it is a warp of FSL; name the moving image with --moving"
+        return None, "it is an FSL warp; give the moving image with --moving"
     return kind, None
 
 
@@ -153,7 +153,7 @@ def _run_of(path: Path) -> dict[str, Any] | None:
 
 
 def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
-    """What the manifest of a registration says, in a line or two."""
+    """The manifest of a registration as lines of text."""
     content = found.get("run")
     if not content:
         return []
@@ -167,7 +167,7 @@ def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
         lines += verdict_lines(Verdict.of(verdict))
     lines += warning_lines(*(content.get(key) or () for key in ("warnings", "doubts")))
     if content.get("interrupted"):
-        lines.append("INTERRUPTED: the best result until then")
+        lines.append("INTERRUPTED: this is the state when the run was interrupted")
     return lines
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a command reads, checked before anything heavy is imported: a typo is told at once."""
+"""Checks of input files and names before slow imports, so that errors are reported immediately."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..io.transforms.ants_syntax import parse_item
 
 __all__ = ["check_any", "check_device", "check_file", "check_image", "check_transforms", "is_ants_prefix"]
 
-DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu)(:\d+)?")
-ANTS = ("0GenericAffine.mat", "1Warp.nii.gz")  # what a prefix of ANTs stands for
+DEVICE_NAME = re.compile(r"(cpu|cuda|mps|xpu|hpu)(:\d+)?")
+ANTS_SUFFIXES = ("0GenericAffine.mat", "1Warp.nii.gz")  # appended by ANTs to its output prefix
 
 
 def check_file(path: str | Path | None, what: str) -> None:
-    """Refuse a file that is not there; None is no file.
+    """Check that a file exists; None is ignored.
 
     Raises:
-        InputError: it names the file and its part.
+        InputError: if it does not exist.
     """
     if path is not None and not Path(path).expanduser().exists():
         raise InputError(f"{what} {path}: no such file; check its path")
 
 
 def check_image(path: str | Path | None, what: str) -> None:
-    """The same for an image, which may also be ``FOLDER/UID`` of a DICOM series; with a valid header."""
+    """Check that an image exists and has a valid header; ``FOLDER/UID`` of a DICOM series is accepted."""
     from ..io.dicom import is_dicom, is_series
 
     if path is None:
@@ -39,14 +39,14 @@ def check_image(path: str | Path | None, what: str) -> None:
     if not series:
         check_file(path, what)
     dicom = series or is_dicom(Path(path).expanduser())
-    if not dicom or find_spec("pydicom") is not None:  # without it ITK reads these headers, which takes seconds to import
+    if not dicom or find_spec("pydicom") is not None:  # without pydicom, ITK reads the header, and is slow to import
         from ..io.grids import read_grid
 
         read_grid(Path(path), what)
 
 
 def check_any(path: Path, what: str) -> None:
-    """The same for an image, a transform or the prefix of the files of ANTs."""
+    """Check that an image, a transform or the output prefix of an ANTs run exists."""
     from ..io.dicom import is_series
 
     if not (is_ants_prefix(path.expanduser()) or is_series(path.expanduser())):
@@ -54,12 +54,12 @@ def check_any(path: Path, what: str) -> None:
 
 
 def is_ants_prefix(path: Path) -> bool:
-    """Whether a path is no file, but begins the names of files that ANTs has written."""
-    return bool(path.name) and not path.exists() and any(path.with_name(path.name + end).is_file() for end in ANTS)
+    """Whether a path is the output prefix of an ANTs run."""
+    return bool(path.name) and not path.exists() and any(path.with_name(path.name + end).is_file() for end in ANTS_SUFFIXES)
 
 
 def check_transforms(items: Sequence[str], formats: Sequence[str] | None = None) -> None:
-    """The same for a list of transforms: files, folders of ``register`` and prefixes of ANTs; and for their formats."""
+    """Check transforms (files, output folders of ``register``, ANTs prefixes) and their formats."""
     from ..io.nifti import is_nifti
     from ..io.transforms.detect import format_of_file
     from .transforms import check_formats
@@ -69,15 +69,15 @@ def check_transforms(items: Sequence[str], formats: Sequence[str] | None = None)
         if not is_ants_prefix(path):
             check_file(path, "transform")
         if format is None and path.is_file() and is_nifti(path):
-            format_of_file(path)  # which refuses what can be read in several ways
+            format_of_file(path)  # raises if the format is ambiguous
 
 
 def check_device(names: str | None, option: str = "--device") -> None:
-    """Refuse a device whose name can be none; whether it is there is found out later.
+    """Check the syntax of device names; whether a device exists is checked later.
 
     Raises:
-        InputError: it says what devices are called.
+        InputError: for an invalid name.
     """
     for name in [] if names is None else names.split(","):
-        if not DEVICE.fullmatch(name.strip()):
-            raise InputError(f"{option} {names}: {name.strip()!r} is no device; give cpu, cuda, cuda:1 ...")
+        if not DEVICE_NAME.fullmatch(name.strip()):
+            raise InputError(f"{option} {names}: {name.strip()!r} is not a device; give cpu, cuda, cuda:1 ...")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a command line to an exit code."""
+"""Entry point of the command line."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ COMMANDS = (register, apply, info, evaluate, report, convert, compose, invert, j
 TEXT = """\
 Multimodal deformable image registration with the local learned-basis correlation ratio.
 
-Images in world coordinates (RAS, mm), 2-D or 3-D: NIfTI, DICOM files and folders, NRRD, MHA, MGZ and every other format
-that ITK or nibabel reads. Transforms take points of the fixed image to points of the moving image, as in ITK, ANTs and
-3D Slicer."""
+Images are 2-D or 3-D, in world coordinates (RAS, mm): NIfTI, DICOM files and folders, NRRD, MHA, MGZ and all other
+formats that ITK or nibabel reads. Transforms map points of the fixed image to points of the moving image, as in ITK,
+ANTs and 3D Slicer."""
 
 EXAMPLE = """\
 example:
@@ -41,11 +41,11 @@ example:
 
 
 def build_parser() -> Parser:
-    """The parser of all commands; nothing heavy is imported for it."""
+    """The parser of all commands. It does not import torch, MONAI or ITK."""
     codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = Parser(prog="monai-locor", description=TEXT, epilog=f"{EXAMPLE}\n\nexit codes:\n{codes}")
     parser.add_argument("--version", action="version", version=f"monai-locor {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands", description="each has a --help of its own")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", description="each command has its own --help")
     for module in COMMANDS:
         module.add_parser(commands)
     return parser
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: command line without the program's name; ``sys.argv`` if not given.
+        argv: arguments without the name of the program; by default those of ``sys.argv``.
 
     Returns:
-        the exit code, see :data:`monai_locor.cli.parser.EXIT_CODES`.
+        The exit code, see :data:`monai_locor.cli.parser.EXIT_CODES`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Every way in which a command may end."""
+    """Run a command and map each way it can end to an exit code."""
     console: Console = args.console
     try:
         with sigterm_as_interrupt(console), session(args), _tidy(getattr(args, "output", None)):
@@ -86,25 +86,25 @@ def _run(args: argparse.Namespace) -> int:
     except InputError as error:
         return _refused(console, str(error))
     except ImportError as error:
-        missing = "pip install" in str(error)  # ours say which extra brings it
+        missing = "pip install" in str(error)  # errors of this package name the extra to install
         return _refused(console, str(error)) if missing else _crashed(console, args, error)
     except KeyboardInterrupt:
-        return _ended(console, console.interrupted, "interrupted; what was not complete is not written")
-    except BrokenPipeError:  # as of `monai-locor info x | head`
+        return _ended(console, console.interrupted, "interrupted; incomplete outputs are not written")
+    except BrokenPipeError:  # for example `monai-locor info x | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            return _refused(console, f"{error.filename or 'output'}: {error.strerror}; free space, or name another folder")
+            return _refused(console, f"{error.filename or 'output'}: {error.strerror}; free space, or choose another folder")
         return _crashed(console, args, error)
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return _refused(console, f"not enough memory ({error}); use images of larger voxels, or --device cpu")
+            return _refused(console, f"not enough memory ({error}); use images with larger voxels, or --device cpu")
         return _crashed(console, args, error)
 
 
 def _tidy(output: Path | None) -> AbstractContextManager[None]:
-    """Folders that a command makes before it is refused are removed."""
+    """Remove empty output folders if the command fails."""
     if output is None:
         return nullcontext()
     from ..io.paths import no_empty_folders

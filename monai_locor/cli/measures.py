@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``evaluate`` computes: each measure before a transform and after it."""
+"""The measures of ``evaluate``, before and after a transform."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(args: argparse.Namespace, labels: list[int] | None = None) -> dict[str, Any]:
-    """All measures that there is something for.
+    """Compute all measures that the arguments allow.
 
     Args:
-        args: of the command.
-        labels: which ones count.
+        args: arguments of the command.
+        labels: labels to evaluate.
 
     Returns:
         ``dice``, ``hd95_mm`` (``labels`` and ``mean``), ``tre_mm`` and ``nmi``, each ``before`` and, with a transform,
         ``after``; ``jacobian`` and ``inverse_consistency_mm`` of a transform.
 
     Raises:
-        InputError: for files that cannot be read or do not go together.
+        InputError: for files that cannot be read or do not match.
     """
     fixed, moving = _grid(args, "fixed"), _grid(args, "moving")
     transform = _transform(args, "transforms", fixed, moving) if args.transforms else None
@@ -85,11 +85,11 @@ def _overlap(args: argparse.Namespace, transform: SpatialTransform | None, label
     missing = sorted(set(labels or ()) - present)
     if missing:
         raise InputError(
-            f"--labels: {', '.join(map(str, missing))} not in fixed labels {args.fixed_labels}; it has {_few(present)}"
+            f"--labels: {', '.join(map(str, missing))} not in fixed labels {args.fixed_labels}; it contains {_few(present)}"
         )
     found: dict[str, Any] = {"dice": {}, "hd95_mm": {}}
     if find_spec("scipy") is None:
-        logger.warning("HD95 is left out, which needs SciPy: pip install scipy")
+        logger.warning("HD95 is not computed because SciPy is missing: pip install scipy")
     for when, through in _each(transform):
         moved = moving.labels_on(through, grid)
         values = {"dice": dice_per_label(truth, moved, labels)}
@@ -138,7 +138,7 @@ def _count(points: torch.Tensor) -> str:
 
 
 def _matching(fixed: tuple[str, ...], moving: tuple[str, ...]) -> list[int] | None:
-    """Where each fixed landmark is among the moving ones by its label; None where labels do not say."""
+    """Index of the moving landmark with the label of each fixed one; None if labels do not identify the landmarks."""
     unique = len(set(fixed)) == len(fixed) and all(fixed)
     if not unique or len(fixed) != len(moving) or set(fixed) != set(moving):
         return None
@@ -157,7 +157,7 @@ def _distribution(values: torch.Tensor) -> dict[str, float | None]:
 
 
 def _information(args: argparse.Namespace, transform: SpatialTransform | None) -> dict[str, Any]:
-    """NMI where both images have data before and after, so that both numbers are of the same voxels."""
+    """NMI over the voxels where both images have data before and after, so that the two numbers are comparable."""
     from ..geometry import Grid, check_planes, inside, mapped_points, warp
     from ..io.images import read_image
     from ..metrics import normalized_mutual_information
@@ -178,7 +178,7 @@ def _information(args: argparse.Namespace, transform: SpatialTransform | None) -
 
 
 def _transform(args: argparse.Namespace, which: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Of ``--transform`` or ``--inverse-transform``; ``--from`` names the formats of both, one after the other."""
+    """Load ``--transform`` or ``--inverse-transform``; the ``--from`` options list the formats of both in this order."""
     first, second = args.transforms or [], args.inverse_transform or []
     named = [name or "auto" for name in check_formats(args.formats, len(first) + len(second))]
     items, formats = (first, named[: len(first)]) if which == "transforms" else (second, named[len(first) :])

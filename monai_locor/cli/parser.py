@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parsers and the options that commands share."""
+"""Argument parsers, and options shared by commands."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ __all__ = [
     "whole_number",
 ]
 
-WIDEST = 100  # columns of a help text
+MAX_HELP_COLUMNS = 100
 EXIT_CODES = {
-    0: "done; of a registration: its verdict is PASS or WARN",
-    1: "done, but the verdict of the registration is FAIL; its outputs are written all the same",
-    2: "bad input or usage: one line on stderr names the file or option, its value and the remedy",
-    3: "internal error, please report it; -v shows where it happened",
-    130: "interrupted (Ctrl-C); register writes its best result so far, labeled as interrupted",
-    143: "the same after SIGTERM, which batch systems send when the time is up",
+    0: "success; the verdict of a registration is PASS or WARN",
+    1: "the verdict of the registration is FAIL; all outputs are still written",
+    2: "invalid input or usage: one line on stderr names the file or option, its value and the remedy",
+    3: "internal error, please report it; -v shows the traceback",
+    130: "interrupted (Ctrl-C); register writes its current result, marked as interrupted",
+    143: "terminated (SIGTERM, as sent by batch systems at the time limit); handled like Ctrl-C",
 }
 
 
 class UsageError(InputError):
-    """A command line that cannot be understood."""
+    """An invalid command line."""
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Paragraphs are filled to the width of the terminal; lines that begin with a space stay as they are."""
+    """Wraps paragraphs to the width of the terminal; keeps lines that start with a space."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns - 2, WIDEST))
+        super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns - 2, MAX_HELP_COLUMNS))
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        """``-o, --output FILE``, in all versions of Python."""
+        """Format as ``-o, --output FILE`` in all versions of Python."""
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         value = self._format_args(action, self._get_default_metavar_for_optional(action))
@@ -68,14 +68,14 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions of one line, and whose options cannot be abbreviated."""
+    """A parser that raises one-line exceptions and does not accept abbreviated options."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("formatter_class", _Formatter)
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
+        """Raise ``UsageError``."""
         raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
@@ -91,18 +91,18 @@ def add_command(
     example: str,
     codes: str = "0 done",
 ) -> Parser:
-    """A command's parser, with the options that all of them have.
+    """Add a command, with the options common to all commands.
 
     Args:
-        commands: what ``add_subparsers`` returned.
-        name: of the command.
-        run: what it does: parsed arguments to exit code.
-        check: refuses arguments and files that cannot be, before ``run``. It imports neither torch nor MONAI nor ITK, so
-            that a typo is told at once.
-        usage: what follows the command's name.
-        summary: one line, for the list of commands.
-        text: what it does, in paragraphs; lines that begin with a space are shown as they are.
-        example: command lines to copy.
+        commands: return value of ``add_subparsers``.
+        name: name of the command.
+        run: runs the command; takes the parsed arguments and returns the exit code.
+        check: raises on invalid arguments and files, before ``run``. It imports neither torch nor MONAI nor ITK, so that
+            errors are reported immediately.
+        usage: usage line after the name of the command.
+        summary: one line for the list of commands.
+        text: description, in paragraphs; lines that start with a space are not wrapped.
+        example: example command lines.
         codes: exit codes of success.
     """
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
@@ -116,8 +116,8 @@ def add_command(
     parser.set_defaults(run=run, check=check, command=name)
     general = parser.add_argument_group("general")
     general.add_argument("--json", action="store_true", help="print one JSON object to stdout and nothing else")
-    general.add_argument("-v", "--verbose", action="count", default=0, help="say more on stderr; -vv for everything")
-    general.add_argument("-q", "--quiet", action="store_true", help="only errors: no summary, warnings or progress bar")
+    general.add_argument("-v", "--verbose", action="count", default=0, help="more messages on stderr; -vv for all")
+    general.add_argument("-q", "--quiet", action="store_true", help="errors only: no summary, warnings or progress bar")
     general.add_argument("--threads", type=whole_number(1), metavar="N", help="CPU threads (default: torch's choice)")
     return parser
 
@@ -125,7 +125,7 @@ def add_command(
 def add_output(parser: argparse._ActionsContainer, what: str, metavar: str = "FILE", required: bool = True) -> None:
     """``-o`` and ``--force``."""
     parser.add_argument("-o", "--output", type=Path, metavar=metavar, required=required, help=what)
-    parser.add_argument("--force", action="store_true", help="overwrite outputs that exist already")
+    parser.add_argument("--force", action="store_true", help="overwrite existing outputs")
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
@@ -133,23 +133,23 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--device",
         metavar="NAME",
-        help="cpu, cuda, cuda:1 ... or two, as in cuda:0,cuda:1, one for each direction (default: a GPU if there is one)",
+        help="cpu, cuda, cuda:1 ... or two devices, one per direction, as in cuda:0,cuda:1 (default: a GPU if available)",
     )
-    parser.add_argument("--seed", type=whole_number(0), metavar="N", help="of all random numbers (default: 0)")
+    parser.add_argument("--seed", type=whole_number(0), metavar="N", help="random seed (default: 0)")
 
 
 TRANSFORM_ORDER = """\
-Several transforms are given in the order of antsApplyTransforms: points of the fixed image go through the first one
-first, so the moving image goes through the last one first: 1Warp.nii.gz, then 0GenericAffine.mat. '[FILE,1]' is the
-inverse of a file, as in ANTs. The output folder of register and the prefix of an ANTs run are also transforms.
+Give several transforms in the order of antsApplyTransforms: a point of the fixed image is mapped by the first transform
+first. For an ANTs registration: 1Warp.nii.gz, then 0GenericAffine.mat. '[FILE,1]' inverts a file, as in ANTs. The output
+folder of register and the prefix of an ANTs run are also accepted.
 
-What a file holds is told by its content and name, see convert --list-formats. Where it can be read in several ways it is
-refused, with the names to choose from: --from FORMAT, once for all transforms, or once for each ('auto' for those that
-need none)."""
+The format of a file is detected from its content and name, see convert --list-formats. If several formats are possible,
+the command stops and lists them; choose one with --from FORMAT, once for all transforms or once for each ('auto' where
+detection works)."""
 
 
 def add_transforms(parser: argparse._ActionsContainer, required: bool = True) -> None:
-    """``-t``, once for each of a list of transforms, see :func:`monai_locor.cli.transforms.load_transforms`."""
+    """``-t``, given once per transform, see :func:`monai_locor.cli.transforms.load_transforms`."""
     parser.add_argument(
         "-t",
         "--transform",
@@ -158,7 +158,7 @@ def add_transforms(parser: argparse._ActionsContainer, required: bool = True) ->
         default=None if required else [],
         metavar="FILE",
         required=required,
-        help="a transform; give -t for each, in the order of antsApplyTransforms; '[FILE,1]' for an inverse (see above)",
+        help="a transform; repeat -t for several, in the order of antsApplyTransforms; '[FILE,1]' inverts it (see above)",
     )
     add_from(parser)
 
@@ -170,18 +170,18 @@ def add_from(parser: argparse._ActionsContainer, option: str = "--from", dest: s
         dest=dest,
         action="append",
         metavar="FORMAT",
-        help="format of the transforms, one for all or one for each (default: auto, by content and name)",
+        help="format of the transforms, once for all or once for each (default: auto, by content and name)",
     )
 
 
 def add_other_image(parser: argparse._ActionsContainer, role: str) -> None:
-    """``--moving`` or ``--fixed``: the image at the other end of a transform, which a command needs for some formats only."""
-    text = f"the {role} image, for formats that count its voxels, too (FSL, Learn2Reg)"
+    """``--moving`` or ``--fixed``: the other image of a transform, required by some formats only."""
+    text = f"the {role} image; required by formats that depend on its voxels (FSL, Learn2Reg)"
     parser.add_argument(f"--{role}", type=Path, metavar="IMAGE", help=text)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """An argument type: a whole number, ``least`` or more."""
+    """Argument type: an integer, ``least`` or more."""
 
     def parse(text: str) -> int:
         try:
@@ -189,7 +189,7 @@ def whole_number(least: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be an integer, {least} or more, got {text!r}")
         return value
 
     return parse

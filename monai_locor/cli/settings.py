@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The settings of a registration from a command line: preset, file, measure, single values."""
+"""Registration settings from the command line: preset, file, measure, single values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="default, fast, intersubject, paper (default: default); intersubject is for images of two people, paper is close "
-        "to the published method and slow",
+        help="default, fast, intersubject, paper (default: default); intersubject is for images of two subjects, paper is "
+        "close to the published method and slow",
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset that it changes"
-    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset to modify")
     parser.add_argument(
         "--similarity",
         metavar="NAME",
@@ -40,7 +38,7 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         "--transform",
         dest="kind",
         metavar="KIND",
-        help="what may be found: rigid, similarity (with one scale), affine, deformable (default: deformable)",
+        help="transform model: rigid, similarity (rigid and one scale), affine, deformable (default: deformable)",
     )
     parser.add_argument(
         "--set",
@@ -48,16 +46,16 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a single setting, as in bending_weight=50, affine=false, stages.5.iterations=10; may be given several times",
+        help="a single setting, such as bending_weight=50, affine=false, stages.5.iterations=10; can be repeated",
     )
 
 
 def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None) -> RegistrationConfig:
-    """Preset, then file, then measure and kind of transform, then single values, the later ones on top.
+    """Combine preset, file, measure, transform model and single values; the later ones override the earlier ones.
 
     Args:
-        args: what :func:`add_settings` asked for.
-        base: settings instead of the default preset's, where neither preset nor file is named.
+        args: arguments of :func:`add_settings`.
+        base: settings used instead of the default preset if neither preset nor file is given.
 
     Raises:
         InputError: for unknown names and values; it lists the known ones.
@@ -80,10 +78,10 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
 
 
 def read_object(path: Path, option: str) -> dict[str, Any]:
-    """A JSON object in a file.
+    """Read a JSON object from a file.
 
     Raises:
-        InputError: when it is missing or something else; the message begins with the option that named it.
+        InputError: if the file is missing or does not contain a JSON object; the message starts with the option.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -92,19 +90,19 @@ def read_object(path: Path, option: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{option} {path}: not a JSON file ({error}); give a JSON object of names and values") from error
     if not isinstance(content, dict):
-        raise InputError(f"{option} {path}: holds a {type(content).__name__}; give a JSON object of names and values")
+        raise InputError(f"{option} {path}: contains a {type(content).__name__}; give a JSON object of names and values")
     return content
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:
-    """Names and values of ``KEY=VALUE``."""
+    """Parse ``KEY=VALUE`` arguments."""
     found = {}
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or not key:
             raise InputError(f"--set {word}: give KEY=VALUE, as in bending_weight=50")
         if key == "preset":
-            raise InputError(f"--set {word}: a preset is no single setting; give --preset {text}")
+            raise InputError(f"--set {word}: a preset is not a single setting; give --preset {text}")
         found[key] = _value(text)
     return found
 
@@ -113,4 +111,4 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text  # a word needs no quotes
+        return text  # strings need no quotes

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""SIGTERM, which batch systems send before they kill, ends a command as Ctrl-C does."""
+"""Handle SIGTERM, which batch systems send before they kill a process, like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .console import Console
 
 __all__ = ["sigterm_as_interrupt"]
 
-TERMINATED = 128 + signal.SIGTERM  # exit code, as shells have it
+TERMINATED_EXIT_CODE = 128 + signal.SIGTERM  # the convention of shells
 
 
 @contextmanager
 def sigterm_as_interrupt(console: Console) -> Iterator[None]:
-    """Raise KeyboardInterrupt where SIGTERM comes, and let the console's exit code of interrupted work say so.
+    """Raise KeyboardInterrupt on SIGTERM and set the console's exit code for interrupted commands.
 
-    A handler of somebody else's stays, and so does everything in a thread, where Python has no signals.
+    An existing handler is kept. Outside the main thread, where Python cannot handle signals, nothing is changed.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        console.interrupted = TERMINATED
+        console.interrupted = TERMINATED_EXIT_CODE
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:

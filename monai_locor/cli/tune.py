@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor tune``: search the parameters of a registration on cases whose answer is known."""
+"""``monai-locor tune``: tune registration parameters on validation cases."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
-Search the parameters of a registration on validation cases, as the paper does: Bayesian optimization, then the five best,
-by a Gaussian process that has seen all trials, five times again with other seeds; the best mean wins. A registration that
-fails counts as no displacement.
+Tune registration parameters on validation cases, as in the paper: Bayesian optimization, then five repetitions, with
+other seeds, of the five trials that a Gaussian process predicts to be best. The best mean score wins. A failed
+registration scores as zero displacement.
 
-CASES is a folder whose folders are cases:
-  fixed.nii.gz, moving.nii.gz                what the registration gets, and where there are any
-  fixed_mask.nii.gz, moving_mask.nii.gz      where the images count
-  truth.nii.gz                               the displacement on the fixed grid, as ITK reads it; with mask.nii.gz there only
+CASES is a folder with one subfolder per case:
+  fixed.nii.gz, moving.nii.gz                the images
+  fixed_mask.nii.gz, moving_mask.nii.gz      masks (optional)
+  truth.nii.gz                               true displacement on the fixed grid, as ITK reads it; inside mask.nii.gz, if any
   fixed_landmarks.csv, moving_landmarks.csv  x,y,z in RAS mm, in the same order
   fixed_labels.nii.gz, moving_labels.nii.gz  label maps
-A case needs one of the last three, or a case.json of a study that has a score of its own.
+A case needs one of the last three references, or a case.json of a study with its own score.
 
-Searched are bending_weight, learning_rate_affine, learning_rate_dense (0.04 leaves the schedule as it is) and
+The search covers bending_weight, learning_rate_affine, learning_rate_dense (0.04 keeps the schedule unchanged) and
   locor                           learning_rate_basis, kernel_sigma, num_basis
   locor, with basis=polynomial    kernel_sigma, degree
   srwcr                           spacing
@@ -45,9 +45,9 @@ Searched are bending_weight, learning_rate_affine, learning_rate_dense (0.04 lea
   mutual_information, normalized_mutual_information, correlation_ratio
                                   num_bins, quantile
 
-OUT is a folder. It gets preset.json, for --config of register, report.md with pictures, tuning.json with all numbers, and
-study.db. Where nothing better than the settings to start from is found, there is no preset.json. The same command goes on
-with a study that is there already."""
+The folder OUT gets preset.json (for register --config), report.md with figures, tuning.json with all numbers, and
+study.db. If the search does not improve on the base settings, preset.json is not written. Running the same command again
+resumes an existing study."""
 
 EXAMPLE = """\
 monai-locor tune validation -o tuned --workers 2
@@ -64,42 +64,50 @@ def add_parser(commands: Any) -> None:
         run,
         check,
         usage="CASES [CASE ...] -o OUT",
-        summary="search the best settings on cases with a known answer",
+        summary="tune the settings on validation cases",
         text=TEXT,
         example=EXAMPLE,
     )
     parser.add_argument("folder", type=Path, metavar="CASES", help="folder of cases")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases (default: all)")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the outputs")
-    settings = parser.add_argument_group("settings to start from")
+    settings = parser.add_argument_group("base settings")
     add_settings(settings)
-    settings.add_argument("--stages", metavar="PRESET", help="schedule of another preset, or file of settings")
+    settings.add_argument("--stages", metavar="PRESET", help="use the schedule of another preset or settings file")
     _add_search(parser.add_argument_group("search"))
     _add_machine(parser.add_argument_group("machine"))
 
 
 def _add_search(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--trials", type=whole_number(1), default=100, metavar="N", help="in all (default: 100)")
+    group.add_argument("--trials", type=whole_number(1), default=100, metavar="N", help="total number of trials (default: 100)")
     group.add_argument(
-        "--minutes", type=_positive, metavar="N", help="begin no trial after so long; the repetitions come on top"
+        "--minutes", type=_positive, metavar="N", help="start no trial after N minutes; the repetitions run in addition"
     )
-    group.add_argument("--parameters", metavar="NAME,...", help="search only these (default: all of the measure)")
+    group.add_argument("--parameters", metavar="NAME,...", help="parameters to search (default: all of the measure)")
     group.add_argument(
-        "--range", dest="ranges", action="append", default=[], metavar="NAME=LOW:HIGH", help="other bounds than the paper's"
+        "--range",
+        dest="ranges",
+        action="append",
+        default=[],
+        metavar="NAME=LOW:HIGH",
+        help="bounds that replace those of the paper",
     )
     group.add_argument(
         "--score",
         default="auto",
         metavar="NAME",
-        help="what is minimized: study, tre, dice, relative (to no registration), auto: the first that all cases know "
-        "(default: auto)",
+        help="score to minimize: study, tre, dice, relative (to no registration), auto: the first one available for all "
+        "cases (default: auto)",
     )
     group.add_argument(
-        "--sampler", default="auto", metavar="NAME", help="hebo, gp, tpe, random, auto: hebo or else gp (default: auto)"
+        "--sampler",
+        default="auto",
+        metavar="NAME",
+        help="hebo, gp, tpe, random, auto: hebo or else gp (default: auto)",
     )
-    group.add_argument("--finalists", type=whole_number(1), default=5, metavar="N", help="run again (default: 5)")
-    group.add_argument("--repeats", type=whole_number(1), default=5, metavar="N", help="how often (default: 5)")
-    group.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of all random numbers (default: 0)")
+    group.add_argument("--finalists", type=whole_number(1), default=5, metavar="N", help="trials to repeat (default: 5)")
+    group.add_argument("--repeats", type=whole_number(1), default=5, metavar="N", help="repetitions of each (default: 5)")
+    group.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="random seed (default: 0)")
 
 
 def _add_machine(group: argparse._ActionsContainer) -> None:
@@ -108,14 +116,14 @@ def _add_machine(group: argparse._ActionsContainer) -> None:
         type=whole_number(0),
         default=1,
         metavar="N",
-        help="processes, which share --threads; 0 for none (default: 1)",
+        help="worker processes, which share --threads; 0 runs in this process (default: 1)",
     )
-    group.add_argument("--device", metavar="NAME,...", help="cpu, cuda, cuda:1 ...; several are shared out among the workers")
-    group.add_argument("--limit", type=_positive, metavar="SECONDS", help="a registration that takes longer has failed")
+    group.add_argument("--device", metavar="NAME,...", help="cpu, cuda, cuda:1 ...; several are distributed over the workers")
+    group.add_argument("--limit", type=_positive, metavar="SECONDS", help="time limit of one registration")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse cases, settings, parameters and names that cannot be."""
+    """Check cases, settings, parameters and names."""
     from ..tuning import choose_score, find_cases, search_space
     from ..tuning.samplers import check_sampler
 
@@ -130,7 +138,7 @@ def _parameters(args: argparse.Namespace) -> list[str] | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, and say what was found."""
+    """Run the search and print the result."""
     from ..tuning import find_cases, tune
 
     console = console_of(args)
@@ -148,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
             **{name: getattr(args, name) for name in ("score", "sampler", "seed")},
         )
     except KeyboardInterrupt:
-        console.say(f"interrupted; the same command goes on with what is in {args.output}")
+        console.say(f"interrupted; run the same command again to resume the search in {args.output}")
         return console.answer({"error": "interrupted", "folder": args.output}, console.interrupted)
     return _say(console, found)
 
@@ -191,15 +199,15 @@ def _say(console: Console, found: Tuning) -> int:
     console.say(f"{len(found.trials)} trials on {cases}; without registration {score} {found.objective.nothing:.4g}")
     base = found.base
     if base is not None:
-        console.say(f"settings to start from: {score} {base.value:.4g}, one run")
+        console.say(f"base settings: {score} {base.value:.4g}, one run")
     console.say(
         f"trial {best.trial.number}: {score} {best.mean:.4g} ± {best.deviation:.2g} in {len(best.scores)} repetitions, with"
     )
     for name, value in values.items():
         console.say(f"  {name} {value:g}")
     if found.preset is None:
-        console.say(f"that is no better than the start ({score} {found.start:.4g}): no preset is written; keep your settings")
-    console.say(f"in {found.folder}: {'' if found.preset is None else 'preset.json, '}report.md, tuning.json, study.db")
+        console.say(f"no improvement on {score} {found.start:.4g}: no preset is written; keep your settings")
+    console.say(f"written to {found.folder}: {'' if found.preset is None else 'preset.json, '}report.md, tuning.json, study.db")
     return console.answer(
         {
             "folder": found.folder,

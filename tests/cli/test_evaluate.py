@@ -87,11 +87,11 @@ def test_what_is_refused(refused, folder, monkeypatch):
     save(folder / "flat.nii.gz", np.ones((5, 6), np.int16))
     save(folder / "empty.nii.gz", np.zeros((5, 6, 7), np.int16))
     for words, message in (
-        ([], "nothing to measure"),
-        (labels[:2], "fixed_labels.nii.gz: --fixed-labels and --moving-labels belong together"),
+        ([], "nothing to evaluate"),
+        (labels[:2], "fixed_labels.nii.gz: --fixed-labels and --moving-labels must be given together"),
         (["--moving-points", "moving.csv"], "moving.csv: --fixed-points and --moving-points belong together"),
         (["--moving", "moving.nii.gz"], "--fixed and --moving belong together"),
-        ([*labels, "--labels", "1,x"], "--labels 1,x: give whole numbers"),
+        ([*labels, "--labels", "1,x"], "--labels 1,x: give integers"),
         ([*labels, "--labels", "5"], "5 not in fixed labels fixed_labels.nii.gz; it has -2, 0, 300"),
         (["--fixed-labels", "fixed.nii.gz", *labels[2:]], "fixed labels fixed.nii.gz: holds the value"),
         (["--fixed-points", "one.csv", "--moving-points", "moving.csv"], "one.csv: 1 points of 3 coordinates"),

@@ -76,8 +76,8 @@ def np_image(channels):
 
 def test_a_field(run, folder):
     out = run("info", folder / "field.nii.gz").out
-    assert "3-D transform, points of the fixed to points of the moving image: displacement field\n" in out
-    assert "displacement 4 mm in the mean, 95 % below 4, at most 4 mm" in out and "folding 0 %" in out
+    assert "3-D transform from fixed to moving points: displacement field\n" in out
+    assert "displacement: mean 4 mm, 95 % below 4 mm, maximum 4 mm" in out and "folding 0 %" in out
 
 
 def test_an_affine(run, folder):
@@ -89,10 +89,10 @@ def test_an_affine(run, folder):
     assert found["affine"]["stretches"] == pytest.approx([1.1, 1, 1])
     assert found["affine"]["translation_mm"] == pytest.approx([1, 2, 3]) and "displacement_mm" not in found
     out = run("info", folder / "a.tfm", "-r", folder / "fixed.nii.gz").out
-    assert "rotation 30.00 degrees, stretches 1.1 x 1 x 1, volume times 1.1" in out and "displacement" in out
+    assert "rotation 30.00 degrees, scaling 1.1 x 1 x 1, volume change 1.1" in out and "displacement" in out
     matrix[:, 0] *= -1
     write_affine(folder / "m.tfm", matrix)
-    assert "mirrors" in run("info", folder / "m.tfm").out
+    assert "reflection" in run("info", folder / "m.tfm").out
 
 
 def test_points(run, folder):
@@ -115,7 +115,7 @@ def test_a_folder_of_register(run, folder):
 
 def test_what_ants_has_written_with_a_prefix(run, folder):
     (folder / "field.nii.gz").rename(folder / "s1_1Warp.nii.gz")
-    assert "transform, points of" in run("info", folder / "s1_").out
+    assert "transform from fixed to" in run("info", folder / "s1_").out
 
 
 def test_several_files(run, folder):
@@ -172,7 +172,7 @@ def test_what_the_header_says(run, tmp_path):
     nib.save(image, tmp_path / "a.nii")
     answer = run("info", tmp_path / "a.nii")
     assert "3 channels or frames; values" in answer.out
-    assert "2500 msec from frame to frame, the first at 100 msec; intent estimate, name 'beta'; all finite" in answer.out
+    assert "2500 msec between frames, the first at 100 msec; intent estimate, name 'beta'; all finite" in answer.out
     found = run("info", tmp_path / "a.nii", "--json").json["files"][0]
     assert found["time"] == {"step": 2500, "unit": "msec", "offset": 100} and found["intent"] == "estimate"
 

@@ -91,8 +91,8 @@ def test_help_lists_the_presets_and_measures_that_there_are():
         (["nonsense"], "nonsense"),
         (["info"], "FILE"),
         (["info", "a", "--nonsense"], "--nonsense"),
-        (["info", "a", "--threads", "0"], "--threads: must be a whole number, 1 or more, got '0'"),
-        (["register", "a", "b", "-o", "c", "--seed", "x"], "--seed: must be a whole number, 0 or more, got 'x'"),
+        (["info", "a", "--threads", "0"], "--threads: must be an integer, 1 or more, got '0'"),
+        (["register", "a", "b", "-o", "c", "--seed", "x"], "--seed: must be an integer, 0 or more, got 'x'"),
         (["apply", "a", "-t", "b", "-o", "c", "--lab"], "--lab"),  # no abbreviations
     ],
 )

@@ -73,7 +73,7 @@ def test_dots_lead_into_the_schedule_and_the_options():
         (["--set", "stages.9.iterations=1"], "stages.9.iterations: there is no '9' among 6; count from 0 to 5"),
         (["--set", "nonsense.a=1"], "there is no setting 'nonsense'; there is stages"),
         (["--set", "stride.a=1"], "stride is one value"),
-        (["--set", "preset=fast"], "--set preset=fast: a preset is no single setting; give --preset fast"),
+        (["--set", "preset=fast"], "--set preset=fast: a preset is not a single setting; give --preset fast"),
         (["--config", "none.json"], "--config none.json: no such file"),
     ],
 )

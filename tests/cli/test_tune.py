@@ -46,7 +46,7 @@ def test_options_reach_the_search(run, asked, tmp_path):
     ]
     words += ["--set", "num_basis=3", "--stages", "fast", "--finalists", 2, "--repeats", 6]
     answer = run("tune", tmp_path, "b", "-o", tmp_path / "out", *words)
-    assert answer.code == 130 and "the same command goes on" in answer.out
+    assert answer.code == 130 and "run the same command again" in answer.out
     base = asked.pop("base")
     assert base.num_basis == 3 and base.stages == PRESETS["fast"].stages
     assert asked == {
