@@ -89,7 +89,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
     for words, message in (
         ([], "nothing to evaluate"),
         (labels[:2], "fixed_labels.nii.gz: --fixed-labels and --moving-labels must be given together"),
-        (["--moving-points", "moving.csv"], "moving.csv: --fixed-points and --moving-points belong together"),
+        (["--moving-points", "moving.csv"], "moving.csv: --fixed-points and --moving-points must be given together"),
         (["--moving", "moving.nii.gz"], "--fixed and --moving belong together"),
         ([*labels, "--labels", "1,x"], "--labels 1,x: give integers"),
         ([*labels, "--labels", "5"], "5 not in fixed labels fixed_labels.nii.gz; it has -2, 0, 300"),
