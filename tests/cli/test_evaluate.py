@@ -90,7 +90,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
         ([], "nothing to evaluate"),
         (labels[:2], "fixed_labels.nii.gz: --fixed-labels and --moving-labels must be given together"),
         (["--moving-points", "moving.csv"], "moving.csv: --fixed-points and --moving-points must be given together"),
-        (["--moving", "moving.nii.gz"], "--fixed and --moving belong together"),
+        (["--moving", "moving.nii.gz"], "--fixed and --moving must be given together"),
         ([*labels, "--labels", "1,x"], "--labels 1,x: give integers"),
         ([*labels, "--labels", "5"], "5 not in fixed labels fixed_labels.nii.gz; it has -2, 0, 300"),
         (["--fixed-labels", "fixed.nii.gz", *labels[2:]], "fixed labels fixed.nii.gz: holds the value"),
