@@ -11,14 +11,14 @@ REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
 # What depends on the versions of torch, NumPy, MONAI, nibabel and ITK.
 OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tests/networks tests/registration/test_register.py
 # One thread for each of pytest's processes: many small operations gain nothing from more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-interop test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
-	@echo "make test       run the tests and the doctests"
+	@echo "make test       run the tests and the doctests, print what they cover"
 	@echo "make test-slow  run the tests marked slow"
 	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
 	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (its torch may be 3 GB)"
@@ -37,15 +37,15 @@ demo: .venv/.stamp-run
 	$(BIN)/python -m monai_locor demo $(if $(FIXED),--fixed "$(FIXED)") $(if $(MOVING),--moving "$(MOVING)") --output-dir "$(OUT)"
 
 test: .venv/.stamp-run
-	$(PYTEST)
+	$(PYTEST) --dist=worksteal --cov --cov-report=term:skip-covered
 
 test-slow: .venv/.stamp-run
-	$(PYTEST) -m slow || \
+	$(PYTEST) --dist=loadfile -m slow || \
 		{ echo "the failed tests once more: those of several processes can be hit by a busy machine"; \
 		$(BIN)/python -m pytest -m slow --last-failed; }
 
 test-interop: .venv/.stamp-interop
-	$(PYTEST) tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
+	$(PYTEST) --dist=loadfile tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
 
 test-oldest: .venv-oldest/.stamp
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -p no:cacheprovider $(OLDEST_TESTS)

@@ -128,6 +128,7 @@ def test_the_limit_ends_the_programs_too(modules, case, tmp_path, monkeypatch):
     assert not status.exists() or status.read_text(encoding="ascii").rsplit(")", 1)[1].split()[0] == "Z"
 
 
+@pytest.mark.slow
 def test_the_original_tool_with_its_own_units(modules, case, tmp_path, monkeypatch):
     package = tmp_path / "packages" / "locor"
     package.mkdir(parents=True)

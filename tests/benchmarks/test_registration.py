@@ -118,6 +118,7 @@ def test_a_wrong_command_line_is_refused(modules, case, wrong):
         modules.registration.parse([str(case.parent), *wrong])
 
 
+@pytest.mark.slow
 def test_the_script_on_a_tiny_case(modules, case, tmp_path, capsys):
     script = modules.registration
     preset, numbers, out = tmp_path / "two.json", tmp_path / "numbers.json", tmp_path / "out"

@@ -50,6 +50,7 @@ def test_table_and_ratios(modules):
     assert math.isnan(loss.exponent({}, lambda m: m.median))
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_run_says_so(modules):
     _, helper = modules
     spec = helper.Spec("json", "dumps", {}, seconds=60)

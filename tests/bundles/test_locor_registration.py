@@ -308,6 +308,7 @@ def test_output_in_the_way(files, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moving", "more", "told"),
     [

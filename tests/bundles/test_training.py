@@ -209,6 +209,7 @@ def test_resumed_training_is_the_same_bit_by_bit(files, tmp_path, workers):
         assert_same(whole, parts)
 
 
+@pytest.mark.slow
 def test_resuming_what_does_not_fit(files, tmp_path):
     given = options(files, tmp_path)
     assert "last.pt: no such file" in refusal(**given, resume=True)
@@ -242,6 +243,7 @@ def test_other_similarities(files, tmp_path, change):
     assert load(tmp_path / "models" / "model.pt")["loss"] == {}
 
 
+@pytest.mark.slow
 def test_pairs_without_labels_and_a_cache_on_disk(files, tmp_path):
     bare = [{key: s[key] for key in ("name", "fixed", "moving")} for s in files.subjects]
     given = options(files, tmp_path, datalist=write(files.folder / "bare.json", bare), cache_dir=str(tmp_path / "cache"))

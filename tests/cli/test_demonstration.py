@@ -79,6 +79,7 @@ def test_the_built_in_pair_has_a_known_answer(tmp_path, calls, capsys):
     torch.testing.assert_close(truth.float(), random_diffeomorphism(grid, 3), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_truth_has_no_error(tmp_path, calls, capsys):
     pytest.importorskip("nilearn")
     calls["displacement"] = lambda zero: random_diffeomorphism(Grid.of(calls["fixed"]), 0)
@@ -86,6 +87,7 @@ def test_the_truth_has_no_error(tmp_path, calls, capsys):
     assert "0.00 mm (95 % below 0.00) after" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_are_registered_without_a_truth(tmp_path, calls, files, capsys):
     assert main(["demo", "--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -94,7 +96,9 @@ def test_files_are_registered_without_a_truth(tmp_path, calls, files, capsys):
     assert (tmp_path / "out" / "before_after.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("status", "code"), [("PASS", 0), ("WARN", 0), ("FAIL", 1)])
+@pytest.mark.parametrize(
+    ("status", "code"), [("FAIL", 1), *(pytest.param(s, 0, marks=pytest.mark.slow) for s in ("PASS", "WARN"))]
+)
 def test_the_verdict_is_told_and_is_the_exit_code(tmp_path, calls, files, capsys, status, code):
     calls["status"] = status
     words = ["--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]

@@ -170,7 +170,7 @@ def check_order(order, role: str, transform: AlignPaird, tolerance: float) -> No
 
 
 @pytest.mark.parametrize("role", ["fixed", "moving"])
-@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("order", ORDERS[1::9], ids=str)
 def test_every_storage_order_gives_the_same_input(order, role):
     check_order(order, role, AlignPaird(4.0, alignment="start"), 1e-5)
 
@@ -194,6 +194,7 @@ def test_labels_between_voxels_go_the_same_way_in_every_order():
         assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 def test_the_affine_brings_the_images_together():
     preset = {"stages": [{"factor": 2, "iterations": 60}], "multistart": "never"}
     before, after = (AlignPaird(3.0, preset, how)(pair()) for how in ("start", "affine"))

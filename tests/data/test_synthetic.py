@@ -16,6 +16,8 @@ from monai_locor.data import deform, random_diffeomorphism
 from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import jacobian_determinant, jacobian_statistics
 
+from ..parameters import mostly_slow
+
 GRID = Grid((20, 24, 18), np.array([[-5.0, 0.5, 0, 50], [0.4, 0.3, 4.5, -40], [0, -5.5, 0.2, 60], [0, 0, 0, 1]]))
 FLAT = Grid((30, 26), np.array([[4.0, 0.5, -20], [-0.5, 4.0, 3], [0, 0, 1]]))
 
@@ -40,7 +42,7 @@ def test_the_number_of_threads_does_not_matter():
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("axes", list(permutations(range(3))))
+@pytest.mark.parametrize("axes", mostly_slow(reversed(list(permutations(range(3))))))
 def test_the_same_world_map_in_every_storage_order(axes):
     expected = random_diffeomorphism(GRID, 1)
     for flips in product((False, True), repeat=3):

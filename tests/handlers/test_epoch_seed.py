@@ -22,6 +22,8 @@ from torch.utils.data import DistributedSampler
 from monai_locor.handlers import SeedEpochs, epoch_seed
 from monai_locor.losses import LocalLearnedBasisCRLoss
 
+from ..parameters import mostly_slow
+
 PAIRS = 6
 
 
@@ -75,7 +77,9 @@ def same(first: Run, second: Run) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"epoch_length": 2}, {"epoch_length": 5}, {"own": False}, {"num_workers": 2}])
+@pytest.mark.parametrize(
+    "options", mostly_slow([{"epoch_length": 2}, {}, {"epoch_length": 5}, {"own": False}, {"num_workers": 2}])
+)
 def test_resumed_training_equals_training_without_a_break(tmp_path, options):
     straight = Run(tmp_path / "a", 4, **options)
     Run(tmp_path / "b", 2, **options)

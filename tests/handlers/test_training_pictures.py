@@ -114,6 +114,7 @@ def test_training_does_not_notice():
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(parameters, loss.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_what_was_written(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -133,6 +134,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert images == {"basis/similarity": [1, 2], "basis/inverse_similarity": [1, 2], "first pair": [1, 2]}
 
 
+@pytest.mark.slow
 def test_errors_name_the_remedy(monkeypatch, tmp_path: Path):
     for handler in (lambda: WarpPictures(Writer(), interval=0), lambda: BasisPictures(Loss(), Writer(), interval=-1)):
         with pytest.raises(ValueError, match="interval"):

@@ -118,6 +118,7 @@ def test_same_as_register_for_every_item_of_a_batch():
         assert result.forward_mm.shape[1:] == fixed[i].shape[1:] and result.inverse_mm.shape[1:] == moving[i].shape[1:]
 
 
+@pytest.mark.slow
 def test_batches_in_one_tensor():
     images = [blobs(16, 16, 16, seed=s, affine=np.diag([1.0, 1, 1 + s, 1])) for s in range(2)]
     inferer = InstanceOptimizationInferer(PRESET, num_iterations=2, progress=False)
@@ -129,6 +130,7 @@ def test_batches_in_one_tensor():
         np.testing.assert_array_equal(got.fixed_grid.affine, expected.fixed_grid.affine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_are_switched_on(mode):
     inferer = InstanceOptimizationInferer(PRESET, progress=False)
@@ -264,6 +266,7 @@ def test_too_small_for_the_network():
         InstanceOptimizationInferer(DENSE, 0, use_network=True, network_spacing=3)([image], lambda x: x, moving=[image])
 
 
+@pytest.mark.slow
 def test_optimization_starts_from_the_prediction():
     shape = (24, 24, 24)
     network = Network(smooth_velocity(*shape))

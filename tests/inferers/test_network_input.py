@@ -80,6 +80,7 @@ def test_weights_are_where_the_image_counts():
     assert away.max() == 0
 
 
+@pytest.mark.slow
 def test_alignment_is_that_of_the_affine_stages():
     pictures = [
         image(anatomy(grid_of((24, 24, 24), (4.0,) * 3).points() + shift), grid_of((24, 24, 24), (4.0,) * 3))

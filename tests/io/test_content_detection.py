@@ -66,6 +66,7 @@ def test_images(name):
     assert labels_in(IMAGES[name][None]) is None
 
 
+@pytest.mark.slow
 def test_long_series_are_not_looked_through():
     assert labels_in(np.broadcast_to(blocks(4), (10**6, *SHAPE))) == [0, 1, 2, 3]
 

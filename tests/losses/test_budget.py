@@ -23,6 +23,8 @@ from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import WindowPlan
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 
+from ..parameters import mostly_slow
+
 MIB = 2**20
 
 
@@ -91,7 +93,7 @@ CALLS: dict[str, Callable[[int, tuple[int, ...]], int]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("call", mostly_slow(CALLS.values(), 3), ids=CALLS.keys())
 def test_a_call_holds_no_more_than_its_budget(call, shape):
     held = call(MIB, shape)
     assert held <= MIB

@@ -43,6 +43,7 @@ def collecting(graphs: Graphs) -> Callable[..., object]:
     return backend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("downsampling", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("output", ["velocity", pytest.param("displacement", marks=pytest.mark.slow)])
 def test_the_network_and_its_warps_are_one_graph(output, downsampling):
@@ -58,6 +59,7 @@ def test_the_network_and_its_warps_are_one_graph(output, downsampling):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learned", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["locor", "lncc"])
 def test_a_training_step_breaks_at_the_two_losses_only(learned):
     """Before the first, between them, and after the second."""
@@ -75,6 +77,7 @@ def test_a_training_step_breaks_at_the_two_losses_only(learned):
     assert convolutions[0] == 2 and not any(convolutions[1:])
 
 
+@pytest.mark.slow
 def test_a_guided_network_cannot_be_one_graph():
     """What it is shown is the gradient of its loss."""
     guide = loss()

@@ -12,23 +12,16 @@ import torch
 from torch import nn
 
 from monai_locor.losses import (
-    CorrelationRatioLoss,
     LocalLearnedBasisCRLoss,
-    LocalNCCLoss,
-    LocalParzenCRLoss,
-    MINDSSCLoss,
-    MutualInformationLoss,
-    SRWCRLoss,
 )
 from monai_locor.losses.streaming import SLAB_BUDGET_MB
 
+from ..parameters import LOSSES, mostly_slow
 from .agreement import at_most
 from .fake import FakeCuda, moved
 from .record import Record
 
-OTHERS = [MutualInformationLoss, CorrelationRatioLoss, LocalParzenCRLoss, SRWCRLoss, LocalNCCLoss, MINDSSCLoss]
-LOSSES = {loss.__name__: loss for loss in (LocalLearnedBasisCRLoss, *OTHERS)}
-SLOW = [pytest.param(name, marks=() if name == "LocalLearnedBasisCRLoss" else pytest.mark.slow) for name in LOSSES]
+SLOW = mostly_slow(LOSSES)
 # of forward and backward at 128^3 with the defaults, which a change may lower: launches, and floats that are alive for each
 # voxel, images and gradients among them
 CEILINGS = {

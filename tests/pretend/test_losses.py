@@ -17,19 +17,12 @@ from monai_locor.losses import (
     MINDSSCLoss,
     MutualInformationLoss,
     RegistrationLoss,
-    SRWCRLoss,
 )
 from monai_locor.registration.similarity import SIMILARITIES, named_similarity
 
+from ..parameters import LOSSES
 from .agreement import at_most, elsewhere, use_portions_of_a_gpu
 
-DEFAULTS = {
-    loss.__name__: loss
-    for loss in (
-        *(LocalLearnedBasisCRLoss, MutualInformationLoss, CorrelationRatioLoss, LocalParzenCRLoss),
-        *(SRWCRLoss, LocalNCCLoss, MINDSSCLoss),
-    )
-}
 FORMS = {
     "locor, normalized": lambda: LocalLearnedBasisCRLoss(form="normalized"),
     "locor, polynomial": lambda: LocalLearnedBasisCRLoss(basis="polynomial"),
@@ -73,11 +66,11 @@ def called(loss: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["whole", "masked"])
-@pytest.mark.parametrize("name", [*DEFAULTS, *FORMS])
+@pytest.mark.parametrize("name", [*LOSSES, *FORMS])
 def test_values_and_gradients_are_the_cpus(cuda, monkeypatch, name, masked):
     use_portions_of_a_gpu(monkeypatch)
     torch.manual_seed(0)
-    loss = (DEFAULTS | FORMS)[name]()
+    loss = (LOSSES | FORMS)[name]()
     here = called(loss, made("cpu", masked))
     there = called(loss.to("cuda"), made("cuda", masked))
     assert not elsewhere(there, "cuda")
@@ -88,9 +81,9 @@ def test_values_and_gradients_are_the_cpus(cuda, monkeypatch, name, masked):
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_call_does_not_wait(cuda, name, masked):
-    loss, images = DEFAULTS[name]().to("cuda"), made("cuda", masked)
+    loss, images = LOSSES[name]().to("cuda"), made("cuda", masked)
     called(loss, images)  # what is made once for a shape may be waited for
     record = cuda.forget()
     called(loss, images)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One pair with a known answer and its registration, made once for a file of tests."""
+"""One pair with a known answer and its registration, made once for all tests of a process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..phantoms import pair
 from .short_runs import run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images() -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
     return pair()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def result(images) -> RegistrationResult:
     return run(*images[:2])

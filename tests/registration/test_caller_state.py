@@ -280,6 +280,7 @@ class TestEngine:
         assert torch.equal(engine.forward_mm(), expected)
 
 
+@pytest.mark.slow
 def test_the_inferer_with_a_network(images):
     fixed, moving, _ = images
     network = torch.nn.Conv2d(2, 2, 3, padding=1)

@@ -23,6 +23,7 @@ from monai_locor.registration.manifest import RunManifest
 from monai_locor.registration.pairing import checked_weights
 from monai_locor.registration.similarity import SIMILARITIES
 
+from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, anatomy, grid_of, image, other_modality, pair, small_deformation
 from .short_runs import SHORT, TINY, errors, run
 
@@ -45,6 +46,7 @@ def images():
     return halves()
 
 
+@pytest.mark.slow
 def test_two_pairs_find_what_neither_finds_alone(images):
     fixed, moving, truth = images
     both = errors(run(fixed, moving, SHORT), truth)[1]
@@ -52,7 +54,7 @@ def test_two_pairs_find_what_neither_finds_alone(images):
     assert both < 0.6 * min(alone)
 
 
-@pytest.mark.parametrize("grid", [PLANE, grid_of((20, 22, 18), (3.0, 3.0, 3.0))], ids=["plane", "cube"])
+@pytest.mark.parametrize("grid", mostly_slow([PLANE, grid_of((20, 22, 18), (3.0, 3.0, 3.0))]), ids=["plane", "cube"])
 @pytest.mark.parametrize("derivative", ["none", "basis", "both"])
 def test_of_one_image_a_side_nothing_changes(grid, derivative):
     fixed, moving, _ = pair(grid, grid)

@@ -23,6 +23,7 @@ from monai_locor.registration.stored import load_result
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
+from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, anatomy, image, other_modality, pair
 from .short_runs import run
 
@@ -69,22 +70,25 @@ def test_two_people_get_their_settings(images, taken):
     assert not never.intersubject and not torch.allclose(taken.forward_mm, never.forward_mm, atol=0.1)
 
 
+@pytest.mark.slow
 def test_it_is_said(images, caplog):
     with caplog.at_level(logging.WARNING):
         run(*images, preset=CONFIG)
     assert "as between two people" in caplog.text and "intersubject=never" in caplog.text
 
 
+@pytest.mark.slow
 def test_again_the_same(images, taken):
     assert torch.equal(run(*images, preset=CONFIG).forward_mm, taken.forward_mm)
 
 
+@pytest.mark.slow
 def test_in_a_plane():
     assert run(*two_people(PLANE), preset=CONFIG).intersubject
 
 
-@pytest.mark.parametrize("derivative", ["none", "basis", "both"])
-@pytest.mark.parametrize("role", ["fixed", "moving"])
+@pytest.mark.parametrize("derivative", mostly_slow(["none", "basis", "both"]))
+@pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
 def test_with_masks(images, derivative, role):
     config = dataclasses.replace(CONFIG, derivative=derivative, stages=(Stage(2, 1), Stage(4, 1, spacing=8)))
     all_of_it = torch.ones_like(images[0])
@@ -112,6 +116,7 @@ class TestMasks:
         noise = torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 6 * self.MASK.as_tensor()
         return image((fixed.as_tensor() + noise)[0].numpy(), PLANE), moving
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("roles", [("fixed",), ("fixed", "moving")])
     def test_none_makes_two_people_of_one(self, one_person, roles, monkeypatch):
         masks = {f"{role}_mask": self.MASK for role in roles}
@@ -123,6 +128,7 @@ class TestMasks:
         monkeypatch.setattr(correspondence, "_told", lambda *_: math.inf)
         assert run(*one_person, preset=CONFIG, **masks).intersubject  # as they would by themselves
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_two_people_stay_two(self, role):
         found = run(*two_people(PLANE), preset=CONFIG, **{f"{role}_mask": disc(22)})
@@ -134,7 +140,7 @@ class TestMasks:
         assert not found.intersubject and found.unexplained < LARGEST
 
 
-@pytest.mark.parametrize("changes", [{"form": "normalized"}, {"similarity": "local_ncc"}, {"stages": STAGES[:1]}])
+@pytest.mark.parametrize("changes", mostly_slow([{"similarity": "local_ncc"}, {"form": "normalized"}, {"stages": STAGES[:1]}]))
 def test_for_nothing_else(images, changes):
     assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
 
@@ -153,6 +159,7 @@ def test_the_start_of_the_deformation_is_kept(images):
     assert float(found.forward_mm.abs().max()) > 1
 
 
+@pytest.mark.slow
 def test_a_prediction_is_asked_for_again(images):
     asked = []
 
@@ -164,6 +171,7 @@ def test_a_prediction_is_asked_for_again(images):
     assert found.intersubject and len(asked) == 2 and not np.array_equal(*asked)
 
 
+@pytest.mark.slow
 def test_two_processes_agree(images, taken):
     two = run(*images, preset=CONFIG, device=None, devices=["cpu", "cpu"])
     assert two.intersubject
@@ -172,6 +180,7 @@ def test_two_processes_agree(images, taken):
     assert float((two.forward_mm - taken.forward_mm).abs().mean()) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "told"), [(math.nan, None), (0.1, 0.1)])
 def test_only_what_is_known_to_be_too_much(images, monkeypatch, share, told):
     monkeypatch.setattr(correspondence, "unexplained", lambda engine: share)
@@ -187,6 +196,7 @@ def test_settings_of_the_users_stay():
     assert PRESETS["fast"].for_two_people == PRESETS["intersubject"]
 
 
+@pytest.mark.slow
 def test_pictures_and_files_know(images, taken, tmp_path):
     names = [tmp_path / f"{role}.nii.gz" for role in ("fixed", "moving")]
     for name, values in zip(names, images, strict=True):

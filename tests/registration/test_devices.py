@@ -61,6 +61,7 @@ def test_inputs_anywhere(places, images, device):
     assert torch.isfinite(result.forward_mm).all()
 
 
+@pytest.mark.slow
 def test_the_start_may_be_an_array_a_tensor_or_ask_for_gradients(images, device):
     fixed, moving, truth = images
     matrix = np.eye(3) + np.array([[0, 0.01, 1], [-0.01, 0, 2], [0, 0, 0]])

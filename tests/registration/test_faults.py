@@ -15,11 +15,13 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationEngine, Stage
 
+from ..parameters import mostly_slow
 from ..phantoms import CUBE, image
 from .short_runs import SHORT, TINY, difference, engine_of, errors, inner, run
 
 
 class TestFaults:
+    @pytest.mark.slow
     def test_one_hot_voxel(self, images, result):
         hot = images[1].clone()
         hot[0, 10, 20, 15] = 1e4
@@ -27,8 +29,8 @@ class TestFaults:
         moved = target_registration_error(found.forward_mm, result.forward_mm, inner(CUBE))
         assert float(moved.mean()) < 0.05 * CUBE.spacing[0]
 
-    @pytest.mark.parametrize("role", ["fixed", "moving"])
-    @pytest.mark.parametrize("factor", [2, 1])
+    @pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
+    @pytest.mark.parametrize("factor", mostly_slow([2, 1]))
     def test_what_lies_outside_a_mask_does_not_matter(self, images, role, factor):
         config = dataclasses.replace(SHORT, stages=(Stage(factor, 10), Stage(factor, 15, spacing=8, learning_rate=0.08)))
         mask = torch.zeros(1, *CUBE.shape)
@@ -41,7 +43,7 @@ class TestFaults:
         assert difference(dirty.forward_mm, clean.forward_mm, CUBE, 0.95) < 0.1 * CUBE.spacing[0]
 
     @pytest.mark.parametrize("role", ["fixed", "moving"])
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("value", mostly_slow([float("nan"), float("inf")]))
     def test_a_region_without_values(self, images, role, value):
         stored = {"fixed": images[0].clone(), "moving": images[1].clone()}
         stored[role][0, 10:20, 12:22, 20:30] = value

@@ -54,6 +54,7 @@ class TestStorageOrder:
 
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     @pytest.mark.parametrize("order", ORDERS[5::16], ids=str)
+    @pytest.mark.slow
     def test_oblique(self, oblique, expected, role, order):
         check_order(oblique, expected, role, order)
 
@@ -63,6 +64,7 @@ class TestStorageOrder:
     def test_every_oblique(self, oblique, expected, role, order):
         check_order(oblique, expected, role, order)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_with_masks_in_the_same_order(self, oblique, role):
         images = dict(zip(("fixed", "moving"), oblique))
@@ -97,6 +99,7 @@ def check_order(images, expected, role: str, order) -> None:
 class TestSize:
     """From a brain of 0.18 mm to a phantom of 5.8 m."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scale", [2.0**-10, 2.0**5])
     def test_powers_of_two_give_the_same_bytes(self, images, scale):
         expected, found = run(*images, WILD), run(*resized(images, scale), WILD)
@@ -114,6 +117,7 @@ class TestSize:
             check_rounding(error)
         assert float(expected.forward_mm.norm(dim=0).mean()) > 0.5
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scale", [0.01, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.1, 1.0))])
     def test_coarse_images_are_not_thrown_out_of_view(self, images, scale):
         """A step of five voxels is a sixth of a field of view of thirty; the answer is right to a third of a voxel."""
@@ -239,11 +243,13 @@ def slices() -> Case:
 
 
 class TestTwoDimensions:
+    @pytest.mark.slow
     def test_less_than_a_pixel(self, slices):
         found = run(slices.fixed, slices.moving)
         assert slices.before() > 6 and slices.after(found) < 3, (slices.before(), slices.after(found))
         assert found.jacobian["folding_percent"] == 0
 
+    @pytest.mark.slow
     def test_pictures(self, slices, tmp_path):
         """8 bit, without any geometry: the same in pixels."""
         paths = []
@@ -256,6 +262,7 @@ class TestTwoDimensions:
         error = (found.forward_ddf - truth).norm(dim=0)[slices.mask]
         assert float(error.mean()) < 1 and slices.before() / 3 > 2, float(error.mean())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=["X,Y", "X,Y,1", "X,Y,1,1"])
     def test_every_way_to_store_a_slice_gives_the_same_bytes(self, slices, tmp_path, shape):
         expected = run(slices.fixed, slices.moving, WILD)

@@ -36,6 +36,7 @@ class TestStart:
         assert torch.equal(found.forward_mm, tiny.forward_mm) and torch.equal(found.inverse_mm, tiny.inverse_mm)
         assert same(found.basis, tiny.basis) and not same(found.basis, fresh)
 
+    @pytest.mark.slow
     def test_a_basis_that_has_learned_explains_more_from_the_first_step(self, images, result):
         again = run(*images[:2], SHORT, initial_basis=result.basis)
         for stage in range(2):

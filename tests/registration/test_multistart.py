@@ -84,6 +84,7 @@ class TestVerdict:
         flat = replace(prepared(WIDE), image=torch.zeros(1, *WIDE.shape))
         assert better_start(prepared(WIDE), flat, I, I) is None
 
+    @pytest.mark.slow
     def test_same_bytes_twice(self):
         images = prepared(WIDE, True), moved(prepared(WIDE), motion(WIDE, 25, (1, 1, 0), (0.3, 0, 0)))
         first, second = (better_start(*images, I, I) for _ in range(2))
@@ -99,6 +100,7 @@ class TestRecovery:
             (0, (1, 0, 0), (3, 20, -5)),  # no shared world coordinates
         ],
     )
+    @pytest.mark.slow
     def test_volumes(self, degrees, axis, share):
         truth = motion(WIDE, degrees, axis, share)
         assert error(better_start(prepared(WIDE, True), moved(prepared(WIDE), truth), I, I), truth, WIDE) < 4
@@ -114,12 +116,14 @@ class TestRecovery:
         truth = initial @ motion(WIDE, 25, (1, 0, 0), (0.4, 0, 0))
         assert error(better_start(prepared(WIDE, True), moved(prepared(WIDE), truth), initial, initial), truth, WIDE) < 4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("swapped", [False, pytest.param(True, marks=pytest.mark.slow)])
     def test_one_field_of_view_holds_half_of_the_other(self, swapped):
         slab, truth = grid_of((28, 25, 13), (4.0, 4.0, 4.0), (0, 0, 12)), motion(WIDE, 20, (0, 1, 1), (0.5, 0.2, 0))
         fixed, moving = (slab, WIDE) if swapped else (WIDE, slab)
         assert error(better_start(prepared(fixed, True), moved(prepared(moving), truth), I, I), truth, slab) < 5
 
+    @pytest.mark.slow
     def test_what_masks_exclude_does_not_count(self):
         weight = torch.zeros(1, *WIDE.shape)
         weight[:, 4:-4, 4:-4, 4:-4] = 1
@@ -180,11 +184,13 @@ class TestRegistration:
         assert error(found.affine, self.TRUTH, WIDE) < 2 and "given up" in caplog.text
         assert [len(stage["loss"]) for stage in found.history] == [30, 10]
 
+    @pytest.mark.slow
     def test_not_without_the_search(self):
         config = replace(CONFIG, multistart="never")
         found = register(*self.images(), preset=config, device="cpu", progress=False)
         assert error(found.affine, self.TRUTH, WIDE) > 15
 
+    @pytest.mark.slow
     def test_a_given_start_is_kept_unless_told_otherwise(self, caplog):
         given = motion(WIDE, 0, (1, 0, 0), (0.1, 0, 0))
         short = replace(CONFIG, stages=(Stage(4, 3),))

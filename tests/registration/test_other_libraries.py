@@ -18,6 +18,7 @@ from monai_locor.tensors import plain
 from ..io.library_objects import IMAGES, sitk
 from ..io.test_libraries import through_library
 from ..io.transform_cases import inner_points
+from ..parameters import mostly_slow
 from ..phantoms import turned
 
 TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)), multistart="never")
@@ -69,7 +70,7 @@ def from_files(tmp_path_factory):
     return result
 
 
-@pytest.mark.parametrize("place", PAIRS)
+@pytest.mark.parametrize("place", mostly_slow(["oblique", *(p for p in PAIRS if p != "oblique")]))
 @pytest.mark.parametrize("library", KINDS)
 def test_images_and_masks_are_as_files(library, place, from_files):
     found = run(*pair(place, KINDS[library]), fixed_mask=mask(PAIRS[place][0], KINDS[library]))

@@ -101,6 +101,7 @@ class TestRun:
         assert after < 0.5 * before, (before, after)
         assert result.jacobian["folding_voxels"] == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("grid", [CUBE, PLANE], ids=["3d", "2d"])
     def test_the_whole_schedule_goes_through(self, grid):
         stages = [dataclasses.replace(s, iterations=2) for s in PAPER.stages]
@@ -143,6 +144,7 @@ class TestComposition:
 class TestUndo:
     WILD = (Stage(2, 20), Stage(2, 6, 8, learning_rate=0.5))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("undo", [True, False])
     def test_a_stage_that_made_it_worse_stays_where_it_is_not_undone(self, undo, caplog):
         same = image(anatomy(CUBE.points()), CUBE)

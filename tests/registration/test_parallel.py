@@ -102,6 +102,7 @@ def test_device_and_devices(images):
         register(*images[:2], preset=TINY, device="cpu", devices=CPUS, progress=False)
 
 
+@pytest.mark.slow
 def test_one_device_in_a_list_is_one_device(images):
     found = register(*images[:2], preset=TINY, devices=["cpu"], progress=False)
     assert torch.equal(found.forward_mm, register(*images[:2], preset=TINY, device="cpu", progress=False).forward_mm)

@@ -150,6 +150,7 @@ class TestEngine:
         assert engine.moving.grid.shape == first.shape
         np.testing.assert_allclose(engine.moving.grid.center - first.center, [0, 0, -150], atol=3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["initial_velocity", "initial_displacement", "predict"])
     def test_what_is_given_on_the_whole_fixed_grid_keeps_it(self, name):
         field = torch.zeros(3, *BODY.shape)

@@ -74,6 +74,7 @@ class TestSources:
             found = run(source, source, NOTHING)
             np.testing.assert_array_equal(found.fixed_grid.affine, np.eye(4))
 
+    @pytest.mark.slow
     def test_the_input_is_left_alone(self, images):
         copies = [i.clone() for i in images]
         run(*images)

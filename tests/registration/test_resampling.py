@@ -47,6 +47,7 @@ class TestResampling:
         assert float(expected.abs().max()) > 0
 
 
+@pytest.mark.slow
 def test_gradcheck():
     image, nodes, matrices = case(3)
     resampling = Resampling(matrices, 200)

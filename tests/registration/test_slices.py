@@ -74,6 +74,7 @@ def test_slices_of_different_planes_are_refused():
         register(fixed, moving, preset=FAST, progress=False, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_slice_along_another_axis_is_warned_of(axis, caplog):
     images = [torch.from_numpy(image)[None].unsqueeze(1 + axis) for image in pair()]

@@ -17,6 +17,7 @@ from monai_locor.geometry import Grid, apply_affine
 from monai_locor.networks.affine import KINDS, AffineMap, matrix_exponential
 from monai_locor.registration import Stage
 
+from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, anatomy, image, other_modality
 from .short_runs import run
 
@@ -56,7 +57,7 @@ def test_a_map_is_of_its_kind_whatever_its_parameters(kind, grid):
     assert [is_of(k, forward) for k in KINDS[:-1]] == [kind == "rigid", kind != "affine"]
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", mostly_slow([2, 3]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_registration_finds_a_map_of_its_kind(kind, dims):
     grid = {2: PLANE, 3: CUBE}[dims]

@@ -19,6 +19,7 @@ from monai_locor.geometry import Grid, reorder
 from monai_locor.report import before_after_picture
 from monai_locor.report.pictures.planes import checkerboard, deformed_lines, planes_through, upright, window
 
+from ..parameters import mostly_slow
 from ..phantoms import image
 
 GRID = Grid((12, 14, 10), np.diag([2.0, 2.0, 3.0, 1.0]))
@@ -28,7 +29,7 @@ def noise(grid: Grid, seed: int = 0) -> MetaTensor:
     return image(torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(seed)), grid)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".pdf"])
+@pytest.mark.parametrize("suffix", mostly_slow([".png", ".pdf"]))
 def test_writes_a_picture_with_and_without_grid(tmp_path, suffix):
     matplotlib = pytest.importorskip("matplotlib")
     backend = matplotlib.rcParams._get("backend")

@@ -136,6 +136,7 @@ class TestPage:
         assert all(CHECKS[reason.check] in text for reason in judged.verdict.reasons)
         assert all(meaning in text for meaning in NUMBERS.values())
 
+    @pytest.mark.slow
     def test_warnings_of_the_run(self, tmp_path):
         told = ("a mask lies elsewhere", EVIL)
         page = write_report(tmp_path / "a.html", result_of(FLAT, warnings=told, doubts=told[:1])).read_text(encoding="utf-8")
@@ -147,6 +148,7 @@ class TestPage:
     def of_flat(self, folder) -> str:
         return write_report(folder / "b.html", result_of(FLAT), residuals=False).read_text(encoding="utf-8")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
     def test_masks_are_outlined(self, grid, tmp_path):
         mask = torch.zeros(grid.shape)
