@@ -16,7 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from monai_locor.errors import InputError
-from monai_locor.io import read_image, reading
+from monai_locor.io import image_files, read_image
 from monai_locor.io.grids import read_grid
 
 VOXELS = np.random.default_rng(0).random((12, 11, 10)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_a_failure_of_the_reader_is_called_one(tmp_path, monkeypatch, error):
         raise error
 
     for name in ("read_nibabel", "nibabel_geometry"):
-        monkeypatch.setattr(reading, name, fail)
+        monkeypatch.setattr(image_files, name, fail)
     with pytest.raises(InputError) as caught:
         read_grid(path)
     for message in (refusal(path), str(caught.value)):
@@ -101,7 +101,7 @@ def test_a_failure_of_the_reader_is_called_one(tmp_path, monkeypatch, error):
 def test_memory(tmp_path, monkeypatch):
     path = tmp_path / "a.nii"
     whole(path)
-    monkeypatch.setattr(reading, "read_nibabel", lambda *_: np.empty(2**60))
+    monkeypatch.setattr(image_files, "read_nibabel", lambda *_: np.empty(2**60))
     assert "memory" in refusal(path)
 
 
