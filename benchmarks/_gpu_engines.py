@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from scaling import pair_of
 
-from monai_locor.registration import RegistrationConfig
-from monai_locor.registration.engine import RegistrationEngine
+from monai_locor.registration import RegistrationConfig, RegistrationEngine, Start
 from monai_locor.registration.start.prepare import prepare
 
 __all__ = ["engine_of", "short_preset", "tensors_of"]
@@ -35,4 +34,4 @@ def tensors_of(shape: Sequence[int]) -> list[torch.Tensor]:
 def engine_of(shape: Sequence[int], config: RegistrationConfig, device: str, **options: Any) -> RegistrationEngine:
     """An engine that is ready to enter its first stage."""
     prepared = [prepare(image, None, config.quantile, torch.device(device)) for image in tensors_of(shape)]
-    return RegistrationEngine(*prepared, config, np.eye(len(shape) + 1), **options)
+    return RegistrationEngine(Start((prepared[0], prepared[1]), np.eye(len(shape) + 1), **options), config)

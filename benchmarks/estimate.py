@@ -26,8 +26,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from monai_locor.losses.streaming import SLAB_BUDGET_MB
-from monai_locor.registration import RegistrationConfig, resampling
-from monai_locor.registration.engine import RegistrationEngine
+from monai_locor.registration import RegistrationConfig, RegistrationEngine, Start, resampling
 from monai_locor.registration.start.prepare import prepare
 
 FREE = ("detach", "alias", "lift_fresh", "_local_scalar_dense")  # neither a launch nor traffic
@@ -67,7 +66,7 @@ def count(shape: Sequence[int], preset: str) -> list[dict[str, Any]]:
     """One row for each stage."""
     config = RegistrationConfig.of(preset)
     images = [prepare(image, None, config.quantile, torch.device("cpu")) for image in pair(shape)]
-    engine = RegistrationEngine(*images, config, np.eye(len(shape) + 1))
+    engine = RegistrationEngine(Start((images[0], images[1]), np.eye(len(shape) + 1)), config)
     resampling.BUDGET["cpu"] = resampling.BUDGET["cuda"]
     for loss in engine.losses:
         loss.memory_budget_mb = SLAB_BUDGET_MB["cuda"]

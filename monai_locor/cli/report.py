@@ -71,11 +71,11 @@ def _page(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page."""
-    from ..registration.stored import load_result
+    from ..registration import RegistrationResult
     from ..report.html import write_report
 
     console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
-    result = load_result(folder, args.fixed, args.moving, need_images=True)
+    result = RegistrationResult.load(folder, args.fixed, args.moving, need_images=True)
     masks: dict[str, Any] = {f"{role}_mask": _mask(result.arguments, f"{role}_mask") for role in ROLES}
     labels: dict[str, Any] = {
         f"{role}_labels": getattr(args, f"{role}_labels") or _carried_labels(folder, role) for role in ROLES

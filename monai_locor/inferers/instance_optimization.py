@@ -24,7 +24,7 @@ from ..losses.registration_loss import RegistrationLoss
 from ..networks import LearnedBasis, RegistrationNetwork
 from ..registration import RegistrationConfig, RegistrationResult, register
 from ..registration.basis_pair import BasisPair
-from ..registration.schedule import COUNT, POSITIVE, STEPS
+from ..registration.numbers import COUNT, POSITIVE, STEPS
 from ..registration.similarity import OwnSimilarity, chosen_similarity
 from ..registration.start.prepare import PreparedImage
 from .network_input import predict_velocity

@@ -19,8 +19,10 @@ from ..precision import guarded
 from ..registration.config import RegistrationConfig
 from ..registration.engine import RegistrationEngine
 from ..registration.pyramid import image_features
+from ..registration.run import optimize
 from ..registration.start.initial import initial_affine
 from ..registration.start.prepare import PreparedImage
+from ..registration.start.start import Start
 from ..transforms import derivative_magnitude
 
 __all__ = ["align", "network_grid", "network_image", "predict_velocity"]
@@ -86,11 +88,12 @@ def align(fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfi
     """
     if how not in ("affine", "start"):
         raise ValueError(f'alignment must be "affine" or "start", got {how!r}')
-    start = initial_affine(fixed, moving, config.initialization)
+    initial = initial_affine(fixed, moving, config.initialization)
     if how == "start":
-        return start
+        return initial
     affine_only = dataclasses.replace(config, stages=tuple(s for s in config.stages if s.spacing is None))
-    return RegistrationEngine(fixed, moving, affine_only, start, search=config.multistart != "never").run().matrix()
+    start = Start((fixed, moving), initial, search=config.multistart != "never")
+    return optimize(RegistrationEngine(start, affine_only)).matrix()
 
 
 @guarded

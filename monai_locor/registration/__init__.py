@@ -16,17 +16,23 @@ if TYPE_CHECKING:
     from .engine import RegistrationEngine
     from .pair import Pair, load_pair, select_device
     from .result import RegistrationResult
+    from .run import optimize
     from .schedule import Stage
+    from .start.losses import InitialLosses
+    from .start.start import Start
 
 __all__ = [
     "PRESETS",
     "BasisPair",
+    "InitialLosses",
     "Pair",
     "RegistrationConfig",
     "RegistrationEngine",
     "RegistrationResult",
     "Stage",
+    "Start",
     "load_pair",
+    "optimize",
     "register",
     "select_device",
 ]
@@ -40,6 +46,9 @@ __getattr__, __dir__ = lazy(
         "engine": ["RegistrationEngine"],
         "pair": ["Pair", "load_pair", "select_device"],
         "result": ["RegistrationResult"],
+        "run": ["optimize"],
         "schedule": ["Stage"],
+        "start.losses": ["InitialLosses"],
+        "start.start": ["Start"],
     },
 )

@@ -36,9 +36,12 @@ from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
 from .result import RegistrationResult
+from .run import Run, optimize
 from .similarity import OwnSimilarity, chosen_similarity
 from .start.given import Initial, start_word
+from .start.losses import InitialLosses
 from .start.prepare import PreparedImage
+from .start.start import Start
 
 __all__ = ["register"]
 
@@ -129,7 +132,7 @@ def register(
 
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
     """What :func:`register` does with its arguments on its devices."""
-    start = time.perf_counter()
+    began = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
     if word is not None:  # it belongs to the settings
@@ -138,7 +141,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     basis = _basis(given["initial_basis"], config)
     predict, initial_velocity = given["predict"], given["initial_velocity"]
     if second is not None:
-        _check_travels(own)
+        _check_picklable(own)
     if predict is not None and config.transform != "deformable":
         raise InputError(f'a prediction deforms, which does not go with transform "{config.transform}"; use "deformable".')
     if predict is not None and (second is not None or initial_velocity is not None):
@@ -148,53 +151,48 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     weights = checked_weights(given["channel_weights"], len(pair.fixed.image))
     if len(weights) > 1 and (predict is not None or basis is not None):
         raise InputError("several images a side go with no prediction and no initial basis: leave it out, or give one each.")
-    start_fields = [None if x is None else x.cpu() for x in (pair.velocity, pair.displacement)]
-    begin: dict[str, Any] = {
-        "config": config,
-        "initial": pair.affine,
-        "seed": given["seed"],
-        "initial_velocity": start_fields[0],
-        "initial_displacement": start_fields[1],
-        "search": _searches(config, given["initial"] is not None, pair),
-        "initial_basis": basis,
-        "similarity": own,
-        "channel_weights": weights,
-    }
+    velocity, displacement = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
+    start = Start(
+        images=(pair.fixed, pair.moving),
+        affine=pair.affine,
+        velocity=velocity,
+        displacement=displacement,
+        losses=InitialLosses(given["seed"], own, weights, basis),
+        search=_searches(config, given["initial"] is not None, pair),
+        predict=None if predict is None else partial(_predicted, predict, pair),
+        unmasked=partial(pair.without_masks, config.quantile),
+    )
     arguments = described_arguments(given)
-    times = [start, time.perf_counter()]
-    engine, interrupted = _optimized(pair, begin, predict, second, given["progress"], given["keep_interrupted"])
+    times = [began, time.perf_counter()]
+    run, interrupted = _optimized(start, config, second, given["progress"], given["keep_interrupted"])
     first_images = {role: first_image(given[role]) for role in ("fixed", "moving")}
     names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
     times.append(time.perf_counter())
-    result = _result(engine, pair, given["seed"], times[-1] - start, names)
+    result = _result(run, pair, times[-1] - began, names)
     result = dataclasses.replace(result, warnings=tuple(log.warnings), doubts=tuple(log.doubts))
     return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
 
 
 def _optimized(
-    pair: Pair,
-    begin: Mapping[str, Any],
-    predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None,
-    second: torch.device | None,
-    progress: bool,
-    keep_interrupted: bool,
-) -> tuple[RegistrationEngine, bool]:
-    """The engine after its work, and whether it was interrupted."""
-    engine, unmasked = None, partial(pair.without_masks, begin["config"].quantile)
+    start: Start, config: RegistrationConfig, second: torch.device | None, progress: bool, keep_interrupted: bool
+) -> tuple[Run, bool]:
+    """The run after its last step, and whether it was interrupted."""
+    run = None
     try:
         if second is None:
-            predictor = None if predict is None else partial(_predicted, predict, pair)
-            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, predict=predictor, unmasked=unmasked)
-            return engine.run(progress), False
-        with second_process(_second_direction, second, pair.fixed, pair.moving, begin) as exchange:
-            engine = RegistrationEngine(pair.fixed, pair.moving, **begin, exchange=exchange, unmasked=unmasked)
-            engine.run(progress).share_bases()
-            return engine, False
+            run = Run(RegistrationEngine(start, config))
+            run.complete(progress)
+            return run, False
+        sent = dataclasses.replace(start, unmasked=None)  # only the first process uses it
+        with second_process(_second_direction, second, sent, config) as exchange:
+            run = Run(RegistrationEngine(start, config, exchange))
+            run.complete(progress).share_bases()
+            return run, False
     except KeyboardInterrupt:
-        if engine is None or not keep_interrupted:
+        if run is None or not keep_interrupted:
             raise
-        logger.warning("interrupted: the result is what the registration had come to")
-        return engine, True
+        logger.warning("interrupted: the result is the state at the interrupt")
+        return run, True
 
 
 def _predicted(
@@ -229,7 +227,7 @@ def _devices(
     return chosen[0], chosen[1] if len(chosen) == 2 else None
 
 
-def _check_travels(own: OwnSimilarity | None) -> None:
+def _check_picklable(own: OwnSimilarity | None) -> None:
     try:
         pickle.dumps(own)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -261,12 +259,13 @@ def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
     return config.multistart == "always" or (config.multistart == "auto" and not given)
 
 
-def _second_direction(exchange: Exchange, fixed: PreparedImage, moving: PreparedImage, begin: Mapping[str, Any]) -> None:
-    """All that the second process does."""
-    RegistrationEngine(fixed, moving, **begin, exchange=exchange).run().share_bases()
+def _second_direction(exchange: Exchange, start: Start, config: RegistrationConfig) -> None:
+    """The work of the second process."""
+    optimize(RegistrationEngine(start, config, exchange)).share_bases()
 
 
-def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, names: dict[str, str]) -> RegistrationResult:
+def _result(run: Run, pair: Pair, seconds: float, names: dict[str, str]) -> RegistrationResult:
+    engine = run.engine
     prepared = engine.forward_mm()
     forward = pair.fixed.to_stored(prepared).cpu()
     inverse = pair.moving.to_stored(engine.inverse_mm(prepared)).cpu()
@@ -284,15 +283,15 @@ def _result(engine: RegistrationEngine, pair: Pair, seed: int, seconds: float, n
         moving_grid=moving_grid,
         history=engine.history,
         jacobian=jacobian_statistics(unmirrored(forward, fixed_grid, affine), fixed_grid, mask),
-        config=engine.asked,
-        intersubject=engine.config is not engine.asked,
-        unexplained=engine.unexplained,
-        seed=seed,
+        config=run.config,
+        intersubject=engine.config is not run.config,
+        unexplained=run.unexplained_share,
+        seed=run.start.losses.seed,
         seconds=seconds,
         device=str(engine.device),
         inputs=names,
         basis=engine.learned_bases(),
-        velocity=stationary_velocity(engine),
+        velocity=stationary_velocity(engine.velocity) if run.config.transform == "deformable" else None,
         initial=pair.affine,
         fixed_image=pair.fixed_image,
         moving_image=pair.moving_image,

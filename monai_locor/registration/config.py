@@ -17,19 +17,8 @@ from typing import Any
 from ..errors import InputError
 from .dotted import replaced
 from .measures import CUSTOM, bending_weight_of, check_name, check_options
-from .schedule import (
-    COUNT,
-    DEFAULT_STAGES,
-    FAST_STAGES,
-    NOT_NEGATIVE,
-    PAPER_STAGES,
-    POSITIVE,
-    SHARE,
-    STEPS,
-    Numbers,
-    Stage,
-    schedule_of,
-)
+from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
+from .schedule import DEFAULT_STAGES, FAST_STAGES, PAPER_STAGES, Stage, schedule_of
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
@@ -89,7 +78,7 @@ class RegistrationConfig:
             from there, and the better result is kept. ``"auto"``: when no initial transform was given; ``"always"``; or
             ``"never"``.
         intersubject: ``"auto"``: when the coarse stages are through and the images fit as badly as those of two people do, all
-            begins again with :attr:`for_two_people`; with masks, only if they also fit as badly without them. Or ``"never"``.
+            begins again with :attr:`for_intersubject`; with masks, only if they also fit as badly without them. Or ``"never"``.
             Only for the default measure in its form ``"log"``. See :mod:`monai_locor.registration.correspondence`.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.
@@ -158,7 +147,7 @@ class RegistrationConfig:
     @property
     def effective_bending_weight(self) -> float:
         """The weight of the bending energy, where ``bending_weight`` says nothing that of the measure."""
-        return bending_weight_of(self) if self.bending_weight is None else self.bending_weight
+        return bending_weight_of(self.similarity, self.form) if self.bending_weight is None else self.bending_weight
 
     @property
     def schedule(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
@@ -166,10 +155,10 @@ class RegistrationConfig:
         return schedule_of(self.stages, self.transform, self.affine, self.learning_rate_affine)
 
     @property
-    def for_two_people(self) -> RegistrationConfig:
-        """With what the preset ``"intersubject"`` has, but for settings that are not those of ``"default"`` already."""
+    def for_intersubject(self) -> RegistrationConfig:
+        """The same with the settings of the preset ``"intersubject"``, except those changed from their defaults."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: v for k, v in TWO_PEOPLE.items() if getattr(self, k) == plain[k]})
+        return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
 
     def with_transform(self, transform: str | None) -> RegistrationConfig:
         """The same with another ``transform``; None leaves it.
@@ -297,7 +286,7 @@ FLAGS = ("affine", "undo_worse")
 
 # Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
 # scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
-TWO_PEOPLE: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
+INTERSUBJECT: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
 # The paper's own settings, as near as the engine comes to them; docs/guide/paper.md has what is left, and the arithmetic.
 PAPER: dict[str, Any] = {
     **{"derivative": "both", "derivative_unit": "voxel"},
@@ -311,6 +300,6 @@ PAPER: dict[str, Any] = {
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
-    "intersubject": RegistrationConfig(stages=FAST_STAGES, **TWO_PEOPLE),
+    "intersubject": RegistrationConfig(stages=FAST_STAGES, **INTERSUBJECT),
     "paper": RegistrationConfig(stages=PAPER_STAGES, **PAPER),
 }

@@ -1,26 +1,47 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an engine has found, as fields on the whole grids of both images."""
+"""The result of an optimization as fields on the whole grids of both images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from ..geometry import Grid, warp
+from ..networks.affine import AffineMap
 from ..networks.composition import StagedVelocity
+from ..networks.velocity import SplineVelocity
 from ..tensors import plain
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .inversion import refined_inverse
 from .start.reach import box_within
 
-if TYPE_CHECKING:
-    from .engine import RegistrationEngine
+__all__ = ["BidirectionalMap", "StationaryVelocity", "forward_mm", "inverse_mm", "stationary_velocity"]
 
-__all__ = ["StationaryVelocity", "forward_mm", "inverse_mm", "stationary_velocity"]
+
+@dataclass(frozen=True, eq=False)
+class BidirectionalMap:
+    """An affine and a deformation between two images.
+
+    Attributes:
+        affine: the affine part.
+        velocity: the deformation, on the lattice of the part of the fixed image; None if there is none.
+        whole: grids of the fixed and the moving image.
+        part: grids of the parts of them that were registered; the same objects where that is the whole image.
+        device: where it is computed.
+    """
+
+    affine: AffineMap
+    velocity: SplineVelocity | None
+    whole: tuple[Grid, Grid]
+    part: tuple[Grid, Grid]
+    device: torch.device
+
+    def direction(self, k: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Matrix of a direction (0 forward, 1 inverse), and its displacement on the lattice, if there is one."""
+        return self.affine(inverse=bool(k)), None if self.velocity is None else self.velocity([k])[0]
 
 
 @dataclass(frozen=True)
@@ -29,62 +50,59 @@ class StationaryVelocity:
 
     Attributes:
         values: ``(D, *lattice)`` float32, RAS mm, on the host.
-        lattice: where it was integrated.
+        lattice: grid that it was integrated on.
     """
 
     values: torch.Tensor
     lattice: Grid
 
     def on(self, grid: Grid) -> torch.Tensor:
-        """On another grid, ``(D, *grid)`` float32, RAS mm: linear between lattice points, beyond them as at the border."""
+        """On another grid, ``(D, *grid)`` float32, RAS mm: linear between lattice points, constant beyond the border."""
         return warp(self.values, self.lattice, None, grid, padding_mode="border")
 
 
 @torch.no_grad()
-def stationary_velocity(engine: RegistrationEngine) -> StationaryVelocity | None:
-    """What an engine has found; None where its map is not the exponential of one velocity, or is to have no deformation."""
-    if engine.config.transform != "deformable" or isinstance(engine.velocity, StagedVelocity):
+def stationary_velocity(velocity: SplineVelocity) -> StationaryVelocity | None:
+    """The velocity in mm; None if the deformation is not the exponential of a single velocity."""
+    if isinstance(velocity, StagedVelocity):
         return None
-    values = torch.tensordot(_lattice_axes(engine), engine.velocity.velocity().double(), dims=1)
-    return StationaryVelocity(values.float().cpu(), engine.velocity.lattice)
+    values = torch.tensordot(_lattice_axes(velocity), velocity.velocity().double(), dims=1)
+    return StationaryVelocity(values.float().cpu(), velocity.lattice)
 
 
-def _found(engine: RegistrationEngine, direction: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The affine of a direction, and the displacement on the lattice, if there is one."""
-    field = engine.velocity([direction])[0] if engine.deformable else None
-    return engine.affine(inverse=bool(direction)), field
-
-
-def forward_mm(engine: RegistrationEngine) -> torch.Tensor:
-    """See :meth:`.engine.RegistrationEngine.forward_mm`. Beyond the lattice a displacement stays as it is at its border."""
-    fixed, moving = (image.grid for image in engine.whole)
-    matrix, field = _found(engine, 0)
-    if field is None or engine.fixed is engine.whole[0]:
-        velocity = None if field is None else engine.velocity
-        return ForwardCoordinates(fixed, fixed, moving, velocity, engine.device).displacement_mm(matrix, field)
-    out = ForwardCoordinates(fixed, fixed, moving, None, engine.device).displacement_mm(matrix, None)
-    linear = (matrix[:-1, :-1] @ _lattice_axes(engine)).to(out)
-    out += torch.tensordot(linear, warp(field, engine.velocity.lattice, None, fixed, padding_mode="border"), dims=1)
+def forward_mm(found: BidirectionalMap) -> torch.Tensor:
+    """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, affine included; constant beyond the lattice."""
+    fixed, moving = found.whole
+    matrix, field = found.direction(0)
+    if field is None or found.velocity is None or found.part[0] is fixed:
+        return ForwardCoordinates(fixed, fixed, moving, found.velocity, found.device).displacement_mm(matrix, field)
+    out = ForwardCoordinates(fixed, fixed, moving, None, found.device).displacement_mm(matrix, None)
+    linear = (matrix[:-1, :-1] @ _lattice_axes(found.velocity)).to(out)
+    out += torch.tensordot(linear, warp(field, found.velocity.lattice, None, fixed, padding_mode="border"), dims=1)
     return out
 
 
-def inverse_mm(engine: RegistrationEngine, forward: torch.Tensor) -> torch.Tensor:
-    """See :meth:`.engine.RegistrationEngine.inverse_mm`."""
-    fixed, moving = (image.grid for image in engine.whole)
-    velocity = engine.velocity if engine.deformable else None
-    inverse = InverseCoordinates(moving, engine.fixed.grid, velocity, engine.device).displacement_mm(*_found(engine, 1))
-    if not engine.deformable:
+def inverse_mm(found: BidirectionalMap, forward: torch.Tensor) -> torch.Tensor:
+    """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, the inverse of :func:`forward_mm`.
+
+    Args:
+        forward: result of :func:`forward_mm`, by which the inverse is refined.
+    """
+    fixed, moving = found.whole
+    coordinates = InverseCoordinates(moving, found.part[0], found.velocity, found.device)
+    inverse = coordinates.displacement_mm(*found.direction(1))
+    if found.velocity is None:
         return inverse
-    # out of reach there is nothing to go by
-    inside = (slice(None), *box_within(engine.moving.grid, moving))
-    given = inverse[inside], engine.moving.grid, plain(forward).to(inverse), fixed
-    refined = refined_inverse(*given, engine.matrix())
-    if engine.moving is engine.whole[1]:
+    part = found.part[1]
+    inside = (slice(None), *box_within(part, moving))  # outside the part there is no forward field to invert
+    matrix = found.affine().cpu().numpy()
+    refined = refined_inverse(inverse[inside], part, plain(forward).to(inverse), fixed, matrix)
+    if part is moving:
         return refined
     inverse[inside] = refined
     return inverse
 
 
-def _lattice_axes(engine: RegistrationEngine) -> torch.Tensor:
+def _lattice_axes(velocity: SplineVelocity) -> torch.Tensor:
     """``(D, D)`` float64: from voxels of the lattice to mm of the fixed world."""
-    return torch.from_numpy(engine.velocity.lattice.affine[:-1, :-1].copy()).to(engine.device)
+    return torch.from_numpy(velocity.lattice.affine[:-1, :-1].copy()).to(velocity.coefficients.device)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from .schedule import Stage
+from .schedule import Stage
 
 __all__ = ["stage_record"]
 

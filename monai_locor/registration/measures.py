@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
     from torch import nn
 
-    from .config import RegistrationConfig
-
-__all__ = ["CUSTOM", "CUSTOM_BENDING_WEIGHT", "SIMILARITIES", "Similarity", "bending_weight_of", "check_name", "check_options"]
+__all__ = [
+    "CUSTOM",
+    "CUSTOM_BENDING_WEIGHT",
+    "SIMILARITIES",
+    "Similarity",
+    "bending_weight_of",
+    "check_name",
+    "check_options",
+    "named_similarity",
+]
 
 CUSTOM = "custom"  # what the settings of a registration by a module of the user's say
 CUSTOM_BENDING_WEIGHT = 30.0
@@ -121,8 +130,6 @@ def check_options(name: str, options: Any, without_settings: bool = True) -> dic
 
 def _try(name: str, options: Mapping[str, Any]) -> None:
     """Make the measure once; a value for each axis may be for 3-D images or for 2-D ones."""
-    from .similarity import named_similarity  # imports torch
-
     for dims in (3, 2):
         try:
             named_similarity(name, dims, options)
@@ -132,10 +139,36 @@ def _try(name: str, options: Mapping[str, Any]) -> None:
     raise InputError(f"similarity_options of {name}: {' '.join(str(problem).split())}") from problem
 
 
-def bending_weight_of(config: RegistrationConfig) -> float:
-    """The weight that goes with the measure of some settings."""
-    if config.similarity == CUSTOM:
+def named_similarity(
+    name: str,
+    spatial_dims: int,
+    options: Mapping[str, Any] | None = None,
+    generator: torch.Generator | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """A measure with the defaults of a registration, for images in about [0, 1].
+
+    Args:
+        name: one of :data:`SIMILARITIES`.
+        spatial_dims: 2 or 3.
+        options: that its class is given instead.
+        generator: CPU random generator of what it draws.
+        settings: further arguments of its class.
+
+    Raises:
+        InputError: for an unknown name.
+        TypeError, ValueError: for options that the class refuses.
+    """
+    known = SIMILARITIES[check_name(name)]
+    if "generator" in inspect.signature(known.loss).parameters:
+        settings["generator"] = generator
+    return known.loss(**{**known.options, **settings, **(options or {}), **known.fixed, "spatial_dims": spatial_dims})
+
+
+def bending_weight_of(similarity: str, form: str) -> float:
+    """The default weight of the bending energy for a measure; ``form`` is that of the default measure."""
+    if similarity == CUSTOM:
         return CUSTOM_BENDING_WEIGHT
-    if config.similarity == "locor" and config.form == "normalized":
+    if similarity == "locor" and form == "normalized":
         return NORMALIZED_BENDING_WEIGHT
-    return SIMILARITIES[config.similarity].bending_weight
+    return SIMILARITIES[similarity].bending_weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import InputError
-from .schedule import POSITIVE
+from .numbers import POSITIVE
 
 __all__ = ["checked_weights", "pair_count"]
 

@@ -20,14 +20,17 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import FieldStep, Grid, SpatialTransform, apply_affine, to_voxels, warped
+from ..geometry import FieldStep, Grid, SpatialTransform, Step, apply_affine, to_voxels, warped
 from ..io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from ..io.libraries import image_for_itk, image_for_simpleitk
+from ..io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
 from ..quality import Verdict
 from .basis_pair import BasisPair
 from .config import RegistrationConfig
-from .exports import to_itk, to_nibabel, to_simpleitk
+from .exports import FIELDS, IMAGES, TRANSFORMS, check_part, importing, nibabel_image
 from .fields import StationaryVelocity
 from .manifest import FORMAT, versions
+from .stored import stored_fields
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +107,7 @@ class RegistrationResult:
     @property
     def last_config(self) -> RegistrationConfig:
         """The settings that the last stages had."""
-        return self.config.for_two_people if self.intersubject else self.config
+        return self.config.for_intersubject if self.intersubject else self.config
 
     @property
     def remarks(self) -> list[str]:
@@ -161,11 +164,15 @@ class RegistrationResult:
         Raises:
             InputError: for another name, or when the result does not hold the image or SimpleITK is not installed.
         """
-        return to_simpleitk(self, what)
+        check_part(what, (*TRANSFORMS, *IMAGES))
+        with importing("SimpleITK", "SimpleITK"):
+            return image_for_simpleitk(*self._image(what)) if what in IMAGES else simpleitk_of_steps(self._steps(what))
 
     def to_itk(self, what: str = "transform") -> Any:
         """The same as :meth:`to_sitk` as an object of ITK (itk-python)."""
-        return to_itk(self, what)
+        check_part(what, (*TRANSFORMS, *IMAGES))
+        with importing("ITK", "itk"):
+            return image_for_itk(*self._image(what)) if what in IMAGES else itk_of_steps(self._steps(what))
 
     def to_nibabel(self, what: str = "warped_moving") -> nib.Nifti1Image:
         """An image or a displacement field as a ``nibabel.Nifti1Image``.
@@ -177,7 +184,18 @@ class RegistrationResult:
         Raises:
             InputError: for another name, or when the result does not hold the image.
         """
-        return to_nibabel(self, what)
+        check_part(what, (*IMAGES, *FIELDS))
+        if what in IMAGES:
+            return nibabel_image(*self._image(what))
+        if what == "forward_field":
+            return nibabel_image(self.forward_mm, self.fixed_grid, vectors=True)
+        return nibabel_image(self.inverse_mm, self.moving_grid, vectors=True)
+
+    def _image(self, name: str) -> tuple[torch.Tensor, Grid]:
+        return self.held(name), self.fixed_grid if name == "warped_moving" else self.moving_grid
+
+    def _steps(self, name: str) -> Sequence[Step]:
+        return (self.transform if name == "transform" else self.transform.inverse()).steps
 
     @property
     def forward_ddf(self) -> torch.Tensor:
@@ -310,24 +328,27 @@ class RegistrationResult:
 
     @classmethod
     def load(
-        cls, folder: str | PathLike[str], fixed: ImageSource | None = None, moving: ImageSource | None = None
+        cls,
+        folder: str | PathLike[str],
+        fixed: ImageSource | None = None,
+        moving: ImageSource | None = None,
+        need_images: bool = False,
     ) -> RegistrationResult:
-        """A result that ``monai-locor register`` or :meth:`save` wrote, with whatever outputs it has.
+        """Read a result that ``monai-locor register`` or :meth:`save` wrote, from any of its outputs.
 
-        The transform comes from both fields, ``transform.h5``, or the files of ANTs; an inverse that is not there is computed
-        from it. The images are read again from where they were, if they are still the same, and the warped ones are made of
-        them, or else read from the folder. What cannot be had is None, and a warning says so.
+        The transform is read from both fields, ``transform.h5``, or the files of ANTs; a missing inverse is computed from it.
+        The images are read again from their files if these have not changed, and warped; otherwise the warped images are read
+        from the folder. Missing images are None, with a warning.
 
         Args:
             folder: with ``run.json``.
-            fixed, moving: the images, if they are elsewhere now, or were in memory.
+            fixed, moving: the images, if they have been moved or were in memory.
+            need_images: refuse a result whose images cannot be read.
 
         Raises:
-            InputError: when there is no ``run.json`` or no transform, or an image is not that of the result.
+            InputError: when there is no ``run.json`` or no transform, or an image does not belong to the result.
         """
-        from .stored import load_result
-
-        return load_result(folder, fixed, moving)
+        return cls(**stored_fields(folder, fixed, moving, need_images))
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write the result so that ITK tools read it; each file appears only when it is complete.

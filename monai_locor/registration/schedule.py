@@ -10,40 +10,10 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from .numbers import POSITIVE, POSITIVE_OR_NONE, STEPS
 
-if TYPE_CHECKING:
-    from .config import RegistrationConfig
-
-__all__ = ["Numbers", "Stage", "rate_factor", "schedule_of"]
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """The numbers that a setting may be."""
-
-    said: str
-    holds: Callable[[float], bool]
-    whole: bool = False
-    optional: bool = False
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise InputError, naming the setting, unless the value is one of them."""
-        if value is None and self.optional:
-            return
-        kinds = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not self.holds(value):
-            raise InputError(f"{name} must be {self.said}, got {value!r}.")
-
-
-POSITIVE = Numbers("a positive number", lambda x: 0 < x < math.inf)
-POSITIVE_OR_NONE = Numbers("a positive number", lambda x: 0 < x < math.inf, optional=True)
-NOT_NEGATIVE = Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
-STEPS = Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
-COUNT = Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
-SHARE = Numbers("in [0, 1]", lambda x: 0 <= x <= 1)
+__all__ = ["Stage", "rate_factor", "schedule_of"]
 
 
 @dataclass(frozen=True)
@@ -143,16 +113,19 @@ def _without_deformation(first: Sequence[Stage], rest: Sequence[Stage], rate: fl
     return out
 
 
-def rate_factor(config: RegistrationConfig, iterations: int) -> Callable[[int], float]:
-    """Learning rate at a step of a stage, relative to its full height.
+def rate_factor(iterations: int, warmup: int, decay_start: float, decay_end: float) -> Callable[[int], float]:
+    """Learning rate at each step of a stage, relative to its maximum.
 
     Rises linearly in the first ``warmup`` steps; falls along half a cosine from ``decay_start`` to ``decay_end``.
+
+    Args:
+        iterations: steps of the stage.
+        warmup, decay_start, decay_end: see :class:`monai_locor.registration.RegistrationConfig`.
     """
-    start, end, warmup = config.decay_start, config.decay_end, config.warmup
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / (warmup + 1))
-        through = max(0.0, min(1.0, (step / max(iterations, 1) - start) / max(1 - start, 1e-9)))
-        return rise * (end + (1 - end) * (1 + math.cos(math.pi * through)) / 2)
+        through = max(0.0, min(1.0, (step / max(iterations, 1) - decay_start) / max(1 - decay_start, 1e-9)))
+        return rise * (decay_end + (1 - decay_end) * (1 + math.cos(math.pi * through)) / 2)
 
     return factor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +17,17 @@ from ..errors import InputError
 from ..losses.compare import channels_of
 from ..networks import LearnedBasis
 from .channels import ChannelLosses
-from .measures import CUSTOM, CUSTOM_BENDING_WEIGHT, SIMILARITIES, Similarity, bending_weight_of, check_name, check_options
-
-if TYPE_CHECKING:
-    from .config import RegistrationConfig
+from .config import RegistrationConfig
+from .measures import (
+    CUSTOM,
+    CUSTOM_BENDING_WEIGHT,
+    SIMILARITIES,
+    Similarity,
+    bending_weight_of,
+    check_name,
+    check_options,
+    named_similarity,
+)
 
 __all__ = [
     "CUSTOM",
@@ -61,32 +68,6 @@ def chosen_similarity(
     if not callable(given):
         raise InputError(f"similarity must be a name, a module or a function that makes one, got {type(given).__name__}.")
     return config.with_similarity(CUSTOM, options), given
-
-
-def named_similarity(
-    name: str,
-    spatial_dims: int,
-    options: Mapping[str, Any] | None = None,
-    generator: torch.Generator | None = None,
-    **settings: Any,
-) -> nn.Module:
-    """A measure with the defaults of a registration, for images in about [0, 1].
-
-    Args:
-        name: one of :data:`SIMILARITIES`.
-        spatial_dims: 2 or 3.
-        options: that its class is given instead.
-        generator: CPU random generator of what it draws.
-        settings: further arguments of its class.
-
-    Raises:
-        InputError: for an unknown name.
-        TypeError, ValueError: for options that the class refuses.
-    """
-    known = SIMILARITIES[check_name(name)]
-    if "generator" in inspect.signature(known.loss).parameters:
-        settings["generator"] = generator
-    return known.loss(**{**known.options, **settings, **(options or {}), **known.fixed, "spatial_dims": spatial_dims})
 
 
 def make_similarities(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""A registration read back from its output folder, with whatever outputs are there."""
+"""Reading a registration from its output folder, from any of its outputs."""
 
 from __future__ import annotations
 
@@ -25,26 +25,18 @@ from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
 from .manifest import RunManifest
-from .result import RegistrationResult
 
-__all__ = ["load_result"]
+__all__ = ["stored_fields"]
 
 logger = logging.getLogger(__name__)
 
 _WARPED = {"moving": "warped.nii.gz", "fixed": "warped_fixed.nii.gz"}
 
 
-def load_result(
-    folder: str | PathLike[str],
-    fixed: ImageSource | None = None,
-    moving: ImageSource | None = None,
-    need_images: bool = False,
-) -> RegistrationResult:
-    """See :meth:`monai_locor.RegistrationResult.load`.
-
-    Args:
-        need_images: whether to refuse a result whose images are not there.
-    """
+def stored_fields(
+    folder: str | PathLike[str], fixed: ImageSource | None, moving: ImageSource | None, need_images: bool
+) -> dict[str, Any]:
+    """The fields of a :class:`.result.RegistrationResult`, read from its folder; see its ``load``."""
     manifest = RunManifest.load(folder)
     root, content = manifest.path.parent, manifest.content
     images = {role: _image(manifest, role, given, need_images) for role, given in (("fixed", fixed), ("moving", moving))}
@@ -56,22 +48,22 @@ def load_result(
             raise InputError(f"{role} image: has shape {shape}, that of the result in {root} {grids[role].shape}; give that.")
     forward = transform.displacement(grids["fixed"])
     inverse = transform.inverse(grids["moving"]).displacement(grids["moving"])
-    return RegistrationResult(
-        forward_mm=forward,
-        inverse_mm=inverse,
-        warped_moving=_warped(root, "moving", images["moving"], grids["moving"], forward, grids["fixed"]),
-        warped_fixed=_warped(root, "fixed", images["fixed"], grids["fixed"], inverse, grids["moving"]),
-        fixed_grid=grids["fixed"],
-        moving_grid=grids["moving"],
-        fixed_image=images["fixed"],
-        moving_image=images["moving"],
-        basis=_basis(root / "basis.safetensors"),
-        **_told(content),
-    )
+    return {
+        "forward_mm": forward,
+        "inverse_mm": inverse,
+        "warped_moving": _warped(root, "moving", images["moving"], grids["moving"], forward, grids["fixed"]),
+        "warped_fixed": _warped(root, "fixed", images["fixed"], grids["fixed"], inverse, grids["moving"]),
+        "fixed_grid": grids["fixed"],
+        "moving_grid": grids["moving"],
+        "fixed_image": images["fixed"],
+        "moving_image": images["moving"],
+        "basis": _basis(root / "basis.safetensors"),
+        **_run_fields(content),
+    }
 
 
-def _told(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says of the run."""
+def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that run.json holds."""
     initial = content.get("initial")
     return {
         "affine": np.array(content["affine"]),
@@ -89,7 +81,7 @@ def _told(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: bool) -> MetaTensor | None:
-    """An image that is given, or is still what it was."""
+    """The given image, or the input file of the run if it has not changed."""
     try:
         source = manifest.input(role) if given is None else given
     except InputError as error:
@@ -101,31 +93,31 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
 
 
 def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, MetaTensor | None]) -> SpatialTransform:
-    """The whole transform that a folder holds, with the inverse where it is there."""
+    """The whole transform, with its inverse if the folder has it."""
     deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
     if deformable and not has_deformation(root):
         raise InputError(
-            f"{root}: holds no transform beside run.json, or its affine part alone; register again with one of the outputs "
+            f"{root}: has no transform, or only its affine part; register again with one of the outputs "
             "forward, composite or ants."
         )
     given = {role: None if image is None else Grid.of(image) for role, image in images.items()}
-    fixed, moving = (_told_grid(role, content) or given[role] for role in ("fixed", "moving"))
+    fixed, moving = (_grid_of_run(role, content) or given[role] for role in ("fixed", "moving"))
     return read_transform(root, fixed=fixed, moving=moving)
 
 
-def _told_grid(role: str, content: Mapping[str, Any]) -> Grid | None:
-    """Where the fixed or moving image lies, as run.json says."""
+def _grid_of_run(role: str, content: Mapping[str, Any]) -> Grid | None:
+    """The grid of the fixed or moving image in run.json."""
     entry = content.get(f"{role}_grid")
     return None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
 
 
 def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, transform: SpatialTransform) -> Grid:
-    """Where the fixed or moving image lies: as run.json says, or a field that lies on it, or the image."""
+    """The grid of the fixed or moving image: from run.json, from a field on it, or from the image."""
     steps = transform.steps if role == "fixed" else transform.inverse_steps or ()
     field = steps[0].grid if steps and isinstance(steps[0], FieldStep) else None
-    told = _told_grid(role, content)
-    if told is not None and (field is None or same_grid(told, field)):  # with more digits than a header
-        return told
+    recorded = _grid_of_run(role, content)
+    if recorded is not None and (field is None or same_grid(recorded, field)):  # has more digits than a header
+        return recorded
     if field is not None:
         return field
     if image is None:
@@ -136,7 +128,7 @@ def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, trans
 def _warped(
     root: Path, role: str, image: MetaTensor | None, grid: Grid, displacement_mm: torch.Tensor, target: Grid
 ) -> MetaTensor | None:
-    """The image seen through the transform, made of it or read."""
+    """The warped image, computed from the image or read from the folder."""
     if image is not None:
         return warped(image, grid, displacement_mm, target)
     path = root / _WARPED[role]

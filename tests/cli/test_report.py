@@ -20,7 +20,6 @@ from monai_locor.quality import Reason, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.manifest import sha256
-from monai_locor.registration.stored import load_result
 from monai_locor.tensors import plain
 
 from .files import SHAPE, SHIFT
@@ -63,7 +62,7 @@ def stored(folder):
 
 def test_a_result_is_read_back(stored):
     result, out = stored
-    found = load_result(out)
+    found = RegistrationResult.load(out)
     for name in ("forward_mm", "inverse_mm"):
         torch.testing.assert_close(getattr(found, name), getattr(result, name))
     assert json.loads(json.dumps(found.summary())) == json.loads(json.dumps(result.summary()))

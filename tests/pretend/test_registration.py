@@ -152,7 +152,7 @@ FAST = [masked_volumes_there, masked_planes, holes_and_masks_of_the_host, matrix
 SLOW = [volumes, planes, holes_and_masks_there, matrix_with_gradient, field_with_gradient, velocity_there]
 SLOW += [velocity_of_the_host, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
-TOLD = {"many_starts": "from another start", "two_people": "as between two people", "undone": "was undone"}
+TOLD = {"many_starts": "from another start", "two_people": "indicate an inter-subject pair", "undone": "was undone"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

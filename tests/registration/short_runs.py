@@ -11,7 +11,7 @@ import torch
 from monai_locor import RegistrationConfig, RegistrationResult, register
 from monai_locor.geometry import Grid
 from monai_locor.metrics import target_registration_error
-from monai_locor.registration import RegistrationEngine, Stage
+from monai_locor.registration import RegistrationEngine, Stage, Start
 from monai_locor.registration.start.prepare import prepare
 
 SHORT = RegistrationConfig(
@@ -53,6 +53,10 @@ def offset(shift) -> np.ndarray:
     return matrix
 
 
-def engine_of(images, config: RegistrationConfig, device="cpu", masks=(None, None), **options) -> RegistrationEngine:
+def engine_of(
+    images, config: RegistrationConfig, device="cpu", masks=(None, None), initial=None, **options
+) -> RegistrationEngine:
+    """An engine at its start; ``options`` are fields of `Start`."""
     prepared = [prepare(i, m, config.quantile, torch.device(device)) for i, m in zip(images[:2], masks, strict=True)]
-    return RegistrationEngine(*prepared, config, options.pop("initial", np.eye(4)), **options)
+    affine = np.eye(prepared[0].grid.dims + 1) if initial is None else initial
+    return RegistrationEngine(Start(tuple(prepared), affine, **options), config)

@@ -22,7 +22,7 @@ from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.inferers.network_input import align, network_grid, network_image, predict_velocity
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks import RegistrationNetwork
-from monai_locor.registration import RegistrationEngine
+from monai_locor.registration import RegistrationEngine, optimize
 from monai_locor.registration.start.prepare import prepare
 
 from ..phantoms import grid_of, pair
@@ -273,10 +273,10 @@ class TestEngine:
         assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected_of_engine, strict=True))
 
     def test_whole_runs(self, images):
-        expected = engine_of(images, TINY, initial=np.eye(3)).run().forward_mm()
+        expected = optimize(engine_of(images, TINY, initial=np.eye(3))).forward_mm()
         engine = engine_of(images, TINY, initial=np.eye(3))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            engine.run()
+            optimize(engine)
         assert torch.equal(engine.forward_mm(), expected)
 
 

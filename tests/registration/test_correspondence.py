@@ -17,9 +17,9 @@ import torch
 from monai_locor import RegistrationConfig
 from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.registration import PRESETS, Stage, correspondence
-from monai_locor.registration.correspondence import LARGEST
-from monai_locor.registration.stored import load_result
+from monai_locor.registration import PRESETS, RegistrationResult, Stage
+from monai_locor.registration import run as run_module
+from monai_locor.registration.correspondence import MAX_UNEXPLAINED_SHARE
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
@@ -52,18 +52,18 @@ def taken(images):
 def test_one_person_is_left_alone():
     fixed, moving, _ = pair()
     found, never = run(fixed, moving, preset=CONFIG), run(fixed, moving, preset=NEVER)
-    assert 0 < found.unexplained < LARGEST and never.unexplained is None
+    assert 0 < found.unexplained < MAX_UNEXPLAINED_SHARE and never.unexplained is None
     assert not found.intersubject and found.last_config == found.config == CONFIG
     assert torch.equal(found.forward_mm, never.forward_mm)
 
 
 def test_two_people_get_their_settings(images, taken):
-    assert taken.intersubject and taken.unexplained > LARGEST and taken.config == CONFIG
-    assert taken.last_config == CONFIG.for_two_people
+    assert taken.intersubject and taken.unexplained > MAX_UNEXPLAINED_SHARE and taken.config == CONFIG
+    assert taken.last_config == CONFIG.for_intersubject
     names = ("form", "kernel_sigma", "eps", "bending_weight")
     assert all(getattr(taken.last_config, n) == getattr(PRESETS["intersubject"], n) for n in names)
     # as if nothing had gone before
-    chosen = run(*images, preset=CONFIG.for_two_people)
+    chosen = run(*images, preset=CONFIG.for_intersubject)
     assert torch.equal(taken.forward_mm, chosen.forward_mm) and not chosen.intersubject
     assert [s["loss"] for s in taken.history] == [s["loss"] for s in chosen.history]
     never = run(*images, preset=NEVER)
@@ -74,7 +74,7 @@ def test_two_people_get_their_settings(images, taken):
 def test_it_is_said(images, caplog):
     with caplog.at_level(logging.WARNING):
         run(*images, preset=CONFIG)
-    assert "as between two people" in caplog.text and "intersubject=never" in caplog.text
+    assert "indicate an inter-subject pair" in caplog.text and "intersubject=never" in caplog.text
 
 
 @pytest.mark.slow
@@ -122,22 +122,22 @@ class TestMasks:
         masks = {f"{role}_mask": self.MASK for role in roles}
         without, found = run(*one_person, preset=CONFIG), run(*one_person, preset=CONFIG, **masks)
         assert not without.intersubject and not found.intersubject
-        assert found.unexplained == without.unexplained < LARGEST
+        assert found.unexplained == without.unexplained < MAX_UNEXPLAINED_SHARE
         never = run(*one_person, preset=NEVER, **masks)
         assert torch.equal(found.forward_mm, never.forward_mm)
-        monkeypatch.setattr(correspondence, "_told", lambda *_: math.inf)
+        monkeypatch.setattr(run_module.Run, "_share_without_masks", lambda *_: math.inf)
         assert run(*one_person, preset=CONFIG, **masks).intersubject  # as they would by themselves
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_two_people_stay_two(self, role):
         found = run(*two_people(PLANE), preset=CONFIG, **{f"{role}_mask": disc(22)})
-        assert found.intersubject and found.unexplained > LARGEST
+        assert found.intersubject and found.unexplained > MAX_UNEXPLAINED_SHARE
 
     @pytest.mark.slow
     def test_two_processes_agree(self, one_person):
         found = run(*one_person, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
-        assert not found.intersubject and found.unexplained < LARGEST
+        assert not found.intersubject and found.unexplained < MAX_UNEXPLAINED_SHARE
 
 
 @pytest.mark.parametrize("changes", mostly_slow([{"similarity": "local_ncc"}, {"form": "normalized"}, {"stages": STAGES[:1]}]))
@@ -183,7 +183,7 @@ def test_two_processes_agree(images, taken):
 @pytest.mark.slow
 @pytest.mark.parametrize(("share", "told"), [(math.nan, None), (0.1, 0.1)])
 def test_only_what_is_known_to_be_too_much(images, monkeypatch, share, told):
-    monkeypatch.setattr(correspondence, "unexplained", lambda engine: share)
+    monkeypatch.setattr(run_module, "median_unexplained_share", lambda engine: share)
     found = run(*images, preset=CONFIG)
     assert not found.intersubject and found.unexplained == told
     json.dumps(found.summary(), allow_nan=False)
@@ -191,9 +191,9 @@ def test_only_what_is_known_to_be_too_much(images, monkeypatch, share, told):
 
 def test_settings_of_the_users_stay():
     own = RegistrationConfig(bending_weight=33.0, kernel_sigma=1.0)
-    found = own.for_two_people
+    found = own.for_intersubject
     assert (found.bending_weight, found.kernel_sigma, found.form, found.eps) == (33.0, 1.0, "normalized", 1e-3)
-    assert PRESETS["fast"].for_two_people == PRESETS["intersubject"]
+    assert PRESETS["fast"].for_intersubject == PRESETS["intersubject"]
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_pictures_and_files_know(images, taken, tmp_path):
     assert samples_of_result(found, *names)[1].config.form == "normalized"
     found.save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["intersubject"] is True
-    again = load_result(tmp_path / "out")
+    again = RegistrationResult.load(tmp_path / "out")
     assert (again.last_config, again.unexplained) == (found.last_config, found.unexplained)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from monai_locor.registration import Start, optimize
 from monai_locor.registration.engine import RegistrationEngine
 from monai_locor.registration.start.prepare import prepare
 
@@ -81,6 +82,6 @@ def test_the_start_may_be_an_array_a_tensor_or_ask_for_gradients(images, device)
 def test_an_engine_works_where_the_fixed_image_is(images, device):
     fixed, moving, _ = images
     sides = [prepare(image, None, TINY.quantile, CPU) for image in (fixed, moving)]
-    engine = RegistrationEngine(sides[0].to(device), sides[1], TINY, np.eye(3)).run()
+    engine = optimize(RegistrationEngine(Start((sides[0].to(device), sides[1]), np.eye(3)), TINY))
     assert engine.device.type == device.type and engine.moving.image.device.type == device.type
     assert engine.forward_mm().isfinite().all()

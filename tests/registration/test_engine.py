@@ -14,7 +14,7 @@ import torch
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import inverse_consistency, target_registration_error
-from monai_locor.registration import Stage
+from monai_locor.registration import Stage, optimize
 
 from ..parameters import mostly_slow
 from ..phantoms import CUBE, ORDERS, PLANE, anatomy, grid_of, image, other_modality, pair
@@ -208,7 +208,7 @@ class TestDeterminism:
 
     def test_stepping_by_hand_is_running(self, images):
         engines = [engine_of(images, TINY) for _ in range(2)]
-        engines[0].run()
+        optimize(engines[0])
         for stage in TINY.stages:
             engines[1].enter(stage)
             values = [engines[1].step() for _ in range(stage.iterations)]

@@ -13,7 +13,7 @@ import torch
 
 from monai_locor import RegistrationConfig, RegistrationResult
 from monai_locor.errors import InputError
-from monai_locor.registration import api
+from monai_locor.registration import InitialLosses, RegistrationEngine, api, optimize
 from monai_locor.registration.basis_pair import BasisPair
 
 from .short_runs import NOTHING, SHORT, TINY, engine_of, errors, run
@@ -59,12 +59,12 @@ class TestStart:
         assert losses[1] < losses[0] - 0.2
 
     def test_a_second_attempt_starts_from_it_again(self, images, result):
-        engine = engine_of(images, TINY, initial_basis=result.basis)
+        engine = engine_of(images, TINY, losses=InitialLosses(basis=result.basis))
         engine.enter(TINY.stages[0])
         engine.step()
         assert not same(engine.learned_bases(), result.basis)
-        engine.begin(engine.initial)
-        assert same(engine.learned_bases(), result.basis)
+        again = RegistrationEngine(engine.start, TINY)
+        assert same(again.learned_bases(), result.basis)
 
     def test_a_file(self, images, result, tmp_path):
         pytest.importorskip("safetensors")
@@ -117,7 +117,7 @@ class TestResult:
         assert told["normalization"]["quantile"] == config.quantile and told["hidden_channels"] == [16, 16]
 
     def test_it_is_what_the_engine_ended_with(self, images, tiny):
-        assert same(engine_of(images, TINY).run().learned_bases(), tiny.basis)
+        assert same(optimize(engine_of(images, TINY)).learned_bases(), tiny.basis)
 
     def test_a_basis_that_does_not_learn(self, images, tmp_path):
         found = run(*images[:2], dataclasses.replace(NOTHING, basis="polynomial"))

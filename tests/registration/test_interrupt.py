@@ -15,7 +15,9 @@ import pytest
 import torch
 
 from monai_locor import register
-from monai_locor.registration import RegistrationEngine, starts
+from monai_locor.registration import RegistrationEngine
+from monai_locor.registration import run as run_module
+from monai_locor.registration.run import Run
 
 from ..phantoms import CUBE
 from .short_runs import TINY, engine_of, offset, run
@@ -71,11 +73,12 @@ class TestOneProcess:
         assert not run(*images[:2], TINY, keep_interrupted=True).interrupted
 
     def test_while_another_start_is_tried_the_first_is_kept(self, images, interrupted, monkeypatch):
-        monkeypatch.setattr(starts, "better_start", lambda *_: offset([20, 0, 0]))
-        engine = engine_of(images, TINY, search=True)
+        monkeypatch.setattr(run_module, "better_start", lambda *_: offset([20, 0, 0]))
+        registration = Run(engine_of(images, TINY, search=True))
         interrupted(4 + 2)  # the second time through the affine stage
         with pytest.raises(KeyboardInterrupt):
-            engine.run()
+            registration.complete()
+        engine = registration.engine
         alone = engine_of(images, TINY)
         alone.enter(TINY.stages[0])
         for _ in range(4):

@@ -134,7 +134,7 @@ class TestComposition:
         velocity = torch.ones(3, *CUBE.shape)
         fields = []
         for composition in ("single", "stages"):
-            engine = engine_of(images, dataclasses.replace(SMALL, composition=composition), initial_velocity=velocity)
+            engine = engine_of(images, dataclasses.replace(SMALL, composition=composition), velocity=velocity)
             engine.enter(SMALL.stages[1])
             fields.append(engine.forward_mm())
         torch.testing.assert_close(*fields, atol=1e-3, rtol=0)

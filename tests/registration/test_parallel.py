@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from monai_locor import register
 from monai_locor.errors import InputError
+from monai_locor.registration import Start
 from monai_locor.registration.parallel import second_process
 from monai_locor.registration.start.prepare import prepare
 
@@ -24,13 +25,13 @@ from .short_runs import SHORT, TINY, errors
 CPUS = ["cpu", "cpu"]
 
 
-def end(exchange, fixed, moving) -> None:
+def end(exchange, start) -> None:
     """A second process that meets with an accident after one step."""
     exchange([torch.ones(3)])
     os._exit(7)
 
 
-def never(exchange, fixed, moving, unpicklable) -> None:
+def never(exchange, start, unpicklable) -> None:
     """Is not reached: its arguments cannot be made in the other process."""
 
 
@@ -41,8 +42,9 @@ class Unwilling:
         return int, ("not a number",)
 
 
-def prepared(images):
-    return [prepare(image, None, 0.001, torch.device("cpu")) for image in images[:2]]
+def start_of(images) -> Start:
+    fixed, moving = (prepare(image, None, 0.001, torch.device("cpu")) for image in images[:2])
+    return Start((fixed, moving), np.eye(4))
 
 
 @pytest.mark.slow
@@ -75,7 +77,7 @@ def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_
 @pytest.mark.slow
 def test_a_second_process_that_dies_ends_the_first(images):
     start = time.monotonic()
-    process = second_process(end, torch.device("cpu"), *prepared(images))
+    process = second_process(end, torch.device("cpu"), start_of(images))
     with pytest.raises(RuntimeError, match="other direction has ended"), process as exchange:
         total = torch.ones(3)
         exchange([total])
@@ -86,7 +88,7 @@ def test_a_second_process_that_dies_ends_the_first(images):
 
 @pytest.mark.slow
 def test_a_second_process_that_does_not_start_is_not_waited_for(images, capfd):
-    process = second_process(never, torch.device("cpu"), *prepared(images), Unwilling())
+    process = second_process(never, torch.device("cpu"), start_of(images), Unwilling())
     with pytest.raises(RuntimeError, match=r"exit code 1.*__main__"), process:
         pytest.fail("must not be reached")
 

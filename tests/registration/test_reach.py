@@ -14,7 +14,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, sample
-from monai_locor.registration import RegistrationEngine, Stage
+from monai_locor.registration import RegistrationEngine, Stage, Start, optimize
 from monai_locor.registration.start.prepare import prepare
 from monai_locor.registration.start.reach import box_within, reachable, reached_box
 
@@ -133,7 +133,7 @@ class TestEngine:
 
     def engine(self, fixed: Grid, moving: Grid, **options) -> RegistrationEngine:
         prepared = [prepare(i, None, 0.001, CPU) for i in pair(fixed, moving)]
-        return RegistrationEngine(*prepared, self.BRIEF, np.eye(4), **options)
+        return RegistrationEngine(Start(tuple(prepared), **{"affine": np.eye(4), **options}), self.BRIEF)
 
     def test_looks_at_the_part(self):
         engine = self.engine(SLAB, BODY)
@@ -146,13 +146,13 @@ class TestEngine:
         first = engine.moving.grid
         start = np.eye(4)
         start[2, 3] = -150
-        engine.begin(start)
+        engine = self.engine(SLAB, BODY, affine=start)
         assert engine.moving.grid.shape == first.shape
         np.testing.assert_allclose(engine.moving.grid.center - first.center, [0, 0, -150], atol=3)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["initial_velocity", "initial_displacement", "predict"])
+    @pytest.mark.parametrize("name", ["velocity", "displacement", "predict"])
     def test_what_is_given_on_the_whole_fixed_grid_keeps_it(self, name):
         field = torch.zeros(3, *BODY.shape)
         engine = self.engine(BODY, SLAB, **{name: (lambda _: field) if name == "predict" else field})
-        assert engine.fixed.grid.shape == BODY.shape and engine.run().forward_mm().shape == field.shape
+        assert engine.fixed.grid.shape == BODY.shape and optimize(engine).forward_mm().shape == field.shape

@@ -19,6 +19,7 @@ from monai_locor import InputError, RegistrationConfig, RegistrationResult, regi
 from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, to_voxels
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.registration import PRESETS, RegistrationEngine, Stage
+from monai_locor.registration.run import Run
 
 from ..phantoms import grid_of, image
 
@@ -82,7 +83,7 @@ class TestSources:
 
     @pytest.mark.parametrize("preset", [*PRESETS, {"preset": "default", "num_basis": 3}, TINY])
     def test_presets(self, preset, images, monkeypatch):
-        monkeypatch.setattr(RegistrationEngine, "run", lambda self, progress: self)
+        monkeypatch.setattr(Run, "complete", lambda self, progress: self.engine)
         assert run(*images, preset).config == RegistrationConfig.of(preset)
 
     def test_masks_on_another_grid_are_resampled_with_a_warning(self, images, caplog):

@@ -10,14 +10,14 @@ import torch
 
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid
-from monai_locor.registration import RegistrationEngine, Stage
+from monai_locor.registration import RegistrationEngine, Stage, Start
 from monai_locor.registration.start.prepare import prepare
 
 
 def engine_of(config: RegistrationConfig) -> RegistrationEngine:
     grid = Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]))
     images = [prepare(torch.rand(1, *grid.shape), None, 0.001, torch.device("cpu"), grid) for _ in range(2)]
-    return RegistrationEngine(*images, config, np.eye(4))
+    return RegistrationEngine(Start(tuple(images), np.eye(4)), config)
 
 
 def groups_of(config: RegistrationConfig, stage: int) -> dict[str, dict]:

@@ -20,7 +20,7 @@ from torch import nn
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.geometry import reorder
 from monai_locor.losses import LocalLearnedBasisCRLoss, LocalNCCLoss, MutualInformationLoss
-from monai_locor.registration import PRESETS, Stage, pyramid
+from monai_locor.registration import PRESETS, InitialLosses, Stage, optimize, pyramid
 from monai_locor.registration.similarity import CUSTOM, SIMILARITIES, make_similarity
 
 from ..phantoms import CUBE, ORDERS, PLANE, anatomy, image, pair
@@ -256,7 +256,7 @@ class TestOwn:
 
     def test_each_direction_has_a_copy_that_learns(self, images):
         given = Watched()
-        engine = engine_of(images, TINY, similarity=given).run()
+        engine = optimize(engine_of(images, TINY, losses=InitialLosses(similarity=given)))
         scales = [loss.scale.item() for loss in engine.losses]
         assert given.scale.item() == 1 and len({1.0, *scales}) == 3
 

@@ -15,7 +15,7 @@ from monai_locor import InputError
 from monai_locor.geometry import Grid, reorder
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.windows import AxisWindows
-from monai_locor.registration import RegistrationEngine, Stage
+from monai_locor.registration import RegistrationEngine, Stage, Start
 from monai_locor.registration.start.prepare import prepare
 from monai_locor.report.explain.residual import basis_of, fit_windows
 from monai_locor.visualize import local_residual, residual_maps, samples_of_images, samples_of_result
@@ -122,7 +122,7 @@ def test_samples_are_those_of_the_engine(factor, derivative, masked):
     prepared = [prepare(i, w, config.quantile, device) for i, w in zip((fixed, moving), weights, strict=True)]
     matrix = np.eye(4)
     matrix[:3, 3] = result.forward_mm[:, 0, 0, 0]
-    engine = RegistrationEngine(*prepared, config, matrix)
+    engine = RegistrationEngine(Start(tuple(prepared), matrix), config)
     engine.enter(config.stages[0])
     seen = {}
 

@@ -1,0 +1,48 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Valid ranges of the numbers in the settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+__all__ = ["COUNT", "NOT_NEGATIVE", "POSITIVE", "POSITIVE_OR_NONE", "SHARE", "STEPS", "Numbers"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The valid values of a setting.
+
+    Attributes:
+        described: for the message.
+        holds: whether a number is valid.
+        whole: whether it must be an integer.
+        optional: whether None is also valid.
+    """
+
+    described: str
+    holds: Callable[[float], bool]
+    whole: bool = False
+    optional: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InputError, naming the setting, unless the value is valid."""
+        if value is None and self.optional:
+            return
+        kinds = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.holds(value):
+            raise InputError(f"{name} must be {self.described}, got {value!r}.")
+
+
+POSITIVE = Numbers("a positive number", lambda x: 0 < x < math.inf)
+POSITIVE_OR_NONE = Numbers("a positive number", lambda x: 0 < x < math.inf, optional=True)
+NOT_NEGATIVE = Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf)
+STEPS = Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
+COUNT = Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
+SHARE = Numbers("in [0, 1]", lambda x: 0 <= x <= 1)

@@ -1,0 +1,63 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The state that a registration starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from .losses import InitialLosses
+from .prepare import PreparedImage
+
+__all__ = ["Images", "Start"]
+
+#: fixed and moving image
+Images: TypeAlias = tuple[PreparedImage, PreparedImage]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The images and the initial state of a registration.
+
+    Attributes:
+        images: fixed and moving image, see :func:`monai_locor.registration.start.prepare.prepare`.
+        affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        velocity: initial stationary velocity, ``(D, *fixed)`` in the prepared image's order, RAS mm, or None. The optimized
+            velocity adds to it.
+        displacement: initial displacement without ``affine``, likewise, or None.
+        losses: the initial state of the similarity measures.
+        search: whether the first affine is compared with other starts, see :func:`.search.better_start`.
+        predict: called with the affine after the affine stages; returns an initial ``velocity``.
+        unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
+    """
+
+    images: Images
+    affine: np.ndarray
+    velocity: torch.Tensor | None = None
+    displacement: torch.Tensor | None = None
+    losses: InitialLosses = field(default_factory=InitialLosses)
+    search: bool = False
+    predict: Callable[[np.ndarray], torch.Tensor] | None = None
+    unmasked: Callable[[], Images] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the fixed image, where the registration runs."""
+        return self.images[0].device
+
+    @property
+    def masked(self) -> bool:
+        """Whether voxels of either image are left out."""
+        return any(image.weight is not None for image in self.images)
+
+    def to(self, device: torch.device | str) -> Start:
+        """The same with both images on a device."""
+        fixed, moving = self.images
+        return dataclasses.replace(self, images=(fixed.to(device), moving.to(device)))
