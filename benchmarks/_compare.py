@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What several methods come to over several cases: mean and spread, how often one is better, and whether by more than chance.
+"""Comparison of methods over cases: mean and spread, wins, and significance.
 
-A method is a tool and a preset. A run that failed counts as one that left everything where it was (zero displacement), as in
-the paper; a tool that is not installed does not count at all.
+A method is a tool with a preset. A failed run counts as zero displacement, as in the paper; tools that are not installed are
+omitted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Measure:
     style: str = ".3f"
 
     def better(self, a: float, b: float) -> bool:
-        """Whether a is better than b."""
+        """Return whether a is better than b."""
         return a < b if self.lower_is_better else a > b
 
 
@@ -45,16 +45,16 @@ def name_of(method: Method) -> str:
 
 
 def is_missing(run: Mapping[str, Any]) -> bool:
-    """Whether the tool was not there."""
+    """Return whether the tool was not installed."""
     return run["tool"] in PEERS and run["problem"].startswith(MISSING)
 
 
 def values(runs: Runs, nothing: Mapping[str, Mapping[str, Any]], measure: Measure) -> dict[Method, dict[str, list[float]]]:
-    """For each method and each case that allows the measure, its values, one for each repeat.
+    """Values of each method and case with the measure, one for each repeat.
 
     Args:
         runs: of all methods and cases.
-        nothing: for each case, what zero displacement scores.
+        nothing: for each case, the score of zero displacement.
     """
     found: dict[Method, dict[str, list[float]]] = {}
     for run in runs:
@@ -80,14 +80,14 @@ def comparison(
 ) -> list[dict[str, Any]]:
     """One row for each method: of the medians over repeats, the mean and standard deviation over cases.
 
-    Beside them, in how many of the cases that both have the reference is better, and the p-value of Wilcoxon's signed-rank
-    test (two-sided) that the difference is chance.
+    Further, the number of common cases where the reference is better, and the p-value of Wilcoxon's signed-rank
+    test (two-sided).
 
     Args:
         reference: the method that the others are compared with.
 
     Returns:
-        rows, best mean first; nothing where the reference has no value.
+        rows, best mean first; empty if the reference has no value.
     """
     middle = _medians(runs, nothing, measure)
     if reference not in middle:
@@ -119,7 +119,7 @@ def chance(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def plus_minus(row: Mapping[str, float], style: str = ".3f") -> str:
-    """Mean and standard deviation as they are printed."""
+    """Mean and standard deviation as text."""
     mean = format(row["mean"], style)
     return f"{mean} ± {format(row['deviation'], style)}" if "deviation" in row else mean
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of `gpu.py` that can fail: tests, agreement with the CPU, and that nothing waits for the device."""
+"""Parts of `gpu.py` that can fail: tests, agreement with the CPU, synchronization with the device."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tests(context: Context) -> Iterator[Row]:
 
 
 def summary(report: Path, device: str) -> Row:
-    """Counts of a report of pytest, and the names of what failed; without a GPU all are skipped."""
+    """Counts and names of failures of a pytest report; without a GPU all tests are skipped."""
     found = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0, "time": 0.0}
     names = []
     for suite in ElementTree.parse(report).getroot().iter("testsuite"):
@@ -64,7 +64,7 @@ def summary(report: Path, device: str) -> Row:
 
 
 def images(size: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    """A smooth image with noise, a function of it, and a mask; what each measure sees in a registration."""
+    """A smooth image with noise, a function of it, and a mask: the input of each measure in a registration."""
     generator = torch.Generator().manual_seed(0)
     x = torch.stack(torch.meshgrid(*[torch.arange(size, dtype=torch.float64) / size] * 3, indexing="ij"))
     noise = torch.rand(2, size, size, size, generator=generator, dtype=torch.float64)
@@ -86,7 +86,7 @@ def measures() -> dict[str, Callable[[], torch.nn.Module]]:
 
 
 def value_and_gradients(loss: torch.nn.Module, inputs: list[torch.Tensor], device: str) -> list[torch.Tensor]:
-    """The value, and the gradients of the prediction and of all parameters together; on the host in double precision."""
+    """The value, and the gradients with respect to prediction and parameters; on the CPU in double precision."""
     pred, target, mask = (x.to(device) for x in inputs)
     pred.requires_grad_()
     there = copy.deepcopy(loss).to(pred).eval()
@@ -98,7 +98,7 @@ def value_and_gradients(loss: torch.nn.Module, inputs: list[torch.Tensor], devic
 
 
 def loss_agrees(make: Callable[[], torch.nn.Module], size: int, dtype: torch.dtype, device: str) -> Row:
-    """Relative difference of value and gradients, here and on the CPU; of the gradients the largest."""
+    """Relative difference to the CPU of the value, and the largest of the gradients."""
     torch.manual_seed(0)
     loss = make()
     here, there = (value_and_gradients(loss, images(size, dtype), name) for name in ("cpu", device))
@@ -130,7 +130,7 @@ def agreement(context: Context) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def no_waits(device: str) -> Iterator[None]:
-    """An error where something waits for the GPU; nothing on the CPU."""
+    """Raise an error on synchronization with the GPU; no effect on the CPU."""
     if device == "cpu":
         yield
         return
@@ -143,7 +143,7 @@ def no_waits(device: str) -> Iterator[None]:
 
 
 def waits(context: Context) -> Iterator[Row]:
-    """One step of every stage of every preset and measure, a training step, and every loss: what waits for the device."""
+    """Synchronization in one step of every stage of every preset and measure, in a training step, and in every loss."""
     shape = [16] * 3 if context.smoke else [48] * 3
     configs = {f"preset {name}": config for name, config in PRESETS.items()}
     configs |= {f"measure {name}": RegistrationConfig.of("fast").with_similarity(name) for name in SIMILARITIES}
@@ -168,7 +168,7 @@ def default_call(name: str, device: str) -> Callable[[], Any]:
 
 
 def _checked(what: str, make: Callable[[], Callable[[], Any]], context: Context) -> Row:
-    """Whether the second call of what is made waits, and where."""
+    """Run the call twice; report where the second one synchronizes."""
 
     def found() -> Row:
         call = make()

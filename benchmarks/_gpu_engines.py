@@ -20,7 +20,7 @@ __all__ = ["engine_of", "short_preset", "tensors_of"]
 
 
 def short_preset(name: str, iterations: int) -> RegistrationConfig:
-    """A preset with few steps a stage, and without a second start."""
+    """A preset with few steps per stage and without multi-start."""
     config = RegistrationConfig.of(name)
     stages = tuple(dataclasses.replace(s, iterations=min(s.iterations, iterations)) for s in config.stages)
     return dataclasses.replace(config, stages=stages, multistart="never", intersubject="never")
@@ -32,6 +32,6 @@ def tensors_of(shape: Sequence[int]) -> list[torch.Tensor]:
 
 
 def engine_of(shape: Sequence[int], config: RegistrationConfig, device: str, **options: Any) -> RegistrationEngine:
-    """An engine that is ready to enter its first stage."""
+    """An engine before its first stage."""
     prepared = [prepare(image, None, config.quantile, torch.device(device)) for image in tensors_of(shape)]
     return RegistrationEngine(Start((prepared[0], prepared[1]), np.eye(len(shape) + 1), **options), config)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What `gpu.py` does, in order of importance: the parts, their share of the time, and the tables that they become."""
+"""The parts of `gpu.py` in order of importance, their share of the time, and their tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Part:
         name: on the command line and in the JSON.
         title: of its table.
         call: ``module:function``, which takes a context and yields rows.
-        seconds: that it may take of the 540 of the whole; what earlier parts leave is added.
+        seconds: its share of the total of 540; time left by earlier parts is added.
         columns: heading, key of a row, format of a number.
         only_failures: whether rows that passed are counted instead of shown.
     """
@@ -129,12 +129,12 @@ TOTAL = sum(part.seconds for part in PARTS)
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """PASS, FAIL, or nothing where a row is only a measurement."""
+    """PASS, FAIL, or empty if the row is only a measurement."""
     return {True: "PASS", False: "FAIL"}.get(row.get("check"), "")  # type: ignore[arg-type]
 
 
 def text_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
-    """The cells of a row; empty where it has no number, a problem in the last but one."""
+    """The cells of a row; empty without a number, a problem in the last but one."""
     cells = []
     for _, key, style in columns:
         value = verdict(row) if key == VERDICT else row.get(key)
@@ -145,7 +145,7 @@ def text_of(row: Mapping[str, Any], columns: Columns) -> list[str]:
 
 
 def table(part: Part, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; of columns those that some row has."""
+    """Markdown, with the columns that occur in a row."""
     shown = [row for row in rows if not part.only_failures or row.get("check") is False or row.get("problem")]
     lines = [text_of(row, part.columns) for row in shown]
     head = [heading for heading, _, _ in part.columns] + ["problem"]
@@ -155,7 +155,7 @@ def table(part: Part, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def counts(found: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many checks passed and failed; a part that ended before its time counts as one that failed."""
+    """Numbers of passed and failed checks; a part that ended early counts as failed."""
     total = {"passed": 0, "failed": 0}
     for part in found:
         for row in part["rows"]:
@@ -166,7 +166,7 @@ def counts(found: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def report(content: Mapping[str, Any]) -> str:
-    """The whole as Markdown."""
+    """The report as Markdown."""
     lines = ["# On a GPU", "", ", ".join(f"{name} {value}" for name, value in content["machine"].items()), ""]
     total = counts(content["parts"].values())
     lines += [f"{total['passed']} checks passed, {total['failed']} failed.", ""]

@@ -34,7 +34,7 @@ SAME_FIELD_MM = 0.01  # 95 % of the voxels, of runs on one GPU
 
 
 def cases_of(context: Context) -> Iterator[Path]:
-    """Folders of unpacked cases; where a tiny size is enough, a synthetic one."""
+    """Folders of unpacked cases; for tiny sizes a synthetic one."""
     scratch = Path(context.scratch) / "cases"
     if context.smoke:
         folder = scratch / "synthetic"
@@ -49,7 +49,7 @@ def cases_of(context: Context) -> Iterator[Path]:
 
 
 def preset_of(name: str, context: Context) -> str:
-    """Its name; where tiny sizes are enough, a file of it with one step a stage."""
+    """Its name; for tiny sizes a file with one step per stage."""
     if not context.smoke:
         return name
     path = Path(context.scratch) / f"{name}.json"
@@ -58,7 +58,7 @@ def preset_of(name: str, context: Context) -> str:
 
 
 def reference_of(context: Context) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """The CPU's runs with the first seed, by case and preset, of all files of them that there are."""
+    """The CPU runs with the first seed, by case and preset, from all reference files."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for path in map(Path, context.reference):
         for run in json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else ():
@@ -68,10 +68,10 @@ def reference_of(context: Context) -> dict[tuple[str, str], list[Mapping[str, An
 
 
 def compared(found: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> Row:
-    """The CPU's error, by how much its runs differ, and the difference from them.
+    """Error of the CPU runs, their spread, and the difference from them.
 
-    The CPU's runs differ in nothing but the order of sums. A failure where this one is further than `SAME_MM` from what they
-    range over, or where the case is another one.
+    The CPU runs differ only in the order of sums. Fails if this run is more than `SAME_MM` outside their range, or if the case
+    is a different one.
     """
     if not known or "tre_mm" not in found:
         return {}
@@ -92,7 +92,7 @@ def shares(summary: Mapping[str, Any]) -> Row:
 
 
 def cases(context: Context) -> Iterator[Row]:
-    """Every prepared case with both presets, scored, beside the CPU."""
+    """Every prepared case with both presets, scored and compared with the CPU."""
     reference = reference_of(context)
     longest = 0.0
     for case in cases_of(context):
@@ -142,7 +142,7 @@ def _large_row(pair: list[torch.Tensor], preset: str, context: Context) -> Row:
 def together(context: Context) -> Iterator[Row]:
     """One registration alone, twice, then two in two processes at once on the same device: the fields, and the time.
 
-    Where sums are added in any order, even two runs alone differ; two at once must not differ by much more.
+    As the order of sums varies, even two single runs differ; two at once must not differ much more.
     """
     case = next(cases_of(context), None)
     if case is None:

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a bare machine lacks, from a folder of wheels, and what the machine is. Needs the standard library alone.
+"""Install missing packages from a folder of wheels, and describe the machine. Needs only the standard library.
 
-The wheels go to a folder of their own, which is put on the path of this process and of those that it starts: the machine's
-torch and numpy stay what they are.
+The wheels go to a separate folder, which is put on the path of this process and its children. The machine's torch and numpy
+stay unchanged.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NEEDED = ("torch", "numpy", "scipy", "tqdm", "pytest", "monai", "nibabel", "igni
 
 
 def missing() -> list[str]:
-    """What cannot be imported here."""
+    """Names of packages that cannot be imported."""
     importlib.invalidate_caches()
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def install(wheels: Path, site: Path) -> list[str]:
-    """Put all wheels of a folder into `site`, without an index and without what they need, and `site` on the path.
+    """Install all wheels of a folder into `site`, without an index and dependencies, and put `site` on the path.
 
     Returns:
-        what the wheels ask for that this machine has not, one line each: they may work all the same.
+        unmet requirements of the wheels, one line each; they may work nevertheless.
 
     Raises:
-        RuntimeError: when something cannot be imported after that.
+        RuntimeError: when a package still cannot be imported.
     """
     if site.is_dir():
         sys.path.insert(0, str(site))
@@ -67,7 +67,7 @@ def install(wheels: Path, site: Path) -> list[str]:
 
 
 def unmet(site: Path) -> list[str]:
-    """What the packages in `site` need and do not find, one line each."""
+    """Unmet requirements of the packages in `site`, one line each."""
     from packaging.requirements import Requirement
 
     found = []
@@ -91,7 +91,7 @@ def environment(site: Path) -> dict[str, str]:
 
 
 def driver() -> dict[str, str]:
-    """Name, driver and memory of the first GPU, as its tool says; nothing where there is none."""
+    """Name, driver and memory of the first GPU from its tool; empty without a GPU."""
     names = ("name", "driver_version", "memory.total")
     try:
         command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
@@ -102,7 +102,7 @@ def driver() -> dict[str, str]:
 
 
 def machine(device: str, commit: str) -> dict[str, Any]:
-    """When, where, with what."""
+    """Date, hardware and versions."""
     found: dict[str, Any] = {"date": datetime.date.today().isoformat(), **(driver() if device.startswith("cuda") else {})}
     found |= {"device": device, "cores": os.cpu_count(), "python": platform.python_version()}
     found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "monai")}

@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of `gpu.py` that measure: the loss beside others, training steps, and what bounds a step of each stage.
+"""Parts of `gpu.py` that measure: the loss against others, training steps, and the limits of a step of each stage.
 
-Times on a GPU are those of its own clock (events), each repetition for itself, after some that are not timed.
+Times on a GPU are from its events, for each repetition separately, after untimed ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BRAIN = (182, 218, 182)
 
 @dataclass(frozen=True)
 class Timed:
-    """Milliseconds of each repetition, and peak bytes above what was there before (0 on the CPU)."""
+    """Milliseconds of each repetition, and peak bytes above the initial ones (0 on the CPU)."""
 
     milliseconds: tuple[float, ...]
     bytes: int
@@ -76,14 +76,14 @@ def _on_cpu(step: Callable[[], Any]) -> float:
 
 
 def bandwidth(device: str, floats: int) -> float:
-    """Bytes a second that a copy within the device's memory reads and writes."""
+    """Bytes per second read and written by a copy within the device's memory."""
     source = torch.ones(floats, device=device)
     target = torch.empty_like(source)
     return 8 * floats / (1e-3 * timed(lambda: lambda: target.copy_(source), device, 10).median)
 
 
 def loss_times(context: Context) -> Iterator[Row]:
-    """Forward and backward of the loss, of the same formula in eager torch, of MONAI's, and what moving the bytes takes."""
+    """Forward and backward of the loss, of the same formula in eager torch, MONAI's losses, and the time to move the bytes."""
     sizes = (16,) if context.smoke else SIZES
     rate = bandwidth(context.device, 2**16 if context.smoke else COPIED)
     yield {"what": "copy", "tb_s": rate / 1e12}
@@ -109,7 +109,7 @@ def _loss_row(function: str, size: int, arguments: dict[str, Any], context: Cont
 
 
 def training(context: Context) -> Iterator[Row]:
-    """Steps a second of the bundle's training with its settings, data at hand."""
+    """Steps per second of the bundle's training with its settings, data in memory."""
     shape = (24, 24, 24) if context.smoke else SHAPE
     for batch in (1, 2):
         yield guarded({"batch": batch, "shape": "x".join(map(str, shape))}, lambda b=batch: _training_row(b, shape, context))
@@ -121,7 +121,7 @@ def _training_row(batch: int, shape: Sequence[int], context: Context) -> Row:
 
 
 def launches(context: Context) -> Iterator[Row]:
-    """Kernels of one step of every stage of the default preset, and the share of its time in which the GPU works."""
+    """Kernels of one step of every stage of the default preset, and the share of its time in which the GPU is busy."""
     shape = (16, 16, 16) if context.smoke else BRAIN
     config = short_preset("default", 1) if context.smoke else RegistrationConfig.of("default")
     engine = engine_of(shape, config, context.device)

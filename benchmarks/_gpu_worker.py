@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""A process that works through the parts of `gpu.py`, and is ended and started again where one hangs or fails.
+"""A process that runs the parts of `gpu.py` and is restarted when a part hangs or fails.
 
-After an error in a kernel nothing more can be done on the GPU in that process, and a wait that never ends can only be ended
-from outside. Orders go to its standard input, rows come from its standard output, one line of JSON each, so that what a part
-had found before it failed is kept. Everything that libraries print goes to a log.
+After an error in a kernel a process cannot use the GPU any more, and an endless wait can only be stopped from outside. Orders
+go to its standard input, rows come from its standard output, one line of JSON each, so the rows of a part that fails later are
+kept. Output of libraries goes to a log.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What a part is told: seconds it may take, the device, whether tiny sizes are enough, folders, files of the CPU's
-    numbers.
-    """
+    """Options of a part: seconds, device, whether to use tiny sizes, folders, reference files of the CPU."""
 
     device: str
     smoke: bool
@@ -44,15 +42,15 @@ class Context:
     began: float = 0.0
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds left."""
         return self.began + self.seconds - time.monotonic()
 
 
 def guarded(row: Row, call: Callable[[], Row]) -> Row:
-    """A row with what `call` finds, or with why it failed: the rows after it are worth having.
+    """A row with the result of `call`, or the reason of its failure, so that later rows still run.
 
     Raises:
-        RuntimeError: when the device cannot be used any more.
+        RuntimeError: when the device can no longer be used.
     """
     try:
         return row | call()
@@ -77,7 +75,7 @@ class Worker:
         self.lines: queue.Queue[str | None] = queue.Queue()
 
     def run(self, call: str, context: Context, row: Callable[[Row], None]) -> str:
-        """Work through a part; every row is handed over as it comes. Returns what went wrong, or nothing."""
+        """Run a part and pass on every row as it comes. Returns the problem, or an empty string."""
         process = self._started()
         process.stdin.write(json.dumps({"call": call, "context": asdict(context)}) + "\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
@@ -117,7 +115,7 @@ class Worker:
         return self.process
 
     def stop(self) -> None:
-        """End the process, if there is one."""
+        """Stop the process, if any."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -3,15 +3,13 @@
 
 """Time and peak memory of one callable, measured in a fresh interpreter.
 
-What is measured is named by a spec: a module of this folder, a function in it that builds the callable, its arguments,
-and the arguments of a tiny instance that is run first. Everything that happens once per process (imports, thread pools,
-kernel selection) so falls before the base line.
+A spec names a module of this folder, a function in it that builds the callable, its arguments, and the arguments of a tiny
+instance that runs first. So one-time costs of the process (imports, thread pools, kernel selection) precede the measurement.
 
-Memory is the highest resident set of the process from building the inputs to the last repetition, above the resident set
-just before. The kernel keeps that high-water mark itself (VmHWM in /proc/self/status) and resets it on request
-(/proc/self/clear_refs), so no peak is missed between two samples, and what the imports once took does not count. Where the
-kernel refuses the reset, the mark of the whole life of the process (ru_maxrss) takes its place. On a GPU it is what torch's
-allocator has handed out. One repetition before the timed ones is not timed.
+Memory is the peak resident set of the process from building the inputs to the last repetition, minus the resident set just
+before. The kernel keeps this high-water mark (VmHWM in /proc/self/status) and resets it on request (/proc/self/clear_refs), so
+no peak is missed and imports do not count. If the kernel refuses the reset, the mark of the whole process (ru_maxrss) is used.
+On a GPU it is the peak of torch's allocator. One untimed repetition precedes the timed ones.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each repetition, by the clock and of all processors together, and peak bytes, or why there are none."""
+    """Wall-clock and CPU seconds of each repetition, and peak bytes, or the reason why there are none."""
 
     seconds: tuple[float, ...] = ()
     processor_seconds: tuple[float, ...] = ()
@@ -89,7 +87,7 @@ def _status(name: str) -> int:
 
 
 def _limit_memory() -> None:
-    """Let an allocation that the machine cannot serve fail in this process, rather than the kernel end another one."""
+    """Limit the memory of this process, so that a large allocation fails here instead of the kernel killing another process."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             most = _status("VmData") + int(0.9 * 1024 * int(line.split()[1]))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The package's own registration as the benchmarks run it, in a process of its own: by any measure, its cost measured."""
+"""The package's own registration in a separate process, with any measure, and its cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS = "monai_locor"
 
 
 def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | None = None) -> Measured:
-    """`register`, after a tiny pair that takes the imports and the start of the thread pools out of the measurement."""
+    """`register`, after a tiny pair that excludes imports and thread-pool start from the measurement."""
     import torch
 
     from monai_locor import register
@@ -47,7 +47,7 @@ TOOLS |= {f"ours:{name}": partial(ours, similarity=name) for name in SIMILARITIE
 
 
 def _cost(function: Callable[[], Any], device: str) -> tuple[Any, Measured]:
-    """What a function returns, and its time and memory above what the process holds before it, as `_measure.py` has them."""
+    """Result of a function, and its time and additional memory as in `_measure.py`."""
     import torch
 
     cuda = device.startswith("cuda")
@@ -70,7 +70,7 @@ def _cost(function: Callable[[], Any], device: str) -> tuple[Any, Measured]:
 
 
 def prepare(device: str, tool: str, case: str, out: str, options: Mapping[str, Any]) -> Callable[[], None]:
-    """What `_measure.py` calls in the fresh process; without a case (its tiny instance) there is nothing to do."""
+    """Called by `_measure.py` in the fresh process; without a case (its tiny instance) it does nothing."""
 
     def step() -> None:
         if case:

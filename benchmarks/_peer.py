@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an adapter to another registration tool is, and what several of them share.
+"""Base class and helpers of adapters to other registration tools.
 
-Nothing heavier than the standard library is imported here before a registration is over: what an interpreter holds when it
-starts a program counts as memory of that program.
+Only the standard library is imported before a registration is over, because the memory of an interpreter that starts a program
+counts as memory of that program.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Task:
 
 
 class Peer(ABC):
-    """A tool with a task: making it imports the tool, `register` is what is measured, `convert` writes the fields.
+    """A tool with a task: the constructor imports the tool, `register` is measured, `convert` writes the fields.
 
     Raises:
-        ImportError, FileNotFoundError: when it is made and the tool is not installed.
+        ImportError, FileNotFoundError: by the constructor, when the tool is not installed.
     """
 
     version = ""
@@ -58,7 +58,7 @@ class Peer(ABC):
         return str(self.task.moving)
 
     def file(self, name: str) -> str:
-        """A file in between."""
+        """A temporary file."""
         return str(self.task.work / name)
 
     @abstractmethod

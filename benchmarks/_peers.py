@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Other registration tools, each run in a process of its own, which may belong to another interpreter.
+"""Other registration tools, each run in a separate process, possibly of another interpreter.
 
-The process needs nothing but numpy, nibabel and the tool: importing the tool comes first, then the registration is
-measured, then its transform is converted to the fields that `_score.py` reads. Time and processor seconds are those of the
-registration, programs that it starts included. Memory is the highest resident set above that of the interpreter with the
-tool imported (`_measure.py` says how), or for a tool that consists of programs, of the largest of them.
+The process needs only numpy, nibabel and the tool. It imports the tool, measures the registration, and converts its transform
+to the fields that `_score.py` reads. Wall-clock and CPU seconds are of the registration, including programs that it starts.
+Memory is the peak resident set above that of the interpreter with the tool imported (see `_measure.py`), or that of the
+largest program.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(tool: str, files: Mapping[str, Path], cost: Path, settings: Mapping[str,
         python: interpreter that the tool is installed for.
 
     Returns:
-        What went wrong, "not run ..." when the tool is not installed, nothing otherwise.
+        The problem, "not run ..." when the tool is not installed, otherwise an empty string.
     """
     told = {name: str(path.absolute()) for name, path in files.items()}
     told |= {"seed": settings["seed"], "threads": settings["threads"]}
@@ -79,7 +79,7 @@ def run(tool: str, files: Mapping[str, Path], cost: Path, settings: Mapping[str,
 
 
 def problem(status: int, errors: str) -> str:
-    """What an exit status and the error stream say."""
+    """Describe a failure from the exit status and the error stream."""
     if not status:
         return ""
     if status == -signal.SIGKILL or any(text in errors for text in MEMORY_ERRORS):
@@ -103,13 +103,13 @@ def measured(peer: Peer) -> dict[str, Any]:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """CPU seconds of this process and its finished children."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def main(tool: str, told: Mapping[str, Any], cost: str) -> None:
-    """What the fresh process does."""
+    """Run in the fresh process."""
     module, name, arguments = PEERS[tool]
     paths = {key: Path(told[key]) for key in ("fixed", "moving", "forward", "inverse")}
     with tempfile.TemporaryDirectory() as work:

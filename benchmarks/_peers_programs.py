@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adapters to tools that are run as programs, and to the method's original tool."""
+"""Adapters to programs and to the method's original tool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NiftyReg(Peer):
-    """``reg_aladin``, then ``reg_f3d`` with defaults, of which the measure of similarity is NMI.
+    """``reg_aladin``, then ``reg_f3d``, with defaults (NMI).
 
     Args:
         task: what to register.
@@ -40,7 +40,7 @@ class NiftyReg(Peer):
         call(self.f3d, *images, *common, "-cpp", self.file("grid.nii"), *self.measure)
 
     def convert(self) -> None:
-        """There is no inverse without a velocity field."""
+        """No inverse without a velocity field."""
         call(self.transform, "-ref", self.fixed, "-disp", self.file("grid.nii"), self.file("field.nii"))
         self.write_forward(flip(read_vectors(self.file("field.nii"))))
 

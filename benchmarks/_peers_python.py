@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adapters to tools that are Python packages. They run in this process: reading, affine and deformable registration."""
+"""Adapters to Python packages, which run in this process: reading, affine and deformable registration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRID_MM = 10.0  # distance of the control points of SimpleITK's finest B-spline 
 
 
 class Ants(Peer):
-    """ANTs: affine and SyN, both by Mattes' mutual information, or what ``antsRegistrationSyNQuick.sh`` does."""
+    """ANTs: affine and SyN, both by Mattes' mutual information, or as ``antsRegistrationSyNQuick.sh``."""
 
     FULL = {"type_of_transform": "SyN", "syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": (100, 70, 50, 20)}
     QUICK = {"type_of_transform": "antsRegistrationSyNQuick[s]"}
@@ -85,7 +85,7 @@ class Elastix(Peer):
         self.found = method.GetTransformParameterObject()
 
     def convert(self) -> None:
-        """There is no inverse."""
+        """Write the forward field; there is no inverse."""
         moving = self.itk.imread(self.moving, self.itk.F)
         field = self.itk.transformix_deformation_field(moving, self.found)
         self.write_forward(self.itk.array_from_image(field).transpose(2, 1, 0, 3))
@@ -120,7 +120,7 @@ class SimpleItk(Peer):
         return method.Execute(fixed, moving)
 
     def convert(self) -> None:
-        """There is no inverse."""
+        """Write the forward field; there is no inverse."""
         like = self.sitk.ReadImage(self.fixed)
         geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
         field = self.sitk.TransformToDisplacementField(self.found, self.sitk.sitkVectorFloat64, *geometry)
@@ -128,7 +128,7 @@ class SimpleItk(Peer):
 
 
 def sitk_method(sitk: Any, seed: int) -> Any:
-    """What SimpleITK's two stages have in common."""
+    """Common settings of SimpleITK's two stages."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=50)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -153,7 +153,7 @@ def sitk_affine(sitk: Any, fixed: Any, moving: Any, seed: int) -> Any:
 
 
 class ConvexAdam(Peer):
-    """ConvexAdam with its defaults (MIND-SSC), after SimpleITK's affine; it knows voxels of one grid only."""
+    """ConvexAdam with its defaults (MIND-SSC), after SimpleITK's affine; it works on one voxel grid."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)

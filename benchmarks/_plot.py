@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scatter plot of registrations: time against error, a panel for each case, a labeled point for each tool and preset.
+"""Scatter plot of time against error: one panel per case, one labeled point per tool and preset.
 
 python benchmarks/_plot.py tools.png numbers.json more.json
 """
@@ -28,10 +28,10 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
 
     Args:
         rows: as `registration.medians` returns them; failed ones and cases without any measure are left out.
-        path: the kind of file is that of the ending.
+        path: its suffix determines the format.
 
     Returns:
-        Names of the cases that have a panel; without any, nothing is written.
+        Names of the cases with a panel; if empty, nothing is written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def scatter(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
 
 
 def panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str, list[Mapping[str, Any]]]]:
-    """For each case the key of its measure, how that is called, and the rows, fastest first."""
+    """For each case the key and name of its measure, and the rows, fastest first."""
     found = {}
     for case in dict.fromkeys(row["case"] for row in rows):
         good = sorted((row for row in rows if row["case"] == case and not row["problem"]), key=lambda row: row["seconds"])
@@ -84,7 +84,7 @@ def panel(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
 
 
 def write_names(ax: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """The name of every point, at the first place beside it where it lies on no other name."""
+    """Label every point at the first nearby position without overlap."""
     taken: list[Any] = []
     for row in rows:
         color = OURS if row["preset"] else THEIRS
@@ -105,7 +105,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw what `registration.py --json` kept, of one run of the script or several."""
+    """Plot one or more files of `registration.py --json`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("picture", type=Path)
     parser.add_argument("numbers", type=Path, nargs="+")

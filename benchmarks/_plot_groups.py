@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of groups of numbers: every number as a point, mean and standard deviation beside them."""
+"""Plots of groups of numbers: every number as a point, with mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def groups(panels: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> l
 
     Args:
         panels: title of each panel, and in it the numbers of each group by its name, first one on top.
-        path: the kind of file is that of the ending.
+        path: its suffix determines the format.
 
     Returns:
-        Titles of the panels; without any, nothing is written.
+        Titles of the panels; if empty, nothing is written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The numbers of runs in a file that is complete after every run, from which a script goes on where it was stopped."""
+"""Results of runs in a file that is complete after every run, from which a script can resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = ("case", "tool", "preset", "seed")  # what one run is
 
 
 def commit_of(folder: Path) -> str:
-    """Short hash of the commit checked out, with "-dirty" when files differ from it; nothing outside git."""
+    """Short hash of the commit checked out, with "-dirty" if files differ; empty outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -27,7 +27,7 @@ def commit_of(folder: Path) -> str:
 
 
 def source_hash(folder: Path) -> str:
-    """Of all Python files in a folder, to tell what was measured where there is no git; 12 digits."""
+    """Hash of all Python files in a folder, to identify the code without git; 12 digits."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
@@ -35,13 +35,13 @@ def source_hash(folder: Path) -> str:
 
 
 class Record:
-    """Runs, and what they have in common.
+    """Runs and their common data.
 
     Args:
-        path: JSON file; None keeps nothing.
-        head: what all runs have in common: settings by name under ``"settings"``, the machine and so on.
-        resume: take over the runs of a file that is there already.
-        summary: made of the content each time it is written, and written with it.
+        path: JSON file, or None.
+        head: common data of all runs: settings by name under ``"settings"``, the machine and so on.
+        resume: keep the runs of an existing file.
+        summary: computed from the content and written with it.
 
     Raises:
         ValueError: when the runs of that file had other settings.
@@ -81,7 +81,7 @@ class Record:
         return self.content["runs"]
 
     def has(self, **run: Any) -> bool:
-        """Whether a run is there."""
+        """Return whether a run exists."""
         return any(all(other[key] == run[key] for key in KEYS) for other in self.runs)
 
     def add(self, run: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        """The file, which at no moment is there in part."""
+        """Write the file atomically."""
         if self.path is None:
             return
         content = {**self.content, **self.summary(self.content)}

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How good a registration is, from the files that it wrote and what is known of the case.
+"""Scores of a registration from its files and the known answer of the case.
 
-Nothing of the package that is measured is used here but its overlap of two label maps: the files are read with nibabel,
-everything else is numpy and scipy. Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
+Of the measured package only the overlap of label maps is used here. Files are read with nibabel, everything else is numpy and
+scipy. Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SLACK = 1e-3  # voxels that a point may lie outside a grid, and mm that two head
 
 
 def score(case: Path, result: Path) -> dict[str, Any]:
-    """All that can be said of a result; what a case does not allow to say is left out.
+    """All scores of a result that the data of the case allow.
 
     Args:
         case: folder of the case.
@@ -69,7 +69,7 @@ def read_field(path: Path, image: nib.Nifti1Image) -> np.ndarray:
 
 
 def target_error(forward: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Distance, mm, of where points go from where they should, ``(N, 3)`` each."""
+    """Distance between mapped and true points, mm, ``(N, 3)`` each."""
     error = np.linalg.norm(forward - truth, axis=-1)
     return {
         "tre_before_mm": float(np.linalg.norm(truth, axis=-1).mean()),
@@ -91,7 +91,7 @@ def overlap(
 ) -> dict[str, Any]:
     """Dice before and after and the 95 % Hausdorff distance after, mm: means over the labels that both subjects have.
 
-    The labels may lie on grids of their own.
+    The labels may lie on their own grids.
     """
     shape = forward.shape[:3]
     points = _world(np.indices(shape).reshape(3, -1).T, affine)
@@ -110,9 +110,9 @@ def overlap(
 def inverse_error(
     forward: np.ndarray, fixed_affine: np.ndarray, inverse: np.ndarray, moving_affine: np.ndarray, mask: np.ndarray
 ) -> dict[str, Any]:
-    """How far a point is from itself after it went there and back, 95th percentile, voxels of the fixed image.
+    """Distance of a point from itself after both transforms, 95th percentile, voxels of the fixed image.
 
-    Over the mask voxels that the forward transform takes to a place inside the moving grid.
+    Over the mask voxels that the forward transform maps into the moving grid.
     """
     index = _index(_world(np.argwhere(mask), fixed_affine) + forward[mask], moving_affine)
     inside = ((index >= -SLACK) & (index <= np.array(inverse.shape[:3]) - 1 + SLACK)).all(-1)

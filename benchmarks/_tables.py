@@ -37,7 +37,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def cells(row: Mapping[str, Any], columns: Columns) -> list[str]:
-    """Numbers as they are printed; empty where a case does not allow the measure, a failed run says why in the first one."""
+    """Formatted numbers; empty if the case lacks the measure; the problem of a failed run in the first cell."""
     if row["problem"]:
         failed = "" if row["problem"].startswith(MISSING) else "failed: "
         return [failed + row["problem"], *[""] * (len(columns) - 1)]
@@ -45,7 +45,7 @@ def cells(row: Mapping[str, Any], columns: Columns) -> list[str]:
 
 
 def medians(runs: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> list[dict[str, Any]]:
-    """One row for each case, tool and preset, the median of every number over the runs; a failed run is a row of its own."""
+    """One row for each case, tool and preset, the median of every number over the runs; a failed run has its own row."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault((run["case"], run["tool"], run["preset"]), []).append(run)
@@ -62,7 +62,7 @@ def medians(runs: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> li
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """All that is known of each row of `medians`."""
+    """Markdown of the rows of `medians`."""
     head = ["case", "tool", "preset", "seeds", *(heading for heading, _, _ in COLUMNS)]
     return markdown(head, ([*_name(row), *cells(row, COLUMNS)] for row in rows))
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the parts of the measure are worth: log or normalized, basis learned or polynomial, with the derivative or without.
+"""Contribution of the parts of the measure: log or normalized form, learned or polynomial basis, derivative channel.
 
 The paper's Table 2. Every variant is registered in a fresh process and scored as `registration.py` does it, with several seeds;
 a run that fails counts as zero displacement. Prints Markdown tables: mean and standard deviation over the seeds for each case,
@@ -54,18 +54,18 @@ class Variant:
         return f"{self.form}-{self.basis}-{self.derivative}"
 
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        """What `register` is told."""
+        """Settings for `register`."""
         own = {"form": self.form, "basis": self.basis, "derivative": self.derivative, "intersubject": "never"}
         return options.base | options.settings.get(self.name, {}) | own
 
 
 def variants(options: argparse.Namespace) -> list[Variant]:
-    """Those asked for, in the order of the table."""
+    """The selected variants in the order of the table."""
     return [Variant(*parts) for parts in itertools.product(options.forms, options.bases, options.derivatives)]
 
 
 def spread(record: Mapping[str, Any], measure: Measure) -> dict[str, dict[str, dict[str, float]]]:
-    """For each variant and each case that allows the measure, mean and standard deviation over the seeds."""
+    """For each variant and case with the measure, mean and standard deviation over the seeds."""
     found = values(record["runs"], record["nothing"], measure)
     return {name: {case: mean_and_deviation(numbers) for case, numbers in cases.items()} for (_, name), cases in found.items()}
 
@@ -85,7 +85,7 @@ def table(record: Mapping[str, Any], measure: Measure, chosen: Sequence[Variant]
 
 
 def learned_wins(record: Mapping[str, Any], measure: Measure, chosen: Sequence[Variant]) -> list[tuple[str, str, int, int]]:
-    """For each form and channel: in how many of how many cases the learned basis is better than the polynomial one."""
+    """For each form and channel, the number of cases where the learned basis is better, and of all cases."""
     found = spread(record, measure)
     rows = []
     for form, derivative in dict.fromkeys((v.form, v.derivative) for v in chosen):
@@ -98,7 +98,7 @@ def learned_wins(record: Mapping[str, Any], measure: Measure, chosen: Sequence[V
 
 
 def jobs(options: argparse.Namespace, folder: Path) -> Iterator[Job]:
-    """Variants alternate, so that what else the machine does is shared out among them."""
+    """Variants alternate, so that other load on the machine affects all of them."""
     chosen = variants(options)
     for variant in chosen:
         (folder / f"{variant.name}.json").write_text(json.dumps(variant.settings(options)), encoding="utf-8")
@@ -116,15 +116,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS, metavar="FORM")
     parser.add_argument("--bases", nargs="+", default=list(BASES), choices=BASES, metavar="BASIS")
     parser.add_argument("--derivatives", nargs="+", default=["none", "basis"], choices=DERIVATIVES, metavar="NAME")
-    parser.add_argument("--preset", default="default", help="name or JSON file of the settings that are varied")
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="JSON: more settings of variants, by their names")
+    parser.add_argument("--preset", default="default", help="name or JSON file of the base settings")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="JSON with further settings of variants, by name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="time limit of a run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
-    parser.add_argument("--resume", action="store_true", help="go on from the runs in the file for all numbers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture of all numbers")
+    parser.add_argument("--resume", action="store_true", help="resume from the runs in the file of --json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot of all numbers")
     options = parser.parse_args(arguments)
     if options.resume and not options.json:
         parser.error("--resume needs --json")
@@ -136,7 +136,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _read_settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse settings that are none, before hours of registrations."""
+    """Refuse invalid settings before hours of registrations."""
     try:
         options.base = RegistrationConfig.of(options.preset).to_dict()
         options.settings = json.loads(options.settings.read_text(encoding="utf-8")) if options.settings else {}

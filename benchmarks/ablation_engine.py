@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each choice of the engine is worth: the default settings with one thing changed, on cases whose answer is known.
+"""Effect of each choice of the engine: the default settings with one change, on cases with a known answer.
 
 Every variant is registered in a fresh process and scored as `registration.py` does it. Prints a Markdown table: error and
 time, and both relative to the default settings on the same case; `--json FILE` keeps the numbers of every run.
@@ -41,7 +41,7 @@ def _rates(stages: Stages, factor: float) -> list[dict[str, Any]]:
 
 
 def variants(stages: Stages) -> dict[str, dict[str, Any]]:
-    """Name to what is changed of a preset with these stages."""
+    """Changes to a preset with these stages, by name."""
     return {
         DEFAULT: {},
         # what the loss sees
@@ -92,7 +92,7 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
 
 
 def _of_the_paper(stages: Stages) -> dict[str, dict[str, Any]]:
-    """What the paper does otherwise, as far as it is not above, and all of it; see docs/guide/paper.md."""
+    """Further choices of the paper, and all of them together; see docs/guide/paper.md."""
     paper = PRESETS["paper"].to_dict()
     return {
         # each velocity enters the map twice, so half the rate moves it as far
@@ -146,12 +146,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="cases as in registration.py")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
     names = list(variants(RegistrationConfig().to_dict()["stages"]))
-    parser.add_argument("--preset", default="default", choices=PRESETS, help="of which one thing is changed")
+    parser.add_argument("--preset", default="default", choices=PRESETS, help="base settings")
     parser.add_argument("--variants", nargs="+", default=names, choices=names, metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="time limit of a run")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     find_cases(parser, options)

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a basis that was learned on another pair is worth: error against the iterations of the deformation.
+"""Benefit of a basis learned on another pair: error against the number of deformable iterations.
 
-The basis is learned on the first case named, with the whole schedule, or read from a file. On each of the other cases, whose
-images must be of the same contrasts and whose answer must be known, the deformable stages are shortened in proportion, with a
-fresh basis and with the reused one; the affine stages keep their steps. Errors are those of `_score.py`. Prints a Markdown
+The basis is learned on the first case with the whole schedule, or read from a file. The other cases must have the same
+contrasts and a known answer. They are registered with proportionally shortened deformable stages, with a new basis and with the
+reused one; the affine stages keep their steps. Errors are those of `_score.py`. Prints a Markdown
 table of medians over the seeds; `--json FILE` keeps the numbers of every run.
 
     python benchmarks/basis_reuse.py CASES brain_oblique_aniso brain_flair_t1_1mm_bias --seeds 0 1 2
@@ -44,7 +44,7 @@ def learn(case: Path, options: argparse.Namespace) -> BasisPair:
 
 
 def attempt(case: Path, iterations: int, seed: int, basis: BasisPair | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Register and score once; what went wrong, if anything, is its `problem`."""
+    """Register and score once; a failure is described in `problem`."""
     run: dict[str, Any] = {"case": case.name, "tool": REUSED if basis else FRESH, "preset": iterations, "seed": seed}
     config = options.config.with_iterations(iterations)
     start, processor_start = time.perf_counter(), time.process_time()
@@ -61,7 +61,7 @@ def attempt(case: Path, iterations: int, seed: int, basis: BasisPair | None, opt
 
 
 def runs(bases: Mapping[str, BasisPair | None], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Fresh and reused alternate."""
+    """The runs; new and reused basis alternate."""
     for case in options.cases:
         for seed in options.seeds:
             for iterations in options.iterations:
@@ -70,7 +70,7 @@ def runs(bases: Mapping[str, BasisPair | None], options: argparse.Namespace) -> 
 
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, Mapping[str, Any]]]]:
-    """Rows of medians by case, by fresh or reused, by iterations; failed ones left out."""
+    """Rows of medians by case, by new or reused basis, by iterations, without failed runs."""
     found: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
     for row in rows:
         if not row["problem"] and "tre_mm" in row:
@@ -81,7 +81,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, M
 def needed(curve: Mapping[int, float], error: float) -> float | None:
     """Iterations after which a curve of errors first is as low as `error`, interpolated along the iterations' logarithm.
 
-    None when it never is; at most the fewest iterations measured when it is from there.
+    None if it never is; the smallest measured number if it already is there.
     """
     points = sorted(curve.items())
     for number, (iterations, value) in enumerate(points):
@@ -123,7 +123,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="cases as in registration.py")
     parser.add_argument("cases", nargs="+", metavar="CASE", help="the first one to learn from, unless --basis; the others")
-    parser.add_argument("--basis", type=Path, metavar="FILE", help="a saved basis instead of the first case's")
+    parser.add_argument("--basis", type=Path, metavar="FILE", help="a saved basis instead of that of the first case")
     parser.add_argument("--swapped", action="store_true", help="with fixed and moving exchanged")
     parser.add_argument(
         "--iterations", type=int, nargs="+", default=[20, 40, 80, 160, 210], metavar="N", help="of the deformable stages"
@@ -132,7 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--save-basis", type=Path, metavar="FILE", help="keep the basis that was learned")
+    parser.add_argument("--save-basis", type=Path, metavar="FILE", help="save the learned basis")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     find_cases(parser, options)

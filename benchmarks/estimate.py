@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a step of each stage asks of a GPU, counted on the CPU, and the time that this would take on paper.
+"""Estimated load and time of a step of each stage on a GPU, counted on the CPU.
 
-The engine steps once through every stage of a preset with the portions that it takes on a GPU. Every operation that torch
-dispatches is counted: a launch, the bytes of its inputs and outputs, the floating point operations of its matrix products
-(elementwise ones count one each). Time is the largest of launches x overhead, bytes / bandwidth and flops / peak, summed over
-stages. It leaves out what happens once (reading, pyramids, writing) and assumes that nothing stays in a cache.
+The engine takes one step of every stage of a preset with the chunk sizes of a GPU. For every operation that torch dispatches,
+one launch, the bytes of its inputs and outputs, and the floating-point operations of its matrix products are counted
+(elementwise operations count one each). Time is the largest of launches x overhead, bytes / bandwidth and flops / peak, summed
+over stages. One-time costs (reading, pyramids, writing) are omitted, and no data is assumed to stay in a cache.
 
     python benchmarks/estimate.py --size 182x218x182 --preset default
 """
@@ -58,7 +58,7 @@ class Counter(TorchDispatchMode):
 
 
 def pair(shape: Sequence[int]) -> list[torch.Tensor]:
-    """Two images full of structure; what is in them does not matter to the counts."""
+    """Two images filled with structure; the counts do not depend on it."""
     return [torch.rand(1, *shape, generator=torch.Generator().manual_seed(i)) for i in range(2)]
 
 
@@ -82,7 +82,7 @@ def count(shape: Sequence[int], preset: str) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
     """Markdown, with the sum in the last line."""
     lines = [
-        "| sample distance | control points | steps | launches | GB | GFLOP | ms a step, bound by | s |",
+        "| sample distance | control points | steps | launches | GB | GFLOP | ms per step, limited by | s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     total = 0.0
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = " x ".join(map(str, options.size))
     print(
         f"{size} ({math.prod(options.size) / 1e6:.1f} million voxels each), preset {options.preset}; "
-        f"{options.bandwidth_tb:g} TB/s, {options.peak_tflop:g} TFLOP/s, {options.launch_us:g} us a launch\n"
+        f"{options.bandwidth_tb:g} TB/s, {options.peak_tflop:g} TFLOP/s, {options.launch_us:g} us per launch\n"
     )
     print(table(rows, options))
 

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures that explain a fit: what the similarity measure sees at chosen points, before and after a registration.
+"""Plots of the local fit at chosen points, before and after a registration.
 
-Registers each case once and draws one figure a point (see `monai_locor.visualize.fit_figure`), with the basis that was learned
-and with the polynomial one. Prints a Markdown table of the residuals at the points. A point is `gain` (where the registration
+Registers each case once and draws one figure per point (see `monai_locor.visualize.fit_figure`), with the learned and with a
+polynomial basis. Prints a Markdown table of the residuals at the points. A point is `gain` (where the registration
 lowered the residual most), `worst` (where it is highest afterwards) or its coordinates in the fixed image, RAS mm.
 
     python benchmarks/explain.py FOLDER brain_t2_t1_2mm --preset fast --point gain --point=-20.5,-27.5,24.5 --output pictures
@@ -32,7 +32,7 @@ COLUMNS = ("case", "point, mm", "basis", "J", "R before", "R after", "before / a
 
 
 def explain(case: Path, options: argparse.Namespace) -> Iterator[list[str]]:
-    """Register a case, draw its points; cells of the table, a row for each point and basis."""
+    """Register a case and draw its points; return a table row for each point and basis."""
     images = [case / f"{role}.nii.gz" for role in ("fixed", "moving")]
     result = register(*images, preset=options.preset, device=options.device, seed=options.seed, progress=False)
     before, after = samples_of_result(result, *images)
@@ -66,10 +66,10 @@ def rows(
 
 
 def coordinates(word: str) -> list[float]:
-    """Of a point that was written as x,y or x,y,z.
+    """Coordinates of a point given as x,y or x,y,z.
 
     Raises:
-        ValueError: when it was not.
+        ValueError: for other text.
     """
     found = [float(part) for part in word.split(",")]
     if len(found) not in (2, 3):
@@ -78,7 +78,7 @@ def coordinates(word: str) -> list[float]:
 
 
 def point(word: str) -> str:
-    """A point as `--point` takes it, made sure of."""
+    """Check a value of `--point`."""
     try:
         if word not in CHOICES:
             coordinates(word)
@@ -88,7 +88,7 @@ def point(word: str) -> str:
 
 
 def common(description: str, dpi: int) -> argparse.ArgumentParser:
-    """What scripts that register cases and draw them are told."""
+    """Common options of scripts that register and draw cases."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path, help="cases as in registration.py")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
@@ -102,7 +102,7 @@ def common(description: str, dpi: int) -> argparse.ArgumentParser:
 
 
 def checked(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options of :func:`common`, made sure of; `cases` become folders."""
+    """Check the options of :func:`common`; `cases` become folders."""
     options = parser.parse_args(arguments)
     find_cases(parser, options)
     try:

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Everything that there is to know on a machine with a GPU, in nine minutes: is it right, and how fast is it?
+"""All checks and measurements on a machine with a GPU, in nine minutes.
 
-The parts (`_gpu_parts.py`) are gone through in order of importance, in a process that is ended where one takes too long. After
-every row the JSON and the Markdown are written anew, so that what was found is there whatever happens. What the machine lacks
-is installed from `.gpu/wheels`, the cases are in `.gpu/cases`; `make gpu-wheels gpu-cases` makes both elsewhere.
+The parts (`_gpu_parts.py`) run in order of importance, in a process that is stopped when one takes too long. JSON and Markdown
+are rewritten after every row, so results survive a failure. Missing packages are installed from `.gpu/wheels`, the cases are in
+`.gpu/cases`; `make gpu-wheels gpu-cases` makes both on another machine.
 
     python3 benchmarks/gpu.py --output DIR
     python3 benchmarks/gpu.py --parts loss launches
@@ -37,7 +37,7 @@ RESERVE = 5.0  # seconds kept for the end
 
 
 class Results:
-    """All numbers so far, in two files that are complete at every moment."""
+    """All numbers so far, in two files that are always complete."""
 
     def __init__(self, folder: Path, machine: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Results:
         self.content: dict[str, Any] = {"machine": machine, "parts": {}}
 
     def begin(self, part: Part) -> dict[str, Any]:
-        """Where the rows of a part go."""
+        """Return the list for the rows of a part."""
         return self.content["parts"].setdefault(part.name, {"rows": [], "problem": "", "skipped": "", "seconds": 0.0})
 
     def write(self) -> None:
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     results = Path(os.environ["OUT"]) if os.environ.get("OUT") else _gpu_setup.ROOT / "benchmarks" / "results"
     parser.add_argument("--output", type=Path, default=results, metavar="DIR", help="default: $OUT, else benchmarks/results")
-    parser.add_argument("--budget-seconds", type=float, default=540, metavar="N", help="for everything, installing included")
+    parser.add_argument("--budget-seconds", type=float, default=540, metavar="N", help="total time, including installation")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="only these, in this order")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes and few steps, to try the script itself")
@@ -76,14 +76,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wheels", type=Path, default=TRAVELS / "wheels", metavar="DIR")
     parser.add_argument("--site", type=Path, default=TRAVELS / "site", metavar="DIR", help="where the wheels are installed")
     parser.add_argument(
-        "--reference", type=Path, nargs="+", default=REFERENCE, metavar="FILE", help="what registration.py found on a CPU"
+        "--reference", type=Path, nargs="+", default=REFERENCE, metavar="FILE", help="results of registration.py on a CPU"
     )
-    parser.add_argument("--commit", default="", help="of the package, where there is no git")
+    parser.add_argument("--commit", default="", help="commit of the package, if git is not available")
     return parser.parse_args(arguments)
 
 
 def stale(reference: Sequence[Path], source: str) -> str:
-    """What to know of the CPU's numbers: whose they are where they are not of this state of the package; else nothing."""
+    """A note if the CPU references are from another state of the package; otherwise empty."""
     notes = []
     for path in reference:
         if not path.is_file():
@@ -113,7 +113,7 @@ def chosen(names: Sequence[str] | None) -> list[Part]:
 
 
 def go_through(parts: Sequence[Part], options: argparse.Namespace, results: Results, ends: float, scratch: str) -> None:
-    """All parts, each until the time that is its own and what was left before is over."""
+    """Run all parts, each for its share of the time and what earlier parts left."""
     worker = Worker(_gpu_setup.environment(options.site), results.path.with_name("gpu.log"))
     told = {"device": options.device, "smoke": options.smoke, "scratch": scratch}
     told |= {"cases": str(options.cases), "reference": [str(path) for path in options.reference]}

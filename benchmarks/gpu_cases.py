@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make the cases that travel to a machine with a GPU: small files of registrations whose answer is known.
+"""Pack cases with a known answer into small files for a machine with a GPU.
 
 The cases of the folder BENCH (its `make_cases.py` deforms the images of DATA) are made and packed: images as 16-bit integers
 with a scale; the truth where it is scored, in the mask, in steps of 0.002 mm, as differences of neighbors, which take a third
@@ -34,7 +34,7 @@ MOST = 20 * 2**20  # bytes of all cases together
 
 
 def store_image(source: Path, path: Path) -> None:
-    """An image in whole steps of its range; one that has whole numbers already, and no more of them, stays as it is."""
+    """Store an image in integer steps of its range; integers that fit are kept."""
     image = nib.load(source)
     data = np.asarray(image.dataobj, dtype=np.float64)
     low, high = float(data.min()), float(data.max())
@@ -43,7 +43,7 @@ def store_image(source: Path, path: Path) -> None:
 
 
 def store_truth(source: Path, mask: np.ndarray, path: Path) -> float:
-    """A displacement field in whole steps, zero outside the mask; returns the mean length of the rounding error, mm.
+    """Store a displacement field in integer steps, zero outside the mask; return the mean length of the rounding error, mm.
 
     Raises:
         ValueError: when a component does not fit 16 bits.
@@ -60,7 +60,7 @@ def store_truth(source: Path, mask: np.ndarray, path: Path) -> float:
 
 
 def read_truth(path: Path) -> np.ndarray:
-    """What `store_truth` wrote: ``(X, Y, Z, 3)``, mm."""
+    """Read the output of `store_truth`: ``(X, Y, Z, 3)``, mm."""
     steps = np.load(path)["differences"]
     for axis in range(3):
         steps = np.cumsum(steps, axis=axis, dtype=np.int16)
@@ -68,14 +68,14 @@ def read_truth(path: Path) -> np.ndarray:
 
 
 def _save(steps: np.ndarray, affine: np.ndarray, path: Path, slope: float, start: float) -> None:
-    """Whole numbers with the scale that they are read with."""
+    """Save integers with their scale."""
     image = nib.Nifti1Image(steps.astype(np.int16), affine)
     image.header.set_slope_inter(slope, start)
     nib.save(image, path)
 
 
 def pack(case: Path, out: Path) -> None:
-    """One case in little room.
+    """Pack one case.
 
     Raises:
         ValueError: when its truth would change too much.
@@ -91,7 +91,7 @@ def pack(case: Path, out: Path) -> None:
 
 
 def unpack(case: Path, out: Path) -> Path:
-    """A packed case with the truth as a field that ITK reads; the folder it is in then."""
+    """Unpack a case, with the truth as a field that ITK reads; return its folder."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("fixed", "moving", "mask"):
         shutil.copyfile(case / f"{name}.nii.gz", out / f"{name}.nii.gz")
@@ -114,7 +114,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="make the cases, small")
+    packing = commands.add_parser("pack", help="make and pack the cases")
     packing.add_argument("bench", type=Path, help="folder of make_cases.py and cases.json")
     packing.add_argument("data", type=Path, help="folder of the images")
     packing.add_argument("output", type=Path)
@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Make and pack the cases; what was there is replaced when all is done."""
+    """Make and pack the cases; old ones are replaced at the end."""
     with tempfile.TemporaryDirectory() as folder:
         made, small = Path(folder) / "made", Path(folder) / "small"
         script = [options.bench / "make_cases.py", options.bench / "cases.json", options.data, made, *options.cases]

@@ -1,13 +1,13 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which windows a registration listens to: in the logarithmic and in the normalized form of the loss.
+"""The windows that dominate a registration, in the logarithmic and in the normalized form of the loss.
 
 Registers each case once. Around every sample the residual R of the local fit and the variance V of the fixed image are
 computed. A fit that improves by a hundredth of the variance changes the logarithm by V / (R + eps) hundredths, the
-normalized form by V / (V + eps) hundredths: that is how much the window counts. Prints, for each form, the share of the
-whole that the best fitting quarter of the windows (by R / V) and the flatter half (by V) have, windows of constant
-intensity left out, and draws a plane.
+normalized form by V / (V + eps) hundredths: this is the weight of the window. Prints, for each form, the share of
+the total weight of the best fitting quarter of the windows (by R / V) and of the flatter half (by V), without windows of
+constant intensity, and draws a plane.
 
     python benchmarks/influence.py FOLDER brain_t2_t1_2mm subjects_flair01_t1_02 --preset fast --output pictures
 """
@@ -44,7 +44,7 @@ FORMS = {  # name: form and floor
 
 
 def residual_and_variance(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """R and V of the window around every sample, ``(*grid)``, NaN where none counts or the image is constant."""
+    """R and V of the window around every sample, ``(*grid)``, NaN where no voxel is valid or the image is constant."""
     shift = torch.zeros((), dtype=samples.moving.dtype)
     sigma, cut = samples.config.kernel_sigma, samples.config.truncated
     windows = [AxisWindows.gaussian(n, sigma, 1.0, cut, shift) for n in samples.grid.shape]
@@ -60,13 +60,13 @@ def residual_and_variance(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def influence(residual: np.ndarray, variance: np.ndarray, form: str, eps: float) -> np.ndarray:
-    """How much each window counts, relative to the mean."""
+    """Weight of each window, relative to the mean."""
     value = variance / ((residual if form == "log" else variance) + eps)
     return value / np.nanmean(value)
 
 
 def shares(residual: np.ndarray, variance: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Of the windows with the smallest quarter of R / V, and of the half with the smallest V."""
+    """Shares of the quarter of windows with the smallest R / V, and of the half with the smallest V."""
     known = np.isfinite(counts)
     ratio, flat, counts = residual[known] / variance[known], variance[known], counts[known]
     best, flatter = ratio <= np.quantile(ratio, 0.25), flat <= np.median(flat)
@@ -74,7 +74,7 @@ def shares(residual: np.ndarray, variance: np.ndarray, counts: np.ndarray) -> tu
 
 
 def draw(samples: Samples, maps: dict[str, np.ndarray], path: Path, title: str, dpi: int) -> None:
-    """The middle axial plane: the fixed image, R / V, and how much each window counts."""
+    """The middle axial plane: the fixed image, R / V, and the weight of each window."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -96,7 +96,7 @@ def draw(samples: Samples, maps: dict[str, np.ndarray], path: Path, title: str, 
 
 
 def study(case: Path, options: argparse.Namespace) -> list[list[str]]:
-    """Register a case and draw it; rows of the table."""
+    """Register a case and draw it; return rows of the table."""
     images = [case / f"{role}.nii.gz" for role in ("fixed", "moving")]
     config = dataclasses.replace(RegistrationConfig.of(options.preset), intersubject="never")
     result = register(*images, preset=config, device=options.device, seed=options.seed, progress=False)

@@ -1,18 +1,18 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does it pay to train a network: Dice and time of its prediction, of prediction and a few iterations, of iterations alone.
+"""Benefit of a trained network: Dice and time of its prediction, of prediction and a few iterations, of iterations alone.
 
 Trains the bundle's network across subjects, once with each measure and with equally many steps (a quarter of the subjects
-chooses the best weights, by the loss), then registers all pairs of subjects that training has not seen. The data are a folder
-of `SubjNN_T1.nii.gz`, `SubjNN_FLAIR.nii.gz` and `SubjNN_labels.nii.gz` (of the T1 image), as NiChart has them: T1 is moved onto
-FLAIR. The labels of the fixed subject are first carried from T1 to FLAIR by a deformable registration with normalized mutual
-information, which favors MI, if any. (An affine one is not enough: the two scans of one head differ by another 1.5 mm, in
-which several measures agree, and labels carried by it punish whoever finds that.)
+selects the weights by the loss), then registers all pairs of unseen subjects. The data are a folder
+of `SubjNN_T1.nii.gz`, `SubjNN_FLAIR.nii.gz` and `SubjNN_labels.nii.gz` (of the T1 image), as in NiChart: T1 is registered to
+FLAIR. The labels of the fixed subject are first warped from T1 to FLAIR by a deformable registration with normalized mutual
+information, which, if anything, favors MI. (An affine is not enough: the two scans of one head differ by another 1.5 mm, on
+which several measures agree, and labels warped by an affine penalize methods that find it.)
 
     python benchmarks/learning.py DATA --output out                        # learned basis, MI and LNCC
     python benchmarks/learning.py DATA --output out --measures locor --option epochs=20
-    python benchmarks/learning.py DATA --output out --evaluate-only        # weights that are there already
+    python benchmarks/learning.py DATA --output out --evaluate-only        # existing weights
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONTRASTS = {"fixed": "FLAIR", "moving": "T1"}
 OURS = "locor"
 TRAINING = "training.json"
 CARRIER = "normalized_mutual_information"
-# what the training is told for each measure; the weights of the bending energy suit the scales of the measures
+# training options for each measure; the weights of the bending energy suit the scales of the measures
 MEASURES: dict[str, dict[str, Any]] = {
     OURS: {"similarity": OURS, "bending_weight": 20.0},
     "mi": {"similarity": {"_target_": "GlobalMutualInformationLoss"}, "bending_weight": 1.0},
@@ -62,7 +62,7 @@ class Method:
 
 
 def methods(measures: Sequence[str], iterations: Sequence[int]) -> list[Method]:
-    """In the order of the table."""
+    """The methods in the order of the table."""
     found = [Method("affine", None, 0)]
     found += [Method(f"network ({m})", m, 0) for m in measures]
     if OURS in measures:
@@ -99,7 +99,7 @@ def carried_labels(item: Mapping[str, str], folder: Path) -> Path:
 
 
 def train(measure: str, datalist: Path, options: argparse.Namespace) -> None:
-    """Train the bundle's network. What it prints is in `train.log`, the time in `training.json`."""
+    """Train the bundle's network. Its output goes to `train.log`, the time to `training.json`."""
     folder = (options.output / measure).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     told = {"datalist": datalist.resolve(), "pairing": "across", "ckpt_dir": folder, "output_dir": folder, "seed": options.seed}
@@ -129,18 +129,18 @@ def train(measure: str, datalist: Path, options: argparse.Namespace) -> None:
 
 
 def seconds_of_training(measure: str, options: argparse.Namespace) -> float:
-    """Of the weights that are there."""
+    """Training time of the existing weights."""
     path = options.output / measure / TRAINING
     return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else math.nan
 
 
 def json_of(value: Any) -> str:
-    """How the command line takes a value."""
+    """Format a value for the command line."""
     return str(value) if isinstance(value, Path) else json.dumps(value)
 
 
 def network_of(measure: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Network, its loss and the voxel size it was trained for, as `inference.json` makes them, with trained weights."""
+    """Network and its loss as in `inference.json`, with trained weights."""
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))
     parser.read_meta(str(BUNDLE / "configs" / "metadata.json"))
@@ -155,7 +155,7 @@ def network_of(measure: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cases(datalist: Path, options: argparse.Namespace) -> Iterator[Path]:
-    """A folder as `_score.py` wants it for each ordered pair of different test subjects."""
+    """A folder for `_score.py` for each ordered pair of different test subjects."""
     subjects = json.loads(datalist.read_text(encoding="utf-8"))["testing"]
     for fixed in subjects:
         for moving in subjects:
@@ -241,13 +241,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measures", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
     parser.add_argument("--iterations", type=int, nargs="+", default=[10, 25, 50], metavar="N", help="after the network")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of train.json, may be repeated")
-    parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxels of the images that it is trained with")
+    parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxel size of the training images")
     parser.add_argument("--downsampling", type=int, default=2, metavar="N", help="the network's voxels are N times larger")
-    parser.add_argument("--stride", type=int, default=2, metavar="N", help="the loss looks at every so many voxels")
-    parser.add_argument("--unguided", dest="guided", action="store_false", help="do not show the network the loss's gradient")
+    parser.add_argument("--stride", type=int, default=2, metavar="N", help="the loss uses every N-th voxel")
+    parser.add_argument("--unguided", dest="guided", action="store_false", help="without the gradient of the loss as input")
     parser.add_argument("--spatial-size", type=int, nargs=3, default=[64, 80, 64], metavar="N", help="voxels to train on")
     parser.add_argument("--batch-size", type=int, default=2, metavar="N")
-    parser.add_argument("--evaluate-only", action="store_true", help="take the weights in DIR")
+    parser.add_argument("--evaluate-only", action="store_true", help="use the weights in DIR")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Time and memory of the loss, of its neighbors in MONAI and of the operations around it: forward and backward.
+"""Time and memory of the loss, of other losses in MONAI and of the operations around it: forward and backward.
 
 Every row and size runs in a fresh process (see `_measure.py`). Prints a Markdown table; `--json FILE` keeps the numbers.
 
@@ -59,7 +59,7 @@ MEASURES["RaPTOR"] = ("other", {"name": "LocalParzenCRLoss", "num_patches": 1000
 
 
 def _step(function: Callable[..., Any], *inputs: torch.Tensor) -> Callable[[], None]:
-    """Forward and backward; the inputs that want a gradient get a new one each time."""
+    """Forward and backward; gradients are reset each time."""
 
     def step() -> None:
         for x in inputs:
@@ -93,7 +93,7 @@ def other(size: int, device: str, name: str, **options: Any) -> Callable[[], Non
 
 
 def eager(size: int, device: str) -> Callable[[], None]:
-    """The formula as one would write it down: 27 maps, strided separable convolution, batched solve, autograd."""
+    """The formula in plain torch: 27 maps, strided separable convolution, batched solve, autograd."""
     import torch
     from torch import nn
 
@@ -233,7 +233,7 @@ def exponent(row: dict[int, Measured], value: Callable[[Measured], float]) -> fl
 
 
 def ratios(found: dict[str, dict[int, Measured]], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
-    """What the loss is judged by: other / ours in time and memory, ours / LNCC in time, size by size, and the exponents."""
+    """Ratios of time and memory: other / ours, ours / LNCC (time), for each size, and the exponents."""
     mine, out = found.get(OURS), {}
     if mine is None:
         return out
@@ -254,7 +254,7 @@ def ratios(found: dict[str, dict[int, Measured]], sizes: Sequence[int]) -> dict[
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """When, where, with what."""
+    """Date, hardware and versions."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128, 192], help="edge of the cube, voxels")
     known = [*ROWS, *MEASURES]
     parser.add_argument("--rows", nargs="+", choices=known, default=list(ROWS), metavar="NAME", help="; ".join(known))
-    parser.add_argument("--measures", action="store_true", help="the other measures of the package too")
+    parser.add_argument("--measures", action="store_true", help="also the other measures of the package")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

@@ -1,16 +1,16 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's data sets as cases of `registration.py`, and its measures of what was registered.
+"""The paper's data sets as cases of `registration.py`, and the paper's measures of the results.
 
     python benchmarks/paper.py prepare abdomen DATA CASES --split test --masks roi
     python benchmarks/paper.py prepare cermep DATA CASES --pseudo-ct PSEUDO
     python benchmarks/registration.py CASES --tools all --seeds 0 1 2 3 4 --output RESULTS
     python benchmarks/paper.py score CASES RESULTS --json paper.json
 
-`prepare` reads a data set as it was published and writes a folder for every case that is complete; it says which are not, and
-what they lack. `score` prints the measures of the paper: of each case the median over the seeds, mean and standard deviation
-over the cases; a registration that failed counts as no displacement.
+`prepare` reads a data set as published and writes a folder for every complete case; it lists the other cases and their missing
+files. `score` prints the measures of the paper: the median over the seeds of each case, mean and standard deviation over the
+cases. A failed registration counts as zero displacement.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ BEFORE = "(nothing)"  # the row of no displacement at all
 
 
 def study_of(options: argparse.Namespace) -> Study:
-    """The data set that was asked for.
+    """The selected data set.
 
     Raises:
-        InputError: when its folder is not there, or an option does not belong to it.
+        InputError: when its folder does not exist, or for an option of another data set.
     """
     others = {name: getattr(options, name) for name in ("masks", "pseudo_ct") if getattr(options, name) is not None}
     allowed = {AbdomenMRCT.name: "masks", CERMEP.name: "pseudo_ct"}.get(options.study)
@@ -75,7 +75,7 @@ def results(folder: Path, case: str) -> Iterator[tuple[str, list[Path]]]:
 
 
 def displacement(run: Path, case: StudyCase) -> torch.Tensor | None:
-    """What a run has found, ``(3, *S)`` mm; nothing where it has failed."""
+    """Displacement found by a run, ``(3, *S)`` mm; None if it failed."""
     if not (run / FORWARD).is_file():
         return None
     try:
@@ -122,7 +122,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def score(options: argparse.Namespace) -> int:
-    """Print the measures of all cases there are."""
+    """Print the measures of all cases."""
     folders = sorted(path.parent for path in options.cases.glob("*/case.json"))
     ours = [folder for folder in folders if json.loads((folder / "case.json").read_text()).get("study") in STUDIES]
     if not ours:
@@ -144,7 +144,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     first = commands.add_parser("prepare", help="write case folders of a data set")
     first.add_argument("study", choices=list(STUDIES))
-    first.add_argument("folder", type=Path, help="the data as they were published")
+    first.add_argument("folder", type=Path, help="the data as published")
     first.add_argument("output", type=Path, help="for the case folders")
     first.add_argument("--split", help="of the data set, by default its first: validation, of learn2reg one that it lists")
     first.add_argument("--cases", nargs="+", metavar="NAME", help="only these")
@@ -158,7 +158,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 2 for what is wrong with it."""
+    """Command line; exit status 2 for invalid arguments."""
     options = parse(arguments)
     try:
         return {"prepare": prepare, "score": score}[options.command](options)

@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Accuracy, time and memory of registrations of cases whose answer is known.
+"""Accuracy, time and memory of registrations of cases with a known answer.
 
-Every case is registered with every tool, preset and seed, each in a fresh process (see `_measure.py`, `_ours.py` and, for the
-tools of others, `_peers.py`), and scored from the files that this wrote (see `_score.py`). Prints a Markdown table of
-medians over the seeds, and one of what each tool comes to over all cases; `--json FILE` keeps the numbers of every run, from
-which `--resume` goes on, `--plot FILE` draws them.
+Every case is registered with every tool, preset and seed, each in a fresh process (see `_measure.py`, `_ours.py` and, for other
+tools, `_peers.py`), and scored from its output files (see `_score.py`). Prints a Markdown table of medians over the seeds, and
+one that compares the tools over all cases. `--json FILE` keeps the numbers of every run, for `--resume` and `current.py`;
+`--plot FILE` draws them.
 
     python benchmarks/registration.py FOLDER --presets default fast --seeds 0 1 2 --threads 2
     python benchmarks/registration.py FOLDER --tools all --threads 2 --json tools.json --resume --plot tools.png
@@ -43,7 +43,7 @@ from nibabel.filebasedimages import ImageFileError
 
 @dataclass(frozen=True)
 class Job:
-    """One registration: the case's folder, a preset as it was named on the command line, a seed, a tool.
+    """One registration: folder of the case, preset as named on the command line, seed, tool.
 
     The tool is an entry of `_ours.TOOLS`, or of `_peers.PEERS`; the latter have no presets.
     """
@@ -55,19 +55,19 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The preset in the table: its name, or that of its file."""
+        """Name of the preset, or of its file, in the table."""
         return Path(self.preset).stem
 
     @property
     def folder(self) -> str:
-        """Where its result is kept."""
+        """Folder for its result."""
         name = self.tool.replace(":", "-")
         parts = [name, self.label] if self.tool != OURS else [self.label]
         return str(Path(self.case.name) / "-".join(filter(None, parts)) / str(self.seed))
 
 
 def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run and score one registration; what went wrong, if anything, is its `problem`."""
+    """Run and score one registration; a failure is described in `problem`."""
     run = {"case": job.case.name, "tool": job.tool, "preset": job.label, "seed": job.seed, "problem": ""}
     out.mkdir(parents=True, exist_ok=True)
     for name in (FORWARD, INVERSE, COST):  # of an earlier run must not be scored
@@ -86,7 +86,7 @@ def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(job: Job, out: Path, options: argparse.Namespace) -> str:
-    """One of `TOOLS`; what went wrong."""
+    """Run one of `TOOLS`; return the problem."""
     told = {"preset": job.preset, "seed": job.seed, "threads": options.threads}
     arguments = {"tool": job.tool, "case": str(job.case), "out": str(out), "options": told}
     spec = Spec("_ours", "prepare", arguments, {"case": ""}, 0, options.threads, options.device, options.limit)
@@ -94,7 +94,7 @@ def _run(job: Job, out: Path, options: argparse.Namespace) -> str:
 
 
 def _run_peer(job: Job, out: Path, options: argparse.Namespace) -> str:
-    """One of `_peers.PEERS`; what went wrong."""
+    """Run one of `_peers.PEERS`; return the problem."""
     files = {role: job.case / f"{role}.nii.gz" for role in ("fixed", "moving")}
     files |= {"forward": out / FORWARD, "inverse": out / INVERSE}
     settings = {"seed": job.seed, "threads": options.threads, "limit": options.limit}
@@ -102,7 +102,7 @@ def _run_peer(job: Job, out: Path, options: argparse.Namespace) -> str:
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """Tools and presets alternate, so that what else the machine does is shared out among them."""
+    """Tools and presets alternate, so that other load on the machine affects all of them."""
     for case in options.cases:
         for seed in options.seeds:
             for tool in options.tools:
@@ -111,7 +111,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
 
 
 def nothing(case: Path) -> dict[str, Any]:
-    """What zero displacement scores; no numbers where a case cannot be scored, which its runs will say."""
+    """Score of zero displacement; empty if the case cannot be scored, which its runs report."""
     fixed = case / "fixed.nii.gz"
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -123,7 +123,7 @@ def nothing(case: Path) -> dict[str, Any]:
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """When, where, with what."""
+    """Date, hardware and versions."""
     import monai
 
     import monai_locor
@@ -140,14 +140,14 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str | None:
-    """A file of settings as it is now."""
+    """Text of a settings file."""
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line; `cases` become folders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="each case is a folder in it with fixed.nii.gz and moving.nii.gz")
+    parser.add_argument("folder", type=Path, help="folder of cases, each a folder with fixed.nii.gz and moving.nii.gz")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
     parser.add_argument(
         "--tools", nargs="+", default=[OURS], metavar="TOOL", help=f"'all', 'measures', or of {', '.join(_all_tools())}"
@@ -159,11 +159,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="a run may take, the start included")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="time limit of a run, start included")
     parser.add_argument("--output", type=Path, metavar="DIR", help="keeps the results: DIR/CASE/PRESET or TOOL/SEED")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
-    parser.add_argument("--resume", action="store_true", help="go on from the runs in the file for all numbers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture of time against error, and one over all cases")
+    parser.add_argument("--resume", action="store_true", help="resume from the runs in the file of --json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot of time against error, and one over all cases")
     options = parser.parse_args(arguments)
     _check(parser, options)
     return options
@@ -174,7 +174,7 @@ def _all_tools() -> list[str]:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse what cannot be, before hours of registrations; fill in tools, their interpreters and the folders of cases."""
+    """Check the options before hours of registrations; fill in tools, their interpreters and the folders of cases."""
     groups = {"all": _all_tools(), "measures": list(TOOLS)}
     options.tools = list(dict.fromkeys(tool for name in options.tools for tool in groups.get(name, [name])))
     if options.resume and not options.json:
@@ -206,7 +206,7 @@ def find_cases(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def _pythons(words: Sequence[str]) -> dict[str, str]:
-    """Interpreter of each peer, from ``PATH`` (all), ``TOOL=PATH`` or ``FAMILY=PATH``, where ants is one; the last one wins.
+    """Interpreter of each peer, from ``PATH`` (all), ``TOOL=PATH`` or ``FAMILY=PATH`` such as ``ants=PATH``; the last one wins.
 
     Raises:
         ValueError: for an unknown tool.
@@ -223,7 +223,7 @@ def _pythons(words: Sequence[str]) -> dict[str, str]:
 
 
 def compare(record: Record, options: argparse.Namespace) -> dict[str, Any]:
-    """Rows over all cases for every measure that they allow: every tool beside the first one asked for."""
+    """Rows over all cases for every available measure: every tool compared with the first one."""
     reference = (options.tools[0], Job(Path(), options.presets[0], 0).label if options.tools[0] in TOOLS else "")
     found = {m.key: _compare.comparison(record.runs, record.content["nothing"], m, reference) for m in _compare.MEASURES}
     return {"reference": reference, "rows": {key: rows for key, rows in found.items() if len(rows) > 1}}

@@ -3,7 +3,7 @@
 
 """Time and memory of a registration against the size of its images.
 
-Pairs of cubes full of structure (no air that could be left out), each registered in a fresh process (see `_measure.py`).
+Pairs of cubes filled with structure (no air that could be left out), each registered in a fresh process (see `_measure.py`).
 Prints a Markdown table and the exponents of time and memory against the number of voxels (1 = linear).
 
     python benchmarks/scaling.py                                        # 64^3 to 256^3, default and fast
@@ -41,7 +41,7 @@ def shape_of(text: str) -> tuple[int, ...]:
 def pair_of(shape: Sequence[int]) -> list[np.ndarray]:
     """Structures of 10 voxels and some of 30 everywhere; the moving image has another contrast and is two voxels off.
 
-    What lies at x in the fixed image lies at x + 2 along the first axis of the moving one.
+    Position x of the fixed image corresponds to x + 2 along the first axis of the moving image.
     """
     import torch
     import torch.nn.functional as F
@@ -62,7 +62,7 @@ def write_pair(folder: Path, shape: Sequence[int]) -> None:
 
 
 def presets(options: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """What `register` is told for each preset: its name, or a file with as many iterations a stage as were asked for."""
+    """Argument of `register` for each preset: its name, or a file with the given number of iterations per stage."""
     if options.iterations is None:
         return {name: name for name in options.presets}
     from monai_locor.registration import RegistrationConfig
@@ -118,7 +118,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Slope of the logarithms of time and memory against that of the voxels, for each preset with two sizes or more."""
+    """Exponents of time and memory against the number of voxels, for each preset with at least two sizes."""
     found = {}
     for preset in dict.fromkeys(row["preset"] for row in rows):
         good = [row for row in rows if row["preset"] == preset and not row["problem"]]
@@ -152,10 +152,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=shape_of, nargs="+", default=[shape_of(s) for s in SIZES], metavar="N or XxYxZ")
     parser.add_argument("--presets", nargs="+", default=["default", "fast"], metavar="PRESET")
-    parser.add_argument("--iterations", type=int, metavar="N", help="at most, of every stage")
+    parser.add_argument("--iterations", type=int, metavar="N", help="limit for every stage")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=7200, metavar="SECONDS", help="a run may take")
+    parser.add_argument("--limit", type=float, default=7200, metavar="SECONDS", help="time limit of a run")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     return parser.parse_args(arguments)
