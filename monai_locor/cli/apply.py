@@ -13,7 +13,7 @@ from ..errors import InputError
 from .carried import add_interpolation, check_target, is_points, load_carried, mode_of
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
-from .outputs import check_outputs
+from .output_files import check_outputs
 from .parser import TRANSFORM_ORDER, add_command, add_output, add_transforms
 from .transforms import files_of, load_transforms, size_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .outputs import suffix_of
+from .output_files import suffix_of
 
 if TYPE_CHECKING:
     import torch

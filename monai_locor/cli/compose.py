@@ -6,14 +6,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .console import console_of
-from .inputs import check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_other_image, add_output
-from .transforms import files_of, load_transforms
-from .writing import add_format, check_transform_output, say_written, write_on
+from .parser import TRANSFORM_ORDER, add_command
+from .transform_output import add_one_transform, check_one_transform, write_one_transform
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -40,30 +36,14 @@ def add_parser(commands: Any) -> None:
         text=TEXT,
         example=EXAMPLE,
     )
-    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
-    add_from(parser)
-    add_output(parser, "transform file; its name says the format, see convert --list-formats")
-    parser.add_argument(
-        "-r", "--reference", type=Path, metavar="IMAGE", help="grid of a field (the fixed image's; default: the first field's)"
-    )
-    add_other_image(parser, "moving")
-    add_format(parser)
+    add_one_transform(parser, "grid of a field (the fixed image's; default: the first field's)", "moving")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse inputs that are not there, and outputs that cannot be."""
-    check_transforms(args.transforms, args.formats)
-    check_image(args.reference, "reference image")
-    check_image(args.moving, "moving image")
-    check_transform_output(args, [args.reference, args.moving, *files_of(args.transforms)])
+    """Refuse missing inputs and outputs that cannot be written."""
+    check_one_transform(args, "moving")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compose."""
-    from ..io.grids import read_grid
-
-    grid = None if args.reference is None else read_grid(args.reference)
-    moving = None if args.moving is None else read_grid(args.moving, "moving image")
-    whole = load_transforms(args.transforms, fixed=grid, moving=moving, formats=args.formats)
-    written = write_on(args.output, whole, grid, moving, args.format)
-    return say_written(console_of(args), written, whole, args.transforms)
+    return write_one_transform(args, "moving", inverse=False)

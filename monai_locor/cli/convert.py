@@ -13,10 +13,10 @@ from ..errors import InputError
 from .carried import check_target, is_points, load_carried
 from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
-from .outputs import check_outputs
+from .output_files import check_outputs
 from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
+from .transform_output import check_transform_output, report_written, write_on
 from .transforms import files_of, load_transforms
-from .writing import check_transform_output, say_written, write_on
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     fixed, moving = (None if p is None else read_grid(p, f"{role} image") for role, p in _images(args))
     transform = load_transforms(args.input, fixed=fixed, moving=moving, formats=args.formats)
     written = write_on(args.output, transform, fixed, moving, args.format)
-    return say_written(console, written, transform, args.input)
+    return report_written(console, written, transform, args.input)
 
 
 def _images(args: argparse.Namespace) -> list[tuple[str, Path | None]]:

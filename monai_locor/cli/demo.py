@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from .console import console_of
 from .inputs import check_device, check_image
-from .outputs import check_outputs
+from .output_files import check_outputs
 from .parser import add_command
 
 __all__ = ["add_parser", "check", "run"]

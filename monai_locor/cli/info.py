@@ -14,9 +14,9 @@ from ..errors import InputError
 from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
-from .outputs import suffix_of
+from .output_files import suffix_of
 from .parser import add_command, add_other_image
-from .results import verdict_lines, warning_lines
+from .result_text import verdict_lines, warning_lines
 from .transforms import check_formats, load_transforms
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from ..errors import InputError
 from .carried import check_target
 from .console import console_of
 from .inputs import check_image, check_transforms
-from .outputs import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_other_image, add_output
+from .output_files import check_outputs
+from .parser import TRANSFORM_ORDER, add_command, add_other_image, add_output, add_transform_list
 from .transforms import files_of, load_transforms
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def add_parser(commands: Any) -> None:
         text=TEXT,
         example=EXAMPLE,
     )
-    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
-    add_from(parser)
+    add_transform_list(parser)
     add_other_image(parser, "moving")
     add_output(parser, "image of the determinant (.nii.gz, .nii, .nrrd, .mha)", required=False)
     parser.add_argument(

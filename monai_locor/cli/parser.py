@@ -24,6 +24,7 @@ __all__ = [
     "add_from",
     "add_other_image",
     "add_output",
+    "add_transform_list",
     "add_transforms",
     "whole_number",
 ]
@@ -160,6 +161,12 @@ def add_transforms(parser: argparse._ActionsContainer, required: bool = True) ->
         required=required,
         help="a transform; repeat -t for several, in the order of antsApplyTransforms; '[FILE,1]' inverts it (see above)",
     )
+    add_from(parser)
+
+
+def add_transform_list(parser: argparse._ActionsContainer) -> None:
+    """Transforms as positional arguments, and ``--from``."""
+    parser.add_argument("transforms", nargs="+", metavar="TRANSFORM", help="one or more, in the order above")
     add_from(parser)
 
 

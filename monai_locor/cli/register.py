@@ -29,9 +29,10 @@ from .arguments import (
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed, plain_values
 from .inputs import check_device, check_file, check_image, check_transforms
-from .outputs import check_outputs, stem_of, suffix_of
+from .output_files import check_outputs, stem_of, suffix_of
 from .parser import add_command, add_device, add_from, add_output, whole_number
-from .results import DEFAULT, OUTPUTS, chosen_outputs, dice_lines, label_dice, result_lines, result_values
+from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
+from .result_text import dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
 from .transforms import check_formats
 
@@ -64,7 +65,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     width = max(map(len, OUTPUTS)) + 2
     outputs = "\n".join(f"  {name:<{width}}{output.what} ({output.name})" for name, output in OUTPUTS.items())
-    text = TEXT.format(default=", ".join(DEFAULT), outputs=outputs)
+    text = TEXT.format(default=", ".join(DEFAULT_OUTPUTS), outputs=outputs)
     parser = add_command(
         commands,
         "register",

@@ -13,9 +13,9 @@ from typing import Any
 from ..errors import InputError
 from .console import console_of
 from .inputs import check_image
-from .outputs import check_outputs
+from .output_files import check_outputs
 from .parser import add_command, add_output
-from .results import verdict_lines, warning_lines
+from .result_text import verdict_lines, warning_lines
 
 __all__ = ["add_parser", "check", "run"]
 

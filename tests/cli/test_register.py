@@ -231,7 +231,7 @@ def test_outputs_that_cannot_be(run, refused, pair, called, folder, monkeypatch)
     )
     answer = run(*pair, "--outputs", "all", "--similarity", "mind_ssc")
     assert answer.code == 0 and "basis is left out: it is what similarity locor" in answer.err
-    monkeypatch.setattr("monai_locor.cli.results.find_spec", lambda name: None)
+    monkeypatch.setattr("monai_locor.cli.registration_outputs.find_spec", lambda name: None)
     assert "--outputs report: it needs matplotlib; pip install matplotlib" in refused(*pair, "--outputs", "report", "--force")
     answer = run(*pair[:4], "plain")
     assert answer.code == 0 and "report.html is left out" in answer.err and "report.html" not in names(folder / "plain")

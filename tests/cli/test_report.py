@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor.cli.results import OUTPUTS
+from monai_locor.cli.registration_outputs import OUTPUTS
 from monai_locor.geometry import Grid
 from monai_locor.io import read_image
 from monai_locor.metrics import jacobian_statistics

@@ -16,7 +16,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import InputError, RegistrationResult
-from monai_locor.cli.results import OUTPUTS
+from monai_locor.cli.registration_outputs import OUTPUTS
 from monai_locor.geometry import Grid, warped
 from monai_locor.io import write_image
 from monai_locor.registration.described import described_arguments

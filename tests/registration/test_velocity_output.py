@@ -14,7 +14,7 @@ import torch
 from monai.networks.blocks import DVF2DDF
 
 from monai_locor import InputError, RegistrationConfig
-from monai_locor.cli.results import OUTPUTS, chosen_outputs
+from monai_locor.cli.registration_outputs import OUTPUTS, chosen_outputs
 from monai_locor.geometry import from_voxels, to_voxels
 from monai_locor.io import read_displacement_field
 from monai_locor.io.transforms import read_transform

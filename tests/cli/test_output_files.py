@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from monai_locor.cli.outputs import check_outputs, stem_of
+from monai_locor.cli.output_files import check_outputs, stem_of
 from monai_locor.errors import InputError
 
 

@@ -1,0 +1,202 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The output files of ``register``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..io.paths import FORWARD, INVERSE
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..registration import RegistrationConfig, RegistrationResult
+
+__all__ = ["DEFAULT_OUTPUTS", "OUTPUTS", "Output", "chosen_outputs"]
+
+logger = logging.getLogger(__name__)
+
+Writer = Callable[..., Sequence[Path]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of output.
+
+    Attributes:
+        name: in the output folder; of several files, what they begin with.
+        what: in words.
+        write: result and path, for the report also masks and label maps, to the files that were written.
+        files: what may be written to a path.
+        needs: packages beyond the package's own.
+    """
+
+    name: str
+    what: str
+    write: Writer
+    files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+    needs: tuple[str, ...] = ()
+
+
+def _image(values: Callable[[RegistrationResult], torch.Tensor], grid: str) -> Writer:
+    """Write an image on the ``"fixed_grid"`` or ``"moving_grid"`` of the result."""
+
+    def write(result: RegistrationResult, path: Path) -> list[Path]:
+        from ..io.images import write_image
+
+        write_image(path, values(result), getattr(result, grid))
+        return [path]
+
+    return write
+
+
+def _field(name: str, grid: str, velocity: bool = False) -> Writer:
+    """Write an attribute of the result as an ITK displacement or velocity field."""
+
+    def write(result: RegistrationResult, path: Path) -> list[Path]:
+        from ..io import write_displacement_field
+
+        write_displacement_field(path, getattr(result, name), getattr(result, grid), velocity=velocity)
+        return [path]
+
+    return write
+
+
+def _transform(format: str | None = None) -> Writer:
+    """Write the whole transform in a format, by default that of the path's suffix."""
+
+    def write(result: RegistrationResult, path: Path) -> list[Path]:
+        from ..io.transforms import write_transform
+
+        return write_transform(path, result.transform, format=format, fixed=result.fixed_grid, moving=result.moving_grid)
+
+    return write
+
+
+def _transform_files(format: str | None = None) -> Callable[[Path], Sequence[Path]]:
+    """The files that :func:`_transform` writes."""
+
+    def files(path: Path) -> list[Path]:
+        from ..io.transforms import planned_files
+
+        return planned_files(path, format)
+
+    return files
+
+
+def _affine(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..io import write_affine
+
+    write_affine(path, result.affine)
+    return [path]
+
+
+def _determinant(result: RegistrationResult) -> torch.Tensor:
+    from ..metrics import jacobian_determinant
+
+    return jacobian_determinant(result.forward_mm, result.fixed_grid)
+
+
+def _basis(result: RegistrationResult, path: Path) -> list[Path]:
+    if result.basis is None and result.interrupted:
+        logger.warning("%s is left out: the registration was interrupted before there was one", path)
+        return []
+    return result.save_basis(path)
+
+
+def _basis_files(path: Path) -> list[Path]:
+    from ..io.weights import weights_paths
+
+    return list(weights_paths(path))
+
+
+def _report(result: RegistrationResult, path: Path, **shown: Any) -> list[Path]:
+    from ..report.html import write_report
+
+    return [write_report(path, result, **shown)]
+
+
+OUTPUTS: dict[str, Output] = {
+    "warped": Output(
+        "warped.nii.gz", "the moving image on the fixed grid", _image(lambda result: result.held("warped_moving"), "fixed_grid")
+    ),
+    "warped-fixed": Output(
+        "warped_fixed.nii.gz",
+        "the fixed image on the moving grid",
+        _image(lambda result: result.held("warped_fixed"), "moving_grid"),
+    ),
+    "forward": Output(
+        FORWARD, "whole transform, fixed to moving points, on the fixed grid (ITK field)", _field("forward_mm", "fixed_grid")
+    ),
+    "inverse": Output(INVERSE, "its inverse, on the moving grid", _field("inverse_mm", "moving_grid")),
+    "affine": Output("affine.tfm", "the affine part alone (ITK)", _affine),
+    "composite": Output("transform.h5", "both as an ITK composite", _transform(), _transform_files()),
+    "ants": Output(
+        "ants_",
+        "0GenericAffine.mat, 1Warp and 1InverseWarp for antsApplyTransforms",
+        _transform("ants"),
+        _transform_files("ants"),
+    ),
+    "velocity": Output(
+        "velocity.nii.gz",
+        "stationary velocity, whose exponential comes before the affine (LPS mm)",
+        _field("velocity_mm", "fixed_grid", velocity=True),
+    ),
+    "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _image(_determinant, "fixed_grid")),
+    "basis": Output("basis", "the learned basis, to start another pair from", _basis, _basis_files, ("safetensors",)),
+    "report": Output("report.html", "HTML report with images and the verdict", _report, needs=("matplotlib",)),
+}
+DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "report")
+
+
+def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool = False) -> list[str]:
+    """Names of outputs from ``a,b,c``, ``all`` or nothing, which is the usual ones.
+
+    Args:
+        text: of the option.
+        config: settings of the registration.
+        several: whether a side has several images.
+
+    Raises:
+        InputError: for an unknown name, or one that cannot be with these settings or without a package.
+    """
+    if text in (None, "all"):
+        wanted = list(DEFAULT_OUTPUTS if text is None else OUTPUTS)
+        problems = {name: _problem(name, config, several) for name in wanted}
+        for name, problem in problems.items():
+            if problem:
+                logger.warning("%s is left out: it %s", OUTPUTS[name].name, problem)
+        return [name for name in wanted if not problems[name]]
+    names = list(dict.fromkeys(part.strip() for part in str(text).split(",") if part.strip()))
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown:
+        raise InputError(f"--outputs {text}: there is no {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
+    for name in names:
+        problem = _problem(name, config, several)
+        if problem:
+            raise InputError(f"--outputs {name}: it {problem}")
+    return names
+
+
+def _problem(name: str, config: RegistrationConfig, several: bool) -> str:
+    """Why an output cannot be, and the remedy; empty if it can."""
+    missing = " ".join(package for package in OUTPUTS[name].needs if find_spec(package) is None)
+    if missing:
+        return f"needs {missing}; pip install {missing}"
+    if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
+        return "is what similarity locor with basis learned learns; use those, or leave it out"
+    if name == "basis" and several:
+        return "is of one image a side, and there are several; leave it out"
+    if name == "velocity" and config.transform != "deformable":
+        return f"is of a deformation, which transform {config.transform} has not; use deformable, or leave it out"
+    if name == "velocity" and config.composition != "single":
+        return f"is one for all stages, and composition {config.composition} has one for each; use single, or leave it out"
+    return ""

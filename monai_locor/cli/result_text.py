@@ -1,0 +1,84 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The result of a registration as JSON values and as lines of text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..report.summary import verdict_lines
+
+if TYPE_CHECKING:
+    from ..quality import Verdict
+    from ..registration import RegistrationResult
+
+__all__ = ["dice_lines", "label_dice", "result_lines", "result_values", "verdict_lines", "warning_lines"]
+
+logger = logging.getLogger(__name__)
+
+
+def result_values(result: RegistrationResult) -> dict[str, Any]:
+    """What the JSON answer says of a result."""
+    import torch
+
+    lengths = torch.linalg.vector_norm(result.forward_mm.double(), dim=0)
+    return {
+        "seconds": round(result.seconds, 3),
+        "device": result.device,
+        "interrupted": result.interrupted,
+        "warnings": list(result.warnings),
+        "verdict": None if result.verdict is None else result.verdict.to_dict(),
+        "affine": result.affine.tolist(),
+        "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
+        "jacobian": result.jacobian,
+    }
+
+
+def result_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[str]:
+    """The same for people."""
+    from .jacobian import folding_line
+
+    moved = values["displacement_mm"]
+    if values["interrupted"]:
+        yield "INTERRUPTED: what follows and what is written is the best result until then"
+    yield f"{values['seconds']:.1f} s on {values['device']}"
+    yield f"displacement {moved['mean']:.3g} mm in the mean, at most {moved['max']:.3g} mm"
+    yield folding_line(values["jacobian"])
+    if verdict is not None:
+        yield from verdict_lines(verdict)
+
+
+def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Dice of the label maps of both images that belong together, where the registration started and at its end.
+
+    Args:
+        labels: ``fixed_labels`` and ``moving_labels``, see :func:`monai_locor.report.write_report`.
+    """
+    if not all(labels.values()):
+        return []
+    from ..report.labels import label_pairs
+
+    found = []
+    for pair in label_pairs(result, **{name.removesuffix("_labels"): maps for name, maps in labels.items()}):
+        if pair.after:
+            both = zip(("before", "after"), (pair.before, pair.after), pair.means, strict=True)
+            found.append({"name": pair.name, **{when: {"labels": each, "mean": mean} for when, each, mean in both}})
+            if pair.fell:
+                logger.warning(
+                    "%s overlap less than where the registration started: look at the result before you use it", pair.name
+                )
+    return found
+
+
+def dice_lines(dice: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The same for people."""
+    for pair in dice:
+        yield f"mean Dice {pair['before']['mean']:.3f} before, {pair['after']['mean']:.3f} after: {pair['name']}"
+
+
+def warning_lines(warnings: Sequence[str], doubts: Sequence[str]) -> Iterator[str]:
+    """What was warned of in a run that was stored, without what its verdict tells."""
+    yield from (f"  warned: {text}" for text in warnings if text not in doubts)
