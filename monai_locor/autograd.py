@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What autograd functions with a gradient of their own have in common: `torch.func`, and no second derivative."""
+"""Base of autograd functions with a written gradient: support of `torch.func`, no second derivative."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["StreamedFunction", "transforms_active"]
 
 
 def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` is at work: a tensor may then have no single value to ask for."""
+    """Whether a transform of ``torch.func`` is active: a tensor may then not have a single value."""
     return bool(torch._C._are_functorch_transforms_active())
 
 
 class StreamedFunction(torch.autograd.Function):
-    """An autograd function of tensors with a leading batch axis, whose gradient is written down and exact.
+    """An autograd function of tensors with a leading batch axis and an explicit, exact gradient.
 
-    Subclasses implement ``forward`` without a context; ``setup_context``, which keeps tensors by ``save_for_backward`` and
-    everything else in the mapping ``ctx.options``; and :meth:`gradients` in place of ``backward``. They then work under
-    ``torch.func.grad`` and ``torch.func.vmap``: the vmapped axis is folded into the batch axis.
+    Subclasses implement ``forward`` without a context; ``setup_context``, which saves tensors by ``save_for_backward`` and
+    everything else in the mapping ``ctx.options``; and :meth:`gradients` instead of ``backward``. They then work under
+    ``torch.func.grad`` and ``torch.func.vmap``, which folds the vmapped axis into the batch axis.
 
-    The gradient itself has no derivative. A second backward pass (a gradient penalty, a Hessian) raises instead of
-    treating the gradient as a constant, which would be wrong without a word.
+    The gradient itself cannot be differentiated. A second backward pass (a gradient penalty, a Hessian) raises an error,
+    since treating the gradient as a constant would be silently wrong.
 
     Attributes:
-        leading: positions of the arguments whose first axis is the batch axis, or has length one. They must be tensors or
-            None. The other arguments are options or tensors that all items share.
-        differentiable: positions of the arguments that :meth:`gradients` has a gradient for.
-        shared_from: position of the first of any number of further tensors that all items share and that have gradients.
-        saved_leading: how many of the saved tensors have the batch axis, the first ones; None for all.
+        leading: positions of the arguments whose first axis is the batch axis or has length one: tensors or None. The other
+            arguments are options or tensors shared by all items.
+        differentiable: positions of the arguments for which :meth:`gradients` returns a gradient.
+        shared_from: position of the first of any number of further tensors, shared by all items, that have gradients.
+        saved_leading: number of saved tensors, the first ones, that have the batch axis; None for all.
     """
 
     leading: ClassVar[Sequence[int]] = ()
@@ -44,9 +44,9 @@ class StreamedFunction(torch.autograd.Function):
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> Sequence[torch.Tensor | None]:
-        """The gradients of all arguments, from that of the first output.
+        """The gradients of all arguments, from that of the first output; None where not needed.
 
-        The context has ``saved_tensors``, ``needs_input_grad`` and ``options``. Those that are not needed may be None.
+        The context has ``saved_tensors``, ``needs_input_grad`` and ``options``.
         """
         raise NotImplementedError
 
@@ -56,11 +56,11 @@ class StreamedFunction(torch.autograd.Function):
         def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
             return _backward(cls, ctx, grads[0])
 
-        cls.backward = staticmethod(backward)  # type: ignore[method-assign]  # torch.compile takes no class method
+        cls.backward = staticmethod(backward)  # type: ignore[method-assign]  # torch.compile does not accept a class method
 
     @classmethod
     def wanted(cls, needs: Sequence[bool]) -> list[int]:
-        """Positions of the arguments whose gradients are asked for."""
+        """Positions of the arguments whose gradients are needed."""
         first = len(needs) if cls.shared_from is None else cls.shared_from
         return [i for i, need in enumerate(needs) if need and (i in cls.differentiable or i >= first)]
 
@@ -72,7 +72,7 @@ class StreamedFunction(torch.autograd.Function):
 
 
 def _backward(function: type[StreamedFunction], ctx: Any, grad: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """The gradients; where autograd records (``create_graph=True``), by an operation without a derivative."""
+    """The gradients; if autograd records (``create_graph=True``), by an operation that cannot be differentiated."""
     needs = tuple(ctx.needs_input_grad)
     if grad is None:
         return (None,) * len(needs)
@@ -84,7 +84,7 @@ def _backward(function: type[StreamedFunction], ctx: Any, grad: torch.Tensor | N
 
 @dataclass(frozen=True)
 class _Context:
-    """What :meth:`StreamedFunction.gradients` may ask of a context."""
+    """The part of a context that :meth:`StreamedFunction.gradients` may use."""
 
     saved_tensors: tuple[torch.Tensor | None, ...]
     needs_input_grad: tuple[bool, ...]
@@ -92,7 +92,7 @@ class _Context:
 
 
 class _Pullback(torch.autograd.Function):
-    """The gradients that are wanted of a :class:`StreamedFunction`. Whoever asks for their derivative is refused."""
+    """The needed gradients of a :class:`StreamedFunction`; differentiating them raises an error."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,7 @@ class _Pullback(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], function: type[StreamedFunction], *args: Any) -> tuple[Any, Any]:
         needs, saved = args[1], len(args) - 3
-        # a gradient of something shared is one sum over all items of a call
+        # the gradient of a shared argument is one sum over all items of a call
         apart = any(i not in function.leading for i in function.wanted(needs))
         shared = range(3 + (saved if function.saved_leading is None else function.saved_leading), 3 + saved)
         apart = apart or any(isinstance(in_dims[i], int) for i in shared)
@@ -127,7 +127,7 @@ class _Pullback(torch.autograd.Function):
 def _mapped(
     call: Callable[..., Any], size: int, in_dims: Sequence[Any], args: Sequence[Any], leading: Sequence[int], apart: bool
 ) -> tuple[Any, Any]:
-    """Outputs with the vmapped axis first, and its position in each of them; in one call unless ``apart``."""
+    """Outputs with the vmapped axis first, and its position in each of them; in one call, or item by item if ``apart``."""
     if apart:
         each = [call(*(_item(x, dim, n) for x, dim in zip(args, in_dims, strict=True))) for n in range(size)]
         single = not isinstance(each[0], tuple)
@@ -145,11 +145,11 @@ def _tuple(x: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _item(x: Any, dim: Any, n: int) -> Any:
-    return x.select(dim, n) if isinstance(x, torch.Tensor) and dim is not None else x  # options have a dim for each part
+    return x.select(dim, n) if isinstance(x, torch.Tensor) and dim is not None else x  # options have one dim for each part
 
 
 def _batch(x: torch.Tensor, dim: int | None) -> int:
-    """Length of the batch axis beside a vmapped one."""
+    """Length of the batch axis, apart from a vmapped one."""
     return x.shape[0 if dim is None or dim > 0 else 1]
 
 

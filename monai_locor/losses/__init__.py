@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Similarity losses and the window-sum primitive that they share."""
+"""Similarity losses, and the loss of unsupervised registration training."""
 
 from __future__ import annotations
 

@@ -11,22 +11,22 @@ __all__ = ["bending_energy"]
 
 
 def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
-    """What MONAI's ``BendingEnergyLoss`` computes, for the inner loop of a registration.
+    """The value of MONAI's ``BendingEnergyLoss``, for the inner loop of a registration.
 
-    MONAI's makes a scalar on the host in every call, for which a GPU is waited for, and holds all terms at once.
+    MONAI's loss copies a scalar from the host in every call, which blocks a GPU, and holds all terms at once.
     Source: Rueckert et al. 1999, doi 10.1109/42.796284, equation 3, without its constant.
 
     Args:
         displacement: ``(B, D, *spatial)``, more than two voxels along each axis.
 
     Returns:
-        mean over inner voxels, components and items of the sum of the squared second differences, a scalar.
+        scalar, the sum of the squared second differences, averaged over inner voxels, components and items.
 
     Raises:
-        ValueError: when there are no inner voxels.
+        ValueError: if an axis has fewer than three voxels.
     """
     if displacement.ndim < 3 or min(displacement.shape[2:]) < 3:
-        raise ValueError(f"bending energy needs three voxels along each axis, got shape {tuple(displacement.shape)}.")
+        raise ValueError(f"displacement must have three voxels or more along each axis, got {tuple(displacement.shape)}.")
     axes = range(2, displacement.ndim)
     terms = [_second_difference(displacement, i, i).square().mean() for i in axes]
     terms += [2 * _second_difference(displacement, i, j).square().mean() for i in axes for j in axes if i < j]

@@ -19,8 +19,8 @@ __all__ = ["CorrelationRatioLoss"]
 class CorrelationRatioLoss(ParzenLoss):
     """One minus the correlation ratio of the target on the prediction, over the whole image.
 
-    The target is modeled as any function of the prediction, one value per bin; what is measured is the share of the
-    target's variance that is left.
+    The target is modeled as an arbitrary function of the prediction, one value per bin. The loss is the share of the target's
+    variance that this model does not explain.
 
     Reference: Roche et al., "The correlation ratio as a new similarity measure for multimodal image registration",
     MICCAI 1998, doi 10.1007/BFb0056301.
@@ -31,13 +31,13 @@ class CorrelationRatioLoss(ParzenLoss):
         kernel_type: Parzen window, ``"gaussian"`` or ``"spline"``.
         sigma_ratio: standard deviation of the Gaussian, in distances between bins.
         reduction: ``"mean"`` over channels and items; ``"sum"``; or ``"none"``, ``(B, C)``.
-        rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
+        rescale: bring both images to [0, 1] between quantiles of the voxels with weight; otherwise clamp them.
         quantile: share of voxels below the low and above the high end.
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
         eps: floor of the variance of the target in [0, 1].
 
     Returns:
-        A scalar in [0, 1], to be minimized; 0 where no voxel counts.
+        A scalar in [0, 1], to be minimized; 0 if no voxel has weight.
 
     Example:
         >>> image = torch.linspace(0, 1, 400).reshape(1, 1, 20, 20)

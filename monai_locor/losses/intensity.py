@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Intensities of any range brought to a common one, with the exact derivative of what is computed."""
+"""Intensities brought to a common range, with the exact derivative."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from ..autograd import StreamedFunction
 
 __all__ = ["IntensityRange", "intensity_range", "normalized", "rescale", "robust_range", "subsample_step"]
 
-SUBSAMPLE = 1 << 16  # voxels that the quantiles are taken from
-LEAST_SPAN = 1e-30  # a channel that varies less is constant: the reciprocal must stay finite in float32
-LIMIT = 10.0  # rescaled values beyond this (outliers, by definition) are clamped, so that no power of them overflows
+MAX_SUBSAMPLE_VOXELS = 1 << 16  # voxels that the quantiles are taken from
+MIN_INTENSITY_SPAN = 1e-30  # a channel that varies less is constant: the reciprocal must stay finite in float32
+MAX_RESCALED_INTENSITY = (
+    10.0  # rescaled values beyond this (outliers, by definition) are clamped, so that no power of them overflows
+)
 
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """Low and high intensity of each channel of each item, and the voxels that have them.
+    """Low and high intensity of each channel of each item, and the voxels where they occur.
 
     Attributes:
-        low, high: ``(B, C)`` float64; both 0 where no voxel counts.
-        low_at, high_at: indices of the voxels, ``(B, C)`` int64, into the flattened image. None where the range is a
-            constant: then the voxels that had the two values carry no derivative.
+        low, high: ``(B, C)`` float64; both 0 if no voxel is valid.
+        low_at, high_at: indices of the voxels, ``(B, C)`` int64, into the flattened image. None for a
+            range that is constant, through which no derivative passes.
     """
 
     low: torch.Tensor
@@ -42,14 +44,14 @@ class IntensityRange:
 
 
 def subsample_step(shape: Sequence[int]) -> int:
-    """Distance of the voxels that quantiles are taken from, in the flattened image of this spatial shape.
+    """Distance, in the flattened image of this spatial shape, between the voxels that quantiles are taken from.
 
-    It shares no factor with the length of any axis. Otherwise the voxels would lie on some of its planes only.
+    It shares no factor with the length of any axis: otherwise the voxels would lie on a few planes only.
 
     >>> subsample_step((91, 109, 91)), subsample_step((224, 224, 224))
     (15, 171)
     """
-    step = max(1, math.prod(shape) // SUBSAMPLE)
+    step = max(1, math.prod(shape) // MAX_SUBSAMPLE_VOXELS)
     while any(math.gcd(step, n) > 1 for n in shape):
         step += 1
     return step
@@ -66,12 +68,12 @@ def robust_range(
 def intensity_range(image: torch.Tensor, valid: torch.Tensor | None = None, quantile: float = 0.005) -> IntensityRange:
     """Low and high quantile of each channel of each item, from a regular subsample, without host synchronization.
 
-    Where the two coincide (sparse images) or no voxel of the subsample counts, minimum and maximum of all voxels that
-    count take their place, as they do for a quantile of 0.
+    Where the two coincide (sparse images) or the subsample has no valid voxel, minimum and maximum of all valid voxels
+    replace them, as for a quantile of 0.
 
     Args:
         image: ``(B, C, *spatial)``, floating point.
-        valid: ``(1 or B, 1, *spatial)`` bool, voxels that count.
+        valid: ``(1 or B, 1, *spatial)`` bool, valid voxels; None for all.
         quantile: share of voxels below the low and above the high value.
     """
     flat = image.detach().flatten(2)
@@ -91,7 +93,7 @@ def intensity_range(image: torch.Tensor, valid: torch.Tensor | None = None, quan
 
 
 class _Found(NamedTuple):
-    """Values, float64, and indices of the voxels that have them, ``(B, C)`` each."""
+    """Values, float64, and indices of the voxels where they occur, ``(B, C)`` each."""
 
     value: torch.Tensor
     place: torch.Tensor
@@ -115,7 +117,7 @@ def _quantiles(flat: torch.Tensor, keep: torch.Tensor | None, quantile: float, s
 
 
 def _extremes(flat: torch.Tensor, keep: torch.Tensor | None) -> tuple[_Found, _Found]:
-    """Minimum and maximum of ``(B, C, voxels)`` where ``keep``; infinite with the wrong sign where nothing is."""
+    """Minimum and maximum of ``(B, C, voxels)`` where ``keep``; infinite, with the wrong sign, where no voxel is kept."""
     low = (flat if keep is None else torch.where(keep, flat, torch.inf)).min(-1)
     high = (flat if keep is None else torch.where(keep, flat, -torch.inf)).max(-1)
     return _Found(low.values.double(), low.indices), _Found(high.values.double(), high.indices)
@@ -124,8 +126,8 @@ def _extremes(flat: torch.Tensor, keep: torch.Tensor | None) -> tuple[_Found, _F
 def normalized(image: torch.Tensor, scale: IntensityRange, lowest: float, highest: float) -> torch.Tensor:
     """``(x - low) / (high - low)`` per item and channel, clamped to ``[lowest, highest]``; a constant channel becomes 0.
 
-    The derivative includes that of the two ends, which are intensities of two voxels of the image, unless the range is
-    frozen. Without it a gradient step could go up: the range would move along with the image.
+    Unless the range is frozen, the derivative includes that of its two ends, which are intensities of two voxels of the image.
+    Without it a gradient step could increase the loss, since the range moves along with the image.
 
     Args:
         image: ``(B, C, *spatial)``, floating point.
@@ -137,22 +139,22 @@ def normalized(image: torch.Tensor, scale: IntensityRange, lowest: float, highes
 
 
 def rescale(image: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-    """:func:`normalized` by the quantiles of the voxels that count; outliers are clamped far outside [0, 1]."""
-    return normalized(image, intensity_range(image, valid), -LIMIT, LIMIT)
+    """:func:`normalized` by the quantiles of the valid voxels; outliers are clamped far outside [0, 1]."""
+    return normalized(image, intensity_range(image, valid), -MAX_RESCALED_INTENSITY, MAX_RESCALED_INTENSITY)
 
 
 def _affine(image: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image between its two ends, not clamped, and one over the span, ``(B, C, 1, ...)``; 0 for a constant channel."""
+    """The image relative to its range, not clamped, and one over the span, ``(B, C, 1, ...)``; 0 for a constant channel."""
     span = high - low
-    varies = span > LEAST_SPAN
+    varies = span > MIN_INTENSITY_SPAN
     shape = (*low.shape, *(1 for _ in image.shape[2:]))
     scale = torch.where(varies, 1 / torch.where(varies, span, 1), 0).to(image.dtype).view(shape)
-    # the offset is taken off first: at 1e4 the product would have no digits left
+    # subtract the offset first: with one of 1e4, the difference of two products would have no digits left
     return (image - low.to(image.dtype).view(shape)).mul_(scale), scale
 
 
 class _Normalization(StreamedFunction):
-    """Holds the image and nothing else of its size."""
+    """Keeps the image for the backward pass, and nothing else of its size."""
 
     leading = range(2, 7)
     differentiable = (2,)

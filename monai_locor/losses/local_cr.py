@@ -32,19 +32,19 @@ class LocalLearnedBasisCRLoss(PairLoss):
     Around every window center the target (fixed image) is modeled as a linear combination of a few basis functions
     of the prediction (warped moving image); the coefficients are solved for in closed form and the loss is the
     mean over windows and target channels of ``log(R + eps)``, R being the residual of the fit. It needs no common
-    intensity scale, only that locally the one image is a function of the other.
+    intensity scale, only that locally one image is a function of the other.
 
     Reference: Honkamaa & Marttinen, "New multimodal similarity measure for image registration via modeling local functional
     dependence with linear combination of learned basis functions" (Locor), https://arxiv.org/abs/2503.05335.
 
-    The basis is an ordinary module: hand ``loss.parameters()`` to the optimizer beside those of the deformation and
-    save ``loss.state_dict()`` beside the network's. In ``train()`` the window grid is shifted at random by up to half a
-    stride in every call, so that all voxels count equally; in ``eval()`` it is centered. MONAI's engines never call either
-    on a loss: it stays in ``train()``, and a validation that uses it sees random windows. Call ``loss.eval()`` before
+    The basis is an ordinary module: pass ``loss.parameters()`` to the optimizer together with those of the deformation, and
+    save ``loss.state_dict()`` with the network's. In ``train()`` the window grid is shifted at random by up to half a
+    stride in every call, so that all voxels count equally; in ``eval()`` it is centered. MONAI's engines call neither
+    on a loss: it stays in ``train()``, and a validation would use random windows. Call ``loss.eval()`` before
     validation and ``loss.train()`` after it, as :class:`monai_locor.handlers.RegistrationMetrics` does.
 
-    The gradient is the exact closed form, streamed through the volume in slabs: neither basis values nor their
-    products are ever held for the whole volume. It can be taken once: a second derivative raises. ``torch.func.grad`` and
+    The gradient is computed in closed form and streamed through the volume in slabs: neither basis values nor their products
+    are held for the whole volume. A second derivative raises. ``torch.func.grad`` and
     ``vmap`` work; ``torch.compile`` leaves the loss out of its graphs. A basis module must act voxel by voxel and give the
     same output when called again with the same input.
 
@@ -57,18 +57,18 @@ class LocalLearnedBasisCRLoss(PairLoss):
         degree: total degree of the polynomial basis.
         kernel_sigma: standard deviation of the Gaussian window, voxels, one value or one per axis.
         truncated: where the window ends, in standard deviations.
-        stride: distance between windows, voxels, one value or one per axis. An axis of less than four strides has four
-            windows all the same, or one for every voxel.
+        stride: distance between windows, voxels, one value or one per axis. An axis shorter than four strides has
+            four windows at a smaller distance, or one per voxel.
         ridge: added to the diagonal of each window's normal equations.
-        eps: floor of the residual in the logarithm; its range is about ``[log(eps), log(1)]`` for rescaled images.
+        eps: floor of the residual in the logarithm; for rescaled images the loss lies in about ``[log(eps), log(1)]``.
         form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the
             window, in [0, 1].
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
             ``(B, T, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
-        rescale: bring both images to about [0, 1] by robust quantiles and give voxels that are not finite no weight. The
-            gradient includes that of the quantiles. Switch off when the images are finite and normalized already.
+        rescale: bring both images to about [0, 1] between robust quantiles, and exclude voxels that are not finite. The
+            gradient includes that of the quantiles. Switch it off for images that are finite and normalized already.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+        memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
             CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
@@ -141,7 +141,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
     def _evaluate(
         self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Windows without weights are cheaper: taken where nothing is excluded, or where ``rescale=False`` says so."""
+        """Skip the weights, which cost time, if no voxel is excluded; with ``rescale=False``, images are taken as finite."""
         if self.rescale and not (mask is None and _known_finite(pred, target)):
             return super()._evaluate(pred, target, mask)
         return *self._measure(pred, target, None if mask is None else clamped_weight(mask, pred.dtype)), None
@@ -174,7 +174,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
 
 
 def _known_finite(*images: torch.Tensor) -> bool:
-    """Whether all voxels are finite, asked only where no device has to be waited for and there is a single answer."""
+    """Whether all voxels are finite; False where finding out would wait for a device or a transform hides the values."""
     if images[0].device.type != "cpu" or transforms_active():
         return False
     return all(bool(image.detach().isfinite().all()) for image in images)

@@ -27,9 +27,9 @@ __all__ = ["LocalNCCLoss"]
 class LocalNCCLoss(PairLoss):
     """Squared correlation coefficient of two images in windows, averaged and negated.
 
-    The value of ``monai.losses.LocalNormalizedCrossCorrelationLoss``, where that is well-conditioned, with windows that
-    end at the image's border instead of going on with zeros, a mask, and rescaled intensities, so that no offset makes
-    the variances cancel.
+    It has the value of ``monai.losses.LocalNormalizedCrossCorrelationLoss`` where that is well-conditioned. In addition,
+    windows end at the image border instead of being padded with zeros, voxels can be masked, and intensities are rescaled,
+    so that an offset cannot cancel the variances.
 
     Reference: Avants et al., "Symmetric diffeomorphic image registration with cross-correlation", Medical Image Analysis
     12, 2008, doi 10.1016/j.media.2007.06.004.
@@ -44,10 +44,10 @@ class LocalNCCLoss(PairLoss):
             to half a stride in every call in ``train()`` and centered in ``eval()``.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
             ``(B, C, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
-        rescale: bring both images to about [0, 1] by robust quantiles.
+        rescale: bring both images to about [0, 1] between robust quantiles.
         eps: added to both variances.
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+        memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
             CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
 
@@ -101,8 +101,8 @@ class LocalNCCLoss(PairLoss):
 class _SquaredCorrelation(StreamedFunction):
     """``c^2 / ((u + eps) (v + eps))`` of windows, c covariance, u and v variances, ``(G, *windows)``.
 
-    From the maps of :class:`LocalGram` with ``psi`` and ``t`` one channel each, ``(G, 6, *windows)``, and one over their
-    mass. Only these are kept for backward.
+    Made from the maps of :class:`LocalGram` for one channel of ``psi`` and ``t``, ``(G, 6, *windows)``, and the reciprocal
+    of their mass. Only these are kept for the backward pass.
     """
 
     leading = (1, 2)

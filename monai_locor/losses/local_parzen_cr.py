@@ -26,11 +26,11 @@ __all__ = ["LocalParzenCRLoss"]
 class LocalParzenCRLoss(ParzenLoss):
     """One minus the correlation ratio of the target on the prediction in windows, averaged.
 
-    In every window the target is modeled as any function of the prediction, one value per bin. Where
-    :class:`~monai_locor.losses.LocalLearnedBasisCRLoss` has a few basis functions, this measure has a bin function each.
+    In every window the target is modeled as an arbitrary function of the prediction, one value per bin. The bins take the
+    place of the few basis functions of :class:`~monai_locor.losses.LocalLearnedBasisCRLoss`.
 
-    With ``num_patches`` it is RaPTOR's: the average over so many patches at random places, drawn anew in every call in
-    ``train()``; in ``eval()`` always the same.
+    With ``num_patches`` it is RaPTOR: the average over that many patches at random positions, drawn in every call in
+    ``train()`` and fixed in ``eval()``.
 
     Reference: Rivaz, Chen & Collins, "Automatic deformable MR-ultrasound registration for image-guided neurosurgery"
     (RaPTOR), IEEE Transactions on Medical Imaging, 2015.
@@ -45,18 +45,17 @@ class LocalParzenCRLoss(ParzenLoss):
         stride: distance between windows, voxels, one value or one per axis; above 1 the grid is shifted at random by up
             to half a stride in every call in ``train()`` and centered in ``eval()``. Memory is ``2 K + 1`` numbers per
             window and a few times as many for the gradient, little at strides of 2 and more.
-        num_patches: how many random patches take the place of the windows; None for windows.
+        num_patches: number of random patches that replace the windows; None for windows.
         patch_size: edge of a patch, voxels, one value or one per axis.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, ``(B, C, *windows)`` or
             ``(B, C, num_patches)``, with 0 where a window does not count.
-        rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
+        rescale: bring both images to [0, 1] between quantiles of the voxels with weight; otherwise clamp them.
         quantile: share of voxels below the low and above the high end.
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
         eps: floor of the variance of the target in [0, 1].
         min_mass: a window counts when the weighted mean of ``mask`` over its voxels is at least this.
-        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
-            CPU and 2048 on a GPU. Patches are not bounded:
-            each voxel of each takes about ten numbers.
+        memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
+            CPU and 2048 on a GPU. It does not limit patches: each of their voxels takes about ten numbers.
         generator: CPU random generator of shift and patches; by default torch's global one.
 
     Returns:
@@ -118,7 +117,7 @@ class LocalParzenCRLoss(ParzenLoss):
         return torch.cat([maps["mass"], maps["first"], maps["second"][:, None]], 1)
 
     def _in_patches(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The same of patches, ``(G, 2 K + 1, patches)``."""
+        """The same averages over patches, ``(G, 2 K + 1, patches)``."""
         voxels = self._patches(pred.shape[1:]).to(pred.device, non_blocking=True)
         parts = [x.flatten(1)[:, voxels].flatten(0, 1) for x in (pred, target, weight)]
         moments = joint_histogram(self.parzen, Powers(), *parts) / voxels.shape[1]
@@ -127,7 +126,7 @@ class LocalParzenCRLoss(ParzenLoss):
 
     def _patches(self, shape: Sequence[int]) -> torch.Tensor:
         """Flat indices of the voxels of random patches, ``(patches, voxels)``, drawn on the host."""
-        fixed = np.random.default_rng(0)  # torch.func.vmap takes a draw of torch for one that differs from item to item
+        fixed = np.random.default_rng(0)  # torch.func.vmap takes random numbers of torch for different ones of each item
         index = torch.zeros(self.num_patches or 0, 1, dtype=torch.long, device="cpu")
         for axis, (size, patch) in enumerate(zip(shape, self.patch_size, strict=True)):
             edge = min(patch, size)

@@ -22,19 +22,19 @@ from .windows import ReplicatedBox
 
 __all__ = ["MINDSSCLoss"]
 
-LOWEST, HIGHEST = 1e-3, 1e3  # limits of the local variance, in means over the image
-FLOOR = 1e-20  # of the variance, for images that are constant
+MIN_RELATIVE_VARIANCE, MAX_RELATIVE_VARIANCE = 1e-3, 1e3  # limits of the local variance, relative to its mean
+MIN_VARIANCE = 1e-20  # of the variance, for images that are constant
 
 
 class MINDSSCLoss(PairLoss):
     """Mean squared difference of the self-similarity contexts (MIND-SSC) of two images.
 
-    The six neighbors of a voxel at distance ``dilation`` make twelve adjacent pairs (p, q), four of them make four in a
-    plane. With ``D_pq(x)`` the mean of ``(I(x + p) - I(x + q))^2`` over the patch around x, less its minimum over the pairs,
-    and ``V(x)`` its mean over the pairs, the descriptor is ``exp(-D_pq / V)``. Images go on with their last value beyond
-    the border. An affine change of intensity changes nothing.
+    The six neighbors of a voxel at distance ``dilation`` form twelve adjacent pairs (p, q); in 2-D, four neighbors form four
+    pairs. With ``D_pq(x)`` the mean of ``(I(x + p) - I(x + q))^2`` over the patch around x, less its minimum over the pairs,
+    and ``V(x)`` its mean over the pairs, the descriptor is ``exp(-D_pq / V)``. Beyond the
+    border, images continue with their last value. The loss is invariant to an affine change of intensity.
 
-    Voxels of weight zero are set to zero in both images first, which is the low end of the rescaled range.
+    Voxels of weight zero are first set to zero, the low end of the rescaled range, in both images.
 
     Reference: Heinrich et al., "Towards realtime multimodal fusion for image-guided interventions using self-similarities",
     MICCAI 2013, doi 10.1007/978-3-642-40811-3_24.
@@ -45,10 +45,10 @@ class MINDSSCLoss(PairLoss):
         dilation: distance of the neighbors, voxels.
         reduction: ``"mean"`` over voxels by their weights, channels and items; ``"sum"`` of the weighted map; or ``"none"``,
             that map, ``(B, C, *spatial)``, mean over the pairs.
-        rescale: bring both images to about [0, 1] by robust quantiles. The value does not depend on it, but
-            for outliers, which are clamped; without it squares of intensities must be in the range of the dtype.
-        count_masked: the behavior of the published comparison: the mean over *all* voxels, those of weight zero with
-            difference zero, and their variance counted in the limits of V. By default they have no part in either mean.
+        rescale: bring both images to about [0, 1] between robust quantiles. Apart from outliers, which are clamped, the value
+            does not depend on it. Without it, squared intensities must be in the range of the dtype.
+        count_masked: as in the published comparison, voxels of weight zero enter the mean with difference zero, and their
+            variance enters the limits of V. By default they are left out of both.
 
     Returns:
         A scalar in [0, 1], to be minimized.
@@ -92,7 +92,7 @@ class MINDSSCLoss(PairLoss):
 
 
 class Context:
-    """Distances of the pairs of neighbors, and the adjoint.
+    """Patch distances of the pairs of neighbors, and their adjoint.
 
     Args:
         boxes: the patch, one matrix per spatial axis.
@@ -107,7 +107,7 @@ class Context:
         self.pairs = [(self._view(*a), self._view(*b)) for a, b in neighbors if a[0] != b[0]]
 
     def _view(self, axis: int, sign: int) -> tuple[slice, ...]:
-        """The image moved by one neighbor, as part of the padded image."""
+        """The image shifted to one neighbor, as a view of the padded image."""
         starts = [self.dilation * (1 + sign * (i == axis)) for i in range(len(self.shape))]
         return tuple(slice(start, start + n) for start, n in zip(starts, self.shape, strict=True))
 
@@ -153,7 +153,7 @@ def _exponents(spec: Context, image: torch.Tensor, counted: torch.Tensor) -> tup
     d.sub_(d.amin(0))
     v = d.mean(0)
     mean = (v * counted).sum() / counted.sum().clamp_min(1e-20)
-    limited = v.clamp(LOWEST * mean, HIGHEST * mean).clamp_min_(FLOOR)
+    limited = v.clamp(MIN_RELATIVE_VARIANCE * mean, MAX_RELATIVE_VARIANCE * mean).clamp_min_(MIN_VARIANCE)
     return d.div_(limited).neg_(), torch.where(limited == v, limited, -limited)
 
 
@@ -185,7 +185,7 @@ def _pull(
     for pair in range(len(z)):
         least = z[pair] == 0
         g = distance_gradient(pair).add_(shared).sub_(total * least)
-        total.masked_fill_(least, 0)  # one pair takes it, also where several are the least
+        total.masked_fill_(least, 0)  # only one pair takes it, even where several are the least
         spec.add_gradient(g, pair, padded, out)
     return spec.fold(out)
 
@@ -193,7 +193,7 @@ def _pull(
 class _ContextDifference(StreamedFunction):
     """``mean_pq (F_pq(pred) - F_pq(target))^2``, ``(G, *spatial)``.
 
-    Also returns what backward needs, exponents and variances of both images; nothing else is kept.
+    Also returns the exponents and variances of both images for the backward pass; nothing else is kept.
     """
 
     leading = (1, 2, 3)

@@ -23,8 +23,8 @@ class MutualInformationLoss(ParzenLoss):
         MI  = sum_kl p(k, l) log[(p(k, l) + eps) / (p(k) p(l) + eps) + eps]
         NMI = (H(pred) + H(target)) / H(pred, target)
 
-    The value of MI is that of ``monai.losses.GlobalMutualInformationLoss`` (Gaussian window), which takes images in
-    [0, 1], knows no mask and holds the weights of all voxels. Here they are streamed, in forward and in backward.
+    MI has the value of ``monai.losses.GlobalMutualInformationLoss`` (Gaussian window). That loss takes images in [0, 1],
+    supports no mask and holds the weights of all voxels. Here they are streamed, in the forward and in the backward pass.
 
     Reference: Guo, "Multi-modal image registration with unsupervised deep learning", MIT 2019, section 3.1,
     https://dspace.mit.edu/handle/1721.1/123142; the normalized form: Studholme et al., Pattern Recognition 32, 1999,
@@ -37,11 +37,11 @@ class MutualInformationLoss(ParzenLoss):
         kernel_type: Parzen window, ``"gaussian"`` or ``"spline"`` (see :class:`~monai_locor.losses.parzen.SplineParzen`).
         sigma_ratio: standard deviation of the Gaussian, in distances between bins.
         reduction: ``"mean"`` over channels and items; ``"sum"``; or ``"none"``, ``(B, C)``.
-        rescale: bring both images to [0, 1] between quantiles of the voxels that count; else clamp them.
+        rescale: bring both images to [0, 1] between quantiles of the voxels with weight; otherwise clamp them.
         quantile: share of voxels below the low and above the high end.
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
-        count_masked: the behavior of the published comparison: images are multiplied by the mask and *all* voxels are
-            counted, those outside as pairs of zeros, which rewards overlap. By default voxels of weight zero have no
+        count_masked: as in the published comparison, images are multiplied by the mask and *all* voxels are
+            counted, those outside the mask as pairs of zeros, which rewards overlap. By default voxels of weight zero have no
             influence.
         eps: keeps the logarithm finite.
 
@@ -97,5 +97,5 @@ class MutualInformationLoss(ParzenLoss):
         return (single + self.eps) / (self._entropy(joint.flatten(1)) + self.eps)
 
     def _entropy(self, p: torch.Tensor) -> torch.Tensor:
-        """Of the last axis; never negative."""
+        """Entropy along the last axis; never negative."""
         return -(p * torch.log((p + self.eps) / (1 + self.eps))).sum(-1)

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parzen windows over intensities, and the joint histograms made of them, streamed through the voxels.
+"""Parzen windows over intensities, and joint histograms, streamed through the voxels.
 
 An intensity in [0, 1] is encoded by its weights on a few bins. The weights of all voxels at once would be the largest
-tensor of a registration; they exist for one portion of the voxels at a time, in forward and in backward, where they
-are computed anew. What is kept are the images and one small matrix.
+tensor of a registration. They exist for one portion of the voxels at a time, in the forward pass and again in the backward
+pass. Only the images and one small matrix are kept.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .options import check_positive
 
 __all__ = ["Encoder", "GaussianParzen", "Powers", "SplineParzen", "joint_histogram", "make_parzen", "spline_moments"]
 
-PORTION = {"cpu": 1 << 14, "cuda": 1 << 18}  # voxels encoded at once: the processor's cache; large launches on a GPU
-LEAST_EXPONENT = -36.0  # of a Gaussian weight: exp(-36) is float64's rounding of the largest one
-NARROWEST = 0.1  # bins: all weights of a narrower Gaussian could vanish between two bins
+PORTION_VOXELS = {"cpu": 1 << 14, "cuda": 1 << 18}  # voxels encoded at once: the processor's cache; large launches on a GPU
+MIN_GAUSSIAN_EXPONENT = -36.0  # of a Gaussian weight: exp(-36) is below float64's rounding error of the largest one
+MIN_SIGMA_RATIO = 0.1  # bins: all weights of a narrower Gaussian could vanish between two bins
 
 
 class Encoder(Protocol):
-    """A few numbers for each intensity, and the derivative of each."""
+    """Code of an intensity, a few numbers, and its derivative."""
 
     size: int
 
@@ -45,7 +45,7 @@ class GaussianParzen:
     Source: Guo 2019, https://dspace.mit.edu/handle/1721.1/123142, section 3.1; also MONAI and DeepReg.
 
     Args:
-        size: number of bins K, two at least.
+        size: number of bins K, at least two.
         sigma_ratio: standard deviation of the Gaussian, in distances between bins.
     """
 
@@ -56,8 +56,8 @@ class GaussianParzen:
         """``(G, N)`` to ``(G, K, N)``, columns of sum one."""
         bins = torch.arange(self.size, device=u.device, dtype=u.dtype)[:, None]
         code = ((self.size - 1) * u)[:, None] - bins
-        # smaller weights have no say, but exp is many times slower where it underflows, and so are products of denormals
-        code.square_().mul_(-0.5 * self.precision).clamp_min_(LEAST_EXPONENT).exp_()
+        # smaller weights do not matter, but exp is many times slower where it underflows, as are products of denormals
+        code.square_().mul_(-0.5 * self.precision).clamp_min_(MIN_GAUSSIAN_EXPONENT).exp_()
         return code.div_(code.sum(1, keepdim=True))
 
     def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ class SplineParzen:
     Source: Xu et al. 2008, as used by Gong et al. 2018.
 
     Args:
-        size: number of bins K, two at least.
+        size: number of bins K, at least two.
     """
 
     def __init__(self, size: int) -> None:
@@ -89,7 +89,7 @@ class SplineParzen:
         return code.scatter_(1, index, 1 - upper).scatter_(1, index + 1, upper)
 
     def pullback(self, grad: torch.Tensor, code: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """The weights of two bins change, by opposite amounts."""
+        """The weights of two bins change by opposite amounts."""
         low, rest = _bin(u, self.size)
         index = low.long()[:, None]
         slope = 0.1 + 3.6 * torch.minimum(rest, 1 - rest)
@@ -97,7 +97,7 @@ class SplineParzen:
 
 
 class Powers:
-    """``1, u, u^2``: a histogram with them holds mass, sum and sum of squares of each bin."""
+    """``1, u, u^2``: with this code, a histogram holds mass, sum and sum of squares of each bin."""
 
     size = 3
 
@@ -111,7 +111,7 @@ class Powers:
 
 
 def make_parzen(kernel_type: str, num_bins: int, sigma_ratio: float) -> GaussianParzen | SplineParzen:
-    """The Parzen window of a name, options checked.
+    """Make the Parzen window of a name.
 
     Raises:
         ValueError: for an unknown name, fewer than two bins, or a Gaussian narrower than a tenth of a bin.
@@ -119,8 +119,8 @@ def make_parzen(kernel_type: str, num_bins: int, sigma_ratio: float) -> Gaussian
     if isinstance(num_bins, bool) or not isinstance(num_bins, int) or num_bins < 2:
         raise ValueError(f"num_bins must be an integer of at least 2, got {num_bins}.")
     check_positive(sigma_ratio=sigma_ratio)
-    if sigma_ratio < NARROWEST:
-        raise ValueError(f"sigma_ratio must be at least {NARROWEST}, got {sigma_ratio}.")
+    if sigma_ratio < MIN_SIGMA_RATIO:
+        raise ValueError(f"sigma_ratio must be at least {MIN_SIGMA_RATIO}, got {sigma_ratio}.")
     if look_up_option(kernel_type, ("gaussian", "spline")) == "spline":
         return SplineParzen(num_bins)
     return GaussianParzen(num_bins, sigma_ratio)
@@ -164,9 +164,9 @@ def joint_histogram(rows: Encoder, columns: Encoder, x: torch.Tensor, y: torch.T
 
 
 def _portions(x: torch.Tensor) -> Iterator[tuple[slice, slice]]:
-    """Items and voxels of about equal portions: several small items at once, or parts of one large item."""
+    """Slices of items and voxels in about equal portions: several small items, or parts of one large item."""
     items, voxels = x.shape
-    most = PORTION.get(x.device.type, PORTION["cpu"])
+    most = PORTION_VOXELS.get(x.device.type, PORTION_VOXELS["cpu"])
     length, group = min(voxels, most), max(1, most // voxels)
     for i in range(0, items, group):
         for start in range(0, voxels, length):

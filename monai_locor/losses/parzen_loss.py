@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Base of the measures that are made of Parzen windows: where their bins lie."""
+"""Base of the measures made of Parzen windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ParzenLoss"]
 
 
 class ParzenLoss(PairLoss):
-    """Intensities are brought to [0, 1] between two quantiles of the voxels that count, and clamped; bins lie on [0, 1].
+    """Measure on bins over [0, 1], to which intensities are brought between two quantiles of the voxels with weight.
 
     With ``freeze_range`` the ends found in the first call are kept as constants until :meth:`reset_range`, as within a stage
     of a registration. Otherwise they are found in every call, and the gradient includes theirs.
@@ -48,11 +48,11 @@ class ParzenLoss(PairLoss):
         self._frozen: tuple[IntensityRange, IntensityRange] | None = None
 
     def reset_range(self) -> None:
-        """Forget frozen intensity ranges; the next call finds and keeps new ones."""
+        """Discard frozen intensity ranges; the next call finds and keeps new ones."""
         self._frozen = None
 
     def _unit(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both images in [0, 1]."""
+        """Both images, brought to [0, 1]."""
         if not self.rescale:
             return pred.clamp(0, 1), target.clamp(0, 1)
         ranges = self._frozen
@@ -64,7 +64,7 @@ class ParzenLoss(PairLoss):
         shape = ranges[0].low.shape
         if shape != pred.shape[:2]:
             raise ValueError(
-                f"the frozen intensity range is of {tuple(shape)} items and channels, pred has {tuple(pred.shape[:2])}; "
+                f"pred has {tuple(pred.shape[:2])} items and channels, the frozen intensity range {tuple(shape)}; "
                 "call reset_range() first."
             )
         return normalized(pred, ranges[0], 0, 1), normalized(target, ranges[1], 0, 1)

@@ -18,23 +18,23 @@ __all__ = ["RegistrationLoss"]
 
 
 class RegistrationLoss(nn.Module):
-    """Similarity of both directions, averaged, plus weighted bending energy, of what a
-    :class:`monai_locor.networks.RegistrationNetwork` returns.
+    """Mean similarity of both directions plus weighted bending energy, from the output of a
+    :class:`monai_locor.networks.RegistrationNetwork`.
 
-    A basis that the similarity learns is a parameter of this module: hand ``loss.parameters()`` to the optimizer, and save
-    ``loss.state_dict()`` beside the network's.
+    A learned basis of the similarity is a parameter of this module: pass ``loss.parameters()`` to the optimizer, and save
+    ``loss.state_dict()`` with the network's.
 
     Args:
         similarity: of the warped moving and the fixed image: any loss ``(pred, target)``. If its ``forward`` has a parameter
-            ``mask``, it is told where both images count. It gets as many channels of the prediction as its ``in_channels``
-            says, by default one; the target is the first channel. See :func:`monai_locor.losses.compare.compare`.
-        inverse_similarity: the same for the warped fixed and the moving image. None takes ``similarity`` itself, which then
-            must have no parameters: a basis for functions of one image is none for functions of the other.
+            ``mask``, it gets the product of both images' weights. It gets ``in_channels`` channels of the prediction, by
+            default one, and the first channel of the target. See :func:`monai_locor.losses.compare.compare`.
+        inverse_similarity: the same for the warped fixed and the moving image. None uses ``similarity`` itself, which then
+            must not have parameters: a basis learned for one image does not fit the other.
         bending_weight: of the bending energy of the displacement (mm) times the squared voxel size (mm^2), as in
             :class:`monai_locor.registration.RegistrationConfig`. For isotropic voxels that is MONAI's
             ``BendingEnergyLoss`` of the displacement in voxels.
-        regularization: instead of the bending energy, called with the displacement ``(B, D, *spatial)`` in voxels, for
-            instance MONAI's ``BendingEnergyLoss()``, which computes the same but lets a GPU wait for the host.
+        regularization: replaces the bending energy; called with the displacement ``(B, D, *spatial)`` in voxels, for
+            instance MONAI's ``BendingEnergyLoss()``, which has the same value but makes a GPU wait for the host.
 
     Raises:
         ValueError: when ``bending_weight`` is negative or not finite.
@@ -63,15 +63,15 @@ class RegistrationLoss(nn.Module):
     def forward(self, pred: Mapping[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
-            pred: see :class:`monai_locor.networks.RegistrationNetwork`; without ``"warped_fixed"``, the forward direction alone
-                counts.
-            target: the fixed image; by default, and where it has more voxels than are compared, ``pred["fixed"]``.
+            pred: see :class:`monai_locor.networks.RegistrationNetwork`; without ``"warped_fixed"``, only the forward
+                direction is compared.
+            target: the fixed image; by default, and if its size differs from the compared one, ``pred["fixed"]``.
 
         Returns:
-            a scalar, to be minimized; its parts, detached, are in :attr:`last`.
+            scalar, to be minimized; its parts, detached, are kept in :attr:`last`.
 
         Raises:
-            ValueError: when the similarity of the inverse direction would need a basis of its own.
+            ValueError: if the inverse direction would need its own basis.
         """
         compared = pred["warped_moving"].shape[2:]
         fixed = pred["fixed"] if target is None or target.shape[2:] != compared else plain(target)
@@ -92,5 +92,5 @@ class RegistrationLoss(nn.Module):
         if self.inverse_similarity is not None:
             return self.inverse_similarity
         if next(self.similarity.parameters(), None) is not None:
-            raise ValueError("the similarity has parameters: give an inverse_similarity with its own for the other direction")
+            raise ValueError("similarity has parameters; pass an inverse_similarity with its own for the inverse direction")
         return self.similarity

@@ -63,7 +63,7 @@ def _cholesky(a: torch.Tensor, size: int, ridge: float) -> Factor:
         pivot = upper[i, i] + ridge
         for k in range(i):
             pivot.addcmul_(entries[k], entries[k], value=-1)
-        # a pivot below the ridge is rounding error: the exact one cannot be
+        # the exact pivot is at least the ridge: a smaller one is rounding error
         factor.append([*entries, pivot.clamp_min_(0.5 * ridge).rsqrt_()])
     return factor
 
@@ -84,7 +84,7 @@ def _solve(factor: Factor, rhs: torch.Tensor) -> torch.Tensor:
 
 
 class _RidgeResidual(StreamedFunction):
-    """Also returns what backward needs: the residual before it is clamped, theta, and the entries of the factor."""
+    """Also returns the unclamped residual, theta and the entries of the factor, for the backward pass."""
 
     leading = differentiable = (1, 2, 3)
 

@@ -32,9 +32,9 @@ class SRWCRLoss(ParzenLoss):
         mu_ra = sum_b b p(a, b | r) / (p(a | r) + eps),
         loss = sum_r sum_ab P_r(a, b) (b^2 - mu_ra^2) / (sigma_r^2 + eps).
 
-    Only the first two moments over b enter, and h_a sums to one over a, so that instead of joint histograms of all regions
-    their masses and first moments are kept, two maps a bin. Bin centers b are in units of the target's range, which makes
-    the value independent of an affine change of intensity. ``sigma_r^2`` is taken around ``mu_r``.
+    Only the first two moments over b enter, and h_a sums to one over a. Therefore masses and first moments, two maps per bin,
+    replace the joint histograms of all regions. Bin centers b are in units of the target's range, which makes the value
+    independent of an affine change of intensity. ``sigma_r^2`` is taken around ``mu_r``.
 
     Reference: Gong et al., "Non-rigid image registration using spatially region-weighted correlation ratio and
     GPU-acceleration", 2018, with the Parzen window of Xu et al. 2008.
@@ -43,19 +43,19 @@ class SRWCRLoss(ParzenLoss):
         spatial_dims: 1, 2 or 3.
         num_bins: bins of each image.
         spacing: distance of the regions, voxels; a region is four times as long. Published: 3 to 5. Memory is ``2 K + 1``
-            numbers per region and a few times as many for the gradient, little at these spacings, much at 1.
-        reduction: ``"mean"``, the loss above, averaged over channels and items; or ``"none"``, ``(B, C, *regions)``, of each
-            region its term of the sum times the number of regions that hold weight, so that the loss is the mean of the
-            terms; or ``"sum"`` of these.
-        rescale: bins lie between the ends of each image's intensities; else on [0, 1].
+            numbers per region and a few times as many for the gradient: little at these spacings, much at 1.
+        reduction: ``"mean"``, the loss above, averaged over channels and items; or ``"none"``, ``(B, C, *regions)``, each
+            region's term times the number of regions with weight, so that the loss is the mean of the terms; or ``"sum"`` of
+            these.
+        rescale: lay the bins between the ends of each image's intensities; otherwise on [0, 1].
         quantile: share of voxels below the low and above the high end; 0, minimum and maximum, as published.
-        freeze_range: keep the ends of the first call until :meth:`reset_range`; published: found in every call.
+        freeze_range: keep the ends of the first call until :meth:`reset_range`; as published, they are found in every call.
         eps: floor of probabilities and variances.
-        memory_budget_mb: MiB that a call may hold beside its inputs, results and the sums of the windows; by default 20 on a
+        memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
             CPU and 2048 on a GPU.
 
     Returns:
-        A scalar in [0, 1], to be minimized; 0 where no voxel counts.
+        A scalar in [0, 1], to be minimized; 0 if no voxel has weight.
 
     Example:
         >>> regions = SRWCRLoss(spatial_dims=2, spacing=5, reduction="none")
@@ -102,7 +102,7 @@ class SRWCRLoss(ParzenLoss):
         return terms.view(shape), counts.view(shape)
 
     def _terms(self, mass: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Of each region, from ``P_r(a)`` and ``sum_b b P_r(a, b)``, bins along axis 1, and ``sum_ab b^2 P_r(a, b)``."""
+        """Term of each region, from ``P_r(a)`` and ``sum_b b P_r(a, b)``, bins along axis 1, and ``sum_ab b^2 P_r(a, b)``."""
         region = mass.sum(1)
         share = region + self.eps
         mean = first.sum(1) / share

@@ -17,8 +17,8 @@ from .windows import BandedMatrix, WindowPlan, random_shift
 
 __all__ = ["WindowGrid"]
 
-FLAT = 1e9  # voxels; a Gaussian so wide is a box where it is cut
-FEWEST = 4  # windows along an axis, unless it has fewer voxels
+BOX_SIGMA_VOXELS = 1e9  # a Gaussian this wide, truncated, is a box
+MIN_WINDOWS_PER_AXIS = 4  # unless the axis has fewer voxels
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class WindowGrid:
         truncated: float,
         stride: float | Sequence[float],
     ) -> WindowGrid:
-        """The grid of a loss's options.
+        """Make the grid from the options of a loss.
 
         Raises:
             ValueError: for an unknown kernel or options that are not positive.
@@ -62,8 +62,8 @@ class WindowGrid:
             return cls(sigma, truncated, step)
         if len(set(size)) > 1 or size[0] % 2 != 1:
             raise ValueError(f"kernel_size must be one odd number for all axes, got {kernel_size}.")
-        # cut a little outside, so that rounding leaves out no voxel
-        return cls((FLAT,) * dims, (0.5 * size[0] - 1e-4) / FLAT, step)
+        # ends well beyond the outermost voxel center, so that rounding drops no voxel
+        return cls((BOX_SIGMA_VOXELS,) * dims, (0.5 * size[0] - 1e-4) / BOX_SIGMA_VOXELS, step)
 
     def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[BandedMatrix]:
         """The windows along each spatial axis of an image ``(B, C, *spatial)``, on its device and in its dtype."""
@@ -78,10 +78,10 @@ class WindowGrid:
     def strides(self, shape: Sequence[int]) -> tuple[float, ...]:
         """Distance of the windows along each axis of this many voxels.
 
-        A short axis has its windows closer together, four of them or one for every voxel. With one or two, a small volume
-        would be judged by a few windows, and its value in training by little else than their random shift.
+        A short axis has four windows at a smaller distance, or one per voxel. With only one or two windows, the value of a
+        small volume in training would depend mostly on their random shift.
         """
-        return tuple(min(step, max(1.0, n / FEWEST)) for step, n in zip(self.stride, shape, strict=True))
+        return tuple(min(step, max(1.0, n / MIN_WINDOWS_PER_AXIS)) for step, n in zip(self.stride, shape, strict=True))
 
     def _plan(self, axis: int, size: int, stride: float, image: torch.Tensor) -> WindowPlan:
         key = size, self.sigma[axis], stride, self.truncated, image.device, image.dtype

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Windows on a strided grid, one axis at a time, as banded matrices.
+"""Windows on a strided grid as banded matrices, one per axis.
 
-Row = output window, column = voxel. Any stride, shift and image border is only another matrix, and its transpose is
+A row is an output window, a column a voxel. Stride, shift and image border only change the matrix, and its transpose is
 the exact adjoint. The matrices are applied block by block, so cost and memory stay linear in the length of the axis.
-What does not depend on the shift is a :class:`WindowPlan`, which can be kept.
+Everything that does not depend on the shift is a :class:`WindowPlan`, which can be kept.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import torch
 
 __all__ = ["AxisWindows", "BandedMatrix", "ReplicatedBox", "WindowPlan", "random_shift", "window_count"]
 
-BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
-NARROWEST = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its center
+WINDOWS_PER_BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
+MIN_SIGMA_VOXELS = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its center
 
 
 def window_count(size: int, stride: float) -> int:
-    """Number of windows that cover an axis of ``size`` voxels, one every ``stride`` voxels."""
+    """Number of windows, one every ``stride`` voxels, that cover an axis of ``size`` voxels."""
     return max(1, math.ceil(size / stride - 1e-9))
 
 
 def random_shift(stride: Sequence[float], generator: torch.Generator | None) -> torch.Tensor:
     """Shift of the window grid along each axis, uniform within half a stride, voxels, ``(D,)`` float64.
 
-    Drawn on the host, so that a seed means the same on every device.
+    Drawn on the host, so that a seed gives the same shift on every device.
     """
     step = torch.tensor(stride, dtype=torch.float64, device="cpu")
     return (torch.rand(len(step), dtype=torch.float64, device="cpu", generator=generator) - 0.5) * step
@@ -52,7 +52,7 @@ class Block:
 
 
 class BandedMatrix:
-    """A matrix ``(count, size)`` for one axis of a volume, in blocks; and its adjoint, in blocks of its own.
+    """A matrix ``(count, size)`` for one axis of a volume and its adjoint, each in its own blocks.
 
     Args:
         size: voxels along the axis.
@@ -80,7 +80,7 @@ class BandedMatrix:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian, cut at ``reach``, of a window's distance from its center, voxels."""
+    """A Gaussian of the distance from the window's center, truncated at ``reach``, voxels."""
 
     sigma: float
     reach: float
@@ -101,10 +101,10 @@ class CubicSpline:
 
 
 class WindowPlan:
-    """Where the windows of one axis lie but for their shift: everything that can be kept from call to call.
+    """The windows of one axis without their shift: everything that can be kept between calls.
 
-    Windows are centered on the axis as a set, ``stride`` voxels apart, moved by the shift; a center that would leave the
-    image stays on its edge, half a voxel outside the last voxel's center.
+    The set of windows, ``stride`` voxels apart, is centered on the axis and moved by the shift. A center that would leave
+    the image is put on its edge, half a voxel outside the last voxel's center.
 
     Args:
         size: voxels along the axis.
@@ -129,21 +129,21 @@ class WindowPlan:
     ) -> None:
         self.size, self.count, self.stride, self.kernel, self.normalized = size, count, stride, kernel, normalized
         self._first = (size - 1) / 2 - (count - 1) / 2 * stride
-        # the extent of every block allows for any shift, so that no value has to come back from the device
+        # every block has room for any shift, so that no value has to be read back from the device
         self._slack = reach + stride / 2
         self.centers = self._first + stride * torch.arange(count, device=device, dtype=dtype)
-        self.forward = _Batch([(rows, self._columns(rows)) for rows in _chunks(count, BLOCK)], self)
-        chunks = _chunks(size, round(BLOCK * max(stride, 1)))
+        self.forward = _Batch([(rows, self._columns(rows)) for rows in _chunks(count, WINDOWS_PER_BLOCK)], self)
+        chunks = _chunks(size, round(WINDOWS_PER_BLOCK * max(stride, 1)))
         self.adjoint = _Batch([(self.rows(cols), cols) for cols in chunks], self)
 
     @classmethod
     def gaussian(
         cls, size: int, sigma: float, stride: float, truncated: float, device: torch.device, dtype: torch.dtype
     ) -> WindowPlan:
-        """Gaussians cut at ``truncated`` standard deviations, but never narrower than one voxel.
+        """Gaussians truncated at ``truncated`` standard deviations, but at least one voxel wide.
 
         Each row is normalized to sum one over the voxels that exist, so windows at the border of the image are averages
-        like any other, and none is empty.
+        like any other, and no window is empty.
 
         Args:
             size: voxels along the axis.
@@ -152,15 +152,15 @@ class WindowPlan:
             truncated: where the Gaussian is cut, in standard deviations.
             device, dtype: of the matrices.
         """
-        kernel = Gaussian(max(sigma, NARROWEST), max(truncated * sigma, 0.5))
+        kernel = Gaussian(max(sigma, MIN_SIGMA_VOXELS), max(truncated * sigma, 0.5))
         return cls(size, window_count(size, stride), stride, kernel.reach, kernel, True, device, dtype)
 
     @classmethod
     def spline(cls, size: int, spacing: int, device: torch.device, dtype: torch.dtype) -> WindowPlan:
         """Cubic B-splines, four spacings long, which add up to one inside the image and are not normalized.
 
-        As many centers as fit at a distance of ``spacing`` voxels from one edge of the axis to the other: half a voxel
-        outside the last voxels where the size is a multiple of the spacing.
+        As many centers, ``spacing`` voxels apart, as fit between the two edges of the axis. If the size is a multiple of the
+        spacing, the outermost centers lie on the edges, half a voxel outside the last voxels.
         """
         return cls(size, size // spacing + 1, spacing, 2 * spacing, CubicSpline(spacing), False, device, dtype)
 
@@ -180,18 +180,18 @@ class WindowPlan:
         return slice(min(max(0, math.floor(low)), self.size - 1), max(1, min(self.size, math.ceil(high) + 1)))
 
     def rows(self, cols: slice) -> slice:
-        """The windows that can touch voxels, whatever the shift."""
+        """Windows that can touch these voxels for any shift."""
         low = math.floor((cols.start - self._slack - self._first) / self.stride)
         high = math.ceil((cols.stop - 1 + self._slack - self._first) / self.stride) + 1
         return slice(min(max(0, low), self.count - 1), max(1, min(self.count, high)))
 
 
 class _Batch:
-    """Blocks of a plan, padded to one size, so that all of them are made by a few operations.
+    """Blocks of a plan, padded to one size, so that a few operations make all of them.
 
     Args:
         blocks: rows and columns of each.
-        plan: what they are blocks of.
+        plan: the plan.
     """
 
     def __init__(self, blocks: Sequence[tuple[slice, slice]], plan: WindowPlan) -> None:
@@ -206,12 +206,12 @@ class _Batch:
         self.inside = (voxels < plan.size)[:, None]
 
     def weights(self, plan: WindowPlan, shift: torch.Tensor) -> torch.Tensor:
-        """``(blocks, rows, columns)``, not normalized; rows and columns beyond a block's own are of no meaning."""
+        """``(blocks, rows, columns)``, not normalized; rows and columns beyond a block's own are meaningless."""
         centers = (self.centers + shift).clamp_(-0.5, plan.size - 0.5)
         return plan.kernel(self.voxels - centers[..., None]) * self.inside
 
     def cut(self, weights: torch.Tensor, transposed: bool = False) -> list[Block]:
-        """The blocks themselves, of padded ``(blocks, rows, columns)`` or the transpose of that."""
+        """The blocks, cut out of padded ``(blocks, rows, columns)`` or its transpose."""
         out = []
         for weight, (rows, cols) in zip(weights, self.blocks, strict=True):
             first, second = (cols, rows) if transposed else (rows, cols)
@@ -223,7 +223,7 @@ class AxisWindows(BandedMatrix):
     """The windows of a :class:`WindowPlan` with a shift.
 
     Args:
-        plan: everything else.
+        plan: everything that does not depend on the shift.
         shift: 0-dimensional tensor, voxels; of the plan's device and dtype.
     """
 
@@ -251,7 +251,7 @@ class AxisWindows(BandedMatrix):
 
 
 class ReplicatedBox(BandedMatrix):
-    """Mean over ``2 radius + 1`` voxels around every voxel; the image goes on with its last value beyond the border.
+    """Mean over ``2 radius + 1`` voxels around every voxel; beyond the border the image continues with its last value.
 
     Args:
         size: voxels along the axis.
@@ -271,7 +271,7 @@ class ReplicatedBox(BandedMatrix):
             weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
             return Block(rows, cols, weight.T.contiguous() if transposed else weight)
 
-        chunks = _chunks(size, BLOCK + 8)
+        chunks = _chunks(size, WINDOWS_PER_BLOCK + 8)
         forward = [block(rows, around(rows)) for rows in chunks]
         super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
 

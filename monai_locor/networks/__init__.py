@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Basis networks, the parametrizations of a transform, and what surrounds a network that predicts one."""
+"""Basis networks, parametrizations of a transform, and the wrapper of a network that predicts one."""
 
 from __future__ import annotations
 

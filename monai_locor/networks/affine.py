@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The affine part of a transform, parametrized so that one learning rate fits all of it."""
+"""The affine part of a transform, parametrized so that one learning rate fits all parameters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 
 from ..geometry import Grid
 
-__all__ = ["KINDS", "AffineMap", "matrix_exponential"]
+__all__ = ["AFFINE_KINDS", "AffineMap", "matrix_exponential"]
 
-KINDS = ("rigid", "similarity", "affine")  # each holds those before it
+AFFINE_KINDS = ("rigid", "similarity", "affine")  # each includes those before it
 
 
 def matrix_exponential(matrix: torch.Tensor, squarings: int = 5, terms: int = 8) -> torch.Tensor:
-    """``exp`` of a small square matrix by scaling and squaring of its series, without looking at its values.
+    """``exp`` of a small square matrix by scaling and squaring of its series, independent of its values.
 
-    ``torch.linalg.matrix_exp`` chooses its degree from the norm, which makes a GPU wait for the host. For norms up to
+    ``torch.linalg.matrix_exp`` chooses its degree from the norm, so that the host waits for a GPU. For norms up to
     1 the error is below 1e-14.
     """
     scaled = matrix / 2**squarings
@@ -38,13 +38,13 @@ class AffineMap(nn.Module):
     ``c`` is the center of the fixed grid and ``s`` half its largest extent, so that all twelve numbers of P (in 3-D)
     move the border of the image by similar amounts. P acts along the fixed grid's axes. The inverse is ``exp(-P)``.
 
-    For a rigid map, the linear part of P is skew, and its exponential a rotation to the precision of float64; for a
-    similarity, it has one number more, along the diagonal.
+    For a rigid map, the linear part of P is skew, so that its exponential is a rotation to float64 precision. A similarity
+    has one more parameter, along the diagonal.
 
     Args:
         grid: fixed grid.
         initial: ``(D + 1, D + 1)``, fixed to moving world points.
-        kind: one of :data:`KINDS`, what may be found on top of ``initial``; others are taken for ``"affine"``.
+        kind: one of :data:`AFFINE_KINDS`, degrees of freedom on top of ``initial``; any other value means ``"affine"``.
     """
 
     left: torch.Tensor
@@ -59,7 +59,7 @@ class AffineMap(nn.Module):
         scale = float(grid.extent.max()) / 2
         center = np.eye(dims + 1)
         axes = grid.affine[:-1, :-1] / grid.spacing
-        if kind in KINDS[:-1]:  # skew along axes that are not at right angles would be no rotation of the world
+        if kind in AFFINE_KINDS[:-1]:  # along axes that are not orthogonal, a skew matrix would not generate a rotation
             left, _, right = np.linalg.svd(axes)
             axes = left @ right
         center[:-1, :-1] = axes * scale
@@ -74,16 +74,16 @@ class AffineMap(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value)), persistent=False)
 
     def forward(self, inverse: bool = False) -> torch.Tensor:
-        """The matrix ``(D + 1, D + 1)``, float64: fixed to moving world points, or back."""
+        """The matrix ``(D + 1, D + 1)``, float64: from fixed to moving world points, or the inverse."""
         log = nn.functional.pad(self._generator(), (0, 0, 0, 1))
         if inverse:
             return self.left_inverse @ matrix_exponential(-log) @ self.right_inverse
         return self.left @ matrix_exponential(log) @ self.right
 
     def _generator(self) -> torch.Tensor:
-        """The upper rows of P, ``(D, D + 1)`` float64: what the kind of map allows of the parameters."""
+        """The upper rows of P, ``(D, D + 1)`` float64: the parameters projected on the kind of map."""
         log = self.log_matrix.double()
-        if self.kind not in KINDS[:-1]:
+        if self.kind not in AFFINE_KINDS[:-1]:
             return log
         linear = log[:, :-1]
         allowed = (linear - linear.T) / 2

@@ -17,7 +17,7 @@ __all__ = ["LearnedBasis", "PolynomialBasis"]
 
 
 class LearnedBasis(nn.Module):
-    """A tiny fully connected network that maps the channels of a voxel to its ``num_basis`` basis values.
+    """A small fully connected network from the channels of a voxel to its ``num_basis`` basis values.
 
     ``in_channels -> hidden -> ... -> num_basis`` with ReLU between the layers and a sigmoid at the end, applied voxel by
     voxel (Honkamaa & Marttinen, "Locor", arXiv 2503.05335). It computes in the precision of its input.
@@ -26,10 +26,10 @@ class LearnedBasis(nn.Module):
         in_channels: channels C of the image, for instance 2 for intensity and derivative magnitude.
         num_basis: number J of basis functions.
         hidden_channels: width of the hidden layers; empty for a linear map under the sigmoid.
-        generator: CPU random generator of the first weights; by default torch's global one.
+        generator: CPU random generator of the initial weights; by default torch's global one.
 
     Raises:
-        ValueError: when a size is not positive.
+        ValueError: if a size is not positive.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LearnedBasis(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights anew, on the host: the same numbers on every device, and those that ``nn.Linear`` would draw.
+        """Draw all weights again, as ``nn.Linear`` does, on the host: the same numbers for every device.
 
         Args:
             generator: CPU random generator; by default torch's global one.
@@ -64,7 +64,7 @@ class LearnedBasis(nn.Module):
             layer.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
 
     def changed(self) -> bool:
-        """Whether something was attached to the network (a hook, a parametrization), so that it is more than its weights."""
+        """Whether a hook or a parametrization was attached, so that the weights alone do not determine the output."""
         plain = [p for layer in cast("list[nn.Linear]", self.layers) for p in (layer.weight, layer.bias)]
         hooks = any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
         return hooks or [id(p) for p in plain] != [id(p) for p in self.parameters()]
@@ -88,7 +88,7 @@ class PolynomialBasis(nn.Module):
         degree: highest total degree D; there are ``(C + D)! / (C! D!)`` monomials.
 
     Raises:
-        ValueError: when ``in_channels`` < 1 or ``degree`` < 0.
+        ValueError: if ``in_channels`` < 1 or ``degree`` < 0.
     """
 
     def __init__(self, in_channels: int, degree: int = 3) -> None:

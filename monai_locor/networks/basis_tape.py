@@ -86,10 +86,10 @@ class AutogradTape:
 
 
 class LearnedBasisTape:
-    """Evaluates a :class:`LearnedBasis` on one portion of voxels after another and differentiates it, in the same memory.
+    """Tape of a :class:`LearnedBasis` that uses the same memory for every portion.
 
-    What autograd would do, without its copies and allocations: they cost more than the arithmetic of layers this narrow.
-    Biases are the last column of the weights, their input a row of ones.
+    It avoids the copies and allocations of autograd, which cost more than the arithmetic of layers this narrow. Biases are
+    the last column of the weights, their input a row of ones.
 
     Args:
         parameters: weight and bias of each layer, in order, on the device of ``like``.
@@ -97,13 +97,13 @@ class LearnedBasisTape:
         voxels: of the largest portion.
 
     Raises:
-        RuntimeError: when they lie on another device: gradients would go to copies that nobody knows.
+        RuntimeError: if the parameters are on another device, where no gradient would reach them.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int) -> None:
         elsewhere = next((p.device for p in parameters if p.device != like.device), None)
         if elsewhere is not None:
-            raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}: move the loss with loss.to(device)")
+            raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}; move the loss with loss.to(device)")
         layers = zip(parameters[::2], parameters[1::2], strict=True)
         self.weights = [torch.cat((w.detach(), b.detach()[:, None]), 1).to(like.dtype) for w, b in layers]
         inputs, outputs = [w.shape[1] for w in self.weights], len(self.weights[-1])
@@ -113,7 +113,7 @@ class LearnedBasisTape:
 
     @staticmethod
     def numbers_per_voxel(basis: LearnedBasis) -> int:
-        """What is held for each voxel of the largest portion."""
+        """Numbers held per voxel of the largest portion."""
         layers = cast("list[nn.Linear]", basis.layers)
         return sum(2 * layer.in_features + 1 for layer in layers) + 2 * basis.num_basis
 
@@ -151,14 +151,14 @@ class LearnedBasisTape:
 
 
 class _Room:
-    """Memory for matrices with these numbers of rows and up to ``columns`` columns, made when it is first used."""
+    """Memory for matrices with these numbers of rows and up to ``columns`` columns, allocated on first use."""
 
     def __init__(self, rows: Sequence[int], columns: int, like: torch.Tensor) -> None:
         self.rows, self.columns, self.like = rows, columns, like
         self.flat: list[torch.Tensor] = []
 
     def matrices(self, columns: int) -> list[torch.Tensor]:
-        """Contiguous matrices with so many columns, all in the same memory as those of the last call."""
+        """Contiguous matrices with this number of columns, in the memory of those of the last call."""
         if not self.flat:
             self.flat = [self.like.new_empty(n * self.columns) for n in self.rows]
         return [flat[: n * columns].view(n, columns) for flat, n in zip(self.flat, self.rows, strict=True)]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's deformation: every stage has a velocity of its own, composed into what the stages before it have found."""
+"""The paper's deformation: every stage has its own velocity, composed into the map of the earlier stages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["COMPOSITIONS", "StagedVelocity"]
 
 @dataclass(frozen=True)
 class _Finished:
-    """The velocity of a stage that is over.
+    """The velocity of a finished stage.
 
     Attributes:
         coefficients: of its splines, ``(D, *knots)``, in units of ``spacing``.
         spacing: distance of its control points, mm.
-        margin: how far its lattice reached beyond the outermost voxel centers, mm.
+        margin: extent of its lattice beyond the outermost voxel centers, mm.
         length: of its lattice along each axis, mm.
     """
 
@@ -39,7 +39,7 @@ class _Finished:
         matrices = []
         for axis, size in enumerate(lattice.shape):
             positions = np.arange(size) * lattice.step - lattice.margin + self.margin
-            inside = positions.clip(0, self.length[axis])  # beyond its border a velocity stays as it is there
+            inside = positions.clip(0, self.length[axis])  # beyond its border a velocity continues with its border value
             matrix = spline_matrix(inside, self.spacing, self.coefficients.shape[axis + 1])
             matrices.append(torch.from_numpy(matrix).to(self.coefficients))
         return separable(matrices, self.coefficients) * (self.spacing / lattice.step)
@@ -50,10 +50,10 @@ class StagedVelocity(SplineVelocity):
 
     With ``u_k = exp(v_k)`` of stage k, the map after K stages is ``u_1 o ... o u_K o u_K o ... o u_1``, and its inverse is
     the same product of ``exp(-v_k)`` (Honkamaa & Marttinen, "Locor", arXiv 2503.05335). Only ``v_K``, the splines of this
-    module, is optimized; the rest does not change any more. Because ``v_K`` enters twice, a step of its coefficients
+    module, is optimized; the others are fixed. Because ``v_K`` enters twice, a step of its coefficients
     moves the map twice as far as a step of :class:`SplineVelocity`.
 
-    A base (:meth:`set_base`) takes the place of a stage before the first one: half of it is applied on either side.
+    A base (:meth:`set_base`) acts as a stage before the first one: half of it is applied on either side.
 
     Args:
         args, kwargs: see :class:`SplineVelocity`.
@@ -85,10 +85,10 @@ class StagedVelocity(SplineVelocity):
 
     @torch.no_grad()
     def take(self, other: SplineVelocity) -> None:
-        """Continue from ``other`` (same fixed grid): its map is kept as it is, and this velocity composes into it.
+        """Continue from ``other`` (same fixed grid): its map is kept, and this velocity is composed into it.
 
         Raises:
-            TypeError: when ``other`` is one velocity for all stages.
+            TypeError: if ``other`` is a single velocity for all stages.
         """
         if not isinstance(other, StagedVelocity):
             raise TypeError(f"expected a StagedVelocity, got {type(other).__name__}.")
@@ -98,7 +98,7 @@ class StagedVelocity(SplineVelocity):
 
     @torch.no_grad()
     def _on_either_side(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is applied before and after this stage's part, each ``(2, D, *lattice)``: the map's and its inverse's."""
+        """Displacements before and after this stage, each ``(2, D, *lattice)``: of the map and of its inverse."""
         velocities = [stage.on(self) for stage in self._finished]
         if self.base is not None:
             velocities.insert(0, self.base / 2)
@@ -106,7 +106,7 @@ class StagedVelocity(SplineVelocity):
         return self._chain(updates), self._chain(updates[::-1])
 
     def _chain(self, displacements: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Displacement of several maps one after another, the first one applied first; all ``(B, D, *lattice)``."""
+        """Displacement of a composition of maps, the first one applied first; all ``(B, D, *lattice)``."""
         total = displacements[0]
         for displacement in displacements[1:]:
             total = total + self.exponential.warp_layer(displacement, total)

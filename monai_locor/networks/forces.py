@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which way the loss pulls, as input of a network."""
+"""The descent direction of a loss as input of a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tensors import on_device
 
 __all__ = ["force_channels", "forces"]
 
-FLOOR = 0.05  # of the mean square force: where there is less, the direction alone is not made the whole
+MIN_RELATIVE_SQUARED_FORCE = 0.05  # floor of the local mean square force, relative to that of the item
 
 
 def force_channels(spatial_dims: int) -> int:
@@ -28,16 +28,15 @@ def force_channels(spatial_dims: int) -> int:
 def forces(
     loss: Callable[[torch.Tensor], torch.Tensor], field: torch.Tensor, modules: tuple[nn.Module, ...] = ()
 ) -> torch.Tensor:
-    """The descent direction of a loss at a deformation, as smooth as its neighborhood and free of the loss's scale.
+    """The descent direction of a loss at a deformation, smoothed and independent of the loss's scale.
 
-    A network of matching and smoothing has to learn from many pairs how to compare two contrasts. The loss knows: its
-    gradient says at every voxel which way it falls, and a network that is given it has only to learn how far to go and
-    what belongs together.
+    Otherwise a network has to learn from many pairs how to compare two contrasts. With the gradient of the loss as input, it
+    has to learn only how far to move each voxel and how to regularize.
 
     Args:
-        loss: of a field like the one below.
-        field: where to look, ``(B, D, *spatial)``, for instance zeros.
-        modules: what the loss consists of; put into ``eval()`` meanwhile.
+        loss: function of a field of that shape.
+        field: where to differentiate, ``(B, D, *spatial)``, for instance zeros.
+        modules: modules of the loss, put into ``eval()`` meanwhile.
 
     Returns:
         ``(B, 2 D, *spatial)``, without gradient: the negative gradient, smoothed by a Gaussian of one voxel, in units of
@@ -51,7 +50,7 @@ def forces(
     force = -gradient / torch.where(unit > 0, unit, 1)
     kernel = [on_device(_kernel(), force)] * (force.ndim - 2)  # MONAI's GaussianFilter reads its width from the device
     average, squares = (separable_filtering(x, kernel) for x in (force, force.square().sum(1, keepdim=True)))
-    return torch.cat((average, average / (squares + FLOOR).sqrt()), 1)
+    return torch.cat((average, average / (squares + MIN_RELATIVE_SQUARED_FORCE).sqrt()), 1)
 
 
 def _kernel() -> np.ndarray:

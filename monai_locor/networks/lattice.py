@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Between the voxels of images and the larger ones that a network works on."""
+"""Maps between the voxels of images and the larger voxels of a network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["cropped", "pooled", "samples", "upsampled"]
 
 
 def pooled(image: torch.Tensor, divisible: int, downsampling: int = 1) -> torch.Tensor:
-    """What a network gets of ``(B, C, *spatial)``: means of ``downsampling`` voxels along each axis, to a divisible size.
+    """Input of a network from ``(B, C, *spatial)``: means of ``downsampling`` voxels along each axis, of a divisible size.
 
-    At the ends zeros are added, so that the size becomes a multiple of ``divisible * downsampling`` first.
+    The image is first padded with zeros at the ends to a multiple of ``divisible * downsampling``.
     """
     multiple = divisible * downsampling
     padded = F.pad(image, [width for n in reversed(image.shape[2:]) for width in (0, -n % multiple)])
@@ -29,17 +29,17 @@ def pooled(image: torch.Tensor, divisible: int, downsampling: int = 1) -> torch.
 
 
 def cropped(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1) -> torch.Tensor:
-    """Of a field ``(B, D, *any)`` for a :func:`pooled` image what lies over the image's ``shape``."""
+    """The part of a field ``(B, D, *any)`` for a :func:`pooled` image that covers the image's ``shape``."""
     for axis, n in enumerate(shape, start=2):
         field = field.narrow(axis, 0, -(-n // downsampling))
     return field
 
 
 def upsampled(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1, stride: int = 1) -> torch.Tensor:
-    """A field on large voxels, ``(B, D, *any)`` in those, as one on the image's voxels, ``(B, D, *shape)`` in these;
-    with a ``stride``, at the :func:`samples` of them alone.
+    """A field on large voxels, ``(B, D, *any)`` in units of these, as a field on the image's voxels and in their units,
+    ``(B, D, *shape)``; with a ``stride``, only at the :func:`samples` of the image.
 
-    The large voxel i is centered on the image's position ``downsampling * i + (downsampling - 1) / 2``; linear in between.
+    The large voxel i is centered at position ``downsampling * i + (downsampling - 1) / 2``. Interpolation is linear.
     """
     if downsampling == 1 and stride == 1:
         return field
@@ -48,6 +48,6 @@ def upsampled(field: torch.Tensor, shape: Sequence[int], downsampling: int = 1, 
 
 
 def samples(image: torch.Tensor, dims: int, stride: int) -> torch.Tensor:
-    """Every ``stride``-th voxel along each of the last ``dims`` axes, beginning with the one in the middle of the first few."""
+    """Every ``stride``-th voxel along each of the last ``dims`` axes, starting at voxel ``stride // 2``."""
     every: list[Any] = [slice(stride // 2, None, stride)] * dims
     return image[tuple([..., *every])]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""A network that predicts a deformation, made ready for unsupervised training: the geometry around it."""
+"""The geometry around a network that predicts a deformation, for unsupervised training."""
 
 from __future__ import annotations
 
@@ -23,60 +23,59 @@ from .velocity import AnyLatticeWarp, LatticeWarp, exponential
 
 __all__ = ["RegistrationNetwork", "small_head"]
 
-KEPT = 4  # sizes of images of which something is kept
+MAX_KEPT_SIZES = 4  # image sizes whose lattices are kept
 
 
 def small_head(network: nn.Module, std: float = 1e-5) -> None:
-    """Draw the weights of a network's last convolution anew, so small that it starts from about no deformation.
+    """Draw small weights for a network's last convolution, so that it starts near the identity.
 
     Args:
-        network: in the order in which its modules are registered, the last convolution is its head.
+        network: its head is the last convolution in the order of registration of its modules.
         std: standard deviation of the weights; the bias becomes zero.
 
     Raises:
-        ValueError: when there is no convolution.
+        ValueError: if there is no convolution.
     """
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.modules.conv._ConvNd)]
     if not convolutions:
-        raise ValueError(f"{type(network).__name__} has no convolution that could be its head")
+        raise ValueError(f"{type(network).__name__} has no convolution to use as its head")
     nn.init.normal_(convolutions[-1].weight, 0, std)
     if convolutions[-1].bias is not None:
         nn.init.zeros_(convolutions[-1].bias)
 
 
 class RegistrationNetwork(nn.Module):
-    """What surrounds a network in VoxelMorph-style training: padding, integration both ways, warping.
+    """Padding, integration in both directions and warping around a network in VoxelMorph-style training.
 
     The network maps a moving and a fixed image on the same grid to a field in voxels, ``(B, D, *spatial)``, channel i along
-    array axis i (MONAI's DVF and DDF). It sees the first channel of each image; all channels are warped, so that a derivative
-    magnitude made beforehand comes along. It may run under autocast; all around it is computed in float32.
+    array axis i (MONAI's DVF and DDF). It gets the first channel of each image; all channels are warped, including a derivative
+    magnitude computed beforehand. The network may run under autocast; everything around it is computed in float32.
 
     Reference: Dalca et al., "Unsupervised learning of probabilistic diffeomorphic registration", arXiv 1903.03545, for the
     stationary velocity in a network.
 
     Args:
-        network: any module: MONAI's ``VoxelMorphUNet``, ``RegUNet``, ``LocalNet``, ``VoxelMorph``, or one's own. Of several
-            outputs the last one is the field.
+        network: any module: MONAI's ``VoxelMorphUNet``, ``RegUNet``, ``LocalNet``, ``VoxelMorph``, or a custom
+            one. Of several outputs the last one is the field.
         spatial_dims: 2 or 3.
         output: ``"velocity"``, a stationary velocity, whose exponential is the displacement and whose negative gives the
-            inverse; or ``"displacement"``, used as it is, without an inverse (``VoxelMorph`` integrates by itself).
+            inverse; or ``"displacement"``, used directly, without an inverse (``VoxelMorph`` integrates internally).
         inputs: ``"concatenated"``, the network is called with ``(B, 2, *spatial)``, moving image first; or ``"separate"``, with
             moving and fixed image.
-        divisible: its input is padded with zeros to multiples of this, the field cropped.
-        downsampling: the network works on voxels so many times larger along each axis, and its field is integrated there; the
-            images are warped, and the loss evaluated, on their own voxels. A deformation is smooth, but shifts of less than a
-            voxel cannot be told from the blur of interpolation: the loss wants finer voxels than the field.
-        stride: in ``train()``, the images are compared at every so many of their voxels, and all that is returned is about
-            these: a loss costs the less, while the images are still sampled from fine voxels.
-        guide: a loss of what :meth:`forward` returns, like :class:`monai_locor.losses.RegistrationLoss`. The network then gets
-            more channels, ``2 * spatial_dims``: which way that loss pulls before there is any deformation, see
-            :func:`monai_locor.networks.forces.forces`. The loss stays the caller's: its
-            parameters are none of this module's.
-        squarings: of the exponential.
+        divisible: the input is padded with zeros to a multiple of this, and the field is cropped.
+        downsampling: factor by which the network's voxels are larger along each axis. The field is integrated on these; the
+            images are warped, and the loss is evaluated, on their own voxels. A deformation is smooth, but shifts of less than
+            a voxel cannot be distinguished from interpolation blur: the loss needs finer voxels than the field.
+        stride: in ``train()``, the images are compared at every ``stride``-th voxel, and all outputs are given there. The loss
+            becomes cheaper, while the images are still sampled from fine voxels.
+        guide: a loss of the outputs of :meth:`forward`, like :class:`monai_locor.losses.RegistrationLoss`. The network then
+            gets ``2 * spatial_dims`` more channels: the descent direction of that loss without a deformation, see
+            :func:`monai_locor.networks.forces.forces`. The loss is not registered as a submodule.
+        squarings: number of squarings of the exponential.
         head_std: if given, the network's last convolution is initialized by :func:`small_head`.
 
     Raises:
-        ValueError: for unknown options.
+        ValueError: for invalid options.
 
     Example::
 
@@ -109,9 +108,9 @@ class RegistrationNetwork(nn.Module):
         self.output = look_up_option(output, ("velocity", "displacement"))
         self.inputs = look_up_option(inputs, ("concatenated", "separate"))
         self.divisible, self.squarings, self.downsampling, self.stride = divisible, squarings, downsampling, stride
-        self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # in a tuple, so that it is no module of this one
-        self._exponentials = Recent[DVF2DDF](KEPT)
-        self._any_size = [exponential(AnyLatticeWarp(), squarings)]  # in a list, to be no part of the module
+        self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # a tuple: not a submodule
+        self._exponentials = Recent[DVF2DDF](MAX_KEPT_SIZES)
+        self._any_size = [exponential(AnyLatticeWarp(), squarings)]  # a list: not a submodule
         if head_std is not None:
             small_head(network, head_std)
 
@@ -125,16 +124,16 @@ class RegistrationNetwork(nn.Module):
         """
         Args:
             moving, fixed: ``(B, C, *spatial)``, of one size.
-            moving_weight, fixed_weight: where they count, ``(B, 1, *spatial)`` in [0, 1]; by default everywhere.
+            moving_weight, fixed_weight: weights of their voxels, ``(B, 1, *spatial)`` in [0, 1]; by default 1.
 
         Returns:
             ``"moving"``, ``"fixed"``: as given; ``"warped_moving"`` ``(B, C, *spatial)``; ``"ddf"`` ``(B, D, *spatial)``,
-            voxels; ``"weight"`` ``(B, 1, *spatial)``, where the fixed and the warped moving image count. With a velocity also
-            itself, ``"velocity"``, on the network's voxels and in these, and for the other direction ``"warped_fixed"``,
-            ``"inverse_ddf"``, ``"inverse_weight"``.
+            voxels; ``"weight"`` ``(B, 1, *spatial)``, the product of the weights of the fixed and the warped moving image. With
+            a velocity, also ``"velocity"`` on the network's voxels and in their units, and for the other direction
+            ``"warped_fixed"``, ``"inverse_ddf"``, ``"inverse_weight"``.
 
         Raises:
-            ValueError: when the shapes do not fit, or the network's output is no field.
+            ValueError: if the shapes do not fit, or the network does not return a field.
         """
         images = self._checked(moving, fixed, moving_weight, fixed_weight)
         field = self._field(*images)
@@ -152,7 +151,7 @@ class RegistrationNetwork(nn.Module):
         moving_weight: torch.Tensor | None = None,
         fixed_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The network's field alone, on the images' voxels and in these, ``(B, D, *spatial)``; arguments of :meth:`forward`."""
+        """Only the network's field, on the images' voxels and in their units, ``(B, D, *spatial)``; see :meth:`forward`."""
         images = self._checked(moving, fixed, moving_weight, fixed_weight)
         return upsampled(self._field(*images).float(), fixed.shape[2:], self.downsampling)
 
@@ -176,20 +175,20 @@ class RegistrationNetwork(nn.Module):
         moving_weight: torch.Tensor,
         fixed_weight: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """What :meth:`forward` returns, of displacements on the network's voxels, the inverse behind the forward one.
+        """The outputs of :meth:`forward`, from displacements on the network's voxels, forward before inverse.
 
-        With a stride all is on every so many voxels, and displacements are in units of these steps.
+        With a stride, all outputs are at every ``stride``-th voxel, and displacements are in units of the stride.
         """
         shape, dims = fixed.shape[2:], self.spatial_dims
         ddfs = upsampled(ddf, shape, self.downsampling, stride).split(len(fixed))
         start = samples(identity_points(shape, ddf.device), dims, stride)
-        still = [samples(x, dims, stride) for x in (moving, fixed, moving_weight, fixed_weight)]
-        out = {"moving": still[0], "fixed": still[1], "ddf": ddfs[0] / stride}
+        at_samples = [samples(x, dims, stride) for x in (moving, fixed, moving_weight, fixed_weight)]
+        out = {"moving": at_samples[0], "fixed": at_samples[1], "ddf": ddfs[0] / stride}
         out["warped_moving"] = sample(moving, start + ddfs[0])
-        out["weight"] = _weight(moving_weight, still[3], start + ddfs[0])
+        out["weight"] = _weight(moving_weight, at_samples[3], start + ddfs[0])
         if len(ddfs) > 1:
             out |= {"inverse_ddf": ddfs[1] / stride, "warped_fixed": sample(fixed, start + ddfs[1])}
-            out["inverse_weight"] = _weight(fixed_weight, still[2], start + ddfs[1])
+            out["inverse_weight"] = _weight(fixed_weight, at_samples[2], start + ddfs[1])
         return out
 
     def _field(self, moving: torch.Tensor, fixed: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
@@ -206,10 +205,10 @@ class RegistrationNetwork(nn.Module):
         return cropped(plain(field), moving.shape[2:], self.downsampling)
 
     def _forces(self, *images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        """On the network's voxels, padded to ``size``."""
+        """The forces of the guide on the network's voxels, padded to ``size``."""
         guide = self.guide[0]
         shape = [-(-n // self.downsampling) for n in images[0].shape[2:]]
-        with torch.inference_mode(False):  # autograd refuses what was made in that mode
+        with torch.inference_mode(False):  # autograd refuses tensors made in that mode
             given = [plain(x) for x in images]
             zero = given[0].new_zeros(len(given[0]), self.spatial_dims, *shape)
 
@@ -222,14 +221,14 @@ class RegistrationNetwork(nn.Module):
         return F.pad(found, [width for n, m in zip(reversed(size), reversed(shape)) for width in (0, n - m)])
 
     def _integrated(self, velocity: torch.Tensor) -> torch.Tensor:
-        """The exponential; what it needs to know of a grid is kept for the next images of that size."""
-        if torch.compiler.is_compiling():  # a graph keeps things by itself
+        """The exponential; its lattice is kept for the next images of that size."""
+        if torch.compiler.is_compiling():  # a compiled graph keeps constants itself
             return self._any_size[0](velocity)
         key = tuple(velocity.shape[2:]), velocity.device
         return self._exponentials.get(key, lambda: exponential(LatticeWarp(key[0]), self.squarings).to(key[1]))(velocity)
 
 
 @torch.no_grad()
-def _weight(weight: torch.Tensor, still: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Where an image that is read at ``points`` and one that stays both count."""
-    return sample(weight, points) * still
+def _weight(weight: torch.Tensor, target_weight: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Product of the weights of an image sampled at ``points`` and of its target."""
+    return sample(weight, points) * target_weight

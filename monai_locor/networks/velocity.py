@@ -42,14 +42,14 @@ def cubic_bspline(distance: np.ndarray) -> np.ndarray:
 def exponential(warp: nn.Module, squarings: int) -> DVF2DDF:
     """MONAI's scaling and squaring with another warp."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI tells that it uses torch's grid_sample
+        warnings.simplefilter("ignore")  # MONAI warns that it uses torch's grid_sample
         made = DVF2DDF(num_steps=squarings)
     made.warp_layer = warp  # type: ignore[assignment]
     return made
 
 
 def _lattice(shape: Sequence[int], device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized positions of the voxels, ``(voxels, D)``, last axis first; and what a voxel is along each axis, ``(D,)``."""
+    """Normalized positions of the voxels, ``(voxels, D)``, last axis first; and the size of a voxel, ``(D,)``."""
     scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device=device) for v in to_normalized(shape))
     return identity_points(shape, device).flatten(1).T.flip(-1) * scale + offset, scale
 
@@ -60,9 +60,9 @@ def spline_matrix(positions: np.ndarray, spacing: float, count: int) -> np.ndarr
 
 
 class LatticeWarp(nn.Module):
-    """What MONAI's ``Warp`` computes (linear, ``"border"``), for one lattice whose voxel positions are kept.
+    """MONAI's ``Warp`` (linear, ``"border"``) for one lattice whose voxel positions are kept.
 
-    MONAI's makes them anew at every call, on the host.
+    MONAI's module computes them at every call, on the host.
     """
 
     identity: torch.Tensor
@@ -80,7 +80,7 @@ class LatticeWarp(nn.Module):
 
 
 class AnyLatticeWarp(nn.Module):
-    """:class:`LatticeWarp` for any lattice, in operations that ``torch.compile`` understands and arranges by itself."""
+    """:class:`LatticeWarp` for any lattice, in operations that ``torch.compile`` can fuse."""
 
     def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
         """See :meth:`LatticeWarp.forward`."""
@@ -88,7 +88,7 @@ class AnyLatticeWarp(nn.Module):
 
 
 class _LatticeWarpFunction(StreamedFunction):
-    """Positions are made again in backward: kept for all squarings, they would be most of what a registration holds."""
+    """Positions are recomputed in the backward pass: kept for all squarings, they would dominate the memory."""
 
     leading = differentiable = (0, 1)
     saved_leading = 2
@@ -116,17 +116,17 @@ def _positions(ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -
 class SplineVelocity(nn.Module):
     """Stationary velocity of cubic B-splines over the fixed field of view, integrated on an isotropic lattice.
 
-    Control points lie ``spacing`` mm apart along the fixed image's axes, the lattice of the integration ``step`` mm.
-    As the lattice is isotropic in mm whatever the voxels are, a displacement in its voxels times ``step`` is in mm, and
-    MONAI's bending energy over its voxels divided by ``step ** 2`` is the bending energy in mm. Outside, the velocity
-    continues as it is at the border.
+    Control points lie ``spacing`` mm apart along the fixed image's axes, the points of the integration lattice ``step`` mm.
+    The lattice is isotropic in mm for any voxel size. Therefore a displacement in its voxels times ``step`` is in mm, and
+    MONAI's bending energy over its voxels divided by ``step ** 2`` is the bending energy in mm. Outside the lattice, the
+    velocity continues with its border value.
 
     Args:
         grid: fixed grid.
         spacing: distance of control points, mm.
         step: distance of lattice points, mm.
-        margin: how far the lattice reaches beyond the outermost voxel centers, mm.
-        squarings: of the scaling and squaring; 6 as in the reference method.
+        margin: extent of the lattice beyond the outermost voxel centers, mm.
+        squarings: number of squarings; 6 as in the reference method.
     """
 
     base: torch.Tensor | None
@@ -155,7 +155,7 @@ class SplineVelocity(nn.Module):
 
     @property
     def lattice(self) -> Grid:
-        """The lattice of the integration in the world."""
+        """The integration lattice in world space."""
         to_fixed = np.diag([*(self.step / self.grid.spacing), 1.0])
         to_fixed[:-1, -1] = -self.margin / self.grid.spacing
         return Grid(self.shape, self.grid.affine @ to_fixed)
@@ -165,7 +165,7 @@ class SplineVelocity(nn.Module):
         return (voxels * self.grid.spacing[axis] + self.margin) / self.step
 
     def velocity(self) -> torch.Tensor:
-        """``(D, *lattice)`` in lattice voxels: the splines' and, where one was set, the base."""
+        """``(D, *lattice)`` in lattice voxels: the sum of the splines and, if set, the base."""
         splines = self._splines()
         return splines if self.base is None else splines + self.base
 
@@ -175,16 +175,16 @@ class SplineVelocity(nn.Module):
 
     @torch.no_grad()
     def fit_base(self, displacement_mm: torch.Tensor, iterations: int = 15) -> float:
-        """Set the base to a velocity whose exponential is about a given displacement.
+        """Set the base to a velocity whose exponential approximates a given displacement.
 
-        What ``exp(-v)`` leaves of the displacement is added to v until little is left (the group logarithm of Bossa 2007,
+        The remainder of the displacement after ``exp(-v)`` is added to v repeatedly (the group logarithm of Bossa 2007,
         doi 10.1007/978-3-540-75757-3_81, to first order).
 
         Args:
             displacement_mm: ``(D, *fixed)`` on the fixed grid, RAS mm, without its affine part.
 
         Returns:
-            the 95th percentile of what is left, mm.
+            the 95th percentile of the length of the remainder, mm.
         """
         self.set_base(displacement_mm)
         assert self.base is not None
@@ -196,13 +196,13 @@ class SplineVelocity(nn.Module):
         return float(lengths[int(0.95 * (len(lengths) - 1))]) * self.step
 
     def _remainder(self, target: torch.Tensor) -> torch.Tensor:
-        """What ``exp(-base)`` leaves of a displacement, both ``(D, *lattice)`` in lattice voxels."""
+        """Remainder of a displacement after ``exp(-base)``, both ``(D, *lattice)`` in lattice voxels."""
         assert self.base is not None
         back = self.exponential(-self.base[None])
         return self.exponential.warp_layer(target[None], back)[0] + back[0]
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
-        """Add a fixed velocity, for instance one that a network predicted: ``(D, *fixed)`` on the fixed grid, RAS mm."""
+        """Add a constant velocity, for instance one predicted by a network: ``(D, *fixed)`` on the fixed grid, RAS mm."""
         field = to_voxels(plain(velocity_mm).detach().to(self.coefficients), self.grid)
         matrices = [
             on_device(interpolation_matrix((np.arange(n) * self.step - self.margin) / h, m), field)
@@ -218,13 +218,13 @@ class SplineVelocity(nn.Module):
 
     @torch.no_grad()
     def take(self, other: SplineVelocity) -> None:
-        """Become the same field as ``other`` (same fixed grid), the closest one in the mean square where knots differ."""
+        """Take over the field of ``other`` (same fixed grid); if knots differ, its least-squares approximation."""
         matrices = []
         reach = min(self.margin, other.margin)
         for axis in range(self.dims):
-            # dense enough for every polynomial piece of either spline to be determined
+            # dense enough to determine every polynomial piece of either spline
             count = 8 * max(self.coefficients.shape[axis + 1], other.coefficients.shape[axis + 1])
-            # mm from the outermost voxel center: the lattices begin at different places where their margins differ
+            # mm from the outermost voxel center, since lattices of different margins have different origins
             x = np.linspace(-reach, self.length[axis] - 2 * self.margin + reach, count)
             mine = self._evaluation(x + self.margin, axis)
             theirs = other._evaluation(x + other.margin, axis)

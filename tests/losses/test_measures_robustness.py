@@ -170,7 +170,7 @@ class TestPrecision:
         """One slab or chunk, or many."""
         pred, target, mask = (torch.rand(2, 1, 11, 6, 7, dtype=torch.float64) for _ in range(3))
         expected = gradients(make(name, 3).eval(), pred, target, mask)
-        monkeypatch.setattr("monai_locor.losses.parzen.PORTION", {"cpu": 37})
+        monkeypatch.setattr("monai_locor.losses.parzen.PORTION_VOXELS", {"cpu": 37})
         monkeypatch.setattr("monai_locor.losses.streaming.SLAB_BUDGET_MB", {"cpu": 1e-4})
         assert_close(gradients(make(name, 3).eval(), pred, target, mask), expected)
 

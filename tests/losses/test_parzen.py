@@ -61,7 +61,7 @@ def test_spline_weights_and_their_moments():
 @pytest.mark.parametrize("rows", [GaussianParzen(3), SplineParzen(5)], ids=["gaussian", "spline"])
 def test_joint_histogram(rows, columns, portion, monkeypatch):
     """Items together or in parts: the sum over voxels of outer products, and its gradient."""
-    monkeypatch.setitem(parzen.PORTION, "cpu", portion)
+    monkeypatch.setitem(parzen.PORTION_VOXELS, "cpu", portion)
     x, y, weight = (torch.rand(3, 23, dtype=torch.float64) for _ in range(3))
     found = joint_histogram(rows, columns, x, y, weight)
     torch.testing.assert_close(found, torch.einsum("gi,gki,gli->gkl", weight, rows.encode(x), columns.encode(y)))

@@ -15,7 +15,7 @@ from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.registration_loss import RegistrationLoss
 from monai_locor.networks import RegistrationNetwork
 from monai_locor.networks.forces import forces
-from monai_locor.networks.registration_network import KEPT
+from monai_locor.networks.registration_network import MAX_KEPT_SIZES
 
 
 def model_and_loss(guided: bool = False) -> tuple[RegistrationNetwork, RegistrationLoss]:
@@ -59,10 +59,10 @@ def test_images_made_in_inference_mode_can_be_trained_with():
 def test_it_keeps_something_of_few_sizes():
     model, _ = model_and_loss()
     outputs = {}
-    for n in range(10, 10 + 3 * KEPT):
+    for n in range(10, 10 + 3 * MAX_KEPT_SIZES):
         image = torch.rand(1, 1, n, n, generator=torch.Generator().manual_seed(n))
         outputs[n] = image, model(image, image)["ddf"]
-        assert len(model._exponentials) <= KEPT
+        assert len(model._exponentials) <= MAX_KEPT_SIZES
     for image, expected in outputs.values():  # those that were forgotten are made again
         assert torch.equal(model(image, image)["ddf"], expected)
 
