@@ -23,12 +23,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from studies import CERMEP, STUDIES, AbdomenMRCT, Study
 
 from monai_locor import InputError
 from monai_locor.data.study_case import StudyCase, read_case, write_case
+from monai_locor.geometry import same_grid
 from monai_locor.io import read_displacement_field
 
 FORWARD = "forward_field.nii.gz"  # as in `_score.py`
@@ -82,8 +82,7 @@ def displacement(run: Path, case: StudyCase) -> torch.Tensor | None:
         field, grid = read_displacement_field(run / FORWARD)
     except InputError:
         return None
-    fits = grid.shape == case.grid.shape and np.allclose(grid.affine, case.grid.affine, atol=1e-3)
-    return field if fits else None
+    return field if same_grid(grid, case.grid) else None
 
 
 def score_case(folder: Path, result: Path) -> dict[str, dict[str, Any]]:

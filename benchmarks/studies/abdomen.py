@@ -18,13 +18,12 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.data.annotations import read_label
 from monai_locor.data.study_case import StudyCase
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, warp
+from monai_locor.geometry import Grid, same_grid, warp
 from monai_locor.io import read_image, read_mask
 
 from .masks import foreground_mask
@@ -125,5 +124,5 @@ def _both(mask: MetaTensor, roi: MetaTensor, path: Path) -> MetaTensor:
 
 
 def _check_same_grid(image: MetaTensor, labels: MetaTensor, path: Path) -> None:
-    if image.shape != labels.shape or not torch.allclose(image.affine, labels.affine, atol=1e-3):
+    if not same_grid(Grid.of(image), Grid.of(labels)):
         raise InputError(f"labels {path}: do not lie on the grid of their image, {tuple(image.shape[1:])}; is the file right?")

@@ -15,7 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.data.study_case import StudyCase
 from monai_locor.data.synthetic import deform, exponential, rotation_matrix
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, mapped_points, separable
+from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, mapped_points, same_grid, separable
 from monai_locor.tensors import plain
 
 from .masks import body_mask
@@ -114,7 +114,7 @@ def t2_pd_pair(
         result = register(case.fixed, case.moving, fixed_mask=case.fixed_mask)
         IXI.score(case, result.forward_mm)
     """
-    if pd.shape != t2.shape or not torch.allclose(pd.affine, t2.affine, atol=1e-3):
+    if not same_grid(Grid.of(pd), Grid.of(t2)):
         names = " and ".join(str(i.meta.get("filename_or_obj") or "image in memory") for i in (pd, t2))
         raise InputError(f"{names}: do not lie on one grid; give PD and T2 of the same scan")
     grid = Grid.of(pd)

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy
 
 if TYPE_CHECKING:
-    from .axiswise import interpolation_matrix, separable, slabs, toeplitz
+    from .axiswise import interpolation_matrix, separable, toeplitz
+    from .bspline import cubic_bspline
+    from .comparison import check_planes, plane_angle, same_grid
     from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
     from .mapping import warped
-    from .planes import check_planes, full_affine, plane_angle
+    from .partition import grid_slabs, slabs
+    from .planes import full_affine
     from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
     from .steps import AffineStep, FieldStep, SplineStep, Step
-    from .transform import SpatialTransform, same_grid
+    from .transform import SpatialTransform
     from .warping import from_voxels, inside, mapped_points, to_voxels, warp
 
 __all__ = [
@@ -28,8 +31,10 @@ __all__ = [
     "Step",
     "apply_affine",
     "check_planes",
+    "cubic_bspline",
     "from_voxels",
     "full_affine",
+    "grid_slabs",
     "identity_points",
     "inside",
     "interpolation_matrix",
@@ -56,7 +61,10 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "grid": ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"],
-        "planes": ["check_planes", "full_affine", "plane_angle"],
+        "comparison": ["check_planes", "plane_angle", "same_grid"],
+        "partition": ["grid_slabs", "slabs"],
+        "planes": ["full_affine"],
+        "bspline": ["cubic_bspline"],
         "sampling": [
             "identity_points",
             "reorder",
@@ -66,9 +74,9 @@ __getattr__, __dir__ = lazy(
             "sample_normalized",
             "to_normalized",
         ],
-        "axiswise": ["interpolation_matrix", "separable", "slabs", "toeplitz"],
+        "axiswise": ["interpolation_matrix", "separable", "toeplitz"],
         "steps": ["AffineStep", "FieldStep", "SplineStep", "Step"],
-        "transform": ["SpatialTransform", "same_grid"],
+        "transform": ["SpatialTransform"],
         "mapping": ["warped"],
         "warping": ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"],
     },

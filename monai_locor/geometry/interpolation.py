@@ -16,6 +16,8 @@ import torch
 
 from ..precision import guarded
 from .axiswise import separable
+from .bspline import CUBIC_NODE_VALUES, cubic_bspline
+from .sampling import SIGNED_TYPES
 
 __all__ = ["SMOOTH_MODES", "sample_labels", "sample_smooth", "spline_coefficients"]
 
@@ -40,7 +42,7 @@ def spline_coefficients(image: torch.Tensor) -> torch.Tensor:
 def _prefilter(size: int) -> torch.Tensor:
     """Matrix from the values of an axis to its coefficients: the inverse of the spline's values at the voxels."""
     values = torch.zeros(size, size, dtype=torch.float64)
-    for shift, weight in ((-1, 1 / 6), (0, 4 / 6), (1, 1 / 6)):
+    for shift, weight in CUBIC_NODE_VALUES.items():
         column = _mirrored(torch.arange(size) + shift, size)
         values[torch.arange(size), column] += weight
     return torch.linalg.inv(values)
@@ -58,7 +60,7 @@ def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch
     Returns:
         ``(C, *out)`` of the type of the image, zero outside.
     """
-    weigh: Callable[[torch.Tensor], torch.Tensor] = {"bspline": _cubic, "lanczos": _lanczos}[mode]
+    weigh: Callable[[torch.Tensor], torch.Tensor] = {"bspline": cubic_bspline, "lanczos": _lanczos}[mode]
     shape, flat = image.shape[1:], points.flatten(1)
     axes = [_taps(flat[axis], n, SMOOTH_MODES[mode], weigh) for axis, n in enumerate(shape)]
     voxels, out = image.flatten(1), image.new_zeros(len(image), flat.shape[1])
@@ -83,7 +85,7 @@ def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """
     shape, flat = labels.shape[1:], points.flatten(1)
     near = [flat[axis].round().clamp(0, n - 1).long() for axis, n in enumerate(shape)]
-    stored = labels.view(SIGNED[labels.dtype]) if labels.dtype in SIGNED else labels
+    stored = labels.view(SIGNED_TYPES[labels.dtype]) if labels.dtype in SIGNED_TYPES else labels
     voxels = stored.flatten(1)
     axes = [_taps(flat[axis], n, 2, lambda x: (1 - x.abs()).clamp_min(0)) for axis, n in enumerate(shape)]
     corners = [(voxels[:, index], weight) for index, weight in _products(axes, shape)]
@@ -94,10 +96,7 @@ def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         wins = share > most + 1e-6
         best, most = torch.where(wins, value, best), torch.where(wins, share, most)
     out = torch.where(_within(flat, shape), best, torch.zeros_like(best)).reshape(-1, *points.shape[1:])
-    return out.view(labels.dtype) if labels.dtype in SIGNED else out
-
-
-SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
+    return out.view(labels.dtype) if labels.dtype in SIGNED_TYPES else out
 
 
 def _share(value: torch.Tensor, corners: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -106,11 +105,6 @@ def _share(value: torch.Tensor, corners: Sequence[tuple[torch.Tensor, torch.Tens
     for other, weight in corners:
         total += weight * (other == value)
     return total
-
-
-def _cubic(x: torch.Tensor) -> torch.Tensor:
-    x = x.abs()
-    return torch.where(x < 1, 2 / 3 - x**2 + x**3 / 2, (2 - x).clamp_min(0) ** 3 / 6)
 
 
 def _lanczos(x: torch.Tensor) -> torch.Tensor:

@@ -1,75 +1,149 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Inverses of displacement fields and splines, found point by point."""
+"""Inverses of displacement fields and splines by fixed-point iteration."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from .axiswise import slabs
+from ..tensors import on_device
 from .grid import Grid
+from .partition import grid_slabs
+from .sampling import sample
 from .steps import FieldStep, SplineStep, world_points, world_to_voxels
+from .warping import inside, mapped_points
 
-__all__ = ["fitted_affine", "inverted_step"]
+__all__ = ["fitted_affine", "inverted_step", "refined_inverse"]
 
-CLOSE = 1e-3  # voxels
-SAMPLES = 2**20  # points that an affine map and an outline are found from
-LARGEST = 30  # times the domain of the step, for the domain of its inverse
+STEP_TOLERANCE_VOXELS = 1e-3
+FIELD_TOLERANCE_VOXELS = 1e-2  # linear interpolation of the result is not more accurate
+AFFINE_FIT_POINTS = 2**20
+MAX_DOMAIN_GROWTH = 30  # voxels of the default domain of an inverse, relative to the domain of the step
 
 
 @torch.no_grad()
 def inverted_step(step: FieldStep | SplineStep, grid: Grid | None = None, iterations: int = 60) -> FieldStep:
     """The inverse of a step on a grid.
 
-    A fixed-point iteration (Chen 2008, doi 10.1118/1.2816107) after the affine map that fits the step best is taken out,
-    with half the step length wherever the full one does not help or goes too far. Beyond its domain the step is continued
-    by that affine map and its nearest deviation from it, so that the inverse has no jump where points come from outside.
+    The fixed-point iteration starts from the affine map that fits the step best; its step length is halved wherever the full
+    one does not help or overshoots. Beyond its domain the step is continued by that affine map and the nearest deviation from
+    it, so that the inverse has no jump where points come from outside.
 
     Args:
-        grid: where the inverse is wanted; if not given, the domain of the step, moved to where the step takes it.
+        grid: of the inverse; by default the domain of the step, moved to where the step maps it.
         iterations: at most.
 
     Raises:
-        ValueError: when the step scatters its domain so far that this grid would be 30 times as large.
+        ValueError: when the step scatters its domain so far that the default grid would be 30 times as large.
     """
     points = _some_points(step.domain)
     mapped = step.apply(points)
     affine = fitted_affine(points.to(mapped.device), mapped)
     grid = _covering(mapped, step.domain, affine) if grid is None else grid
+    matrix, back = (torch.tensor(m, device=mapped.device) for m in (affine, np.linalg.inv(affine)))
+    tolerance = STEP_TOLERANCE_VOXELS * float(grid.spacing.min())
     parts = []
-    for rows in slabs(grid.shape):
-        part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+    for _, part in grid_slabs(grid):
         target = world_points(part).to(mapped.device)
-        found = _solved(step, target, affine, CLOSE * float(grid.spacing.min()), iterations)
-        parts.append((found - target).T.reshape(-1, *part.shape).float())
+        start = target @ back[:-1, :-1].T + back[:-1, -1]
+
+        def residual(x: torch.Tensor, rows: torch.Tensor | slice, target: torch.Tensor = target) -> torch.Tensor:
+            return (_continued(step, x.T, matrix) - target[rows]).T
+
+        found = _fixed_point(residual, start.T, back[:-1, :-1], tolerance, iterations, damped=True)
+        parts.append((found - target.T).reshape(-1, *part.shape).float())
     return FieldStep(torch.cat(parts, 1), grid)
 
 
-def _solved(
-    step: FieldStep | SplineStep, target: torch.Tensor, affine: np.ndarray, close: float, iterations: int
+@torch.no_grad()
+def refined_inverse(
+    inverse_mm: torch.Tensor,
+    moving: Grid,
+    forward_mm: torch.Tensor,
+    fixed: Grid,
+    affine: np.ndarray,
+    iterations: int = 6,
 ) -> torch.Tensor:
-    """Points ``x`` that the step takes to ``target``, ``(N, D)``."""
-    matrix, back = (torch.tensor(m, device=target.device) for m in (affine, np.linalg.inv(affine)))
-    best = target @ back[:-1, :-1].T + back[:-1, -1]
-    rest = _continued(step, best, matrix) - target
-    left = torch.linalg.vector_norm(rest, dim=1)
+    """Bring ``y + v(y)`` closer to the point that the forward displacement maps to ``y``.
+
+    ``exp(-v)`` inverts ``exp(v)`` up to the errors of squaring and of both lattices. The residual ``v(y) + u(y + v(y))`` is
+    mapped back through the affine part and subtracted as long as it shrinks. Where ``y + v(y)`` lies outside the fixed field
+    of view the residual is unknown, and ``v`` stays as it is.
+
+    Args:
+        inverse_mm: ``v``, ``(D, *moving)``, RAS mm.
+        forward_mm: ``u``, ``(D, *fixed)``, RAS mm.
+        affine: ``(D + 1, D + 1)``, affine part of the forward map.
+        iterations: at most.
+
+    Returns:
+        ``(D, *moving)`` float32.
+    """
+    dims = moving.dims
+    out = inverse_mm.float().clone()
+    back = on_device(np.linalg.inv(affine[:dims, :dims]), out)
+    tolerance = FIELD_TOLERANCE_VOXELS * float(fixed.spacing.min())
+    for rows, part in grid_slabs(moving):
+
+        def residual(v: torch.Tensor, _: torch.Tensor | slice, part: Grid = part) -> torch.Tensor:
+            points = mapped_points(part, fixed, v.reshape(dims, *part.shape))
+            found = v + sample(forward_mm[None], points.float()[None], padding_mode="border")[0].flatten(1)
+            return torch.where(inside(points, fixed.shape).flatten(), found, 0)
+
+        found = _fixed_point(residual, out[:, rows].flatten(1), back, tolerance, iterations, damped=False)
+        out[:, rows] = found.view(dims, *part.shape)
+    return out
+
+
+#: residual of solutions ``(D, M)`` for some of the right-hand sides, ``(D, M)``
+Residual: TypeAlias = Callable[[torch.Tensor, "torch.Tensor | slice"], torch.Tensor]
+
+
+def _fixed_point(
+    residual: Residual, start: torch.Tensor, back: torch.Tensor, tolerance: float, iterations: int, damped: bool
+) -> torch.Tensor:
+    """Solve ``residual(x) = 0`` point by point by ``x <- x - back @ residual(x)`` (Chen 2008, doi 10.1118/1.2816107).
+
+    A point moves only where its residual shrinks.
+
+    Args:
+        residual: called with points and which of all points they are.
+        start: ``(D, N)``.
+        back: ``(D, D)``, inverse of the linear part of the residual.
+        tolerance: length of a residual below which a point is solved.
+        iterations: at most.
+        damped: halve the step of a point that does not improve or overshoots, and leave solved points alone; otherwise all
+            points take full steps until the last one is solved.
+
+    Returns:
+        ``(D, N)``.
+    """
+    best, everywhere = start.clone(), slice(None)
+    rest = residual(best, everywhere)
+    left = torch.linalg.vector_norm(rest, dim=0)
     length = torch.ones_like(left)
     for _ in range(iterations):
-        open_ = (left > close).nonzero()[:, 0]
-        if not len(open_):
+        unsolved = left > tolerance
+        if not bool(unsolved.any()):
             break
-        trial = best[open_] - length[open_, None] * (rest[open_] @ back[:-1, :-1].T)
-        trial_rest = _continued(step, trial, matrix) - target[open_]
-        trial_left = torch.linalg.vector_norm(trial_rest, dim=1)
-        better = trial_left < left[open_]
-        overshot = ((trial_rest * rest[open_]).sum(1) < 0) & (trial_left > 0.5 * left[open_])
-        length[open_[~better | overshot]] /= 2
-        kept = open_[better]
-        best[kept], rest[kept], left[kept] = trial[better], trial_rest[better], trial_left[better]
+        chosen = unsolved.nonzero()[:, 0] if damped else everywhere
+        step = back @ rest[:, chosen]
+        trial = best[:, chosen] - (length[chosen] * step if damped else step)
+        trial_rest = residual(trial, chosen)
+        trial_left = torch.linalg.vector_norm(trial_rest, dim=0)
+        better = trial_left < left[chosen]
+        if damped:
+            overshot = ((trial_rest * rest[:, chosen]).sum(0) < 0) & (trial_left > 0.5 * left[chosen])
+            length[chosen[~better | overshot]] /= 2
+        best[:, chosen] = torch.where(better, trial, best[:, chosen])
+        rest[:, chosen] = torch.where(better, trial_rest, rest[:, chosen])
+        left[chosen] = torch.where(better, trial_left, left[chosen])
     return best
 
 
@@ -106,7 +180,7 @@ def fitted_affine(points: torch.Tensor, mapped: torch.Tensor) -> np.ndarray:
 
 def _some_points(grid: Grid) -> torch.Tensor:
     """World positions of voxels of a grid, its corners among them, ``(N, D)``, mm."""
-    step = max(1, round((math.prod(grid.shape) / SAMPLES) ** (1 / grid.dims)))
+    step = max(1, round((math.prod(grid.shape) / AFFINE_FIT_POINTS) ** (1 / grid.dims)))
     axes = [np.unique(np.append(np.arange(0, n, step), n - 1.0)) for n in grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, grid.dims)
     return torch.from_numpy(index @ grid.affine[:-1, :-1].T + grid.affine[:-1, -1])
@@ -119,7 +193,7 @@ def _covering(mapped: torch.Tensor, like: Grid, affine: np.ndarray) -> Grid:
     index = mapped.cpu().numpy() @ np.linalg.inv(axes).T
     low, high = np.floor(index.min(0) + 1e-6), np.ceil(index.max(0) - 1e-6)
     shape = (high - low + 1).clip(1)
-    if math.prod(shape) > LARGEST * math.prod(n + 4 for n in like.shape):
+    if math.prod(shape) > MAX_DOMAIN_GROWTH * math.prod(n + 4 for n in like.shape):
         raise ValueError(f"the inverse would need {shape.tolist()} voxels; give a grid for it")
     matrix = np.eye(len(affine))
     matrix[:-1, :-1], matrix[:-1, -1] = axes, axes @ low

@@ -13,13 +13,13 @@ import torch
 
 from ..precision import guarded
 from ..tensors import on_device, plain
-from .axiswise import slabs
+from .comparison import same_grid
 from .grid import Grid, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
+from .partition import grid_slabs
 from .reorientation import turned_tensors
 from .sampling import identity_points
 from .steps import AffineStep, FieldStep, Step, world_points
-from .transform import same_grid
 from .warping import EXACT_MODES, from_voxels, to_voxels, warp
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ __all__ = [
     "warped_tensors",
 ]
 
-SLAB = 2**19  # points that are mapped together
 Points = TypeVar("Points", torch.Tensor, np.ndarray)
 
 
@@ -90,8 +89,7 @@ def displacement(steps: Sequence[Step], grid: Grid) -> torch.Tensor:
     if known is not None and len(steps) == 1:
         return known
     parts = []
-    for rows in slabs(grid.shape, SLAB):
-        part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+    for rows, part in grid_slabs(grid):
         start = world_points(part)
         if known is None:
             end = _apply(steps, start)

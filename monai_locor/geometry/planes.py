@@ -5,22 +5,11 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from ..errors import InputError
+__all__ = ["full_affine", "plane_normal", "slice_affine", "slice_plane"]
 
-if TYPE_CHECKING:
-    from .grid import Grid
-
-__all__ = ["check_planes", "full_affine", "plane_angle", "slice_affine", "slice_plane"]
-
-logger = logging.getLogger(__name__)
-
-_TILT = 1e-3  # a plane is x-y when its axes rise by less, relative to their length
-_SAME, _OTHER = 0.5, 5.0  # degrees between planes: nothing to say below, not the same anatomy above
+MAX_TILT = 1e-3  # a plane is x-y when its axes rise by less, relative to their length
 
 
 def full_affine(affine: np.ndarray, plane: np.ndarray | None = None) -> np.ndarray:
@@ -67,14 +56,14 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
     [[2.0, 0.0, -32.0], [0.0, 2.0, -30.0], [0.0, 0.0, 1.0]]
     """
     columns = affine[:3, :2]
-    if not np.isfinite(affine).all() or not np.abs(columns[2]).max() > _TILT * np.abs(columns[:2]).max():
+    if not np.isfinite(affine).all() or not np.abs(columns[2]).max() > MAX_TILT * np.abs(columns[:2]).max():
         return None
     normal = np.cross(columns[:, 0], columns[:, 1])
     length = np.linalg.norm(normal)
     if length < 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):
         return None
     normal /= length
-    away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - _TILT)  # halfway, rounding must not decide
+    away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - MAX_TILT)  # halfway, rounding must not decide
     world = np.delete(np.eye(3), away, axis=1)
     left, _, right = np.linalg.svd(world - np.outer(normal, normal @ world), full_matrices=False)
     plane = np.eye(4)
@@ -84,30 +73,6 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
     return plane
 
 
-def plane_angle(first: Grid, second: Grid) -> float:
-    """Between the planes of two slices, degrees; 0 for grids in three dimensions and slices without a place in the world."""
-    if first.dims != 2 or second.dims != 2 or first.placeless or second.placeless:
-        return 0.0
-    one, two = (_normal(grid.plane) for grid in (first, second))
-    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(one, two)), abs(one @ two))))
-
-
-def _normal(plane: np.ndarray | None) -> np.ndarray:
+def plane_normal(plane: np.ndarray | None) -> np.ndarray:
+    """Unit normal of a plane as :func:`slice_plane` gives it, ``(3,)``; None is the x-y plane."""
     return np.array([0.0, 0.0, 1.0]) if plane is None else np.cross(plane[:3, 0], plane[:3, 1])
-
-
-def check_planes(first: Grid, second: Grid, names: tuple[str, str]) -> None:
-    """Refuse two slices that do not lie in one plane, or in parallel ones; three-dimensional grids pass.
-
-    Args:
-        names: of both, for messages.
-
-    Raises:
-        InputError: when their planes are more than 5 degrees apart; from half a degree on a warning is logged.
-    """
-    angle = plane_angle(first, second)
-    apart = f"{names[0]} and {names[1]} are slices in planes {angle:.3g} degrees apart"
-    if angle > _OTHER:
-        raise InputError(f"{apart}; give slices of one plane, or parallel ones")
-    if angle > _SAME:
-        logger.warning("%s; each is taken in its own plane", apart)

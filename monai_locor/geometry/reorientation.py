@@ -14,8 +14,8 @@ import torch
 
 from ..precision import guarded
 from ..tensors import on_device
-from .axiswise import slabs
 from .grid import Grid
+from .partition import slabs
 
 __all__ = ["jacobian_matrices", "turned_tensors"]
 

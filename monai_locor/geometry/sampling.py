@@ -54,7 +54,7 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
     return sample_normalized(image, flat, padding_mode).reshape(*image.shape[:2], *points.shape[2:])
 
 
-SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
+SIGNED_TYPES = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
 
 
 def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> torch.Tensor:
@@ -66,11 +66,11 @@ def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> to
         if n > 1:  # an axis of one voxel has no outside
             inside = inside & (where >= 0) & (where <= n - 1)
         index = index * n + where.nan_to_num(0).clamp(0, n - 1).long()
-    stored = image.view(SIGNED[image.dtype]) if image.dtype in SIGNED else image
+    stored = image.view(SIGNED_TYPES[image.dtype]) if image.dtype in SIGNED_TYPES else image
     values = stored.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, image.shape[1], -1))
     values = values.unflatten(2, points.shape[2:])
     values = values if padding_mode == "border" else values.masked_fill(~inside[:, None], 0)
-    return values.view(image.dtype) if image.dtype in SIGNED else values
+    return values.view(image.dtype) if image.dtype in SIGNED_TYPES else values
 
 
 def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:

@@ -194,13 +194,14 @@ class SplineStep(_Vectors):
         """Map points ``(N, D)``, float64."""
         import torch
 
+        from .bspline import cubic_weights
         from .warping import inside
 
         points = points.to(self.coefficients.device)
         nodes = world_to_voxels(points, self.grid)
         limits = torch.tensor(self.grid.shape, device=nodes.device)[:, None] - 4
         first = torch.minimum((nodes.floor().long() - 1).clamp(min=0), limits)
-        weights = _cubic(nodes - 1 - first)  # (4, D, N)
+        weights = cubic_weights(nodes - 1 - first)  # (4, D, N)
         value = torch.zeros_like(points)
         for taps in itertools.product(range(4), repeat=self.dims):
             index = tuple(first[axis] + tap for axis, tap in enumerate(taps))
@@ -226,10 +227,3 @@ def world_points(grid: Grid) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(grid.points().reshape(-1, grid.dims))
-
-
-def _cubic(t: torch.Tensor) -> torch.Tensor:
-    """Weights of the four nodes around a position ``t`` in [0, 1] past the second, ``(4, *t.shape)``."""
-    import torch
-
-    return torch.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3]) / 6

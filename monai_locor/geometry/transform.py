@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from .comparison import same_grid
 from .grid import Grid, apply_affine
 from .steps import AffineStep, FieldStep, Step
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Points = TypeVar("Points", torch.Tensor, np.ndarray)
 
-__all__ = ["SpatialTransform", "product", "same_grid"]
+__all__ = ["SpatialTransform", "product"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +235,6 @@ class SpatialTransform:
     def _check(self, grid: Grid) -> None:
         if grid.dims != self.dims:
             raise ValueError(f"a transform of {self.dims} dimensions does not act on a grid of shape {grid.shape}")
-
-
-def same_grid(a: Grid, b: Grid) -> bool:
-    """Whether two grids have the same voxels, up to a thousandth of one."""
-    return a.shape == b.shape and bool(np.abs(a.corners() - b.corners()).max() < 1e-3 * a.spacing.min())
 
 
 def product(steps: Sequence[Step]) -> np.ndarray:

@@ -10,9 +10,9 @@ import torch
 
 from ..precision import guarded
 from ..tensors import on_device, plain
-from .axiswise import slabs
 from .grid import Grid, voxel_to_voxel
 from .interpolation import SMOOTH_MODES, sample_labels, sample_smooth, spline_coefficients
+from .partition import grid_slabs
 from .sampling import identity_points, sample
 
 __all__ = ["EXACT_MODES", "MODES", "from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
@@ -132,8 +132,7 @@ def warp(
     if mode == "bspline":
         values = spline_coefficients(values)
     parts = []
-    for rows in slabs(grid.shape):  # positions in float64 take more room than the images
-        part = grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+    for rows, part in grid_slabs(grid):
         shift = None if displacement_mm is None else displacement_mm[:, rows]
         points = mapped_points(part, image_grid, shift, values.device)
         points = points if mode in EXACT_MODES else points.to(values)

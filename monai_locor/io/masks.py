@@ -12,14 +12,14 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import Grid, apply_affine, check_planes, inside, voxel_to_voxel, warp
+from ..geometry import Grid, apply_affine, check_planes, inside, same_grid, voxel_to_voxel, warp
 from ..run_log import doubt
 from ..tensors import plain
 from .arrays import bare_array
 from .image_source import ImageSource
 from .images import read_mask
 
-__all__ = ["mask_on_grid", "placed_like", "same_voxels"]
+__all__ = ["mask_on_grid", "placed_like"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "biline
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, its image {grid.shape}; both must be 2-D or both 3-D")
     check_planes(own, grid, (name, "its image"))
-    if not same_voxels(own, grid):
+    if not same_grid(own, grid):
         logger.warning("%s: lies on another grid than its image and is resampled", name)
         _warn_beside(name, weight, own, grid)
         weight = warp(weight, own, None, grid, mode)
@@ -76,7 +76,7 @@ def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) 
         quiet: no warning, of arrays that cannot say where they lie.
     """
     own = Grid.of(volume)
-    if own.shape != grid.shape or not own.placeless or same_voxels(own, grid) or _same_box(own, grid):
+    if own.shape != grid.shape or not own.placeless or same_grid(own, grid) or _same_box(own, grid):
         return volume
     if not quiet:
         logger.warning("%s: has no place in the world; it is taken to lie on the voxels of its image", name)
@@ -99,8 +99,3 @@ def _same_box(a: Grid, b: Grid) -> bool:
     corners = apply_affine(np.linalg.inv(b.affine), a.corners())
     outermost = (np.minimum(np.abs(corners), np.abs(corners - (np.array(b.shape) - 1))) < 1e-2).all()
     return bool(outermost) and len(np.unique(corners.round(), axis=0)) == len(corners)
-
-
-def same_voxels(a: Grid, b: Grid) -> bool:
-    """To within a hundredth of a voxel, which is what headers in single precision leave."""
-    return a.shape == b.shape and np.allclose(voxel_to_voxel(a, b), np.eye(a.dims + 1), atol=1e-2)

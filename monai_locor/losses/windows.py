@@ -10,13 +10,14 @@ Everything that does not depend on the shift is a :class:`WindowPlan`, which can
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+
+from ..geometry import cubic_bspline, slabs
 
 __all__ = ["AxisWindows", "BandedMatrix", "ReplicatedBox", "WindowPlan", "random_shift", "window_count"]
 
@@ -96,8 +97,7 @@ class CubicSpline:
     spacing: float
 
     def __call__(self, distance: torch.Tensor) -> torch.Tensor:
-        t = distance.abs() / self.spacing
-        return torch.where(t < 1, 2 / 3 - t.square() + t**3 / 2, (2 - t).clamp_min(0) ** 3 / 6)
+        return cubic_bspline(distance / self.spacing)
 
 
 class WindowPlan:
@@ -132,8 +132,8 @@ class WindowPlan:
         # every block has room for any shift, so that no value has to be read back from the device
         self._slack = reach + stride / 2
         self.centers = self._first + stride * torch.arange(count, device=device, dtype=dtype)
-        self.forward = _Batch([(rows, self._columns(rows)) for rows in _chunks(count, WINDOWS_PER_BLOCK)], self)
-        chunks = _chunks(size, round(WINDOWS_PER_BLOCK * max(stride, 1)))
+        self.forward = _Batch([(rows, self._columns(rows)) for rows in slabs((count,), WINDOWS_PER_BLOCK)], self)
+        chunks = slabs((size,), round(WINDOWS_PER_BLOCK * max(stride, 1)))
         self.adjoint = _Batch([(self.rows(cols), cols) for cols in chunks], self)
 
     @classmethod
@@ -271,15 +271,9 @@ class ReplicatedBox(BandedMatrix):
             weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
             return Block(rows, cols, weight.T.contiguous() if transposed else weight)
 
-        chunks = _chunks(size, WINDOWS_PER_BLOCK + 8)
+        chunks = slabs((size,), WINDOWS_PER_BLOCK + 8)
         forward = [block(rows, around(rows)) for rows in chunks]
         super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
-
-
-def _chunks(size: int, length: int) -> Sequence[slice]:
-    number = -(-size // length)
-    edges = [round(i * size / number) for i in range(number + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _apply(x: torch.Tensor, axis: int, size: int, blocks: list[tuple[slice, slice, torch.Tensor]]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch import nn
 from ..autograd import StreamedFunction
 from ..geometry import (
     Grid,
+    cubic_bspline,
     identity_points,
     interpolation_matrix,
     sample_gradients,
@@ -28,15 +29,7 @@ from ..geometry import (
 )
 from ..tensors import on_device, plain
 
-__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "cubic_bspline", "exponential", "spline_matrix"]
-
-
-def cubic_bspline(distance: np.ndarray) -> np.ndarray:
-    """The cubic B-spline at ``distance`` (in knot spacings) from its center."""
-    d = np.abs(distance)
-    near = 2 / 3 - d**2 + d**3 / 2
-    far = np.clip(2 - d, 0, None) ** 3 / 6
-    return np.where(d < 1, near, far)
+__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "exponential", "spline_matrix"]
 
 
 def exponential(warp: nn.Module, squarings: int) -> DVF2DDF:

@@ -15,10 +15,9 @@ from monai.data.meta_tensor import MetaTensor
 from torch import nn
 
 from ..errors import InputError
-from ..geometry import Grid, warp
+from ..geometry import Grid, same_grid, warp
 from ..io import ImageSource, read_image
 from ..io.arrays import images_of_channels
-from ..io.masks import same_voxels
 from ..losses.compare import channels_of, compare
 from ..tensors import plain
 from .pairing import pair_count
@@ -70,7 +69,7 @@ def _on_grid(image: MetaTensor, valid: torch.Tensor | None, grid: Grid, role: st
     own, name = Grid.of(image), f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, the first {role} image {grid.shape}; both must be 2-D or both 3-D")
-    if same_voxels(own, grid):
+    if same_grid(own, grid):
         return plain(image), valid
     counts = torch.ones_like(plain(image)) if valid is None else valid.float()
     covered = warp(counts, own, None, grid) > COVERED

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from ..geometry import Grid, warp
+from ..geometry.inversion import refined_inverse
 from ..networks.affine import AffineMap
 from ..networks.composition import StagedVelocity
 from ..networks.velocity import SplineVelocity
 from ..tensors import plain
 from .coordinates import ForwardCoordinates, InverseCoordinates
-from .inversion import refined_inverse
 from .start.reach import box_within
 
 __all__ = ["BidirectionalMap", "StationaryVelocity", "forward_mm", "inverse_mm", "stationary_velocity"]

@@ -16,8 +16,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import FieldStep, Grid, SpatialTransform, warped
-from ..geometry.transform import same_grid
+from ..geometry import FieldStep, Grid, SpatialTransform, same_grid, warped
 from ..io import ImageSource, read_image, read_transform
 from ..io.transforms.output_folder import has_deformation
 from ..quality import Verdict

@@ -14,8 +14,8 @@ from monai.networks.blocks import Warp
 from scipy.interpolate import BSpline, NdBSpline
 from scipy.ndimage import map_coordinates
 
-from monai_locor.geometry import Grid
-from monai_locor.networks.velocity import LatticeWarp, SplineVelocity, cubic_bspline
+from monai_locor.geometry import Grid, cubic_bspline
+from monai_locor.networks.velocity import LatticeWarp, SplineVelocity
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2], [0.2, 0.2, 2.5], [0.1, -1.9, 0.3]])
 OBLIQUE, _ = np.linalg.qr(OBLIQUE)

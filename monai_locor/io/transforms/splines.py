@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...geometry import Grid, SpatialTransform, SplineStep, separable
+from ...geometry.bspline import CUBIC_NODE_VALUES
 
 __all__ = ["fitted_spline", "quadratic_zoom"]
 
@@ -32,7 +33,7 @@ def _cubic_through(size: int) -> np.ndarray:
         return np.ones((4, 1))
     system = np.zeros((size + 3, size + 3))
     for row in range(size):
-        system[row, row : row + 3] = 1 / 6, 4 / 6, 1 / 6
+        system[row, row : row + 3] = tuple(CUBIC_NODE_VALUES.values())
     for row, node in zip((size, size + 1, size + 2), (0, size - 1, size)):
         system[row, node : node + 3] = 1, -2, 1
     return np.linalg.inv(system)[:, :size]

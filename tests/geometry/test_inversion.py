@@ -11,11 +11,11 @@ import torch
 
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid, from_voxels
+from monai_locor.geometry.inversion import refined_inverse
 from monai_locor.metrics import inverse_consistency
-from monai_locor.registration.inversion import refined_inverse
 
 from ..phantoms import grid_of
-from .short_runs import inner
+from ..registration.short_runs import inner
 
 FIXED = grid_of((36, 40, 30), (2.0, 1.8, 2.4), (3, -4, 8))
 MOVING = grid_of((34, 42, 44), (2.1, 1.9, 1.8), (5, -6, 10), turn=0.3)
