@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the documentation tells people to type can be typed."""
+"""Commands, code, links and figures of the documentation are valid and current."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def figures() -> ModuleType:
     return script("docs/hooks/figures.py")
 
 
-def test_what_pages_quote_of_the_program_is_up_to_date(texts):
+def test_help_texts_and_formats_are_up_to_date(texts):
     pages = list(texts.pages())
     assert {page.name for page in pages} == {"command-line.md", "transforms.md"}
     for page in pages:
@@ -158,7 +158,7 @@ def test_results_have_an_index_and_pages_without_a_date():
     assert not [name for name in pages if re.search(r"20\d\d-", name)], "move it to archive/"
 
 
-def test_the_address_to_clone_from_is_filled_in_at_one_place():
+def test_the_address_to_clone_from_is_in_one_place():
     files = [path for path in [*PAGES, *ROOT.glob("*.*")] if path.is_file()]
     found = [path for path in files if "OWNER/" in path.read_text(encoding="utf-8")]
     assert {*found} <= {ROOT / "README.md"}

@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the package says of itself, kept in the pages: the text between two marks is generated.
+"""Help texts and the table of formats in the pages, generated between two markers.
 
-    python docs/hooks/help_texts.py    # brings all pages up to date; tests/test_docs.py sees that they are
+    python docs/hooks/help_texts.py    # updates all pages; tests/test_docs.py checks them
 
 ``monai-locor register --help`` goes between ``<!-- help: register -->`` and ``<!-- end -->``, the table of transform formats
-between ``<!-- formats -->`` and ``<!-- end -->``. The pages can therefore be read in the repository without a build.
+between ``<!-- formats -->`` and ``<!-- end -->``, so that the pages can be read in the repository without a build.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ FORMATS = re.compile(rf"^(<!-- formats -->)\n.*?^{END}$", re.MULTILINE | re.DOTA
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """What mkdocs calls for every page."""
+    """Update a page; called by mkdocs."""
     return updated(markdown)
 
 
 def updated(markdown: str) -> str:
-    """A page with what is generated in it as it is now."""
+    """Return the text of a page with its generated parts brought up to date."""
     markdown = HELP.sub(lambda found: f"{found[1]}\n\n```text\n{_help((found[2] or '').strip())}\n```\n\n{END}", markdown)
     return FORMATS.sub(lambda found: f"{found[1]}\n\n{_formats()}\n\n{END}", markdown)
 
 
 def pages() -> Iterator[Path]:
-    """The pages that something is generated in."""
+    """The pages with generated parts."""
     for path in sorted(DOCS.rglob("*.md")):
         if END in path.read_text(encoding="utf-8"):
             yield path
@@ -46,7 +46,7 @@ def _help(command: str) -> str:
     from monai_locor.cli.main import build_parser
 
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100"  # argparse has no other way to be told
+    os.environ["COLUMNS"] = "100"  # argparse reads the width from here only
     try:
         parser: argparse.ArgumentParser = build_parser()
         if command:
@@ -72,7 +72,7 @@ def _formats() -> str:
 
 
 def main() -> None:
-    """Bring all pages up to date."""
+    """Update all pages."""
     for path in pages():
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
 

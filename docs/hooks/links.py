@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Links that work in the repository, turned into those of the site.
+"""Convert links that work in the repository to links of the site.
 
 A page links to a name of the package by its module, with the name in the API reference as the link's title; to a notebook by
 its file; and to results of benchmarks, which are not on the site and become the name of their file.
@@ -21,7 +21,7 @@ NOTEBOOK = re.compile(r"\]\((?:\.\./)+tutorials/(\w+)\.ipynb\)")
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """What mkdocs calls for every page."""
+    """Convert the links of a page; called by mkdocs."""
     here = posixpath.dirname(page.file.src_uri)
     markdown = API.sub(r"\1[\2]", markdown)
     markdown = RESULTS.sub(r"\1: `\2` in the repository", markdown)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mathematics as MathML, which browsers draw by themselves: no script, no font and no request to another server."""
+"""Mathematics as MathML, which browsers render without scripts, fonts or requests to another server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Replace what pymdownx.arithmatex marked as LaTeX."""
+    """Replace the LaTeX marked by pymdownx.arithmatex; called by mkdocs."""
     content = INLINE.sub(lambda found: convert(html.unescape(found[1]).strip()), content)
     return BLOCK.sub(lambda found: convert(html.unescape(found[1]).strip(), display="block"), content)

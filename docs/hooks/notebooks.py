@@ -18,7 +18,7 @@ LINK = re.compile(r"\]\((\w+)\.ipynb")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add a page for every notebook."""
+    """Add a page for every notebook; called by mkdocs."""
     for notebook in sorted((Path(config.config_file_path).parent / FOLDER).glob("*.ipynb")):
         shown = Path(config.docs_dir) / FOLDER / notebook.stem
         files.append(File.generated(config, f"{FOLDER}/{notebook.stem}.md", content=_page(notebook, shown)))

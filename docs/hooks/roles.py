@@ -19,10 +19,10 @@ NAMES = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +\S.*)*)", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
-    """Rewrites every docstring of a package once it is loaded."""
+    """Rewrite every docstring of a package when it is loaded."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Called by griffe with each package."""
+        """Rewrite a package; called by griffe."""
         for thing in _objects(pkg):
             if thing.docstring is not None:
                 thing.docstring.value = _markdown(thing.docstring.value, thing)
@@ -44,7 +44,7 @@ def _markdown(text: str, scope: griffe.Object) -> str:
 
 
 def _link(name: str, scope: griffe.Object) -> str:
-    """A link where the name is on a page of the reference, else the name alone."""
+    """A link if the name is in the API reference, otherwise the name alone."""
     target = name
     if name.startswith("."):  # relative to the package that the module is in
         target = f"{scope.module.parent.path}{name}" if scope.module.parent else name[1:]
