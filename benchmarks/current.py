@@ -46,7 +46,7 @@ def section_of(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "page": page,
         "script": script,
         "date": about["date"],
-        "hardware": about.get("processor", about["device"]),
+        "hardware": about.get("processor") or about["device"],
         "threads": about["threads"],
         "commit": about.get("commit", ""),
     }
