@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .case_files import ALL_FILES, DESCRIPTION_FILE, LANDMARK_FILES, image_file
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from ..geometry import Grid
 
 __all__ = ["Case", "find_cases"]
-
-STEMS = ("fixed", "moving", "fixed_mask", "moving_mask", "mask", "fixed_labels", "moving_labels", "truth", "target")
-LANDMARK_FILES = ("fixed_landmarks.csv", "moving_landmarks.csv")
-DESCRIPTION_FILE = "case.json"
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,7 @@ class Case:
 
     def file(self, stem: str) -> Path | None:
         """Path of one of its images; None if the file does not exist."""
-        path = self.folder / f"{stem}.nii.gz"
-        return path if path.is_file() else None
+        return image_file(self.folder, stem)
 
     @cached_property
     def study(self) -> str | None:
@@ -96,14 +92,28 @@ class Case:
             InputError: if a file cannot be read or does not match the fixed image.
             ValueError: if the displacement is not on the fixed grid or not finite.
         """
-        from .measuring import measured
+        import torch
 
-        return measured(self, displacement_mm)
+        from .case_scores import label_dice, mean_target_error, study_score
+
+        shape = (self.grid.dims, *self.grid.shape)
+        zero = torch.zeros(shape, dtype=torch.float32)
+        u = zero if displacement_mm is None else displacement_mm.detach().cpu()
+        if tuple(u.shape) != shape or not u.isfinite().all():
+            raise ValueError(f"a displacement of {self.name} must be finite and {shape}")
+        found = {}
+        if self.study is not None:
+            found["study"] = study_score(self.folder, self.study, u)
+        if "tre" in self.scores:
+            found["tre"] = mean_target_error(self.folder, self.grid, u)
+        if "dice" in self.scores:
+            found["dice"] = label_dice(self.folder, self.grid, u)
+        return found
 
     def digest(self) -> str:
         """SHA-256 of the names and contents of its files."""
         total = hashlib.sha256()
-        for name in (*(f"{stem}.nii.gz" for stem in STEMS), *LANDMARK_FILES, DESCRIPTION_FILE):
+        for name in ALL_FILES:
             path = self.folder / name
             if path.is_file():
                 total.update(f"{name} {_sha256(path)}\n".encode())
