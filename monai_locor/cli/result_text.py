@@ -59,14 +59,14 @@ def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[di
     """
     if not all(labels.values()):
         return []
-    from ..report.labels import label_pairs
+    from ..report.labels import label_overlaps
 
     found = []
-    for pair in label_pairs(result, **{name.removesuffix("_labels"): maps for name, maps in labels.items()}):
+    for pair in label_overlaps(result, **{name.removesuffix("_labels"): maps for name, maps in labels.items()}):
         if pair.after:
             both = zip(("before", "after"), (pair.before, pair.after), pair.means, strict=True)
             found.append({"name": pair.name, **{when: {"labels": each, "mean": mean} for when, each, mean in both}})
-            if pair.fell:
+            if pair.decreased:
                 logger.warning(
                     "%s overlap less than where the registration started: look at the result before you use it", pair.name
                 )

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What was measured of a registration, put into words, each with its status."""
+"""The checks of a verdict, each with its status, a text and an advice."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .measures import GLOBAL_SHIFT, LOCAL_SHIFTS
-from .samples import Samples
+from .alignment import GLOBAL_SHIFT, LOCAL_SHIFTS
+from .samples import SampledPair
 from .thresholds import Thresholds
 
 __all__ = ["RANK", "Reason", "reasons_of"]
 
 RANK = ("SKIP", "PASS", "WARN", "FAIL")
-INFORMATION = ("mutual_information", "normalized_mutual_information")  # measures of the settings that NMI is not independent of
+INFORMATION_MEASURES = ("mutual_information", "normalized_mutual_information")  # NMI is not independent of these
 
-UNJUDGED = "nothing tells whether it is right: judge it by eye, by landmarks or by label maps (monai-locor evaluate)"
+NOT_CHECKED = "the result could not be checked: inspect it, or evaluate landmarks or label maps (monai-locor evaluate)"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One thing that was looked at.
+    """The outcome of one check.
 
     Attributes:
-        check: what, in a word or two.
-        status: ``"PASS"``, ``"WARN"``, ``"FAIL"``, or ``"SKIP"`` where it could not be measured.
-        text: what was found.
-        advice: what to do about it; empty if there is nothing to do.
+        check: name of the check, one or two words.
+        status: ``"PASS"``, ``"WARN"``, ``"FAIL"``, or ``"SKIP"`` if it could not be measured.
+        text: finding.
+        advice: remedy; empty if none is needed.
     """
 
     check: str
@@ -40,54 +40,60 @@ class Reason:
 
 
 def reasons_of(
-    measures: Mapping[str, Any], limits: Thresholds, samples: Samples, similarity: str, transform: str = "deformable"
+    measures: Mapping[str, Any], limits: Thresholds, pair: SampledPair, similarity: str, transform: str = "deformable"
 ) -> list[Reason]:
-    """Everything that was looked at.
+    """All checks.
 
     Args:
-        measures: see :func:`.verdict.judge_outcome`; NaN where one could not be measured.
-        samples: that they were measured on.
-        similarity: what was optimized, for words only.
-        transform: what was looked for, see :class:`monai_locor.registration.RegistrationConfig`.
+        measures: see :func:`.measures.measured`; NaN where one could not be measured.
+        limits: thresholds of the measures.
+        pair: sampled images that were measured.
+        similarity: similarity measure of the registration; it changes the texts only.
+        transform: transform model, see :class:`monai_locor.registration.RegistrationConfig`.
     """
-    unit = samples.unit, GLOBAL_SHIFT * float(samples.grid.extent.max())
-    return [*_seen(measures, limits, unit, similarity, transform), *_shape(measures, limits), *_run(measures, limits)]
-
-
-def _seen(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], similarity: str, transform: str) -> list[Reason]:
-    """What the images say."""
-    gain = "NMI cannot be compared: start and result share too few voxels"
-    if not math.isnan(m["information_gain"]):
-        was = "akin to what was optimized" if similarity in INFORMATION else "which was not optimized"
-        gain = f"normalized mutual information, {was}, went from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
-    shared = f"{100 * m['overlap']:.0f} % of the smaller field of view lies inside the other image"
-    elsewhere = 'check that both images show the same part of the body; start from elsewhere (initialization "moments")'
-    look = "look at both images before and after in the report"
+    shifts_mm = (*(k * pair.unit for k in LOCAL_SHIFTS), GLOBAL_SHIFT * float(pair.grid.extent.max()))
     return [
-        _voxels(m, limits),
-        _reason("overlap", "overlap", m, limits, shared, elsewhere),
-        _warned(_reason("information gain", "information_gain", m, limits, gain, look), limits, "information_gain"),
-        _warned(_alignment(m, limits, unit, transform), limits, "local_support", "beside"),
+        _valid_voxels(measures, limits),
+        _overlap(measures, limits),
+        _warn_if_skipped(_information_gain(measures, limits, similarity), limits, "information_gain"),
+        _warn_if_skipped(_alignment(measures, limits, shifts_mm, transform), limits, "local_support", "beside"),
+        *_transform_reasons(measures, limits),
+        *_run_reasons(measures, limits),
     ]
 
 
-def _voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:
-    """Whether there is enough to register by."""
-    text = f"{m['counted']} voxels count: finite, inside the masks, and in view of the other image"
-    return _reason("voxels", "counted", m, limits, text, "check that the masks lie on what is to be aligned")
+def _valid_voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    text = f"{m['counted']} valid voxels: finite, inside the masks and the field of view of the other image"
+    return _reason("voxels", "counted", m, limits, text, "check that the masks cover the structures to align")
 
 
-def _warned(reason: Reason, limits: Thresholds, *names: str) -> Reason:
-    """A check of what was not optimized that could not be made is a warning, unless its thresholds say never."""
-    asked = any(limit is not None for name in names for limit in getattr(limits, name))
-    return replace(reason, status="WARN", advice=UNJUDGED) if reason.status == "SKIP" and asked else reason
+def _overlap(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    text = f"{100 * m['overlap']:.0f} % of the smaller field of view lies inside the other image"
+    advice = 'check that both images show the same anatomy; try another start (initialization "moments")'
+    return _reason("overlap", "overlap", m, limits, text, advice)
 
 
-def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, float], transform: str) -> Reason:
-    """Whether the images agree here and not beside it.
+def _information_gain(m: Mapping[str, Any], limits: Thresholds, similarity: str) -> Reason:
+    text = "NMI not measured: too few voxels are valid both at the start and in the result"
+    if not math.isnan(m["information_gain"]):
+        kind = "related to the optimized measure" if similarity in INFORMATION_MEASURES else "not optimized"
+        text = f"normalized mutual information ({kind}) changed from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
+    advice = "compare both images before and after in the report"
+    return _reason("information gain", "information_gain", m, limits, text, advice)
 
-    Without a deformation blocks of two people's images may well be beside: that alone is then no failure.
+
+def _warn_if_skipped(reason: Reason, limits: Thresholds, *names: str) -> Reason:
+    """WARN if a check of what was not optimized could not be made, unless its thresholds are all None."""
+    required = any(limit is not None for name in names for limit in getattr(limits, name))
+    return replace(reason, status="WARN", advice=NOT_CHECKED) if reason.status == "SKIP" and required else reason
+
+
+def _alignment(m: Mapping[str, Any], limits: Thresholds, shifts_mm: tuple[float, float, float], transform: str) -> Reason:
+    """Whether the images match better at the result than after small shifts.
+
+    Without a deformation, blocks of an inter-subject pair may match better elsewhere: this alone is then not a failure.
     """
+    near, far, whole = shifts_mm
     local, around = (limits.status(name, m[name]) for name in ("local_support", "beside"))
     if transform != "deformable" and local == "FAIL":
         local = "WARN"
@@ -95,33 +101,32 @@ def _alignment(m: Mapping[str, Any], limits: Thresholds, unit: tuple[float, floa
     status = "WARN" if around == "FAIL" and local == "PASS" else worse
     texts = []
     if local != "SKIP":
-        near, far = (f"{k * unit[0]:.1f}" for k in LOCAL_SHIFTS)
         share = f"{100 * m['local_support']:.0f} % of {m['blocks']} blocks"
-        texts.append(f"{share} agree best in place, not {near} or {far} mm away")
+        texts.append(f"{share} match best in place, compared with shifts of {near:.1f} and {far:.1f} mm")
     if around != "SKIP":
-        texts.append(f"NMI - 1 is {m['beside']:.2f} times that of the result displaced by {unit[1]:.0f} mm")
+        texts.append(f"NMI - 1 is {m['beside']:.2f} times its value after a shift of {whole:.0f} mm")
     advice = "the images may be unrelated or the start too far off: give an initial affine"
     if transform != "deformable":
-        advice = f"what is not aligned may need a deformation (transform deformable, this is {transform}); else {advice}"
-    text = "; ".join(texts) or "too few voxels with contrast count to compare the result with what lies beside it"
+        advice = f'a deformation may be needed (transform "deformable" instead of "{transform}"); otherwise {advice}'
+    text = "; ".join(texts) or "too few valid voxels with contrast to compare the result with shifted ones"
     return Reason("alignment", status, text, advice if status in ("WARN", "FAIL") else "")
 
 
-def _shape(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
-    """What the transform looks like."""
+def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
+    """Checks of the transform."""
     affine = max((limits.status(name, m[name]) for name in ("stretch", "shear_degrees")), key=RANK.index)
     text = f"lengths change by a factor of up to {m['stretch']:.2f}, right angles by up to {m['shear_degrees']:.0f} degrees"
     if m["determinant"] <= 0:
-        affine, text = "FAIL", f"it mirrors the image (determinant {m['determinant']:.2f})"
-    advice = "give an initial affine, or masks of what is to be aligned"
-    folding = "nothing folds" if m["folding_percent"] == 0 else f"{m['folding_percent']:.2g} % of the voxels fold"
+        affine, text = "FAIL", f"the affine mirrors the image (determinant {m['determinant']:.2f})"
+    advice = "give an initial affine, or masks of the structures to align"
+    folding = "no folding" if m["folding_percent"] == 0 else f"{m['folding_percent']:.2g} % of the voxels fold"
     jacobian = (
         f"Jacobian determinant {m['jacobian_p01']:.2f} to {m['jacobian_p99']:.2f} in 98 % of the voxels "
-        f"({m['jacobian_min']:.2f} to {m['jacobian_max']:.2f} in all)"
+        f"(full range {m['jacobian_min']:.2f} to {m['jacobian_max']:.2f})"
     )
-    inverse = "no point comes back: the fields of view are apart"
+    inverse = "not measured: the fields of view do not overlap"
     if not math.isnan(m["inverse_mm"]):
-        inverse = f"95 % of the points come back to within {m['inverse_mm']:.2g} mm ({m['inverse_voxels']:.2g} voxels)"
+        inverse = f"inverse consistency error {m['inverse_mm']:.2g} mm ({m['inverse_voxels']:.2g} voxels), 95th percentile"
     smoother = "raise bending_weight"
     return [
         Reason("affine", affine, text, advice if affine in ("WARN", "FAIL") else ""),
@@ -131,32 +136,32 @@ def _shape(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
     ]
 
 
-def _run(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
-    """What the optimization did."""
-    rest = m["rest"]
-    fell = "nothing was optimized"
+def _run_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
+    """Checks of the optimization."""
+    rest, text = m["rest"], "no optimization steps"
     if not math.isnan(rest):
-        fell = f"{100 * abs(rest):.1f} % of the loss's whole {'fall' if rest >= 0 else 'movement was a rise,'} "
-        fell += "came in the last quarter of the last stage" if rest >= 0 else "in the last quarter of the last stage"
+        text = f"the loss {'fell' if rest >= 0 else 'rose'} in the last quarter of the last stage by {100 * abs(rest):.1f} % "
+        text += "of its total change"
     converged = limits.status("rest", abs(rest))
-    left_out = f"{100 * m['dropped']:.1f} % of the steps were dropped: their loss was not finite"
+    skipped = f"{100 * m['dropped']:.1f} % of the steps were skipped because their loss was not finite"
     return [
         _stages(m, limits),
-        Reason("convergence", converged, fell, "give the last stage more iterations" if converged in ("WARN", "FAIL") else ""),
-        _reason("steps", "dropped", m, limits, left_out if m["dropped"] else "no step was dropped", "lower the learning rates"),
+        Reason("convergence", converged, text, "give the last stage more iterations" if converged in ("WARN", "FAIL") else ""),
+        _reason("steps", "dropped", m, limits, skipped if m["dropped"] else "no step was skipped", "lower the learning rates"),
     ]
 
 
 def _stages(m: Mapping[str, Any], limits: Thresholds) -> Reason:
-    """Whether the stages had something to optimize."""
-    text = "in every stage both images count somewhere"
+    """Whether the images overlap in the stages."""
+    text = "the images overlap in every stage"
     if math.isnan(m["blind"]):
-        text = "no stage had a step"
+        text = "no stage has steps"
     elif m["blind"]:
-        text = f"in {100 * m['blind']:.0f} % of the stages the loss ended at that of nothing: nowhere did both images count"
-    return _reason("stages", "blind", m, limits, text, "check the masks, and start from elsewhere (initial affine)")
+        text = f"no valid overlap between the images or masks at the end of {100 * m['blind']:.0f} % of the stages"
+    return _reason("stages", "blind", m, limits, text, "check the masks; give an initial affine")
 
 
 def _reason(check: str, name: str, m: Mapping[str, Any], limits: Thresholds, text: str, advice: str) -> Reason:
+    """A check that compares one measure with its thresholds."""
     status = limits.status(name, m[name])
     return Reason(check, status, text, advice if status in ("WARN", "FAIL") else "")

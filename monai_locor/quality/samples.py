@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""A part of the voxels of both images, on which a verdict measures what was not optimized."""
+"""A regular subset of the voxels of both images, on which similarity is measured independently of the optimization."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from ..geometry import Grid, apply_affine, inside, mapped_points, sample, to_vox
 from ..metrics import normalized_mutual_information
 from ..tensors import plain
 
-__all__ = ["FEWEST", "SAMPLES", "Reading", "Samples", "every_nth", "mutual_information"]
+__all__ = ["MIN_VALID_SAMPLES", "NUM_SAMPLES", "Reading", "SampledPair", "every_nth", "mutual_information"]
 
-SAMPLES = 2**17  # of the fixed image, about
-FEWEST = 500  # that say anything
-UNIT = {2: 2**14, 3: 2**17}  # by the number of axes: so many points over the field of view have the unit of length between them
-BINS = (8, 32)  # of the joint histogram, fewest and most
+NUM_SAMPLES = 2**17  # of the fixed image, about
+MIN_VALID_SAMPLES = 500  # fewer are too few for a histogram
+UNITS_PER_VIEW = {2: 2**14, 3: 2**17}  # by number of axes: a field of view has this many cubes with a side of one unit
+HISTOGRAM_BINS = (8, 32)  # fewest and most
 
-Reading = tuple[np.ndarray, np.ndarray]  # intensities of the moving image, and where they count
+Reading = tuple[np.ndarray, np.ndarray]  # intensities of the moving image, and whether they are valid
 
 
 @dataclass(frozen=True)
-class Samples:
-    """A regular part of the fixed voxels, and the moving image to be read where they go.
+class SampledPair:
+    """A regular subset of the fixed voxels, and the moving image to be sampled at the corresponding points.
 
     Attributes:
-        fixed: ``(*grid)`` intensities.
-        counts: ``(*grid)`` bool: finite, and inside the fixed mask.
-        grid: where the samples lie.
-        fixed_shape: of the fixed image.
-        unit: of length for blocks and displacements, mm: see :data:`UNIT`, but no less than a voxel.
-        moving: ``(1, C, *moving_grid)``, intensities and, if there are weights, those.
-        points: where the result takes the samples, ``(D, *grid)`` float32, voxels of the moving grid.
+        fixed: intensities, ``(*grid)``.
+        valid: ``(*grid)`` bool: finite, and inside the fixed mask.
+        grid: positions of the samples.
+        fixed_shape: shape of the fixed image.
+        unit: unit of length for blocks and shifts, mm: see :data:`UNITS_PER_VIEW`, but not less than a voxel.
+        moving: ``(1, C, *moving_grid)``: intensities, and weights if there are any.
+        moving_grid: grid of the moving image.
+        points: the samples mapped by the transform, ``(D, *grid)`` float32, voxels of the moving grid.
     """
 
     fixed: np.ndarray
-    counts: np.ndarray
+    valid: np.ndarray
     grid: Grid
     fixed_shape: tuple[int, ...]
     unit: float
@@ -59,48 +60,54 @@ class Samples:
         forward_mm: torch.Tensor,
         fixed_weight: torch.Tensor | None = None,
         moving_weight: torch.Tensor | None = None,
-    ) -> Samples:
-        """Every n-th voxel along each axis, so that about :data:`SAMPLES` are left.
+    ) -> SampledPair:
+        """Take every n-th voxel along each axis, about :data:`NUM_SAMPLES` in all.
 
         Args:
-            fixed, fixed_weight: ``(1, *fixed_grid)``; moving, moving_weight: ``(1, *moving_grid)``.
-            forward_mm: ``(D, *fixed_grid)`` RAS mm.
+            fixed, fixed_weight: ``(1, *fixed_grid)``.
+            fixed_grid, moving_grid: grids of the images.
+            moving, moving_weight: ``(1, *moving_grid)``.
+            forward_mm: displacement, ``(D, *fixed_grid)``, RAS mm.
         """
-        cut, grid = every_nth(fixed_grid, SAMPLES)
+        cut, grid = every_nth(fixed_grid, NUM_SAMPLES)
         values = plain(fixed)[cut][0].detach().cpu().double().numpy()
-        counts = np.isfinite(values)
+        valid = np.isfinite(values)
         if fixed_weight is not None:
-            counts &= plain(fixed_weight)[cut][0].cpu().numpy() > 0
+            valid &= plain(fixed_weight)[cut][0].cpu().numpy() > 0
         channels = [plain(x).detach().cpu().float() for x in (moving, moving_weight) if x is not None]
         points = mapped_points(grid, moving_grid, plain(forward_mm)[cut].detach().cpu()).float()
         size, voxels = np.prod(fixed_grid.extent), np.prod(fixed_grid.shape)
-        unit = float((size / min(UNIT[grid.dims], voxels)) ** (1 / grid.dims))
-        return cls(values, counts, grid, fixed_grid.shape, unit, torch.cat(channels)[None], moving_grid, points)
+        unit = float((size / min(UNITS_PER_VIEW[grid.dims], voxels)) ** (1 / grid.dims))
+        return cls(values, valid, grid, fixed_grid.shape, unit, torch.cat(channels)[None], moving_grid, points)
 
     def read(self, offset_mm: np.ndarray | None = None, points: torch.Tensor | None = None) -> Reading:
-        """The moving image at the samples, each ``(*grid)``.
+        """Sample the moving image, ``(*grid)`` each.
 
         Args:
-            offset_mm: ``(D,)``, RAS mm, by which they are displaced.
-            points: where they go instead of where the result takes them.
+            offset_mm: shift added to the points, ``(D,)``, RAS mm.
+            points: points instead of those mapped by the transform, voxels of the moving grid.
         """
         where = self.points if points is None else points
         if offset_mm is not None:
             where = where + to_voxels(torch.from_numpy(offset_mm).float(), self.moving_grid).reshape(-1, *[1] * self.grid.dims)
         values = sample(self.moving, where[None], padding_mode="border")[0]
-        counts = inside(where, self.moving_grid.shape, margin=-0.5) & values.isfinite().all(0)
+        valid = inside(where, self.moving_grid.shape, margin=-0.5) & values.isfinite().all(0)
         if len(values) > 1:
-            counts &= values[1] > 0.5
-        return values[0].numpy(), counts.numpy() & self.counts
+            valid &= values[1] > 0.5
+        return values[0].numpy(), valid.numpy() & self.valid
 
-    def read_initial(self, affine: np.ndarray) -> Reading:
-        """The same where a matrix takes them, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
+    def read_affine(self, affine: np.ndarray) -> Reading:
+        """Sample the moving image through an affine instead of the transform.
+
+        Args:
+            affine: ``(D + 1, D + 1)``, fixed to moving points, RAS mm.
+        """
         moved = Grid(self.grid.shape, affine @ self.grid.affine)
         return self.read(points=mapped_points(moved, self.moving_grid).float())
 
 
 def every_nth(grid: Grid, count: int) -> tuple[tuple[slice, ...], Grid]:
-    """Slices of ``(C, *grid)`` that leave about ``count`` voxels, as evenly spaced as can be, and the grid of these."""
+    """Slices of ``(C, *grid)`` that leave about ``count`` voxels, as isotropic as possible, and the grid of these voxels."""
     steps = np.ones(grid.dims, int)
     while np.prod(np.ceil(np.array(grid.shape) / steps)) > 1.5 * count:
         steps[int(np.argmin(grid.spacing * steps))] += 1
@@ -112,17 +119,22 @@ def every_nth(grid: Grid, count: int) -> tuple[tuple[slice, ...], Grid]:
     return (slice(None), *cut), Grid(shape, affine)
 
 
-def mutual_information(samples: Samples, readings: Sequence[Reading], most: int = SAMPLES) -> list[float]:
-    """NMI of the fixed image with each of several readings, all over the samples that count in every one of them.
+def mutual_information(pair: SampledPair, readings: Sequence[Reading], max_samples: int = NUM_SAMPLES) -> list[float]:
+    """NMI of the fixed image with each reading, over the samples that are valid in all readings.
 
     Args:
-        most: so many of these samples are enough.
+        pair: sampled images.
+        readings: of :meth:`SampledPair.read`.
+        max_samples: largest number of samples to use.
+
+    Returns:
+        one value per reading, NaN if there are fewer than :data:`MIN_VALID_SAMPLES` samples.
     """
-    common = np.logical_and.reduce([counts for _, counts in readings])
+    common = np.logical_and.reduce([valid for _, valid in readings])
     number = int(common.sum())
-    if number < FEWEST:
+    if number < MIN_VALID_SAMPLES:
         return [math.nan] * len(readings)
-    every = -(-number // most)
-    bins = int(np.clip(round(float(number // every) ** (1 / 3)), *BINS))
-    first = torch.from_numpy(samples.fixed[common][::every])
+    every = -(-number // max_samples)
+    bins = int(np.clip(round(float(number // every) ** (1 / 3)), *HISTOGRAM_BINS))
+    first = torch.from_numpy(pair.fixed[common][::every])
     return [normalized_mutual_information(first, torch.from_numpy(v[common][::every]), bins=bins) for v, _ in readings]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""From which numbers on a registration is looked at twice, or not used."""
+"""WARN and FAIL thresholds of the measures of a registration."""
 
 from __future__ import annotations
 
@@ -15,36 +15,35 @@ from ..errors import InputError
 
 __all__ = ["Thresholds"]
 
-LOW_IS_BAD = ("counted", "overlap", "information_gain", "local_support", "beside")
+LOWER_IS_WORSE = ("counted", "overlap", "information_gain", "local_support", "beside")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a measure becomes a warning and where a failure: pairs ``(warn, fail)``, None for never.
+    """WARN and FAIL thresholds of the measures: pairs ``(warn, fail)``, None for never.
 
-    The defaults were set on 15 registrations of brains, heads and abdomens, MR and CT, of one and of two persons, on 8 pairs
-    that have nothing to do with each other (brain and abdomen, noise), and on good results displaced, turned and deformed.
+    The defaults were set on 15 registrations of brains, heads and abdomens, MR and CT, intra- and inter-subject, on 8
+    unrelated pairs (brain and abdomen, noise), and on good results that were shifted, rotated and deformed.
 
     Args:
-        counted: voxels that are finite, inside the mask and in view of the other image, of the image that has fewer; less is
-            worse.
-        blind: share of stages whose loss in the end was exactly that of nothing, because the images did not meet.
-        overlap: share of the smaller field of view that lies inside the other one; less is worse. Good ones: 0.85 to 1.
-        information_gain: NMI - 1 relative to that of the start; less is worse. Good ones: 1 (aligned before) and more.
-        local_support: share of blocks of the image that agree best where they are, not displaced a little
-            (:func:`.measures.local_support`); less is worse. Good ones: 0.69 to 1, between two abdomens 0.2; displaced
-            by 4 mm: 0.03 to 0.12, deformed by another 4 mm: 0.2 to 0.35; other images: up to 0.35.
-        beside: NMI - 1 relative to that of the result displaced by 6 % of the field of view; less is worse. Good ones: 1.5 to
-            2.4, between two abdomens 1.25; other images: up to 1.15. It fails alone only if the local support is low, too.
-        stretch: factor by which the affine changes a length, relative to the start. Good ones: up to 1.13.
-        shear_degrees: by how much it changes a right angle. Good ones: up to 14.
-        folding_percent: share of voxels with a Jacobian determinant of zero or less.
-        volume_change: factor by which volumes change, from the 1st to the 99th percentile. Good ones: up to 2.2.
-        inverse_voxels: distance, in voxels of the fixed image, from a point to where both transforms take it, 95th percentile.
-            Good ones: up to 0.06.
-        rest: part of the whole movement of the losses that falls into the last quarter of the last stage. Good ones: up to
+        counted: number of valid voxels (finite, inside the mask and the field of view of the other image) of the image that
+            has fewer; lower is worse.
+        blind: share of the stages whose final loss was exactly that of an empty overlap.
+        overlap: share of the smaller field of view that lies inside the other one; lower is worse. Good results: 0.85 to 1.
+        information_gain: NMI - 1 relative to that of the start; lower is worse. Good results: 1 (aligned before) and more.
+        local_support: share of the image blocks that match better in place than after a small shift
+            (:func:`.alignment.local_support`); lower is worse. Good results: 0.69 to 1, between two abdomens 0.2; shifted by
+            4 mm: 0.03 to 0.12, deformed by another 4 mm: 0.2 to 0.35; unrelated images: up to 0.35.
+        beside: NMI - 1 relative to that of the result shifted by 6 % of the field of view; lower is worse. Good results: 1.5
+            to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if the local support is low as well.
+        stretch: factor by which the affine changes a length, relative to the start. Good results: up to 1.13.
+        shear_degrees: change of a right angle by the affine. Good results: up to 14.
+        folding_percent: percentage of voxels with a Jacobian determinant of zero or less.
+        volume_change: factor by which volumes change, from the 1st to the 99th percentile. Good results: up to 2.2.
+        inverse_voxels: inverse consistency error in voxels of the fixed image, 95th percentile. Good results: up to 0.06.
+        rest: share of the total change of the losses that falls into the last quarter of the last stage. Good results: up to
             0.03.
-        dropped: share of steps left out because their loss was not finite.
+        dropped: share of steps skipped because their loss was not finite.
     """
 
     counted: tuple[float, float | None] = (500.0, 50.0)
@@ -64,16 +63,16 @@ class Thresholds:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(map(_limit, value)):
+            if not isinstance(value, (tuple, list)) or len(value) != 2 or not all(map(_is_limit, value)):
                 raise InputError(f"threshold {item.name} must be a pair (warn, fail) of numbers or null, got {value!r}.")
             object.__setattr__(self, item.name, tuple(value))
 
     @classmethod
     def of(cls, values: Thresholds | Mapping[str, Any] | None) -> Thresholds:
-        """Thresholds from themselves or from a mapping of those that differ from the defaults.
+        """Convert a mapping of the thresholds that differ from the defaults.
 
         Raises:
-            InputError: for an unknown name or a value that is no pair of numbers.
+            InputError: for an unknown name or a value that is not a pair of numbers.
         """
         if isinstance(values, Thresholds):
             return values
@@ -81,19 +80,19 @@ class Thresholds:
         changed = dict(values or {})
         unknown = [str(name) for name in changed if name not in names]
         if unknown:
-            raise InputError(f"unknown thresholds: {', '.join(unknown)}; there are {', '.join(names)}.")
+            raise InputError(f"unknown thresholds: {', '.join(unknown)}; choose from {', '.join(names)}.")
         return cls(**changed)
 
     def status(self, name: str, value: float) -> str:
-        """``"PASS"``, ``"WARN"`` or ``"FAIL"`` of a measure; ``"SKIP"`` for NaN."""
+        """Compare a measure with its thresholds: ``"PASS"``, ``"WARN"`` or ``"FAIL"``; ``"SKIP"`` for NaN."""
         if math.isnan(value):
             return "SKIP"
-        sign = -1 if name in LOW_IS_BAD else 1
+        sign = -1 if name in LOWER_IS_WORSE else 1
         worst = "PASS"
         for status, limit in zip(("WARN", "FAIL"), getattr(self, name), strict=True):
             worst = status if limit is not None and sign * value > sign * limit else worst
         return worst
 
 
-def _limit(value: Any) -> bool:
+def _is_limit(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))

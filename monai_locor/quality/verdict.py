@@ -1,34 +1,23 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""PASS, WARN or FAIL, with the reasons: what a careful person would look at after a registration, in numbers."""
+"""The verdict on a registration: PASS, WARN or FAIL, with its reasons and measures."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..tensors import plain
-from .measures import (
-    CHANCE,
-    affine_shape,
-    beside,
-    blind_stages,
-    convergence,
-    counted_voxels,
-    inverse_error,
-    local_support,
-    shared_view,
-)
+from .measures import measured
 from .outcome import Outcome
 from .reasons import RANK, Reason, reasons_of
-from .samples import Samples, mutual_information
+from .samples import SampledPair
 from .thresholds import Thresholds
 
 __all__ = ["Verdict", "judge_outcome"]
@@ -51,18 +40,18 @@ class Verdict:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __str__(self) -> str:
-        told = [r for r in self.reasons if r.status == self.status] if self.status != "PASS" else []
-        return f"{self.status}: {'; '.join(r.text for r in told) or 'nothing wrong was found'}"
+        texts = [r.text for r in self.reasons if r.status == self.status] if self.status != "PASS" else []
+        return f"{self.status}: {'; '.join(texts) or 'no problems found'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """As plain values for JSON."""
         thresholds = {name: list(pair) for name, pair in dataclasses.asdict(self.thresholds).items()}
         reasons = [dataclasses.asdict(reason) for reason in self.reasons]
         return {"status": self.status, "reasons": reasons, "measures": self.measures, "thresholds": thresholds}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Verdict:
-        """From what :meth:`to_dict` gave."""
+        """Inverse of :meth:`to_dict`."""
         reasons = tuple(Reason(**reason) for reason in values["reasons"])
         return cls(values["status"], reasons, dict(values["measures"]), Thresholds.of(values["thresholds"]))
 
@@ -85,14 +74,13 @@ def judge_outcome(
         thresholds: by default :class:`Thresholds`; or a mapping of those that differ from the defaults.
     """
     limits = Thresholds.of(thresholds)
-    samples = Samples.of(
-        fixed, outcome.fixed_grid, moving, outcome.moving_grid, outcome.forward_mm, fixed_weight, moving_weight
-    )
-    measures = _measured(outcome, samples, [_counted(fixed, fixed_weight), _counted(moving, moving_weight)])
-    reasons = reasons_of(measures, limits, samples, outcome.similarity, outcome.transform)
-    reasons += [Reason("warning", "WARN", text, "see whether it matters here") for text in outcome.doubts]
+    grids = outcome.fixed_grid, outcome.moving_grid
+    pair = SampledPair.of(fixed, grids[0], moving, grids[1], outcome.forward_mm, fixed_weight, moving_weight)
+    measures = measured(outcome, pair, [_valid_voxels(fixed, fixed_weight), _valid_voxels(moving, moving_weight)])
+    reasons = reasons_of(measures, limits, pair, outcome.similarity, outcome.transform)
+    reasons += [Reason("warning", "WARN", text, "check whether it affects this result") for text in outcome.doubts]
     if outcome.interrupted:
-        text, advice = "it was interrupted: this is the best it had come to", "let it run to its end"
+        text, advice = "interrupted: this is the best result so far", "run it to completion"
         reasons.append(Reason("finished", "WARN", text, advice))
     reasons.sort(key=lambda reason: -RANK.index(reason.status))
     worst = max([*(r.status for r in reasons), "PASS"], key=RANK.index)
@@ -100,35 +88,7 @@ def judge_outcome(
     return Verdict(worst, tuple(reasons), plain_values, limits)
 
 
-def _counted(image: torch.Tensor, weight: torch.Tensor | None) -> int:
-    """Voxels that are finite, by their weight."""
-    counts = plain(image).isfinite()
-    return round(float((counts if weight is None else plain(weight).to(counts.device)[counts]).double().sum()))
-
-
-def _measured(outcome: Outcome, samples: Samples, voxels: Sequence[int]) -> dict[str, Any]:
-    fixed, moving, initial = outcome.fixed_grid, outcome.moving_grid, outcome.initial
-    fields = outcome.forward_mm, fixed, outcome.inverse_mm, moving
-    after = samples.read()
-    now, start = mutual_information(samples, [after, samples.read_initial(initial)])
-    support, blocks = local_support(samples, after)
-    inverse = inverse_error(*fields)
-    jacobian = {k: outcome.jacobian[k] for k in ("min", "p01", "p99", "max", "folding_percent")}
-    scale = max(abs(float(np.linalg.det(initial[:-1, :-1]))), 1e-30)
-    return {
-        "counted": counted_voxels(samples, after, voxels),
-        "blind": blind_stages(outcome.history, samples, after, outcome.similarity),
-        "overlap": shared_view(*fields),
-        "nmi_before": start,
-        "nmi_after": now,
-        "information_gain": (now - 1 + CHANCE) / (start - 1 + CHANCE),
-        "local_support": support,
-        "blocks": blocks,
-        "beside": beside(samples, after),
-        **affine_shape(outcome.affine, initial),
-        **{f"jacobian_{k}" if k in ("min", "p01", "p99", "max") else k: v for k, v in jacobian.items()},
-        "volume_change": max(jacobian["p99"] / scale, scale / max(jacobian["p01"], 1e-9)),
-        "inverse_mm": inverse,
-        "inverse_voxels": inverse / float(fixed.spacing.min()),
-        **convergence(outcome.history),
-    }
+def _valid_voxels(image: torch.Tensor, weight: torch.Tensor | None) -> int:
+    """Sum of the weights of the finite voxels."""
+    finite = plain(image).isfinite()
+    return round(float((finite if weight is None else plain(weight).to(finite.device)[finite]).double().sum()))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a result shows itself in a notebook."""
+"""Display of a result in a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 
 from ..errors import InputError
 from ..tensors import plain
-from .pictures.before_after import PAPER, before_after_figure
+from .pictures.before_after import before_after_figure
+from .pictures.figures import BACKGROUND
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["result_figure", "result_html", "result_viewer"]
 
-COLORS = {"PASS": "#1a7f4b", "WARN": "#a96500", "FAIL": "#c0322b", "": "#5a636e"}
-SMALL = 55  # dots per inch of the picture beside the verdict
+STATUS_COLORS = {"PASS": "#1a7f4b", "WARN": "#a96500", "FAIL": "#c0322b", "": "#5a636e"}
+PREVIEW_DPI = 55  # of the figure below the verdict
 
 
 def result_figure(result: RegistrationResult, title: str | None = None) -> Figure:
@@ -36,17 +37,17 @@ def result_figure(result: RegistrationResult, title: str | None = None) -> Figur
 
 
 def result_html(result: RegistrationResult) -> str:
-    """Verdict, reasons and a small picture; without matplotlib the words alone."""
+    """Verdict, reasons and a small figure; text only without matplotlib."""
     status = "" if result.verdict is None else result.verdict.status
     reasons = [] if result.verdict is None else [r for r in result.verdict.reasons if r.status in ("WARN", "FAIL")]
     items = "".join(
-        f'<li><b style="color:{COLORS[r.status]}">{escape(r.check)}</b>: {escape(r.text)}'
+        f'<li><b style="color:{STATUS_COLORS[r.status]}">{escape(r.check)}</b>: {escape(r.text)}'
         f"{f' <i>→ {escape(r.advice)}</i>' if r.advice else ''}</li>"
         for r in reasons
     )
     names = " to ".join(escape(result.inputs[role]) for role in ("moving", "fixed") if role in result.inputs)
     badge = (
-        f'<span style="background:{COLORS[status]};color:#fff;border-radius:1em;padding:.15em .9em;font-weight:600">'
+        f'<span style="background:{STATUS_COLORS[status]};color:#fff;border-radius:1em;padding:.15em .9em;font-weight:600">'
         f"{escape(status or 'no verdict')}</span>"
     )
     shape = "×".join(map(str, result.fixed_grid.shape))
@@ -60,9 +61,9 @@ def _picture(result: RegistrationResult) -> str:
     try:
         figure = result_figure(result, "")
     except (ImportError, InputError) as error:
-        return f'<p style="opacity:.75">no picture: {escape(str(error))}</p>'
+        return f'<p style="opacity:.75">no figure: {escape(str(error))}</p>'
     buffer = io.BytesIO()
-    figure.canvas.print_figure(buffer, format="png", dpi=SMALL, facecolor=PAPER)
+    figure.canvas.print_figure(buffer, format="png", dpi=PREVIEW_DPI, facecolor=BACKGROUND)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="before and after" style="max-width:100%;border-radius:6px" src="data:image/png;base64,{data}">'
 
@@ -75,7 +76,7 @@ def result_viewer(result: RegistrationResult, height: int = 400) -> Any:
         raise ImportError("the viewer needs ipyniivue: pip install 'monai-locor[notebook]'") from error
     fixed, warped = result.held("fixed_image"), result.held("warped_moving")
     if result.fixed_grid.dims != 3:
-        raise InputError("the viewer shows 3-D images only; use plot() for 2-D ones.")
+        raise InputError("the viewer shows 3-D images only; use plot() for 2-D images.")
     widget = NiiVue(height=height)
     volumes = (("fixed", fixed, "gray", 1.0), ("warped", warped, "warm", 0.5))
     widget.load_volumes(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Many registrations in one table."""
+"""Summary of verdicts: lines for the console, and a table of many registrations."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ __all__ = ["summary_lines", "summary_row", "verdict_lines", "write_summary"]
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """A verdict with what was found wrong and what to do about it, one line each."""
-    wrong = [reason for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
-    lines = [f"verdict: {verdict.status}" + ("" if wrong else ", nothing wrong was found")]
-    for reason in wrong:
+    """A verdict with its warnings and failures and their remedies, one line each."""
+    problems = [reason for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
+    lines = [f"verdict: {verdict.status}" + ("" if problems else ", no problems found")]
+    for reason in problems:
         lines.append(f"  {reason.status} {reason.check}: {reason.text}" + (f"; {reason.advice}" if reason.advice else ""))
     return lines
 
 
 def summary_row(result: RegistrationResult, pair: str) -> dict[str, Any]:
-    """What a table says of a registration: its files, verdict and why, seconds, folding, and the verdict's measures.
+    """One row of the table: files, verdict, failed checks, seconds, folding, and the measures of the verdict.
 
     Args:
+        result: registration result.
         pair: name of the pair.
     """
     verdict = result.verdict
-    wrong = [] if verdict is None else [r.check for r in verdict.reasons if r.status in ("WARN", "FAIL")]
+    problems = [] if verdict is None else [r.check for r in verdict.reasons if r.status in ("WARN", "FAIL")]
     return {
         "pair": pair,
         "fixed": result.inputs.get("fixed", ""),
         "moving": result.inputs.get("moving", ""),
         "verdict": "" if verdict is None else verdict.status,
-        "why": "; ".join(dict.fromkeys(wrong)),
+        "why": "; ".join(dict.fromkeys(problems)),
         "seconds": round(result.seconds, 1),
         "folding_percent": result.jacobian.get("folding_percent"),
         **{f"measure_{k}": v for k, v in ({} if verdict is None else verdict.measures).items() if isinstance(v, int | float)},
@@ -58,7 +59,7 @@ def write_summary(path: str | PathLike[str], rows: Sequence[Mapping[str, Any]]) 
 
 
 def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The same for people: a count of the verdicts and one line a pair, the worst first."""
+    """The table as text: counts of the verdicts and one line per pair, the worst first."""
     order = {"FAIL": 0, "WARN": 1, "PASS": 2}
     counts = {status: sum(row["verdict"] == status for row in rows) for status in order}
     width = max((len(str(row["pair"])) for row in rows), default=0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..report.pictures.before_after import new_figure
+from ..report.pictures.figures import new_figure
 from .parameters import Parameter
 from .results import Tuning
 

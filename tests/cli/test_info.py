@@ -106,7 +106,7 @@ def test_a_folder_of_register(run, folder):
     content = {"inputs": {"fixed": "a.nii", "moving": "b.nii"}, "seconds": 3, "verdict": verdict, "warnings": ["of the header"]}
     (folder / "run.json").write_text(json.dumps(content))
     out = run("info", folder).out
-    assert "a registration of fixed a.nii, moving b.nii, 3 s" in out and "verdict: PASS, nothing wrong" in out
+    assert "a registration of fixed a.nii, moving b.nii, 3 s" in out and "verdict: PASS, no problems found" in out
     assert "  warned: of the header" in out
     assert "displacement field, with its inverse" in out
     (folder / "run.json").write_text("broken")

@@ -19,8 +19,9 @@ from monai_locor import InputError, RegistrationResult, register
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.metrics import inverse_consistency
-from monai_locor.quality.measures import affine_shape, convergence, inverse_error, local_support, shared_view
-from monai_locor.quality.samples import Samples, every_nth
+from monai_locor.quality.alignment import local_support
+from monai_locor.quality.measures import affine_shape, convergence, inverse_error, shared_field_of_view
+from monai_locor.quality.samples import SampledPair, every_nth
 from monai_locor.report import Thresholds, Verdict, judge
 
 from ..phantoms import grid_of, image
@@ -213,8 +214,8 @@ class TestMeasures:
         small = Grid((10, 10, 10), np.diag([1.0, 1, 1, 1]))
         large = Grid((20, 20, 20), small.affine)
         for x, expected in ((0.0, 1.0), (15.0, 0.5), (40.0, 0.0)):
-            assert shared_view(shift(small, x, 0, 0), small, shift(large, -x, 0, 0), large) == expected
-            assert shared_view(shift(large, -x, 0, 0), large, shift(small, x, 0, 0), small) == expected
+            assert shared_field_of_view(shift(small, x, 0, 0), small, shift(large, -x, 0, 0), large) == expected
+            assert shared_field_of_view(shift(large, -x, 0, 0), large, shift(small, x, 0, 0), small) == expected
 
     def test_inverse_error_is_the_percentile_of_all_voxels(self):
         grid = Grid((50, 50, 40), np.diag([1.0, 1, 1, 1]))
@@ -237,9 +238,9 @@ class TestMeasures:
     def test_local_support_falls_with_the_displacement_in_every_direction(self):
         grid = grid_of((40, 36, 34))
         fixed, moving = aligned(grid)
-        samples = Samples.of(fixed, grid, moving, grid, shift(grid, 0, 0, 0))
+        pair = SampledPair.of(fixed, grid, moving, grid, shift(grid, 0, 0, 0))
         offsets = np.array([[0, 0, 0], [6.0, 0, 0], [-3.0, -4, 4]])
-        shares = [local_support(samples, samples.read(offset))[0] for offset in offsets]
+        shares = [local_support(pair, pair.read(offset))[0] for offset in offsets]
         assert shares[0] > 0.8 and max(shares[1:]) < 0.3
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from monai_locor import InputError
 from monai_locor.networks.basis import PolynomialBasis
 from monai_locor.report.explain.fit_panels import (
-    LEVELS,
+    MAGNITUDE_QUANTILES,
     Limits,
     draw_basis,
     draw_fit,
@@ -57,7 +57,7 @@ def test_dots_are_the_samples_and_lines_the_fitted_function(derivative):
     assert (np.diff(dots.get_sizes()) <= 0).all()
     for number, segment in enumerate(stems.get_segments()):
         np.testing.assert_allclose(segment[:, 1], [fit.fixed[number], fit.fitted[number]])
-    levels = {weighted_quantile(fit.moving[:, -1], fit.weights, q) for q in LEVELS}
+    levels = {weighted_quantile(fit.moving[:, -1], fit.weights, q) for q in MAGNITUDE_QUANTILES}
     assert len(axis.lines) == (1 if derivative == "none" else 9)
     for line in axis.lines:
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())

@@ -142,7 +142,7 @@ class TestPage:
         page = write_report(tmp_path / "a.html", result_of(FLAT, warnings=told, doubts=told[:1])).read_text(encoding="utf-8")
         text = Reader(page).text
         assert all(warning in text for warning in told) and EVIL not in page
-        assert "Look at it before you use it" in text or "Do not use it" in text
+        assert "Check the result before use" in text or "Do not use the result" in text
         assert "Warnings of the run" not in self.of_flat(tmp_path)
 
     def of_flat(self, folder) -> str:

@@ -19,9 +19,9 @@ from monai_locor import InputError
 from monai_locor.geometry import Grid, warped
 from monai_locor.metrics import dice_per_label
 from monai_locor.report import write_report
-from monai_locor.report.html.labels import indexed, labels_section
-from monai_locor.report.html.stacks import MOST, columns_of, shown_grid, stack
-from monai_locor.report.labels import label_pairs
+from monai_locor.report.html.labels import color_indices, labels_section
+from monai_locor.report.html.stacks import MAX_VOXELS_PER_AXIS, columns_of, shown_grid, stack
+from monai_locor.report.labels import label_overlaps
 
 from .results import FLAT, GRID, aligned, made, shift
 from .test_html import Reader
@@ -44,11 +44,11 @@ def test_dice_before_and_after(grid):
     field = torch.from_numpy(grid.affine[:-1, 0] * 2).reshape(-1, *[1] * grid.dims).float().expand(-1, *grid.shape)
     result = made(*aligned(grid), field.contiguous())
     fixed, moving = blocks(grid, 4), blocks(grid, 6)
-    (pair,) = label_pairs(result, fixed, [moving])
-    assert step > 0 and pair.after == {7: 1.0, 300: 1.0} and not pair.fell
+    (pair,) = label_overlaps(result, fixed, [moving])
+    assert step > 0 and pair.after == {7: 1.0, 300: 1.0} and not pair.decreased
     assert pair.before == {label: pytest.approx(0.75) for label in (7, 300)}
-    (worse,) = label_pairs(made(*aligned(grid), field.contiguous()), fixed, fixed)
-    assert worse.fell and "made them worse" in labels_section([worse])
+    (worse,) = label_overlaps(made(*aligned(grid), field.contiguous()), fixed, fixed)
+    assert worse.decreased and "reduced the overlap" in labels_section([worse])
     expected = dice_per_label(fixed, warped(fixed, grid, field.contiguous(), grid, "nearest"))
     assert worse.after == expected
 
@@ -59,7 +59,7 @@ def test_maps_on_other_grids_lie_where_the_world_says():
     shifted = GRID.affine.copy()
     shifted[:3, 3] += GRID.affine[:3, :3] @ [2, 0, 0]
     cropped = MetaTensor(fixed.as_tensor()[:, 2:], affine=torch.from_numpy(shifted))
-    (pair,) = label_pairs(result, cropped, fixed)
+    (pair,) = label_overlaps(result, cropped, fixed)
     assert pair.after == {7: 1.0, 300: 1.0}
 
 
@@ -68,7 +68,7 @@ def test_arrays_lie_on_the_voxels_of_their_image(kind):
     grid = Grid((20, 18, 16), np.diag([2.0, 2, 2, 1]) + 30 * np.eye(4, k=3))
     images = [MetaTensor(torch.rand(1, *grid.shape), affine=torch.from_numpy(grid.affine)) for _ in range(2)]
     values = blocks(Grid(grid.shape, np.eye(4)), 2)[0].numpy()
-    (pair,) = label_pairs(made(*images), kind(values), kind(values))
+    (pair,) = label_overlaps(made(*images), kind(values), kind(values))
     assert pair.after == {7: 1.0, 300: 1.0} and torch.equal(pair.fixed[0], torch.from_numpy(values))
 
 
@@ -81,7 +81,7 @@ def test_which_belong_together(tmp_path):
             nib.save(nib.Nifti1Image(blocks(GRID)[0].numpy().astype(np.int16), GRID.affine), paths[role, name])
 
     def names(fixed: list[str], moving: list[str]) -> list[tuple[str, bool]]:
-        found = label_pairs(result, [paths["fixed", n] for n in fixed], [str(paths["moving", n]) for n in moving])
+        found = label_overlaps(result, [paths["fixed", n] for n in fixed], [str(paths["moving", n]) for n in moving])
         return [(pair.name, bool(pair.after)) for pair in found]
 
     assert names(["organs", "bones"], ["bones", "organs"]) == [("organs.nii.gz", True), ("bones.nii.gz", True)]
@@ -89,23 +89,23 @@ def test_which_belong_together(tmp_path):
     assert names(["organs", "other"], ["organs"]) == [("organs.nii.gz", True), ("other.nii.gz", False)]
     assert names([], ["more"]) == [("more.nii.gz", False)] and names([], []) == []
     assert names(["organs", "organs"], ["organs"]) == [("organs.nii.gz", True), ("organs.nii.gz", False)]
-    (alone,) = label_pairs(result, (), paths["moving", "more"])
-    assert "no label map of the fixed image" in labels_section([alone])
+    (alone,) = label_overlaps(result, (), paths["moving", "more"])
+    assert "No label map of the fixed image" in labels_section([alone])
 
 
 def test_what_is_refused():
-    with pytest.raises(InputError, match="are 2-D, the registration 3-D"):
-        label_pairs(made(*aligned()), blocks(FLAT))
+    with pytest.raises(InputError, match="2-D, but the registration is 3-D"):
+        label_overlaps(made(*aligned()), blocks(FLAT))
     with pytest.raises(InputError, match="whole numbers"):
-        label_pairs(made(*aligned()), (), aligned()[1])
+        label_overlaps(made(*aligned()), (), aligned()[1])
 
 
 def test_many_labels_are_folded_and_strange_numbers_keep_their_color():
     labels = torch.arange(-5, 395).reshape(1, 20, 20)
     labels = MetaTensor(labels, affine=torch.eye(4, dtype=torch.float64))
     images = [MetaTensor(torch.rand(1, 20, 20), affine=torch.eye(4, dtype=torch.float64)) for _ in range(2)]
-    (pair,) = label_pairs(made(*images), labels, labels)
-    maps, palette = indexed(pair, Grid.of(labels))
+    (pair,) = label_overlaps(made(*images), labels, labels)
+    maps, palette = color_indices(pair, Grid.of(labels))
     assert len(palette) == 255 and maps["fixed"].max() == 255 and (maps["fixed"] == 0).sum() == 1
     section = labels_section([pair])
     assert "399 labels</summary>" in section and "<th>mean</th><td>1.000</td>" in section and ">-5</th>" in section
@@ -133,12 +133,14 @@ class TestStacks:
     def test_large_volumes_are_averaged_and_labels_are_not(self):
         shape = (600, 4, 3)
         small = shown_grid(Grid(shape, np.diag([1.0, 2, 3, 1])))
-        assert small.shape == (MOST, 4, 3)
+        assert small.shape == (MAX_VOXELS_PER_AXIS, 4, 3)
         np.testing.assert_allclose(small.extent, [600, 8, 9])
         np.testing.assert_allclose(small.center, Grid(shape, np.diag([1.0, 2, 3, 1])).center)
         ramp = np.broadcast_to((np.arange(600) / 599).reshape(-1, 1, 1), shape).astype(np.float32)
         found = unpacked(stack(ramp), small.shape) / 255
-        np.testing.assert_allclose(found, np.broadcast_to(np.linspace(0, 1, MOST).reshape(-1, 1, 1), small.shape), atol=0.03)
+        np.testing.assert_allclose(
+            found, np.broadcast_to(np.linspace(0, 1, MAX_VOXELS_PER_AXIS).reshape(-1, 1, 1), small.shape), atol=0.03
+        )
         labels = (np.arange(600) % 2 * 200).astype(np.uint8).reshape(-1, 1, 1).repeat(4, 1).repeat(3, 2)
         assert set(np.unique(unpacked(stack(labels, exact=True), small.shape))) <= {0, 200}
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import InputError
 from ...io import ImageSource, atomic_path, check_output_dir
 from ...registration.result import RegistrationResult
-from ..pictures.before_after import new_figure
+from ..pictures.figures import new_figure
 from .figure import fit_figure
 from .fit import interesting_point, voxel_point
 from .samples import samples_of_result

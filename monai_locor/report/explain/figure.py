@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ..pictures.before_after import new_figure
+from ..pictures.figures import new_figure
 from .fit import LocalFit, fit_at
-from .fit_panels import INK, SURFACE, Limits, draw_basis, draw_fit, draw_surface
+from .fit_panels import INK, INTENSITY_COLORMAP, Limits, draw_basis, draw_fit, draw_surface
 from .image_panels import Cut, cut_through, draw_image, draw_residual, residual_norm, residual_picture
 from .layout import Layout, make_layout
 from .samples import Samples
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_figure"]
 
-SMALL = 8.5  # points
+FONT_SIZE = 8.5  # points
 MUTED = "#6b6b6b"
 
 
@@ -72,7 +72,7 @@ def fit_figure(
     _draw_fits(axes, columns)
     _draw_bases(axes, columns[1:])
     for letter, axis in zip(string.ascii_lowercase, [*axes.images, *axes.fits.flat, *axes.bases], strict=False):
-        axis.set_title(f"{letter}", loc="left", fontsize=SMALL + 0.5, fontweight="bold", color=INK, pad=4)
+        axis.set_title(f"{letter}", loc="left", fontsize=FONT_SIZE + 0.5, fontweight="bold", color=INK, pad=4)
     _headings(figure, title, np.asarray(point_mm, dtype=np.float64), after, columns[1].fit)
     return figure
 
@@ -103,12 +103,12 @@ def _draw_images(axes: Layout, before: Samples, after: Samples, cut: Cut) -> Non
         strict=False,
     ):
         draw_image(axis, volume[0, 0].numpy(), cut)
-        axis.set_title(name, fontsize=SMALL, color=INK, pad=4)
+        axis.set_title(name, fontsize=FONT_SIZE, color=INK, pad=4)
     pictures = [residual_picture(samples, None, cut) for samples in (before, after)]
     norm = residual_norm(pictures, after.config.eps)
     for axis, picture, name in zip(axes.images[3:], pictures, ("before", "after"), strict=True):
         shown = draw_residual(axis, picture, cut, norm)
-        axis.set_title(f"R, {name}{_loss(picture, after)}", fontsize=SMALL, color=INK, pad=4)
+        axis.set_title(f"R, {name}{_loss(picture, after)}", fontsize=FONT_SIZE, color=INK, pad=4)
     _bar(axes.image_bar, shown, "local residual R")
 
 
@@ -129,27 +129,27 @@ def _draw_fits(axes: Layout, columns: list[_Column]) -> None:
     limits = Limits.of([column.fit for column in columns if column.fit is not None])
     for number, column in enumerate(columns):
         upper, lower = axes.fits[0, number], axes.fits[1:, number]
-        upper.set_title(column.heading, fontsize=SMALL, color=INK, pad=4)
+        upper.set_title(column.heading, fontsize=FONT_SIZE, color=INK, pad=4)
         if column.fit is None:
-            _say_nothing(axes.fits[:, number])
+            _draw_no_data(axes.fits[:, number])
             continue
         draw_fit(upper, column.fit, limits)
         _note(upper, column.fit, column.before)
         for axis in lower:
             draw_surface(axis, column.fit, limits)
-            axis.set_title("fitted surface", fontsize=SMALL, color=INK, pad=4)
-        axes.fits[-1, number].set_xlabel("moving intensity", fontsize=SMALL, color=INK)
+            axis.set_title("fitted surface", fontsize=FONT_SIZE, color=INK, pad=4)
+        axes.fits[-1, number].set_xlabel("moving intensity", fontsize=FONT_SIZE, color=INK)
     _share_ordinates(axes, next(number for number, column in enumerate(columns) if column.fit is not None))
     if axes.fit_bars:
         steps = limits.color(np.linspace(*limits.magnitude, 256))
         _bar(axes.fit_bars[0], ScalarMappable(Normalize(*limits.magnitude), ListedColormap(steps)), "derivative magnitude")
-        _bar(axes.fit_bars[1], ScalarMappable(Normalize(*limits.fixed), SURFACE), "fixed intensity")
+        _bar(axes.fit_bars[1], ScalarMappable(Normalize(*limits.fixed), INTENSITY_COLORMAP), "fixed intensity")
 
 
 def _share_ordinates(axes: Layout, first: int) -> None:
     """Names and numbers at the first column only that shows something; all have the same limits."""
     for row, name in zip(axes.fits, ("fixed intensity", "derivative magnitude"), strict=False):
-        row[first].set_ylabel(name, fontsize=SMALL, color=INK)
+        row[first].set_ylabel(name, fontsize=FONT_SIZE, color=INK)
         for axis in row[first + 1 :]:
             axis.set_yticklabels([])
 
@@ -159,9 +159,9 @@ def _draw_bases(axes: Layout, columns: list[_Column]) -> None:
         if column.fit is not None:
             draw_basis(axis, column.fit)
             name = column.heading.removeprefix("after, ").removesuffix(" basis")
-            axis.set_title(f"ψ, {name}, J = {len(column.fit.theta)}", fontsize=SMALL, color=INK, pad=4)
+            axis.set_title(f"ψ, {name}, J = {len(column.fit.theta)}", fontsize=FONT_SIZE, color=INK, pad=4)
         if axis is axes.bases[-1] or not axes.fit_bars:
-            axis.set_xlabel("moving intensity", fontsize=SMALL, color=INK)
+            axis.set_xlabel("moving intensity", fontsize=FONT_SIZE, color=INK)
 
 
 def _note(axis: Axes, fit: LocalFit, before: float | None) -> None:
@@ -191,13 +191,15 @@ def _headings(figure: Figure, title: str, point_mm: np.ndarray, after: Samples, 
     how: dict[str, Any] = {"x": 0.012, "ha": "left", "va": "top"}
     heading = title or f"Local fit around ({place}) mm".replace("-", "\N{MINUS SIGN}")
     figure.suptitle(heading, color=INK, fontsize=12, y=1 - 0.08 / height, **how)
-    figure.text(s=about, color=MUTED, fontsize=SMALL, y=1 - 0.3 / height, **how)
+    figure.text(s=about, color=MUTED, fontsize=FONT_SIZE, y=1 - 0.3 / height, **how)
 
 
-def _say_nothing(axes: np.ndarray) -> None:
+def _draw_no_data(axes: np.ndarray) -> None:
     for axis in axes:
         axis.set_axis_off()
-        axis.text(0.5, 0.5, "no data of the moving image", transform=axis.transAxes, fontsize=SMALL, ha="center", va="center")
+        axis.text(
+            0.5, 0.5, "no data of the moving image", transform=axis.transAxes, fontsize=FONT_SIZE, ha="center", va="center"
+        )
 
 
 def _bar(axis: Axes, shown: Any, name: str) -> None:

@@ -18,19 +18,36 @@ from .fit import LocalFit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["INK", "SURFACE", "Limits", "draw_basis", "draw_fit", "draw_surface", "function_names", "weighted_quantile"]
+__all__ = [
+    "INK",
+    "INTENSITY_COLORMAP",
+    "Limits",
+    "draw_basis",
+    "draw_fit",
+    "draw_surface",
+    "function_names",
+    "weighted_quantile",
+]
 
 INK, MUTED, PAPER, RULE = "#1a1a1a", "#6b6b6b", "#ffffff", "#bdbdbd"
-CHANNELS = ("m", "g")
-GRADIENT = "plasma"  # of the derivative magnitude
-LIGHTEST = 0.86  # the end of that map is too light on white
-LEVELS = (0.1, 0.5, 0.9)  # quantiles of the derivative magnitude at which the fitted surface is cut
-SURFACE = "viridis"  # of the fixed intensity, fitted and true
-STEPS = 160
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito, for the color-blind
-STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
-ROOM = 0.22  # below the samples, for a note
-FAR = 0.12  # of the panel: where no sample is nearer, the surface is a guess and fades
+CHANNEL_SYMBOLS = ("m", "g")
+MAGNITUDE_COLORMAP = "plasma"  # of the derivative magnitude
+MAGNITUDE_COLORMAP_END = 0.86  # the end of that map is too light on white
+MAGNITUDE_QUANTILES = (0.1, 0.5, 0.9)  # quantiles of the derivative magnitude at which the fitted surface is cut
+INTENSITY_COLORMAP = "viridis"  # of the fixed intensity, fitted and true
+CURVE_POINTS = 160
+LINE_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # Okabe and Ito, for the color-blind
+LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
+NOTE_MARGIN = 0.22  # below the samples, for a note
+FADE_DISTANCE = 0.12  # of the panel: where no sample is nearer, the surface is a guess and fades
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
@@ -65,7 +82,9 @@ class Limits:
         import matplotlib
 
         low, high = self.magnitude
-        return matplotlib.colormaps[GRADIENT](LIGHTEST * np.clip((magnitude - low) / (high - low), 0, 1))
+        return matplotlib.colormaps[MAGNITUDE_COLORMAP](
+            MAGNITUDE_COLORMAP_END * np.clip((magnitude - low) / (high - low), 0, 1)
+        )
 
 
 def _span(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
@@ -86,7 +105,7 @@ def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
     surface = fit.moving.shape[1] > 1
     segments = np.stack([np.stack([x, fit.fixed], 1), np.stack([x, fit.fitted], 1)], 1)
     _stems(axis, segments, fit.weights)
-    colors = limits.color(magnitude) if surface else HUES[0]
+    colors = limits.color(magnitude) if surface else LINE_COLORS[0]
     size = _sizes(fit)
     order = np.argsort(-fit.weights)
     axis.scatter(
@@ -103,11 +122,11 @@ def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
         for level, near in _levels(fit):
             _cut(axis, fit, limits, level, near)
     else:
-        line = np.linspace(*limits.moving, STEPS)
-        axis.plot(line, fit(line[:, None]), color=HUES[1], linewidth=1.8, zorder=4)
+        line = np.linspace(*limits.moving, CURVE_POINTS)
+        axis.plot(line, fit(line[:, None]), color=LINE_COLORS[1], linewidth=1.8, zorder=4)
     low, high = limits.fixed
     axis.set_xlim(*limits.moving)
-    axis.set_ylim(low - ROOM * (high - low), high)
+    axis.set_ylim(low - NOTE_MARGIN * (high - low), high)
     frame(axis)
 
 
@@ -128,7 +147,7 @@ def _levels(fit: LocalFit) -> list[tuple[float, np.ndarray]]:
     """Derivative magnitudes to cut at, and which samples are near each: its third of the weight."""
     magnitude = fit.moving[:, -1]
     edges = [-np.inf, *(weighted_quantile(magnitude, fit.weights, q) for q in (1 / 3, 2 / 3)), np.inf]
-    values = [weighted_quantile(magnitude, fit.weights, q) for q in LEVELS]
+    values = [weighted_quantile(magnitude, fit.weights, q) for q in MAGNITUDE_QUANTILES]
     return [
         (value, (magnitude >= low) & (magnitude <= high))
         for value, (low, high) in zip(values, itertools.pairwise(edges), strict=True)
@@ -136,7 +155,7 @@ def _levels(fit: LocalFit) -> list[tuple[float, np.ndarray]]:
 
 
 def _cut(axis: Axes, fit: LocalFit, limits: Limits, level: float, near: np.ndarray) -> None:
-    line = np.linspace(*limits.moving, STEPS)
+    line = np.linspace(*limits.moving, CURVE_POINTS)
     values = fit(_points(line, level, fit.moving.shape[1]))
     x, weights = fit.moving[near, 0], fit.weights[near]
     low, high = (weighted_quantile(x, weights, q) for q in (0.02, 0.98))
@@ -161,10 +180,10 @@ def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> Non
     import matplotlib
 
     limits = limits or Limits.of([fit])
-    x, y = np.meshgrid(np.linspace(*limits.moving, STEPS), np.linspace(*limits.magnitude, STEPS))
+    x, y = np.meshgrid(np.linspace(*limits.moving, CURVE_POINTS), np.linspace(*limits.magnitude, CURVE_POINTS))
     values = fit(_points(x.ravel(), y.ravel(), 2)).reshape(x.shape)
     low, high = limits.fixed
-    picture = matplotlib.colormaps[SURFACE](np.clip((values - low) / (high - low), 0, 1))
+    picture = matplotlib.colormaps[INTENSITY_COLORMAP](np.clip((values - low) / (high - low), 0, 1))
     picture[..., 3] = _nearness(x, y, fit, limits)
     axis.imshow(picture, extent=(*limits.moving, *limits.magnitude), origin="lower", aspect="auto", interpolation="bilinear")
     axis.scatter(
@@ -172,7 +191,7 @@ def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> Non
         fit.moving[:, 1],
         s=_sizes(fit),
         c=fit.fixed,
-        cmap=SURFACE,
+        cmap=INTENSITY_COLORMAP,
         vmin=low,
         vmax=high,
         edgecolors=INK,
@@ -189,7 +208,7 @@ def _nearness(x: np.ndarray, y: np.ndarray, fit: LocalFit, limits: Limits) -> np
     squares = np.full(x.shape, np.inf)
     for sample in fit.moving:
         np.minimum(squares, ((x - sample[0]) / width) ** 2 + ((y - sample[1]) / height) ** 2, out=squares)
-    return 0.06 + 0.94 * np.exp(-squares / (2 * (FAR / 2) ** 2))
+    return 0.06 + 0.94 * np.exp(-squares / (2 * (FADE_DISTANCE / 2) ** 2))
 
 
 def draw_basis(axis: Axes, fit: LocalFit) -> None:
@@ -197,19 +216,19 @@ def draw_basis(axis: Axes, fit: LocalFit) -> None:
 
     Thin lines: at its 10 % and 90 % quantile. The band holds the window's samples.
     """
-    line = np.linspace(0, 1, STEPS)
+    line = np.linspace(0, 1, CURVE_POINTS)
     magnitude = fit.moving[:, -1]
     axis.axvspan(float(fit.moving[:, 0].min()), float(fit.moving[:, 0].max()), color="#efefef", zorder=0, linewidth=0)
     names = function_names(fit.basis, len(fit.theta))
-    for q in LEVELS if fit.moving.shape[1] > 1 else (0.5,):
+    for q in MAGNITUDE_QUANTILES if fit.moving.shape[1] > 1 else (0.5,):
         values = fit.psi_at(_points(line, weighted_quantile(magnitude, fit.weights, q), fit.moving.shape[1]))
         for number, curve in enumerate(values.T):
             main = q == 0.5
             axis.plot(
                 line,
                 curve,
-                color=HUES[number % len(HUES)],
-                linestyle=STYLES[number // len(HUES) % len(STYLES)],
+                color=LINE_COLORS[number % len(LINE_COLORS)],
+                linestyle=LINE_STYLES[number // len(LINE_COLORS) % len(LINE_STYLES)],
                 linewidth=1.8 if main else 0.6,
                 alpha=1 if main else 0.7,
                 label=names[number] if main else None,
@@ -225,12 +244,12 @@ def function_names(basis: nn.Module, number: int) -> list[str]:
     >>> function_names(PolynomialBasis(2, degree=2), 6)
     ['1', '$m$', '$g$', '$m^{2}$', '$m g$', '$g^{2}$']
     """
-    if not isinstance(basis, PolynomialBasis) or basis.in_channels > len(CHANNELS):
+    if not isinstance(basis, PolynomialBasis) or basis.in_channels > len(CHANNEL_SYMBOLS):
         return [rf"$\psi_{{{j + 1}}}$" for j in range(number)]
     names = []
     for degree in range(basis.degree + 1):
-        for factors in itertools.combinations_with_replacement(CHANNELS[: basis.in_channels], degree):
-            powers = [(f, factors.count(f)) for f in CHANNELS if f in factors]
+        for factors in itertools.combinations_with_replacement(CHANNEL_SYMBOLS[: basis.in_channels], degree):
+            powers = [(f, factors.count(f)) for f in CHANNEL_SYMBOLS if f in factors]
             names.append(" ".join(f if n == 1 else f"{f}^{{{n}}}" for f, n in powers))
     return [f"${name}$" if name else "1" for name in names]
 

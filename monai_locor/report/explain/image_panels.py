@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["PLANES", "Cut", "cut_through", "draw_image", "draw_residual", "residual_norm", "residual_picture"]
 
 PLANES = ("axial", "coronal", "sagittal")
-MARK = "#ffb000"
-CLOSE = 3.2  # half the side of the closer look, in half sides of the window
-RESIDUAL = "magma"
+WINDOW_COLOR = "#ffb000"
+INSET_HALF_SIDES = 3.2  # half the side of the closer look, in half sides of the window
+RESIDUAL_COLORMAP = "magma"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def draw_residual(axis: Axes, picture: np.ndarray, cut: Cut, norm: Any) -> Any:
     """Residuals of a plane; gray where no window counts. Returns what a color bar needs."""
     import matplotlib
 
-    colors = matplotlib.colormaps[RESIDUAL].with_extremes(bad="#9a9a9a")
+    colors = matplotlib.colormaps[RESIDUAL_COLORMAP].with_extremes(bad="#9a9a9a")
     return _draw(axis, np.ma.masked_invalid(np.clip(picture, norm.vmin, None)), cut, {"cmap": colors, "norm": norm})
 
 
@@ -121,7 +121,7 @@ def _mark(axis: Axes, cut: Cut, width: float) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (cut.center[0] - cut.half[0], cut.center[1] - cut.half[1])
-    axis.add_patch(Rectangle(corner, 2 * cut.half[0], 2 * cut.half[1], fill=False, edgecolor=MARK, linewidth=width))
+    axis.add_patch(Rectangle(corner, 2 * cut.half[0], 2 * cut.half[1], fill=False, edgecolor=WINDOW_COLOR, linewidth=width))
 
 
 def _high(cut: Cut) -> bool:
@@ -136,7 +136,7 @@ def _closer(axis: Axes, picture: np.ndarray, cut: Cut, how: dict[str, Any]) -> N
     box = (0.0 if cut.center[0] > width / 2 else 1 - side / width, 0.0 if _high(cut) else 1 - side / height)
     inset = axis.inset_axes((*box, side / width, side / height))
     inset.imshow(picture, extent=cut.extent, aspect="equal", interpolation="nearest", **how)
-    half = CLOSE * max(cut.half)
+    half = INSET_HALF_SIDES * max(cut.half)
     inset.set_xlim(cut.center[0] - half, cut.center[0] + half)
     inset.set_ylim(cut.center[1] - half, cut.center[1] + half)
     inset.set_facecolor("black")

@@ -33,7 +33,7 @@ __all__ = [
     "sample_positions",
 ]
 
-DEGREE = 3  # of the polynomial basis, unless the settings say another, as in the loss
+DEFAULT_DEGREE = 3  # of the polynomial basis, unless the settings say another, as in the loss
 
 
 def local_residual(
@@ -108,7 +108,7 @@ def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int 
         return name
     if name == "polynomial":
         settings = samples.config.similarity_options
-        return PolynomialBasis(channels, int(settings.get("degree", DEGREE)) if degree is None else degree)
+        return PolynomialBasis(channels, int(settings.get("degree", DEFAULT_DEGREE)) if degree is None else degree)
     if name != "learned":
         raise InputError(f"basis must be learned, polynomial or a module, got {name!r}.")
     if samples.learned is None:

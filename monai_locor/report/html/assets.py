@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Templates, style and script of the report, which lie beside this module."""
+"""Templates, style sheet and script of the report, stored beside this module."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Cuts through volumes as pictures that a page can hold: images, contours, colors."""
+"""Planes through volumes as data URIs and SVG paths: images, contours, color maps."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import torch
 import torch.nn.functional as F
 
 from ...geometry import Grid
-from ..pictures.before_after import contour_levels
+from ..pictures.contours import contour_levels
 from ..pictures.planes import Plane, deformed_lines, planes_through
 
 __all__ = ["View", "colors", "data_uri", "views_of"]
 
-LARGEST = 400  # pixels along the longer side of a picture
-QUALITY = 82
-SHORT = 10  # pixels: shorter contours are noise
-NAMES = ("axial", "coronal", "sagittal")
+MAX_PIXELS = 400  # along the longer side of a picture
+JPEG_QUALITY = 82
+MIN_CONTOUR_POINTS = 10  # shorter contours are noise
+PLANE_NAMES = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
 class View:
-    """A cut through an upright volume as a picture.
+    """A plane through an upright volume as a picture.
 
     Attributes:
         name: ``"axial"``, ``"coronal"``, ``"sagittal"``, or ``"image"`` in two dimensions.
-        plane: the cut.
+        plane: see :class:`.planes.Plane`.
         size: width and height in pixels.
         pixel: side of a pixel, mm.
     """
@@ -44,21 +44,22 @@ class View:
     pixel: float
 
     def picture(self, volume: np.ndarray) -> np.ndarray:
-        """The cut through ``(*shape)``, square pixels, ``(height, width)``."""
+        """The plane of a volume ``(*shape)`` with square pixels, ``(height, width)``."""
         flat = torch.from_numpy(np.ascontiguousarray(self.plane.cut(volume))).float()[None, None]
         return F.interpolate(flat, self.size[::-1], mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
 
     def contours(self, volume: np.ndarray, levels: Sequence[float] | None = None) -> str:
-        """SVG path of the contours of the cut.
+        """SVG path of the contours of the plane.
 
         Args:
-            levels: by default :func:`.contour_levels` of the cut.
+            volume: ``(*shape)``.
+            levels: by default :func:`.contour_levels` of the plane.
         """
         picture = self.picture(volume)
         return _contours(picture, contour_levels(picture) if levels is None else levels)
 
     def grid_lines(self, displacement_mm: torch.Tensor, grid: Grid) -> list[str]:
-        """SVG paths, in pixels, of the deformed grid of the cut; ``grid`` is upright."""
+        """SVG paths, in pixels, of the deformed grid of the plane; ``grid`` is upright."""
         height = float(grid.extent[self.plane.up])
         half = np.array(self.plane.step) / 2
         lines = deformed_lines(displacement_mm, grid, self.plane, float(grid.extent.max()) / 30)
@@ -70,38 +71,39 @@ class View:
 
 
 def views_of(grid: Grid, center: Sequence[int]) -> list[View]:
-    """Axial, coronal and sagittal cut of an upright volume.
+    """Axial, coronal and sagittal view of an upright volume.
 
     Args:
-        center: voxel that the cuts go through.
+        grid: of the volume.
+        center: voxel that the planes go through.
     """
     views = []
     for number, plane in enumerate(planes_through(grid, center)):
         extent = grid.extent[plane.across], grid.extent[plane.up]
-        pixel = max(min(plane.step), float(max(extent)) / LARGEST)
+        pixel = max(min(plane.step), float(max(extent)) / MAX_PIXELS)
         size = max(1, round(float(extent[0]) / pixel)), max(1, round(float(extent[1]) / pixel))
-        views.append(View("image" if plane.index is None else NAMES[number], plane, size, pixel))
+        views.append(View("image" if plane.index is None else PLANE_NAMES[number], plane, size, pixel))
     return views
 
 
 def data_uri(picture: np.ndarray, exact: bool = False) -> str:
-    """A picture that a page can hold.
+    """A picture as a data URI.
 
     Args:
         picture: ``(height, width)`` or ``(height, width, 3)``, in [0, 1]; or uint8.
-        exact: as PNG, every value as it is, and not as JPEG.
+        exact: lossless PNG instead of JPEG.
     """
     from PIL import Image  # comes with matplotlib
 
     buffer = io.BytesIO()
     values = picture if picture.dtype == np.uint8 else np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-    kind, options = ("PNG", {}) if exact else ("JPEG", {"quality": QUALITY})
+    kind, options = ("PNG", {}) if exact else ("JPEG", {"quality": JPEG_QUALITY})
     Image.fromarray(values).save(buffer, kind, optimize=True, **options)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def colors(values: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
-    """``(*shape, 3)`` of ``(*shape)`` by one of matplotlib's color maps; dark where a value is not finite."""
+    """Map ``(*shape)`` to ``(*shape, 3)`` by a matplotlib color map; dark where a value is not finite."""
     from matplotlib import colormaps
 
     mapped = np.asarray(colormaps[name](np.clip((values - low) / max(high - low, 1e-12), 0, 1)))[..., :3]
@@ -115,13 +117,13 @@ def _contours(picture: np.ndarray, levels: Sequence[float]) -> str:
     if not levels or min(picture.shape) < 2:
         return ""
     found: Any = contour_generator(z=picture)
-    lines = [line + 0.5 for level in levels for line in found.lines(level) if len(line) >= SHORT]
+    lines = [line + 0.5 for level in levels for line in found.lines(level) if len(line) >= MIN_CONTOUR_POINTS]
     return "".join(_path(line) for line in lines)
 
 
 def _path(points: np.ndarray) -> str:
-    """An SVG path in tenths of pixels' precision, without every second point where they lie close."""
-    if len(points) > 2 * SHORT:
+    """An SVG path in tenths of a pixel; long paths keep every second point."""
+    if len(points) > 2 * MIN_CONTOUR_POINTS:
         points = np.concatenate([points[:-1:2], points[-1:]])
     tenths = np.round(points * 10).astype(int)
     steps = np.diff(tenths, axis=0)

@@ -4,7 +4,7 @@
   const { shape, spacing, columns, places, start, blur } = JSON.parse(viewer.dataset.volumes);
   const [nx, ny, nz = 1] = shape;
   const strides = [1, nx, nx * ny];
-  const at = [...start, 0].slice(0, 3); // the voxel that all views go through
+  const at = [...start, 0].slice(0, 3); // voxel shown in all views
   const names = { fixed: "fixed", before: "before", after: "warped" };
   const windows = { fixed: [50, 100], moving: [50, 100] }; // level and width, percent of the range
   const get = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const color = (name) => styles.getPropertyValue(name);
 
-  // a stack holds slice k of the last axis at row k / columns, column k % columns
+  // in a stack, slice k of the last axis is at row k / columns, column k % columns
   const unpacked = async (image) => {
     await image.decode();
     const canvas = document.createElement("canvas");
@@ -30,7 +30,7 @@
     return values;
   };
 
-  // rows from the top, the patient's right on the left: the high end of either axis comes first
+  // rows from the top, patient's right on the left: both axes run from their high end
   const cut = (values, view, beside = 0) => {
     const { across, up, through, width, height } = view;
     const first = through < 0 ? 0 : clamp(at[through] + beside, 0, shape[through] - 1) * strides[through];
@@ -64,7 +64,7 @@
     return canvas;
   };
 
-  // a Gaussian across the slices, then within the slice
+  // Gaussian smoothing across slices, then within the slice
   const blurred = (values, view) => {
     const { width, height } = view, through = view.through < 0 ? 0 : blur[view.through], reach = Math.ceil(2 * through);
     let from = new Float32Array(width * height), whole = 0;
@@ -94,7 +94,7 @@
     return from;
   };
 
-  // marching squares: pieces of the line at a level, in pixels
+  // marching squares: line segments at a level, in pixels
   const isoline = (values, width, height, level) => {
     const path = new Path2D();
     for (let row = 0; row + 1 < height; row++) {
@@ -120,13 +120,13 @@
     return path;
   };
 
-  // between dark and bright, and between the tissues of what is bright
+  // levels between background and foreground, and between tissues
   const levels = (values) => {
     const inner = Array.from(values).filter((v) => v > 38).sort((a, b) => a - b);
     return inner.length < 16 || inner[inner.length - 1] - inner[0] < 1 ? [] : [38, inner[Math.floor(0.85 * inner.length)]];
   };
 
-  // edges of pixels between different labels, by color
+  // pixel edges between different labels, by label
   const borders = (values, width, height) => {
     const paths = new Map();
     const add = (label, x0, y0, x1, y1) => {
@@ -169,7 +169,7 @@
     return lines;
   };
 
-  const shares = (view, canvas, side) => { // size and place of the picture on a panel of the canvas
+  const shares = (view, canvas, side) => { // size and position of the image on a panel of the canvas
     const panel = [canvas.width / side, canvas.height];
     const size = panel.map((n) => n * view.zoom);
     return { panel, size, corner: panel.map((n, i) => n / 2 - view.middle[i] * size[i]) };
@@ -259,7 +259,7 @@
     };
   });
 
-  const zoomed = (view, zoom, place = [0.5, 0.5]) => { // keeps the place, a share of the panel, where it is
+  const zoomed = (view, zoom, place = [0.5, 0.5]) => { // around a fixed point, given as shares of the panel
     const next = clamp(zoom, 1, 12);
     view.middle = view.middle.map((m, i) => m + (place[i] - 0.5) * (1 / view.zoom - 1 / next));
     view.zoom = next;
@@ -271,7 +271,7 @@
     redraw();
   };
   const slid = (axis, value) => { at[axis] = clamp(Math.round(value), 0, shape[axis] - 1); redraw(); };
-  const panelOf = (view, event) => { // where on its panel a pointer is, as shares
+  const panelOf = (view, event) => { // position of the pointer on its panel, as shares
     const box = view.canvas.getBoundingClientRect(), width = box.width / (viewer.dataset.mode === "side" ? 3 : 1);
     return [((event.clientX - box.left) % width) / width, (event.clientY - box.top) / box.height, width, box.height];
   };
@@ -304,7 +304,7 @@
       }
       held = null;
     });
-    view.canvas.addEventListener("pointercancel", () => { held = null; }); // a finger scrolls the page
+    view.canvas.addEventListener("pointercancel", () => { held = null; }); // touch scrolls the page
     view.canvas.addEventListener("keydown", (event) => {
       const step = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
       if (step && view.through >= 0) { slid(view.through, at[view.through] + step); event.preventDefault(); }

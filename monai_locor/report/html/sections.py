@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The sections of a report that show the transform and what the similarity saw."""
+"""Sections of the report: transform, local residual, basis functions, loss curves."""
 
 from __future__ import annotations
 
@@ -18,112 +18,110 @@ from ...metrics import jacobian_determinant
 from ...metrics.jacobian import unmirrored
 from ...quality import Verdict
 from ..pictures.basis import basis_picture
-from ..pictures.before_after import PAPER
+from ..pictures.figures import BACKGROUND
 from ..pictures.planes import upright
 from .charts import curve, histogram
 from .explanations import NUMBERS
 from .images import View, colors, data_uri
 from .tables import explained
-from .viewer import Pictures
+from .viewer import ReportImages
 
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
 __all__ = ["basis_section", "loss_curves", "residual_section", "transform_section"]
 
-FLAT = math.log2(1.25)  # log2 of the determinant: the colors span at least this, or a rigid map would look wild
-FLOOR = 1e-6  # of the residual, below which nothing is told apart
+MIN_LOG2_RANGE = math.log2(1.25)  # the colors of the determinant span at least this range, so that a rigid map looks calm
+MIN_RESIDUAL = 1e-6  # lower residuals get the same color
 
 
-def transform_section(pictures: Pictures, verdict: Verdict) -> str:
-    """Deformed grid, Jacobian determinant as maps, histogram and numbers."""
-    result = pictures.result
+def transform_section(images: ReportImages, verdict: Verdict) -> str:
+    """The section with the deformed grid and the Jacobian determinant as maps, histogram and numbers."""
+    result = images.result
     field = torch.from_numpy(upright(result.forward_mm, result.fixed_grid)[0])
-    determinant = jacobian_determinant(unmirrored(field, pictures.grid, result.affine), pictures.grid).numpy()
+    determinant = jacobian_determinant(unmirrored(field, images.grid, result.affine), images.grid).numpy()
     logs = np.log2(np.clip(determinant, 1e-3, 1e3))
-    reach = max(FLAT, *(abs(float(q)) for q in np.quantile(logs[:: max(1, logs.shape[0] // 64)], (0.01, 0.99))))
+    reach = max(MIN_LOG2_RANGE, *(abs(float(q)) for q in np.quantile(logs[:: max(1, logs.shape[0] // 64)], (0.01, 0.99))))
     grids, maps = [], []
-    for view in pictures.views:
-        lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(field, pictures.grid))
+    for view in images.views:
+        lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(field, images.grid))
         grids.append(_figure(view, "lines", f"<svg {_box(view)}>{lines}</svg>", view.name))
         picture = colors(view.picture(logs), -reach, reach, "RdBu_r")
         folded = view.picture((determinant <= 0).astype(np.float32)) > 0.2
         picture[folded] = (1.0, 0.85, 0.0)
         maps.append(_figure(view, "", _image(view, picture, f"Jacobian determinant, {view.name}"), view.name))
-    bar = _scale(f"{2**-reach:.2f} shrinks", f"{2**reach:.2f} grows", "RdBu_r")
+    bar = _scale(f"{2**-reach:.2f} contraction", f"{2**reach:.2f} expansion", "RdBu_r")
     highest = float(max(2.0, min(result.jacobian["max"] * 1.02, 2 * result.jacobian["p99"])))
     lowest = min(0.0, max(-1.0, result.jacobian["min"]))
     bars = histogram(determinant, lowest, highest, "histogram of the Jacobian determinant")
-    grid_note = (
-        "Where a regular grid of the fixed image goes, without the mean shift. Lines should bend smoothly and never cross."
-    )
+    grid_note = "A regular grid of the fixed image, deformed, without the mean shift. Lines should be smooth and never cross."
     jacobian_note = (
-        "By which factor the transform changes a small volume on its way from the fixed to the moving image: white keeps it, "
-        "red grows it, blue shrinks it, yellow folds."
+        "Local change of volume from the fixed to the moving image: white is unchanged, red expansion, blue contraction, "
+        "yellow folding."
     )
     return (
         f'<h3>Deformed grid</h3><p class="note">{grid_note}</p><div class="maps">{"".join(grids)}</div>'
         f'<h3>Jacobian determinant</h3><p class="note">{jacobian_note}</p><div class="maps">{"".join(maps)}</div>{bar}'
-        f'<div class="pair"><figure>{bars}<figcaption>share of voxels by determinant; folds are at 0 and below'
+        f'<div class="pair"><figure>{bars}<figcaption>share of voxels by determinant; folding at 0 and below'
         f"</figcaption></figure>{explained(_numbers(result, verdict), NUMBERS)}</div>"
     )
 
 
-def residual_section(pictures: Pictures) -> str:
-    """Where the images do not explain each other, before and after."""
-    if pictures.residuals is None:
+def residual_section(images: ReportImages) -> str:
+    """The section with maps of the local residual before and after."""
+    if images.residuals is None:
         return ""
-    if isinstance(pictures.residuals, str):
-        return _section("residual", "Local residual", f"<p>It could not be mapped: {escape(pictures.residuals)}</p>")
-    before, after = (np.log10(np.maximum(r, FLOOR)) for r in pictures.residuals)
+    if isinstance(images.residuals, str):
+        return _section("residual", "Local residual", f"<p>Not available: {escape(images.residuals)}</p>")
+    before, after = (np.log10(np.maximum(r, MIN_RESIDUAL)) for r in images.residuals)
     both = np.concatenate([r[np.isfinite(r)][::17] for r in (before, after)])
     low, high = (float(q) for q in np.quantile(both, (0.02, 0.99))) if both.size else (-6.0, 0.0)
     rows = []
     for name, values in (("before", before), ("after", after)):
-        for view in pictures.views:
+        for view in images.views:
             picture = colors(view.picture(values), low, high, "inferno")
             image = _image(view, picture, f"local residual {name}, {view.name}")
             rows.append(_figure(view, "dark", image, f"{view.name}, {name}"))
     means = [10 ** float(np.nanmean(r)) if np.isfinite(r).any() else math.nan for r in (before, after)]
-    kind = "the learned basis" if pictures.result.basis is not None else "polynomials"
+    kind = "the learned basis" if images.result.basis is not None else "polynomials"
     text = (
-        f"How much of the fixed image a local function of the moving one ({kind}) leaves over, on one logarithmic scale: "
-        f"dark is a good fit. Geometric mean {means[0]:.2g} before, {means[1]:.2g} after."
+        f"Residual of the local fit of the fixed image by functions of the moving one ({kind}), on a logarithmic scale; dark "
+        f"is a good fit. Geometric mean {means[0]:.2g} before, {means[1]:.2g} after."
     )
     bar = _scale(f"{10**low:.1g}", f"{10**high:.1g}", "inferno")
     return _section("residual", "Local residual", f'<p>{text}</p><div class="maps">{"".join(rows)}</div>{bar}')
 
 
 def basis_section(result: RegistrationResult) -> str:
-    """The learned basis functions of both directions."""
+    """The section with the learned basis functions of both directions."""
     from ...networks import LearnedBasis
 
     bases = result.basis
     if bases is None:
         return ""
     tiles = []
-    for direction, what in (("forward", "of the moving image, to model the fixed one"), ("inverse", "the other way")):
+    for direction, what in (
+        ("forward", "of the moving image, fitted to the fixed one"),
+        ("inverse", "of the fixed image, fitted to the moving one"),
+    ):
         network = LearnedBasis(bases.in_channels, bases.num_basis, bases.hidden_channels)
         network.load_state_dict(dict(getattr(bases, direction)))
         tiles.append(
             f'<figure class="tile"><div class="scroll"><img alt="basis functions {what}" src="{_drawn(network)}"></div>'
             f"<figcaption>functions {what}</figcaption></figure>"
         )
-    text = (
-        "<p>What the similarity learned together with the transform: functions whose local linear combinations "
-        "relate the two images.</p>"
-    )
+    text = "<p>Functions learned together with the transform; their local linear combinations relate the two images.</p>"
     return _section("basis", "Learned basis functions", text + "".join(tiles))
 
 
 def loss_curves(result: RegistrationResult) -> str:
-    """The loss of every stage."""
+    """Charts of the loss, one per stage."""
     figures = []
     for number, stage in enumerate(result.history, 1):
         spacing = "affine" if stage["spacing"] is None else f"control points every {stage['spacing']:g} voxels"
         name = f"stage {number}: {spacing}, samples every {stage['factor']:g}, {stage['seconds']:.1f} s"
         figures.append(f"<figure>{curve(stage['loss'], name)}<figcaption>{escape(name)}</figcaption></figure>")
-    return "\n".join(figures) or "<p>Nothing was optimized.</p>"
+    return "\n".join(figures) or "<p>No optimization steps.</p>"
 
 
 def _image(view: View, picture: np.ndarray, name: str) -> str:
@@ -132,7 +130,7 @@ def _image(view: View, picture: np.ndarray, name: str) -> str:
 
 
 def _numbers(result: RegistrationResult, verdict: Verdict) -> dict[str, str]:
-    """The transform in numbers."""
+    """Numbers of the transform."""
     j, m = result.jacobian, verdict.measures
     inverse = m.get("inverse_mm")
     return {
@@ -149,7 +147,7 @@ def _numbers(result: RegistrationResult, verdict: Verdict) -> dict[str, str]:
 def _drawn(network: Any) -> str:
     buffer = io.BytesIO()
     figure = basis_picture(network)
-    figure.canvas.print_figure(buffer, format="png", dpi=110, facecolor=PAPER)
+    figure.canvas.print_figure(buffer, format="png", dpi=110, facecolor=BACKGROUND)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -163,7 +161,7 @@ def _figure(view: View, kind: str, content: str, caption: str) -> str:
 
 
 def _scale(low: str, high: str, name: str) -> str:
-    """A bar of colors."""
+    """A color bar."""
     stops = colors(np.linspace(0, 1, 9), 0, 1, name)
     shades = ",".join("#" + "".join(f"{round(255 * c):02x}" for c in stop) for stop in stops)
     bar = f'<i style="background:linear-gradient(90deg,{shades})"></i>'

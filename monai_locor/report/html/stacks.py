@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whole volumes as pictures that a page can hold: all slices side by side, for the viewer of a report."""
+"""All slices of a volume in one picture, for the viewer of the report."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from ...geometry import Grid
 from .images import data_uri
 
-__all__ = ["MOST", "columns_of", "shown_grid", "stack"]
+__all__ = ["MAX_VOXELS_PER_AXIS", "columns_of", "shown_grid", "stack"]
 
-MOST = 256  # voxels along an axis that are shown
+MAX_VOXELS_PER_AXIS = 256  # larger volumes are downsampled
 
 
 def shown_grid(grid: Grid) -> Grid:
-    """The grid that the viewer shows: that of the image, or with no more than :data:`MOST` voxels along an axis."""
-    shape = tuple(min(n, MOST) for n in grid.shape)
+    """The grid of the viewer: that of the image, with at most :data:`MAX_VOXELS_PER_AXIS` voxels along each axis."""
+    shape = tuple(min(n, MAX_VOXELS_PER_AXIS) for n in grid.shape)
     factors = np.array(grid.shape) / np.array(shape)
     affine = grid.affine.copy()
     affine[:-1, :-1] *= factors
@@ -30,18 +30,20 @@ def shown_grid(grid: Grid) -> Grid:
 
 
 def columns_of(shape: tuple[int, ...]) -> int:
-    """How many slices lie side by side in a stack, so that it is about square."""
+    """Number of slices side by side in a stack, so that it is about square."""
     count = shape[2] if len(shape) > 2 else 1
     return max(1, min(count, round(math.sqrt(count * shape[1] / shape[0]))))
 
 
 def stack(volume: np.ndarray, exact: bool = False) -> str:
-    """All slices of a volume in one picture: slice k of the last axis at row ``k // columns`` and column ``k % columns``,
-    in each the first axis from left to right and the second one downwards.
+    """All slices of a volume in one picture.
+
+    Slice k of the last axis is at row ``k // columns`` and column ``k % columns``; within a slice, the first axis runs from
+    left to right and the second one downwards.
 
     Args:
-        volume: ``(*shape)`` upright, in [0, 1], averaged where it has more than :data:`MOST` voxels along an axis; or uint8,
-            of which the nearest voxel is taken there.
+        volume: ``(*shape)`` upright, in [0, 1], averaged to at most :data:`MAX_VOXELS_PER_AXIS` voxels along each axis; or
+            uint8, downsampled to the nearest voxel.
         exact: see :func:`.images.data_uri`.
     """
     small = _nearest(volume) if volume.dtype == np.uint8 else _averaged(volume)
@@ -54,7 +56,7 @@ def stack(volume: np.ndarray, exact: bool = False) -> str:
 
 
 def _averaged(volume: np.ndarray) -> np.ndarray:
-    shape = tuple(min(n, MOST) for n in volume.shape)
+    shape = tuple(min(n, MAX_VOXELS_PER_AXIS) for n in volume.shape)
     if shape == volume.shape:
         return volume
     pool = F.adaptive_avg_pool2d if volume.ndim == 2 else F.adaptive_avg_pool3d
@@ -62,5 +64,5 @@ def _averaged(volume: np.ndarray) -> np.ndarray:
 
 
 def _nearest(volume: np.ndarray) -> np.ndarray:
-    shape = [min(n, MOST) for n in volume.shape]
+    shape = [min(n, MAX_VOXELS_PER_AXIS) for n in volume.shape]
     return volume[np.ix_(*(((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(volume.shape, shape, strict=True)))]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tables of a report; everything in them is escaped."""
+"""Tables of the report; all entries are escaped."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["explained", "run_tables", "table"]
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """Names and values."""
+    """A table of names and values."""
     lines = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in rows.items())
     return f"<table>{lines}</table>"
 
 
 def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
-    """Names, values, and what these mean."""
+    """A table of names and values with explanations."""
     lines = "".join(
         f"<tr><th>{escape(str(name))}</th><td>{_value(value)}<br><small>{escape(meanings.get(name, ''))}</small></td></tr>"
         for name, value in rows.items()
@@ -31,7 +31,7 @@ def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
 
 
 def run_tables(result: RegistrationResult) -> str:
-    """Inputs, settings, stages, versions and times of a run."""
+    """Tables of the inputs, settings, stages, versions and times of a run."""
     summary = result.summary()
     settings = {k: v for k, v in summary["settings"].items() if k != "stages"}
     run = {"seed": result.seed, "device": result.device, "seconds": f"{result.seconds:.1f}", **_times(result.timings)}
@@ -48,7 +48,7 @@ def run_tables(result: RegistrationResult) -> str:
 
 
 def _inputs(result: RegistrationResult) -> dict[str, Any]:
-    """What every argument was."""
+    """The arguments of the run."""
     out: dict[str, Any] = {}
     for name, entry in result.arguments.items():
         if not isinstance(entry, dict):
@@ -60,7 +60,7 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
 
 
 def _input(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Where one input came from."""
+    """The source of an input."""
     where = entry.get("path") or entry.get("code") or entry.get("name") or ("matrix" if "matrix" in entry else "in memory")
     return {"": where, **({"sha256": entry["sha256"]} if "sha256" in entry else {})}
 
@@ -80,7 +80,7 @@ def _value(value: Any) -> str:
 
 
 def _grid(rows: list[dict[str, Any]]) -> str:
-    """Dictionaries of the same keys, one a line."""
+    """A table of dictionaries with the same keys, one per row."""
     if not rows:
         return "<p>none</p>"
     head = "".join(f"<th>{escape(str(key).replace('_', ' '))}</th>" for key in rows[0])

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Both images of a report, with masks and label maps, on one upright grid; the pictures it opens with, and the viewer."""
+"""The images of the report on one upright grid: overview and viewer, with masks and label maps."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ from ...errors import InputError
 from ...geometry import Grid, apply_affine, warp, warped
 from ...io import ImageSource, read_image
 from ...io.masks import mask_on_grid
-from ..labels import LabelPair
-from ..pictures.before_after import middle, smoothed
+from ..explain.residual import residual_maps
+from ..labels import LabelOverlap
+from ..pictures.contours import bright_center, smoothed_outline
 from ..pictures.planes import intensity_limits, upright, window
 from .assets import asset
 from .images import View, data_uri, views_of
-from .labels import indexed
+from .labels import color_indices
 from .stacks import columns_of, shown_grid, stack
 
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
-__all__ = ["Pictures"]
+__all__ = ["ReportImages"]
 
-IMAGES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
-MASKS = {"fixed_mask": "fixed mask", "moving_mask": "moving mask, warped"}
+IMAGE_NAMES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
+MASK_NAMES = {"fixed_mask": "fixed mask", "moving_mask": "moving mask, warped"}
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """A registration as upright volumes, and how to cut them.
+class ReportImages:
+    """The images of a registration as upright volumes, with the views that are shown.
 
     Attributes:
-        result: that is shown.
+        result: registration result.
         volumes: ``fixed``, ``before``, ``after`` in [0, 1], ``(*shape)``.
-        masks: ``fixed_mask`` and ``moving_mask``, those that there are, likewise.
+        masks: ``fixed_mask`` and ``moving_mask`` if given, likewise.
         labels: label maps on the fixed grid.
-        outline: the fixed image smoothed, for contours.
-        grid: upright, of all volumes.
-        views: the cuts.
-        residuals: before and after, ``(*shape)`` with NaN, or why there are none, or None.
+        outline: smoothed fixed image, for contours.
+        grid: of all volumes, upright.
+        views: planes that are shown.
+        residuals: maps before and after, ``(*shape)`` with NaN; the reason why they are missing; or None.
     """
 
     result: RegistrationResult
     volumes: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
-    labels: Sequence[LabelPair]
+    labels: Sequence[LabelOverlap]
     outline: np.ndarray
     grid: Grid
     views: list[View]
@@ -66,15 +67,17 @@ class Pictures:
         fixed: ImageSource,
         moving: ImageSource,
         masks: Mapping[str, ImageSource | None],
-        labels: Sequence[LabelPair] = (),
+        labels: Sequence[LabelOverlap] = (),
         residuals: bool = True,
-    ) -> Pictures:
-        """Read the images and bring everything to the fixed grid, upright.
+    ) -> ReportImages:
+        """Read the images and resample everything onto the fixed grid, upright.
 
         Args:
+            result: registration result.
+            fixed, moving: images.
             masks: ``fixed_mask`` and ``moving_mask``.
-            labels: see :func:`.labels.label_pairs`.
-            residuals: whether to map these.
+            labels: see :func:`monai_locor.report.labels.label_overlaps`.
+            residuals: whether to map the local residual.
         """
         images = {"fixed": read_image(fixed, "fixed")[0], "moving": read_image(moving, "moving")[0]}
         for role, grid in (("fixed", result.fixed_grid), ("moving", result.moving_grid)):
@@ -90,13 +93,13 @@ class Pictures:
             "before": window(upright(start, result.fixed_grid)[0][0], limits),
             "after": window(upright(after, result.fixed_grid)[0][0], limits),
         }
-        views = views_of(straight, middle(volumes["fixed"]))
+        views = views_of(straight, bright_center(volumes["fixed"]))
         maps = _residuals(result, fixed, moving, masks) if residuals else None
-        outline = smoothed(volumes["fixed"], straight)
+        outline = smoothed_outline(volumes["fixed"], straight)
         return cls(result, volumes, _masks(result, masks), labels, outline, straight, views, maps)
 
-    def opening(self) -> str:
-        """The warped image with contours of the fixed image and outlines of the masks: what is looked at first."""
+    def overview(self) -> str:
+        """The overview: the warped image with contours of the fixed image and outlines of the masks."""
         figures = []
         for view in self.views:
             picture = data_uri(view.picture(self.volumes["after"]))
@@ -113,27 +116,27 @@ class Pictures:
         return f'<div class="maps">{"".join(figures)}</div>{self._legend()}'
 
     def _legend(self) -> str:
-        """What the lines are."""
-        marks = {"contour": "contours of the fixed image", **{name: MASKS[name] for name in self.masks}}
+        """Legend of the lines."""
+        marks = {"contour": "contours of the fixed image", **{name: MASK_NAMES[name] for name in self.masks}}
         items = "".join(f'<span><i class="{name}"></i>{text}</span>' for name, text in marks.items())
         return f'<p class="legend">{items}</p>'
 
     def viewer(self) -> str:
-        """All slices of both images, to be compared."""
-        note = "Before: the moving image at the positions that the registration started from, resampled onto the fixed grid."
+        """The viewer, which compares all slices of both images."""
+        note = "Before: the moving image at the start of the registration, resampled onto the fixed grid."
         note += " Patient's right is on the left." if self.grid.dims == 3 else ""
         return Template(asset("report_viewer.html")).substitute(
             data=escape(json.dumps(self._data())),
             views="\n".join(self._view(view) for view in self.views),
             stacks="\n".join(self._stacks()),
-            labels=self._choice(),
+            labels=self._label_selector(),
             masks="" if self.masks else " hidden",
             flat="" if self.grid.dims == 3 else " hidden",
             note=f"{note} {self._extent()}",
         )
 
     def _data(self) -> dict[str, Any]:
-        """What the script must know of the volumes."""
+        """Geometry of the volumes for the script."""
         grid = shown_grid(self.grid)
         center = (np.array(self.grid.shape) - 1) / 2
         places = []
@@ -143,7 +146,9 @@ class Pictures:
             ]
             low, high = (float(apply_affine(self.grid.affine, end)[axis]) for end in ends)
             places.append([round(low, 3), round(high - low, 5)])
-        start = [round(p * n / m) for p, n, m in zip(middle(self.volumes["fixed"]), grid.shape, self.grid.shape, strict=True)]
+        start = [
+            round(p * n / m) for p, n, m in zip(bright_center(self.volumes["fixed"]), grid.shape, self.grid.shape, strict=True)
+        ]
         blur = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
         return {
             "shape": list(grid.shape),
@@ -155,18 +160,20 @@ class Pictures:
         }
 
     def _extent(self) -> str:
-        """Whether all voxels are shown."""
+        """Note on the resolution of the viewer."""
         shown, there = ("×".join(map(str, shape)) for shape in (shown_grid(self.grid).shape, self.grid.shape))
         if shown == there:
             return f"All {there} voxels of the fixed grid are shown."
-        return f"To keep this file small, {shown} voxels are shown, averages of the {there} of the fixed grid."
+        return f"To keep this file small, {shown} voxels are shown, averages of the {there} voxels of the fixed grid."
 
     def _stacks(self) -> list[str]:
-        """Hidden pictures of all slices of every volume."""
-        found = [(name, IMAGES[name], stack(volume), "") for name, volume in self.volumes.items()]
-        found += [(name, MASKS[name], stack(np.round(255 * m).astype(np.uint8), True), "") for name, m in self.masks.items()]
+        """Hidden images with all slices of every volume."""
+        found = [(name, IMAGE_NAMES[name], stack(volume), "") for name, volume in self.volumes.items()]
+        found += [
+            (name, MASK_NAMES[name], stack(np.round(255 * m).astype(np.uint8), True), "") for name, m in self.masks.items()
+        ]
         for number, pair in enumerate(self.labels):
-            maps, palette = indexed(pair, self.result.fixed_grid)
+            maps, palette = color_indices(pair, self.result.fixed_grid)
             for side, volume in maps.items():
                 colors = f' data-colors="{escape(json.dumps(palette))}"'
                 found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colors))
@@ -175,8 +182,8 @@ class Pictures:
             for name, text, uri, more in found
         ]
 
-    def _choice(self) -> str:
-        """Which label map is drawn."""
+    def _label_selector(self) -> str:
+        """Selector of the label map that is drawn."""
         if not self.labels:
             return ""
         options = "".join(f'<option value="{n}">{escape(pair.name)}</option>' for n, pair in enumerate(self.labels))
@@ -196,13 +203,13 @@ class Pictures:
 
 
 def _letters(view: View) -> str:
-    """Left, right, top and bottom."""
+    """Orientation letters at the left, right, top and bottom."""
     pairs = zip("lrtb", view.plane.labels, strict=True)
     return "".join(f'<span class="letter {side}">{letter}</span>' for side, letter in pairs if letter)
 
 
 def _masks(result: RegistrationResult, masks: Mapping[str, ImageSource | None]) -> dict[str, np.ndarray]:
-    """Those that there are, upright on the fixed grid, in [0, 1]."""
+    """The given masks, upright on the fixed grid, in [0, 1]."""
     found = {}
     for name, field in (("fixed_mask", None), ("moving_mask", result.forward_mm)):
         source = masks.get(name)
@@ -217,8 +224,6 @@ def _masks(result: RegistrationResult, masks: Mapping[str, ImageSource | None]) 
 def _residuals(
     result: RegistrationResult, fixed: ImageSource, moving: ImageSource, masks: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray] | str:
-    from ..explain import residual_maps  # which draws with this package
-
     try:
         maps = residual_maps(result, fixed, moving, **masks, initial=result.initial)
     except InputError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .before_after import INK, PAPER, new_figure
+from .figures import BACKGROUND, FOREGROUND, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,30 +20,37 @@ if TYPE_CHECKING:
 
 __all__ = ["basis_picture"]
 
-COLORS = ("#56b4e9", "#e69f00", "#2fbf8f", "#f0e442", "#e58cc0", "#ff6d4d")  # after Okabe and Ito, for the color-blind
-STYLES = ("-", "--", ":", "-.")
-MUTED = "#8a8a8a"
-COLUMNS = 5
-STEPS = 129  # samples of an axis
+LINE_COLORS = (
+    "#56b4e9",
+    "#e69f00",
+    "#2fbf8f",
+    "#f0e442",
+    "#e58cc0",
+    "#ff6d4d",
+)  # after Okabe and Ito, safe for color blindness
+LINE_STYLES = ("-", "--", ":", "-.")
+SPINE_COLOR = "#8a8a8a"
+MAX_COLUMNS = 5
+AXIS_SAMPLES = 129
 
 
 def basis_picture(basis: LearnedBasis, title: str = "", dpi: int = 130) -> Figure:
     """Draw basis functions of the intensity, or of the intensity and the derivative magnitude.
 
-    One channel: curves over the intensity. Two channels: a map of each function over intensity (across) and derivative
-    magnitude (up), bright where it is high, with contours; its lowest and highest value are above it, because a linear
-    combination of the functions can undo their scale. Both axes run from 0 to 1. Further channels are held at 0.
+    One channel: curves over the intensity. Two channels: a map of each function over intensity (horizontal) and derivative
+    magnitude (vertical), with contours. Each map has a color scale of its own, given by the lowest and highest value above
+    it: a linear combination of the functions can undo their scale. Both axes run from 0 to 1. Further channels are set to 0.
 
     Args:
-        basis: its device and mode stay as they are.
-        title: above everything.
+        basis: learned basis; its device and mode do not change.
+        title: of the figure.
         dpi: dots per inch.
 
     Returns:
-        A figure with its own Agg canvas; ``figure.canvas.print_figure(path)`` writes it.
+        A figure with an Agg canvas of its own; ``figure.canvas.print_figure(path)`` writes it.
 
     Raises:
-        ImportError: when matplotlib is not installed, naming the extra that brings it.
+        ImportError: if matplotlib is not installed.
     """
     figure, _ = new_figure()
     figure.set_dpi(dpi)
@@ -53,15 +60,15 @@ def basis_picture(basis: LearnedBasis, title: str = "", dpi: int = 130) -> Figur
     else:
         _maps(figure, values)
     if title:
-        figure.suptitle(title, color=INK, fontsize=12, y=1 - 0.1 / figure.get_figheight(), va="top")
+        figure.suptitle(title, color=FOREGROUND, fontsize=12, y=1 - 0.1 / figure.get_figheight(), va="top")
     return figure
 
 
 @torch.no_grad()
 def _values(basis: LearnedBasis) -> np.ndarray:
-    """``(J, STEPS)`` over the intensity or ``(J, STEPS, STEPS)`` over (derivative magnitude, intensity)."""
+    """``(J, N)`` over the intensity or ``(J, N, N)`` over (derivative magnitude, intensity), N = AXIS_SAMPLES."""
     weight = next(basis.parameters())
-    axis = torch.linspace(0, 1, STEPS, device=weight.device, dtype=weight.dtype)
+    axis = torch.linspace(0, 1, AXIS_SAMPLES, device=weight.device, dtype=weight.dtype)
     if basis.in_channels == 1:
         return basis(axis[None, None])[0].float().cpu().numpy()
     magnitude, intensity = torch.meshgrid(axis, axis, indexing="ij")
@@ -74,18 +81,18 @@ def _curves(figure: Figure, values: np.ndarray) -> None:
     axis = figure.subplots()
     figure.subplots_adjust(0.11, 0.13, 0.86, 0.88)
     for number, curve in enumerate(values):
-        color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
-        axis.plot(np.linspace(0, 1, STEPS), curve, color=color, linestyle=style, linewidth=2, label=_name(number))
+        color, style = LINE_COLORS[number % len(LINE_COLORS)], LINE_STYLES[number // len(LINE_COLORS) % len(LINE_STYLES)]
+        axis.plot(np.linspace(0, 1, AXIS_SAMPLES), curve, color=color, linestyle=style, linewidth=2, label=_name(number))
     axis.margins(x=0)
-    axis.grid(color=INK, alpha=0.15, linewidth=0.6)
-    axis.set_xlabel("intensity", color=INK)
-    axis.set_ylabel("value", color=INK)
+    axis.grid(color=FOREGROUND, alpha=0.15, linewidth=0.6)
+    axis.set_xlabel("intensity", color=FOREGROUND)
+    axis.set_ylabel("value", color=FOREGROUND)
     _dark(axis)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, handlelength=1.6)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=FOREGROUND, handlelength=1.6)
 
 
 def _maps(figure: Figure, values: np.ndarray) -> None:
-    columns = min(COLUMNS, len(values))
+    columns = min(MAX_COLUMNS, len(values))
     rows = -(-len(values) // columns)
     panels, height = columns * 2.3 + 0.8, rows * 2.65 + 0.7
     width = max(panels, 5.2)  # room for a title
@@ -97,22 +104,22 @@ def _maps(figure: Figure, values: np.ndarray) -> None:
         low, high = float(surface.min()), float(surface.max())
         axis.imshow(surface, cmap="viridis", extent=(0, 1, 0, 1), origin="lower", aspect="equal")
         if high - low > 1e-6:
-            axis.contour(surface, 7, colors=PAPER, linewidths=0.5, alpha=0.6, extent=(0, 1, 0, 1))
-        axis.set_title(f"{_name(number)}   {low:.2f} … {high:.2f}", color=INK, fontsize=10, pad=5)
+            axis.contour(surface, 7, colors=BACKGROUND, linewidths=0.5, alpha=0.6, extent=(0, 1, 0, 1))
+        axis.set_title(f"{_name(number)}   {low:.2f} … {high:.2f}", color=FOREGROUND, fontsize=10, pad=5)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"] if number >= len(values) - columns else [])
         axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if number % columns == 0 else [])
         _dark(axis)
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
-    figure.supxlabel("intensity", color=INK, fontsize=10, y=0.1 / height, va="bottom")
-    figure.supylabel("derivative magnitude", color=INK, fontsize=10, x=(side + 0.1) / width, ha="left")
+    figure.supxlabel("intensity", color=FOREGROUND, fontsize=10, y=0.1 / height, va="bottom")
+    figure.supylabel("derivative magnitude", color=FOREGROUND, fontsize=10, x=(side + 0.1) / width, ha="left")
 
 
 def _dark(axis: Axes) -> None:
-    axis.set_facecolor(PAPER)
-    axis.tick_params(colors=INK, labelsize=8)
+    axis.set_facecolor(BACKGROUND)
+    axis.tick_params(colors=FOREGROUND, labelsize=8)
     for spine in axis.spines.values():
-        spine.set_color(MUTED)
+        spine.set_color(SPINE_COLOR)
 
 
 def _name(number: int) -> str:

@@ -1,28 +1,30 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One picture of a registration: both images, before and after."""
+"""Overview figure of a registration: both images before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...geometry import Grid
+from .contours import bright_center, contour_levels, smoothed_outline
+from .figures import BACKGROUND, FOREGROUND, new_figure
 from .planes import Plane, checkerboard, deformed_lines, planes_through, upright, window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["before_after_figure", "before_after_picture", "contour_levels", "middle", "new_figure", "smoothed"]
+__all__ = ["before_after_figure", "before_after_picture"]
 
-COLUMNS = ("fixed", "moving, before", "moving, warped", "checkerboard, before", "checkerboard, after", "deformed grid")
-OUTLINE, INK, PAPER = "#ffb000", "#e8e8e8", "#101010"
+COLUMN_TITLES = ("fixed", "moving, before", "moving, warped", "checkerboard, before", "checkerboard, after", "deformed grid")
+OUTLINE_COLOR = "#ffb000"
 PANEL_INCHES = 2.6
 
 
@@ -47,11 +49,11 @@ def before_after_picture(
         ``path``.
 
     Raises:
-        ImportError: when matplotlib is not installed, naming the extra that brings it.
-        ValueError: when the images do not share a grid or are not 2-D or 3-D.
+        ImportError: if matplotlib is not installed.
+        ValueError: if the images do not share a grid or are not 2-D or 3-D.
     """
     figure = before_after_figure(fixed, moving_before, moving_after, title, displacement_mm, square_mm)
-    figure.canvas.print_figure(str(path), dpi=dpi, facecolor=PAPER)
+    figure.canvas.print_figure(str(path), dpi=dpi, facecolor=BACKGROUND)
     return Path(path)
 
 
@@ -65,23 +67,23 @@ def before_after_figure(
 ) -> Figure:
     """Draw fixed, moving and warped image, checkerboards, and edges of the fixed image over the others.
 
-    Three planes (axial, coronal, sagittal, patient's right on the left) through the middle of what is bright in the
-    fixed image; one plane for 2-D images. Voxels keep their aspect. Every intensity window is robust to outliers.
+    Three planes (axial, coronal, sagittal, patient's right on the left) through the center of the bright voxels of the fixed
+    image; one plane for 2-D images. Voxels keep their aspect ratio. Intensity windows are robust to outliers.
 
     Args:
-        fixed: ``(C, *shape)``, the first channel is drawn; a MetaTensor's affine gives orientation and aspect.
+        fixed: ``(C, *shape)``, the first channel is drawn; a MetaTensor's affine gives orientation and aspect ratio.
         moving_before: ``(C, *shape)`` on the grid of ``fixed``, resampled without a transform.
         moving_after: ``(C, *shape)`` on the grid of ``fixed``, warped.
-        title: above everything.
-        displacement_mm: ``(D, *shape)``, RAS mm; if given, a last column shows the deformed grid, without its mean shift.
-        square_mm: side of a checkerboard square; an eighth of the field of view if not given.
+        title: of the figure.
+        displacement_mm: ``(D, *shape)``, RAS mm; if given, a last column shows the deformed grid without its mean shift.
+        square_mm: side of a checkerboard square; by default an eighth of the field of view.
 
     Returns:
-        A figure with its own Agg canvas; ``figure.canvas.print_figure(path)`` writes it.
+        A figure with an Agg canvas of its own; ``figure.canvas.print_figure(path)`` writes it.
 
     Raises:
-        ImportError: when matplotlib is not installed, naming the extra that brings it.
-        ValueError: when the images do not share a grid or are not 2-D or 3-D.
+        ImportError: if matplotlib is not installed.
+        ValueError: if the images do not share a grid or are not 2-D or 3-D.
     """
     grid = _shared_grid(fixed, moving_before, moving_after)
     figure, _ = new_figure()
@@ -89,8 +91,8 @@ def before_after_figure(
     for image in (fixed, moving_before, moving_after):
         volume, straight = upright(image[:1], grid)
         volumes.append(window(volume[0]))
-    volumes.append(smoothed(volumes[0], straight))
-    planes = planes_through(straight, middle(volumes[0]))
+    volumes.append(smoothed_outline(volumes[0], straight))
+    planes = planes_through(straight, bright_center(volumes[0]))
     field = None if displacement_mm is None else torch.from_numpy(upright(displacement_mm, grid)[0])
     square = square_mm or float(straight.extent.max()) / 8
     axes = _layout(figure, planes, straight, 5 if field is None else 6, title)
@@ -111,35 +113,8 @@ def _shared_grid(fixed: torch.Tensor, *others: torch.Tensor) -> Grid:
     return grid
 
 
-def new_figure(paper: str = PAPER) -> tuple[Figure, Any]:
-    """A figure of a color with its own Agg canvas: the caller's matplotlib backend is neither used nor changed.
-
-    Raises:
-        ImportError: when matplotlib is not installed, naming the extra that brings it.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'monai-locor[plot]'") from error
-    figure = Figure(facecolor=paper)
-    return figure, FigureCanvasAgg(figure)
-
-
-def middle(volume: np.ndarray) -> list[int]:
-    """Voxel in the middle of what is bright."""
-    bright = volume > 0.25
-    if not bright.any():
-        return [n // 2 for n in volume.shape]
-    middle = []
-    for axis in range(volume.ndim):
-        present = np.cumsum(bright.sum(tuple(a for a in range(volume.ndim) if a != axis)))
-        middle.append(int(np.searchsorted(present, present[-1] / 2)))
-    return middle
-
-
 def _layout(figure: Figure, planes: list[Plane], grid: Grid, columns: int, title: str) -> np.ndarray:
-    """Axes ``(planes, columns)``, rows as high as their planes are."""
+    """Axes ``(planes, columns)``, with rows as high as their planes."""
     sizes = [(grid.extent[p.across], grid.extent[p.up]) for p in planes]
     widest = max(width for width, _ in sizes)
     heights = [height / widest for _, height in sizes]
@@ -149,11 +124,11 @@ def _layout(figure: Figure, planes: list[Plane], grid: Grid, columns: int, title
     axes = figure.subplots(len(planes), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     figure.subplots_adjust(0.004, 0.004, 0.996, 1 - top / height, 0.02, 0.02)
     if title:
-        figure.suptitle(title, color=INK, fontsize=12, y=1 - 0.05 / height, va="top")
-    for axis, name in zip(axes[0], COLUMNS, strict=False):
-        axis.set_title(name, color=INK, fontsize=10, pad=4)
+        figure.suptitle(title, color=FOREGROUND, fontsize=12, y=1 - 0.05 / height, va="top")
+    for axis, name in zip(axes[0], COLUMN_TITLES, strict=False):
+        axis.set_title(name, color=FOREGROUND, fontsize=10, pad=4)
     for axis in axes.flat:
-        axis.set_facecolor(PAPER)
+        axis.set_facecolor(BACKGROUND)
         axis.set_axis_off()
     return axes
 
@@ -169,32 +144,16 @@ def _draw_row(row: Iterable[Axes], plane: Plane, volumes: list[np.ndarray], squa
         _letters(axis, plane.labels)
 
 
-def smoothed(volume: np.ndarray, grid: Grid) -> np.ndarray:
-    """For contours that follow anatomy, not noise: a Gaussian of 0.7 % of the field of view."""
-    from ...registration.start.prepare import smoothed as gaussian  # which imports the verdict
-
-    sigma = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
-    return gaussian(torch.from_numpy(volume)[None], sigma)[0].numpy()
-
-
 def _outline(axis: Axes, fixed: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Contours of the fixed image, at its outer edge and between its tissues."""
+    """Draw contours of the fixed image, at its outer edge and between its tissues."""
     levels = contour_levels(fixed)
     if levels:
-        axis.contour(fixed, levels, colors=OUTLINE, linewidths=0.7, alpha=0.9, extent=extent, origin="upper")
-
-
-def contour_levels(picture: np.ndarray) -> list[float]:
-    """Intensities, ascending, at which contours of a picture in [0, 1] follow the outer edge and that between tissues."""
-    inner = picture[picture > 0.15]
-    if inner.size < 16 or np.ptp(inner) < 1e-3:
-        return []
-    return sorted({0.15, float(np.quantile(inner, 0.85))})
+        axis.contour(fixed, levels, colors=OUTLINE_COLOR, linewidths=0.7, alpha=0.9, extent=extent, origin="upper")
 
 
 def _draw_grid(axis: Axes, lines: list[np.ndarray]) -> None:
     for line in lines:
-        axis.plot(line[:, 0], line[:, 1], color=INK, linewidth=0.5)
+        axis.plot(line[:, 0], line[:, 1], color=FOREGROUND, linewidth=0.5)
     axis.set_aspect("equal")
 
 
@@ -206,4 +165,4 @@ def _letters(axis: Axes, labels: tuple[str, str, str, str]) -> None:
         (0.5, 0.02, "center", "bottom"),
     )
     for letter, (x, y, ha, va) in zip(labels, places, strict=True):
-        axis.text(x, y, letter, transform=axis.transAxes, color=INK, fontsize=7, ha=ha, va=va)
+        axis.text(x, y, letter, transform=axis.transAxes, color=FOREGROUND, fontsize=7, ha=ha, va=va)

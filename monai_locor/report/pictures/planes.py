@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Flat, upright cuts through images, as a reader of medical images expects them."""
+"""Planes through images in radiological convention, and what is drawn in them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from ...geometry import Grid, reorder, to_voxels
 
 __all__ = ["Plane", "checkerboard", "deformed_lines", "intensity_limits", "planes_through", "upright", "window"]
 
-NAMES = (("R", "L"), ("A", "P"), ("S", "I"))
+DIRECTION_LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A cut through an upright volume, whose array axes run towards R, A and S.
+    """A plane through an upright volume, whose array axes point to R, A and S.
 
     Args:
-        across: array axis drawn from left to right; up: array axis drawn upwards.
-        index: voxel at which the remaining axis is cut; ``None`` for a 2-D image.
-        step: size of a voxel along (across, up), mm.
-        mirror: whether the picture's left is the high end of ``across``: patient's right on the left, anterior first.
+        across: array axis drawn horizontally.
+        up: array axis drawn upwards.
+        index: voxel of the plane along the remaining axis; None for a 2-D image.
+        step: voxel size along (across, up), mm.
+        mirror: whether ``across`` runs from right to left in the picture: patient's right on the left, anterior on the left.
         labels: letters at the left, right, top and bottom edge; empty strings for none.
     """
 
@@ -38,7 +39,7 @@ class Plane:
     labels: tuple[str, str, str, str]
 
     def cut(self, volume: np.ndarray) -> np.ndarray:
-        """The picture of an upright volume ``(*shape)``: first row at the top."""
+        """The plane of an upright volume ``(*shape)`` as a picture, ``(rows, columns)`` from the top."""
         flat = volume
         if self.index is not None:
             flat = np.take(volume, self.index, axis=3 - self.across - self.up)
@@ -47,14 +48,14 @@ class Plane:
 
 
 def upright(image: torch.Tensor, grid: Grid) -> tuple[np.ndarray, Grid]:
-    """A channel-first image ``(C, *grid.shape)`` in the axis order nearest to R, A, S, and its grid."""
+    """Reorder a channel-first image ``(C, *grid.shape)`` to the axis order nearest to R, A, S; return it and its grid."""
     axes, flips = grid.canonical_order()
     plain = torch.as_tensor(image).detach().as_subclass(torch.Tensor).cpu().float()
     return reorder(plain, axes, flips).numpy(), grid.reordered(axes, flips)
 
 
 def planes_through(grid: Grid, center: Sequence[int]) -> list[Plane]:
-    """Axial, coronal and sagittal plane through a voxel of an upright grid; the image itself if it is 2-D.
+    """Axial, coronal and sagittal plane through a voxel of an upright grid; one plane if it is 2-D.
 
     Radiological convention: the patient's right is on the left of the picture.
     """
@@ -62,14 +63,14 @@ def planes_through(grid: Grid, center: Sequence[int]) -> list[Plane]:
     planes = []
     for across, up in pairs:
         step = (float(grid.spacing[across]), float(grid.spacing[up]))
-        labels = (*NAMES[across], *NAMES[up]) if grid.dims == 3 else ("", "", "", "")
+        labels = (*DIRECTION_LETTERS[across], *DIRECTION_LETTERS[up]) if grid.dims == 3 else ("", "", "", "")
         index = int(center[3 - across - up]) if grid.dims == 3 else None
         planes.append(Plane(across, up, index, step, True, labels))
     return planes
 
 
 def intensity_limits(volume: np.ndarray, low: float = 0.01, high: float = 0.995) -> tuple[float, float]:
-    """Quantiles of what is not background, or the lowest value instead of the first where that is about as dark."""
+    """Quantiles of the foreground; the lowest value replaces the lower quantile if that is about as dark."""
     finite = volume[np.isfinite(volume)]
     if not finite.size:
         return 0.0, 0.0
@@ -80,19 +81,19 @@ def intensity_limits(volume: np.ndarray, low: float = 0.01, high: float = 0.995)
 
 
 def window(volume: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Intensities clipped to limits, by default :func:`intensity_limits`, scaled to [0, 1]; not finite becomes 0."""
+    """Intensities clipped to limits, by default :func:`intensity_limits`, scaled to [0, 1]; 0 where not finite."""
     bottom, top = intensity_limits(volume) if limits is None else limits
     return np.nan_to_num(np.clip((volume - bottom) / max(top - bottom, 1e-12), 0, 1))
 
 
 def checkerboard(first: np.ndarray, second: np.ndarray, step: tuple[float, float], square_mm: float) -> np.ndarray:
-    """Squares of two pictures ``(rows, columns)`` in turn; ``step`` is the voxel size along (columns, rows), mm."""
+    """Checkerboard of two pictures ``(rows, columns)``; ``step`` is the voxel size along (columns, rows), mm."""
     rows, columns = (np.arange(n) * s // square_mm for n, s in zip(first.shape, reversed(step), strict=True))
     return np.where((rows[:, None] + columns[None]) % 2 == 0, first, second)
 
 
 def deformed_lines(displacement_mm: torch.Tensor, grid: Grid, plane: Plane, every_mm: float) -> list[np.ndarray]:
-    """Grid lines of a plane after ``x + u(x)``, without the mean displacement, each ``(N, 2)`` in mm of the picture.
+    """Grid lines of a plane deformed by ``x + u(x)`` without the mean displacement, each ``(N, 2)`` in mm of the picture.
 
     Args:
         displacement_mm: ``(D, *grid.shape)``, RAS mm; ``grid`` is upright.
