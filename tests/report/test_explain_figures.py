@@ -180,7 +180,7 @@ def test_says_where_nothing_was_seen_before():
 
 def test_bad_input_is_refused_before_the_work(tmp_path, monkeypatch):
     result, fixed, moving = displaced(3)
-    with pytest.raises(InputError, match=r"unknown format; end its name in one of .*\.png"):
+    with pytest.raises(InputError, match=r"unknown format; use one of the extensions .*\.png"):
         explain_fit(result, "missing.nii.gz", moving, path=tmp_path / "a.xyz")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="a file of this name is in the way"):

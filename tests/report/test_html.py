@@ -180,13 +180,13 @@ class TestPage:
 
     def test_residuals_that_cannot_be_mapped_say_why(self, tmp_path):
         page = write_report(tmp_path / "a.html", result_of(FLAT, channels=1)).read_text(encoding="utf-8")
-        assert "could not be mapped" in page and "in_channels 1" in page
+        assert "Not available: " in page and "in_channels 1" in page
 
     def test_without_basis_residuals_and_history(self, tmp_path):
         result = made(*aligned(FLAT), history=[])
         read = Reader(write_report(tmp_path / "a.html", result, title="mine", residuals=False).read_text(encoding="utf-8"))
         assert {"basis", "residual"}.isdisjoint({a.get("id") for a in read.all("section")})
-        assert "mine" in read.text and "Nothing was optimized" in read.text
+        assert "mine" in read.text and "No optimization steps" in read.text
 
     def test_of_several_channels_the_first_is_shown(self, tmp_path):
         fixed, moving = aligned(FLAT)
@@ -274,7 +274,7 @@ class TestNotebook:
 
     def test_without_images(self, judged):
         bare = dataclasses.replace(judged, fixed_image=None, moving_image=None)
-        assert judged.verdict.status in bare._repr_html_() and "no picture" in bare._repr_html_()
+        assert judged.verdict.status in bare._repr_html_() and "no figure" in bare._repr_html_()
         with pytest.raises(InputError, match="does not hold the fixed image"):
             bare.plot()
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One picture that explains a registration at one place, as in the first figure of the paper."""
+"""A figure that explains a registration at one point, as in the first figure of the paper."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def explain_fit(
     title: str = "",
     dpi: int = 150,
 ) -> Figure:
-    """Draw what the similarity measure sees at a point, before and after a registration, see :func:`fit_figure`.
+    """Draw the local fit of the similarity measure at a point before and after a registration, see :func:`fit_figure`.
 
     Args:
-        result: of the registration.
-        fixed, moving, fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
+        result: registration result.
+        fixed, moving, fixed_mask, moving_mask: as given to :func:`monai_locor.register`.
         point_mm: center of the window, ``(D,)`` RAS mm in the fixed image.
         path: file to write, ``.png``, ``.pdf`` or ``.svg``, or None.
-        voxel: the same point as an index of the fixed image, instead.
-        choose: without a point: ``"gain"``, where the registration lowered the residual most, or ``"worst"``, where it is
-            highest after it.
-        initial: what "before" means, see :func:`.samples_of_result`.
+        voxel: center of the window as an index of the fixed image, instead of ``point_mm``.
+        choose: point to use if none is given: ``"gain"``, where the registration lowered the residual most, or ``"worst"``,
+            where the residual is highest at its end.
+        initial: affine "before", see :func:`.samples_of_result`.
         degree, plane, title: see :func:`fit_figure`.
         dpi: dots per inch.
 
     Raises:
-        ImportError: when matplotlib is not installed, naming the extra that brings it.
-        InputError: when the images are not those of the result, the point lies outside them or where nothing counts, or the
-            picture cannot be written there.
+        ImportError: if matplotlib is not installed.
+        InputError: if the images do not belong to the result, there is no valid data at the point, or the figure cannot be
+            written.
     """
     if point_mm is not None and voxel is not None:
         raise InputError(f"give point_mm or voxel, not both; got {point_mm!r} and {voxel!r}.")
@@ -80,8 +80,8 @@ def explain_fit(
 
 
 def _check_path(path: Path) -> None:
-    """Before the work."""
+    """Check the output path before the work."""
     known = sorted(new_figure()[1].get_supported_filetypes())
     if path.suffix.lstrip(".").lower() not in known:
-        raise InputError(f"picture {path}: unknown format; end its name in one of {', '.join(f'.{name}' for name in known)}.")
+        raise InputError(f"figure {path}: unknown format; use one of the extensions {', '.join(f'.{name}' for name in known)}.")
     check_output_dir(path.parent)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The figure that explains a fit: images, residuals, samples with fitted functions, basis functions."""
+"""The figure of a local fit: images, residuals, samples with fitted functions, basis functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MUTED = "#6b6b6b"
 
 @dataclass(frozen=True)
 class _Column:
-    """A fit, its heading, and the residual with the same basis before; None where there is nothing to fit."""
+    """A fit, its heading, and the residual of the same basis before; None without valid data."""
 
     fit: LocalFit | None
     heading: str
@@ -48,21 +48,21 @@ def fit_figure(
     plane: str = "axial",
     title: str = "",
 ) -> Figure:
-    """The fit around a point, before and after, with the learned and with the polynomial basis.
+    """Draw the local fit around a point, before and after, with the learned and with the polynomial basis.
 
-    Above, in a plane through the point: the images and the residual of the windows around all voxels, gray where none
-    counts. Below: the samples of the window, fixed against moving intensity, with the fitted function; with a derivative
-    magnitude in the basis, cuts through the fitted surface, and below them that surface. On the right: the basis functions.
+    Top: a plane through the point, with the images and the residual of the windows around all voxels, gray where a window is
+    not valid. Bottom: the samples of the window, fixed against moving intensity, with the fitted function; if the basis uses
+    the derivative magnitude, sections of the fitted surface, and the surface itself. Right: the basis functions.
 
     Args:
         before, after: of :func:`.samples_of_result`.
         point_mm: center of the window, ``(D,)`` RAS mm in the fixed image.
         degree: of the polynomials, by default that of the settings.
         plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``, of the images; 2-D images have only one.
-        title: above everything; by default what and where.
+        title: of the figure; by default the point.
 
     Returns:
-        A figure with its own Agg canvas; ``figure.canvas.print_figure(path)`` writes it.
+        A figure with an Agg canvas of its own; ``figure.canvas.print_figure(path)`` writes it.
     """
     columns = _columns(before, after, point_mm, degree)
     cut = cut_through(after, after.index(point_mm), plane)
@@ -78,7 +78,7 @@ def fit_figure(
 
 
 def _columns(before: Samples, after: Samples, point_mm: Sequence[float] | np.ndarray, degree: int | None) -> list[_Column]:
-    """Before and after with the basis of the registration, and after with the polynomial one."""
+    """Fits before and after with the basis of the registration, and after with the polynomial one."""
     names = ["polynomial"] if after.learned is None else ["learned", "polynomial"]
     first = [_fit_or_none(before, point_mm, name, degree) for name in names]
     columns = [_Column(first[0], f"before, {names[0]} basis")]
@@ -91,7 +91,7 @@ def _columns(before: Samples, after: Samples, point_mm: Sequence[float] | np.nda
 def _fit_or_none(samples: Samples, point_mm: Sequence[float] | np.ndarray, name: str, degree: int | None) -> LocalFit | None:
     try:
         return fit_at(samples, point_mm, name, degree=degree)
-    except InputError:  # before, the window may see nothing of the moving image
+    except InputError:  # the window may lie outside the moving image before
         return None
 
 
@@ -113,7 +113,7 @@ def _draw_images(axes: Layout, before: Samples, after: Samples, cut: Cut) -> Non
 
 
 def _loss(picture: np.ndarray, samples: Samples) -> str:
-    """The loss of the plane."""
+    """Text with the loss of the plane."""
     known = picture[np.isfinite(picture)]
     if not known.size:
         return ""
@@ -147,7 +147,7 @@ def _draw_fits(axes: Layout, columns: list[_Column]) -> None:
 
 
 def _share_ordinates(axes: Layout, first: int) -> None:
-    """Names and numbers at the first column only that shows something; all have the same limits."""
+    """Keep the axis labels of the first column with a fit only; all columns have the same limits."""
     for row, name in zip(axes.fits, ("fixed intensity", "derivative magnitude"), strict=False):
         row[first].set_ylabel(name, fontsize=FONT_SIZE, color=INK)
         for axis in row[first + 1 :]:
@@ -173,7 +173,7 @@ def _note(axis: Axes, fit: LocalFit, before: float | None) -> None:
 
 
 def _number(value: float) -> str:
-    """Two digits: 0.066 or 8.9 times a power of ten."""
+    """Format with two digits: 0.066, or 8.9 times a power of ten."""
     if value >= 0.01 or value <= 0:
         return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")

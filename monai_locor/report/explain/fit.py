@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The fit of one window, with everything that went into it and came out of it."""
+"""The local fit in one window, with its inputs and results."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class LocalFit:
     Attributes:
         point_mm: center of the window, ``(D,)`` RAS mm.
         positions_mm: of the samples, ``(N, D)`` RAS mm.
-        moving: what the basis functions see, ``(N, C)``: intensity, derivative magnitude.
-        fixed: what is fitted, ``(N,)``.
+        moving: input of the basis functions, ``(N, C)``: intensity, derivative magnitude.
+        fixed: target of the fit, ``(N,)``.
         weights: Gaussian weight times the weight of the voxel, ``(N,)``, positive, sum one.
         psi: basis functions at the samples, ``(N, J)``.
         theta: ridge solution ``(A + ridge I)^-1 c``, ``(J,)``; of the standardized target in the normalized form.
         fitted: values of the fitted function at the samples, ``(N,)``.
         residual: R as in the loss: weighted mean of ``(fixed - fitted)^2``, divided by the variance in the normalized form.
-        basis: the module that gave psi.
-        mean, deviation: the fitted function is ``mean + deviation psi^T theta``; zero and one but in the normalized form.
+        basis: module of the basis functions.
+        mean, deviation: the fitted function is ``mean + deviation psi^T theta``; zero and one except in the normalized form.
     """
 
     point_mm: np.ndarray
@@ -61,16 +61,16 @@ class LocalFit:
 
     @property
     def explained(self) -> float:
-        """Share of the variance of the fixed image in the window that the fit explains; NaN where there is no variance."""
+        """Share of the variance of the fixed image in the window that the fit explains; NaN without variance."""
         variance = float(self.weights @ (self.fixed - self.weights @ self.fixed) ** 2)
         return 1 - self.mean_square / variance if variance > 1e-12 else math.nan
 
     def psi_at(self, moving: np.ndarray) -> np.ndarray:
-        """The basis functions at any ``(M, C)``, ``(M, J)``."""
+        """The basis functions at points ``(M, C)``, ``(M, J)``."""
         return _psi(self.basis, torch.from_numpy(np.ascontiguousarray(moving, dtype=np.float64))).numpy()
 
     def __call__(self, moving: np.ndarray) -> np.ndarray:
-        """The fitted function at any ``(M, C)``, ``(M,)``."""
+        """The fitted function at points ``(M, C)``, ``(M,)``."""
         return self.mean + self.deviation * self.psi_at(moving) @ self.theta
 
 
@@ -86,45 +86,45 @@ def fit_at(
 
     Args:
         samples: see :func:`.samples_of_result`.
-        point_mm: ``(D,)`` RAS mm, between voxels as it may be.
-        basis: ``"learned"``, ``"polynomial"`` or a voxel-wise module; by default the learned one if there is one.
+        point_mm: ``(D,)`` RAS mm, not necessarily at a voxel.
+        basis: ``"learned"``, ``"polynomial"`` or a voxel-wise module; by default the learned one, if any.
         degree: of the polynomials, by default that of the settings.
         channel: of the fixed image: 0, intensity, or with ``derivative="both"`` 1, derivative magnitude.
 
     Raises:
-        InputError: when the point lies outside the fixed image, when too little of the window counts there, or when the
-            basis does not fit the images.
+        InputError: if the point lies outside the fixed image, too little of the window is valid, or the basis does not fit
+            the images.
     """
     index = samples.index(point_mm)
     module = basis_of(samples, basis, degree)
     if not 0 <= channel < samples.fixed.shape[1]:
         raise InputError(f"channel must be below {samples.fixed.shape[1]}, got {channel}.")
     if (index < -0.5).any() or (index > np.array(samples.grid.shape) - 0.5).any():
-        raise _nothing(point_mm, "outside the foreground of the fixed image")
+        raise _no_data(point_mm, "outside the foreground of the fixed image")
     box = _around(samples, index)
     part = samples.cropped(box).double()
     windows = [_window(part, axis, float(index[axis]) - b.start) for axis, b in enumerate(box)]
     fit = fit_windows(part, module, windows)
     if not bool(fit.counts):
         assert fit.moments.mass is not None  # samples have weights
-        raise _nothing(point_mm, f"only {float(fit.moments.mass):.0%} of the window")
+        raise _no_data(point_mm, f"only {float(fit.moments.mass):.0%} of the window is valid")
     return _local_fit(part, windows, fit, module, np.asarray(point_mm, dtype=np.float64), channel)
 
 
-def _nothing(point_mm: Sequence[float] | np.ndarray, why: str) -> InputError:
+def _no_data(point_mm: Sequence[float] | np.ndarray, why: str) -> InputError:
     point = np.round(np.asarray(point_mm, dtype=np.float64), 2).tolist()
-    return InputError(f"nothing is fitted at {point} mm: no data of both images inside the masks ({why}); give another point.")
+    return InputError(f"no local fit at {point} mm: the images have too little valid data there ({why}); give another point.")
 
 
-def _reach(samples: Samples) -> float:
+def _window_radius(samples: Samples) -> float:
     return max(samples.config.truncated * samples.config.kernel_sigma, 0.5)
 
 
 def _around(samples: Samples, index: np.ndarray) -> list[slice]:
-    """All samples that a window around an index can hold."""
-    reach = _reach(samples)
-    low = [max(0, min(n - 1, math.floor(p - reach))) for p, n in zip(index, samples.grid.shape, strict=True)]
-    high = [max(1, min(n, math.ceil(p + reach) + 1)) for p, n in zip(index, samples.grid.shape, strict=True)]
+    """Box of all samples of a window around an index."""
+    radius = _window_radius(samples)
+    low = [max(0, min(n - 1, math.floor(p - radius))) for p, n in zip(index, samples.grid.shape, strict=True)]
+    high = [max(1, min(n, math.ceil(p + radius) + 1)) for p, n in zip(index, samples.grid.shape, strict=True)]
     return [slice(a, b) for a, b in zip(low, high, strict=True)]
 
 
@@ -174,27 +174,29 @@ def voxel_point(grid: Grid, voxel: Sequence[float]) -> np.ndarray:
     """World point of a voxel of an image, ``(D,)`` RAS mm.
 
     Raises:
-        InputError: when the image has no such voxel.
+        InputError: if the image has no such voxel.
     """
     index = np.asarray(voxel, dtype=np.float64)
     if index.shape != (grid.dims,) or not ((index >= 0) & (index <= np.array(grid.shape) - 1)).all():
-        raise InputError(f"voxel must lie in the image, of shape {list(grid.shape)}, got {index.tolist()}.")
+        raise InputError(f"voxel must lie in the image of shape {list(grid.shape)}, got {index.tolist()}.")
     return grid.affine[:-1, :-1] @ index + grid.affine[:-1, -1]
 
 
 def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> np.ndarray:
-    """Where to look: ``"gain"``, where the registration lowered the residual most; or ``"worst"``, where it is highest after.
+    """Find the point where the registration lowered the residual most, or where the residual is highest at its end.
+
+    Windows that lie completely inside the samples are preferred.
 
     Args:
-        before, after: of :func:`.samples_of_result`; where nothing is known of before, a gain is none. If that is everywhere,
-            the worst place is taken.
-        choose: which; among windows that lie in the samples as a whole, if there are any.
+        before, after: of :func:`.samples_of_result`.
+        choose: ``"gain"``, the largest decrease; or ``"worst"``, the highest residual, also used if no point has a residual
+            both before and after.
 
     Returns:
-        ``(D,)`` RAS mm, a voxel's center.
+        ``(D,)`` RAS mm, center of a voxel.
 
     Raises:
-        InputError: when nothing counts anywhere, or for another choice.
+        InputError: if no window is valid, or for another choice.
     """
     if choose not in ("gain", "worst"):
         raise InputError(f"choose must be gain or worst, got {choose!r}.")
@@ -202,7 +204,7 @@ def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> 
     gain = residual_map(before)[0] - now
     score = gain if choose == "gain" and bool(gain.isfinite().any()) else now
     if not bool(score.isfinite().any()):
-        raise InputError("the images have nothing in common after registration: no window counts; check images and masks.")
+        raise InputError("no valid overlap between the images or masks after registration; check both.")
     whole = torch.where(_whole_windows(after), score, torch.nan)
     score = whole if bool(whole.isfinite().any()) else score
     best = int(score.nan_to_num(-torch.inf).argmax())
@@ -211,10 +213,10 @@ def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> 
 
 
 def _whole_windows(samples: Samples) -> torch.Tensor:
-    """Voxels of the stored fixed image around which no part of a window lies beyond the samples, ``(*fixed)``."""
+    """Voxels of the stored fixed image whose windows lie completely inside the samples, ``(*fixed)``."""
     out = torch.ones(samples.prepared.grid.shape, dtype=torch.bool)
     for axis, (size, where) in enumerate(zip(samples.grid.shape, sample_positions(samples), strict=True)):
-        inner = torch.from_numpy((where >= _reach(samples)) & (where <= size - 1 - _reach(samples)))
+        inner = torch.from_numpy((where >= _window_radius(samples)) & (where <= size - 1 - _window_radius(samples)))
         out &= inner.reshape(-1, *[1] * (samples.dims - 1 - axis))
     return samples.prepared.to_stored(out[None])[0]
 
@@ -222,13 +224,13 @@ def _whole_windows(samples: Samples) -> torch.Tensor:
 def plane_residual(
     samples: Samples, basis: str | nn.Module | None = None, axis: int | None = None, index: int = 0
 ) -> np.ndarray:
-    """The residual of a window around every sample of a plane, exactly; NaN where none counts.
+    """The exact residual of the windows around all samples of a plane; NaN where a window is not valid.
 
     Args:
         samples: see :func:`.samples_of_result`.
         basis: see :func:`fit_at`.
-        axis: that the plane cuts at ``index``; None for 2-D images.
-        index: sample along it.
+        axis: normal of the plane; None for 2-D images.
+        index: of the plane along the axis.
 
     Returns:
         ``(*grid)`` without that axis.

@@ -32,8 +32,8 @@ __all__ = [
 INK, MUTED, PAPER, RULE = "#1a1a1a", "#6b6b6b", "#ffffff", "#bdbdbd"
 CHANNEL_SYMBOLS = ("m", "g")
 MAGNITUDE_COLORMAP = "plasma"  # of the derivative magnitude
-MAGNITUDE_COLORMAP_END = 0.86  # the end of that map is too light on white
-MAGNITUDE_QUANTILES = (0.1, 0.5, 0.9)  # quantiles of the derivative magnitude at which the fitted surface is cut
+MAGNITUDE_COLORMAP_END = 0.86  # the lighter colors are not visible on white
+MAGNITUDE_QUANTILES = (0.1, 0.5, 0.9)  # of the sections through the fitted surface
 INTENSITY_COLORMAP = "viridis"  # of the fixed intensity, fitted and true
 CURVE_POINTS = 160
 LINE_COLORS = (
@@ -46,12 +46,12 @@ LINE_COLORS = (
     "#000000",
 )  # Okabe and Ito, for the color-blind
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
-NOTE_MARGIN = 0.22  # below the samples, for a note
-FADE_DISTANCE = 0.12  # of the panel: where no sample is nearer, the surface is a guess and fades
+NOTE_MARGIN = 0.22  # below the samples, share of the axis
+FADE_DISTANCE = 0.12  # share of the panel: the surface fades where the nearest sample is farther
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
-    """Smallest value below which, and at which, lies the share q of the weight.
+    """Weighted quantile: the smallest value with a cumulative weight of at least the share q.
 
     >>> weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([0.1, 0.6, 0.3]), 0.5)
     1.0
@@ -63,7 +63,7 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, q: float) -> floa
 
 @dataclass(frozen=True)
 class Limits:
-    """What the axes of several panels span, so that they can be compared: (low, high) each."""
+    """Common axis limits of several panels: (low, high) each."""
 
     moving: tuple[float, float]
     magnitude: tuple[float, float]
@@ -71,14 +71,14 @@ class Limits:
 
     @classmethod
     def of(cls, fits: list[LocalFit]) -> Limits:
-        """All samples of some fits, with a margin."""
+        """Limits of the samples of several fits, with a margin."""
         moving = np.concatenate([f.moving[:, 0] for f in fits])
         magnitude = np.concatenate([f.moving[:, -1] for f in fits])
         fixed = np.concatenate([f.fixed for f in fits])
         return cls(_span(moving), _span(magnitude), _span(fixed))
 
     def color(self, magnitude: np.ndarray | float) -> Any:
-        """Of a derivative magnitude."""
+        """Color of a derivative magnitude."""
         import matplotlib
 
         low, high = self.magnitude
@@ -94,11 +94,11 @@ def _span(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
 
 
 def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
-    """Samples of the window, larger where they weigh more, and the fitted function.
+    """Draw the samples of the window, with areas by weight, and the fitted function.
 
-    With a derivative magnitude beside the intensity the function is a surface, and the color is the derivative
-    magnitude: of each sample, and of three cuts through the surface. A cut is a solid line where the window has samples of
-    about that magnitude. Thin lines lead from the samples to the surface.
+    With intensity and derivative magnitude, the function is a surface. Colors then show the derivative magnitude of the
+    samples and of three sections through the surface. A section is solid where the window has samples of about that
+    magnitude. Thin lines connect the samples with the surface.
     """
     limits = limits or Limits.of([fit])
     x, magnitude = fit.moving[:, 0], fit.moving[:, -1]
@@ -131,7 +131,7 @@ def draw_fit(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
 
 
 def _sizes(fit: LocalFit) -> np.ndarray:
-    """Areas in proportion to the weight, but for what could not be seen."""
+    """Marker areas, linear in the weight, with a visible minimum."""
     return 7 + 90 * fit.weights / fit.weights.max()
 
 
@@ -144,7 +144,7 @@ def _stems(axis: Axes, segments: np.ndarray, weights: np.ndarray) -> None:
 
 
 def _levels(fit: LocalFit) -> list[tuple[float, np.ndarray]]:
-    """Derivative magnitudes to cut at, and which samples are near each: its third of the weight."""
+    """Derivative magnitudes of the sections, and the samples near each of them: a third of the weight."""
     magnitude = fit.moving[:, -1]
     edges = [-np.inf, *(weighted_quantile(magnitude, fit.weights, q) for q in (1 / 3, 2 / 3)), np.inf]
     values = [weighted_quantile(magnitude, fit.weights, q) for q in MAGNITUDE_QUANTILES]
@@ -167,15 +167,15 @@ def _cut(axis: Axes, fit: LocalFit, limits: Limits, level: float, near: np.ndarr
 
 
 def _points(intensity: np.ndarray, magnitude: np.ndarray | float, channels: int) -> np.ndarray:
-    """``(M, C)``; a single channel has no magnitude."""
+    """Input of the basis functions, ``(M, C)``; without the magnitude for a single channel."""
     columns = [intensity, np.broadcast_to(magnitude, intensity.shape)][:channels]
     return np.stack(columns, -1)
 
 
 def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> None:
-    """The fitted surface over intensity and derivative magnitude, and in the same colors the samples.
+    """Draw the fitted surface over intensity and derivative magnitude, and the samples in the same colors.
 
-    Where the fit is good a sample cannot be told from its surroundings. The surface fades where there is no sample.
+    In a good fit, samples blend into the surface. The surface fades where there are no samples.
     """
     import matplotlib
 
@@ -203,7 +203,7 @@ def draw_surface(axis: Axes, fit: LocalFit, limits: Limits | None = None) -> Non
 
 
 def _nearness(x: np.ndarray, y: np.ndarray, fit: LocalFit, limits: Limits) -> np.ndarray:
-    """One at the samples, falling to almost nothing where the nearest one is far; in units of the panel."""
+    """Opacity: one at the samples, almost zero far from them; distances in units of the panel."""
     width, height = np.ptp(limits.moving), np.ptp(limits.magnitude)
     squares = np.full(x.shape, np.inf)
     for sample in fit.moving:
@@ -212,9 +212,9 @@ def _nearness(x: np.ndarray, y: np.ndarray, fit: LocalFit, limits: Limits) -> np
 
 
 def draw_basis(axis: Axes, fit: LocalFit) -> None:
-    """The basis functions over the whole range of intensities, at the window's median derivative magnitude.
+    """Draw the basis functions over the whole range of intensities, at the median derivative magnitude of the window.
 
-    Thin lines: at its 10 % and 90 % quantile. The band holds the window's samples.
+    Thin lines: at its 10 % and 90 % quantiles. The band spans the samples of the window.
     """
     line = np.linspace(0, 1, CURVE_POINTS)
     magnitude = fit.moving[:, -1]
@@ -239,7 +239,7 @@ def draw_basis(axis: Axes, fit: LocalFit) -> None:
 
 
 def function_names(basis: nn.Module, number: int) -> list[str]:
-    """Of the basis functions, for legends: monomials of m (intensity) and g (derivative magnitude), or psi with a number.
+    """Names of the basis functions for legends: monomials of m (intensity) and g (derivative magnitude), or psi with a number.
 
     >>> function_names(PolynomialBasis(2, degree=2), 6)
     ['1', '$m$', '$g$', '$m^{2}$', '$m g$', '$g^{2}$']
@@ -255,7 +255,7 @@ def function_names(basis: nn.Module, number: int) -> list[str]:
 
 
 def frame(axis: Axes) -> None:
-    """Thin and quiet: two lines, small ticks."""
+    """Style the axes: two thin spines, small ticks."""
     axis.tick_params(colors=INK, labelsize=7.5, width=0.6, length=2.5)
     for side, spine in axis.spines.items():
         spine.set_visible(side in ("left", "bottom"))

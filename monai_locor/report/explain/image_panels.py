@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The panels of images and of residuals, with the window that is explained, and a closer look at it."""
+"""Panels of images and residuals, with the window and an enlarged inset of it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["PLANES", "Cut", "cut_through", "draw_image", "draw_residual", "resid
 
 PLANES = ("axial", "coronal", "sagittal")
 WINDOW_COLOR = "#ffb000"
-INSET_HALF_SIDES = 3.2  # half the side of the closer look, in half sides of the window
+INSET_HALF_SIDES = 3.2  # half the side of the inset, in half sides of the window
 RESIDUAL_COLORMAP = "magma"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A plane through a point of the samples, and where the window is in its picture.
+    """A plane through a point of the samples, and the position of the window in its picture.
 
     Attributes:
         plane: see :func:`monai_locor.report.pictures.planes.planes_through`.
-        axis: array axis that the plane cuts, or None in 2-D.
+        axis: array axis normal to the plane, or None in 2-D.
         size: of the picture, (width, height) mm.
         center: of the window in the picture, mm from its lower left corner.
         half: half the sides of the window in the picture, mm.
@@ -72,13 +72,13 @@ def cut_through(samples: Samples, index: np.ndarray, name: str) -> Cut:
 
 
 def draw_image(axis: Axes, volume: np.ndarray, cut: Cut) -> None:
-    """One channel of the samples, ``(*grid)``, normalized, in gray; black where it is not finite."""
+    """Draw one channel of the samples, ``(*grid)``, normalized, in gray; black where it is not finite."""
     picture = np.nan_to_num(cut.plane.cut(volume))
     _draw(axis, picture, cut, {"cmap": "gray", "vmin": 0, "vmax": 1})
 
 
 def residual_norm(pictures: list[np.ndarray], eps: float) -> Any:
-    """Logarithmic colors for residual maps that are to be compared; the floor is that of the loss."""
+    """Common logarithmic color scale of residual maps, from the epsilon of the loss."""
     from matplotlib.colors import LogNorm
 
     values = np.concatenate([p[np.isfinite(p)] for p in pictures])
@@ -95,7 +95,7 @@ def residual_picture(samples: Samples, basis: Any, cut: Cut) -> np.ndarray:
 
 
 def draw_residual(axis: Axes, picture: np.ndarray, cut: Cut, norm: Any) -> Any:
-    """Residuals of a plane; gray where no window counts. Returns what a color bar needs."""
+    """Draw the residuals of a plane, gray where a window is not valid. Returns the image for a color bar."""
     import matplotlib
 
     colors = matplotlib.colormaps[RESIDUAL_COLORMAP].with_extremes(bad="#9a9a9a")
@@ -130,7 +130,7 @@ def _high(cut: Cut) -> bool:
 
 
 def _closer(axis: Axes, picture: np.ndarray, cut: Cut, how: dict[str, Any]) -> None:
-    """The neighborhood of the window, enlarged, in the lower corner that is farther from it."""
+    """Draw the enlarged neighborhood of the window in the corner that is farthest from it."""
     width, height = cut.size
     side = 0.38 * min(width, height)
     box = (0.0 if cut.center[0] > width / 2 else 1 - side / width, 0.0 if _high(cut) else 1 - side / height)

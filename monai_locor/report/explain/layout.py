@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the panels of a figure that explains a fit are."""
+"""Layout of the panels of the figure of a local fit."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Layout", "make_layout"]
 FIGURE_WIDTH = 13.4  # inches, as all lengths below
 NUM_IMAGES = 5
 IMAGES_WIDTH_SHARE = 0.914  # of the figure's
-IMAGE_GAP = 0.04  # distance of images, of their width
-MIN_IMAGE_HEIGHT, MAX_IMAGE_HEIGHT = 1.1, 3.4  # of the images, however flat they are
+IMAGE_GAP = 0.04  # between images, share of their width
+MIN_IMAGE_HEIGHT, MAX_IMAGE_HEIGHT = 1.1, 3.4  # limits for flat and tall images
 TOP_MARGIN, IMAGES_FITS_GAP, FIT_HEIGHT, BOTTOM_MARGIN = 0.72, 0.5, 2.25, 0.45
-FIT_GAP = 0.26  # between rows, of their height
+FIT_GAP = 0.26  # between rows of fits, share of their height
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Axes of the figure: images ``(5,)``, fits ``(rows, columns)``, bases; and the bars of colors at their right."""
+    """Axes of the figure: images ``(5,)``, fits ``(rows, columns)``, bases; and the color bars to their right."""
 
     images: list[Axes]
     fits: np.ndarray
@@ -44,9 +44,9 @@ def make_layout(figure: Figure, cut: Cut, columns: int, bases: int, surface: boo
     Args:
         figure: empty.
         cut: gives the shape of the images.
-        columns: of fits.
-        bases: panels of basis functions.
-        surface: whether the fits have a second row, and the bases stand one above the other.
+        columns: of the fits.
+        bases: number of panels of basis functions.
+        surface: whether the fits have a second row; the panels of basis functions are then stacked vertically.
     """
     panel = IMAGES_WIDTH_SHARE * FIGURE_WIDTH / (NUM_IMAGES + (NUM_IMAGES - 1) * IMAGE_GAP)
     picture = min(max(panel * cut.size[1] / cut.size[0], MIN_IMAGE_HEIGHT), MAX_IMAGE_HEIGHT)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Maps of the local residual: how badly the fixed image is a function of the moving one, place by place."""
+"""Maps of the local residual: how well the fixed image is locally a function of the moving one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "sample_positions",
 ]
 
-DEFAULT_DEGREE = 3  # of the polynomial basis, unless the settings say another, as in the loss
+DEFAULT_DEGREE = 3  # of the polynomial basis, unless set in the settings, as in the loss
 
 
 def local_residual(
@@ -46,14 +46,15 @@ def local_residual(
 ) -> torch.Tensor:
     """Residual R of the local fits of the fixed image by functions of the moving one.
 
-    With windows, ridge and form of the settings, at the resolution of their last stage, interpolated linearly between
-    the windows. In units of the squared intensity after normalization to about [0, 1]; for the normalized form in [0, 1].
+    Windows, ridge and form are those of the settings, the resolution is that of their last stage; values are interpolated
+    linearly between the windows. The unit is the squared intensity after normalization to about [0, 1]; the normalized form
+    lies in [0, 1].
 
     Args:
         fixed: ``(1, *spatial)``; a MetaTensor's affine gives the voxel sizes.
         moving_on_fixed: the moving image on the fixed grid, before or after registration, ``(1, *spatial)``; not finite where
             it has no data.
-        basis: what the registration learned (:attr:`monai_locor.RegistrationResult.basis`); None for polynomials.
+        basis: learned basis of the registration (:attr:`monai_locor.RegistrationResult.basis`); None for polynomials.
         config: settings of the registration.
         mask: weights of the fixed image's voxels, ``(1, *spatial)``.
 
@@ -62,8 +63,8 @@ def local_residual(
         around the foreground of the fixed image.
 
     Raises:
-        InputError: when no voxel is left to compare, or the basis does not fit the settings.
-        ValueError: when the images do not share a grid.
+        InputError: if no valid voxel is left, or the basis does not fit the settings.
+        ValueError: if the images do not share a grid.
     """
     return residual_map(samples_of_images(fixed, moving_on_fixed, basis=basis, config=config, mask=mask))
 
@@ -77,7 +78,7 @@ def residual_maps(
     moving_mask: ImageSource | None = None,
     initial: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`local_residual` before and after a registration, from images made exactly as the engine made them.
+    """:func:`local_residual` before and after a registration, from images prepared exactly as in the engine.
 
     Args:
         result, fixed, moving, fixed_mask, moving_mask, initial: see :func:`.samples_of_result`.
@@ -91,12 +92,12 @@ def residual_maps(
 
 
 def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int | None = None) -> nn.Module:
-    """A basis for the samples: ``"learned"``, ``"polynomial"`` or a module; by default the learned one if there is one.
+    """Select a basis: ``"learned"``, ``"polynomial"`` or a module; by default the learned one, if any.
 
     The degree of the polynomials is by default that of the settings.
 
     Raises:
-        InputError: when nothing was learned, the name is unknown, or the basis is for another number of channels.
+        InputError: if no basis was learned, the name is unknown, or the number of channels differs.
     """
     if name is None:
         name = "polynomial" if samples.learned is None else "learned"
@@ -104,7 +105,9 @@ def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int 
     if isinstance(name, nn.Module):
         wanted = getattr(name, "in_channels", channels)
         if wanted != channels:
-            raise InputError(f"the basis is for {wanted} channels, the moving image has {channels}; give one that fits.")
+            raise InputError(
+                f"the basis is for {wanted} channels, the moving image has {channels}; give a basis with that number."
+            )
         return name
     if name == "polynomial":
         settings = samples.config.similarity_options
@@ -112,13 +115,13 @@ def basis_of(samples: Samples, name: str | nn.Module | None = None, degree: int 
     if name != "learned":
         raise InputError(f"basis must be learned, polynomial or a module, got {name!r}.")
     if samples.learned is None:
-        raise InputError("no basis was learned by this registration; take the polynomial one.")
+        raise InputError("this registration learned no basis; use the polynomial one.")
     return samples.learned
 
 
 @torch.no_grad()
 def fit_windows(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindows]) -> WindowFit:
-    """The fits of :class:`monai_locor.losses.LocalLearnedBasisCRLoss`, over any windows.
+    """Fit windows as in :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
 
     Args:
         samples: images and settings.
@@ -134,7 +137,7 @@ def fit_windows(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindow
 
 
 def sample_positions(samples: Samples) -> list[np.ndarray]:
-    """Where the voxels of the prepared fixed image lie, as indices of the samples, one array per axis."""
+    """Positions of the voxels of the prepared fixed image, as indices of the samples, one array per axis."""
     matrix = voxel_to_voxel(samples.prepared.grid, samples.grid)  # diagonal: the samples follow the image's axes
     return [matrix[i, -1] + matrix[i, i] * np.arange(n) for i, n in enumerate(samples.prepared.grid.shape)]
 
@@ -155,6 +158,6 @@ def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torc
     counts = found.counts[0].to(samples.moving)
     share = separable(matrices, counts)
     total = separable(matrices, found.residual[0, :1] * counts)
-    # a voxel belongs to the map when more of its neighboring windows count than do not
+    # a voxel belongs to the map if at least half of its neighboring windows are valid, by interpolation weight
     out = torch.where((share >= 0.5) & near, total / share.clamp_min(1e-6), torch.nan)
     return samples.prepared.to_stored(out)

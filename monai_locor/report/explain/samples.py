@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Both images as the similarity sees them: normalized, smoothed, with their channels, on one grid."""
+"""Both images as compared by the similarity measure: normalized, smoothed, with all channels, on one grid."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = ["Samples", "samples_of_images", "samples_of_result"]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What the similarity compares in the forward direction, at the last stage of the settings.
+    """The images that the similarity measure compares in the forward direction, at the last stage of the settings.
 
     Attributes:
-        fixed: ``(1, T, *grid)``, what is modeled: intensity (about [0, 1]) and, with ``derivative="both"``, its derivative
+        fixed: target of the fits, ``(1, T, *grid)``: intensity (about [0, 1]) and, with ``derivative="both"``, its derivative
             magnitude.
-        moving: ``(1, C, *grid)``, what the basis functions see: intensity of the moving image on the samples and, unless
-            ``derivative="none"``, its derivative magnitude times the distance of samples.
+        moving: input of the basis functions, ``(1, C, *grid)``: intensity of the moving image at the samples and, unless
+            ``derivative="none"``, its derivative magnitude times the sample spacing.
         weight: ``(1, 1, *grid)`` in [0, 1]; zero where an image has no data.
         grid: of the samples: axes nearest to R, A, S, cropped to the fixed image's foreground.
         prepared: the fixed image on all its voxels.
@@ -69,10 +69,10 @@ class Samples:
         return dataclasses.replace(self, **images)
 
     def index(self, point_mm: Sequence[float] | np.ndarray) -> np.ndarray:
-        """A world point as an index of the samples, ``(D,)``, between them as it may be.
+        """Convert a world point to a fractional index of the samples, ``(D,)``.
 
         Raises:
-            InputError: when it does not lie in the fixed image.
+            InputError: if it does not lie in the fixed image.
         """
         point = np.asarray(point_mm, dtype=np.float64)
         if point.shape != (self.dims,) or not np.isfinite(point).all():
@@ -87,7 +87,7 @@ class Samples:
         return apply_affine(np.linalg.inv(self.grid.affine), point)
 
     def world(self, index: Sequence[float] | np.ndarray) -> np.ndarray:
-        """The world point of an index of the samples, ``(D,)`` RAS mm."""
+        """Convert an index of the samples to a world point, ``(D,)`` RAS mm."""
         return apply_affine(self.grid.affine, np.asarray(index, dtype=np.float64))
 
 
@@ -100,16 +100,16 @@ def samples_of_result(
     moving_mask: ImageSource | None = None,
     initial: np.ndarray | None = None,
 ) -> tuple[Samples, Samples]:
-    """The samples before and after a registration, made as the engine made them.
+    """The samples before and after a registration, prepared as in the engine.
 
     Args:
-        result: of the registration.
-        fixed, moving, fixed_mask, moving_mask: as they were given to :func:`monai_locor.register`.
-        initial: what "before" means: ``(D + 1, D + 1)``, from fixed to moving points, RAS mm; by default where a registration
-            with these settings starts when it is told nothing.
+        result: registration result.
+        fixed, moving, fixed_mask, moving_mask: as given to :func:`monai_locor.register`.
+        initial: affine "before", ``(D + 1, D + 1)``, fixed to moving points, RAS mm; by default the initialization of the
+            settings.
 
     Raises:
-        InputError: when the images are not those of the result, or cannot be read.
+        InputError: if the images do not belong to the result, or cannot be read.
     """
     config = _settings(result.last_config, result.basis)
     pair = load_pair(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=result.affine)
