@@ -3,5 +3,5 @@
 
 """Explain a registration: local fits, their residuals, and figures of them. Alias of ``monai_locor.report.explain``."""
 
-from .report.explain import *
-from .report.explain import __all__ as __all__
+from .report.explain import *  # noqa: F403
+from .report.explain import __all__  # noqa: F401

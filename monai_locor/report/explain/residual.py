@@ -59,8 +59,8 @@ def local_residual(
         mask: weights of the fixed image's voxels, ``(1, *spatial)``.
 
     Returns:
-        ``(1, *spatial)`` float32, NaN where no window counts: outside the mask, where the moving image has no data, and
-        around the foreground of the fixed image.
+        ``(1, *spatial)`` float32, NaN where no window is valid: outside the mask, where the moving image has no data, and
+            outside the foreground of the fixed image.
 
     Raises:
         InputError: if no valid voxel is left, or the basis does not fit the settings.
