@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.tuning import api, search_space, tune
+from monai_locor.tuning.report import write_report
 from monai_locor.tuning.results import Finalist, Trial, Tuning
 from monai_locor.tuning.runs import Job, Run
 from monai_locor.tuning.samplers import make_sampler
@@ -93,6 +95,22 @@ def test_from_trials_to_a_preset(oracle, cases, tmp_path):
     assert preset["kernel_sigma"] == pytest.approx(nearest.values["kernel_sigma"], rel=1e-3)
     told = json.loads((tmp_path / "tuning.json").read_text())
     assert len(told["trials"]) == 4 and told["seed"] == 0 and len(told["set of cases"]["a"]) == 64
+
+
+def test_the_report_agrees_with_the_result(oracle, cases, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(api, "write_report", write_report)
+    found = go(cases, tmp_path, repeats=3)
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# Tuning of locor\n") and "4 trials, no run failed" in text
+    for name in ("a", "b", "kernel_sigma", "num_basis"):
+        assert f"| {name} |" in text, name
+    rows = [line for line in text.splitlines() if line.startswith("| best (trial ")]
+    assert len(rows) == 1 and rows[0].startswith(f"| best (trial {found.best.trial.number}, 3 repetitions) |")
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert {"history.png", "slices.png", "finalists.png"} <= pictures
+    assert all(f"({name})" in text for name in pictures)  # each is shown
+    assert [w for w in re.findall(r"\(([a-z]+\.png)\)", text) if w not in pictures] == []  # and none is missing
 
 
 @pytest.mark.slow
