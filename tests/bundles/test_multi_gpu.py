@@ -51,7 +51,7 @@ def start(configs: list[str], cwd: Path, processes: int = 0, **given: Any) -> su
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
     line = [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", files, "--device", "cpu", *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BUNDLE.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 def options(datalist: str, out: str, **changes: Any) -> dict[str, Any]:

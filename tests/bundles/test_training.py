@@ -295,7 +295,7 @@ def test_from_the_command_line_in_another_folder(files, tmp_path):
     def command(*more: str) -> subprocess.CompletedProcess:
         config = ["--config_file", os.path.relpath(TRAIN, tmp_path)]
         line = [sys.executable, "-m", "monai.bundle", "run", *config, *options_, *more]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
     done = command()
     assert done.returncode == 0, done.stderr

@@ -365,7 +365,7 @@ def test_ctrl_c_and_sigterm_leave_the_best_so_far(pair, folder, sent, code):
     assert "starting from" in process.stderr.readline()  # the images are read, the stages begin
     time.sleep(5)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "INTERRUPTED" in out and "Traceback" not in err
     assert names(folder / "out") >= USUAL

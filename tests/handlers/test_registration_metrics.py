@@ -311,7 +311,7 @@ def test_two_processes_report_what_one_does(tmp_path):
     processes = [context.Process(target=_worker, args=(r, str(tmp_path / "store"), results)) for r in range(2)]
     for process in processes:
         process.start()
-    (first, details), (second, _) = (results.get(timeout=60) for _ in range(2))
+    (first, details), (second, _) = (results.get(timeout=600) for _ in range(2))
     for process in processes:
         process.join(60)
     data = [pair(seed, with_labels=seed != 1) for seed in range(3)]

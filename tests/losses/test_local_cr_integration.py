@@ -195,7 +195,7 @@ def test_distributed_data_parallel(tmp_path):
     # the processes run this file, so that nothing has to be importable in them
     processes = [subprocess.Popen([sys.executable, Path(__file__), str(rank), str(tmp_path)]) for rank in range(2)]
     try:
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+        assert [process.wait(timeout=600) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -20,7 +20,7 @@ PLANE = np.array([[0.3, -1.5, 2], [-1.1, 0.2, 4], [0, 0, 1.0]])
 ORDERS = [(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
 
-def grid_of(dims: int) -> Grid:
+def oblique_grid(dims: int) -> Grid:
     return Grid((7, 9, 8), OBLIQUE) if dims == 3 else Grid((11, 8), PLANE)
 
 
@@ -50,14 +50,14 @@ def fold(grid: Grid, size: float = 3.0) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_affine_is_exact_on_oblique_flipped_grids(dims, seed):
     matrix = matrix_map(dims, seed)
-    u = displacement(grid_of(dims), lambda x: apply_affine(matrix, x))
+    u = displacement(oblique_grid(dims), lambda x: apply_affine(matrix, x))
     expected = np.linalg.det(matrix)
-    np.testing.assert_allclose(jacobian_determinant(u, grid_of(dims)).numpy(), expected, rtol=1e-12)
-    np.testing.assert_allclose(jacobian_determinant(u.float(), grid_of(dims)).numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(jacobian_determinant(u, oblique_grid(dims)).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(jacobian_determinant(u.float(), oblique_grid(dims)).numpy(), expected, rtol=1e-4)
 
 
 def test_rotation_keeps_volume_and_reflection_folds_everything():
-    grid = grid_of(3)
+    grid = oblique_grid(3)
     rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
     u = displacement(grid, lambda x: x @ (rotation * np.linalg.det(rotation)).T)
     torch.testing.assert_close(jacobian_determinant(u, grid), torch.ones(grid.shape, dtype=torch.float64))
@@ -66,7 +66,7 @@ def test_rotation_keeps_volume_and_reflection_folds_everything():
 
 
 def test_matches_a_slow_implementation_in_world_space():
-    grid = grid_of(3)
+    grid = oblique_grid(3)
     u = 2 * torch.from_numpy(np.random.default_rng(0).standard_normal((3, *grid.shape)))
     moved = np.moveaxis(u.numpy(), 0, -1) + grid.points()
     by_index = np.stack([np.stack(np.gradient(moved[..., k], axis=(0, 1, 2)), -1) for k in range(3)], -2)
@@ -76,7 +76,7 @@ def test_matches_a_slow_implementation_in_world_space():
 
 @pytest.mark.parametrize(("axes", "flips"), ORDERS)
 def test_every_storage_order_gives_the_same_determinant(axes, flips):
-    grid, u = grid_of(3), fold(grid_of(3))
+    grid, u = oblique_grid(3), fold(oblique_grid(3))
     stored = reorder(u, axes, flips)
     expected = reorder(jacobian_determinant(u, grid), axes, flips, leading=0)
     torch.testing.assert_close(jacobian_determinant(stored, grid.reordered(axes, flips)), expected)
@@ -86,7 +86,7 @@ def test_every_storage_order_gives_the_same_determinant(axes, flips):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_folding_is_found_where_it_is(dims):
-    grid, u = grid_of(dims), fold(grid_of(dims))
+    grid, u = oblique_grid(dims), fold(oblique_grid(dims))
     found = jacobian_statistics(u, grid)
     assert found["min"] < 0 and found["folding_voxels"] > 0 and found["ndv"] > 0
     corner = torch.zeros(1, *grid.shape)
@@ -144,7 +144,7 @@ def test_thin_grids_have_no_ndv_and_do_not_fold():
 
 
 def test_refuses_what_makes_no_sense():
-    grid = grid_of(3)
+    grid = oblique_grid(3)
     with pytest.raises(ValueError, match=r"\(2, 7, 9, 8\)"):
         jacobian_determinant(torch.zeros(2, 7, 9, 8), grid)
     with pytest.raises(ValueError, match="not finite"):

@@ -94,7 +94,7 @@ class TestTwoProcesses:
         interrupted(STEPS)
         found = register(*images[:2], preset=TINY, devices=["cpu", "cpu"], progress=False, keep_interrupted=True)
         assert found.interrupted and found.basis is None  # what the other one has learned is lost
-        assert time.monotonic() - start < 120 and multiprocessing.active_children() == []
+        assert time.monotonic() - start < 600 and multiprocessing.active_children() == []
         assert torch.get_num_threads() == threads and float(found.forward_mm.std()) > 0
 
     @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_a_second_process_that_dies_ends_the_first(images):
         exchange([total])
         assert torch.equal(total, torch.full((3,), 2.0))
         exchange([total])
-    assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 600  # and not until gloo gives up
 
 
 @pytest.mark.slow

@@ -15,16 +15,14 @@ from monai_locor.registration.pyramid import level_grid, make_level
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.transforms import derivative_magnitude
 
+from ..phantoms import turned
+
 CPU = torch.device("cpu")
-TURN = np.linalg.qr(np.array([[1.0, 0.2, 0.1], [-0.2, 1, 0.15], [0, -0.1, 1]]))[0]
-TURN = TURN * np.sign(np.diag(TURN))  # nearest to the world axes already
 
 
 def grid_of(shape: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
-    affine = np.eye(4)
-    affine[:3, :3] = TURN * spacing
-    affine[:3, 3] = [7, -20, 3]
-    return Grid(shape, affine)
+    """Oblique, with the axes nearest to those of the world."""
+    return turned(0.15, spacing, shape)
 
 
 ANISO = grid_of((30, 32, 11), (1.0, 1.0, 3.0))

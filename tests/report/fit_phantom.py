@@ -17,24 +17,19 @@ from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.registration import Stage
 from monai_locor.registration.basis_pair import BasisPair
 
+from ..phantoms import image
+
 CONFIG = RegistrationConfig(stages=(Stage(1, 1),), stride=3, eps=1e-5)
 SHAPES = {2: (26, 22), 3: (13, 12, 14)}
 
 
-def grid_of(dims: int, turn: float = 0.0) -> Grid:
+def fit_grid(dims: int, turn: float = 0.0) -> Grid:
     """Voxels of (2, 1.5, 2.5) mm, turned about the last axis."""
     affine = np.eye(dims + 1)
     affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     affine[:-1, :-1] *= np.array([2.0, 1.5, 2.5])[:dims]
     affine[:-1, -1] = np.array([-20.0, 5.0, 30.0])[:dims]
     return Grid(SHAPES[dims], affine)
-
-
-def image(values: torch.Tensor, grid: Grid) -> MetaTensor:
-    """``(1, *grid)`` with its affine."""
-    affine = np.eye(4)
-    affine[: grid.dims, : grid.dims], affine[: grid.dims, 3] = grid.affine[:-1, :-1], grid.affine[:-1, -1]
-    return MetaTensor(values.float(), affine=torch.from_numpy(affine))
 
 
 def smooth(grid: Grid, seed: int = 0) -> torch.Tensor:
@@ -59,14 +54,14 @@ def bases(config: RegistrationConfig, seed: int = 0) -> BasisPair:
 
 def aligned(dims: int = 3, turn: float = 0.0) -> tuple[MetaTensor, MetaTensor]:
     """Fixed and moving image on one grid; the first is a function of the second."""
-    grid = grid_of(dims, turn)
+    grid = fit_grid(dims, turn)
     moving = smooth(grid)
     return image(contrast(moving), grid), image(moving, grid)
 
 
 def displaced(dims: int = 3, config: RegistrationConfig = CONFIG) -> tuple[RegistrationResult, MetaTensor, MetaTensor]:
     """A result that knows the shift of the moving image, and both images."""
-    grid = grid_of(dims)
+    grid = fit_grid(dims)
     shift = torch.tensor([3.0, -2.0, 2.5])[:dims].reshape(-1, *[1] * dims).expand(dims, *grid.shape).contiguous()
     moving = smooth(grid)
     fixed = contrast(warp(moving, grid, shift, grid, padding_mode="border"))

@@ -67,7 +67,7 @@ def opened(browser, page) -> None:
 def wait(browser: Any) -> None:
     """Until the stacks of slices are unpacked."""
     ready = "return document.getElementById('viewer').dataset.ready === 'yes'"
-    for _ in range(200):
+    for _ in range(1200):
         if browser.execute_script(ready):
             return
         time.sleep(0.05)

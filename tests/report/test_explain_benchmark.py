@@ -16,7 +16,7 @@ import pytest
 from monai_locor.geometry import Grid
 from monai_locor.io import write_image
 
-from .fit_phantom import contrast, grid_of, smooth
+from .fit_phantom import contrast, fit_grid, smooth
 
 pytest.importorskip("matplotlib")
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -35,7 +35,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    folder, grid = tmp_path / "cases" / "a", grid_of(3)
+    folder, grid = tmp_path / "cases" / "a", fit_grid(3)
     folder.mkdir(parents=True)
     write_image(folder / "moving.nii.gz", smooth(grid), Grid(grid.shape, grid.affine))
     write_image(folder / "fixed.nii.gz", contrast(smooth(grid)), grid)

@@ -30,7 +30,7 @@ from monai_locor.report.explain.fit_panels import (
 from monai_locor.report.explain.image_panels import PLANES, cut_through, draw_image, residual_norm
 from monai_locor.visualize import explain_fit, fit_at, fit_figure, samples_of_result, voxel_point
 
-from .fit_phantom import changed, displaced, grid_of
+from .fit_phantom import changed, displaced, fit_grid
 
 pytest.importorskip("matplotlib")
 
@@ -148,7 +148,7 @@ def test_explains_a_pair(tmp_path):
     assert (tmp_path / "new" / "a.png").stat().st_size > 1000 and len(list((tmp_path / "new").iterdir())) == 1
     titles = [axis.get_title() for axis in figure.axes]
     assert "before, learned basis" in titles and "after, polynomial basis" in titles
-    place = ", ".join(f"{x:.1f}" for x in voxel_point(grid_of(3), [6, 5, 7])).replace("-", "\N{MINUS SIGN}")
+    place = ", ".join(f"{x:.1f}" for x in voxel_point(fit_grid(3), [6, 5, 7])).replace("-", "\N{MINUS SIGN}")
     assert figure.get_suptitle() == f"Local fit around ({place}) mm"
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
@@ -173,7 +173,7 @@ def test_says_where_nothing_was_seen_before():
     away = np.eye(3)
     away[0, 2] = 1000
     before, after = samples_of_result(result, fixed, moving, initial=away)
-    figure = fit_figure(before, after, voxel_point(grid_of(2), [13, 11]))
+    figure = fit_figure(before, after, voxel_point(fit_grid(2), [13, 11]))
     said = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert said.count("no data of the moving image") == 2
 

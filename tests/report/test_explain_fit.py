@@ -18,14 +18,15 @@ from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 from monai_locor.report.explain.fit import plane_residual
 from monai_locor.visualize import fit_at, interesting_point, samples_of_images, samples_of_result, voxel_point
 
-from .fit_phantom import CONFIG, SHAPES, aligned, bases, changed, displaced, grid_of, image, result_of, smooth
+from ..phantoms import image
+from .fit_phantom import CONFIG, SHAPES, aligned, bases, changed, displaced, fit_grid, result_of, smooth
 
 MIDDLE = {2: [13.0, 11.0], 3: [6.0, 5.0, 7.0]}
 
 
 def unrelated(dims: int = 3, config=CONFIG, mask: torch.Tensor | None = None):
     """Samples with a residual worth the name."""
-    grid = grid_of(dims, 0.2)
+    grid = fit_grid(dims, 0.2)
     fixed, moving = image(smooth(grid, 1), grid), image(smooth(grid, 2), grid)
     basis = None if config.basis == "polynomial" else bases(config)
     return samples_of_images(fixed, moving, basis=basis, config=config, mask=mask)
@@ -112,7 +113,7 @@ def test_the_map_of_a_plane_is_made_of_such_fits(dims):
 
 
 def test_every_storage_order_gives_the_same_fit():
-    grid = grid_of(3, 0.3)
+    grid = fit_grid(3, 0.3)
     fixed, moving = image(smooth(grid, 1), grid), image(smooth(grid, 2), grid)
     result = result_of(fixed, moving, torch.zeros(3, *grid.shape), CONFIG)
     point = voxel_point(grid, [6, 5, 7])
@@ -161,7 +162,7 @@ def test_places_without_a_fit_are_refused():
         fit_at(samples, samples.world([9.0, 5, 5]), channel=1)
     for voxel in ([13, 0, 0], [-1, 0, 0], [0, 0]):
         with pytest.raises(InputError, match="voxel must lie in the image"):
-            voxel_point(grid_of(3), voxel)
+            voxel_point(fit_grid(3), voxel)
 
 
 def test_background_around_the_foreground_is_refused():

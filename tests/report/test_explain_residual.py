@@ -20,7 +20,8 @@ from monai_locor.registration.start.prepare import prepare
 from monai_locor.report.explain.residual import basis_of, fit_windows
 from monai_locor.visualize import local_residual, residual_maps, samples_of_images, samples_of_result
 
-from .fit_phantom import CONFIG, aligned, bases, changed, displaced, grid_of, image, smooth
+from ..phantoms import image
+from .fit_phantom import CONFIG, aligned, bases, changed, displaced, fit_grid, smooth
 
 
 def loss_of(samples, basis) -> LocalLearnedBasisCRLoss:
@@ -56,17 +57,17 @@ def test_a_function_of_the_other_image_leaves_almost_nothing(dims):
     fixed, moving = aligned(dims)
     polynomial = changed(basis="polynomial", derivative="none", ridge=1e-6)
     good = local_residual(fixed, moving, basis=None, config=polynomial)
-    other = local_residual(fixed, image(smooth(grid_of(dims), 7), grid_of(dims)), basis=None, config=polynomial)
+    other = local_residual(fixed, image(smooth(fit_grid(dims), 7), fit_grid(dims)), basis=None, config=polynomial)
     assert good.shape == fixed.shape and float(good.max()) < 2e-6
     assert float(other.median()) > 20 * float(good.median())
 
 
 def test_the_map_is_the_windows_between_which_it_interpolates():
     fixed, _ = aligned(3)
-    moving = image(smooth(grid_of(3), 7), grid_of(3))
+    moving = image(smooth(fit_grid(3), 7), fit_grid(3))
     found = local_residual(fixed, moving, basis=bases(CONFIG), config=CONFIG)
     samples = samples_of_images(fixed, moving, basis=bases(CONFIG), config=CONFIG)
-    assert samples.grid.shape == grid_of(3).shape  # no background was cut off
+    assert samples.grid.shape == fit_grid(3).shape  # no background was cut off
     values = (loss_of(samples, samples.learned)(samples.moving, samples.fixed, samples.weight).exp() - CONFIG.eps)[0, 0]
     # 13 voxels, 5 windows 3 apart: on voxels 0, 3, ...; 12 voxels, 4 windows: between 1 and 2, ...; 14 voxels, 5: 0.5, 3.5, ...
     expected = values[2, 1, 2:4].mean() * 0.5 + values[2, 2, 2:4].mean() * 0.5
@@ -76,7 +77,7 @@ def test_the_map_is_the_windows_between_which_it_interpolates():
 
 def test_nothing_is_known_where_nothing_counts():
     fixed, moving = aligned(3)
-    mask = torch.zeros(1, *grid_of(3).shape)
+    mask = torch.zeros(1, *fit_grid(3).shape)
     mask[:, 3:10] = 1
     known = local_residual(fixed, moving, basis=None, config=CONFIG, mask=mask)[0].isfinite()
     assert known[4:9].all() and not known[:1].any() and not known[-1:].any()
@@ -113,9 +114,9 @@ def test_a_registration_lowers_the_residual(dims):
 def test_samples_are_those_of_the_engine(factor, derivative, masked):
     config = changed(stages=(Stage(factor, 1),), derivative=derivative)
     result, fixed, moving = displaced(3, config)
-    mask = torch.ones(1, *grid_of(3).shape)
+    mask = torch.ones(1, *fit_grid(3).shape)
     mask[:, :3] = 0
-    masks = {"fixed_mask": image(mask, grid_of(3)), "moving_mask": image(mask.flip(1), grid_of(3))} if masked else {}
+    masks = {"fixed_mask": image(mask, fit_grid(3)), "moving_mask": image(mask.flip(1), fit_grid(3))} if masked else {}
     _, after = samples_of_result(result, fixed, moving, **masks)
     device = torch.device("cpu")
     weights = [masks[name].as_tensor() if masked else None for name in ("fixed_mask", "moving_mask")]
@@ -161,7 +162,7 @@ def test_before_may_be_another_start():
 def test_bad_input_is_refused():
     fixed, moving = aligned(3)
     with pytest.raises(InputError, match="no voxel of the mask"):
-        local_residual(fixed, moving, basis=None, config=CONFIG, mask=torch.zeros(1, *grid_of(3).shape))
+        local_residual(fixed, moving, basis=None, config=CONFIG, mask=torch.zeros(1, *fit_grid(3).shape))
     with pytest.raises(InputError, match="no voxel of the mask"):
         local_residual(fixed, torch.full_like(moving, torch.nan), basis=None, config=CONFIG)
     with pytest.raises(InputError, match="in_channels"):
@@ -172,6 +173,6 @@ def test_bad_input_is_refused():
         local_residual(fixed, moving, basis=None, config=CONFIG, mask=torch.ones(1, 2, 2, 2))
     result, fixed, moving = displaced(3)
     with pytest.raises(InputError, match=r"fixed image has shape \(12, 12, 14\)"):
-        residual_maps(result, image(fixed.as_tensor()[:, 1:], Grid((12, 12, 14), grid_of(3).affine)), moving)
+        residual_maps(result, image(fixed.as_tensor()[:, 1:], Grid((12, 12, 14), fit_grid(3).affine)), moving)
     with pytest.raises(InputError, match="initial must be a finite 4x4"):
         residual_maps(result, fixed, moving, initial=np.eye(3))
