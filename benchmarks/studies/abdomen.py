@@ -29,12 +29,12 @@ from monai_locor.io import read_image, read_mask
 from .masks import foreground_mask
 from .study import Study
 
-__all__ = ["MASKS", "AbdomenMRCT"]
+__all__ = ["MASK_CHOICES", "AbdomenMRCT"]
 
-MASKS = ("foreground", "roi", "none")
-THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # what is measured is brighter
-THRESHOLD_OF = {("0010", "CT"): -1023.0}
-EROSIONS_OF = {("0010", "MR"): 3, ("0014", "MR"): 4}  # all others once: a margin that interpolation left
+MASK_CHOICES = ("foreground", "roi", "none")
+FOREGROUND_THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # what is measured is brighter
+CASE_THRESHOLDS = {("0010", "CT"): -1023.0}
+CASE_EROSIONS = {("0010", "MR"): 3, ("0014", "MR"): 4}  # all others once: a margin that interpolation left
 SIDES = {"fixed": ("MR", 0), "moving": ("CT", 1)}
 
 
@@ -63,8 +63,8 @@ class AbdomenMRCT(Study):
 
     def __init__(self, folder: str | PathLike[str], masks: str = "foreground") -> None:
         super().__init__(folder)
-        if masks not in MASKS:
-            raise InputError(f"{self.name}: has no masks {masks!r}; choose from {', '.join(MASKS)}")
+        if masks not in MASK_CHOICES:
+            raise InputError(f"{self.name}: has no masks {masks!r}; choose from {', '.join(MASK_CHOICES)}")
         self.masks = masks
 
     def files(self, name: str) -> dict[str, Path]:
@@ -109,8 +109,8 @@ def _places(name: str, kind: str, modality: str, channel: int) -> list[str]:
 
 
 def _foreground(image: MetaTensor, name: str, modality: str) -> MetaTensor:
-    threshold = THRESHOLD_OF.get((name, modality), THRESHOLD[modality])
-    return foreground_mask(image, threshold, EROSIONS_OF.get((name, modality), 1))
+    threshold = CASE_THRESHOLDS.get((name, modality), FOREGROUND_THRESHOLD[modality])
+    return foreground_mask(image, threshold, CASE_EROSIONS.get((name, modality), 1))
 
 
 def _both(mask: MetaTensor, roi: MetaTensor, path: Path) -> MetaTensor:

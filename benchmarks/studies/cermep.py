@@ -26,7 +26,7 @@ from .study import Study
 
 __all__ = ["CERMEP"]
 
-ARCHIVE = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # what the archive unpacks to
+ARCHIVE_FOLDER = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # what the archive unpacks to
 VALIDATION = ("sub-0004", "sub-0005", "sub-0008")
 SUBJECTS = tuple(f"sub-{number:04d}" for number in range(1, 38))
 THRESHOLD, DILATION = 0.1, 2  # of the evaluation mask, see `body_mask`
@@ -65,8 +65,8 @@ class CERMEP(Study):
         """T1, CT and pseudo-CT of a case."""
         target = [self.pseudo_ct / part / f"{name}_predicted.nii.gz" for part in (name, "")]
         return {
-            "fixed": self._first([f"{home}{name}/anat/{name}_T1w.nii.gz" for home in ("", f"{ARCHIVE}/")]),
-            "moving": self._first([f"{home}{name}/ct/{name}_ct.nii.gz" for home in ("", f"{ARCHIVE}/")]),
+            "fixed": self._first([f"{home}{name}/anat/{name}_T1w.nii.gz" for home in ("", f"{ARCHIVE_FOLDER}/")]),
+            "moving": self._first([f"{home}{name}/ct/{name}_ct.nii.gz" for home in ("", f"{ARCHIVE_FOLDER}/")]),
             "target": next((path for path in target if path.is_file()), target[0]),
         }
 

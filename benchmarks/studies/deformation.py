@@ -22,12 +22,12 @@ from .masks import body_mask
 
 __all__ = ["t2_pd_deformation", "t2_pd_pair"]
 
-NOISE = (700.0, 900.0)  # standard deviation of the white noise, voxels
+NOISE_STD = (700.0, 900.0)  # standard deviation of the white noise, voxels
 SMOOTHING_MM = (14.0, 16.0)  # standard deviation of the Gaussian
 TRUNCATION = 4.0  # standard deviations at which the Gaussian ends
-ROTATION = math.pi / 8  # radians, each component of the rotation vector at most
+MAX_ROTATION = math.pi / 8  # radians, each component of the rotation vector at most
 TRANSLATION_MM = 30.0  # each component at most
-THRESHOLD = 0.05  # of the evaluation mask, see `body_mask`
+BODY_THRESHOLD = 0.05  # of the evaluation mask, see `body_mask`
 
 
 def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[float] | None = None) -> torch.Tensor:
@@ -54,8 +54,8 @@ def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[
     if grid.dims not in (2, 3):
         raise ValueError(f"the grid must have 2 or 3 dimensions, got {grid.dims}")
     rng = np.random.default_rng(seed)
-    strength, sigma = rng.uniform(*NOISE), rng.uniform(*SMOOTHING_MM)
-    rotation = rotation_matrix(rng.uniform(-ROTATION, ROTATION, 3 if grid.dims == 3 else 1))
+    strength, sigma = rng.uniform(*NOISE_STD), rng.uniform(*SMOOTHING_MM)
+    rotation = rotation_matrix(rng.uniform(-MAX_ROTATION, MAX_ROTATION, 3 if grid.dims == 3 else 1))
     shift = rng.uniform(-TRANSLATION_MM, TRANSLATION_MM, grid.dims)
     ratio = 1.0 if voxel_mm is None else float(np.prod(voxel_mm) / np.prod(grid.spacing))
     strength *= ratio ** (0.5 + 1 / grid.dims)  # smoothed noise goes with the root of a voxel's volume, a length with its edge
@@ -122,7 +122,7 @@ def t2_pd_pair(
     valid = inside(mapped_points(grid, grid, truth), grid.shape)[None]
     if not valid.any():
         raise InputError(f"case {name}: seed {seed} moves all of the image out of view; choose another")
-    mask = deform(body_mask(pd, THRESHOLD), truth, "nearest")
+    mask = deform(body_mask(pd, BODY_THRESHOLD), truth, "nearest")
     return StudyCase(
         study="ixi",
         name=name,

@@ -22,10 +22,10 @@ from .study import Study
 
 __all__ = ["IXI"]
 
-SEED = 42
+STUDY_SEED = 42
 
 # as the paper lists them, each once (IXI508 stands there twice)
-TEST = """
+TEST_SUBJECTS = """
 IXI077-Guys-0752 IXI519-HH-2240 IXI237-Guys-1049 IXI607-Guys-1097 IXI347-IOP-0927 IXI029-Guys-0829 IXI508-HH-2268
 IXI392-Guys-1064 IXI056-HH-1327 IXI227-Guys-0813 IXI517-IOP-1144 IXI238-IOP-0883 IXI551-Guys-1065 IXI467-Guys-0983
 IXI225-Guys-0832 IXI549-Guys-1046 IXI021-Guys-0703 IXI257-HH-1724 IXI224-Guys-0823 IXI637-HH-2785 IXI216-HH-1635
@@ -51,7 +51,7 @@ class IXI(Study):
 
     name = "ixi"
     source = "the images are IXI-PD.tar and IXI-T2.tar of https://brain-development.org/ixi-dataset"
-    splits = {"validation": ("IXI161-HH-2533", "IXI121-Guys-0772", "IXI127-HH-1451"), "test": tuple(TEST.split())}
+    splits = {"validation": ("IXI161-HH-2533", "IXI121-Guys-0772", "IXI127-HH-1451"), "test": tuple(TEST_SUBJECTS.split())}
     measures = ("error_capped_vox", "error_vox", "error_mm", "ndv_percent", "det_std")
 
     def files(self, name: str) -> dict[str, Path]:
@@ -63,4 +63,4 @@ class IXI(Study):
 
     def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
         pd, t2 = (read_image(files[part], role)[0] for part, role in (("PD", "fixed"), ("T2", "moving")))
-        return t2_pd_pair(pd, t2, (SEED, int(name[3:6])), name=name)
+        return t2_pd_pair(pd, t2, (STUDY_SEED, int(name[3:6])), name=name)

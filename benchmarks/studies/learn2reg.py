@@ -30,14 +30,14 @@ from .study import Study
 
 __all__ = ["Learn2Reg", "Learn2RegPair"]
 
-SPLITS = {  # ours: theirs, the first that lists something
+SPLIT_KEYS = {  # ours: theirs, the first that lists something
     "train": ("training_paired_images",),
     "val": ("registration_val",),
     "test": ("registration_test", "test_paired_images"),
 }
 ANNOTATIONS = {"label": "labels", "mask": "masks"}  # key of an image's entry: what "images" becomes in the folder's name
-POINTS = ("landmarks", "keypoints")
-NAME = re.compile(r"_(\d{4})_(\d{4})\.nii(\.gz)?$")
+POINT_KINDS = ("landmarks", "keypoints")
+IMAGE_NAME = re.compile(r"_(\d{4})_(\d{4})\.nii(\.gz)?$")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Learn2RegPair:
     @property
     def ids(self) -> tuple[str, str, str, str]:
         """Subject and modality of the fixed, then of the moving image, four digits each."""
-        fixed, moving = NAME.search(self.fixed.name), NAME.search(self.moving.name)
+        fixed, moving = IMAGE_NAME.search(self.fixed.name), IMAGE_NAME.search(self.moving.name)
         if fixed is None or moving is None:
             raise InputError(f"images {self.fixed.name} and {self.moving.name}: Learn2Reg names end in _0001_0000.nii.gz")
         return fixed[1], fixed[2], moving[1], moving[2]
@@ -100,11 +100,11 @@ class Learn2Reg(Study):
         self.task = str(content.get("name", file.stem))
         self.labels = _labels(content.get("labels"))
         files = {_inside(entry["image"]): entry for entry in _entries(content)}
-        self._pairs = {split: tuple(self._listed(content, keys, files, file)) for split, keys in SPLITS.items()}
+        self._pairs = {split: tuple(self._listed(content, keys, files, file)) for split, keys in SPLIT_KEYS.items()}
         self._by_name = {pair.name: pair for pairs in self._pairs.values() for pair in pairs}
         self.splits = {split: tuple(pair.name for pair in pairs) for split, pairs in self._pairs.items() if pairs}
         if not self.splits:
-            keys = ", ".join(key for group in SPLITS.values() for key in group)
+            keys = ", ".join(key for group in SPLIT_KEYS.values() for key in group)
             raise InputError(f"data set {file}: lists no pairs under {keys}; is it a dataset.json of Learn2Reg?")
 
     def pairs(self, split: str = "val") -> tuple[Learn2RegPair, ...]:
@@ -145,7 +145,7 @@ class Learn2Reg(Study):
         grids = [Grid.of(volumes[side]) for side in ("fixed", "moving")]
         points = {
             kind: (_points(files[f"fixed_{kind}"], grids[0]), _points(files[f"moving_{kind}"], grids[1]))
-            for kind in POINTS
+            for kind in POINT_KINDS
             if f"fixed_{kind}" in files and f"moving_{kind}" in files
         }
         told = {"task": self.task, "labels": {str(n): label for n, label in self.labels.items()}}
@@ -160,7 +160,7 @@ class Learn2Reg(Study):
             if not isinstance(item, Mapping) or not {"fixed", "moving"} <= set(item):
                 raise InputError(f"data set {file}: a pair is {str(item)[:60]}, not fixed and moving; repair the file")
             images = {side: _inside(str(item[side])) for side in ("fixed", "moving")}
-            modalities = [str(match.group(2)) for match in map(NAME.search, images.values()) if match]
+            modalities = [str(match.group(2)) for match in map(IMAGE_NAME.search, images.values()) if match]
             others = [self._others(image, entries.get(image, {}), sorted(modalities)) for image in images.values()]
             paths = {side: self.folder / image for side, image in images.items()}
             yield Learn2RegPair(paths["fixed"], paths["moving"], *others)
@@ -174,7 +174,7 @@ class Learn2Reg(Study):
                 found[kind] = path
         # with several modalities each two of them have keypoints of their own: keypoints01Tr, keypoints02Tr
         ending = "".join(str(int(modality)) for modality in modalities)
-        for kind in POINTS:
+        for kind in POINT_KINDS:
             for folder in (kind + ending, kind):
                 path = (self.folder / image.replace("images", folder, 1)).with_suffix("").with_suffix(".csv")
                 if kind not in found and path.is_file():

@@ -16,8 +16,8 @@ from monai_locor.errors import InputError
 
 __all__ = ["body_mask", "foreground_mask"]
 
-QUANTILE = 0.99  # of all voxels: what counts as bright
-CLOSING = 8  # voxels
+BRIGHT_QUANTILE = 0.99  # of all voxels: what counts as bright
+CLOSING_RADIUS = 8  # voxels
 
 
 def foreground_mask(image: MetaTensor, threshold: float, erosions: int = 1) -> MetaTensor:
@@ -64,13 +64,15 @@ def body_mask(image: MetaTensor, threshold: float, dilation: int = 0) -> MetaTen
         InputError: when nothing is above the threshold, or nothing is left.
     """
     values = image.as_tensor()[0].double().numpy()
-    bright = float(np.quantile(values, QUANTILE))
+    bright = float(np.quantile(values, BRIGHT_QUANTILE))
     if not bright > 0:
         raise InputError(f"{_name(image)}: its 99 % quantile is {bright:g}, there is no body to find; is it an MR image?")
     mask = ndimage.median_filter(values / bright, size=3) > threshold
     mask = _dilated(_eroded(mask, 1), 1)
-    mask = np.pad(_largest(mask), CLOSING)
-    mask = _eroded(_dilated(mask, CLOSING), CLOSING)[tuple(slice(CLOSING, -CLOSING) for _ in mask.shape)]
+    mask = np.pad(_largest(mask), CLOSING_RADIUS)
+    mask = _eroded(_dilated(mask, CLOSING_RADIUS), CLOSING_RADIUS)[
+        tuple(slice(CLOSING_RADIUS, -CLOSING_RADIUS) for _ in mask.shape)
+    ]
     mask = _dilated(~_largest(~mask), dilation)
     return _mask_of(mask, image, f"nothing is left of what is above {threshold:g} times its 99 % quantile")
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints that are checked before they are loaded, written as a whole or not at all, and gone on from bit by bit."""
+"""Checkpoints: checked before loading, written atomically, and complete enough to resume training bit by bit."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ __all__ = ["BestCheckpoint", "LastCheckpoint", "checked_weights"]
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "model"
-UNNAMED = ""  # what MONAI's `ckpt_export`, and the model zoo's checks, load when they are told no name
+NETWORK_KEY = "model"
+UNNAMED_KEY = ""  # the default key of MONAI's `ckpt_export` and of the model zoo's checks
 
 
 def checked_weights(path: Any, parts: Mapping[str, nn.Module], resume: bool = False, needed: Any = True) -> dict[str, Any]:
-    """Of the parts of a model, those that a checkpoint has weights for.
+    """Parts of a model for which a checkpoint has weights.
 
     Args:
-        path: checkpoint; None asks for nothing.
-        parts: name in the checkpoint to module. A module without weights needs none. Those of the ``"loss"`` may be missing.
-        resume: the checkpoint must be one of :class:`LastCheckpoint`.
+        path: of the checkpoint, or None.
+        parts: name in the checkpoint to module. Modules without weights are skipped. Weights of the ``"loss"`` are optional.
+        resume: require a checkpoint of :class:`LastCheckpoint`.
         needed: if not (see :func:`.flag`), nothing is read.
 
     Returns:
         name to module, for MONAI's ``CheckpointLoader``.
 
     Raises:
-        InputError: when there is no such checkpoint, or it is one of another architecture.
+        InputError: if the checkpoint does not exist or belongs to another architecture.
     """
     if path is None or not flag(needed):
         return {}
     content = _read(Path(str(path)).expanduser())
     if resume and not {*parts, "trainer", "optimizer"} <= content.keys():
         raise InputError(
-            f"{path}: holds weights, but not the state of a training; resume from a last.pt, or give it as --ckpt_path"
+            f"{path}: contains weights, but not the state of a training; resume from a last.pt, or give it as --ckpt_path"
         )
     fitting = {}
     for name, module in parts.items():
@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises whatever its many readers raise
         raise InputError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a checkpoint; name another")
+        raise InputError(f"{path}: contains a {type(content).__name__}, not a checkpoint; name another file")
     return content
 
 
@@ -87,7 +87,7 @@ def _check_state(path: Any, name: str, given: Mapping[str, Any], wanted: Mapping
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint as a whole or not at all."""
+    """Write a checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -98,18 +98,18 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
 
 
 class BestCheckpoint:
-    """Save the weights whenever validation is better than ever before, and stop training when it has not been for long.
+    """Save the weights after the best validation so far, and stop training early.
 
-    Better is a higher mean Dice where there are labels, else a lower loss. MONAI's ``CheckpointSaver`` deletes the last best
-    file before it writes the new one, and like ``EarlyStopHandler`` forgets what the best was when training is resumed.
+    The criterion is the mean Dice if there are labels, else the loss. MONAI's ``CheckpointSaver`` deletes the previous best file
+    before it writes the new one and, like ``EarlyStopHandler``, does not restore the best score when training is resumed.
 
     Args:
         path: file to write; None writes nothing.
         weights: name in the file to module.
         validator: the evaluator, its metrics named ``"val_dice"`` and ``"val_loss"``.
-        patience: number of validations without a better one that end training; 0 or None does not.
+        patience: number of validations without improvement after which training stops; 0 or None: never.
 
-    To be attached to the trainer, behind MONAI's ``ValidationHandler``.
+    Attach it to the trainer, after MONAI's ``ValidationHandler``.
     """
 
     def __init__(
@@ -119,60 +119,60 @@ class BestCheckpoint:
         self.patience, self.best, self.worse = patience, -math.inf, 0
 
     def attach(self, engine: Engine) -> None:
-        """Have the validator call this after every validation."""
+        """Register with the validator, to be called after every validation."""
         from ignite.engine import Events
 
         self.trainer = engine
         self.validator.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Compare, save, and end training."""
+        """Compare with the best score; save the weights or stop training."""
         metrics = engine.state.metrics
         score = float(metrics["val_dice"] if "val_dice" in metrics else -metrics.get("val_loss", math.nan))
         self.worse += 1
-        if score > self.best:  # never where it is NaN
+        if score > self.best:  # false for NaN
             self.best, self.worse = score, 0
             if self.path is not None:
                 content = {name: module.state_dict() for name, module in self.weights.items()}
-                if NETWORK in content:
-                    content[UNNAMED] = content[NETWORK]  # the same tensors, stored once
+                if NETWORK_KEY in content:
+                    content[UNNAMED_KEY] = content[NETWORK_KEY]  # the same tensors, stored once
                 _save(content, Path(self.path))
                 logger.info("best so far, saved %s", self.path)
         if self.patience and self.worse >= self.patience:
-            logger.info("no better validation in %d: training ends", self.worse)
+            logger.info("no improvement in %d validations, training stops", self.worse)
             self.trainer.terminate()
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed to go on."""
+        """The best score and the validations since."""
         return {"best": self.best, "worse": self.worse}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on."""
+        """Restore the best score and the validations since."""
         self.best, self.worse = state["best"], state["worse"]
 
 
 class LastCheckpoint:
-    """Save everything after every epoch, and restore it before the first one, so that training goes on where it was.
+    """Save the complete state after every epoch, and restore it when training is resumed.
 
-    Together with :class:`monai_locor.handlers.SeedEpochs` a resumed training is, on a CPU, the same bit by bit.
+    With :class:`monai_locor.handlers.SeedEpochs`, resumed training gives the same result on a CPU, bit by bit.
 
     Args:
         path: file to write; None writes nothing.
-        state: name in the file to what has ``state_dict`` and ``load_state_dict``; the trainer and, in mixed precision, the
-            scaler of its gradients are added. A part that is a handler (:class:`BestCheckpoint`) is attached as well.
-        resume: file to restore from; None starts anew.
+        state: name in the file to an object with ``state_dict`` and ``load_state_dict``; the trainer and, in mixed precision,
+            its gradient scaler are added. Handlers among them (:class:`BestCheckpoint`) are attached as well.
+        resume: file to restore from, or None.
 
-    To be attached to the trainer, behind all handlers whose state it saves.
+    Attach it to the trainer, after all handlers whose state it saves.
     """
 
     def __init__(self, path: str | None, state: Mapping[str, Any], resume: str | None = None) -> None:
         self.path, self.state, self.resume = path, dict(state), resume
 
     def attach(self, engine: Engine) -> None:
-        """Have the trainer restore at its start, and save after every epoch.
+        """Register with the trainer: restore at the start, save after every epoch.
 
         Raises:
-            InputError: when the file to restore from was written in another setting, or its training has ended.
+            InputError: if the file was written with other settings, or its training is complete.
         """
         from ignite.engine import Events
 
@@ -185,7 +185,7 @@ class LastCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def restore(self, engine: Engine) -> None:
-        """Bring trainer and state to where the file was written."""
+        """Restore the trainer and the state from the file."""
         content = _read(Path(str(self.resume)))
         everything = self._everything(engine)
         for name in everything.keys() & content.keys() - {"trainer"}:
@@ -194,7 +194,7 @@ class LastCheckpoint:
         logger.info("resumed after epoch %d of %s", engine.state.epoch, self.resume)
 
     def __call__(self, engine: Engine) -> None:
-        """Save."""
+        """Save the state."""
         if self.path is not None:
             _save({name: part.state_dict() for name, part in self._everything(engine).items()}, Path(self.path))
 

@@ -20,7 +20,7 @@ from .options import flag
 
 __all__ = ["guide", "network_channels", "on_device", "parameter_groups", "registration_loss", "step_loss"]
 
-CHANNELS = 2  # intensity and derivative magnitude
+IMAGE_CHANNELS = 2  # intensity and derivative magnitude
 
 
 def on_device(module: nn.Module, device: Any) -> nn.Module:
@@ -81,7 +81,7 @@ def registration_loss(
     else:
         name = check_name(similarity)
         given = check_options(name, options or {}, without_settings=False)
-        channels = {"in_channels": CHANNELS} if name == "locor" else {}
+        channels = {"in_channels": IMAGE_CHANNELS} if name == "locor" else {}
         first, second = (named_similarity(name, spatial_dims, given, generator, **channels) for _ in range(2))
         known = SIMILARITIES[name]
         default = known.bending_weight if known.training_bending_weight is None else known.training_bending_weight

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs on their way into training: chosen, cached, sampled, shared out among processes."""
+"""Training data: pairs, cache, and samplers for one or more processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .processes import rank, world_size
 
 __all__ = ["EpochSampler", "cached_dataset", "checked_training_pairs", "pair_names", "validation_sampler"]
 
-UNUSED = ("label", "landmarks")  # of a pair, in unsupervised training
+SUPERVISION = ("label", "landmarks")  # of a pair, in unsupervised training
 
 
 def checked_training_pairs(datalist: Any, section: str, supervised: bool = True, **options: Any) -> list[dict[str, Any]]:
@@ -30,19 +30,19 @@ def checked_training_pairs(datalist: Any, section: str, supervised: bool = True,
     Args:
         datalist: None gives no pairs: tools build a bundle without data, and :func:`.train` refuses to start then.
         section: of the datalist.
-        supervised: keep labels and landmarks.
+        supervised: whether to keep labels and landmarks.
         options: of :func:`training_pairs`.
     """
     if datalist is None:
         return []
     found = training_pairs(datalist, section, **options)
-    return found if supervised else [{k: v for k, v in pair.items() if not k.endswith(UNUSED)} for pair in found]
+    return found if supervised else [{k: v for k, v in pair.items() if not k.endswith(SUPERVISION)} for pair in found]
 
 
 def cached_dataset(data: Sequence[Any], transform: Any, cache_dir: Any = None, num_workers: int = 0) -> Dataset:
-    """What the transforms up to the first random one make of each pair is kept: in memory, or as files in ``cache_dir``.
+    """Cache the deterministic transforms of each pair, in memory or as files in ``cache_dir``.
 
-    Files are found again by the paths of a pair and the settings of the transforms; delete them when an image changes.
+    Files are identified by the paths of a pair and the settings of the transforms; delete them if an image changes.
     """
     if path_in(cache_dir) is None:
         return CacheDataset(data, transform, num_workers=max(num_workers, 1), progress=rank() == 0 and len(data) > 0)
@@ -55,16 +55,16 @@ def cached_dataset(data: Sequence[Any], transform: Any, cache_dir: Any = None, n
 
 
 class EpochSampler(TorchDistributedSampler):
-    """A random sample of the pairs for every epoch, shared out among the processes.
+    """A random sample of the pairs for every epoch, divided among the processes.
 
-    The epoch's sample depends on ``seed`` and the epoch alone, whatever the number of processes: with R of them, each draws
-    every R-th pair of what one process draws. All pairs have been drawn before one is drawn again within an epoch.
+    The sample depends only on ``seed`` and the epoch: with R processes, each takes every R-th pair of the sample that a single
+    process would draw. Within an epoch, no pair is repeated before all have been drawn.
 
     Args:
-        dataset: of the pairs.
+        dataset: the pairs.
         pairs_per_epoch: size of the sample; by default all.
-        seed: of the sample.
-        shuffle: if not, the first pairs are the sample of every epoch.
+        seed: for the sampling.
+        shuffle: if false, every epoch uses the first pairs.
     """
 
     def __init__(self, dataset: Any, pairs_per_epoch: int | None = None, seed: int = 0, shuffle: bool = True) -> None:
@@ -83,10 +83,10 @@ class EpochSampler(TorchDistributedSampler):
 
 
 def validation_sampler(dataset: Any) -> DistributedSampler:
-    """Every pair to one process; some have one pair more than others."""
+    """Assign every pair to one process; some processes get one pair more than others."""
     return DistributedSampler(dataset, even_divisible=False, shuffle=False)
 
 
 def pair_names(batch: Mapping[str, Any]) -> list[dict[str, str]]:
-    """For MONAI's ``MetricsSaver``: what to call the pairs of a batch in its tables."""
+    """Names of the pairs of a batch, for the tables of MONAI's ``MetricsSaver``."""
     return [{"filename_or_obj": str(name)} for name in batch["name"]]

@@ -21,7 +21,7 @@ from monai.utils import BundlePropertyConfig
 
 __all__ = ["KnownOptions"]
 
-SECTIONS = {"imports", "initialize", "run", "finalize", ConfigParser.meta_key}
+WORKFLOW_SECTIONS = {"imports", "initialize", "run", "finalize", ConfigParser.meta_key}
 
 
 class KnownOptions:
@@ -43,7 +43,7 @@ class KnownOptions:
         config: Any = parser.config
         properties = (*TrainProperties.values(), *InferProperties.values())
         self.referenced = set(_references(config))
-        self.used = SECTIONS | {str(p[BundlePropertyConfig.ID]) for p in properties} | set(others) | self.referenced
+        self.used = WORKFLOW_SECTIONS | {str(p[BundlePropertyConfig.ID]) for p in properties} | set(others) | self.referenced
         self.used |= {id for path in files if path.is_file() for id in _ids(ConfigParser.load_config_file(path))}
         self._section(config, "")
 

@@ -12,7 +12,7 @@ from ..errors import InputError
 
 __all__ = ["flag", "path_in", "resumed_checkpoint"]
 
-LAST = "last.pt"
+LAST_CHECKPOINT = "last.pt"
 
 
 def flag(value: Any) -> bool:
@@ -44,4 +44,4 @@ def path_in(folder: Any, name: str = "", rank: int = 0) -> str | None:
 
 def resumed_checkpoint(ckpt_dir: Any, resume: Any) -> str | None:
     """The checkpoint to resume from; None if training is not to be resumed."""
-    return path_in(ckpt_dir, LAST) if flag(resume) else None
+    return path_in(ckpt_dir, LAST_CHECKPOINT) if flag(resume) else None

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Training in one process for each GPU, or in several on a CPU."""
+"""Distributed training: one process per GPU, or several processes on a CPU."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["distributed", "local_device", "rank", "start_distributed", "stop_dis
 
 
 def rank() -> int:
-    """Number of this process, 0 where there is one only."""
+    """Rank of this process; 0 if there is only one."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def local_device() -> torch.device:
-    """The GPU of this process of ``torchrun``; the CPU where there is no GPU.
+    """The GPU for this process of ``torchrun``; the CPU if there is no GPU.
 
     Raises:
-        InputError: when there are fewer GPUs than processes.
+        InputError: if there are fewer GPUs than processes.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -48,10 +48,10 @@ def local_device() -> torch.device:
 
 
 def start_distributed(device: Any) -> None:
-    """Join the processes of ``torchrun``: NCCL for GPUs, else Gloo. To be called in ``initialize``.
+    """Join the process group of ``torchrun``, by NCCL on GPUs, else by Gloo; to be called in ``initialize``.
 
     Raises:
-        SystemExit: with one line when ``torchrun`` did not start this process.
+        SystemExit: with one line if ``torchrun`` did not start this process.
     """
     with one_line_errors():
         if "RANK" not in os.environ:
@@ -68,13 +68,13 @@ def start_distributed(device: Any) -> None:
 
 
 def stop_distributed() -> None:
-    """Leave the processes; to be called in ``finalize``."""
+    """Leave the process group; to be called in ``finalize``."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def distributed(module: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
-    """The module, its gradients averaged over the processes; itself where it has nothing to learn or there is one process."""
+    """Wrap a module to average its gradients over the processes; unchanged without parameters or with one process."""
     learned = [p for p in module.parameters() if p.requires_grad]
     if not learned or not (dist.is_available() and dist.is_initialized()):
         return module

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is seen of a training while it runs."""
+"""Progress and curves of a training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["LazyWriter", "Progress", "loss_parts"]
 
 
 class LazyWriter:
-    """TensorBoard's ``SummaryWriter``, made when something is written: building a bundle leaves no files behind.
+    """TensorBoard's ``SummaryWriter``, created at the first write, so that building a bundle leaves no files.
 
     Args:
-        log_dir: of the events.
+        log_dir: folder of the events.
     """
 
     def __init__(self, log_dir: Any) -> None:
@@ -26,7 +26,7 @@ class LazyWriter:
         self._writer: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what copying and pickling look for
+        if name.startswith("__"):  # looked up when copying and pickling
             raise AttributeError(name)
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -39,7 +39,7 @@ class Progress:
     """Ignite's progress bar with the loss, on a terminal.
 
     Args:
-        name: what runs.
+        name: description of the run.
     """
 
     def __init__(self, name: str) -> None:
@@ -56,7 +56,7 @@ class Progress:
 
 
 def loss_parts(loss: Any, prefix: str = "train_") -> Callable[[Mapping[str, Any]], dict[str, float]]:
-    """For MONAI's handlers: from an engine's output to its loss and the parts of it that ``loss.last`` holds."""
+    """An output transform for MONAI's handlers: the loss of a step, and its parts in ``loss.last``."""
 
     def parts(output: Mapping[str, Any]) -> dict[str, float]:
         values = {"loss_step": output["loss"].detach(), **getattr(loss, "last", {})}

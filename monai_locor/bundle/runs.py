@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of everything, then training or evaluation."""
+"""Check all inputs, then train or evaluate."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .processes import rank, world_size
 
 __all__ = ["evaluate", "set_seed", "train"]
 
-# options: whole numbers and the least they may be, positive numbers, and those that may be left out
-WHOLE = {
+# options by kind: whole numbers with their minimum, positive numbers, and those that may be None
+WHOLE_NUMBERS = {
     "batch_size": 1,
     "epochs": 1,
     "pairs_per_epoch": 1,
@@ -35,15 +35,15 @@ WHOLE = {
     "num_workers": 0,
     "seed": 0,
 }
-POSITIVE = ("spacing", "lr", "basis_lr", "lr_decay")
-OPTIONAL = ("pairs_per_epoch", "early_stop_patience")
+POSITIVE_NUMBERS = ("spacing", "lr", "basis_lr", "lr_decay")
+OPTIONAL_NUMBERS = ("pairs_per_epoch", "early_stop_patience")
 
 
 def set_seed(seed: Any) -> None:
-    """Seed what is random before the first epoch; to be called in ``initialize``.
+    """Seed the random numbers before the first epoch; to be called in ``initialize``.
 
     Raises:
-        SystemExit: with one line when it is no seed.
+        SystemExit: with one line for an invalid seed.
     """
     with one_line_errors():
         _check_number("seed", seed)
@@ -51,26 +51,26 @@ def set_seed(seed: Any) -> None:
 
 
 def train(configuration: Configuration) -> None:
-    """Check everything, then train; to be called in ``run``.
+    """Check all inputs, then train; to be called in ``run``.
 
     Raises:
-        SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
+        SystemExit: with one line for an :class:`InputError`; all other errors pass.
     """
     with one_line_errors():
         _check_numbers(configuration)
         _check_pairs(configuration, "train", "validate")
         _check_output(configuration, "ckpt_dir", "tf_dir")
-        # from what is soon refused to what takes long
+        # fast checks before slow ones
         configuration.make("loss", "network", "optimizer", "initial_weights", "resumed_weights")
         configuration.make("validate::dataset", "train::dataset")
         _run(configuration, "train::trainer")
 
 
 def evaluate(configuration: Configuration) -> None:
-    """Check everything, then evaluate; to be called in ``run``.
+    """Check all inputs, then evaluate; to be called in ``run``.
 
     Raises:
-        SystemExit: with one line when there is an :class:`InputError`; all other errors pass.
+        SystemExit: with one line for an :class:`InputError`; all other errors pass.
     """
     with one_line_errors():
         _check_numbers(configuration)
@@ -82,12 +82,12 @@ def evaluate(configuration: Configuration) -> None:
 
 def _run(configuration: Configuration, engine: str) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # MONAI's bending energy, in every step
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # by MONAI's bending energy, in every step
         configuration.get(engine).run()
 
 
 def _check_numbers(configuration: Configuration) -> None:
-    values = {name: configuration.get(name) for name in (*WHOLE, *POSITIVE)}
+    values = {name: configuration.get(name) for name in (*WHOLE_NUMBERS, *POSITIVE_NUMBERS)}
     for name, value in values.items():
         _check_number(name, value)
     if values["val_interval"] > values["epochs"]:
@@ -97,11 +97,11 @@ def _check_numbers(configuration: Configuration) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    if value is None and name in OPTIONAL:
+    if value is None and name in OPTIONAL_NUMBERS:
         return
-    kinds = int if name in WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not WHOLE.get(name, 1e-300) <= value < math.inf:
-        wanted = f"a whole number, {WHOLE[name]} or more" if name in WHOLE else "a positive number"
+    kinds = int if name in WHOLE_NUMBERS else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not WHOLE_NUMBERS.get(name, 1e-300) <= value < math.inf:
+        wanted = f"a whole number, {WHOLE_NUMBERS[name]} or more" if name in WHOLE_NUMBERS else "a positive number"
         raise InputError(f"{name} must be {wanted}, got {value!r}")
 
 
@@ -127,7 +127,7 @@ def _check_output(configuration: Configuration, *ids: str) -> None:
         folder = path_in(configuration.get(id))
         if folder is None and id != "tf_dir":
             raise InputError(f"{id} must be the name of a folder")
-        if folder is not None and rank() == 0:  # the one that writes
+        if folder is not None and rank() == 0:  # the only one that writes
             check_writable(Path(folder))
     if "tf_dir" in ids and configuration.get("log_dir") and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("TensorBoard is missing: pip install 'monai-locor[train]', or do without by --tf_dir none")
+        raise InputError("TensorBoard is missing: pip install 'monai-locor[train]', or train without it by --tf_dir none")

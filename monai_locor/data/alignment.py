@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs of images made what a registration network sees: one grid, one affine before it, batches."""
+"""Prepare pairs of images for a registration network: affine alignment, a common grid, batches."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ALIGNMENTS = ("affine", "start")
 
 
 class AlignPaird(MapTransform):
-    """Align a pair by an affine and put it on the grid that a network works on.
+    """Align a pair by an affine and resample it to the grid of the network.
 
-    The grid W is the fixed image's field of view in isotropic voxels, axes nearest to R, A, S, however the image is stored.
-    Both images are smoothed to its voxels and sampled there once, the moving one through the affine. The same pair always
-    gives the same result, so that a ``CacheDataset`` or ``PersistentDataset`` computes it once.
+    The grid W covers the fixed image's field of view with isotropic voxels and axes nearest to R, A, S, in whatever axis order
+    the image is stored. Both images are smoothed to its voxel size and sampled there once, the moving one through the affine.
+    The transform is deterministic, so that a ``CacheDataset`` or ``PersistentDataset`` computes it once per pair.
 
-    Takes what :class:`.ReadTrainingPaird` gives, and returns a dictionary in which are
+    Takes the output of :class:`.ReadTrainingPaird`, and returns a dictionary with
 
     - ``"fixed"``, ``"moving"``: ``(1, *W)``, robust range in [0, 1]; ``"fixed_weight"``, ``"moving_weight"``: ``(1, *W)`` in
       [0, 1], zero where the image has no voxels or its mask is zero (the masks themselves are gone);
@@ -47,20 +47,19 @@ class AlignPaird(MapTransform):
       registration takes each fixed landmark to the moving one.
     - ``"affine"``: ``(D + 1, D + 1)`` float64, fixed to moving world points, RAS mm.
 
-    All volumes are float32 MetaTensors with the affine of W. Random transforms after this one must be given the images,
-    weights and label maps alike when they move voxels; landmarks do not follow them, so they are for validation, which has
-    no augmentation.
+    All volumes are float32 MetaTensors with the affine of W. Random spatial transforms after this one must be applied to
+    images, weights and label maps alike. Landmarks do not follow them, and are meant for validation without augmentation.
 
     Args:
         spacing: voxel size of the network's grid, mm.
         preset: settings of the alignment, see :func:`monai_locor.register`.
-        alignment: ``"affine"`` goes through the affine stages of the preset, ``"start"`` is what they would start from.
-        spatial_size: W is cropped or padded with zeros to this size, about its center, so that pairs of different size make a
-            batch; a number holds for every axis. None leaves it as it is.
-        device: where the affine is found; results are on the CPU.
+        alignment: ``"affine"`` runs the affine stages of the preset, ``"start"`` uses their initial transform.
+        spatial_size: W is cropped or zero-padded about its center to this size, so that pairs of different size can be batched;
+            one number holds for every axis. None keeps its size.
+        device: for the affine registration; results are on the CPU.
 
     Raises:
-        InputError: for settings that are none; in use, for a pair that cannot be aligned.
+        InputError: for invalid settings; when applied, for a pair that cannot be aligned.
 
     Example::
 
@@ -96,7 +95,7 @@ class AlignPaird(MapTransform):
         """Align one pair.
 
         Raises:
-            InputError: when it cannot be aligned.
+            InputError: if it cannot be aligned.
         """
         d = dict(data)
         masks = {f"{role}_mask": d.pop(f"{role}_mask", None) for role in IMAGES}
@@ -106,7 +105,7 @@ class AlignPaird(MapTransform):
             box = self._box(grid)
         except ValueError as error:
             raise InputError(f"pair {d.get('name', '')}: {error}") from error
-        with torch.enable_grad():  # an evaluator may be reading its next batch
+        with torch.enable_grad():  # an evaluator reads its batches without gradients
             affine = align(pair.fixed, pair.moving, self.config, self.alignment)
         for role, matrix in zip(IMAGES, (np.eye(grid.dims + 1), affine)):
             d.update(self._volumes(role, d, pair, matrix, grid, box))
@@ -116,7 +115,7 @@ class AlignPaird(MapTransform):
         return d
 
     def _box(self, grid: Grid) -> list[slice]:
-        """The part of a grid that is shown, in its voxels; it may begin before and end after them."""
+        """The cropped or padded part of a grid, in its voxels; it may extend beyond them."""
         size = grid.shape if self.spatial_size is None else self.spatial_size
         size = size * grid.dims if len(size) == 1 else size
         if len(size) != grid.dims:
@@ -130,7 +129,7 @@ class AlignPaird(MapTransform):
         """Image, weight and, where there is one, label map of one role on the grid, then cropped or padded."""
         prepared, name = getattr(pair, role), getattr(pair, f"{role}_image").meta["filename_or_obj"]
         image, weight = network_image(prepared, matrix, grid)
-        volumes = {role: image.clamp(0, 1), f"{role}_weight": weight.clamp(0, 1)}  # sampling rounds
+        volumes = {role: image.clamp(0, 1), f"{role}_weight": weight.clamp(0, 1)}  # removes rounding errors of the sampling
         if data.get(f"{role}_label") is not None:
             label = placed_like(data[f"{role}_label"], prepared.stored, f"{role} label of {name}")
             volumes[f"{role}_label"] = _label(label, matrix, grid)
@@ -144,7 +143,7 @@ def checked_spacing(spacing: float) -> float:
     """A voxel size in mm.
 
     Raises:
-        InputError: when it is none.
+        InputError: if it is not a positive number.
     """
     if isinstance(spacing, bool) or not isinstance(spacing, (int, float)) or not 0 < spacing < float("inf"):
         raise InputError(f"spacing must be a positive number of mm, got {spacing!r}")
@@ -164,8 +163,8 @@ def _checked_size(size: Sequence[int] | int | None) -> tuple[int, ...] | None:
 def _label(label: torch.Tensor, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     """A label map on the network's grid, ``(1, *grid)``.
 
-    It is brought to canonical order first, so that what lies in the middle of two voxels goes to the same one however they
-    are stored.
+    It is brought to canonical axis order first, so that points halfway between two voxels are rounded in the same direction
+    in every axis order.
     """
     stored = Grid.of(label)
     order = stored.canonical_order()
@@ -183,14 +182,14 @@ def _landmarks(points: torch.Tensor, matrix: np.ndarray, grid: Grid) -> torch.Te
 
 
 def training_collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of pairs as :class:`AlignPaird` makes them.
+    """Collate pairs from :class:`AlignPaird`.
 
     Returns:
-        tensors stacked, ``(B, ...)``, MetaTensors with their meta data; landmarks ``(B, N, D)``, filled up with NaN where
-        pairs have fewer than others; all else (names) as lists.
+        tensors stacked, ``(B, ...)``, MetaTensors with their meta data; landmarks ``(B, N, D)``, padded with NaN where
+        pairs have fewer points; everything else (names) as lists.
 
     Raises:
-        InputError: when images differ in shape, or only some pairs have a key.
+        InputError: if images differ in shape, or only some pairs have a key.
     """
     batch: dict[str, Any] = {}
     for key in dict.fromkeys(key for item in items for key in item):
@@ -199,7 +198,7 @@ def training_collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if missing:
             raise InputError(
-                f"no {key} of {', '.join(missing)}, but for others of the batch; use batch size 1, or give all one"
+                f"no {key} of {', '.join(missing)}, but other pairs of the batch have one; use batch size 1, or give it for all"
             )
         values = [item[key] for item in items]
         if not all(isinstance(value, torch.Tensor) for value in values):
@@ -219,16 +218,16 @@ def _name(item: Mapping[str, Any]) -> str:
 
 
 def _filled(points: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Lists of points of the same length: MONAI's engines take batches apart, which a list of tensors would not survive."""
+    """Points padded to the same number: MONAI's engines decollate batches, which fails for a list of tensors."""
     most = max(len(p) for p in points)
     return [F.pad(p, (0, 0, 0, most - len(p)), value=float("nan")) for p in points]
 
 
 class PrepareBatchRegistration(PrepareBatch):
-    """From a batch of :func:`training_collate` to what :class:`monai_locor.networks.RegistrationNetwork` is called with.
+    """Turn a batch of :func:`training_collate` into the arguments of :class:`monai_locor.networks.RegistrationNetwork`.
 
     MONAI's trainers and evaluators then call ``network(moving, fixed, moving_weight=..., fixed_weight=...)``; the target of
-    the loss is the fixed image. Label maps and landmarks stay in the batch, where metrics find them.
+    the loss is the fixed image. Label maps and landmarks stay in the batch for the metrics.
     """
 
     def __call__(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is known of an image beside its voxels: label maps and landmarks."""
+"""Annotations of images: label maps and landmarks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def read_label(source: ImageSource, role: str = "fixed") -> MetaTensor:
         ``(1, *spatial)`` float32, whole numbers, with a 4x4 affine (RAS, mm).
 
     Raises:
-        InputError: when it cannot be read or a value is no whole number.
+        InputError: if it cannot be read or a value is not a whole number.
     """
     name, label = load_source(source, f"{role} label")
     data = label.as_tensor()
     wrong = data[~data.isfinite() | (data != data.round())]
     if len(wrong):
-        raise InputError(f"{name}: holds the value {float(wrong[0]):g}; labels are whole numbers, is it a label map?")
+        raise InputError(f"{name}: contains the value {float(wrong[0]):g}, and labels are whole numbers; give a label map")
     return label
 
 
@@ -50,6 +50,6 @@ def read_landmarks(path: str | PathLike[str], role: str = "fixed") -> torch.Tens
         ``(N, D)`` float64, world RAS mm.
 
     Raises:
-        InputError: when the file cannot be read, or a line does not hold D finite numbers.
+        InputError: if the file cannot be read, or a line does not contain D finite numbers.
     """
     return read_points(path, what=f"{role} landmarks").points

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which images are registered with which: one pair, or a list in a JSON file as MONAI has them."""
+"""Pairs of images to register: a single pair, or a datalist in a JSON file as in MONAI."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..io.paths import no_empty_folders
 
 __all__ = ["check_writable", "checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
-SECTIONS = ("testing", "inference", "validation")  # of a datalist, the first that is there is taken
+PAIR_SECTIONS = ("testing", "inference", "validation")  # of a datalist; the first one present is used
 IMAGES = ("fixed", "moving")
-MASKS = ("fixed_mask", "moving_mask")
-MOST = 5  # faults that a message names one by one
+MASK_KEYS = ("fixed_mask", "moving_mask")
+MAX_NAMED_FAULTS = 5  # that a message lists
 
 
 def registration_pairs(
@@ -34,7 +34,7 @@ def registration_pairs(
     moving_mask: str | os.PathLike[str] | None = None,
     section: str | None = None,
 ) -> list[dict[str, str]]:
-    """The pairs to register, every path checked.
+    """Pairs to register, with every path checked.
 
     Give either ``fixed`` and ``moving``, or ``datalist``: a JSON file (or its content) with a list of pairs under
     ``"testing"``, ``"inference"`` or ``"validation"``, or just the list. A pair is
@@ -43,18 +43,18 @@ def registration_pairs(
     Args:
         fixed, moving: files of one pair, or folders of one DICOM series each.
         datalist: see above.
-        dataset_dir: what relative paths of images are relative to; by default the folder of the datalist, for one pair the
-            working directory.
-        output_dir: if given, it is made sure first that results can be written to it. Nothing is left there.
+        dataset_dir: base of relative image paths; by default the folder of the datalist, or for a single pair the working
+            directory.
+        output_dir: if given, checked to be writable first. Nothing is left there.
         fixed_mask, moving_mask: masks of one pair.
         section: name of the list in the datalist.
 
     Returns:
-        for each pair its absolute paths under the keys above, its ``"name"``, and ``"folder"``: where below ``output_dir`` its
-        results belong, ``""`` for one pair, and for a datalist a name that no other pair has.
+        for each pair its absolute paths under the keys above, its ``"name"``, and ``"folder"``, the subfolder of ``output_dir``
+        for its results: ``""`` for a single pair, unique for each pair of a datalist.
 
     Raises:
-        InputError: for anything missing, in one line.
+        InputError: if something is missing, in one line.
     """
     if output_dir is not None:
         check_writable(checked_path(output_dir, "output_dir"))
@@ -78,10 +78,10 @@ def registration_pairs(
 
 
 def checked_path(value: Any, what: str) -> Path:
-    """A path, also of a name that a command line took for a number.
+    """A path; a command line may have parsed its name as a number.
 
     Raises:
-        InputError: when it cannot be one.
+        InputError: if it cannot be a path.
     """
     if isinstance(value, (bool, bytes)) or not isinstance(value, (str, os.PathLike, int, float)) or str(value) == "":
         raise InputError(f"{what} must be the name of a file or folder, got {value!r}")
@@ -89,16 +89,16 @@ def checked_path(value: Any, what: str) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """As :func:`monai_locor.io.check_output_dir`, and folders that it made are removed again."""
+    """Like :func:`monai_locor.io.check_output_dir`, but remove the folders that the check created."""
     with no_empty_folders(folder):
         check_output_dir(folder)
 
 
 def load_datalist(datalist: Any) -> tuple[Any, str, Path]:
-    """The content of a datalist, what to call it in messages, and the folder it lies in.
+    """The content of a datalist, its name for messages, and its folder.
 
     Raises:
-        InputError: when the file cannot be read.
+        InputError: if the file cannot be read.
     """
     if not isinstance(datalist, (str, os.PathLike)):
         return datalist, "datalist", Path()
@@ -115,15 +115,15 @@ def load_datalist(datalist: Any) -> tuple[Any, str, Path]:
 def section_of(
     content: Any, name: str, section: str | None, what: str = "pair of fixed and moving image"
 ) -> tuple[list[Any], str]:
-    """One list of a datalist and what to call it; without ``section``, the first of those that hold pairs to register.
+    """One list of a datalist and its name for messages; without ``section``, the first list of pairs to register.
 
     Raises:
-        InputError: when there is no such list, or nothing in it.
+        InputError: if there is no such list, or it is empty.
     """
     if isinstance(content, Mapping):
-        known = [section] if section else [s for s in SECTIONS if s in content]
+        known = [section] if section else [s for s in PAIR_SECTIONS if s in content]
         if not known or known[0] not in content:
-            wanted = section or ", ".join(SECTIONS[:-1]) + f" or {SECTIONS[-1]}"
+            wanted = section or ", ".join(PAIR_SECTIONS[:-1]) + f" or {PAIR_SECTIONS[-1]}"
             raise InputError(f"{name}: has {', '.join(map(str, content)) or 'no keys'}, but no list {wanted}; name one so")
         name, content = f"{name}, {known[0]}", content[known[0]]
     if not isinstance(content, Sequence) or isinstance(content, str) or not content:
@@ -132,18 +132,18 @@ def section_of(
 
 
 def refuse(faults: Sequence[str], source: str) -> None:
-    """One message about all faults of a list, the first of them named.
+    """Raise one message for all faults of a list, naming the first ones.
 
     Raises:
-        InputError: when there is a fault.
+        InputError: if there is a fault.
     """
     if faults:
-        more = f" (and {len(faults) - MOST} more)" if len(faults) > MOST else ""
-        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MOST])}{more}; check the paths")
+        more = f" (and {len(faults) - MAX_NAMED_FAULTS} more)" if len(faults) > MAX_NAMED_FAULTS else ""
+        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; check the paths")
 
 
 def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, str]]:
-    """The items with absolute paths and names, or one message about all that is missing."""
+    """The items with absolute paths and names; one message lists all missing files."""
     pairs, faults = [], []
     for number, item in enumerate(items):
         where = f"pair {number + 1}: " if source else ""
@@ -152,7 +152,7 @@ def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, st
             continue
         faults += [f"{where}has no {key}" for key in IMAGES if item.get(key) is None]
         pair = {}
-        for key in (key for key in (*IMAGES, *MASKS) if item.get(key) is not None):
+        for key in (key for key in (*IMAGES, *MASK_KEYS) if item.get(key) is not None):
             path = (base / checked_path(item[key], f"{where}{key}")).absolute()
             pair[key] = str(path)
             if not path.exists():
@@ -164,13 +164,13 @@ def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, st
 
 
 def stem(path: str) -> str:
-    """The name of a file without its folder and suffix, ``.nii.gz`` being one."""
+    """The name of a file without its folder and suffix; ``.nii.gz`` is one suffix."""
     name = Path(path).name
     return Path(name[:-3] if name.lower().endswith(".gz") else name).stem
 
 
 def _name_folders(pairs: list[dict[str, str]]) -> None:
-    """Give every pair a ``"folder"`` that is safe as a file name and differs from all others on any file system."""
+    """Give every pair a ``"folder"`` that is a safe file name and unique on any file system."""
     wanted = [re.sub(r"[^\w+.-]+", "_", pair["name"]).strip("._-")[:100] or "pair" for pair in pairs]
     taken = {name.casefold() for name in wanted}
     seen: set[str] = set()

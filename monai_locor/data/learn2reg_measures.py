@@ -19,7 +19,7 @@ from .study_case import StudyCase
 
 __all__ = ["challenge_measures"]
 
-MARGIN = 2  # voxels at the border of the grid whose Jacobian does not count
+BORDER_VOXELS = 2  # margin of the grid without Jacobian statistics
 
 
 def challenge_measures(
@@ -27,24 +27,24 @@ def challenge_measures(
 ) -> dict[str, float]:
     """The measures of the Learn2Reg challenge (Hering 2023, doi 10.1109/TMI.2022.3213983) of one displacement.
 
-    As its evaluation has them, with these exceptions: its script counts foldings after it has added 3 to the Jacobian
-    determinant and clipped it to positive values, so that it counts none, ever; here they are counted. Its SDlogJ is the
-    standard deviation of ``log(det J + 3)``, about a quarter of that of ``log(det J)`` which its paper defines; here is
-    both. Its 95 % Hausdorff distance weighs surface voxels by their area, here they count equally.
+    They agree with the challenge's evaluation script, with these exceptions. The script counts foldings after adding 3 to the
+    Jacobian determinant and clipping it to positive values, and therefore never finds any; here they are counted. Its SDlogJ
+    is the standard deviation of ``log(det J + 3)``, about a quarter of that of ``log(det J)``, which the paper defines; both
+    are returned. Its 95 % Hausdorff distance weights surface voxels by their area; here they have equal weight.
 
     Args:
         case: with label maps, points, or both.
-        displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; ``None`` is no displacement.
-        labels: which labels count; by default those that the data set names, or else all of the fixed map.
+        displacement_mm: ``(D, *S)`` on the fixed grid, RAS mm; None counts as zero.
+        labels: the labels to evaluate; by default those named by the data set, else all of the fixed map.
 
     Returns:
-        as far as the case allows: ``dice`` and ``hd95`` (voxels), means over the labels that both maps have before warping;
-        ``tre_landmarks_mm``, ``tre_keypoints_mm``, means over the points, the displacement read by a cubic spline;
-        ``sdlogj``, ``sdlogj_challenge``, ``folding_voxels``, ``folding_percent`` and ``ndv_percent``, two voxels at the
-        border left out, and all outside the fixed mask where there is one. ``score`` is minus Dice, else the mean TRE.
+        those that the case's annotations allow: ``dice`` and ``hd95`` (voxels), means over the labels in both maps before
+        warping; ``tre_landmarks_mm``, ``tre_keypoints_mm``, means over the points, with the displacement interpolated by a
+        cubic spline; ``sdlogj``, ``sdlogj_challenge``, ``folding_voxels``, ``folding_percent`` and ``ndv_percent``, without
+        two voxels at the border and, if there is a fixed mask, inside it only. ``score`` is minus Dice, else the mean TRE.
 
     Raises:
-        ValueError: when the displacement does not live on the fixed grid or is not finite.
+        ValueError: if the displacement does not live on the fixed grid or is not finite.
     """
     u = case.displacement(displacement_mm)
     found = _overlap(case, u, labels) | _distances(case, u) | _regularity(case, u)
@@ -83,13 +83,15 @@ def _distances(case: StudyCase, u: torch.Tensor) -> dict[str, float]:
 
 def _regularity(case: StudyCase, u: torch.Tensor) -> dict[str, float]:
     counted = torch.zeros(case.grid.shape, dtype=torch.bool)
-    counted[tuple(slice(MARGIN, -MARGIN) for _ in case.grid.shape)] = True
+    counted[tuple(slice(BORDER_VOXELS, -BORDER_VOXELS) for _ in case.grid.shape)] = True
     if case.fixed_mask is not None:
         counted &= case.fixed_mask.as_tensor()[0] > 0
     if not counted.any():
-        raise InputError(f"case {case.name}: no voxel of its fixed mask is {MARGIN} voxels from the border; check the mask")
+        raise InputError(
+            f"case {case.name}: no voxel of its fixed mask is {BORDER_VOXELS} voxels from the border; check the mask"
+        )
     known = jacobian_statistics(u, case.grid, counted)
-    shifted = jacobian_determinant(u, case.grid)[counted].double() + 3  # as its script has it
+    shifted = jacobian_determinant(u, case.grid)[counted].double() + 3  # as in the challenge's script
     found = {
         "sdlogj": known["std_log"],
         "sdlogj_challenge": float(shifted.clamp(1e-9, 1e9).log().std(correction=0)),

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs of images on their way into an engine: read, checked, collated without touching their grids."""
+"""Read, check and collate pairs of images for an engine, each image on its own grid."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 class ReadPaird(MapTransform):
     """Read images with :func:`monai_locor.io.read_image` and their masks with :func:`monai_locor.io.read_mask`.
 
-    The mask of ``key`` is found under ``key + "_mask"`` and may be missing or None. Where voxels of an image are not finite,
-    its mask becomes zero; an image without a mask gets one then.
+    The mask of ``key`` is read from ``key + "_mask"`` and may be missing or None. The mask is set to zero where voxels of
+    the image are not finite; an image without a mask then gets one.
 
     Args:
         keys: of the images.
-        allow_missing_keys: do not mind a missing image.
+        allow_missing_keys: skip missing images.
 
     Returns:
-        the dictionary with MetaTensors ``(1, *spatial)`` float32 in place of the names.
+        the dictionary with MetaTensors ``(1, *spatial)`` float32 instead of the file names.
     """
 
     backend = [TransformBackends.TORCH]
@@ -71,7 +71,7 @@ def _masked(mask: MetaTensor | None, image: MetaTensor, valid: torch.Tensor, rol
 
 
 def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig | Mapping[str, Any] | str = "default") -> None:
-    """Read every pair once to see that it can be registered, so that a bad one is not found hours later.
+    """Read every pair once, so that input that cannot be registered is found before the first registration.
 
     Args:
         pairs: with ``"fixed"``, ``"moving"`` and masks as :func:`monai_locor.data.datalist.registration_pairs` gives them.
@@ -90,13 +90,13 @@ def check_pairs(pairs: Sequence[Mapping[str, Any]], preset: RegistrationConfig |
 
 
 def pair_collate(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A batch of pairs as lists, since their grids differ: key to one value for each pair, None where a pair has none."""
+    """A batch of pairs as lists, since their grids differ: key to one value per pair, None where a pair has none."""
     keys = dict.fromkeys(key for item in items for key in item)
     return {key: [item.get(key) for item in items] for key in keys}
 
 
 class PrepareBatchPair(PrepareBatch):
-    """From a batch of pairs to what :class:`monai_locor.inferers.InstanceOptimizationInferer` is called with.
+    """Turn a batch of pairs into the arguments of :class:`monai_locor.inferers.InstanceOptimizationInferer`.
 
     The evaluator passes ``fixed`` as the inferer's input, ``moving``, ``fixed_mask`` and ``moving_mask`` by name, all on its
     device.

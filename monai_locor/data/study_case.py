@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One pair of a study, ready to be registered and scored, in memory and as a folder of files."""
+"""A prepared image pair of a study with its annotations, in memory and as a folder of files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .annotations import read_label, read_landmarks
 
 __all__ = ["StudyCase", "read_case", "write_case"]
 
-ABOUT = "case.json"
-FILES = {  # attribute: name of its file
+DESCRIPTION_FILE = "case.json"
+FILE_STEMS = {  # attribute: name of its file
     "fixed": "fixed",
     "moving": "moving",
     "fixed_mask": "fixed_mask",
@@ -36,24 +36,24 @@ FILES = {  # attribute: name of its file
     "target": "target",
     "truth": "truth",
 }
-POINTS = ("landmarks", "keypoints")
+POINT_KINDS = ("landmarks", "keypoints")
 
 
 @dataclass(frozen=True)
 class StudyCase:
-    """A pair of images and what is known of it.
+    """A pair of images with its annotations.
 
     Args:
         study: a name in :data:`monai_locor.data.study_scores.STUDY_SCORES`.
         name: of the case, unique in its study.
         fixed, moving: ``(1, *S)``, each on its own grid.
-        fixed_mask, moving_mask: ``(1, *S)``, where the images count in the registration.
-        evaluation_mask: ``(1, *S)`` on the fixed grid, where the result counts.
+        fixed_mask, moving_mask: ``(1, *S)``, masks for the registration.
+        evaluation_mask: ``(1, *S)`` on the fixed grid, region in which the result is evaluated.
         fixed_labels, moving_labels: ``(1, *S)``, label maps on the grids of their images.
-        target: ``(1, *S)`` on the fixed grid, what the moving image should look like there.
-        truth: ``(D, *S)`` on the fixed grid, RAS mm, the displacement that a perfect registration finds.
+        target: ``(1, *S)`` on the fixed grid, the expected warped moving image.
+        truth: ``(D, *S)`` on the fixed grid, RAS mm, the true displacement.
         points: kind (``"landmarks"``, ``"keypoints"``) to corresponding fixed and moving points, ``(N, D)`` float64, RAS mm.
-        about: what else there is to say, JSON values.
+        about: further JSON values.
     """
 
     study: str
@@ -76,10 +76,10 @@ class StudyCase:
         return Grid.of(self.fixed)
 
     def displacement(self, displacement_mm: torch.Tensor | None) -> torch.Tensor:
-        """A displacement on the fixed grid, checked; none, of a registration that failed, counts as zero.
+        """A displacement on the fixed grid, checked; None, of a failed registration, counts as zero.
 
         Raises:
-            ValueError: when it does not live on the fixed grid or is not finite.
+            ValueError: if it does not live on the fixed grid or is not finite.
         """
         shape = (self.grid.dims, *self.grid.shape)
         if displacement_mm is None:
@@ -89,14 +89,14 @@ class StudyCase:
         return displacement_mm.detach().cpu().float()
 
     def moved(self, image: MetaTensor, displacement_mm: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
-        """A volume of the moving image's space, read at the displaced fixed voxels, ``(1, *S)``, zero outside."""
+        """A volume in the moving image's space, sampled at the displaced fixed voxels, ``(1, *S)``, zero outside."""
         return warp(image, Grid.of(image), displacement_mm, self.grid, mode=mode)
 
     def need(self, *names: str) -> tuple[Any, ...]:
-        """Parts of the case that may be missing.
+        """Optional parts of the case.
 
         Raises:
-            InputError: for the first that is.
+            InputError: for the first missing one.
         """
         for name in names:
             if getattr(self, name) is None:
@@ -105,20 +105,20 @@ class StudyCase:
 
 
 def write_case(folder: str | PathLike[str], case: StudyCase) -> Path:
-    """Write a case as the folder that ``benchmarks/registration.py`` takes.
+    """Write a case as a folder for ``benchmarks/registration.py``.
 
-    ``fixed.nii.gz``, ``moving.nii.gz`` and, where there are any, ``fixed_mask``, ``moving_mask``, ``mask`` (where the result
-    counts), ``fixed_labels``, ``moving_labels``, ``target`` (what the moving image should look like) and ``truth`` (as ITK
-    reads it); points as ``fixed_landmarks.csv`` and so on, RAS mm. ``case.json`` says of what study it is and is written last.
+    It holds ``fixed.nii.gz``, ``moving.nii.gz`` and, if they exist, ``fixed_mask``, ``moving_mask``, ``mask`` (the evaluation
+    mask), ``fixed_labels``, ``moving_labels``, ``target`` and ``truth`` (a displacement field for ITK); points are
+    ``fixed_landmarks.csv`` and so on, RAS mm. ``case.json``, which names the study, is written last.
 
     Raises:
-        InputError: when the folder cannot be written to.
+        InputError: if the folder cannot be written to.
     """
     out = check_output_dir(folder)
-    (out / ABOUT).unlink(missing_ok=True)
-    for name, stem in FILES.items():
+    (out / DESCRIPTION_FILE).unlink(missing_ok=True)
+    for name, stem in FILE_STEMS.items():
         path, volume = out / f"{stem}.nii.gz", getattr(case, name)
-        path.unlink(missing_ok=True)  # of an earlier preparation
+        path.unlink(missing_ok=True)  # left by an earlier preparation
         if name == "truth" and volume is not None:
             write_displacement_field(path, volume, case.grid)
         elif volume is not None:
@@ -130,43 +130,43 @@ def write_case(folder: str | PathLike[str], case: StudyCase) -> Path:
                 points = case.points[kind][side].numpy()
                 np.savetxt(temporary, points, "%.17g", ",", header="x,y,z"[: 2 * case.grid.dims - 1], comments="")
     told = {"study": case.study, "name": case.name, **case.about}
-    with atomic_path(out / ABOUT) as temporary:
+    with atomic_path(out / DESCRIPTION_FILE) as temporary:
         temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return out
 
 
 def _point_files(folder: Path) -> list[tuple[str, int, Path]]:
-    """Kind, fixed (0) or moving (1), and file of all points that a case may have."""
+    """Kind, fixed (0) or moving (1), and file of all points of a case."""
     sides = enumerate(("fixed", "moving"))
-    return [(kind, side, folder / f"{name}_{kind}.csv") for side, name in sides for kind in POINTS]
+    return [(kind, side, folder / f"{name}_{kind}.csv") for side, name in sides for kind in POINT_KINDS]
 
 
 def _stored(name: str) -> str | None:
-    """Type of the voxels in a file."""
+    """Voxel type of a file."""
     if name.endswith("mask"):
         return "uint8"
     return "int32" if name.endswith("labels") else None
 
 
 def read_case(folder: str | PathLike[str]) -> StudyCase:
-    """Read what :func:`write_case` wrote.
+    """Read a case written by :func:`write_case`.
 
     Raises:
-        InputError: when a file is missing that every case has, or one cannot be read.
+        InputError: if a required file is missing, or a file cannot be read.
     """
     root = Path(folder).expanduser()
     try:
-        told = json.loads((root / ABOUT).read_text(encoding="utf-8"))
+        told = json.loads((root / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"case {root}: has no valid {ABOUT} ({one_line(error)}); prepare it again") from error
+        raise InputError(f"case {root}: has no valid {DESCRIPTION_FILE} ({one_line(error)}); prepare it again") from error
     if not isinstance(told, dict) or not {"study", "name"} <= set(told):
-        raise InputError(f"case {root}: its {ABOUT} names no study and case; prepare it again")
-    paths = {part: root / f"{stem}.nii.gz" for part, stem in FILES.items()}
+        raise InputError(f"case {root}: its {DESCRIPTION_FILE} names no study and case; prepare it again")
+    paths = {part: root / f"{stem}.nii.gz" for part, stem in FILE_STEMS.items()}
     found = {part: _read(part, path) for part, path in paths.items() if part in ("fixed", "moving") or path.is_file()}
     files = {(kind, side): path for kind, side, path in _point_files(root) if path.is_file()}
     points = {
         kind: (read_landmarks(files[kind, 0], "fixed"), read_landmarks(files[kind, 1], "moving"))
-        for kind in POINTS
+        for kind in POINT_KINDS
         if (kind, 0) in files and (kind, 1) in files
     }
     about = {key: value for key, value in told.items() if key not in ("study", "name")}

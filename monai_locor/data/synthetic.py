@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs with a known answer: one of two aligned images seen through a random diffeomorphism.
+"""Pairs with a known answer: one of two aligned images is deformed by a random diffeomorphism.
 
 The protocol is that of the paper's experiment on T2 and PD images: white noise, smoothed by a Gaussian, is a stationary
 velocity ``v``; the transform is ``d = A . exp(v)`` with a random rotation and translation ``A``. Everything is drawn in
-world space, so the same anatomy gets the same transform in whatever axis order it is stored.
+world space, so that the transform does not depend on the axis order of the image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..geometry import Grid, apply_affine, warp
 
 __all__ = ["deform", "exponential", "random_diffeomorphism", "rotation_matrix", "smooth_noise"]
 
-LATTICE_PER_SIGMA = 8  # linear interpolation between lattice points is then off by 0.2 % of the elastic part
+LATTICE_PER_SIGMA = 8  # the error of linear interpolation is then 0.2 % of the elastic part
 
 
 def random_diffeomorphism(
@@ -39,17 +39,17 @@ def random_diffeomorphism(
 
     Args:
         grid: 2-D or 3-D.
-        seed: of everything drawn.
-        rotation_deg: each component of the rotation vector (in 2-D the angle) is uniform in plus or minus this, degrees.
-        translation_mm: each component of ``t`` is uniform in plus or minus this.
+        seed: of the random numbers.
+        rotation_deg: each component of the rotation vector (in 2-D the angle) is uniform in plus or minus this value, degrees.
+        translation_mm: each component of ``t`` is uniform in plus or minus this value.
         elastic_rms_mm: root mean square length of ``v``.
-        smoothing_mm: standard deviation of the Gaussian that smooths ``v``; the paper has 14 to 16 mm.
+        smoothing_mm: standard deviation of the Gaussian that smooths ``v``; 14 to 16 mm in the paper.
 
     Returns:
         ``u``, ``(D, *grid.shape)``, RAS mm, float32.
 
     Raises:
-        ValueError: when the grid is not 2-D or 3-D, a size is negative or the smoothing is not positive.
+        ValueError: if the grid is not 2-D or 3-D, a size is negative or the smoothing is not positive.
     """
     if grid.dims not in (2, 3):
         raise ValueError(f"the grid must have 2 or 3 dimensions, got {grid.dims}")
@@ -70,7 +70,7 @@ def random_diffeomorphism(
 
 
 def deform(image: torch.Tensor, displacement_mm: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
-    """An image seen through a transform, on its own grid: ``out(x) = image(x + u(x))``.
+    """Deform an image on its own grid: ``out(x) = image(x + u(x))``.
 
     Registering any image aligned with ``image`` to the result has the known answer ``u``.
 
@@ -98,10 +98,10 @@ def rotation_matrix(vector: np.ndarray) -> np.ndarray:
 
 
 def _lattice(grid: Grid, smoothing_mm: float) -> Grid:
-    """Isotropic, along the world axes, over the grid and one standard deviation around it."""
+    """An isotropic grid along the world axes that covers the given grid with a margin of one standard deviation."""
     step = max(smoothing_mm / LATTICE_PER_SIGMA, float(grid.spacing.min()) / 2)
     low, high = grid.corners().min(0) - smoothing_mm, grid.corners().max(0) + smoothing_mm
-    # rounding must not decide on the size: it would change with the axis order
+    # the size must not depend on rounding, which differs between axis orders
     shape = np.ceil((high - low) / step - 1e-6).astype(int) + 1
     affine = np.diag([*[step] * grid.dims, 1.0])
     affine[:-1, -1] = low
@@ -109,9 +109,9 @@ def _lattice(grid: Grid, smoothing_mm: float) -> Grid:
 
 
 def smooth_noise(grid: Grid, channels: int, smoothing_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """White noise under a Gaussian, ``(channels, *grid.shape)``, scaled to a root mean square length of one.
+    """White noise smoothed by a Gaussian, ``(channels, *grid.shape)``, with a root mean square length of one.
 
-    Filtered in the Fourier domain: no border to fade at, no truncation, and the same bytes on any number of threads.
+    It is filtered in the Fourier domain: no border effects, no truncation, the same bytes with any number of threads.
     """
     noise = rng.standard_normal((channels, *grid.shape))
     axes = tuple(range(1, grid.dims + 1))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a registration network is trained on: subjects of a datalist made pairs, checked, read."""
+"""Training pairs for a registration network: formed from the subjects of a datalist, checked, read."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 PAIRINGS = ("within", "across", "all")
-KEYS = {role: (role, f"{role}_label", f"{role}_mask", f"{role}_landmarks") for role in IMAGES}
-DIVIDED = ("training", "validation")
+FILE_KEYS = {role: (role, f"{role}_label", f"{role}_mask", f"{role}_landmarks") for role in IMAGES}
+SPLIT_SECTIONS = ("training", "validation")
 
 
 def training_pairs(
@@ -52,36 +52,36 @@ def training_pairs(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[dict[str, str]]:
-    """The pairs of fixed and moving images to train or validate a network on, every path checked.
+    """Pairs of fixed and moving images to train or validate a network, with every path checked.
 
     ``datalist`` is a JSON file (or its content) ``{"training": [...], "validation": [...]}``, or just the list of the
-    training subjects. A subject is ``{"name": ..., "fixed": ..., "moving": ...}``, its images of the one and the other
-    modality, optionally with ``"fixed_label"``, ``"fixed_mask"``, ``"fixed_landmarks"`` and the same for ``"moving"``.
-    Landmarks are CSV files with the header ``x,y,z`` and one point a line, world RAS mm.
+    training subjects. A subject is ``{"name": ..., "fixed": ..., "moving": ...}``, its images of the two
+    modalities, optionally with ``"fixed_label"``, ``"fixed_mask"``, ``"fixed_landmarks"`` and the same for ``"moving"``.
+    Landmarks are CSV files with the header ``x,y,z`` and one point per line, world RAS mm.
 
     Args:
         datalist: see above.
         section: name of the list in the datalist.
         pairing: ``"within"`` registers each subject's moving image to its own fixed image, ``"across"`` to the fixed images of
             all others, ``"all"`` to both.
-        dataset_dir: what relative paths are relative to; by default the folder of the datalist.
-        validation_fraction: share of the training subjects that are kept for validation, the same ones for the same seed. A
-            datalist with a list ``"validation"`` is not divided.
-        limit: at most this many pairs, drawn at random so that each subject is in about as many of them.
-        seed: of the division and of the drawing.
+        dataset_dir: base of relative paths; by default the folder of the datalist.
+        validation_fraction: fraction of the training subjects reserved for validation, the same ones for the same seed. A
+            datalist with a list ``"validation"`` is not split.
+        limit: maximum number of pairs, drawn at random so that all subjects occur about equally often.
+        seed: for the split and the drawing.
 
     Returns:
         for each pair its ``"name"``, ``<moving subject>_to_<fixed subject>``, and the absolute paths under the keys above,
-        those of ``"fixed"`` from the one subject and those of ``"moving"`` from the other.
+        those of ``"fixed"`` from one subject and those of ``"moving"`` from the other.
 
     Raises:
-        InputError: for anything missing, in one line.
+        InputError: if something is missing, in one line.
     """
     _check_options(pairing, validation_fraction, limit, seed)
     content, source, base = load_datalist(datalist)
     base = base if dataset_dir is None else checked_path(dataset_dir, "dataset_dir")
     lists = content if isinstance(content, Mapping) else {"training": content}
-    if section in DIVIDED and "validation" not in lists and validation_fraction is not None:
+    if section in SPLIT_SECTIONS and "validation" not in lists and validation_fraction is not None:
         subjects = _subjects(lists, source, "training", base)
         subjects = _divided(subjects, section, validation_fraction, seed, source)
     elif section == "validation" and section not in lists:
@@ -114,7 +114,7 @@ def _between(value: Any, low: float, high: float) -> bool:
 
 
 def _subjects(lists: Mapping[str, Any], source: str, section: str, base: Path) -> list[dict[str, str]]:
-    """The subjects of a list with names and absolute paths, or one message about all that is wrong."""
+    """The subjects of a list with names and absolute paths; one message lists all faults."""
     items, source = section_of(lists, source, section, "subject, its fixed and its moving image")
     subjects: list[dict[str, str]] = []
     faults: list[str] = []
@@ -126,20 +126,20 @@ def _subjects(lists: Mapping[str, Any], source: str, section: str, base: Path) -
         subject = _subject(item, base, where)
         where += f" ({subject['name']})"
         faults += [f"{where} has no {key}" for key in IMAGES if key not in subject]
-        known = [key for keys in KEYS.values() for key in keys]
+        known = [key for keys in FILE_KEYS.values() for key in keys]
         for key in item:
             if str(key).startswith(IMAGES) and key not in known:
                 faults.append(f"{where} has the unknown key {key}, known are {', '.join(known)}")
         faults += [f"{where}: {k} {subject[k]}: no such file" for k in known if k in subject and not Path(subject[k]).exists()]
         if subject["name"] in [other["name"] for other in subjects]:
-            faults.append(f'{where} has the name of another one, give each its own "name"')
+            faults.append(f'{where} has the name of another subject; give each its own "name"')
         subjects.append(subject)
     refuse(faults, source)
     return subjects
 
 
 def _subject(item: Mapping[str, Any], base: Path, where: str) -> dict[str, str]:
-    given = [key for keys in KEYS.values() for key in keys if item.get(key) is not None]
+    given = [key for keys in FILE_KEYS.values() for key in keys if item.get(key) is not None]
     paths = {key: str((base / checked_path(item[key], f"{where}: {key}")).absolute()) for key in given}
     return {"name": str(item.get("name") or item.get("id") or stem(paths.get("fixed", "")) or where), **paths}
 
@@ -147,7 +147,7 @@ def _subject(item: Mapping[str, Any], base: Path, where: str) -> dict[str, str]:
 def _check_disjoint(
     subjects: Sequence[Mapping[str, str]], lists: Mapping[str, Any], section: str, source: str, base: Path
 ) -> None:
-    """Whom the network was trained on must not say how good it is."""
+    """Training subjects must not be used for evaluation."""
     other = "validation" if section == "training" else "training"
     items = lists.get(other) if section != other else None
     items = [item for item in items if isinstance(item, Mapping)] if isinstance(items, Sequence) else []
@@ -165,13 +165,13 @@ def _identity(item: Mapping[str, Any], base: Path, where: str) -> set[tuple[str,
 
 
 def _divided(subjects: Sequence[dict[str, str]], section: str, fraction: float, seed: int, source: str) -> list[dict[str, str]]:
-    """The part of the training subjects that belongs to a section, in their order."""
+    """The training subjects that belong to a section, in their order."""
     number = len(subjects)
     kept = number - round(fraction * number)
     if kept in (0, number):
         which = "training" if kept == 0 else "validation"
         raise InputError(
-            f"{source}: validation_fraction {fraction:g} of {number} subjects leaves none for {which}; change it, or add some"
+            f"{source}: validation_fraction {fraction:g} of {number} subjects leaves none for {which}; change it, or add subjects"
         )
     order = np.random.default_rng([seed, 0]).permutation(number)
     mine = order[:kept] if section == "training" else order[kept:]
@@ -179,9 +179,9 @@ def _divided(subjects: Sequence[dict[str, str]], section: str, fraction: float, 
 
 
 def _drawn(wanted: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of the wanted pairs, ``(N, N)`` bool, fixed subject first, every subject in about as many.
+    """Draw some of the wanted pairs, ``(N, N)`` bool, fixed subject first, with all subjects about equally often.
 
-    Each time, of the subjects that are in the fewest pairs, one that has been fixed least often is, and likewise for moving.
+    Each draw prefers subjects in the fewest pairs, then those that have been fixed (or moving) least often.
     """
     left, chosen = wanted.copy(), np.zeros_like(wanted)
     uses = np.zeros((2, len(wanted)))  # as fixed, as moving
@@ -196,11 +196,11 @@ def _drawn(wanted: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarr
 
 def _least(uses: np.ndarray, role: int, possible: np.ndarray, rng: np.random.Generator) -> int:
     chance = np.asarray(rng.random(uses.shape[1]))
-    return int(np.lexsort((chance, uses[role], uses.sum(0), ~possible))[0])  # the last key counts first
+    return int(np.lexsort((chance, uses[role], uses.sum(0), ~possible))[0])  # the last key is the primary one
 
 
 def _pair(fixed: Mapping[str, str], moving: Mapping[str, str]) -> dict[str, str]:
-    paths = {key: subject[key] for role, subject in zip(IMAGES, (fixed, moving)) for key in KEYS[role] if key in subject}
+    paths = {key: subject[key] for role, subject in zip(IMAGES, (fixed, moving)) for key in FILE_KEYS[role] if key in subject}
     return {"name": f"{moving['name']}_to_{fixed['name']}", **paths}
 
 
@@ -209,15 +209,15 @@ def check_training_pairs(
     spacing: float,
     preset: RegistrationConfig | Mapping[str, Any] | str = "default",
 ) -> None:
-    """Read every file once to see that a network can be trained on it, so that a bad one is not found hours later.
+    """Read every file once, so that files that a network cannot be trained on are found before training.
 
     Args:
-        pairs: as :func:`training_pairs` gives them.
+        pairs: from :func:`training_pairs`.
         spacing: voxel size of the network's grid, mm.
         preset: settings of the alignment, see :func:`monai_locor.register`.
 
     Raises:
-        InputError: for the first file that will not do, or pair that does not match.
+        InputError: for the first file that cannot be used, or pair that does not match.
     """
     config = RegistrationConfig.of(preset)
     spacing = checked_spacing(spacing)
@@ -229,7 +229,7 @@ def check_training_pairs(
                 grids[path] = Grid.of(read_image(path, role)[0])
                 _check_dims(f"{role} image {path}", grids[path], next(iter(grids)), next(iter(grids.values())))
             _check_size(f"{role} image {path}", grids[path], spacing if role == "fixed" else None)
-        for given in dict.fromkeys(tuple(pair.get(key, "") for key in KEYS[role]) for pair in pairs):
+        for given in dict.fromkeys(tuple(pair.get(key, "") for key in FILE_KEYS[role]) for pair in pairs):
             image, label, mask, landmarks = given
             if label:
                 _check_meets(f"{role} label {label}", read_label(label, role), image, grids[image])
@@ -239,7 +239,7 @@ def check_training_pairs(
                 points[given] = read_landmarks(landmarks, role)
                 _check_landmarks(f"{role} landmarks {landmarks}", points[given], image, grids[image])
     for pair in pairs:
-        fixed, moving = (points.get(tuple(pair.get(key, "") for key in KEYS[role])) for role in IMAGES)
+        fixed, moving = (points.get(tuple(pair.get(key, "") for key in FILE_KEYS[role])) for role in IMAGES)
         _check_match(pair, fixed, moving)
         if config.initialization == "world":
             _check_world(pair, grids)
@@ -248,33 +248,35 @@ def check_training_pairs(
 def _check_dims(name: str, grid: Grid, first: str, of_first: Grid) -> None:
     if grid.dims != of_first.dims:
         raise InputError(
-            f"{name}: is {grid.dims}-D, {grid.shape}, and {first} is {of_first.dims}-D, {of_first.shape}; all images that a "
-            "network is trained on must be 2-D or all 3-D, take the others out"
+            f"{name}: is {grid.dims}-D, {grid.shape}, and {first} is {of_first.dims}-D, {of_first.shape}; the images for a "
+            "network must be all 2-D or all 3-D; remove the others"
         )
 
 
 def _check_size(name: str, grid: Grid, spacing: float | None) -> None:
-    """Enough voxels, and of a fixed image enough of the network's."""
+    """An image needs enough voxels; a fixed image also enough voxels of the network's size."""
     if min(grid.shape) < 2:
-        raise InputError(f"{name}: has one voxel along an axis, {grid.shape}; take it out, or train on 2-D images")
+        raise InputError(f"{name}: has one voxel along an axis, {grid.shape}; remove it, or train on 2-D images")
     if spacing is not None and min(grid.resampled([spacing] * grid.dims).shape) < FEWEST_VOXELS:
         most = float(((np.array(grid.shape) - 1) * grid.spacing).min()) / (FEWEST_VOXELS - 1)
         size = " x ".join(f"{mm:.4g}" for mm in grid.extent)
         raise InputError(
-            f"{name}: its {size} mm hold fewer than {FEWEST_VOXELS} voxels of {spacing:g} mm along an axis; "
-            f"take it out, or choose a spacing of at most {math.floor(most * 1000) / 1000:g} mm"
+            f"{name}: its {size} mm cover fewer than {FEWEST_VOXELS} voxels of {spacing:g} mm along an axis; "
+            f"remove it, or choose a spacing of at most {math.floor(most * 1000) / 1000:g} mm"
         )
 
 
 def _check_meets(name: str, volume: MetaTensor, image: str, grid: Grid) -> None:
-    """A label map or mask on any grid has something to say about its image."""
+    """A label map or mask, on any grid, must overlap its image."""
     volume = placed_like(volume, grid, name)
     own = Grid.of(volume)
     if own.dims != grid.dims:
-        raise InputError(f"{name}: is {own.dims}-D, {own.shape}, and its image {image} {grid.dims}-D; give one that fits")
+        raise InputError(
+            f"{name}: is {own.dims}-D, {own.shape}, and its image {image} {grid.dims}-D; give one of the same dimension"
+        )
     if not bool(warp(volume, own, None, grid, mode="nearest").any()):
         raise InputError(
-            f"{name}: is zero in all of the field of view of {image}; check that it belongs to it and has its world coordinates"
+            f"{name}: is zero everywhere in the field of view of {image}; check that they belong together and share world coordinates"
         )
 
 
@@ -290,7 +292,7 @@ def _check_landmarks(name: str, points: torch.Tensor, image: str, grid: Grid) ->
 
 
 def _check_match(pair: Mapping[str, str], fixed: torch.Tensor | None, moving: torch.Tensor | None) -> None:
-    """Landmarks of both images, or of none."""
+    """Either both images have landmarks, or neither."""
     if fixed is None and moving is None:
         return
     if fixed is None or moving is None:
@@ -314,17 +316,17 @@ def _check_world(pair: Mapping[str, str], grids: Mapping[str, Grid]) -> None:
 
 
 class ReadTrainingPaird(MapTransform):
-    """Read images and masks with :class:`.ReadPaird`, and the label maps and landmarks that a pair has.
+    """Read images and masks with :class:`.ReadPaird`, and label maps and landmarks if a pair has them.
 
-    Those of ``key`` are found under ``key + "_label"`` and ``key + "_landmarks"``, and may be missing or None.
+    Those of ``key`` are read from ``key + "_label"`` and ``key + "_landmarks"``, and may be missing or None.
 
     Args:
         keys: of the images.
-        allow_missing_keys: do not mind a missing image.
+        allow_missing_keys: skip missing images.
 
     Returns:
         the dictionary with images, masks and label maps as MetaTensors ``(1, *spatial)`` float32, each on its own grid, and
-        landmarks ``(N, D)`` float64, world RAS mm, in place of the names.
+        landmarks ``(N, D)`` float64, world RAS mm, instead of the file names.
     """
 
     backend = [TransformBackends.TORCH]

@@ -26,7 +26,7 @@ else:  # ignite is an optional dependency
 __all__ = ["RegistrationMetric", "RegistrationMetrics", "folding_percent", "label_dice", "landmark_error", "pairs"]
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
-NAMES = ("dice", "dice_before", "tre_mm", "tre_before_mm", "folding_percent", "loss")
+METRIC_NAMES = ("dice", "dice_before", "tre_mm", "tre_before_mm", "folding_percent", "loss")
 
 
 class RegistrationMetric(Metric):
@@ -61,7 +61,7 @@ class RegistrationMetric(Metric):
     def __init__(
         self, name: str, loss: Callable[..., torch.Tensor] | None = None, min_voxels: int = 20, save_details: bool = True
     ) -> None:
-        self.name: str = look_up_option(name, NAMES)
+        self.name: str = look_up_option(name, METRIC_NAMES)
         self.loss, self.min_voxels, self.save_details = loss, min_voxels, save_details
         super().__init__()
 
@@ -137,7 +137,7 @@ class RegistrationMetrics:
 
     def __init__(
         self,
-        names: Sequence[str] = NAMES,
+        names: Sequence[str] = METRIC_NAMES,
         prefix: str = "",
         loss: Callable[..., torch.Tensor] | None = None,
         min_voxels: int = 20,

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import monai_locor
 
-from .runs import READY, Job, Run, execute
+from .runs import READY_LINE, Job, Run, execute
 
 __all__ = ["Pool"]
 
@@ -150,7 +150,7 @@ class _Worker:
             process = self.process
         assert process.stdout is not None
         line = process.stdout.readline()
-        if line.strip() != READY and not self.closed:
+        if line.strip() != READY_LINE and not self.closed:
             raise RuntimeError(f"a worker did not start: {self._end(process)}")
         return process
 

@@ -17,7 +17,7 @@ from .figures import finalists_figure, history_figure, importance_figure, slices
 from .results import Finalist, Trial, Tuning
 from .samplers import import_optuna
 from .search import REPEAT_SEED
-from .surrogate import REFITS
+from .surrogate import NUM_REFITS
 
 if TYPE_CHECKING:
     import optuna
@@ -152,7 +152,7 @@ def _finalists(tuning: Tuning) -> Iterator[str]:
     yield "## Finalists"
     yield ""
     yield (
-        f"The {len(tuning.finalists)} trials with the lowest predicted score (mean posterior of {REFITS} Gaussian process "
+        f"The {len(tuning.finalists)} trials with the lowest predicted score (mean posterior of {NUM_REFITS} Gaussian process "
         f"fits), each repeated {len(first.scores)} times with other seeds. The lowest mean wins."
     )
     yield ""

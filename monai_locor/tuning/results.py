@@ -17,7 +17,7 @@ from ..registration import RegistrationConfig
 from .runs import Run
 from .scores import Score
 from .space import SearchSpace
-from .surrogate import REFITS, Surrogate
+from .surrogate import NUM_REFITS, Surrogate
 
 __all__ = ["PRESET", "Finalist", "Objective", "Trial", "Tuning", "candidates", "fitted_surrogate"]
 
@@ -107,7 +107,7 @@ class Finalist:
 def fitted_surrogate(space: SearchSpace, trials: Sequence[Trial], seed: int = 0) -> Surrogate:
     """Fit the surrogate to all trials."""
     points = np.array([space.unit(trial.values) for trial in trials])
-    return Surrogate(points, np.array([trial.value for trial in trials]), REFITS, seed)
+    return Surrogate(points, np.array([trial.value for trial in trials]), NUM_REFITS, seed)
 
 
 def candidates(space: SearchSpace, trials: Sequence[Trial], surrogate: Surrogate, count: int) -> list[Finalist]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from .cases import Case
 
-__all__ = ["READY", "Job", "Run", "execute"]
+__all__ = ["READY_LINE", "Job", "Run", "execute"]
 
-READY = "ready"  # a worker's first line
+READY_LINE = "ready"  # a worker's first line
 
 
 @dataclass(frozen=True)

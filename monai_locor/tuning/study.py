@@ -24,7 +24,7 @@ __all__ = ["distributions", "open_study"]
 
 STUDY_NAME = "monai_locor"
 IDENTITY_KEY = "identity"  # user attribute of the study
-REMEDY = "choose another output folder, or use the inputs that the study was started with"
+OTHER_INPUTS_REMEDY = "choose another output folder, or use the inputs that the study was started with"
 
 
 def distributions(space: SearchSpace) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def open_study(path: Path, identity: Mapping[str, Any]) -> Iterator[optuna.Study
             storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
             study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="minimize", load_if_exists=True)
         except Exception as error:  # database errors, or a file from another version of Optuna
-            raise InputError(f"study {path}: cannot be opened ({one_line(error)}); {REMEDY}") from error
+            raise InputError(f"study {path}: cannot be opened ({one_line(error)}); {OTHER_INPUTS_REMEDY}") from error
         try:
             _check_identity(path, study, json.loads(json.dumps(identity)))
             _requeue(study)
@@ -101,7 +101,7 @@ def _check_identity(path: Path, study: optuna.Study, identity: dict[str, Any]) -
         return
     other = [f"{name} ({_difference(found.get(name), value)})" for name, value in identity.items() if found.get(name) != value]
     if other:
-        raise InputError(f"study {path}: was started with another {', another '.join(other)}; {REMEDY}")
+        raise InputError(f"study {path}: was started with another {', another '.join(other)}; {OTHER_INPUTS_REMEDY}")
 
 
 def _difference(found: Any, wanted: Any) -> str:

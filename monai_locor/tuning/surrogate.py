@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["REFITS", "Surrogate"]
+__all__ = ["NUM_REFITS", "Surrogate"]
 
-REFITS = 50  # as in the paper
+NUM_REFITS = 50  # as in the paper
 LENGTH_BOUNDS, AMPLITUDE_BOUNDS, NOISE_BOUNDS = (5e-2, 1e2), (1e-2, 1e2), (1e-4, 1.0)  # of the kernel's parameters
 INITIAL_LENGTHS, INITIAL_NOISES = (0.1, 3.0), (1e-2, 0.5)  # ranges of the random starts of a fit
 
@@ -31,7 +31,7 @@ class Surrogate:
         seed: seed of the random starts.
     """
 
-    def __init__(self, points: np.ndarray, values: np.ndarray, refits: int = REFITS, seed: int = 0) -> None:
+    def __init__(self, points: np.ndarray, values: np.ndarray, refits: int = NUM_REFITS, seed: int = 0) -> None:
         points, values = np.atleast_2d(np.asarray(points, dtype=float)), np.asarray(values, dtype=float)
         self._middle, self._spread = float(values.mean()), float(values.std())
         self._models: list[Any] = []

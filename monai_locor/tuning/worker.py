@@ -16,11 +16,11 @@ def main() -> int:
     os.dup2(2, 1)  # other output goes to stderr and cannot mix with the answers
     import torch
 
-    from .runs import READY, Job, execute
+    from .runs import READY_LINE, Job, execute
 
     if len(sys.argv) > 1:
         torch.set_num_threads(int(sys.argv[1]))
-    print(READY, file=answers, flush=True)
+    print(READY_LINE, file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(execute(Job(**json.loads(line))).to_dict()), file=answers, flush=True)
     return 0

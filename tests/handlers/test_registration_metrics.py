@@ -19,7 +19,7 @@ from monai.engines import SupervisedEvaluator
 
 from monai_locor.geometry import Grid, identity_points
 from monai_locor.handlers import RegistrationMetric, RegistrationMetrics
-from monai_locor.handlers.registration_metrics import NAMES, folding_percent, label_dice, landmark_error
+from monai_locor.handlers.registration_metrics import METRIC_NAMES, folding_percent, label_dice, landmark_error
 from monai_locor.losses import LocalLearnedBasisCRLoss, LocalNCCLoss
 
 OBLIQUE = np.array([[0.0, -2.0, 0.3, 10], [1.5, 0.2, 0, -3], [0.1, 0.1, 3.0, 4], [0, 0, 0, 1]])
@@ -173,10 +173,10 @@ def expected(item: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.parametrize("options", [{"decollate": False}, {"decollate": True}, {"decollate": False, "batch_size": 3}])
 def test_averages_over_the_pairs_of_an_epoch(options, device):
     data = [pair(seed) for seed in range(3)]
-    key = {"val_" + name: RegistrationMetric(name, min_voxels=15) for name in NAMES[:-1]}
+    key = {"val_" + name: RegistrationMetric(name, min_voxels=15) for name in METRIC_NAMES[:-1]}
     state = evaluate(data, key, RegistrationMetrics(prefix="more_", min_voxels=15), device=device, **options)
     values = [expected(item) for item in data]
-    for name in NAMES[:-1]:
+    for name in METRIC_NAMES[:-1]:
         mean = np.mean([v[name] for v in values])
         assert state.metrics["val_" + name] == state.metrics["more_" + name] == pytest.approx(mean, rel=1e-5)
         np.testing.assert_allclose(state.metric_details["val_" + name].flatten(), [v[name] for v in values], rtol=1e-5)
