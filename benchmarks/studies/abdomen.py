@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learn2Reg abdomen MR-CT as the paper uses it: eight patients with an MR and a CT, four organs.
+"""Learn2Reg abdomen MR-CT as in the paper: eight patients with an MR and a CT, four organs.
 
 The data are the paired training cases of the first task of Learn2Reg 2021 (https://learn2reg.grand-challenge.org): MR and CT
 of The Cancer Imaging Archive, 192 x 160 x 192 voxels, MR fixed, CT moving. Two layouts of the same images are read:
@@ -9,7 +9,7 @@ of The Cancer Imaging Archive, 192 x 160 x 192 voxels, MR fixed, CT moving. Two 
 - as published in 2021, ``Train/img0012_tcia_MR.nii.gz`` with ``seg0012_tcia_MR.nii.gz``, and, of the archive of masks,
   ``L2R_Task1_MRCT/Train/mask0012_tcia_MR.nii.gz``;
 - as released since, ``imagesTr/AbdomenMRCT_0006_0000.nii.gz`` (MR; the CT has ``_0001``) with ``labelsTr`` and ``masksTr``,
-  case numbers halved; its masks are taken to be the regions of interest of 2021.
+  case numbers halved; its masks are assumed to be the regions of interest of 2021.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from .study import Study
 __all__ = ["MASK_CHOICES", "AbdomenMRCT"]
 
 MASK_CHOICES = ("foreground", "roi", "none")
-FOREGROUND_THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # what is measured is brighter
+FOREGROUND_THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # lower limit of measured voxels
 CASE_THRESHOLDS = {("0010", "CT"): -1023.0}
-CASE_EROSIONS = {("0010", "MR"): 3, ("0014", "MR"): 4}  # all others once: a margin that interpolation left
+CASE_EROSIONS = {("0010", "MR"): 3, ("0014", "MR"): 4}  # others: one, to remove the margin left by interpolation
 SIDES = {"fixed": ("MR", 0), "moving": ("CT", 1)}
 
 
 class AbdomenMRCT(Study):
     """Learn2Reg abdomen MR-CT.
 
-    Splits: ``"validation"`` 0012, 0014, 0016; ``"test"`` 0002, 0004, 0008, 0010; ``"dropped"`` 0006, which the paper's code
-    has and its tables leave out.
+    Splits: ``"validation"`` 0012, 0014, 0016; ``"test"`` 0002, 0004, 0008, 0010; ``"dropped"`` 0006, which is in the paper's
+    code but not in its tables.
 
     Args:
         folder: with the data in one of the layouts above.
-        masks: of the registration: ``"foreground"``, ``"roi"`` (the given region of interest and the foreground) or ``"none"``.
+        masks: for the registration: ``"foreground"``, ``"roi"`` (foreground in the region of interest) or ``"none"``.
 
     Raises:
-        InputError: when there is no such folder, or no such masks.
+        InputError: if the folder does not exist, or for unknown masks.
     """
 
     name = "abdomen"
@@ -68,7 +68,7 @@ class AbdomenMRCT(Study):
         self.masks = masks
 
     def files(self, name: str) -> dict[str, Path]:
-        """Images and label maps of a case, and its regions of interest where they are used."""
+        """Images and label maps of a case, and its regions of interest if they are used."""
         return {
             part + ending: self._first(_places(name, kind, *side))
             for part, side in SIDES.items()
@@ -100,7 +100,7 @@ class AbdomenMRCT(Study):
 
 
 def _places(name: str, kind: str, modality: str, channel: int) -> list[str]:
-    """Where a file of a case may be, below the folder."""
+    """Candidate paths of a file of a case, below the folder."""
     old = f"{kind}{name}_tcia_{modality}.nii.gz"
     new = f"AbdomenMRCT_{int(name) // 2:04d}_{channel:04d}.nii.gz" if name.isdigit() else ""
     folder = {"img": "imagesTr", "seg": "labelsTr", "mask": "masksTr"}[kind]
@@ -114,15 +114,15 @@ def _foreground(image: MetaTensor, name: str, modality: str) -> MetaTensor:
 
 
 def _both(mask: MetaTensor, roi: MetaTensor, path: Path) -> MetaTensor:
-    """A mask inside a region of interest, on its grid."""
+    """A mask restricted to a region of interest, on the grid of the mask."""
     grid = Grid.of(mask)
     inside = warp(roi, Grid.of(roi), None, grid, mode="nearest") > 0
     both = mask.as_tensor() * inside.to(mask.dtype)
     if not both.any():
-        raise InputError(f"region of interest {path}: shows nothing of the foreground of its image; does it belong to it?")
+        raise InputError(f"region of interest {path}: does not overlap the foreground of its image; check the files")
     return MetaTensor(both, affine=mask.affine.clone())
 
 
 def _check_same_grid(image: MetaTensor, labels: MetaTensor, path: Path) -> None:
     if not same_grid(Grid.of(image), Grid.of(labels)):
-        raise InputError(f"labels {path}: do not lie on the grid of their image, {tuple(image.shape[1:])}; is the file right?")
+        raise InputError(f"labels {path}: do not lie on the grid of their image, {tuple(image.shape[1:])}; check the file")

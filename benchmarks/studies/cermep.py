@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""CERMEP-IDB-MRXFDG: T1-weighted MR and CT of the heads of 37 adults, scored by what the CT should look like on the MR.
+"""CERMEP-IDB-MRXFDG: T1-weighted MR and CT of the heads of 37 adults, scored against a pseudo-CT of the MR.
 
-The images are given out on request by Merida et al., EJNMMI Research 2021 (doi 10.1186/s13550-021-00830-6). The paper scores
+The images are available on request from Merida et al., EJNMMI Research 2021 (doi 10.1186/s13550-021-00830-6). The paper scores
 against a *pseudo-CT*, synthesised from the T1 by the network of Honkamaa et al., Medical Image Analysis 2023
-(doi 10.1016/j.media.2023.102940, https://github.com/honkamj/non-aligned-i2i), trained on all 37 subjects: it is no part of
-the data set and has to be made with that program first.
+(doi 10.1016/j.media.2023.102940, https://github.com/honkamj/non-aligned-i2i), trained on all 37 subjects. It is not part of
+the data set and must be made with that program first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .study import Study
 
 __all__ = ["CERMEP"]
 
-ARCHIVE_FOLDER = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # what the archive unpacks to
+ARCHIVE_FOLDER = "home/pool/DM/TEP/CERMEP_MXFDG/BASE/DATABASE_SENT/ALL"  # in the unpacked archive
 VALIDATION = ("sub-0004", "sub-0005", "sub-0008")
 SUBJECTS = tuple(f"sub-{number:04d}" for number in range(1, 38))
 THRESHOLD, DILATION = 0.1, 2  # of the evaluation mask, see `body_mask`
@@ -38,13 +38,13 @@ class CERMEP(Study):
     Splits: ``"validation"`` sub-0004, sub-0005, sub-0008; ``"test"`` the other 34.
 
     Args:
-        folder: where the archive was unpacked, or the folder of ``sub-0001`` and so on in it:
+        folder: the unpacked archive, or the folder of ``sub-0001`` and so on in it:
             ``sub-0001/anat/sub-0001_T1w.nii.gz``, ``sub-0001/ct/sub-0001_ct.nii.gz``.
         pseudo_ct: folder with ``sub-0001/sub-0001_predicted.nii.gz`` (or ``sub-0001_predicted.nii.gz``), on the voxels of
-            the T1; by default ``folder``. Without it nothing can be scored.
+            the T1; by default ``folder``. It is needed for scoring.
 
     Raises:
-        InputError: when there is no such folder.
+        InputError: if a folder does not exist.
     """
 
     name = "cermep"
@@ -75,12 +75,12 @@ class CERMEP(Study):
         target = read_image(files["target"], "fixed")[0]
         if target.shape != fixed.shape:
             shapes = f"{tuple(target.shape[1:])} voxels, the T1 {tuple(fixed.shape[1:])}"
-            raise InputError(f"pseudo-CT {files['target']}: has {shapes}; it must be made from that T1, do not crop it")
+            raise InputError(f"pseudo-CT {files['target']}: has {shapes}; it must be made from that T1 without cropping")
         return StudyCase(
             study=self.name,
             name=name,
             fixed=fixed,
             moving=moving,
             evaluation_mask=body_mask(fixed, THRESHOLD, DILATION),
-            target=MetaTensor(target.as_tensor(), affine=fixed.affine.clone()),  # its own header is the network's
+            target=MetaTensor(target.as_tensor(), affine=fixed.affine.clone()),  # its own header is that of the network
         )

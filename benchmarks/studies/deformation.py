@@ -31,25 +31,25 @@ BODY_THRESHOLD = 0.05  # of the evaluation mask, see `body_mask`
 
 
 def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[float] | None = None) -> torch.Tensor:
-    """The paper's random transform ``d = A . exp(v)`` of a grid, as a displacement.
+    """Draw the paper's random transform ``d = A . exp(v)`` of a grid, as a displacement.
 
     ``v`` is white noise with a standard deviation drawn from 700 to 900 *voxels*, smoothed by a Gaussian with a standard
-    deviation drawn from 14 to 16 *mm*, cut off at four of them: about 2 voxels root mean square along each axis on IXI's
-    grids (0.94 x 0.94 x 1.25 mm), and more on coarser ones. The noise goes on beyond the grid, so that nothing fades at its
-    border. ``A`` is a rotation (components of its vector drawn from plus or minus pi/8) about the center of the grid and a
-    translation (components from plus or minus 30 mm). The same seed gives the same transform on any machine, to rounding.
+    deviation drawn from 14 to 16 *mm*, truncated at four of them: about 2 voxels root mean square along each axis on IXI's
+    grids (0.94 x 0.94 x 1.25 mm), and more on coarser ones. The noise extends beyond the grid, so that ``v`` does not fade
+    at its border. ``A`` is a rotation about the center of the grid (components of its vector drawn from plus or minus pi/8) and
+    a translation (components from plus or minus 30 mm). The same seed gives the same transform on any machine, to rounding.
 
     Args:
         grid: 3-D (or 2-D).
-        seed: of everything drawn.
-        voxel_mm: size of the voxels that the noise is meant for, where the grid has others; ``v`` then is as strong in mm as
-            on such voxels. Without it the protocol is followed to the letter.
+        seed: of the random numbers.
+        voxel_mm: voxel size for which the noise level is meant; ``v`` is scaled to the same strength in mm. By default the
+            voxel size of the grid, as in the protocol.
 
     Returns:
         ``(D, *grid.shape)``, RAS mm, float32: the point x of the deformed image lies at ``x + u(x)`` in the original.
 
     Raises:
-        ValueError: when the grid is not 2-D or 3-D.
+        ValueError: if the grid is not 2-D or 3-D.
     """
     if grid.dims not in (2, 3):
         raise ValueError(f"the grid must have 2 or 3 dimensions, got {grid.dims}")

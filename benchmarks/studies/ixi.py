@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""IXI PD and T2 of the same scan, one of them deformed: a registration with a known answer.
+"""IXI PD and T2 images of the same session, one of them deformed: a registration with a known answer.
 
 The images are published at https://brain-development.org/ixi-dataset (CC BY-SA 3.0): the archives ``IXI-PD.tar`` and
-``IXI-T2.tar``. The deformation is :func:`.t2_pd_deformation`. The paper drew its own on a GPU with one seed, 42, for all
-subjects in a row; they cannot be drawn again, so numbers agree with the paper's in distribution only. Here the seed of a
-subject is 42 and the subject's number: it does not depend on which others are prepared.
+``IXI-T2.tar``. The deformation is :func:`.t2_pd_deformation`. The paper drew its deformations on a GPU with one seed, 42,
+for all subjects in sequence; they cannot be reproduced, so results agree with the paper's in distribution only. Here the seed
+of a subject is 42 and the subject's number, independent of other subjects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["IXI"]
 
 STUDY_SEED = 42
 
-# as the paper lists them, each once (IXI508 stands there twice)
+# from the paper, each once (IXI508 is listed twice there)
 TEST_SUBJECTS = """
 IXI077-Guys-0752 IXI519-HH-2240 IXI237-Guys-1049 IXI607-Guys-1097 IXI347-IOP-0927 IXI029-Guys-0829 IXI508-HH-2268
 IXI392-Guys-1064 IXI056-HH-1327 IXI227-Guys-0813 IXI517-IOP-1144 IXI238-IOP-0883 IXI551-Guys-1065 IXI467-Guys-0983
@@ -46,7 +46,7 @@ class IXI(Study):
             and ``IXI-T2`` (or ``PD`` and ``T2``) of them.
 
     Raises:
-        InputError: when there is no such folder.
+        InputError: if the folder does not exist.
     """
 
     name = "ixi"

@@ -30,19 +30,19 @@ from .study import Study
 
 __all__ = ["Learn2Reg", "Learn2RegPair"]
 
-SPLIT_KEYS = {  # ours: theirs, the first that lists something
+SPLIT_KEYS = {  # split: keys of dataset.json, the first non-empty one is used
     "train": ("training_paired_images",),
     "val": ("registration_val",),
     "test": ("registration_test", "test_paired_images"),
 }
-ANNOTATIONS = {"label": "labels", "mask": "masks"}  # key of an image's entry: what "images" becomes in the folder's name
+ANNOTATIONS = {"label": "labels", "mask": "masks"}  # key in an image's entry: replacement of "images" in the folder name
 POINT_KINDS = ("landmarks", "keypoints")
 IMAGE_NAME = re.compile(r"_(\d{4})_(\d{4})\.nii(\.gz)?$")
 
 
 @dataclass(frozen=True)
 class Learn2RegPair:
-    """Two images of a data set and what is known of them, all paths absolute or below the data set's folder.
+    """Two images of a data set with their annotations; paths are absolute or relative to the data set's folder.
 
     Args:
         fixed, moving: images.
@@ -64,13 +64,13 @@ class Learn2RegPair:
 
     @property
     def name(self) -> str:
-        """Subject and modality of the fixed and of the moving image, as the challenge's results have it."""
+        """Subject and modality of the fixed and of the moving image, as in the challenge's results."""
         fixed, of_fixed, moving, of_moving = self.ids
         return f"{fixed}_{of_fixed}_from_{moving}_{of_moving}"
 
     @property
     def displacement(self) -> str:
-        """Name of the displacement in a submission, short where the challenge allows it."""
+        """File name of the displacement in a submission, in short form if the challenge allows it."""
         fixed, of_fixed, moving, of_moving = self.ids
         if of_fixed == of_moving or (of_fixed, of_moving) == ("0000", "0001"):
             return f"disp_{fixed}_{moving}.nii.gz"
@@ -86,7 +86,7 @@ class Learn2Reg(Study):
         path: of the ``dataset.json``, or of the folder that it is in.
 
     Raises:
-        InputError: when there is none, or it is none of Learn2Reg's.
+        InputError: if it does not exist, or is not a data set of Learn2Reg.
     """
 
     name = "learn2reg"
@@ -111,7 +111,7 @@ class Learn2Reg(Study):
         """Pairs of a split.
 
         Raises:
-            InputError: for a split that there is not.
+            InputError: for an unknown split.
         """
         self.names(split)
         return self._pairs[split]
@@ -120,13 +120,13 @@ class Learn2Reg(Study):
         """The pair of a name.
 
         Raises:
-            InputError: when there is none.
+            InputError: for an unknown name.
         """
         self._check_name(name)
         return self._by_name[name]
 
     def files(self, name: str) -> dict[str, Path]:
-        """Images of a pair and all else that is listed for them or lies in its place."""
+        """Images of a pair and their annotations, listed or at their default paths."""
         pair = self.pair(name)
         sides = (("fixed", pair.fixed, pair.fixed_files), ("moving", pair.moving, pair.moving_files))
         return {
@@ -155,7 +155,7 @@ class Learn2Reg(Study):
     def _listed(
         self, content: Mapping[str, Any], keys: Sequence[str], entries: Mapping[str, Mapping[str, Any]], file: Path
     ) -> Iterator[Learn2RegPair]:
-        """Pairs of the first key that lists any."""
+        """Pairs of the first non-empty key."""
         for item in next((content[key] for key in keys if content.get(key)), []):
             if not isinstance(item, Mapping) or not {"fixed", "moving"} <= set(item):
                 raise InputError(f"data set {file}: a pair is {str(item)[:60]}, not fixed and moving; repair the file")
@@ -166,13 +166,13 @@ class Learn2Reg(Study):
             yield Learn2RegPair(paths["fixed"], paths["moving"], *others)
 
     def _others(self, image: str, entry: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Path]:
-        """Files that belong to an image: those listed, and those that lie where they would be."""
+        """Annotation files of an image, listed or at their default paths."""
         found = {kind: self.folder / _inside(str(entry[kind])) for kind in ANNOTATIONS if entry.get(kind)}
         for kind, folder in ANNOTATIONS.items():
             path = self.folder / image.replace("images", folder, 1)
             if kind not in found and folder not in image and path.is_file():
                 found[kind] = path
-        # with several modalities each two of them have keypoints of their own: keypoints01Tr, keypoints02Tr
+        # with several modalities, each two of them have their own keypoints: keypoints01Tr, keypoints02Tr
         ending = "".join(str(int(modality)) for modality in modalities)
         for kind in POINT_KINDS:
             for folder in (kind + ending, kind):
@@ -201,14 +201,14 @@ def _content(file: Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise InputError(f"data set {file}: is not valid JSON ({one_line(error)}); unpack the archive again") from error
     if not isinstance(content, Mapping):
-        raise InputError(f"data set {file}: is no JSON object; is it a dataset.json of Learn2Reg?")
+        raise InputError(f"data set {file}: is not a JSON object; give a dataset.json of Learn2Reg")
     return content
 
 
 def _entries(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What is listed of the training images, in a list or, with several modalities, in a list for each of them.
+    """Entries of the training images, in one list or in one list per modality.
 
-    What is listed of test images may be withheld.
+    Files of test images may be withheld.
     """
     listed = content.get("training") or []
     for group in listed.values() if isinstance(listed, Mapping) else [listed]:
@@ -216,12 +216,12 @@ def _entries(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _inside(path: str) -> str:
-    """A path of a data set without the ./ at its beginning."""
+    """A path in a data set without its leading ./."""
     return path.removeprefix("./")
 
 
 def _labels(listed: Any) -> dict[int, str]:
-    """Names of labels but the background, of the first modality; nothing where none are listed."""
+    """Names of the labels of the first modality, without the background; empty if none are listed."""
     if isinstance(listed, Mapping) and listed and all(isinstance(value, Mapping) for value in listed.values()):
         listed = next(iter(listed.values()))
     if isinstance(listed, Sequence) and not isinstance(listed, str):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Submissions to the Learn2Reg challenge: written, and evaluated as the challenge does."""
+"""Write and evaluate submissions to the Learn2Reg challenge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPORTED_QUANTILE = 0.3  # of the cases, reported beside their mean
 
 
 def write_submission(folder: str | PathLike[str], case: StudyCase, displacement_mm: torch.Tensor) -> Path:
-    """Write a displacement as the challenge takes it: ``disp_0006_0006.nii.gz``, ``(X, Y, Z, 3)`` voxels.
+    """Write a displacement in the format of the challenge: ``disp_0006_0006.nii.gz``, ``(X, Y, Z, 3)`` voxels.
 
     Args:
         folder: of the submission.
@@ -39,8 +39,8 @@ def write_submission(folder: str | PathLike[str], case: StudyCase, displacement_
         the file. The voxel x of the fixed image belongs to the voxel ``x + disp(x)`` of the moving image.
 
     Raises:
-        InputError: when the folder cannot be written to.
-        ValueError: when the displacement does not live on the fixed grid or is not finite.
+        InputError: if the folder cannot be written to.
+        ValueError: if the displacement does not live on the fixed grid or is not finite.
     """
     transform = SpatialTransform.of_field(case.displacement(displacement_mm), case.grid)
     path = check_output_dir(folder) / _displacement_name(case)
@@ -50,7 +50,7 @@ def write_submission(folder: str | PathLike[str], case: StudyCase, displacement_
 def evaluate_submission(
     dataset: Learn2Reg, folder: str | PathLike[str], split: str = "val", labels: Iterable[int] | None = None
 ) -> dict[str, Any]:
-    """Evaluate the displacements that were made for a split.
+    """Evaluate the displacements of a split.
 
     Args:
         dataset: the data set.
@@ -64,7 +64,7 @@ def evaluate_submission(
         challenge's ``metrics.json``: mean, standard deviation and 30 % quantile over the cases that have the measure.
 
     Raises:
-        InputError: when a displacement or a file of the data set is missing, or one cannot be used.
+        InputError: if a displacement or a file of the data set is missing or cannot be used.
     """
     root = Path(folder).expanduser()
     files = {pair.name: _submitted(root, pair.displacement) for pair in dataset.pairs(split)}
@@ -93,12 +93,12 @@ def _aggregates(cases: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str,
 
 def _displacement_name(case: StudyCase) -> str:
     if "displacement" not in case.about:
-        raise InputError(f"case {case.name} of {case.study}: is none of Learn2Reg, its displacement has no name there")
+        raise InputError(f"case {case.name} of {case.study}: is not from Learn2Reg, so its displacement has no file name")
     return str(case.about["displacement"])
 
 
 def _submitted(root: Path, name: str) -> Path | None:
-    """The file of a displacement, in either of its formats."""
+    """The file of a displacement, in either format."""
     paths = (root / name, root / name.replace(".nii.gz", ".npz"))
     return next((path for path in paths if path.is_file()), None)
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the studies of the paper have in common: a folder as it was published, splits, cases, a score."""
+"""Base class of the studies: a data set as published, its splits, cases and score."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["Study"]
 
 
 class Study(ABC):
-    """A data set, how it is split, prepared and scored.
+    """A data set with its splits, preparation and score.
 
     Args:
-        folder: with the data as they were published.
+        folder: with the data as published.
 
     Raises:
-        InputError: when there is no such folder.
+        InputError: if the folder does not exist.
     """
 
     name: ClassVar[str]  #: in messages, files and :data:`studies.STUDIES`
-    source: ClassVar[str]  #: where the data come from, for messages
+    source: ClassVar[str]  #: origin of the data, for messages
     splits: Mapping[str, tuple[str, ...]]  #: split to names of cases
-    measures: ClassVar[tuple[str, ...]] = ()  #: keys of a score that a table shows
+    measures: ClassVar[tuple[str, ...]] = ()  #: keys of a score to show in tables
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         self.folder = Path(folder).expanduser()
@@ -52,17 +52,17 @@ class Study(ABC):
 
     @abstractmethod
     def files(self, name: str) -> dict[str, Path]:
-        """Every file that a case needs, by its part; a file need not exist."""
+        """Every file that a case needs, by its part, whether it exists or not."""
 
     def missing(self, name: str) -> list[Path]:
-        """Files of a case that are not there."""
+        """Missing files of a case."""
         return [path for path in self.files(name).values() if not path.is_file()]
 
     def load(self, name: str) -> StudyCase:
         """Read and prepare a case.
 
         Raises:
-            InputError: for an unknown case, and when a file of it is missing or cannot be used.
+            InputError: for an unknown case, or if one of its files is missing or cannot be used.
         """
         self._check_name(name)
         missing = self.missing(name)
@@ -73,7 +73,7 @@ class Study(ABC):
 
     @abstractmethod
     def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
-        """Read and prepare a case all of whose files are there."""
+        """Read and prepare a case whose files all exist."""
 
     @classmethod
     def score(cls, case: StudyCase, displacement_mm: torch.Tensor | None) -> dict[str, float]:
@@ -98,6 +98,6 @@ class Study(ABC):
             raise InputError(f"{self.name}: has no case {name!r}; its cases are {', '.join(dict.fromkeys(known))}")
 
     def _first(self, candidates: Sequence[str]) -> Path:
-        """The first of several places below the folder where there is a file, else the first of all."""
+        """The first existing file of several candidates below the folder, else the first candidate."""
         paths = [self.folder / candidate for candidate in candidates]
         return next((path for path in paths if path.is_file()), paths[0])

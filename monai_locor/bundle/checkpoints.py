@@ -100,8 +100,8 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
 class BestCheckpoint:
     """Save the weights after the best validation so far, and stop training early.
 
-    The criterion is the mean Dice if there are labels, else the loss. MONAI's ``CheckpointSaver`` deletes the previous best file
-    before it writes the new one and, like ``EarlyStopHandler``, does not restore the best score when training is resumed.
+    The criterion is the mean Dice if there are labels, else the loss. MONAI's ``CheckpointSaver`` deletes the previous best
+    file before writing the new one and, like ``EarlyStopHandler``, does not restore the best score when training resumes.
 
     Args:
         path: file to write; None writes nothing.

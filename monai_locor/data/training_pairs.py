@@ -171,7 +171,7 @@ def _divided(subjects: Sequence[dict[str, str]], section: str, fraction: float, 
     if kept in (0, number):
         which = "training" if kept == 0 else "validation"
         raise InputError(
-            f"{source}: validation_fraction {fraction:g} of {number} subjects leaves none for {which}; change it, or add subjects"
+            f"{source}: validation_fraction {fraction:g} of {number} subjects leaves none for {which}; change it, or add some"
         )
     order = np.random.default_rng([seed, 0]).permutation(number)
     mine = order[:kept] if section == "training" else order[kept:]
@@ -276,7 +276,8 @@ def _check_meets(name: str, volume: MetaTensor, image: str, grid: Grid) -> None:
         )
     if not bool(warp(volume, own, None, grid, mode="nearest").any()):
         raise InputError(
-            f"{name}: is zero everywhere in the field of view of {image}; check that they belong together and share world coordinates"
+            f"{name}: is zero everywhere in the field of view of {image}; check that they belong together and share world "
+            "coordinates"
         )
 
 

@@ -275,7 +275,7 @@ def test_labels_and_masks_elsewhere(one, tmp_path):
         check_training_pairs([{**one, f"moving_{kind}": volume(tmp_path / "fine.nii", (30, 31, 32), AFFINE / 2, True)}], 5.0)
         path = volume(tmp_path / f"far_{kind}.nii", affine=far, label=True)
         message = check(one, **{f"moving_{kind}": path})
-        assert f"moving {kind} {path}: is zero in all of the field of view of {one['moving']}" in message
+        assert f"moving {kind} {path}: is zero everywhere in the field of view of {one['moving']}" in message
         flat = volume(tmp_path / f"flat_{kind}.nii", (40, 41), label=True)
         assert "is 2-D, (40, 41)" in check(one, **{f"fixed_{kind}": flat})
     assert "whole numbers" in check(one, fixed_label=one["fixed"])
