@@ -199,7 +199,7 @@ def test_errors_name_the_file_and_the_remedy(dataset, tmp_path):
     assert "choose from train, val" in refusal(dataset.pairs, "test")
     assert "has no case" in refusal(dataset.load, "0003_0000_from_0003_0001")
     assert "has none" in refusal(Learn2Reg, tmp_path) and "cannot be read" in refusal(Learn2Reg, tmp_path / "a.json")
-    for content, message in (("{", "is not valid JSON"), ("[]", "no JSON object"), ('{"name": "x"}', "lists no pairs")):
+    for content, message in (("{", "is not valid JSON"), ("[]", "not a JSON object"), ('{"name": "x"}', "lists no pairs")):
         (tmp_path / "a_dataset.json").write_text(content)
         assert message in refusal(Learn2Reg, tmp_path)
     (tmp_path / "a_dataset.json").write_text('{"registration_val": [["a", "b"]]}')

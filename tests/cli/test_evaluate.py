@@ -93,7 +93,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
         (["--moving", "moving.nii.gz"], "--fixed and --moving must be given together"),
         ([*labels, "--labels", "1,x"], "--labels 1,x: give integers"),
         ([*labels, "--labels", "5"], "5 not in fixed labels fixed_labels.nii.gz; it contains -2, 0, 300"),
-        (["--fixed-labels", "fixed.nii.gz", *labels[2:]], "fixed labels fixed.nii.gz: contains the value"),
+        (["--fixed-labels", "fixed.nii.gz", *labels[2:]], "fixed labels fixed.nii.gz: holds the value"),
         (["--fixed-points", "one.csv", "--moving-points", "moving.csv"], "one.csv: 1 points of 3 coordinates"),
         ([*labels[:2], "--moving-labels", "flat.nii.gz"], "labels flat.nii.gz: are 2-D"),
         (["-t", "field.nii.gz", "--mask", "empty.nii.gz"], "empty.nii.gz: is empty"),

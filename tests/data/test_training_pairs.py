@@ -178,7 +178,7 @@ def test_missing_files_are_named_with_subject_and_key(four, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "s0"}, "subject 2 (s0) has the name of another one"),
+        ({"name": "s0"}, "subject 2 (s0) has the name of another subject"),
         ({"moving": None}, "subject 2 (s1) has no moving"),
         ({"fixed_lable": "x"}, "unknown key fixed_lable, known are fixed, fixed_label"),
         ({"moving": True}, "subject 2: moving must be the name of a file"),
