@@ -69,6 +69,7 @@ def test_table(script):
     assert lines[4] == "| a | 80 | 9.00 | 1.000 |  |  | more than 40 |" and "reused failed: no memory" in lines[5]
 
 
+@pytest.mark.slow
 def test_the_script_on_tiny_cases(script, cases, tmp_path, capsys):
     pytest.importorskip("safetensors")
     preset, numbers, basis = tmp_path / "tiny.json", tmp_path / "out.json", tmp_path / "basis.safetensors"

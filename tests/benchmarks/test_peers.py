@@ -98,6 +98,7 @@ def run(modules: SimpleNamespace, case: Path, *options: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_program_is_run_measured_and_scored(modules, case, tmp_path, monkeypatch, capsys):
     log = programs(tmp_path, monkeypatch, ballast=200 * 2**20, seconds=0.5)
     found = run(modules, case, "--tools", "niftyreg-mind")
@@ -254,6 +255,7 @@ def test_names_of_neighbors_do_not_lie_on_each_other(modules):
     assert len(boxes) == 4 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+@pytest.mark.slow
 def test_the_picture_is_written(modules, tmp_path):
     pytest.importorskip("matplotlib")
     numbers = [tmp_path / f"{case}.json" for case in "abc"]

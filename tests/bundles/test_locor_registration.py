@@ -248,6 +248,7 @@ def test_the_kind_of_transform(kind):
     assert workflow().inferer.config.transform == "deformable"
 
 
+@pytest.mark.slow
 def test_another_measure():
     preset = {"preset": "fast", "similarity": "srwcr", "similarity_options": {"spacing": 5}}
     assert workflow(preset=preset).inferer.config.similarity_options == {"spacing": 5}

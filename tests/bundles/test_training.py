@@ -149,6 +149,7 @@ def test_one_network():
     assert resolved[0] == resolved[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, "model"])
 def test_export(tmp_path, key):
     """As the model zoo's checks do it, which give no key, and by name."""
@@ -221,6 +222,7 @@ def test_resuming_what_does_not_fit(files, tmp_path):
     assert "resume from a last.pt" in refusal(**given, resume=True)
 
 
+@pytest.mark.slow
 def test_initial_weights(files, tmp_path):
     run(**options(files, tmp_path / "first"))
     weights = str(tmp_path / "first" / "models" / "last.pt")

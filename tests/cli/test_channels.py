@@ -31,6 +31,7 @@ def field(path) -> np.ndarray:
     return read_displacement_field(path)[0].numpy()
 
 
+@pytest.mark.slow
 def test_for_real(run, several, folder):
     answer = run(*several, "--channel-weights", "1", "0.5", *WORDS, "-o", "out")
     assert answer.code in (0, 1) and "registering moving.nii.gz, moving2.nii.gz to fixed.nii.gz, fixed2.nii.gz" in answer.out

@@ -109,6 +109,7 @@ def test_the_verdict_is_told_and_is_the_exit_code(tmp_path, calls, files, capsys
     assert json.loads(capsys.readouterr().out)["verdict"]["status"] == status
 
 
+@pytest.mark.slow
 def test_no_common_overlap_is_said(tmp_path, calls, files, capsys):
     calls["displacement"] = lambda zero: zero + 1e4
     assert main(["demo", "--fixed", files[0], "--moving", files[1], "--output-dir", str(tmp_path / "out")]) == 0

@@ -128,6 +128,7 @@ def test_weights(known):
     assert (weight[outside] == 0).all() and (d["moving"][0].numpy()[outside] == 0).all() and outside.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(18, 16, 5), (7, 30, 14), (15, 16, 15)])
 def test_cropping_and_padding_move_nothing(known, size):
     whole, part = AlignPaird(4.0)(pair()), AlignPaird(4.0, spatial_size=size)(pair())

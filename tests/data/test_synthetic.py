@@ -32,6 +32,7 @@ def test_same_seed_same_bytes_and_no_folding(grid):
     assert found["folding_voxels"] == 0 and found["ndv"] == 0 and found["std_log"] > 0.05
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter():
     threads = torch.get_num_threads()
     expected = random_diffeomorphism(GRID, 0)
@@ -98,6 +99,7 @@ def test_deformed_image_is_the_image_at_the_moved_points():
     torch.testing.assert_close(deform(image, u).as_tensor()[inner], (ramp[0] + u.double().sum(0))[inner[1:]], atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_mni_pair_is_two_contrasts_of_one_brain():
     pytest.importorskip("nilearn")
     from monai_locor.data.demo import mni152_pair

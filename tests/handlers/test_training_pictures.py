@@ -66,6 +66,7 @@ def random_state() -> list[Any]:
     return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "decollated"), [(2, False), (3, False), (2, True)])
 def test_the_first_pair_of_an_epoch_is_drawn(dims, decollated):
     writer, runner = Writer(), engine(dims, decollated)
@@ -77,6 +78,7 @@ def test_the_first_pair_of_an_epoch_is_drawn(dims, decollated):
         assert picture.min() >= 0 and picture.max() > 0.5 and picture.std() > 0.05
 
 
+@pytest.mark.slow
 def test_intervals_count_the_epochs_in_which_the_engine_runs():
     warps, bases, runner = Writer(), Writer(), engine()
     WarpPictures(warps, interval=2).attach(runner)
@@ -97,6 +99,7 @@ def test_each_direction_has_its_basis():
         assert [tag for tag, _, _ in writer.written] == tag
 
 
+@pytest.mark.slow
 def test_training_does_not_notice():
     loss = Loss().train()
     loss.inverse_similarity.eval()

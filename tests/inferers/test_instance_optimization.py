@@ -143,6 +143,7 @@ def test_gradients_are_switched_on(mode):
     assert sum(len(stage["loss"]) for stage in got.history) == 6
 
 
+@pytest.mark.slow
 def test_file_names_are_kept():
     fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, seed=1)
     fixed.meta["filename_or_obj"] = "fixed.nii"
@@ -150,6 +151,7 @@ def test_file_names_are_kept():
     assert result.inputs == {"fixed": "fixed.nii"}
 
 
+@pytest.mark.slow
 def test_no_iterations_and_no_network_is_the_affine_alone():
     fixed, moving = blobs(16, 16, 16), blobs(16, 16, 16, seed=1)
     (result,) = InstanceOptimizationInferer(PRESET, num_iterations=0, progress=False)([fixed], None, moving=[moving])
@@ -240,6 +242,7 @@ def test_the_trained_basis_is_the_start():
     assert other([fixed], network, moving=[moving])[0].basis is not None
 
 
+@pytest.mark.slow
 def test_another_measure():
     fixed, moving = blobs(24, 24, 24), blobs(24, 24, 24, seed=1)
     options = {"similarity": "mind_ssc", "similarity_options": {"radius": 1}}
@@ -300,6 +303,7 @@ def test_misuse_is_named():
         inferer([image], None, moving=[image, image])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [0, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_network_that_has_diverged_is_refused(iterations, bad):

@@ -64,6 +64,7 @@ print(codes, {"torch", "monai", "itk"} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_refusals_of_unknown_files_import_nothing_heavy(tmp_path):
     pytest.importorskip("SimpleITK")
     for name in FORMATS:

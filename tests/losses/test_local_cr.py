@@ -172,6 +172,7 @@ class TestShift:
         assert loss(pred, target) == loss(pred, target)
         assert torch.equal(torch.get_rng_state(), state)
 
+    @pytest.mark.slow
     def test_over_many_calls_all_voxels_count_equally(self):
         """The summed gradient of the target's energy: with a basis that explains nothing, R is the window mean of t^2."""
         loss = LocalLearnedBasisCRLoss(1, basis="polynomial", degree=0, ridge=1e9, eps=1e9, reduction="sum", rescale=False)

@@ -96,6 +96,7 @@ class TestCopies:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize("basis", ["learned", "polynomial"])
     @pytest.mark.parametrize("form", ["log", "normalized"])
     def test_volumes_of_five_voxels(self, basis, form, device):

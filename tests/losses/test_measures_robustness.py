@@ -49,8 +49,7 @@ class TestMask:
         odd = torch.where(mask > 0, 255.0, math.nan)
         assert torch.equal(loss(pred, target, odd), loss(pred, target, mask))
 
-    @pytest.mark.parametrize("masked", [False, True])
-    @pytest.mark.parametrize("junk", [math.nan, math.inf])
+    @pytest.mark.parametrize(("junk", "masked"), [(math.nan, False), (math.inf, True)])
     def test_nothing_finite_is_no_good_score(self, name, masked, junk):
         """As after a training that diverged: 0 would look better than any image."""
         mask = torch.ones(2, 1, 9, 9) if masked else None

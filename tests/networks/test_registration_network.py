@@ -262,6 +262,7 @@ def test_the_network_may_run_in_low_precision():
     assert not torch.equal(out["ddf"], full["ddf"])  # it did
 
 
+@pytest.mark.slow
 def test_scripted_network():
     model = RegistrationNetwork(torch.jit.script(small_unet()), divisible=4)
     assert set(model(smooth(1, 1, 8, 8, 8), smooth(1, 1, 8, 8, 8, seed=1))) == BOTH

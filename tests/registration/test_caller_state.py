@@ -144,6 +144,7 @@ class TestRegister:
             found = run(fixed, moving, SEARCHING, **masks)
         assert_same(found, expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [{"similarity": "mind_ssc"}, {"similarity": "local_ncc"}, {"similarity": "mutual_information"}, {"masked": True}],
@@ -158,6 +159,7 @@ class TestRegister:
             found = run(fixed, moving, TINY, **options)
         assert_same(found, expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["initial", "initial_velocity"])
     def test_from_a_field_or_a_velocity(self, name, images):
         fixed, moving, truth = images
@@ -208,6 +210,7 @@ class TestRegister:
 
 
 class TestRandomState:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "similarity",
         [None, "local_parzen_cr", lambda dims: LocalLearnedBasisCRLoss(dims, rescale=False)],

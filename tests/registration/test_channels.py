@@ -63,6 +63,7 @@ def test_of_one_image_a_side_nothing_changes(grid, derivative):
     assert torch.equal(plain.forward_mm, listed.forward_mm) and plain.basis is not None and listed.basis is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_every_measure(images, similarity):
     found = run(*images[:2], TINY, similarity=similarity)
@@ -77,6 +78,7 @@ def test_the_same_pair_twice_is_one_with_two_bases(images):
     torch.testing.assert_close(one.forward_mm, two.forward_mm, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_weights_count(images):
     options = {"similarity": "mutual_information"}
     first = run(images[0][0], images[1][0], WIDE, **options).forward_mm
@@ -87,6 +89,7 @@ def test_weights_count(images):
     assert apart[0] < 0.1 * apart[1] and apart[1] < apart[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", ["fixed", "moving"])
 def test_one_image_goes_with_each_of_the_others(images, alone):
     fixed, moving = images[0][0], images[1][0]
@@ -127,6 +130,7 @@ def test_with_masks_and_verdict(images):
     assert torch.equal(found.fixed_image.as_tensor(), images[0][0].as_tensor())
 
 
+@pytest.mark.slow
 def test_two_people_are_judged_by_all_pairs(images):
     config = RegistrationConfig(stages=(Stage(4, 3), Stage(4, 3, spacing=16)))
     both = run(*images[:2], config)
@@ -140,6 +144,7 @@ def test_on_two_devices(images):
     torch.testing.assert_close(one.forward_mm, two.forward_mm, atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_again_from_its_manifest(images, tmp_path):
     names = {}
     for role, values in zip(("fixed", "moving"), images[:2], strict=True):

@@ -145,6 +145,7 @@ def test_for_nothing_else(images, changes):
     assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
 
 
+@pytest.mark.slow
 def test_the_start_of_the_deformation_is_kept(images):
     """Begun again from the velocity that was given: with no steps to speak of, that is what comes out."""
     velocity = torch.zeros(3, *CUBE.shape)

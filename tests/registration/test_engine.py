@@ -66,6 +66,7 @@ class TestAnswer:
         only = run(same, same, {"stages": [Stage(2, 20)]})
         torch.testing.assert_close(found.forward_mm, only.forward_mm, atol=1e-3, rtol=0)
 
+    @pytest.mark.slow
     def test_swapped_images_give_the_inverse(self, images, result):
         swapped = run(images[1], images[0])
         # both are off the truth by a little; they must not be off each other by more
@@ -109,6 +110,7 @@ class TestGeometry:
         before, after = errors(run(fixed, moving), truth)
         assert after < before / 3, (before, after)
 
+    @pytest.mark.slow
     def test_the_origin_of_the_world_does_not_matter(self, images):
         there = Grid(CUBE.shape, offset([700, -300, 150]) @ CUBE.affine)
         found = run(*(image(i.numpy()[0], there) for i in images[:2]), TINY)
@@ -186,6 +188,7 @@ def check_order(images, role: str, axes, flips) -> None:
 
 
 class TestDeterminism:
+    @pytest.mark.slow
     def test_same_seed_same_bytes(self, images):
         first, second = (run(*images[:2], TINY, seed=3) for _ in range(2))
         assert first.forward_mm.numpy().tobytes() == second.forward_mm.numpy().tobytes()
@@ -198,6 +201,7 @@ class TestDeterminism:
         assert not torch.equal(other.forward_mm, result.forward_mm)
         assert errors(other, images[2])[1] < 2 * errors(result, images[2])[1]
 
+    @pytest.mark.slow
     def test_the_random_state_of_the_caller_neither_matters_nor_changes(self, images):
         first = run(*images[:2], TINY)
         torch.manual_seed(123)
@@ -216,6 +220,7 @@ class TestDeterminism:
         assert torch.equal(engines[0].forward_mm(), engines[1].forward_mm())
         assert torch.equal(*(engine.inverse_mm(engine.forward_mm()) for engine in engines))
 
+    @pytest.mark.slow
     def test_devices_agree(self, images, device):
         here, there = run(*images[:2], TINY), run(*images[:2], TINY, device=device)
         assert difference(here.forward_mm, there.forward_mm, CUBE) < 0.05
@@ -252,6 +257,7 @@ class TestStart:
         before, after = errors(found, images[2])
         assert after < 0.02 * before
 
+    @pytest.mark.slow
     def test_a_good_start_is_kept(self, images):
         found = run(*images[:2], GENTLE, initial=images[2])
         before, after = errors(found, images[2])

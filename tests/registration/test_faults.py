@@ -52,6 +52,7 @@ class TestFaults:
         before, after = errors(found, images[2])
         assert after < before / 3, (before, after)
 
+    @pytest.mark.slow
     def test_masks_of_half_the_image(self, images):
         mask = torch.zeros(1, *CUBE.shape)
         mask[:, :, :, 10:] = 1
@@ -92,6 +93,7 @@ class TestBadSteps:
         assert value.isfinite() and all(p.isfinite().all() for p in engine.parameters())
         assert not torch.equal(before[0], next(iter(engine.parameters())))
 
+    @pytest.mark.slow
     def test_the_run_goes_on(self, images, monkeypatch, caplog, result):
         engine = engine_of(images, SHORT)
         spoil(engine, monkeypatch, {3, 40})

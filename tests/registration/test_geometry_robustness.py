@@ -108,6 +108,7 @@ class TestSize:
         # float64: the last digit
         np.testing.assert_allclose(found.affine[:3, :3], expected.affine[:3, :3], rtol=0, atol=1e-14)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("scale", [0.001, 0.01, 0.1, 28.0])
     def test_other_scales_agree_to_rounding(self, images, scale):
         """Rounding in float32 grows over the steps, to less than what any other lattice or number of samples would make."""
@@ -179,6 +180,7 @@ def itk_affine(path: Path) -> np.ndarray:
     return LPS @ affine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forms", ["s", "q"])
 @pytest.mark.parametrize("order", [ORDERS[0], ORDERS[29]], ids=["right-handed", "left-handed"])
 def test_either_form_alone(oblique, tmp_path, forms, order):
@@ -216,6 +218,7 @@ class TestUnits:
         vectors = itk.array_from_image(itk.imread(str(tmp_path / "b.nii"))).transpose(3, 2, 1, 0)
         np.testing.assert_allclose(back.numpy() * np.array([-1, -1, 1])[:, None, None, None], vectors, atol=1e-6)
 
+    @pytest.mark.slow
     def test_an_image_in_micrometers_meets_one_in_millimeters(self, oblique, tmp_path):
         """The moving voxels lie between the fixed ones: linear interpolation has a kink on each, where rounding decides."""
         moving = placed(oblique[1], rotation(0.02, 0.05, -0.03))

@@ -50,6 +50,7 @@ class TestStart:
         assert not same(again.basis, result.basis)
         assert all(torch.equal(a, b) for a, b in zip(before, result.basis.forward.values(), strict=True))
 
+    @pytest.mark.slow
     def test_fixed_and_moving_exchanged_take_the_swapped_one(self, images, result):
         fixed, moving, _ = images
         losses = [

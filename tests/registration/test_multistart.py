@@ -69,17 +69,21 @@ def error(found: np.ndarray | None, truth: np.ndarray, grid: Grid) -> float:
 
 
 class TestVerdict:
+    @pytest.mark.slow
     def test_a_good_affine_stays(self, device):
         assert better_start(prepared(WIDE, True, device), prepared(WIDE, False, device), I, I) is None
 
+    @pytest.mark.slow
     def test_a_good_affine_far_from_its_start_stays(self):
         matrix, little = motion(WIDE, 30, (1, 2, -1), (0.4, 0, -0.2)), motion(WIDE, 1, (1, 0, 0), (0.005, 0, 0))
         assert better_start(prepared(WIDE, True), moved(prepared(WIDE), matrix), matrix @ little, I) is None
 
+    @pytest.mark.slow
     def test_a_collapsed_affine_is_replaced(self):
         collapsed = np.diag([0.3, 0.4, 2.0, 1.0])
         assert error(better_start(prepared(WIDE, True), prepared(WIDE), collapsed, I), I, WIDE) < 3
 
+    @pytest.mark.slow
     def test_images_without_contrast(self):
         flat = replace(prepared(WIDE), image=torch.zeros(1, *WIDE.shape))
         assert better_start(prepared(WIDE), flat, I, I) is None
@@ -111,6 +115,7 @@ class TestRecovery:
         found = better_start(prepared(PLANE, True), moved(prepared(PLANE), truth), np.eye(3), np.eye(3))
         assert error(found, truth, PLANE) < 3
 
+    @pytest.mark.slow
     def test_rotations_count_from_the_initial_matrix(self):
         initial = motion(WIDE, 120, (0, 0, 1), (0, 0, 0))
         truth = initial @ motion(WIDE, 25, (1, 0, 0), (0.4, 0, 0))
@@ -134,6 +139,7 @@ class TestRecovery:
         garbage = [replace(i, image=torch.where(weight > 0, i.image, torch.rand(weight.shape))) for i in (fixed, moving)]
         assert found.tobytes() == better_start(*garbage, I, I).tobytes()
 
+    @pytest.mark.slow
     def test_any_unit_of_length(self):
         unit = 1e-3
         truth = motion(WIDE, 25, (1, -1, 0), (0.4, 0, 0.3))
@@ -179,6 +185,7 @@ class TestRegistration:
     def images(self) -> tuple[MetaTensor, MetaTensor]:
         return meta(prepared(WIDE, True)), meta(moved(prepared(WIDE), self.TRUTH))
 
+    @pytest.mark.slow
     def test_a_large_motion_is_recovered(self, caplog):
         found = register(*self.images(), preset=CONFIG, device="cpu", progress=False)
         assert error(found.affine, self.TRUTH, WIDE) < 2 and "from another start" in caplog.text

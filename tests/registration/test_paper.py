@@ -110,6 +110,7 @@ class TestRun:
         assert all(np.isfinite(stage["loss"]).all() for stage in result.history)
         assert result.forward_mm.isfinite().all() and result.inverse_mm.isfinite().all()
 
+    @pytest.mark.slow
     def test_the_same_seed_gives_the_same_bytes(self, images):
         short = dataclasses.replace(SMALL, stages=tuple(dataclasses.replace(s, iterations=2) for s in SMALL.stages))
         first, second = (run(*images[:2], short) for _ in range(2))
@@ -117,6 +118,7 @@ class TestRun:
 
 
 class TestComposition:
+    @pytest.mark.slow
     def test_a_stage_begins_where_the_last_one_ended(self, images):
         engine = engine_of(images, SMALL)
         for stage in SMALL.stages[:2]:

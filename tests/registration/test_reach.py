@@ -108,6 +108,7 @@ class TestReach:
         assert reachable(whole, near, np.eye(4), 0.001) is whole
         assert reachable(whole, SLAB, np.eye(4), 0.001, beyond=200.0) is whole
 
+    @pytest.mark.slow
     def test_fields_of_view_apart_stay(self):
         whole = prepare(image(contents(BODY.points()), BODY), None, 0.001, CPU)
         start = np.eye(4)
@@ -119,6 +120,7 @@ class TestReach:
         small = grid_of((20, 20), (1.0, 1.0), (0.0, 30.0))
         assert reached_box(plane, small, np.eye(3)) == (slice(0, 40), slice(109, 151))
 
+    @pytest.mark.slow
     def test_a_mask_that_is_elsewhere_keeps_the_whole(self):
         weight = torch.zeros(1, *BODY.shape)
         weight[..., :10] = 1
@@ -135,12 +137,14 @@ class TestEngine:
         prepared = [prepare(i, None, 0.001, CPU) for i in pair(fixed, moving)]
         return RegistrationEngine(Start(tuple(prepared), **{"affine": np.eye(4), **options}), self.BRIEF)
 
+    @pytest.mark.slow
     def test_looks_at_the_part(self):
         engine = self.engine(SLAB, BODY)
         engine.enter(self.BRIEF.stages[0])
         assert np.prod(engine.levels[0].other_grid.shape) < 0.5 * np.prod(BODY.shape)
         assert engine.fixed.grid.shape == SLAB.shape
 
+    @pytest.mark.slow
     def test_another_start_looks_elsewhere(self):
         engine = self.engine(SLAB, BODY)
         first = engine.moving.grid

@@ -62,6 +62,7 @@ def result(request) -> RegistrationResult:
 
 
 class TestSources:
+    @pytest.mark.slow
     def test_files_and_tensors_give_the_same(self, images, tmp_path):
         paths = [save(tmp_path / f"{name}.nii.gz", i) for name, i in zip(("fixed", "moving"), images)]
         from_files, from_memory = run(*paths), run(*images)

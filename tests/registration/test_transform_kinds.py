@@ -14,7 +14,7 @@ import torch
 
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.geometry import Grid, apply_affine
-from monai_locor.networks.affine import KINDS, AffineMap, matrix_exponential
+from monai_locor.networks.affine import AFFINE_KINDS, AffineMap, matrix_exponential
 from monai_locor.registration import Stage
 
 from ..parameters import mostly_slow
@@ -47,18 +47,18 @@ def is_of(kind: str, matrix: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("grid", [CUBE, PLANE, TILTED], ids=["cube", "plane", "tilted"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AFFINE_KINDS)
 def test_a_map_is_of_its_kind_whatever_its_parameters(kind, grid):
     module = AffineMap(grid, None, kind)
     with torch.no_grad():
         module.log_matrix.copy_(0.2 * torch.randn_like(module.log_matrix))
         forward, inverse = (module(back).numpy() for back in (False, True))
     np.testing.assert_allclose(forward @ inverse, np.eye(grid.dims + 1), atol=1e-9)
-    assert [is_of(k, forward) for k in KINDS[:-1]] == [kind == "rigid", kind != "affine"]
+    assert [is_of(k, forward) for k in AFFINE_KINDS[:-1]] == [kind == "rigid", kind != "affine"]
 
 
 @pytest.mark.parametrize("dims", mostly_slow([2, 3]))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AFFINE_KINDS)
 def test_a_registration_finds_a_map_of_its_kind(kind, dims):
     grid = {2: PLANE, 3: CUBE}[dims]
     truth = motion(dims, 1.0 if kind == "rigid" else 1.06)
@@ -76,7 +76,8 @@ def test_a_registration_finds_a_map_of_its_kind(kind, dims):
     assert next(r for r in result.verdict.reasons if r.check == "convergence").status in ("PASS", "WARN")
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", AFFINE_KINDS[:-1])
 def test_another_start_is_of_its_kind(kind):
     """The first affine stages cannot turn so far, so that the search is what finds it."""
     truth = motion(2)
@@ -124,7 +125,7 @@ class TestInitial:
         assert is_of("rigid", found) and "changes lengths" not in caplog.text
 
     @pytest.mark.parametrize("name", ["initial", "initial_velocity"])
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", AFFINE_KINDS)
     def test_a_deformation_is_refused(self, kind, name):
         field = torch.sin(torch.arange(48.0) / 5).reshape(1, -1, 1).expand(2, *PLANE.shape)
         with pytest.raises(InputError, match=f'does not go with transform "{kind}"'):
@@ -139,7 +140,7 @@ class TestSchedule:
     def factors(self, **settings) -> list[list[float]]:
         return [[s.factor for s in part] for part in RegistrationConfig(**settings).schedule]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", AFFINE_KINDS)
     def test_finer_stages_go_on_with_the_affine(self, kind):
         first, rest = RegistrationConfig(transform=kind).schedule
         assert [s.factor for s in first] == [8, 4] and [s.factor for s in rest] == [2, 1]

@@ -253,6 +253,7 @@ class TestPictures:
 
 
 class TestNotebook:
+    @pytest.mark.slow
     def test_it_shows_verdict_and_picture(self, judged):
         shown = judged._repr_html_()
         assert judged.verdict.status in shown and "data:image/png" in shown and EVIL not in shown
@@ -267,6 +268,7 @@ class TestNotebook:
         with pytest.raises(ImportError, match=r"monai-locor\[plot\]"):
             judged.plot()
 
+    @pytest.mark.slow
     def test_plot_is_a_figure_titled_by_the_verdict(self, judged):
         figure = judged.plot()
         assert len(figure.axes) == 18 and judged.verdict.status in figure.get_suptitle()

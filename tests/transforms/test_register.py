@@ -79,6 +79,7 @@ def test_aliases_and_backend():
     assert RegisterD is RegisterDict is Registerd and Registerd.backend
 
 
+@pytest.mark.slow
 def test_it_is_the_result_of_register_and_the_same_each_time():
     tiny = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
     data = sample(2)
@@ -90,6 +91,7 @@ def test_it_is_the_result_of_register_and_the_same_each_time():
         assert torch.equal(out["ddf"].as_tensor(), result.forward_ddf)
 
 
+@pytest.mark.slow
 def test_several_channels_and_an_image_that_stays():
     dims = 2
     data = {**sample(dims), "fixed2": waves(FIXED[dims], 1.0), "moving2": waves(MOVING[dims], 1.0)}

@@ -81,6 +81,7 @@ def go(cases: Path, output: Path, **options):
     return tune(cases, output, **{"finalists": 2, "repeats": 2, "progress": False, **options})
 
 
+@pytest.mark.slow
 def test_from_trials_to_a_preset(oracle, cases, tmp_path):
     found = go(cases, tmp_path, repeats=3)
     assert [t.number for t in found.trials] == list(range(4)) and [t.base for t in found.trials] == [True] + [False] * 3
@@ -163,6 +164,7 @@ def test_interrupted_and_continued_it_tries_the_same(oracle, cases, tmp_path):
     assert [t.number for t in found.trials] == [0, 2]
 
 
+@pytest.mark.slow
 def test_the_workers_do_not_decide(oracle, cases, tmp_path):
     one, four = (go(cases, tmp_path / str(n), workers=n, trials=2, finalists=1, repeats=1) for n in (1, 4))
     assert one.trials == four.trials and one.best == four.best
