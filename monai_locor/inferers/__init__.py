@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The registration engine behind MONAI's `Inferer` interface, and the images that a network sees."""
+"""The registration engine behind MONAI's `Inferer` interface, and the input images of a network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How steep an image is: the magnitude of its gradient per millimeter, as one more channel."""
+"""The gradient magnitude of an image, per millimeter, as an additional channel."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["DerivativeMagnitude", "derivative_magnitude"]
 def derivative_magnitude(image: torch.Tensor, linear: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Magnitude of the gradient per millimeter, ``|inv(A)^T grad f|`` with A the linear part of the affine.
 
-    Central differences inside, one-sided ones at the borders; an axis of one voxel contributes nothing.
-    Differentiable in ``image``; where the gradient vanishes the derivative is taken as zero, so it is always finite.
+    Central differences, one-sided at the borders; an axis of one voxel contributes nothing. Differentiable in ``image``. Where
+    the gradient vanishes, the derivative is set to zero, so it is always finite.
 
     Args:
         image: ``(C, *spatial)`` (or more leading axes), floating point, D spatial axes.
-        linear: ``(D, D)``, takes steps in voxels to steps in mm; sheared, flipped and permuted axes are all right.
+        linear: ``(D, D)``, maps steps in voxels to steps in mm; axes may be sheared, flipped and permuted.
 
     Returns:
-        tensor of the shape and dtype of ``image``, in units of the image per mm.
+        Tensor with the shape and dtype of ``image``, in units of the image per mm.
 
     Raises:
-        ValueError: when ``linear`` is not an invertible D x D matrix or ``image`` is not floating point or has no channel axis.
+        ValueError: if ``linear`` is not an invertible D x D matrix, or ``image`` is not floating point or has no channel axis.
     """
     factor = _metric_factor(linear)
     dims = factor.shape[0]
@@ -51,8 +51,8 @@ def derivative_magnitude(image: torch.Tensor, linear: torch.Tensor | np.ndarray)
     for row in factor:
         parts = [_difference(image, axis - dims) * weight for axis, weight in enumerate(row.tolist()) if weight]
         component = sum(parts[1:], parts[0])
-        squares.addcmul_(component, component)  # in place: only one component is held besides the sum
-    # the square root has no derivative at zero: take it elsewhere only
+        squares.addcmul_(component, component)  # in place, so that only one component is in memory besides the sum
+    # the square root is not differentiable at zero
     steep = squares > 0
     return torch.where(steep, torch.where(steep, squares, 1.0).sqrt(), 0.0)
 
@@ -60,8 +60,8 @@ def derivative_magnitude(image: torch.Tensor, linear: torch.Tensor | np.ndarray)
 def _metric_factor(linear: torch.Tensor | np.ndarray) -> np.ndarray:
     """``(D, D)`` matrix F with ``|F grad f| = |inv(A)^T grad f|``, diagonal unless the axes are sheared.
 
-    Rotating the world gradient does not change its length, so that the triangular factor of ``inv(A^T A)`` will do:
-    on all but sheared grids it needs only one derivative at a time.
+    The length of the world gradient does not change under rotation, so the triangular factor of ``inv(A^T A)`` is sufficient.
+    Without shear, each of its rows needs one derivative only.
     """
     matrix = np.asarray(linear.detach().cpu() if isinstance(linear, torch.Tensor) else linear, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -71,7 +71,7 @@ def _metric_factor(linear: torch.Tensor | np.ndarray) -> np.ndarray:
         raise ValueError(f"the linear part of the affine is not invertible: {matrix.tolist()}")
     unit = matrix / spacing
     factor = np.linalg.cholesky(np.linalg.inv(unit.T @ unit)).T
-    factor[np.abs(factor) < 1e-6] = 0  # what float32 headers leave of orthogonality is not shear
+    factor[np.abs(factor) < 1e-6] = 0  # rounding in float32 headers is not shear
     return factor / spacing
 
 
@@ -82,25 +82,26 @@ def _difference(image: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 class DerivativeMagnitude(Transform):
-    """Append the gradient magnitude of an image to its channels, per millimeter of the world.
+    """Append the gradient magnitude of an image, per millimeter, to its channels.
 
-    Edges lie at the same place in images of different modality even where their intensities have nothing in common.
-    A MetaTensor's affine (oblique, anisotropic, flipped, sheared) is taken into account, so that the result does not
-    depend on how the voxels are stored. A plain tensor or array has voxels of 1 mm.
+    Edges are at the same place in images of different modalities, even if their intensities are unrelated. The affine of a
+    MetaTensor (oblique, anisotropic, flipped, sheared) is taken into account, so the result does not depend on the storage
+    order of the voxels. A plain tensor or array is assumed to have 1 mm voxels.
 
     Integer, bool and half precision images are promoted to float32; float64 is kept. The input is not modified.
 
     Args:
-        spacing: ``None`` takes the voxel geometry from the MetaTensor's affine; a number or one number per axis gives the
-            voxel size in mm instead; ``"voxel"`` counts in voxels.
-        sigma: standard deviation of a Gaussian that smooths the image before it is differentiated (one for all axes or
-            one per axis); the appended-to channels are not smoothed. ``None`` or 0 does not smooth.
-        sigma_unit: unit of ``sigma``, ``"mm"`` (as by ``spacing``) or ``"voxel"``.
-        append: whether the magnitudes follow the image's own channels, ``(2 C, *spatial)``, or stand alone, ``(C, *spatial)``.
+        spacing: ``None`` uses the affine of the MetaTensor; a number, or one number per axis, overrides the voxel size in mm;
+            ``"voxel"`` computes the gradient per voxel.
+        sigma: standard deviation of the Gaussian smoothing before differentiation (one for all axes or one per axis). The
+            original channels are not smoothed. ``None`` or 0 disables smoothing.
+        sigma_unit: unit of ``sigma``, ``"mm"`` (according to ``spacing``) or ``"voxel"``.
+        append: whether to return the image's channels followed by the magnitudes, ``(2 C, *spatial)``, or the magnitudes
+            alone, ``(C, *spatial)``.
 
     Raises:
-        ValueError: when ``spacing`` is not positive, ``sigma`` is negative or ``sigma_unit`` is unknown; when called, if
-            their number does not match the image's axes or the image is complex or not channel-first 1-D, 2-D or 3-D.
+        ValueError: if ``spacing`` is not positive, ``sigma`` is negative or ``sigma_unit`` is unknown; when called, if their
+            number does not match the axes of the image, or the image is complex or not channel-first 1-D, 2-D or 3-D.
     """
 
     backend = [TransformBackends.TORCH]
@@ -130,8 +131,8 @@ class DerivativeMagnitude(Transform):
             img: ``(C, *spatial)``, 1 to 3 spatial axes.
 
         Returns:
-            ``(2 C, *spatial)``, or ``(C, *spatial)`` without ``append``; a MetaTensor with the input's meta data if these
-            are tracked.
+            ``(2 C, *spatial)``, or ``(C, *spatial)`` without ``append``; a MetaTensor with the metadata of the input if
+            metadata is tracked.
         """
         linear = self._linear(img)
         tracked: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
@@ -146,7 +147,7 @@ class DerivativeMagnitude(Transform):
         return convert_to_dst_type(out, dst=tracked, dtype=out.dtype)[0]
 
     def _linear(self, img: NdarrayOrTensor) -> np.ndarray:
-        """The voxel-to-mm matrix, ``(D, D)``, that the options and the image's affine say."""
+        """The voxel-to-mm matrix, ``(D, D)``, from the options and the affine of the image."""
         dims = img.ndim - 1
         if not 1 <= dims <= 3:
             raise ValueError(f"need a channel-first image with 1 to 3 spatial axes, got shape {tuple(img.shape)}")
@@ -164,5 +165,5 @@ class DerivativeMagnitude(Transform):
             sigma = sigma / np.sqrt((linear**2).sum(0))
         widths = torch.from_numpy(sigma).float()
         kernels = [gaussian_1d(s, normalize=True) if s > 0 else torch.ones_like(s)[None] for s in widths]
-        # MONAI's GaussianFilter, but for its zero padding, which would make an edge of the image's border
+        # like MONAI's GaussianFilter but without its zero padding, which would create an edge at the image border
         return separable_filtering(image[None], kernels, mode="replicate")[0]

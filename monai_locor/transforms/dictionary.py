@@ -27,7 +27,7 @@ class DerivativeMagnituded(MapTransform):
         allow_missing_keys: do not raise an exception if a key is missing.
 
     Raises:
-        ValueError: as the array version does.
+        ValueError: as in the array version.
         KeyError: when called, if a key is missing and ``allow_missing_keys`` is not set.
     """
 
@@ -48,10 +48,10 @@ class DerivativeMagnituded(MapTransform):
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """
         Args:
-            data: holds the images, each ``(C, *spatial)``.
+            data: dictionary with the images, each ``(C, *spatial)``.
 
         Returns:
-            a new dictionary, in which those images are replaced.
+            A new dictionary with these images replaced.
         """
         d = dict(data)
         for key in self.key_iterator(d):
