@@ -48,7 +48,7 @@ test-interop: .venv/.stamp-interop
 	$(PYTEST) --dist=loadfile tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
 
 test-oldest: .venv-oldest/.stamp
-	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -p no:cacheprovider $(OLDEST_TESTS)
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -p no:cacheprovider --numprocesses=auto --maxprocesses=8 $(OLDEST_TESTS)
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
@@ -98,7 +98,7 @@ gpu-reference: .venv/.stamp-run
 .venv-oldest/.stamp: pyproject.toml constraints-oldest.txt
 	"$(PYTHON)" -m venv .venv-oldest
 	$(OLDEST)/python -m pip install --disable-pip-version-check -c constraints-oldest.txt \
-		-e '.[datasets,dicom,hdf5,plot,weights]' pytest SimpleITK
+		-e '.[datasets,dicom,hdf5,plot,weights]' pytest pytest-xdist SimpleITK
 	@touch $@
 
 .venv/bin/python:

@@ -94,6 +94,23 @@ def test_every_file_carries_the_license_header():
     assert [path for path in files if not path.read_text(encoding="utf-8").startswith(HEADER)] == []
 
 
+def absolute_imports(text: str) -> list[str]:
+    """The modules of the package that a source file imports by their full name."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return [name for name in names if name.split(".")[0] == "monai_locor"]
+
+
+def test_the_package_imports_itself_relatively():
+    assert absolute_imports("import monai_locor.io\nfrom monai_locor import x\nfrom . import y") == [
+        "monai_locor.io",
+        "monai_locor",
+    ]
+    files = sorted((ROOT / "monai_locor").rglob("*.py"))
+    assert {path: found for path in files if (found := absolute_imports(path.read_text(encoding="utf-8")))} == {}
+
+
 def test_no_file_is_too_long():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files()}
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}

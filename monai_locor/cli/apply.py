@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor apply``: an image, a label map or points through a list of transforms."""
+"""``monai-locor apply``: apply transforms to an image, a label map or points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .carried import add_interpolation, check_target, is_points, load_carried, m
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
 from .output_files import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_output, add_transforms
+from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_output, add_transforms
 from .transforms import files_of, load_transforms, size_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
-Carry an image, a label map or a list of points through transforms.
+Apply transforms to an image, a label map or a list of points.
 
-Images and label maps go from moving to fixed: INPUT lies in the space of the moving image and comes out on the grid of
-the reference (the fixed image). Points go the other way, from fixed to moving. --inverse turns both around.
+Images and label maps are resampled from the space of the moving image onto the grid of the reference (the fixed image).
+Points are mapped the other way, from fixed to moving. --inverse reverses both.
 
 {TRANSFORM_ORDER}"""
 
@@ -39,40 +39,44 @@ monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
-    summary = "carry an image, a label map or points through transforms"
+    summary = "apply transforms to an image, a label map or points"
     parser = add_command(
-        commands, "apply", run, check, usage="INPUT -t TRANSFORM -o FILE", summary=summary, text=TEXT, example=EXAMPLE
+        commands,
+        "apply",
+        run,
+        check,
+        CommandHelp(usage="INPUT -t TRANSFORM -o FILE", summary=summary, text=TEXT, example=EXAMPLE),
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="image, label map (--labels) or points (.csv, .fcsv, .json)")
     add_transforms(parser)
     add_output(parser, "image (.nii.gz, .nii, .nrrd, .mha) or points (.csv, .fcsv, .mrk.json)")
     parser.add_argument("--inverse", action="store_true", help="use the inverse of the whole list")
     parser.add_argument(
-        "-r", "--reference", type=Path, metavar="IMAGE", help="whose grid the output gets (default: that of the first field)"
+        "-r", "--reference", type=Path, metavar="IMAGE", help="grid of the output (default: that of the first field)"
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument(
-        "--labels", action="store_true", help="INPUT is a label map: nearest voxel (or -n smooth), labels and type kept"
+        "--labels", action="store_true", help="INPUT is a label map: nearest neighbor (or -n smooth), labels and type are kept"
     )
-    kind.add_argument("--points", action="store_true", help="INPUT is a list of points, whatever its name")
+    kind.add_argument("--points", action="store_true", help="INPUT is a list of points, regardless of its name")
     add_interpolation(parser, "; smooth is for label maps")
     parser.add_argument(
         "--tensor-axes",
         choices=("voxels", "world"),
         default="voxels",
-        help="axes that the components of diffusion tensors (NIfTI, symmetric matrix) mean (default: %(default)s, as in ANTs)",
+        help="axes of the components of diffusion tensors (NIfTI, symmetric matrix) (default: %(default)s, as in ANTs)",
     )
     parser.add_argument("--lps", action="store_true", help="points in .csv files are LPS, as in ANTs (default: RAS)")
-    parser.add_argument("--channel", metavar="N", help="which channel or frame of several, from 0, or 'all'")
+    parser.add_argument("--channel", metavar="N", help="channel or frame, counted from 0, or 'all'")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse arguments that do not go together, inputs that are not there, and outputs that cannot be."""
+    """Check that the arguments are consistent, the inputs exist and the output can be written."""
     kind = _kind(args)
     _channel(args.channel)
     if args.labels and args.interpolation not in (None, "nearest", "smooth"):
         raise InputError(
-            f"-n {args.interpolation}: makes up labels between labels; give nearest or smooth, or leave --labels out"
+            f"-n {args.interpolation}: would interpolate between label values; give nearest or smooth, or leave --labels out"
         )
     check_target(args.output, kind)
     (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
@@ -103,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     mode = mode_of(args.interpolation)
     carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes)
     reference = None if args.reference is None else read_grid(args.reference)
-    grids = {"fixed": reference, "moving": carried.grid}  # of the map that is applied: an inverse takes the moving points
+    grids = {"fixed": reference, "moving": carried.grid}  # of the transform that is applied, inverted or not
     transform = load_transforms(args.transforms, inverse=args.inverse, **grids, formats=args.formats)
     grid = None if kind == "points" else reference or _own_grid(transform)
     done = carried.through(transform, grid, args.output.expanduser())

@@ -35,10 +35,10 @@ __all__ = [
 
 
 def given_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of :func:`monai_locor.register` as the options say; where to start is not among them yet.
+    """Arguments of :func:`monai_locor.register` from the options, without the initial transform.
 
     Raises:
-        InputError: when an image is not named, and for settings that are wrong.
+        InputError: for a missing image or invalid settings.
     """
     if not (args.fixed and args.moving):
         raise InputError("register: give FIXED and MOVING, or --from run.json; see monai-locor register --help")
@@ -46,10 +46,10 @@ def given_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def repeated_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of an earlier registration, with what the options change.
+    """Arguments of an earlier registration, changed by the options.
 
     Raises:
-        InputError: when its run.json or an input of it cannot be read or has changed.
+        InputError: if its run.json or one of its inputs cannot be read or has changed.
     """
     from ..registration import RegistrationConfig
     from ..registration.manifest import RunManifest
@@ -57,7 +57,7 @@ def repeated_arguments(args: argparse.Namespace) -> dict[str, Any]:
     manifest = RunManifest.load(args.manifest)
     changes = _changes(args)
     if args.initial is not None:
-        changes["initial"] = None  # what it was need not be there any more
+        changes["initial"] = None  # the earlier one may have been deleted
     arguments = manifest.arguments(**changes)
     return {
         "initial": None,
@@ -68,13 +68,13 @@ def repeated_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
-    """What the options say of arguments but the settings and the start."""
+    """Arguments given by options, except the settings and the initial transform."""
     names = ("fixed_mask", "moving_mask", "initial_basis", "seed", "channel_weights")
     out: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for role in ("fixed", "moving"):
         path, channel = getattr(args, role), getattr(args, f"{role}_channel")
         if path is None and channel is not None:
-            raise InputError(f"--{role}-channel {channel}: name the {role} image, too")
+            raise InputError(f"--{role}-channel {channel}: name the {role} image as well")
         if len(images_of(path)) > 1 and channel is not None:
             raise InputError(f"--{role}-channel {channel}: goes with one {role} image, not with several")
         if path is not None:
@@ -87,10 +87,10 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_inputs(arguments: Mapping[str, Any]) -> None:
-    """Refuse images, masks and weights that are not there.
+    """Check that images, masks and weights exist.
 
     Raises:
-        InputError: for the first of them.
+        InputError: for the first one that does not.
     """
     for name in ("fixed", "moving", "fixed_mask", "moving_mask"):
         for image in images_of(arguments.get(name)):
@@ -101,16 +101,16 @@ def check_inputs(arguments: Mapping[str, Any]) -> None:
     checked_weights(arguments.get("channel_weights"), count)
     basis = arguments.get("initial_basis")
     if basis is not None and count > 1:
-        raise InputError(f"--initial-basis {basis}: is for one image a side, and there are several; leave it out")
+        raise InputError(f"--initial-basis {basis}: needs one image per side, and there are several; leave it out")
     if basis is not None and not Path(f"{basis}.safetensors").expanduser().is_file():
         check_file(basis, "basis")
 
 
 def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, images read where a file's name does not say all: one channel of several, one of several series.
+    """The arguments, with images read if the file name alone is ambiguous: one of several channels or series.
 
     Raises:
-        InputError: when such an image cannot be read.
+        InputError: if such an image cannot be read.
     """
     out = dict(arguments)
     for role in ("fixed", "moving"):
@@ -129,38 +129,40 @@ def _image(role: str, path: str, channel: int | None) -> Any:
 
 
 def _names_series(path: str) -> bool:
-    """Whether it is ``FOLDER/UID`` of a DICOM series."""
+    """Whether a path is ``FOLDER/UID`` of a DICOM series."""
     from ..io.dicom import is_series
 
     return is_series(Path(path).expanduser())
 
 
 def name_images(args: argparse.Namespace) -> None:
-    """Put what ``--fixed`` and ``--moving`` name in the places of FIXED and MOVING.
+    """Use the images of ``--fixed`` and ``--moving`` as FIXED and MOVING.
 
     Raises:
-        InputError: where an image is named in both ways.
+        InputError: if an image is given both ways.
     """
     for role in ("fixed", "moving"):
         alone, several = getattr(args, role), getattr(args, f"{role}_images")
         if alone is not None and several is not None:
-            raise InputError(f"{role.upper()} {alone}: --{role} names {several[0]}, too; with one of these options, use both")
+            raise InputError(
+                f"{role.upper()} {alone}: --{role} also names {several[0]}; use either FIXED MOVING or --fixed and --moving"
+            )
         if several is not None:
             setattr(args, role, several if len(several) > 1 else several[0])
 
 
 def images_of(given: Any) -> list[Any]:
-    """One image or several as a list."""
+    """One or several images as a list."""
     return given if isinstance(given, list) else [given]
 
 
 def name_of(image: Any) -> str:
-    """The file of an image that is a name or was read."""
+    """The file name of an image, given by name or already read."""
     return image if isinstance(image, str) else str(image.meta["filename_or_obj"])
 
 
 def named_start(how: Sequence[str]) -> bool:
-    """Whether what ``--initial`` says is one of :data:`monai_locor.registration.config.STARTS`, and no list of transforms."""
+    """Whether ``--initial`` is one of :data:`monai_locor.registration.config.STARTS` rather than a list of transforms."""
     from ..registration.config import STARTS
 
     return len(how) == 1 and how[0] in STARTS
@@ -169,18 +171,18 @@ def named_start(how: Sequence[str]) -> bool:
 def start_of(
     how: Sequence[str] | None, arguments: Mapping[str, Any], formats: Sequence[str] | None = None
 ) -> tuple[Any, RegistrationConfig]:
-    """Where to start, and the settings that may say it.
+    """The initial transform and the settings, which may name an initialization instead.
 
     Args:
-        how: a word of :func:`named_start`, or transforms in the order of antsApplyTransforms; None leaves it as it is.
+        how: a word of :func:`named_start`, or transforms in the order of antsApplyTransforms; None keeps the present one.
         arguments: with ``fixed``, ``moving``, ``initial`` and ``preset``, the settings.
         formats: of the transforms, one for all or one for each.
 
     Returns:
-        nothing, or a transform; and the settings.
+        the transform or None, and the settings.
 
     Raises:
-        InputError: when a transform cannot be read or has other dimensions.
+        InputError: if a transform cannot be read or has other dimensions.
     """
     config = arguments["preset"]
     if how is None:
@@ -196,7 +198,7 @@ def start_of(
 
 
 def thresholds_of(path: Path | None) -> Thresholds | None:
-    """Thresholds of the verdict in a JSON file; None where there is none."""
+    """Thresholds of the verdict from a JSON file; None without a file."""
     if path is None:
         return None
     from ..report import Thresholds

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is carried through a transform: images, label maps, lists of points."""
+"""Images, label maps and lists of points to which a transform is applied."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ def add_interpolation(parser: argparse._ActionsContainer, more: str = "") -> Non
         "--interpolation",
         choices=tuple(INTERPOLATIONS),
         metavar="NAME",
-        help="of an image: linear, nearest, bspline (cubic), windowed-sinc (or lanczos: the same)"
+        help="interpolation of an image: linear, nearest, bspline (cubic), windowed-sinc (same as lanczos)"
         + more
-        + " (default: linear, but nearest for what looks like a label map)",
+        + " (default: linear; nearest for images that look like a label map)",
     )
 
 
 def mode_of(name: str | None) -> str | None:
-    """What :func:`monai_locor.geometry.warp` calls an interpolation; None for the usual one."""
+    """The name of an interpolation in :func:`monai_locor.geometry.warp`; None for the default."""
     return None if name is None else INTERPOLATIONS[name]
 
 
 def is_points(path: str | Path) -> bool:
-    """Whether a file name is that of a list of points."""
+    """Whether a file name has a suffix of point lists."""
     return suffix_of(path) in POINTS
 
 
 @dataclass(frozen=True)
 class Carried:
-    """An image, label map or list of points that has been read.
+    """An image, label map or list of points, read from a file.
 
     Attributes:
         path: its file.
@@ -72,7 +72,7 @@ class Carried:
         content: ``(C, *spatial)``, ``(1, *spatial)`` int64, or a :class:`monai_locor.io.points.PointList`.
         lps: whether points in .csv files are LPS, as in ANTs.
         mode: of interpolation, see :func:`monai_locor.geometry.warp`; a label map's is ``"nearest"`` or ``"smooth"``.
-        tensor_axes: which axes the components of a tensor image mean, ``"voxels"`` or ``"world"``.
+        tensor_axes: axes of the components of a tensor image, ``"voxels"`` or ``"world"``.
     """
 
     path: Path
@@ -84,13 +84,13 @@ class Carried:
 
     @property
     def grid(self) -> Grid | None:
-        """Of an image or a label map."""
+        """Grid of an image or a label map; None for points."""
         from ..geometry import Grid
 
         return None if self.kind == "points" else Grid.of(self.content)
 
     def beside(self, grid: Grid | None) -> Carried:
-        """The same of an image on ``grid``, if there is one, on whose voxels it lies if it says nothing of its place."""
+        """A copy placed on ``grid`` if the header of the image has no position; ``grid`` may be None."""
         if grid is None or self.kind == "points":
             return self
         from ..io.masks import placed_like
@@ -98,15 +98,15 @@ class Carried:
         return dataclasses.replace(self, content=placed_like(self.content, grid, f"{self.kind} {self.path}"))
 
     def through(self, transform: SpatialTransform, grid: Grid | None, target: Path) -> dict[str, Any]:
-        """Carry it through a transform and write it.
+        """Apply a transform and write the output.
 
-        Images and label maps are brought onto ``grid`` in fixed space; points of the fixed image go to the moving image.
+        Images and label maps are resampled onto ``grid`` in fixed space; points are mapped from fixed to moving.
 
         Returns:
-            what it was, for the answer of a command.
+            a description for the JSON object of a command.
 
         Raises:
-            InputError: when it has other dimensions than the transform or cannot be written there.
+            InputError: if the dimensions differ from those of the transform or the output cannot be written.
         """
         self._check(transform)
         if self.kind == "points":
@@ -116,7 +116,7 @@ class Carried:
         from ..io.content_detection import LABEL_INTENTS
         from ..io.images import write_image
 
-        check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the grid it is to be brought onto"))
+        check_planes(self.grid, grid, (f"{self.kind} {self.path}", "the output grid"))
 
         if self.kind == "labels":
             out = self.labels_on(transform, grid)
@@ -153,8 +153,8 @@ class Carried:
         outside = int((~inside(voxels, domain.shape, margin=-0.5)).sum())
         if outside:
             logger.warning(
-                "points %s: %d of %d lie outside the displacement field, where it is zero as in ITK; are they "
-                "in the space that the transform starts from?",
+                "points %s: %d of %d lie outside the displacement field, where it is zero as in ITK; check that they "
+                "are in the fixed space of the transform",
                 *(self.path, outside, len(self.content.points)),
             )
 
@@ -167,10 +167,10 @@ class Carried:
         return moved, _label_dtype(stored, moved) if self.mode == "nearest" and "int" in stored else "float32"
 
     def labels_on(self, transform: SpatialTransform | None, grid: Grid) -> torch.Tensor:
-        """A label map on a grid in fixed space, ``(1, *grid.shape)`` int64; without a transform by world coordinates.
+        """The label map on a grid in fixed space, ``(1, *grid.shape)`` int64; without a transform, by world coordinates.
 
         Raises:
-            InputError: when it has other dimensions.
+            InputError: if the dimensions differ.
         """
         from ..geometry import Grid, check_planes, warp
         from ..tensors import plain
@@ -184,14 +184,15 @@ class Carried:
         return plain(transform.warp(values, own, grid, self.mode))
 
 
-TURNED = ("vector", "displacement vector", "general matrix", "quaternion", "pointset", "triangle")  # intents of NIfTI
+# NIfTI intents whose values a transform would have to rotate
+ROTATED_INTENTS = ("vector", "displacement vector", "general matrix", "quaternion", "pointset", "triangle")
 
 
 def holds_tensors(image: MetaTensor, name: str) -> bool:
-    """Whether an image holds symmetric tensors, which are turned; other content that a transform would have to turn is told.
+    """Whether an image holds symmetric tensors, which are reoriented. Warn of other content that would need it.
 
     Raises:
-        InputError: for all components of an image of vectors, and for tensors of another kind than six components.
+        InputError: for a whole vector image, and for tensors that do not have six components.
     """
     from ..io.content_detection import vectors_in
     from ..tensors import plain
@@ -201,25 +202,25 @@ def holds_tensors(image: MetaTensor, name: str) -> bool:
         if len(image) != 6 or image.ndim != 4:
             raise InputError(f"{name}: holds symmetric matrices of {len(image)} components; those of 3-D tensors have 6")
         return True
-    if intent in TURNED and whole:
+    if intent in ROTATED_INTENTS and whole:
         raise InputError(
-            f"{name}: holds vectors or matrices (intent {intent}), which the transform would have to turn; carry one component "
-            "with --channel, or, if it is a displacement field, give it to compose"
+            f"{name}: holds vectors or matrices (intent {intent}), which the transform would have to rotate; select one "
+            "component with --channel, or, for a displacement field, use compose"
         )
     looks = vectors_in(plain(image).numpy())
-    if intent in (*TURNED, "symmetric matrix"):
-        logger.warning("%s: is one component of many (intent %s), carried without being turned", name, intent)
+    if intent in (*ROTATED_INTENTS, "symmetric matrix"):
+        logger.warning("%s: is one component of several (intent %s) and is not rotated", name, intent)
     elif looks:
-        logger.warning("%s: looks like %s, carried without being turned", name, looks)
+        logger.warning("%s: looks like %s and is not rotated", name, looks)
     return False
 
 
-WRITABLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
+PORTABLE_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 
 
 def _label_dtype(stored: str, labels: torch.Tensor) -> str:
-    """The file's own where it is an integer type that tools read; else one that holds the labels."""
-    if stored in WRITABLE:
+    """The type of the file if it is an integer type that other tools read; else one that holds the labels."""
+    if stored in PORTABLE_INTEGERS:
         return stored
     return "int32" if int(labels.min()) >= -(2**31) and int(labels.max()) < 2**31 else "int64"
 
@@ -233,19 +234,18 @@ def load_carried(
     mode: str | None = None,
     tensor_axes: str = "voxels",
 ) -> Carried:
-    """Read what is to be carried.
+    """Read an image, a label map or points.
 
     Args:
         kind: ``"image"``, ``"labels"`` or ``"points"``.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        channel: of an image of several, or ``"all"``.
+        channel: channel of a multichannel image, or ``"all"``.
         lps: whether points in a .csv file are LPS, as in ANTs.
-        mode: of interpolation; by default linear, for label maps the nearest voxel, and so for images that look like one,
-            with a warning.
-        tensor_axes: which axes the components of a tensor image mean, ``"voxels"`` or ``"world"``.
+        mode: interpolation; by default linear, and nearest for label maps and, with a warning, for images that look like one.
+        tensor_axes: axes of the components of a tensor image, ``"voxels"`` or ``"world"``.
 
     Raises:
-        InputError: when it cannot be read.
+        InputError: if it cannot be read.
     """
     path = Path(path).expanduser()
     if kind == "points":
@@ -260,7 +260,7 @@ def load_carried(
 
     from ..io.image_source import load_source
 
-    exact = torch.float64 if mode == "nearest" else torch.float32  # numbers that are kept as they are
+    exact = torch.float64 if mode == "nearest" else torch.float32  # nearest keeps the values
     name, image = load_source(path, f"{role} image", channel, exact)
     if mode is None and _is_label_map(image, name):
         return load_carried(path, "labels", role, channel)
@@ -268,7 +268,7 @@ def load_carried(
 
 
 def _is_label_map(image: MetaTensor, name: str) -> bool:
-    """Whether an image is a label map by its header or looks like one, as in ``info``, which is told then."""
+    """Whether an image is or looks like a label map, as in ``info``; if so, warn."""
     from ..io.content_detection import labels_in
     from ..tensors import plain
 
@@ -276,17 +276,17 @@ def _is_label_map(image: MetaTensor, name: str) -> bool:
     if labels is None:
         return False
     logger.warning(
-        "%s: %s, and is read at the nearest voxel; say so with --labels, or interpolate it all the same with -n linear",
+        "%s: %s, so nearest-neighbor interpolation is used; confirm with --labels, or give -n linear",
         *(name, "looks like a mask" if len(labels) == 2 else "looks like a label map"),
     )
     return True
 
 
 def check_target(path: Path, kind: str) -> None:
-    """Refuse a name that its kind cannot be written to.
+    """Check that the suffix of an output is one of its kind.
 
     Raises:
-        InputError: it names the suffixes that can.
+        InputError: it names the allowed suffixes.
     """
     from ..io.paths import IMAGE_SUFFIXES
 

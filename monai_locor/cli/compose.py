@@ -1,21 +1,21 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor compose``: several transforms as one."""
+"""``monai-locor compose``: compose several transforms into one."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from .parser import TRANSFORM_ORDER, add_command
+from .parser import TRANSFORM_ORDER, CommandHelp, add_command
 from .transform_output import add_one_transform, check_one_transform, write_one_transform
 
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
-Write several transforms as one: an affine if all are affine, a composite if the format holds one, else one displacement
-field on the grid of the reference.
+Compose several transforms into one: an affine if all are affine, a composite if the format supports it, otherwise a
+displacement field on the grid of the reference.
 
 {TRANSFORM_ORDER}"""
 
@@ -31,16 +31,13 @@ def add_parser(commands: Any) -> None:
         "compose",
         run,
         check,
-        usage="TRANSFORM... -o FILE",
-        summary="several transforms as one",
-        text=TEXT,
-        example=EXAMPLE,
+        CommandHelp(usage="TRANSFORM... -o FILE", summary="compose several transforms into one", text=TEXT, example=EXAMPLE),
     )
     add_one_transform(parser, "grid of a field (the fixed image's; default: the first field's)", "moving")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse missing inputs and outputs that cannot be written."""
+    """Check that the inputs exist and the output can be written."""
     check_one_transform(args, "moving")
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor convert``: transforms and points from one format to another."""
+"""``monai-locor convert``: convert transforms and points to another format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .carried import check_target, is_points, load_carried
 from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
 from .output_files import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_from, add_output
+from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_from, add_output
 from .transform_output import check_transform_output, report_written, write_on
 from .transforms import files_of, load_transforms
 
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
-Convert transforms, or lists of points, between the formats of ITK, ANTs, NiftyReg, FSL, elastix, FreeSurfer, Learn2Reg
-and 3D Slicer. --list-formats says what each is recognized by, what it needs, and how to name it with --from.
+Convert transforms or lists of points between the formats of ITK, ANTs, NiftyReg, FSL, elastix, FreeSurfer, Learn2Reg
+and 3D Slicer. --list-formats shows the name of each format (for --from), how it is recognized and what it needs.
 
 {TRANSFORM_ORDER}"""
 
@@ -39,22 +39,21 @@ def add_parser(commands: Any) -> None:
         "convert",
         run,
         check,
-        usage="INPUT... -o FILE",
-        summary="transforms and points to other formats",
-        text=TEXT,
-        example=EXAMPLE,
+        CommandHelp(
+            usage="INPUT... -o FILE", summary="convert transforms and points to other formats", text=TEXT, example=EXAMPLE
+        ),
     )
     parser.add_argument("input", nargs="*", metavar="INPUT", help="transforms, in the order of antsApplyTransforms, or points")
-    add_output(parser, "file; its name says the format", required=False)
+    add_output(parser, "output file; its name determines the format", required=False)
     add_from(parser)
     parser.add_argument("--to", dest="format", metavar="NAME", help="format of the output (default: by its name)")
-    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, for its grid, where a format needs it")
-    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, for its grid, likewise")
-    parser.add_argument("--list-formats", action="store_true", help="list the formats of transforms and points, and end")
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, for formats that need its grid")
+    parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, for formats that need its grid")
+    parser.add_argument("--list-formats", action="store_true", help="list the formats of transforms and points, and exit")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse arguments that do not go together, inputs that are not there, and outputs that cannot be."""
+    """Check that the arguments are consistent, the inputs exist and the output can be written."""
     if args.list_formats:
         return
     if not args.input or args.output is None:
@@ -89,13 +88,13 @@ def _images(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
 
 def _check_points(args: argparse.Namespace) -> None:
     if len(args.input) > 1:
-        raise InputError(f"{args.input[0]}: lists of points are converted one at a time; give one INPUT")
+        raise InputError(f"{args.input[0]}: only one list of points can be converted at a time; give one INPUT")
     check_file(args.input[0], "fixed points")
     check_target(args.output, "points")
     check_outputs([args.output], args.force, args.input)
     for option in (*(args.formats or ()), args.format):
         if option not in (None, "auto", "ants"):
-            raise InputError(f"{option}: is no format of points; give ants for a .csv of ANTs, else leave it out")
+            raise InputError(f"{option}: not a format of points; give ants for a .csv of ANTs, otherwise leave it out")
 
 
 def _points(args: argparse.Namespace, console: Console) -> int:

@@ -14,7 +14,7 @@ from ..errors import InputError
 from .console import console_of
 from .inputs import check_device, check_image
 from .output_files import check_outputs
-from .parser import add_command
+from .parser import CommandHelp, add_command
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -36,7 +36,11 @@ monai-locor demo --preset fast --output-dir demo_output"""
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "demo", run, check, usage="", summary="try it on a pair with a known answer", text=TEXT, example=EXAMPLE
+        commands,
+        "demo",
+        run,
+        check,
+        CommandHelp(usage="", summary="try it on a pair with a known answer", text=TEXT, example=EXAMPLE),
     )
     parser.add_argument("--fixed", type=Path, help="image file; by default a pair with a known answer is made")
     parser.add_argument("--moving", type=Path, help="image file of any other modality")

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import InputError
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
-from .parser import TRANSFORM_ORDER, add_command, add_transforms
+from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_transforms
 
 __all__ = ["add_parser", "check", "run"]
 
@@ -38,10 +38,7 @@ def add_parser(commands: Any) -> None:
         "evaluate",
         run,
         check,
-        usage="[-t TRANSFORM]",
-        summary="Dice, HD95, TRE, folding, ...",
-        text=TEXT,
-        example=EXAMPLE,
+        CommandHelp(usage="[-t TRANSFORM]", summary="Dice, HD95, TRE, folding, ...", text=TEXT, example=EXAMPLE),
     )
     add_transforms(parser, required=False)
     parser.add_argument(

@@ -15,7 +15,7 @@ from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
 from .output_files import suffix_of
-from .parser import add_command, add_other_image
+from .parser import CommandHelp, add_command, add_other_image
 from .result_text import verdict_lines, warning_lines
 from .transforms import check_formats, load_transforms
 
@@ -44,7 +44,11 @@ TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "info", run, check, usage="FILE...", summary="describe an image, transform or run", text=TEXT, example=EXAMPLE
+        commands,
+        "info",
+        run,
+        check,
+        CommandHelp(usage="FILE...", summary="describe an image, transform or run", text=TEXT, example=EXAMPLE),
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="image, transform, points or output folder")
     parser.add_argument("-r", "--reference", type=Path, metavar="IMAGE", help="grid to evaluate transforms on (fixed image)")

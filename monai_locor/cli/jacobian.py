@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor jacobian``: how a transform stretches, and whether it folds."""
+"""``monai-locor jacobian``: Jacobian determinant of a transform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .carried import check_target
 from .console import console_of
 from .inputs import check_image, check_transforms
 from .output_files import check_outputs
-from .parser import TRANSFORM_ORDER, add_command, add_other_image, add_output, add_transform_list
+from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_other_image, add_output, add_transform_list
 from .transforms import files_of, load_transforms
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "folding_line", "run"]
 
 TEXT = f"""\
-Jacobian determinant of a transform, as numbers and, with -o, as an image.
+Jacobian determinant of a transform: statistics and, with -o, an image.
 
-The determinant itself, not its logarithm: 1 keeps the volume, 2 doubles it from fixed to moving, 0 or less folds. With
---log the image holds the natural logarithm, 0 where the volume is kept; folded voxels get log(1e-9).
+The determinant is 1 where the volume is preserved, 2 where it doubles from fixed to moving, and 0 or less where the
+transform folds. With --log the image holds the natural logarithm; folded voxels get log(1e-9).
 
 {TRANSFORM_ORDER}"""
 
@@ -44,26 +44,25 @@ def add_parser(commands: Any) -> None:
         "jacobian",
         run,
         check,
-        usage="TRANSFORM...",
-        summary="how a transform stretches and folds",
-        text=TEXT,
-        example=EXAMPLE,
+        CommandHelp(
+            usage="TRANSFORM...", summary="Jacobian determinant and folding of a transform", text=TEXT, example=EXAMPLE
+        ),
     )
     add_transform_list(parser)
     add_other_image(parser, "moving")
     add_output(parser, "image of the determinant (.nii.gz, .nii, .nrrd, .mha)", required=False)
     parser.add_argument(
-        "-r", "--reference", type=Path, metavar="IMAGE", help="on whose grid (default: that of the first field)"
+        "-r", "--reference", type=Path, metavar="IMAGE", help="grid to evaluate on (default: that of the first field)"
     )
-    parser.add_argument("--mask", type=Path, metavar="IMAGE", help="where the numbers count, in fixed space")
-    parser.add_argument("--inverse", action="store_true", help="of the inverse transform")
+    parser.add_argument("--mask", type=Path, metavar="IMAGE", help="mask in fixed space for the statistics")
+    parser.add_argument("--inverse", action="store_true", help="use the inverse transform")
     parser.add_argument("--log", action="store_true", help="write the natural logarithm")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse inputs that are not there, and outputs that cannot be."""
+    """Check that the inputs exist and the output can be written."""
     if args.log and args.output is None:
-        raise InputError("--log: is about the image; name one with -o")
+        raise InputError("--log: applies to the output image; name one with -o")
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
     check_image(args.moving, "moving image")
@@ -74,7 +73,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and write the image."""
+    """Compute the statistics and write the image."""
     from ..io.grids import read_grid
     from ..io.images import write_image
     from ..metrics import jacobian_determinant, jacobian_statistics
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def mask_on(path: Path | None, grid: Grid) -> torch.Tensor | None:
-    """A mask on a grid, resampled if it lies on another, ``(1, *grid.shape)``.
+    """A mask on a grid, resampled if necessary, ``(1, *grid.shape)``.
 
     Raises:
         InputError: see :func:`monai_locor.io.masks.mask_on_grid`.
@@ -111,7 +110,7 @@ def mask_on(path: Path | None, grid: Grid) -> torch.Tensor | None:
 
 
 def folding_line(found: dict[str, Any]) -> str:
-    """Jacobian statistics in words."""
+    """Jacobian statistics as a line of text."""
     ndv = "not measured" if found["ndv"] is None else f"{found['ndv']:.2g} %"
     return (
         f"Jacobian determinant {found['min']:.3g} to {found['max']:.3g}, 1 % below {found['p01']:.3g} and above "

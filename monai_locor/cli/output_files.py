@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of outputs, checked before long work starts."""
+"""Output files, checked before a long computation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..errors import InputError
 
 __all__ = ["check_outputs", "stem_of", "suffix_of"]
 
-DOUBLE = (".nii.gz", ".mrk.json", ".brik.gz")
+DOUBLE_SUFFIXES = (".nii.gz", ".mrk.json", ".brik.gz")
 
 
 def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Path | None] = ()) -> list[Path]:
-    """Make sure that outputs can be written and nothing is lost by it; folders are made.
+    """Check that outputs can be written without overwriting other files; create their folders.
 
     Args:
-        paths: what will be written.
-        force: whether files that exist may be replaced.
-        inputs: what will be read; no output may be one of these.
+        paths: the outputs.
+        force: whether existing files may be overwritten.
+        inputs: files that will be read; an output must not be one of them.
 
     Raises:
-        InputError: when an output exists, names an input, another output or a folder, or cannot be written.
+        InputError: if an output exists, is an input, another output or a folder, or cannot be written.
     """
     from ..io.paths import check_output_dir
 
@@ -34,13 +34,13 @@ def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Pat
     for path in wanted:
         place = path.resolve()
         if place in seen:
-            raise InputError(f"output file {path}: two outputs have this name; give them different ones")
+            raise InputError(f"output file {path}: two outputs have this name; give them different names")
         if place in read:
             raise InputError(f"output file {path}: is also an input; name another")
         if path.is_dir():
             raise InputError(f"output file {path}: is a folder; name a file in it")
         if path.exists() and not force:
-            raise InputError(f"output file {path}: exists already; name another, or add --force to overwrite it")
+            raise InputError(f"output file {path}: already exists; name another, or add --force to overwrite it")
         seen.add(place)
     for folder in dict.fromkeys(path.parent for path in wanted):
         check_output_dir(folder)
@@ -48,13 +48,13 @@ def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Pat
 
 
 def suffix_of(path: str | Path) -> str:
-    """What a file name ends in, in lower case.
+    """The suffix of a file name, in lower case.
 
     >>> suffix_of("a.b.nii.gz"), suffix_of("points.CSV"), suffix_of("folder/x.mrk.json")
     ('.nii.gz', '.csv', '.mrk.json')
     """
     name = Path(path).name.lower()
-    return next((s for s in DOUBLE if name.endswith(s)), Path(name).suffix)
+    return next((s for s in DOUBLE_SUFFIXES if name.endswith(s)), Path(name).suffix)
 
 
 def stem_of(path: str | Path) -> str:

@@ -9,6 +9,7 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from ..errors import InputError
 __all__ = [
     "EXIT_CODES",
     "TRANSFORM_ORDER",
+    "CommandHelp",
     "Parser",
     "UsageError",
     "add_command",
@@ -80,17 +82,31 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
+@dataclass(frozen=True)
+class CommandHelp:
+    """Help texts of a command.
+
+    Attributes:
+        usage: usage line after the name of the command.
+        summary: one line for the list of commands.
+        text: description, in paragraphs; lines that start with a space are not wrapped.
+        example: example command lines.
+        codes: exit codes of success.
+    """
+
+    usage: str
+    summary: str
+    text: str
+    example: str
+    codes: str = "0 done"
+
+
 def add_command(
     commands: Any,
     name: str,
     run: Callable[[argparse.Namespace], int],
     check: Callable[[argparse.Namespace], None],
-    *,
-    usage: str,
-    summary: str,
-    text: str,
-    example: str,
-    codes: str = "0 done",
+    about: CommandHelp,
 ) -> Parser:
     """Add a command, with the options common to all commands.
 
@@ -100,19 +116,15 @@ def add_command(
         run: runs the command; takes the parsed arguments and returns the exit code.
         check: raises on invalid arguments and files, before ``run``. It imports neither torch nor MONAI nor ITK, so that
             errors are reported immediately.
-        usage: usage line after the name of the command.
-        summary: one line for the list of commands.
-        text: description, in paragraphs; lines that start with a space are not wrapped.
-        example: example command lines.
-        codes: exit codes of success.
+        about: help texts.
     """
-    lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
+    lines = "\n".join(f"  {line}" for line in about.example.strip().splitlines())
     parser: Parser = commands.add_parser(
         name,
-        help=summary,
-        description=text.strip(),
-        usage=f"monai-locor {name} {usage} [options]",
-        epilog=f"example:\n{lines}\n\nexit codes: {codes}, 2 bad input, 3 internal error, 130 or 143 interrupted",
+        help=about.summary,
+        description=about.text.strip(),
+        usage=f"monai-locor {name} {about.usage} [options]",
+        epilog=f"example:\n{lines}\n\nexit codes: {about.codes}, 2 bad input, 3 internal error, 130 or 143 interrupted",
     )
     parser.set_defaults(run=run, check=check, command=name)
     general = parser.add_argument_group("general")

@@ -30,7 +30,7 @@ from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode
 from .console import Console, console_of, listed, plain_values
 from .inputs import check_device, check_file, check_image, check_transforms
 from .output_files import check_outputs, stem_of, suffix_of
-from .parser import add_command, add_device, add_from, add_output, whole_number
+from .parser import CommandHelp, add_command, add_device, add_from, add_output, whole_number
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
 from .result_text import dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
@@ -46,8 +46,8 @@ TEXT = """\
 Align the moving image to the fixed image: an affine map, then a diffeomorphic deformation, in both directions at once.
 The images may be of any modality, size, spacing, orientation and field of view; each keeps its own grid.
 
-OUT is a folder. It gets run.json (inputs, settings, versions, timings, verdict), by default {default}, and what else
---outputs names:
+OUT is a folder. It receives run.json (inputs, settings, versions, timings, verdict) and the outputs named by --outputs, by
+default {default}:
 {outputs}"""
 
 EXAMPLE = """\
@@ -71,54 +71,56 @@ def add_parser(commands: Any) -> None:
         "register",
         run,
         check,
-        usage="FIXED MOVING -o OUT",
-        summary="align two images",
-        text=text,
-        example=EXAMPLE,
-        codes="0 verdict PASS or WARN, 1 verdict FAIL",
+        CommandHelp(
+            usage="FIXED MOVING -o OUT",
+            summary="align two images",
+            text=text,
+            example=EXAMPLE,
+            codes="0 verdict PASS or WARN, 1 verdict FAIL",
+        ),
     )
     parser.add_argument(
-        "fixed", nargs="?", metavar="FIXED", help="image that stays: a file, a DICOM folder, or FOLDER/UID of one series in it"
+        "fixed", nargs="?", metavar="FIXED", help="fixed image: a file, a DICOM folder, or FOLDER/UID of one series in it"
     )
-    parser.add_argument("moving", nargs="?", metavar="MOVING", help="image that is brought onto it")
+    parser.add_argument("moving", nargs="?", metavar="MOVING", help="moving image, likewise")
     add_output(parser, "folder for the outputs", "OUT")
-    parser.add_argument("--outputs", metavar="NAME,...", help="which outputs (see above), or all")
+    parser.add_argument("--outputs", metavar="NAME,...", help="outputs to write (see above), or all")
     parser.add_argument(
         "--from",
         dest="manifest",
         type=Path,
         metavar="RUN.JSON",
-        help="repeat the registration of a run.json; options change it",
+        help="repeat the registration of a run.json, with the changes given by other options",
     )
     parser.add_argument(
-        "--thresholds", type=Path, metavar="FILE", help="JSON file of thresholds of the verdict, by name: [warn, fail]"
+        "--thresholds", type=Path, metavar="FILE", help="JSON file of WARN/FAIL thresholds of the verdict, name: [warn, fail]"
     )
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
-    _add_carried(parser.add_argument_group("carried along (each may be given several times)"))
+    _add_carried(parser.add_argument_group("also transform (each may be given several times)"))
     add_device(parser.add_argument_group("machine"))
 
 
 def _add_images(group: argparse._ActionsContainer) -> None:
     for role in ("fixed", "moving"):
-        text = f"several {role} images instead of {role.upper()}, on the grid of the first: registered together, pair by pair"
+        text = f"several {role} images instead of {role.upper()}, resampled to the first: registered jointly, pair by pair"
         group.add_argument(f"--{role}", dest=f"{role}_images", nargs="+", metavar="IMAGE", help=text)
-    text = "how much each pair of --fixed and --moving counts (default: as much as any)"
+    text = "weight of each pair of --fixed and --moving (default: equal)"
     group.add_argument("--channel-weights", nargs="+", type=float, metavar="W", help=text)
     for role in ("fixed", "moving"):
-        group.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"where the {role} image counts; on any grid")
+        group.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"mask of the {role} image, on any grid")
     for role in ("fixed", "moving"):
-        text = f"channel or frame of a {role} image that has several, from 0"
+        text = f"channel or frame of the {role} image, counted from 0"
         group.add_argument(f"--{role}-channel", type=whole_number(0), metavar="N", help=text)
     group.add_argument(
         "--initial",
         action="append",
         metavar="HOW",
-        help="where to start: world (coordinates), center or centers (of the fields of view), moments (centers of mass), "
+        help="initial alignment: world (coordinates), center or centers (of the fields of view), moments (centers of mass), "
         "auto, or a transform, as -t of apply (default: auto)",
     )
     add_from(group, "--initial-from", "initial_formats")
-    group.add_argument("--initial-basis", metavar="FILE", help="basis that another pair has learned (.safetensors)")
+    group.add_argument("--initial-basis", metavar="FILE", help="basis learned from another pair (.safetensors)")
 
 
 def _add_carried(group: argparse._ActionsContainer) -> None:
@@ -131,13 +133,13 @@ def _add_carried(group: argparse._ActionsContainer) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is done and written, checked before the work.
+    """Inputs and outputs of a registration, checked before it starts.
 
     Attributes:
-        arguments: of the registration, files by their names.
-        folder: for all that is written.
-        outputs: what of the result, by name.
-        carried: what is carried along: whose space it is in, its kind, its file and its output.
+        arguments: arguments of the registration, with files by name.
+        folder: output folder.
+        outputs: path of each output, by name.
+        carried: other files to transform: ``(role of its space, kind, file, output)``.
     """
 
     arguments: Mapping[str, Any]
@@ -146,13 +148,13 @@ class Plan:
     carried: tuple[tuple[str, str, str, Path], ...]
 
     def load(self, mode: str | None) -> list[tuple[Carried, str, Path]]:
-        """What is carried along, read, all channels of images; whose space it is in; and its output.
+        """Read the files of ``carried``, all channels of images: ``(content, role of its space, output)`` of each.
 
         Args:
-            mode: of interpolation; ``"smooth"`` is for label maps, and images are taken for some then.
+            mode: interpolation; ``"smooth"`` reads images as label maps.
 
         Raises:
-            InputError: for a file that cannot be read.
+            InputError: if a file cannot be read.
         """
         found = []
         for role, kind, path, target in self.carried:
@@ -164,7 +166,7 @@ class Plan:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse settings, inputs and outputs that cannot be; what is to be done is kept in ``args.plan``."""
+    """Check settings, inputs and outputs, and store the plan in ``args.plan``."""
     name_images(args)
     arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
     check_device(args.device)
@@ -172,26 +174,27 @@ def check(args: argparse.Namespace) -> None:
         check_transforms(args.initial)
         check_formats(args.initial_formats, len(args.initial), "--initial-from")
     elif args.initial_formats is not None:
-        raise InputError(f"--initial-from {' '.join(args.initial_formats)}: is of a transform; name one with --initial")
+        raise InputError(
+            f"--initial-from {' '.join(args.initial_formats)}: is the format of a transform; name one with --initial"
+        )
     thresholds_of(args.thresholds)
     args.plan = _plan(args, arguments)
 
 
 def run(args: argparse.Namespace) -> int:
     """Register, write and judge."""
-    import monai_locor
-
+    from .. import register
     from ..run_log import collecting
 
     console, plan = console_of(args), args.plan
-    with collecting():  # what is read before the registration is part of it
+    with collecting():  # warnings about the inputs are part of the run
         arguments = with_images(plan.arguments)
         arguments["initial"], arguments["preset"] = start_of(args.initial, arguments, args.initial_formats)
         limits = thresholds_of(args.thresholds)
         carried = plan.load(mode_of(args.interpolation))
         named = (", ".join(map(name_of, images_of(arguments[role]))) for role in ("moving", "fixed"))
         console.say("registering {} to {} ...".format(*named))
-        result = monai_locor.register(**arguments, progress=console.progress, keep_interrupted=True)
+        result = register(**arguments, progress=console.progress, keep_interrupted=True)
     result = _with_start(result, args)
     if limits is not None:
         result = _judged(result, arguments, limits)
@@ -199,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_start(result: RegistrationResult, args: argparse.Namespace) -> RegistrationResult:
-    """The result, with the files that it started from for run.json, where these alone say what they are."""
+    """The result, with the files of the initial transform for run.json if these alone describe it."""
     from ..registration.described import described_start
 
     if args.initial is None or named_start(args.initial) or args.initial_formats is not None:
@@ -208,7 +211,7 @@ def _with_start(result: RegistrationResult, args: argparse.Namespace) -> Registr
 
 
 def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Thresholds) -> RegistrationResult:
-    """The result, judged by other thresholds than the usual ones."""
+    """The result, with the verdict of the given thresholds."""
     from ..registration.judging import judge
 
     masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
@@ -218,10 +221,10 @@ def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Th
 
 
 def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
-    """What will be done, all inputs there and all outputs possible.
+    """Build the plan and check that the inputs exist and the outputs can be written.
 
     Raises:
-        InputError: for a file that is not there, and an output that cannot be written.
+        InputError: if not.
     """
     folder: Path = args.output.expanduser()
     if folder.is_file():
@@ -261,11 +264,11 @@ def _finish(
     loaded: list[tuple[Carried, str, Path]],
     masks: dict[str, Any],
 ) -> int:
-    """Write everything and tell it."""
+    """Write all outputs and print the result."""
     data = {name: path for name, path in plan.outputs.items() if name != "report"}
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
     carried = _carry(loaded, result)
-    written["run"] = [_manifest(result, plan.folder / "run.json", carried)]  # where it is, all data are complete
+    written["run"] = [_manifest(result, plan.folder / "run.json", carried)]  # last, so its presence means a complete run
     labels = {f"{s}_labels": [c.content for c, role, _ in loaded if c.kind == "labels" and role == s] for s in _ROLES}
     dice = label_dice(result, labels)
     values = {**result_values(result), **({"dice": dice} if dice else {})}
@@ -281,7 +284,7 @@ def _finish(
 
 
 def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, Any]]) -> Path:
-    """What was done, and what was carried along, for a report that is made later."""
+    """Write run.json, with the other transformed files for a later report."""
     from ..io import atomic_path
     from ..registration.manifest import sha256
 
@@ -292,7 +295,7 @@ def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, An
 
 
 def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) -> list[dict[str, Any]]:
-    """Images of the moving space go to the fixed grid, its points with the inverse; and the other way round."""
+    """Transform images of moving space to the fixed grid and its points by the inverse; files of fixed space vice versa."""
     from ..geometry import SpatialTransform
 
     if not loaded:

@@ -32,11 +32,11 @@ class Output:
     """One kind of output.
 
     Attributes:
-        name: in the output folder; of several files, what they begin with.
-        what: in words.
-        write: result and path, for the report also masks and label maps, to the files that were written.
-        files: what may be written to a path.
-        needs: packages beyond the package's own.
+        name: file name in the output folder, or the common prefix of several files.
+        what: description for the help text.
+        write: writes a result to a path (for the report also masks and label maps); returns the files.
+        files: the files that may be written for a path.
+        needs: optional packages that are required.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _determinant(result: RegistrationResult) -> torch.Tensor:
 
 def _basis(result: RegistrationResult, path: Path) -> list[Path]:
     if result.basis is None and result.interrupted:
-        logger.warning("%s is left out: the registration was interrupted before there was one", path)
+        logger.warning("%s is not written: the registration was interrupted before it was learned", path)
         return []
     return result.save_basis(path)
 
@@ -158,27 +158,27 @@ DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "report")
 
 
 def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool = False) -> list[str]:
-    """Names of outputs from ``a,b,c``, ``all`` or nothing, which is the usual ones.
+    """Names of the outputs to write, from ``a,b,c``, ``all`` or None (the default outputs).
 
     Args:
-        text: of the option.
+        text: value of the option.
         config: settings of the registration.
         several: whether a side has several images.
 
     Raises:
-        InputError: for an unknown name, or one that cannot be with these settings or without a package.
+        InputError: for an unknown name, or an output that these settings or the installed packages do not allow.
     """
     if text in (None, "all"):
         wanted = list(DEFAULT_OUTPUTS if text is None else OUTPUTS)
         problems = {name: _problem(name, config, several) for name in wanted}
         for name, problem in problems.items():
             if problem:
-                logger.warning("%s is left out: it %s", OUTPUTS[name].name, problem)
+                logger.warning("%s is not written: it %s", OUTPUTS[name].name, problem)
         return [name for name in wanted if not problems[name]]
     names = list(dict.fromkeys(part.strip() for part in str(text).split(",") if part.strip()))
     unknown = [name for name in names if name not in OUTPUTS]
     if unknown:
-        raise InputError(f"--outputs {text}: there is no {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
+        raise InputError(f"--outputs {text}: unknown output {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
     for name in names:
         problem = _problem(name, config, several)
         if problem:
@@ -187,16 +187,16 @@ def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool =
 
 
 def _problem(name: str, config: RegistrationConfig, several: bool) -> str:
-    """Why an output cannot be, and the remedy; empty if it can."""
+    """The reason why an output is not available, and the remedy; empty if it is."""
     missing = " ".join(package for package in OUTPUTS[name].needs if find_spec(package) is None)
     if missing:
         return f"needs {missing}; pip install {missing}"
     if name == "basis" and (config.similarity != "locor" or config.basis != "learned"):
-        return "is what similarity locor with basis learned learns; use those, or leave it out"
+        return "needs similarity locor with basis learned; use those, or leave it out"
     if name == "basis" and several:
-        return "is of one image a side, and there are several; leave it out"
+        return "needs one image per side, and there are several; leave it out"
     if name == "velocity" and config.transform != "deformable":
-        return f"is of a deformation, which transform {config.transform} has not; use deformable, or leave it out"
+        return f"needs a deformation, but transform is {config.transform}; use deformable, or leave it out"
     if name == "velocity" and config.composition != "single":
-        return f"is one for all stages, and composition {config.composition} has one for each; use single, or leave it out"
+        return f"needs one velocity, but composition {config.composition} has one per stage; use single, or leave it out"
     return ""

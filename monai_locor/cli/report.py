@@ -14,7 +14,7 @@ from ..errors import InputError
 from .console import console_of
 from .inputs import check_image
 from .output_files import check_outputs
-from .parser import add_command, add_output
+from .parser import CommandHelp, add_command, add_output
 from .result_text import verdict_lines, warning_lines
 
 __all__ = ["add_parser", "check", "run"]
@@ -25,7 +25,7 @@ ROLES = ("fixed", "moving")
 
 TEXT = """\
 Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict.
-Label maps that `register` carried along are shown with their Dice."""
+Label maps given to `register` are shown with their Dice."""
 
 EXAMPLE = """\
 monai-locor report out
@@ -36,19 +36,23 @@ monai-locor report out --force --fixed-labels fixed_seg.nii.gz --moving-labels m
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(
-        commands, "report", run, check, usage="OUT", summary="a page that shows a registration", text=TEXT, example=EXAMPLE
+        commands,
+        "report",
+        run,
+        check,
+        CommandHelp(usage="OUT", summary="write the HTML report of a registration", text=TEXT, example=EXAMPLE),
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="output folder of register")
-    add_output(parser, "the page (default: OUT/report.html)", required=False)
-    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, if it has moved since")
+    add_output(parser, "HTML file (default: OUT/report.html)", required=False)
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, if its file has moved")
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, likewise")
     for role in ROLES:
-        text = f"label map in {role} space (default: those that register carried along); may be given several times"
+        text = f"label map in {role} space (default: those given to register); may be given several times"
         parser.add_argument(f"--{role}-labels", action="append", default=[], metavar="IMAGE", type=Path, help=text)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse a folder that holds no registration, images that are not there, and a page that cannot be."""
+    """Check that the folder holds a registration, the images exist and the report can be written."""
     from ..registration.manifest import RunManifest
 
     folder = args.folder.expanduser()
@@ -70,7 +74,7 @@ def _page(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page."""
+    """Write the report."""
     from ..registration import RegistrationResult
     from ..report.html import write_report
 
@@ -91,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mask(arguments: dict[str, Any], name: str) -> str | None:
-    """A mask of the registration, where it is a file that is still what it was."""
+    """File of a mask of the registration, if it is unchanged."""
     entry = arguments.get(name, {})
     if "path" not in entry:
         if entry:
@@ -101,7 +105,7 @@ def _mask(arguments: dict[str, Any], name: str) -> str | None:
 
 
 def _carried_labels(folder: Path, role: str) -> list[str]:
-    """Label maps of an image that ``register`` carried along, those that are still what they were."""
+    """Label maps that ``register`` transformed with an image, if they are unchanged."""
     from ..registration.manifest import RunManifest
 
     carried = RunManifest.load(folder).content.get("carried", [])
@@ -112,7 +116,7 @@ def _carried_labels(folder: Path, role: str) -> list[str]:
 def _unchanged(path: str, digest: str | None, what: str) -> bool:
     from ..registration.manifest import sha256
 
-    problem = "is not there any more" if not Path(path).exists() else "has changed" if sha256(path) != digest else ""
+    problem = "no longer exists" if not Path(path).exists() else "has changed" if sha256(path) != digest else ""
     if problem:
         logger.warning("%s %s %s and is not shown", what, path, problem)
     return not problem

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def result_values(result: RegistrationResult) -> dict[str, Any]:
-    """What the JSON answer says of a result."""
+    """The values of a result for the JSON object."""
     import torch
 
     lengths = torch.linalg.vector_norm(result.forward_mm.double(), dim=0)
@@ -38,21 +38,21 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
 
 
 def result_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[str]:
-    """The same for people."""
+    """The values of a result as lines of text."""
     from .jacobian import folding_line
 
     moved = values["displacement_mm"]
     if values["interrupted"]:
-        yield "INTERRUPTED: what follows and what is written is the best result until then"
+        yield "INTERRUPTED: the output is the best result so far"
     yield f"{values['seconds']:.1f} s on {values['device']}"
-    yield f"displacement {moved['mean']:.3g} mm in the mean, at most {moved['max']:.3g} mm"
+    yield f"displacement: mean {moved['mean']:.3g} mm, maximum {moved['max']:.3g} mm"
     yield folding_line(values["jacobian"])
     if verdict is not None:
         yield from verdict_lines(verdict)
 
 
 def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Dice of the label maps of both images that belong together, where the registration started and at its end.
+    """Dice of corresponding label maps of both images, before and after the registration.
 
     Args:
         labels: ``fixed_labels`` and ``moving_labels``, see :func:`monai_locor.report.write_report`.
@@ -67,18 +67,16 @@ def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[di
             both = zip(("before", "after"), (pair.before, pair.after), pair.means, strict=True)
             found.append({"name": pair.name, **{when: {"labels": each, "mean": mean} for when, each, mean in both}})
             if pair.decreased:
-                logger.warning(
-                    "%s overlap less than where the registration started: look at the result before you use it", pair.name
-                )
+                logger.warning("%s overlap less than before the registration: inspect the result before using it", pair.name)
     return found
 
 
 def dice_lines(dice: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The same for people."""
+    """Dice as lines of text."""
     for pair in dice:
         yield f"mean Dice {pair['before']['mean']:.3f} before, {pair['after']['mean']:.3f} after: {pair['name']}"
 
 
 def warning_lines(warnings: Sequence[str], doubts: Sequence[str]) -> Iterator[str]:
-    """What was warned of in a run that was stored, without what its verdict tells."""
+    """Warnings of a stored run, without those that its verdict reports."""
     yield from (f"  warned: {text}" for text in warnings if text not in doubts)

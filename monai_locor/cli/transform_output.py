@@ -46,10 +46,10 @@ def add_one_transform(parser: argparse._ActionsContainer, reference: str, other:
 
 
 def check_one_transform(args: argparse.Namespace, other: str) -> None:
-    """Refuse inputs that are missing and outputs that cannot be written, see :func:`add_one_transform`.
+    """Check that the inputs exist and the output can be written, see :func:`add_one_transform`.
 
     Raises:
-        InputError: for such a file.
+        InputError: if not.
     """
     images = {"reference": args.reference, other: getattr(args, other)}
     check_transforms(args.transforms, args.formats)

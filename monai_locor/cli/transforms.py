@@ -19,7 +19,7 @@ __all__ = ["check_formats", "files_of", "load_transforms", "size_of"]
 
 
 def files_of(items: Sequence[str]) -> list[Path]:
-    """The files that a list of transforms reads."""
+    """The files of a list of transforms."""
     from ..io.transforms.output_folder import files_in, folder_of
 
     folders = [(path, folder_of(path)) for path in (parse_item(item)[0] for item in items)]
@@ -27,10 +27,10 @@ def files_of(items: Sequence[str]) -> list[Path]:
 
 
 def check_formats(formats: Sequence[str] | None, count: int, option: str = "--from") -> list[str | None]:
-    """A format for each of ``count`` transforms, from one for all or one for each; None where it is to be found out.
+    """The format of each of ``count`` transforms, given once or for each; None means detect it.
 
     Raises:
-        InputError: when there are others than one or ``count``, or one is unknown or cannot be read.
+        InputError: if the number of formats is neither one nor ``count``, or one is unknown or cannot be read.
     """
     from ..io.transforms import FORMATS
     from ..io.transforms.files import formats_of
@@ -41,7 +41,7 @@ def check_formats(formats: Sequence[str] | None, count: int, option: str = "--fr
     known = [name for name, kind in FORMATS.items() if kind.reads]
     for name in given:
         if name != "auto" and name not in known:
-            raise InputError(f"{option} {name}: is no format of transforms; choose one of {', '.join(known)}")
+            raise InputError(f"{option} {name}: not a transform format; choose one of {', '.join(known)}")
     return formats_of(given, count)
 
 
@@ -53,19 +53,19 @@ def load_transforms(
     moving: Grid | None = None,
     formats: Sequence[str] | None = None,
 ) -> SpatialTransform:
-    """Read a list of transforms and put them behind one another.
+    """Read and compose a list of transforms.
 
     Args:
-        items: ``FILE``, ``[FILE,0]`` or ``[FILE,1]``, the last of which is the inverse; or a folder of ``register``. In the
-            order of antsApplyTransforms: points go through the first one first.
-        inverse: whether the inverse of all of it is wanted.
-        fixed: grid of the image whose points the result takes, for formats that need it, and where an inverse is wanted;
-            with ``inverse`` it is that of the moving image.
-        moving: grid of the image that the points are taken to, likewise.
-        formats: one for all files or one for each; by default, and where it is ``auto``, by their names and contents.
+        items: ``FILE``, ``[FILE,0]`` or ``[FILE,1]``, where the last is the inverse; or an output folder of ``register``. In
+            the order of antsApplyTransforms: points go through the first one first.
+        inverse: return the inverse of the composition.
+        fixed: grid of the image whose points the result maps, for formats and inverses that need it; with ``inverse`` that
+            of the moving image.
+        moving: grid of the image to which the points are mapped, likewise.
+        formats: one for all files or one for each; None and ``auto`` detect it by name and content.
 
     Raises:
-        InputError: when a file cannot be read or the transforms differ in dimension.
+        InputError: if a file cannot be read or the transforms differ in dimension.
     """
     from ..io.transforms import read_transform
 
@@ -79,10 +79,12 @@ def load_transforms(
         if back:
             one = one.inverse(fixed if whole is None and _fits(fixed, one) else None)
         if whole is not None and whole.dims != one.dims:
-            raise InputError(f"transform {path}: is {one.dims}-D, those before it are {whole.dims}-D; give those of one pair")
+            raise InputError(
+                f"transform {path}: is {one.dims}-D, the previous ones are {whole.dims}-D; give transforms of one pair"
+            )
         whole = one if whole is None else whole.then(one)
     if whole is None:
-        raise InputError("no transform is given; name one or more files with -t")
+        raise InputError("no transform given; name one or more files with -t")
     return whole.inverse(moving if _fits(moving, whole) else None) if inverse else whole
 
 
@@ -91,5 +93,5 @@ def _fits(grid: Grid | None, transform: SpatialTransform) -> bool:
 
 
 def size_of(grid: Grid) -> str:
-    """A grid in words, such as ``91x109x91 voxels of 2x2x2 mm``."""
+    """A grid as text, such as ``91x109x91 voxels of 2x2x2 mm``."""
     return "x".join(map(str, grid.shape)) + " voxels of " + "x".join(f"{s:.3g}" for s in grid.spacing) + " mm"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .console import Console, console_of
 from .inputs import check_device
-from .parser import add_command, whole_number
+from .parser import CommandHelp, add_command, whole_number
 from .settings import add_settings, settings_of
 
 if TYPE_CHECKING:
@@ -63,10 +63,9 @@ def add_parser(commands: Any) -> None:
         "tune",
         run,
         check,
-        usage="CASES [CASE ...] -o OUT",
-        summary="tune the settings on validation cases",
-        text=TEXT,
-        example=EXAMPLE,
+        CommandHelp(
+            usage="CASES [CASE ...] -o OUT", summary="tune the settings on validation cases", text=TEXT, example=EXAMPLE
+        ),
     )
     parser.add_argument("folder", type=Path, metavar="CASES", help="folder of cases")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases (default: all)")

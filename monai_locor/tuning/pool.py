@@ -19,15 +19,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-import monai_locor
-
 from .runs import READY_LINE, Job, Run, execute
 
 __all__ = ["Pool"]
 
-PACKAGE_ROOT = str(
-    Path(monai_locor.__file__).resolve().parents[1]
-)  # put on the workers' path, so the package need not be installed
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # put on the workers' path, so the package need not be installed
 
 
 class Pool:

@@ -155,7 +155,7 @@ def test_what_is_refused(refused, folder, monkeypatch):
         ([*ok[:5], "out.jpg"], "out.jpg: its name must end in .nii, .nii.gz, .nrrd, .mha for image"),
         (["apply", "fixed.csv", *ok[2:]], "must end in .csv"),
         ([*ok[:5], "moving.nii.gz", "--force"], "moving.nii.gz: is also an input"),
-        ([*ok[:5], "back.nii.gz"], "back.nii.gz: exists already; name another, or add --force"),
+        ([*ok[:5], "back.nii.gz"], "back.nii.gz: already exists; name another, or add --force"),
         (["apply", "flat.csv", *ok[2:5], "o.csv"], "points flat.csv: is 2-D, the transform 3-D"),
         (["apply", "flat.nii.gz", *ok[2:]], "field.nii.gz: the transform has 3 dimensions, the image 2"),
         (["apply", "moving.nii.gz", *ok[2:], "--labels"], "labels are whole numbers"),

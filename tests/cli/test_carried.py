@@ -132,7 +132,7 @@ class TestTensors:
         assert not (folder / "out.nii.gz").exists()
         words = ["-t", folder / "turn.tfm", "-r", folder / "grid.nii.gz", "-o", folder / "o.nii.gz", "--channel", "0"]
         answer = run("apply", folder / "dti.nii.gz", *words)
-        assert answer.code == 0 and f"is one component of many (intent {intent}), carried without being turned" in answer.err
+        assert answer.code == 0 and f"is one component of several (intent {intent}) and is not rotated" in answer.err
 
     def test_six_components_without_a_word_are_told(self, run, folder):
         roots = np.random.default_rng(0).standard_normal((10, 10, 10, 3, 3))
@@ -141,9 +141,7 @@ class TestTensors:
         save(folder / "fsl.nii.gz", np.stack(parts, -1).astype(np.float32), CUBE)
         _transform(folder / "turn.tfm", QUARTERS["z"])
         answer, _ = self.carried(run, folder, "fsl.nii.gz")
-        assert (
-            answer.code == 0 and "looks like diffusion tensors in the order of FSL, carried without being turned" in answer.err
-        )
+        assert answer.code == 0 and "looks like diffusion tensors in the order of FSL and is not rotated" in answer.err
 
 
 class TestWhatLooksLikeLabels:
@@ -204,4 +202,4 @@ class TestInterpolation:
         assert set(np.unique(smooth.dataobj)) == set(np.unique(labels)) and smooth.get_data_dtype() == np.int16
         assert (np.asarray(smooth.dataobj) != np.asarray(nearest.dataobj)).any()
         words = ["apply", still / "moving_labels.nii.gz", "-t", still / "id.tfm", "-o", still / "o.nii.gz", "--labels", "-n"]
-        assert "-n bspline: makes up labels" in refused(*words, "bspline")
+        assert "-n bspline: would interpolate between label values" in refused(*words, "bspline")

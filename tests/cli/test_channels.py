@@ -62,7 +62,7 @@ def test_one_image_named_by_the_options_is_one_image(run, several, folder):
     ("words", "message"),
     [
         (["--fixed", "fixed.nii.gz", "none.nii", "--moving", "moving.nii.gz"], "fixed image none.nii: no such file"),
-        (["moving.nii.gz", "--fixed", "fixed.nii.gz", "fixed2.nii.gz"], "FIXED moving.nii.gz: --fixed names fixed.nii.gz, too"),
+        (["moving.nii.gz", "--fixed", "fixed.nii.gz", "fixed2.nii.gz"], "FIXED moving.nii.gz: --fixed also names fixed.nii.gz"),
         (["--fixed", "fixed.nii.gz", "fixed2.nii.gz"], "give FIXED and MOVING"),
         (
             ["fixed.nii.gz", "--moving", "moving.nii.gz", "moving2.nii.gz", "--moving-channel", "1"],
@@ -70,7 +70,7 @@ def test_one_image_named_by_the_options_is_one_image(run, several, folder):
         ),
         (
             ["fixed.nii.gz", "--moving", "moving.nii.gz", "moving2.nii.gz", "--outputs", "basis"],
-            "--outputs basis: it is of one image a side",
+            "--outputs basis: it needs one image per side",
         ),
         (
             ["fixed.nii.gz", "--moving", "moving.nii.gz", "moving2.nii.gz", "--channel-weights", "1"],

@@ -38,13 +38,13 @@ def test_files_of_others_are_not_overwritten(refused, folder):
     assert "fixed.nii.gz: is also an input" in refused("demo", *images, "-o", folder, "--force")
     (folder / "other").mkdir()
     (folder / "other" / "warped.nii.gz").touch()
-    assert "warped.nii.gz: exists already" in refused("demo", *images, "-o", folder / "other")
+    assert "warped.nii.gz: already exists" in refused("demo", *images, "-o", folder / "other")
 
 
 def test_an_earlier_demonstration_may_be_replaced(run, folder):
     pytest.importorskip("matplotlib")
     pytest.importorskip("nilearn")
     words = ["demo", "-o", folder, "--spacing", "100"]  # which is refused after the outputs have been checked
-    assert "fixed.nii.gz: exists already" in run(*words).err
+    assert "fixed.nii.gz: already exists" in run(*words).err
     (folder / "before_after.png").touch()
     assert "spacing_mm must be between" in run(*words).err

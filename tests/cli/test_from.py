@@ -49,7 +49,7 @@ def test_every_command_refuses_and_is_told(run, refused, bare, number, name, for
     if words[0] == "apply":
         moved = np.loadtxt(bare / "moved.csv", delimiter=",", skiprows=1, usecols=(0, 1, 2))
         np.testing.assert_allclose(moved, np.add([[8, 10, 12], [10, 12, 15]], SHIFT), atol=1e-3)
-    for wrong, said in (("gredy", "--from gredy: is no format of transforms"), ("auto", "--from")):
+    for wrong, said in (("gredy", "--from gredy: not a transform format"), ("auto", "--from")):
         assert said in refused(*words, "--force" if "-o" in words else "-q", "--from", wrong)
 
 

@@ -28,7 +28,7 @@ def test_folders_are_made_and_files_are_not(tmp_path):
 def test_nothing_is_lost(tmp_path):
     (tmp_path / "a.nii").touch()
     (tmp_path / "folder").mkdir()
-    assert "a.nii: exists already; name another, or add --force" in refusal([tmp_path / "a.nii"], False)
+    assert "a.nii: already exists; name another, or add --force" in refusal([tmp_path / "a.nii"], False)
     check_outputs([tmp_path / "a.nii"], True)
     assert "is also an input" in refusal([tmp_path / "folder" / ".." / "a.nii"], True, [tmp_path / "a.nii", None])
     os.symlink(tmp_path / "a.nii", tmp_path / "link.nii")

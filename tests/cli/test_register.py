@@ -109,7 +109,7 @@ def test_the_usual_outputs_and_what_is_said(run, pair, called, folder):
     assert answer.code == 0 and answer.err == ""
     assert names(folder / "out") >= USUAL
     assert "registering moving.nii.gz to fixed.nii.gz" in answer.out and "1.5 s on cpu" in answer.out
-    assert "displacement 4 mm in the mean, at most 4 mm" in answer.out and "folding 0 %" in answer.out
+    assert "displacement: mean 4 mm, maximum 4 mm" in answer.out and "folding 0 %" in answer.out
     assert "warped.nii.gz" in answer.out.splitlines()[-1]
     assert called["fixed"] == "fixed.nii.gz" and called["keep_interrupted"] is True and called["progress"] is False
     assert called["preset"] == RegistrationConfig() and called["initial"] is None
@@ -226,15 +226,13 @@ def test_outputs_of_choice(run, pair, called, folder):
 
 
 def test_outputs_that_cannot_be(run, refused, pair, called, folder, monkeypatch):
-    assert "is what similarity locor with basis learned learns" in refused(
-        *pair, "--outputs", "basis", "--set", "basis=polynomial"
-    )
+    assert "needs similarity locor with basis learned" in refused(*pair, "--outputs", "basis", "--set", "basis=polynomial")
     answer = run(*pair, "--outputs", "all", "--similarity", "mind_ssc")
-    assert answer.code == 0 and "basis is left out: it is what similarity locor" in answer.err
+    assert answer.code == 0 and "basis is not written: it needs similarity locor" in answer.err
     monkeypatch.setattr("monai_locor.cli.registration_outputs.find_spec", lambda name: None)
     assert "--outputs report: it needs matplotlib; pip install matplotlib" in refused(*pair, "--outputs", "report", "--force")
     answer = run(*pair[:4], "plain")
-    assert answer.code == 0 and "report.html is left out" in answer.err and "report.html" not in names(folder / "plain")
+    assert answer.code == 0 and "report.html is not written" in answer.err and "report.html" not in names(folder / "plain")
 
 
 def test_what_is_carried_along(run, pair, called, folder):
@@ -263,7 +261,7 @@ def test_label_maps_of_both_images_are_compared(run, pair, called, folder):
     (dice,) = run(*pair, *labels, "--json", "--force").json["dice"]
     assert dice["after"]["labels"] == {"-2": 1.0, "300": 1.0} and dice["before"]["mean"] < 0.7
     answer = run(*pair, "--force", "--moving-labels", "fixed_labels.nii.gz", "--fixed-labels", "moving_labels.nii.gz")
-    assert "overlap less than where the registration started" in answer.err
+    assert "overlap less than before the registration" in answer.err
     assert "dice" not in run(*pair, *labels[:2], "--json", "--force").json
     carried = json.loads((folder / "out" / "run.json").read_text())["carried"]
     assert [(c["kind"], c["space"], c["input"]) for c in carried] == [
@@ -306,9 +304,9 @@ def test_what_is_refused_before_the_work(refused, pair, called, folder):
     for words, message in (
         (["register", "fixed.nii.gz", "-o", "out"], "give FIXED and MOVING"),
         ([*pair[:3]], "-o/--output"),
-        ([*pair[:4], "full"], "full/warped.nii.gz: exists already; name another, or add --force"),
+        ([*pair[:4], "full"], "full/warped.nii.gz: already exists; name another, or add --force"),
         ([*pair[:4], "moving.nii.gz"], "moving.nii.gz: is a file; name a folder"),
-        ([*pair, "--outputs", "warped,picture"], "there is no picture; choose among warped,"),
+        ([*pair, "--outputs", "warped,picture"], "unknown output picture; choose among warped,"),
         ([*pair, "--moving-labels", "none.nii.gz"], "none.nii.gz: no such file"),
         ([*pair, "--moving-labels", "moving.nii.gz"], "labels are whole numbers"),
         ([*pair, "--fixed-points", "none.csv"], "none.csv"),

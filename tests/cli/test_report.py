@@ -117,7 +117,7 @@ def test_masks_and_labels_of_the_run_are_shown(run, refused, stored, folder, mon
     maps["moving"].unlink()
     answer = run("report", out, "--force")
     assert seen["fixed_labels"] == seen["moving_labels"] == seen["fixed_mask"] == []
-    assert "fixed mask" in answer.err and "has changed" in answer.err and "is not there any more" in answer.err
+    assert "fixed mask" in answer.err and "has changed" in answer.err and "no longer exists" in answer.err
     assert "none.nii.gz: no such file" in refused("report", out, "--force", "--moving-labels", folder / "none.nii.gz")
 
 
@@ -125,7 +125,7 @@ def test_what_is_refused(refused, run, stored, folder, monkeypatch):
     _, out = stored
     (out / "page.html").touch()
     (folder / "empty").mkdir()
-    assert "page.html: exists already" in refused("report", out, "-o", out / "page.html")
+    assert "page.html: already exists" in refused("report", out, "-o", out / "page.html")
     assert "none: no such folder" in refused("report", folder / "none")
     assert "run.json: no such file" in refused("report", folder / "empty")
     (folder / "moving.nii.gz").rename(folder / "moved.nii.gz")
