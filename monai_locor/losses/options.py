@@ -22,7 +22,7 @@ POSITIVE = frozenset(
         *("spacing", "stride", "truncated"),
     }
 )
-# what else an option must be: a condition and its description
+# further conditions on an option, and their description
 CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "min_mass": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "quantile": (lambda value: 0 <= value < 0.5, "in [0, 0.5)"),

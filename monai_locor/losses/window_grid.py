@@ -26,7 +26,7 @@ class WindowGrid:
     """Size, kernel and distance of the windows, one value per axis.
 
     Build it with :meth:`make`. In training the grid is shifted at random by up to half a stride, so that all voxels
-    count equally. What does not depend on the shift is kept for the last few image sizes.
+    count equally. Everything that does not depend on the shift is kept for the most recent image sizes.
 
     Attributes:
         sigma: standard deviation, voxels.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a loss keeps between calls, and that neither it nor the caller's defaults change the result."""
+"""Neither the state that a loss keeps between calls nor the caller's defaults change the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_training_after_inference_mode(loss):
-    """What was made for validation is kept, and autograd does not mind."""
+    """Windows made for validation are kept and work with autograd."""
     pred, target = images()
     with torch.inference_mode():
         value = loss(pred, target)

@@ -107,7 +107,7 @@ def test_bases(basis, form, training):
 
 @pytest.mark.parametrize("shape", [(13,), (9, 8), (5, 6, 7)])
 def test_gradient_through_masked_inputs(shape):
-    """What a caller multiplies into the images himself is differentiated like anything else."""
+    """Weights that a caller multiplies into the images are differentiated like other operations."""
     loss = make(shape).eval()
     pred, target = images(shape)
     weight = torch.rand(2, 1, *shape, dtype=torch.float64, requires_grad=True)

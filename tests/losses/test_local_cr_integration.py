@@ -190,7 +190,7 @@ def run_rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow  # two interpreters that import everything anew
+@pytest.mark.slow  # starts two interpreters
 @pytest.mark.skipif(not torch.distributed.is_available() or sys.platform != "linux", reason="needs gloo")
 def test_distributed_data_parallel(tmp_path):
     # the processes run this file, so that nothing has to be importable in them

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all measures have in common: interface, errors, odd images, and that aligned is better than not."""
+"""Properties of all measures: interface, errors, unusual images, better values for aligned images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What all measures have in common: masks, ranges of intensity, precision, sizes."""
+"""Properties of all measures: masks, ranges of intensity, precision, sizes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TestMask:
         torch.testing.assert_close(loss(pred, target, mask), half, rtol=rtol, atol=1e-3)
 
     def test_published_mutual_information_rewards_overlap(self):
-        """What `count_masked` is for: outside, both images are zero, which is information too."""
+        """With `count_masked`, both images are zero outside the mask, which is information as well."""
         pred, target, mask = torch.rand(1, 1, 24, 24), torch.rand(1, 1, 24, 24), torch.ones(1, 1, 24, 24)
         mask[..., :12] = 0
         assert make("mi counting masked", 2)(pred, target, mask) < make("mi", 2)(pred, target, mask) - 0.2

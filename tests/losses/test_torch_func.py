@@ -130,7 +130,7 @@ class TestSecondDerivative:
         torch.testing.assert_close(found.detach(), autograd(loss, pred.detach(), target), rtol=0, atol=0)
 
     def test_second_derivative_of_the_network_alone(self, loss):
-        """What lies before the loss may have one where the loss is only scaled."""
+        """Operations before the loss may have a second derivative where the loss is only scaled."""
         weight = torch.ones((), dtype=torch.float64, requires_grad=True)
         pred, target = (x[0] for x in batches())
         (first,) = torch.autograd.grad(loss(pred, target).detach() * weight**3, weight, create_graph=True)
@@ -139,7 +139,7 @@ class TestSecondDerivative:
 
 
 class TestCompile:
-    """What compiles is all but the loss, which runs as it is: one break of the graph for each call of it."""
+    """Everything but the loss compiles: one graph break for each call of it."""
 
     @pytest.mark.parametrize("name", ["locor", "mi", "lncc", "mind"])
     def test_where_the_graph_breaks(self, name):

@@ -158,7 +158,7 @@ def test_refuses_what_makes_no_sense():
 @pytest.mark.parametrize("shape", [(12, 9, 7), (40, 60, 30), (11, 8), (5, 1, 6), (2, 2, 2), (1, 4, 3), (6, 1)])
 @pytest.mark.parametrize("size", [0.0, 0.5, 6.0])
 def test_arrays_have_the_same_statistics(shape, size):
-    """What ``info`` says without torch; from smooth to folded, in slabs and whole."""
+    """The statistics of ``info``, without torch: from smooth to folded fields, in slabs and whole."""
     rng = np.random.default_rng(len(shape))
     affine = np.eye(len(shape) + 1)
     affine[:-1, :-1] = np.linalg.qr(rng.normal(size=(len(shape),) * 2))[0] * rng.uniform(0.5, 3, len(shape))

@@ -100,7 +100,7 @@ class TestPolynomialBasis:
 class TestFirstWeights:
     @pytest.mark.parametrize("sizes", [(1, 5, (16, 16)), (2, 3, (4,)), (3, 2, ())])
     def test_they_are_those_of_linear_layers_after_manual_seed(self, sizes):
-        """What a seed has meant so far, it means still: two bases one after the other, by a generator or the global state."""
+        """A seed keeps its weights: two bases one after the other, from a generator or the global state."""
         channels, count, hidden = sizes
         torch.manual_seed(17)
         pairs = list(itertools.pairwise([channels, *hidden, count]))

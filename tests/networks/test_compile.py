@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What of a training step `torch.compile` and `torch.func` take, and where a graph breaks."""
+"""The parts of a training step that `torch.compile` and `torch.func` support, and the graph breaks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_training_step_breaks_at_the_two_losses_only(learned):
 
 @pytest.mark.slow
 def test_a_guided_network_cannot_be_one_graph():
-    """What it is shown is the gradient of its loss."""
+    """Its input is the gradient of its loss."""
     guide = loss()
     model = network(guide=guide)
     with pytest.raises(torch._dynamo.exc.Unsupported):

@@ -24,7 +24,7 @@ def randomized(module: SplineVelocity, size: float = 0.1) -> SplineVelocity:
 
 
 def stages(grid, spacings=(24.0, 18.0, 12.0), step: float = 3.0, dtype=torch.float32) -> list[StagedVelocity]:
-    """What the engine makes of three stages, all on one lattice; each has taken the one before it."""
+    """The velocities of three stages on one lattice, each continued from the previous one."""
     made: list[StagedVelocity] = []
     for spacing in spacings:
         module = StagedVelocity(grid, spacing, step, 6.0).to(dtype)
