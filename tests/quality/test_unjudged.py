@@ -21,7 +21,7 @@ from monai_locor.registration.similarity import SIMILARITIES
 from monai_locor.report import judge
 
 from ..phantoms import image
-from ..report.results import FLAT, GRID, aligned, made, shift
+from ..report.results import GRID, GRID_2D, aligned, result_with, shift
 
 STEPS = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, 4)), multistart="never", intersubject="never")
 
@@ -55,70 +55,70 @@ class TestNothingToJudge:
     @pytest.mark.parametrize(
         "masks",
         [
-            {"fixed_mask": few(FLAT, 1)},
-            {"moving_mask": few(FLAT, 5)},
-            {"fixed_mask": few(FLAT, 30), "moving_mask": few(FLAT, 40)},
-            {"fixed_mask": box(FLAT, HALF), "moving_mask": box(FLAT, OTHER)},  # they do not meet
+            {"fixed_mask": few(GRID_2D, 1)},
+            {"moving_mask": few(GRID_2D, 5)},
+            {"fixed_mask": few(GRID_2D, 30), "moving_mask": few(GRID_2D, 40)},
+            {"fixed_mask": box(GRID_2D, HALF), "moving_mask": box(GRID_2D, OTHER)},  # they do not meet
         ],
         ids=["a voxel", "five voxels", "two small ones", "apart"],
     )
     def test_masks_that_leave_nothing(self, masks, similarity):
-        result = run(*aligned(FLAT), similarity=similarity, **masks)
+        result = run(*aligned(GRID_2D), similarity=similarity, **masks)
         assert result.verdict.status == "FAIL", result.verdict
         assert statuses(result)["voxels"] == "FAIL" and statuses(result)["information gain"] == "WARN"
 
     @pytest.mark.parametrize("count", [100, 400])
     def test_a_small_mask_is_a_warning(self, count):
-        result = run(*aligned(FLAT), fixed_mask=few(FLAT, count))
+        result = run(*aligned(GRID_2D), fixed_mask=few(GRID_2D, count))
         assert statuses(result)["voxels"] == "WARN" and result.verdict.status in ("WARN", "FAIL")
 
     def test_no_contrast_where_both_images_count(self):
-        fixed, moving = (x.clone() for x in aligned(FLAT))
+        fixed, moving = (x.clone() for x in aligned(GRID_2D))
         fixed[:, HALF], moving[:, HALF] = -1, 2  # both are constant in the mask
-        result = run(fixed, moving, fixed_mask=box(FLAT, slice(0, 30)))
+        result = run(fixed, moving, fixed_mask=box(GRID_2D, slice(0, 30)))
         assert result.verdict.status != "PASS" and statuses(result)["information gain"] == "WARN", result.verdict
 
     def test_fields_of_view_that_are_apart_in_the_end(self):
         far = shift(GRID, 90.0, 0, 0)
         fixed, moving = aligned()
-        verdict = judge(made(fixed, moving, far), fixed, moving)
+        verdict = judge(result_with(fixed, moving, far), fixed, moving)
         found = {reason.check: reason.status for reason in verdict.reasons}
         assert verdict.status == "FAIL" and found["voxels"] == found["overlap"] == "FAIL" and found["alignment"] == "WARN"
 
     @pytest.mark.parametrize(("ends", "status"), [((0.0, 0.0), "FAIL"), ((0.5, 0.0), "WARN"), ((0.0, -3.0), "WARN")])
     def test_stages_without_overlap(self, ends, status):
         history = [{"factor": 2.0, "spacing": None, "loss": [1.0, end], "bending": [0.0] * 2, "seconds": 0.1} for end in ends]
-        fixed, moving = aligned(FLAT)
-        verdict = judge(made(fixed, moving, history=history), fixed, moving)
+        fixed, moving = aligned(GRID_2D)
+        verdict = judge(result_with(fixed, moving, history=history), fixed, moving)
         assert {reason.check: reason.status for reason in verdict.reasons}["stages"] == status
 
     def test_a_loss_of_zero_between_the_same_images_is_right(self):
         history = [{"factor": 2.0, "spacing": None, "loss": [0.0] * 4, "bending": [0.0] * 4, "seconds": 0.1}]
-        fixed, _ = aligned(FLAT)
+        fixed, _ = aligned(GRID_2D)
         for moving in (fixed, 5 - 2 * fixed):
-            assert judge(made(fixed, moving, history=history), fixed, moving).status == "PASS"
+            assert judge(result_with(fixed, moving, history=history), fixed, moving).status == "PASS"
 
     def test_thresholds_that_say_never_ask_for_nothing(self):
-        fixed, moving = aligned(FLAT)
+        fixed, moving = aligned(GRID_2D)
         never = {name: (None, None) for name in ("counted", "information_gain", "local_support", "beside")}
-        assert judge(made(fixed, moving), fixed, moving, fixed_mask=few(FLAT, 9)).status == "FAIL"
-        assert judge(made(fixed, moving), fixed, moving, never, fixed_mask=few(FLAT, 9)).status == "PASS"
+        assert judge(result_with(fixed, moving), fixed, moving, fixed_mask=few(GRID_2D, 9)).status == "FAIL"
+        assert judge(result_with(fixed, moving), fixed, moving, never, fixed_mask=few(GRID_2D, 9)).status == "PASS"
 
 
 class TestWarnings:
     def mask(self, offset: float) -> MetaTensor:
-        whole = box(FLAT, slice(8, -8), slice(8, -8))
+        whole = box(GRID_2D, slice(8, -8), slice(8, -8))
         affine = whole.affine.clone()
         affine[0, 3] += offset
         return MetaTensor(whole.as_tensor(), affine=affine)
 
     def test_notes_are_kept_and_harm_nothing(self):
-        result = run(*aligned(FLAT), moving_mask=self.mask(3.0))
+        result = run(*aligned(GRID_2D), moving_mask=self.mask(3.0))
         (note,) = result.warnings
         assert "moving mask" in note and "another grid" in note and result.doubts == () and "warning" not in statuses(result)
 
     def test_a_mask_beside_its_image_is_doubtful(self, tmp_path, caplog):
-        result = run(*aligned(FLAT), fixed_mask=self.mask(60.0))
+        result = run(*aligned(GRID_2D), fixed_mask=self.mask(60.0))
         (doubt,) = result.doubts
         assert "fixed mask: only" in doubt and doubt in result.warnings and doubt in caplog.text
         assert statuses(result)["warning"] == "WARN" and doubt in str([r.text for r in result.verdict.reasons])
@@ -129,7 +129,7 @@ class TestWarnings:
         assert content["warnings"] == list(result.warnings) and content["doubts"] == [doubt]
 
     def test_what_was_warned_of_when_a_file_was_read(self, tmp_path):
-        fixed, moving = aligned(FLAT)
+        fixed, moving = aligned(GRID_2D)
         paths = self.file(tmp_path / "f.nii.gz", fixed, False), self.file(tmp_path / "m.nii.gz", moving, True)
         result = run(*paths)
         assert len(result.doubts) == 1 and "m.nii.gz: sform and qform of its header disagree" in result.doubts[0]
@@ -138,7 +138,7 @@ class TestWarnings:
 
     @pytest.mark.parametrize("codes", [(0, 0), (1, 0)])
     def test_a_file_without_a_place_is_doubtful(self, tmp_path, codes):
-        fixed, moving = aligned(FLAT)
+        fixed, moving = aligned(GRID_2D)
         paths = self.file(tmp_path / "f.nii.gz", fixed, False), self.file(tmp_path / "m.nii.gz", moving, False)
         nifti = nib.load(paths[1])
         nifti.header["sform_code"], nifti.header["qform_code"] = codes

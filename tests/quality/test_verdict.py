@@ -25,9 +25,9 @@ from monai_locor.quality.samples import SampledPair, every_nth
 from monai_locor.report import Thresholds, Verdict, judge
 
 from ..phantoms import grid_of, image
-from ..report.results import FALLING, FLAT, GRID, aligned, made, noise, shift
+from ..report.results import DECREASING_LOSS, GRID, GRID_2D, aligned, noise, result_with, shift
 
-SHORT = dict(FALLING[0])
+SHORT = dict(DECREASING_LOSS[0])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def images() -> tuple[MetaTensor, MetaTensor]:
 @pytest.fixture(scope="module")
 def flat() -> tuple[MetaTensor, MetaTensor]:
     """The same in two dimensions, where a verdict takes a fifth of the time."""
-    return aligned(FLAT)
+    return aligned(GRID_2D)
 
 
 def statuses(verdict: Verdict) -> dict[str, str]:
@@ -56,16 +56,16 @@ def found(result: RegistrationResult, **options) -> dict[str, str]:
 
 class TestPasses:
     def test_an_aligned_pair_that_was_not_moved(self, images):
-        verdict = judge(made(*images), *images)
+        verdict = judge(result_with(*images), *images)
         assert set(statuses(verdict).values()) == {"PASS"} and str(verdict).startswith("PASS")
         assert verdict.measures["information_gain"] == 1 and verdict.measures["overlap"] == 1
 
     def test_two_dimensions(self):
-        assert found(made(*aligned(FLAT))) == {}
+        assert found(result_with(*aligned(GRID_2D))) == {}
 
     def test_a_pair_that_was_brought_together(self, images):
         moving = image_at(images[1], 10.0)  # the same voxels, elsewhere in the world
-        assert found(made(images[0], moving, shift(GRID, 10.0, 0, 0))) == {}
+        assert found(result_with(images[0], moving, shift(GRID, 10.0, 0, 0))) == {}
 
 
 def image_at(source: MetaTensor, x: float) -> MetaTensor:
@@ -76,20 +76,20 @@ def image_at(source: MetaTensor, x: float) -> MetaTensor:
 
 class TestFinds:
     def test_an_unrelated_image(self, images):
-        assert found(made(images[0], noise()))["alignment"] == "FAIL"
+        assert found(result_with(images[0], noise()))["alignment"] == "FAIL"
 
     def test_a_result_that_is_beside(self, images):
-        assert found(made(*images, shift(GRID, 0, 8.0, 0))).keys() == {"alignment", "information gain"}
+        assert found(result_with(*images, shift(GRID, 0, 8.0, 0))).keys() == {"alignment", "information gain"}
 
     def test_a_result_that_is_worse_than_the_start(self, images):
-        bad = found(made(*images, shift(GRID, 0, 8.0, 0)))
+        bad = found(result_with(*images, shift(GRID, 0, 8.0, 0)))
         assert bad["information gain"] == "FAIL"
-        moved = made(*images, shift(GRID, 0, 8.0, 0), initial=np.eye(4) + np.eye(4, k=2) * [0, 0, 0, 8.0])
+        moved = result_with(*images, shift(GRID, 0, 8.0, 0), initial=np.eye(4) + np.eye(4, k=2) * [0, 0, 0, 8.0])
         assert "information gain" not in found(moved)  # it was there from the start
 
     def test_too_little_overlap(self, images):
         for mm, status in ((40.0, "WARN"), (56.0, "FAIL")):
-            assert found(made(*images, shift(GRID, mm, 0, 0)))["overlap"] == status
+            assert found(result_with(*images, shift(GRID, mm, 0, 0)))["overlap"] == status
 
     @pytest.mark.parametrize(
         ("matrix", "status"),
@@ -102,22 +102,22 @@ class TestFinds:
         ],
     )
     def test_an_affine_that_is_not_plausible(self, flat, matrix, status):
-        assert found(made(*flat, affine=matrix)).get("affine") == status
-        assert "affine" not in found(made(*flat, affine=matrix, initial=matrix))  # unless it was asked for
+        assert found(result_with(*flat, affine=matrix)).get("affine") == status
+        assert "affine" not in found(result_with(*flat, affine=matrix, initial=matrix))  # unless it was asked for
 
     def test_folding_and_volume(self, flat):
-        jacobian = made(*flat).jacobian
+        jacobian = result_with(*flat).jacobian
         for changes, expected in (
             ({"folding_percent": 0.1}, {"folding": "WARN"}),
             ({"folding_percent": 2.0}, {"folding": "FAIL"}),
             ({"p01": 0.3}, {"volume change": "WARN"}),
             ({"p99": 11.0}, {"volume change": "FAIL"}),
         ):
-            assert found(made(*flat, jacobian={**jacobian, **changes})) == expected
+            assert found(result_with(*flat, jacobian={**jacobian, **changes})) == expected
 
     def test_transforms_that_do_not_undo_each_other(self, flat):
         for mm, status in ((0.7, "WARN"), (3.0, "FAIL")):  # 1 mm voxels
-            assert found(made(*flat, inverse=shift(FLAT, 0, mm)))["inverse"] == status
+            assert found(result_with(*flat, inverse=shift(GRID_2D, 0, mm)))["inverse"] == status
 
     def test_a_loss_that_still_falls_rises_or_is_not_finite(self, flat):
         line = [float(i) for i in range(1, 41)]
@@ -127,10 +127,10 @@ class TestFinds:
             ([None, *SHORT["loss"][1:]], {"steps": "WARN"}),
             ([None] * 10 + SHORT["loss"][:30], {"steps": "FAIL"}),
         ):
-            assert found(made(*flat, history=[{**SHORT, "loss": loss}])) == expected
+            assert found(result_with(*flat, history=[{**SHORT, "loss": loss}])) == expected
 
     def test_an_interruption(self, flat):
-        assert found(made(*flat, interrupted=True)) == {"finished": "WARN"}
+        assert found(result_with(*flat, interrupted=True)) == {"finished": "WARN"}
 
 
 class TestMasks:
@@ -139,9 +139,9 @@ class TestMasks:
         half = torch.zeros(GRID.shape)
         half[:, :, 13:] = 1
         spoiled = image(torch.where(half > 0, images[1].as_tensor()[0], 5 * noise().as_tensor()[0]).numpy(), GRID)
-        result = made(images[0], spoiled)
+        result = result_with(images[0], spoiled)
         mask = image(half.numpy(), GRID)
-        clean = judge(made(*images), *images, fixed_mask=mask).measures
+        clean = judge(result_with(*images), *images, fixed_mask=mask).measures
         for masks in ({"fixed_mask": mask}, {"moving_mask": mask}):
             value = judge(result, images[0], spoiled, **masks).measures["nmi_after"]
             assert value == pytest.approx(clean["nmi_after"], abs=0.02)
@@ -150,12 +150,12 @@ class TestMasks:
     def test_voxels_that_are_not_finite_do_not_count(self, images):
         broken = images[1].clone()
         broken[:, :, :, :10] = math.nan
-        assert found(made(images[0], broken)) == {}
+        assert found(result_with(images[0], broken)) == {}
 
     def test_too_little_to_compare_is_no_verdict(self, images):
         mask = torch.zeros(GRID.shape)
         mask[16, 14, 10:20] = 1
-        verdict = judge(made(*images), *images, fixed_mask=image(mask.numpy(), GRID))
+        verdict = judge(result_with(*images), *images, fixed_mask=image(mask.numpy(), GRID))
         assert {c: s for c, s in statuses(verdict).items() if s != "PASS"} == {
             "voxels": "FAIL",
             "information gain": "WARN",
@@ -166,21 +166,21 @@ class TestMasks:
 
 class TestThresholds:
     def test_they_decide(self, flat):
-        assert found(made(*flat), thresholds={"beside": (100.0, None)}) == {"alignment": "WARN"}
-        assert found(made(*flat, interrupted=True), thresholds=Thresholds(overlap=(1.1, 1.05))).keys() == {
+        assert found(result_with(*flat), thresholds={"beside": (100.0, None)}) == {"alignment": "WARN"}
+        assert found(result_with(*flat, interrupted=True), thresholds=Thresholds(overlap=(1.1, 1.05))).keys() == {
             "finished",
             "overlap",
         }
 
     @pytest.mark.parametrize(("transform", "status"), [("deformable", "FAIL"), ("affine", "WARN"), ("rigid", "WARN")])
     def test_blocks_beside_are_no_failure_without_a_deformation(self, flat, transform, status):
-        result = made(*flat)
+        result = result_with(*flat)
         result = dataclasses.replace(result, config=dataclasses.replace(result.config, transform=transform))
         assert found(result, thresholds={"local_support": (1.2, 1.1)}) == {"alignment": status}
         assert found(result, thresholds={"beside": (200, 100), "local_support": (1.2, 1.1)}) == {"alignment": "FAIL"}
 
     def test_they_are_kept_and_json_brings_the_verdict_back(self, flat):
-        verdict = judge(made(*flat, interrupted=True), *flat, {"stretch": [1.1, None]})
+        verdict = judge(result_with(*flat, interrupted=True), *flat, {"stretch": [1.1, None]})
         told = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
         assert Verdict.of(told) == verdict and told["thresholds"]["stretch"] == [1.1, None]
 
@@ -191,7 +191,7 @@ class TestThresholds:
 
     def test_images_of_another_size_are_refused(self, flat):
         with pytest.raises(InputError, match="moving image"):
-            judge(made(*flat), flat[0], flat[1][:, :-1])
+            judge(result_with(*flat), flat[0], flat[1][:, :-1])
 
 
 class TestMeasures:

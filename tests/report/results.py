@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Results that no registration has made: any displacement between two modalities of the made-up anatomy."""
+"""Synthetic results: any displacement between two modalities of the synthetic anatomy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from monai_locor.registration import Stage
 from ..phantoms import anatomy, grid_of, image, other_modality
 
 GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
-FLAT = grid_of((96, 90), (1.0, 1.0), (0.0, 0.0), 0.2)
-FALLING = [{"factor": 2.0, "spacing": None, "loss": [1 / (1 + i) for i in range(40)], "bending": [0.0] * 40, "seconds": 0.5}]
+GRID_2D = grid_of((96, 90), (1.0, 1.0), (0.0, 0.0), 0.2)
+DECREASING_LOSS = [
+    {"factor": 2.0, "spacing": None, "loss": [1 / (1 + i) for i in range(40)], "bending": [0.0] * 40, "seconds": 0.5}
+]
 
 
 def aligned(grid: Grid = GRID) -> tuple[MetaTensor, MetaTensor]:
-    """Fixed and moving image of one anatomy, in place."""
+    """Fixed and moving image of one anatomy, aligned."""
     values = anatomy(grid.points())
     return image(other_modality(values), grid), image(values, grid)
 
@@ -39,14 +41,14 @@ def shift(grid: Grid, *mm: float) -> torch.Tensor:
     return torch.tensor(mm).reshape(-1, *[1] * grid.dims).expand(grid.dims, *grid.shape).clone()
 
 
-def made(
+def result_with(
     fixed: MetaTensor,
     moving: MetaTensor,
     forward: torch.Tensor | None = None,
     inverse: torch.Tensor | None = None,
     **changes: Any,
 ) -> RegistrationResult:
-    """A result with this displacement, by default none; by default its inverse is its negative, right for shifts."""
+    """A result with this displacement, by default zero; the default inverse is the negative, exact for shifts."""
     grids = Grid.of(fixed), Grid.of(moving)
     forward = torch.zeros(grids[0].dims, *grids[0].shape) if forward is None else forward
     inverse = -forward if inverse is None else inverse
@@ -58,7 +60,7 @@ def made(
         warped_fixed=warped(fixed, grids[0], inverse, grids[1]),
         fixed_grid=grids[0],
         moving_grid=grids[1],
-        history=FALLING,
+        history=DECREASING_LOSS,
         jacobian=jacobian_statistics(forward, grids[0]),
         config=RegistrationConfig(stages=(Stage(2, 40),)),
         seed=3,

@@ -17,7 +17,7 @@ import pytest
 
 from monai_locor.report import write_report
 
-from .results import FLAT, GRID
+from .results import GRID, GRID_2D
 from .test_html import EVIL, result_of
 from .test_labels import blocks
 
@@ -266,7 +266,7 @@ def test_nothing_is_asked_of_the_network_and_no_script_fails(browser, page):
 
 def test_two_dimensions(browser, tmp_path):
     browser.get_log("browser")
-    browser.get(write_report(tmp_path / "flat.html", result_of(FLAT)).as_uri())
+    browser.get(write_report(tmp_path / "flat.html", result_of(GRID_2D)).as_uri())
     wait(browser)
     assert len(set(drawn(browser)[::4])) > 20 and browser.get_log("browser") == []
     assert not browser.find_element("id", "cross").is_displayed() and not browser.find_element("id", "masks").is_displayed()

@@ -31,7 +31,7 @@ from monai_locor.report.html.explanations import CHECKS, NUMBERS
 from monai_locor.report.html.images import views_of
 
 from ..phantoms import image
-from .results import FLAT, GRID, aligned, made
+from .results import GRID, GRID_2D, aligned, result_with
 
 pytest.importorskip("matplotlib")
 
@@ -71,7 +71,7 @@ class Reader(HTMLParser):
 def result_of(grid: Grid, channels: int = 2, **changes: Any) -> RegistrationResult:
     field = random_diffeomorphism(grid, 0, rotation_deg=3, translation_mm=2, elastic_rms_mm=1, smoothing_mm=10)
     losses = [LocalLearnedBasisCRLoss(grid.dims, channels) for _ in range(2)]
-    return made(*aligned(grid), field, basis=BasisPair.of(*losses), **changes)
+    return result_with(*aligned(grid), field, basis=BasisPair.of(*losses), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +139,17 @@ class TestPage:
     @pytest.mark.slow
     def test_warnings_of_the_run(self, tmp_path):
         told = ("a mask lies elsewhere", EVIL)
-        page = write_report(tmp_path / "a.html", result_of(FLAT, warnings=told, doubts=told[:1])).read_text(encoding="utf-8")
+        page = write_report(tmp_path / "a.html", result_of(GRID_2D, warnings=told, doubts=told[:1])).read_text(encoding="utf-8")
         text = Reader(page).text
         assert all(warning in text for warning in told) and EVIL not in page
         assert "Check the result before use" in text or "Do not use the result" in text
         assert "Warnings of the run" not in self.of_flat(tmp_path)
 
     def of_flat(self, folder) -> str:
-        return write_report(folder / "b.html", result_of(FLAT), residuals=False).read_text(encoding="utf-8")
+        return write_report(folder / "b.html", result_of(GRID_2D), residuals=False).read_text(encoding="utf-8")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
+    @pytest.mark.parametrize("grid", [GRID, GRID_2D], ids=["3-D", "2-D"])
     def test_masks_are_outlined(self, grid, tmp_path):
         mask = torch.zeros(grid.shape)
         mask[tuple(slice(6, -6) for _ in grid.shape)] = 1
@@ -173,25 +173,25 @@ class TestPage:
         assert len(page) < 2e6
 
     def test_two_dimensions(self, tmp_path):
-        read = Reader(write_report(tmp_path / "a.html", result_of(FLAT)).read_text(encoding="utf-8"))
+        read = Reader(write_report(tmp_path / "a.html", result_of(GRID_2D)).read_text(encoding="utf-8"))
         assert "Jacobian determinant, image" in [a["alt"] for a in read.all("img")]
         assert not read.all("input", **{"class": "slice"})
         assert read.all("span", **{"class": "letter l"}) == []
 
     def test_residuals_that_cannot_be_mapped_say_why(self, tmp_path):
-        page = write_report(tmp_path / "a.html", result_of(FLAT, channels=1)).read_text(encoding="utf-8")
+        page = write_report(tmp_path / "a.html", result_of(GRID_2D, channels=1)).read_text(encoding="utf-8")
         assert "Not available: " in page and "in_channels 1" in page
 
     def test_without_basis_residuals_and_history(self, tmp_path):
-        result = made(*aligned(FLAT), history=[])
+        result = result_with(*aligned(GRID_2D), history=[])
         read = Reader(write_report(tmp_path / "a.html", result, title="mine", residuals=False).read_text(encoding="utf-8"))
         assert {"basis", "residual"}.isdisjoint({a.get("id") for a in read.all("section")})
         assert "mine" in read.text and "No optimization steps" in read.text
 
     def test_of_several_channels_the_first_is_shown(self, tmp_path):
-        fixed, moving = aligned(FLAT)
+        fixed, moving = aligned(GRID_2D)
         files = {"list": [{"path": f"/a/{name}.nii", "sha256": name} for name in ("t1", "t2")]}
-        result = made(fixed, moving, arguments={"fixed": files, "moving": {"path": "/a/m.nii"}})
+        result = result_with(fixed, moving, arguments={"fixed": files, "moving": {"path": "/a/m.nii"}})
         page = write_report(tmp_path / "a.html", result, [fixed, 2 * fixed], moving, residuals=False).read_text(
             encoding="utf-8"
         )
@@ -203,8 +203,8 @@ class TestPage:
         assert judge(result, (fixed, 2 * fixed), [moving, moving]) == judge(result, fixed, moving)
 
     def test_images_that_are_missing_or_do_not_fit(self, tmp_path):
-        fixed, moving = aligned(FLAT)
-        bare = made(fixed, moving, fixed_image=None, moving_image=None)
+        fixed, moving = aligned(GRID_2D)
+        bare = result_with(fixed, moving, fixed_image=None, moving_image=None)
         with pytest.raises(InputError, match="does not hold its images"):
             write_report(tmp_path / "a.html", bare)
         with pytest.raises(InputError, match="fixed image"):
@@ -239,7 +239,7 @@ class TestPictures:
         assert min(abs(x - 10), abs(x - 30), abs(y - 10), abs(y - 30)) < 1
 
     def test_an_undeformed_grid_is_straight_and_fills_the_picture(self):
-        straight = FLAT.reordered(*FLAT.canonical_order())
+        straight = GRID_2D.reordered(*GRID_2D.canonical_order())
         (view,) = views_of(straight, (48, 45))
         for path in view.grid_lines(torch.zeros(2, *straight.shape), straight):
             steps = np.array([float(v) for v in path.split("l")[1].split()]).reshape(-1, 2)
@@ -300,7 +300,7 @@ class TestNotebook:
             np.testing.assert_array_equal(read.get_fdata(dtype=np.float32), expected[0].numpy())
             np.testing.assert_allclose(read.affine, GRID.affine)
         with pytest.raises(InputError, match="3-D"):
-            made(*aligned(FLAT)).view()
+            result_with(*aligned(GRID_2D)).view()
 
 
 class Widget:

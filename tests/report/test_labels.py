@@ -23,7 +23,7 @@ from monai_locor.report.html.labels import color_indices, labels_section
 from monai_locor.report.html.stacks import MAX_VOXELS_PER_AXIS, columns_of, shown_grid, stack
 from monai_locor.report.labels import label_overlaps
 
-from .results import FLAT, GRID, aligned, made, shift
+from .results import GRID, GRID_2D, aligned, result_with, shift
 from .test_html import Reader
 
 pytest.importorskip("matplotlib")
@@ -38,23 +38,23 @@ def blocks(grid: Grid, first: int = 4, numbers: tuple[int, int] = (7, 300)) -> M
     return MetaTensor(labels, affine=torch.from_numpy(grid.affine))
 
 
-@pytest.mark.parametrize("grid", [GRID, FLAT], ids=["3-D", "2-D"])
+@pytest.mark.parametrize("grid", [GRID, GRID_2D], ids=["3-D", "2-D"])
 def test_dice_before_and_after(grid):
     step = float(np.abs(grid.affine[:-1, 0]).max())
     field = torch.from_numpy(grid.affine[:-1, 0] * 2).reshape(-1, *[1] * grid.dims).float().expand(-1, *grid.shape)
-    result = made(*aligned(grid), field.contiguous())
+    result = result_with(*aligned(grid), field.contiguous())
     fixed, moving = blocks(grid, 4), blocks(grid, 6)
     (pair,) = label_overlaps(result, fixed, [moving])
     assert step > 0 and pair.after == {7: 1.0, 300: 1.0} and not pair.decreased
     assert pair.before == {label: pytest.approx(0.75) for label in (7, 300)}
-    (worse,) = label_overlaps(made(*aligned(grid), field.contiguous()), fixed, fixed)
+    (worse,) = label_overlaps(result_with(*aligned(grid), field.contiguous()), fixed, fixed)
     assert worse.decreased and "reduced the overlap" in labels_section([worse])
     expected = dice_per_label(fixed, warped(fixed, grid, field.contiguous(), grid, "nearest"))
     assert worse.after == expected
 
 
 def test_maps_on_other_grids_lie_where_the_world_says():
-    result = made(*aligned())
+    result = result_with(*aligned())
     fixed = blocks(GRID)
     shifted = GRID.affine.copy()
     shifted[:3, 3] += GRID.affine[:3, :3] @ [2, 0, 0]
@@ -68,12 +68,12 @@ def test_arrays_lie_on_the_voxels_of_their_image(kind):
     grid = Grid((20, 18, 16), np.diag([2.0, 2, 2, 1]) + 30 * np.eye(4, k=3))
     images = [MetaTensor(torch.rand(1, *grid.shape), affine=torch.from_numpy(grid.affine)) for _ in range(2)]
     values = blocks(Grid(grid.shape, np.eye(4)), 2)[0].numpy()
-    (pair,) = label_overlaps(made(*images), kind(values), kind(values))
+    (pair,) = label_overlaps(result_with(*images), kind(values), kind(values))
     assert pair.after == {7: 1.0, 300: 1.0} and torch.equal(pair.fixed[0], torch.from_numpy(values))
 
 
 def test_which_belong_together(tmp_path):
-    result, paths = made(*aligned()), {}
+    result, paths = result_with(*aligned()), {}
     for name in ("organs", "bones", "other", "more"):
         for role in ("fixed", "moving"):
             paths[role, name] = tmp_path / role / f"{name}.nii.gz"
@@ -95,16 +95,16 @@ def test_which_belong_together(tmp_path):
 
 def test_what_is_refused():
     with pytest.raises(InputError, match="2-D, but the registration is 3-D"):
-        label_overlaps(made(*aligned()), blocks(FLAT))
+        label_overlaps(result_with(*aligned()), blocks(GRID_2D))
     with pytest.raises(InputError, match="whole numbers"):
-        label_overlaps(made(*aligned()), (), aligned()[1])
+        label_overlaps(result_with(*aligned()), (), aligned()[1])
 
 
 def test_many_labels_are_folded_and_strange_numbers_keep_their_color():
     labels = torch.arange(-5, 395).reshape(1, 20, 20)
     labels = MetaTensor(labels, affine=torch.eye(4, dtype=torch.float64))
     images = [MetaTensor(torch.rand(1, 20, 20), affine=torch.eye(4, dtype=torch.float64)) for _ in range(2)]
-    (pair,) = label_overlaps(made(*images), labels, labels)
+    (pair,) = label_overlaps(result_with(*images), labels, labels)
     maps, palette = color_indices(pair, Grid.of(labels))
     assert len(palette) == 255 and maps["fixed"].max() == 255 and (maps["fixed"] == 0).sum() == 1
     section = labels_section([pair])
@@ -145,15 +145,15 @@ class TestStacks:
         assert set(np.unique(unpacked(stack(labels, exact=True), small.shape))) <= {0, 200}
 
     def test_the_page_says_whether_all_voxels_are_shown(self, tmp_path):
-        for grid, told in ((FLAT, "All 96×90 voxels"), (Grid((300, 40), np.eye(3)), "256×40 voxels are shown, averages of")):
+        for grid, told in ((GRID_2D, "All 96×90 voxels"), (Grid((300, 40), np.eye(3)), "256×40 voxels are shown, averages of")):
             images = [MetaTensor(torch.rand(1, *grid.shape), affine=torch.from_numpy(grid.affine)) for _ in range(2)]
-            page = write_report(tmp_path / "a.html", made(*images), residuals=False).read_text(encoding="utf-8")
+            page = write_report(tmp_path / "a.html", result_with(*images), residuals=False).read_text(encoding="utf-8")
             assert told in Reader(page).text
 
     def test_the_script_is_told_where_slices_lie(self, tmp_path):
         tall = Grid((20, 18, 600), np.array([[0, 0, 0.5, -7], [2.0, 0, 0, 3], [0, -1.5, 0, 9], [0, 0, 0, 1]]))
         images = [MetaTensor(torch.rand(1, *tall.shape), affine=torch.from_numpy(tall.affine)) for _ in range(2)]
-        page = write_report(tmp_path / "a.html", made(*images), residuals=False).read_text(encoding="utf-8")
+        page = write_report(tmp_path / "a.html", result_with(*images), residuals=False).read_text(encoding="utf-8")
         (viewer,) = (a for a in Reader(page).all("div") if a.get("id") == "viewer")
         data = json.loads(viewer["data-volumes"])
         assert data["shape"] == [256, 20, 18]  # R, A, S
@@ -163,7 +163,7 @@ class TestStacks:
 
 
 def test_labels_in_a_page(tmp_path):
-    result = made(*aligned(), shift(GRID, 0, 2.0, 0))
+    result = result_with(*aligned(), shift(GRID, 0, 2.0, 0))
     labels = {"fixed_labels": blocks(GRID), "moving_labels": blocks(GRID, 6)}
     read = Reader(write_report(tmp_path / "a.html", result, residuals=False, **labels).read_text(encoding="utf-8"))
     stacks = {a["data-name"]: a for a in read.all("img", **{"class": "stack"})}

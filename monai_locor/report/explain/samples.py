@@ -172,7 +172,7 @@ def _finite(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
-    """What a matrix adds to the world points of a grid, ``(D, *grid)``."""
+    """Displacement of the world points of a grid by an affine, ``(D, *grid)``, mm."""
     if matrix.shape != (grid.dims + 1, grid.dims + 1) or not np.isfinite(matrix).all():
         raise InputError(f"initial must be a finite {grid.dims + 1}x{grid.dims + 1} matrix, got shape {matrix.shape}.")
     points = grid.points()

@@ -31,9 +31,9 @@
   };
 
   // rows from the top, patient's right on the left: both axes run from their high end
-  const cut = (values, view, beside = 0) => {
+  const cut = (values, view, offset = 0) => {
     const { across, up, through, width, height } = view;
-    const first = through < 0 ? 0 : clamp(at[through] + beside, 0, shape[through] - 1) * strides[through];
+    const first = through < 0 ? 0 : clamp(at[through] + offset, 0, shape[through] - 1) * strides[through];
     const out = new Uint8Array(width * height);
     for (let row = 0; row < height; row++) {
       const line = first + (height - 1 - row) * strides[up];

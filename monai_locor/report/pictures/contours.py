@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where contours of an image are drawn."""
+"""Center and contour levels of an image."""
 
 from __future__ import annotations
 
