@@ -51,7 +51,8 @@ def reasons_of(
         similarity: similarity measure of the registration; it changes the texts only.
         transform: transform model, see :class:`monai_locor.registration.RegistrationConfig`.
     """
-    shifts_mm = (*(k * pair.unit for k in LOCAL_SHIFTS), GLOBAL_SHIFT * float(pair.grid.extent.max()))
+    near, far = LOCAL_SHIFTS
+    shifts_mm = near * pair.unit, far * pair.unit, GLOBAL_SHIFT * float(pair.grid.extent.max())
     return [
         _valid_voxels(measures, limits),
         _overlap(measures, limits),
