@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...geometry import Grid, reorder
-from ..labels import LabelOverlap
+from ...quality.labels import LabelOverlap
 
 __all__ = ["color_indices", "labels_section"]
 

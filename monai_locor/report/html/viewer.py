@@ -18,8 +18,8 @@ from ...errors import InputError
 from ...geometry import Grid, apply_affine, warp, warped
 from ...io import ImageSource, read_image
 from ...io.masks import mask_on_grid
+from ...quality.labels import LabelOverlap
 from ..explain.residual import residual_maps
-from ..labels import LabelOverlap
 from ..pictures.contours import bright_center, smoothed_outline
 from ..pictures.planes import intensity_limits, upright, window
 from .assets import asset
