@@ -20,7 +20,7 @@ from monai.utils import TransformBackends
 
 from ..errors import InputError
 from ..geometry import Grid, apply_affine, warp
-from ..inferers.network_input import FEWEST_VOXELS
+from ..inferers.network_input import MIN_NETWORK_VOXELS
 from ..io import read_image, read_mask
 from ..io.masks import placed_like
 from ..registration import RegistrationConfig
@@ -257,11 +257,11 @@ def _check_size(name: str, grid: Grid, spacing: float | None) -> None:
     """An image needs enough voxels; a fixed image also enough voxels of the network's size."""
     if min(grid.shape) < 2:
         raise InputError(f"{name}: has one voxel along an axis, {grid.shape}; remove it, or train on 2-D images")
-    if spacing is not None and min(grid.resampled([spacing] * grid.dims).shape) < FEWEST_VOXELS:
-        most = float(((np.array(grid.shape) - 1) * grid.spacing).min()) / (FEWEST_VOXELS - 1)
+    if spacing is not None and min(grid.resampled([spacing] * grid.dims).shape) < MIN_NETWORK_VOXELS:
+        most = float(((np.array(grid.shape) - 1) * grid.spacing).min()) / (MIN_NETWORK_VOXELS - 1)
         size = " x ".join(f"{mm:.4g}" for mm in grid.extent)
         raise InputError(
-            f"{name}: its {size} mm cover fewer than {FEWEST_VOXELS} voxels of {spacing:g} mm along an axis; "
+            f"{name}: its {size} mm cover fewer than {MIN_NETWORK_VOXELS} voxels of {spacing:g} mm along an axis; "
             f"remove it, or choose a spacing of at most {math.floor(most * 1000) / 1000:g} mm"
         )
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Instance optimization as a MONAI `Inferer`: optimize a pair, improve what a network predicts, or only predict."""
+"""Instance optimization as a MONAI `Inferer`: optimize a pair, refine a network's prediction, or only predict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["InstanceOptimizationInferer"]
 class InstanceOptimizationInferer(Inferer):
     """Register every pair of a batch with :func:`monai_locor.register`, optionally from the velocity a network predicts.
 
-    MONAI's evaluators call inferers without gradients; this one switches them on for its own work. What is computed:
+    MONAI's evaluators call inferers without gradients; this one enables them. Results:
 
     ==================  =================  ====================================================
     ``use_network``     ``num_iterations``  result
@@ -48,8 +48,8 @@ class InstanceOptimizationInferer(Inferer):
 
     Args:
         preset: settings, see :func:`monai_locor.register`.
-        num_iterations: deformable steps, shared out among the stages in proportion; None keeps the preset's. After a network,
-            stages that sample coarser than ``coarsest`` get none. The affine stages go as the preset says.
+        num_iterations: deformable steps, distributed over the stages in proportion; None keeps the preset's. After a network,
+            stages that sample coarser than ``coarsest`` get none. The affine stages are those of the preset.
         use_network: start from the network's prediction. The network maps ``(1, 2, *grid)``, the moving image in its affine
             alignment and the fixed image on the network's grid, see
             :func:`monai_locor.inferers.network_input.network_image`, to a stationary velocity ``(1, D, *grid)`` along the
@@ -58,16 +58,15 @@ class InstanceOptimizationInferer(Inferer):
         downsampling: how many times larger the network's own voxels are, see :class:`monai_locor.networks.RegistrationNetwork`.
         stride, guided: as the network was trained, see :class:`monai_locor.networks.RegistrationNetwork`; with ``guided``, its
             guide is ``loss``.
-        loss: what the network was trained with; instance optimization after the network starts from the basis functions
-            that it has learned, where its similarity has any. It may be on any device and stays there: where the images are
-            elsewhere, a copy is used.
+        loss: the loss of the network's training; instance optimization after the network starts from its learned basis
+            functions, if any. It may be on any device; for images on another device, a copy is used.
         coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
         seed: of the optimization; every pair starts from it, so that a pair gives the same result in any batch.
         progress: show a progress bar.
-        similarity: instead of the settings' measure, see :func:`monai_locor.register`.
-        similarity_options: of a measure with a name, see :class:`monai_locor.registration.RegistrationConfig`.
-        transform: instead of that of the settings, see :func:`monai_locor.register`.
+        similarity: replaces the measure of the settings, see :func:`monai_locor.register`.
+        similarity_options: of a named measure, see :class:`monai_locor.registration.RegistrationConfig`.
+        transform: replaces that of the settings, see :func:`monai_locor.register`.
 
     Raises:
         InputError: for settings that are not valid.
@@ -102,9 +101,7 @@ class InstanceOptimizationInferer(Inferer):
             RegistrationConfig.of(preset).with_transform(transform), similarity, similarity_options
         )
         if use_network and self.config.transform != "deformable":
-            raise InputError(
-                f'a network deforms, which does not go with transform "{self.config.transform}"; use "deformable".'
-            )
+            raise InputError(f'a network requires transform "deformable", got "{self.config.transform}".')
         if num_iterations is not None:
             self.config = self.config.with_iterations(num_iterations, coarsest if use_network else math.inf)
         for name, value in (("divisible", divisible), ("downsampling", downsampling), ("stride", stride)):
@@ -112,7 +109,7 @@ class InstanceOptimizationInferer(Inferer):
         STEPS.check("seed", seed)
         POSITIVE.check("network_spacing", network_spacing)
         if guided and loss is None:
-            raise InputError("a guided network needs the loss that it was trained with: give loss.")
+            raise InputError("a guided network needs the loss that it was trained with; give loss.")
         self.use_network, self.network_spacing, self.loss = use_network, float(network_spacing), loss
         self.seed, self.progress = seed, progress
         self.wrapper: dict[str, Any] = {"divisible": divisible, "downsampling": downsampling, "stride": stride}
@@ -133,7 +130,7 @@ class InstanceOptimizationInferer(Inferer):
                 their affines. The work is done on their device.
             network: see the class; not called unless ``use_network``.
             moving: moving images, likewise, each on its own grid.
-            fixed_mask: where the fixed images count, likewise; items of a list may be None.
+            fixed_mask: masks of the fixed images, likewise; items of a list may be None.
             moving_mask: the same for the moving images.
 
         Returns:
@@ -141,7 +138,7 @@ class InstanceOptimizationInferer(Inferer):
 
         Raises:
             InputError: for input that cannot be registered.
-            ValueError: when the numbers of images differ, or the network returns something else than a velocity.
+            ValueError: when the numbers of images differ, or the output of the network is not a velocity.
         """
         with torch.inference_mode(False), torch.enable_grad():
             fixed_images = _items(inputs, None)
@@ -177,7 +174,7 @@ class InstanceOptimizationInferer(Inferer):
         return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
 
     def _basis(self) -> BasisPair | None:
-        """What the network's loss has learned; None if that was another measure, or the registration has another."""
+        """The learned basis of the network's loss; None if it or the registration uses another measure."""
         if self.loss is None or self.config.similarity != "locor":
             return None
         losses = [self.loss.similarity, self.loss.inverse_similarity]
@@ -188,7 +185,7 @@ class InstanceOptimizationInferer(Inferer):
         self, network: Callable[[torch.Tensor], torch.Tensor] | None
     ) -> Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor]:
         if network is None:
-            raise ValueError("use_network is set, but there is no network")
+            raise ValueError("use_network is set, but no network is given")
 
         def predict(fixed: PreparedImage, moving: PreparedImage, matrix: np.ndarray) -> torch.Tensor:
             guide = _on(fixed.image.device, self.loss) if self.guided and self.loss is not None else None
@@ -199,7 +196,7 @@ class InstanceOptimizationInferer(Inferer):
 
 
 def _on(device: torch.device, module: nn.Module) -> nn.Module:
-    """A module on a device: itself if it is there, else a copy."""
+    """A module on a device, a copy if it is on another one."""
     elsewhere = any(x.device != device for x in (*module.parameters(), *module.buffers()))
     return copy.deepcopy(module).to(device) if elsewhere else module
 
@@ -208,7 +205,7 @@ def _items(images: torch.Tensor | Sequence[torch.Tensor | None] | None, count: i
     """The images of a batch one by one."""
     if images is None:
         return [None] * (count or 0)
-    return list(images)  # a MetaTensor that is no collated batch has one affine for all its items, and indexing keeps it
+    return list(images)  # indexing a MetaTensor that is not a collated batch keeps its affine
 
 
 def _file_name(image: torch.Tensor | None) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a network is shown of a pair, and what its prediction means to the engine."""
+"""The input of a registration network, and its prediction as a velocity for the engine."""
 
 from __future__ import annotations
 
@@ -27,58 +27,58 @@ from ..transforms import derivative_magnitude
 
 __all__ = ["align", "network_grid", "network_image", "predict_velocity"]
 
-FEWEST_VOXELS = 8  # along an axis of the network's grid
-# Standard deviation of the smoothing, voxels. With a third, as in the pyramid, a shift of a third of a voxel along each axis
-# gains as much by the blur of interpolation as a network does by aligning brains in its first hundreds of steps.
-SMOOTHING = 5 / 6
+MIN_NETWORK_VOXELS = 8  # along an axis of the network's grid
+# Standard deviation, voxels. With a third, as in the pyramid, the interpolation blur of a shift by a third of a voxel reduces
+# the loss as much as the alignment of brains in the first hundreds of training steps.
+SMOOTHING_SIGMA = 5 / 6
 
 
 def network_grid(fixed: PreparedImage, spacing: float) -> Grid:
-    """The grid that a network works on: the fixed image's field of view, axes nearest to R, A, S, isotropic voxels.
+    """The grid of a network: the fixed image's field of view, axes nearest to R, A, S, isotropic voxels.
 
     Args:
         fixed: fixed image.
         spacing: voxel size, mm.
 
     Raises:
-        InputError: when ``spacing`` is not positive, or leaves fewer than eight voxels along an axis.
+        InputError: when ``spacing`` is not positive, or gives fewer than eight voxels along an axis.
     """
     if not spacing > 0:
         raise InputError(f"the voxel size of the network must be positive, got {spacing!r} mm")
     grid = fixed.grid.resampled([spacing] * fixed.grid.dims)
-    if min(grid.shape) < FEWEST_VOXELS:
+    if min(grid.shape) < MIN_NETWORK_VOXELS:
         raise InputError(
             f"an image of {' x '.join(f'{mm:.0f}' for mm in fixed.grid.extent)} mm has {grid.shape} voxels of {spacing:g} mm, "
-            f"too few for the network: {FEWEST_VOXELS} along each axis are needed; register without it, or with finer ones"
+            f"too few for the network: {MIN_NETWORK_VOXELS} along each axis are needed; register without it, or with finer ones"
         )
     return grid
 
 
 @guarded
 def network_image(image: PreparedImage, matrix: np.ndarray | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """An image as a network sees it: smoothed to the voxels of ``grid``, sampled there, in [0, 1].
+    """An image as the input of a network: smoothed to the voxels of ``grid``, sampled there, in [0, 1].
 
     Args:
         image: fixed or moving image.
-        matrix: ``(D + 1, D + 1)``, from the world points of ``grid`` to those of the image, RAS mm; None where they are the
-            same.
+        matrix: ``(D + 1, D + 1)``, from the world points of ``grid`` to those of the image, RAS mm; None for the
+            identity.
         grid: see :func:`network_grid`.
 
     Returns:
-        ``(1, *grid)`` intensities, 0 where there are none, and ``(1, *grid)`` weights in [0, 1].
+        ``(1, *grid)`` intensities, 0 outside the image, and ``(1, *grid)`` weights in [0, 1].
     """
-    smooth, weight = image_features(image, 3 * SMOOTHING * grid.spacing, False)  # which smooths by a third of that
+    smooth, weight = image_features(image, 3 * SMOOTHING_SIGMA * grid.spacing, False)  # smooths by a third of the step
     seen = image.grid if matrix is None else Grid(image.grid.shape, np.linalg.inv(matrix) @ image.grid.affine)
     valid = warp(torch.ones_like(smooth) if weight is None else weight, seen, None, grid)
     return warp(smooth.clamp(0, 1), seen, None, grid), valid
 
 
 def align(fixed: PreparedImage, moving: PreparedImage, config: RegistrationConfig, how: str = "affine") -> np.ndarray:
-    """The affine that a network's prediction builds on.
+    """The affine that is composed with a network's prediction.
 
     Args:
-        config: its affine stages, and where they start.
-        how: ``"affine"`` goes through the affine stages; ``"start"`` is what they would start from.
+        config: its affine stages and initialization.
+        how: ``"affine"`` runs the affine stages; ``"start"`` is their initial affine.
 
     Returns:
         ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
@@ -104,7 +104,7 @@ def predict_velocity(
     """The stationary velocity that a network predicts on top of an affine.
 
     Args:
-        network: shown the images as :func:`network_image` makes them, and their derivative magnitudes per voxel.
+        network: of the images of :func:`network_image` and their derivative magnitudes per voxel.
         matrix: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         spacing: voxel size of the images that the network was trained with, mm.
 
@@ -112,7 +112,7 @@ def predict_velocity(
         ``(D, *fixed.grid)``, RAS mm.
 
     Raises:
-        ValueError: when the network's output is no velocity.
+        ValueError: when the network's output is not a velocity.
     """
     grid = network_grid(fixed, spacing)
     seen = [network_image(moving, matrix, grid), network_image(fixed, None, grid)]

@@ -77,52 +77,52 @@ def register(
     Args:
         fixed, moving: file names, or images in memory, 2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a
             nested list, alone (voxels of 1 mm) or as ``(array, affine)`` with an affine in RAS mm, see
-            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. A list of them is
-            registered together: the first fixed with the first moving image, and so on, or the only one of a side with each
-            of the other. The images of a side share the grid of its first one; others are resampled. Verdict, warped images
-            and the search for another start are those of the first pair; there is no :attr:`RegistrationResult.basis`.
-        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for images
-            of two people, or ``"paper"``, near to the published method), a mapping of settings or a JSON file of them.
-        fixed_mask, moving_mask: where the images count; on any grid.
-        initial: where to start: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centers of
-            mass) or ``"auto"``, instead of ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
+            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. Lists are
+            registered together: the first fixed with the first moving image, and so on, or a single image of one side with
+            each of the other. All images of a side are resampled to the grid of its first one. Verdict, warped images and the
+            search for another start use the first pair; :attr:`RegistrationResult.basis` is None.
+        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for
+            images of two subjects, or ``"paper"``, close to the published method), a mapping of settings or their JSON file.
+        fixed_mask, moving_mask: masks of the voxels that are used, on any grid.
+        initial: initial transform: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centers of
+            mass) or ``"auto"``, which replace ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
             fixed to moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, affine included; a
             :class:`monai_locor.geometry.SpatialTransform`, or the result of another registration; a transform of SimpleITK, ITK
             or ANTsPy, or a field as an image of theirs (LPS mm); a file of any format that
             :func:`monai_locor.io.read_transform` reads; or a list of transforms and files in the order of
             ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` stands for an inverse.
-        initial_velocity: stationary velocity field to start from, for instance a network's prediction: ``(D, *fixed)`` along
-            the fixed grid's array axes in its voxels (MONAI's DVF); what is optimized adds to it.
-        predict: gives an initial velocity when the affine stages are through: called with the fixed and the moving image as
-            the engine sees them and the affine, it returns ``(D, *fixed)`` in the order of that fixed image, RAS mm. See
+        initial_velocity: initial stationary velocity field, for instance a network's prediction: ``(D, *fixed)`` along the
+            fixed grid's array axes in its voxels (MONAI's DVF); the optimized velocity adds to it.
+        predict: returns an initial velocity after the affine stages: called with the prepared fixed and moving image and the
+            affine, it returns ``(D, *fixed)`` in the axis order of the prepared fixed image, RAS mm. See
             :func:`monai_locor.inferers.network_input.predict_velocity`. Not with two devices.
-        initial_basis: what :attr:`RegistrationResult.basis` of another pair of the same contrasts learned, or a file of it
-            (:meth:`RegistrationResult.save_basis`), to start from; it goes on learning. The settings must be of its sizes.
-        similarity: instead of the measure of the settings: the name of another, with its default options, see
-            :data:`monai_locor.registration.similarity.SIMILARITIES`. Or a loss of your own or of MONAI's, to be minimized,
-            ``forward(pred, target)`` of the warped and the still image, ``(1, 1, *spatial)``, about [0, 1] (the robust range;
-            from -0.25 to 1.25): a module, of which each direction gets a copy, or a function ``(spatial_dims) -> module``. If
-            its ``forward`` has a parameter ``mask``, it is told where both images count, else it sees all of them
-            (``monai.losses.MaskedLoss`` helps). With an attribute ``in_channels`` of 2, ``pred`` has the derivative magnitude,
-            too. What parameters it has are learned at ``learning_rate_basis``.
-        transform: what may be found: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, instead of what the
-            settings say. It is found on top of ``initial``.
-        channel_weights: of several pairs of images, how much each counts, by default as much as any: the loss is the weighted
-            mean of the pairs' losses, each with basis functions of its own.
+        initial_basis: initial basis, optimized further: :attr:`RegistrationResult.basis` of another pair of the same contrasts,
+            or its file (:meth:`RegistrationResult.save_basis`). Its sizes must be those of the settings.
+        similarity: replaces the measure of the settings: the name of another one, with its default options, see
+            :data:`monai_locor.registration.similarity.SIMILARITIES`; or a custom loss or one of MONAI's, to be minimized,
+            ``forward(pred, target)`` of the warped and the target image, ``(1, 1, *spatial)``, about [0, 1] (the robust range;
+            from -0.25 to 1.25): a module, copied for each direction, or a function ``(spatial_dims) -> module``. A parameter
+            ``mask`` of ``forward`` receives the mask of both images, otherwise the whole images are compared
+            (``monai.losses.MaskedLoss`` helps). With an attribute ``in_channels`` of 2, ``pred`` also has the derivative
+            magnitude. Its parameters are optimized at ``learning_rate_basis``.
+        transform: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, replaces that of the settings. It is
+            composed with ``initial``.
+        channel_weights: weights of several pairs of images, by default equal: the loss is the weighted mean of the pairs'
+            losses, each with its own basis functions.
         device: by default CUDA where there is a GPU, else the CPU.
-        devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: a process of its own computes the second direction on
-            the second one, and gradients are summed after every step (gloo). The result is that of one device up to the
-            order of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
+        devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: another process computes the second direction on the
+            second device, and gradients are summed after every step (gloo). The result is that of one device up to the order
+            of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
         seed: of the basis networks and the window shifts; on a CPU the same seed gives the same bytes.
         progress: show a progress bar.
-        keep_interrupted: where Ctrl-C (KeyboardInterrupt) ends the optimization, return the best result so far, with
-            ``interrupted`` set, and do not raise it. A second one then ends that.
+        keep_interrupted: if interrupted by Ctrl-C (KeyboardInterrupt), return the current state, with ``interrupted`` set,
+            instead of raising. A second interrupt raises.
 
     Returns:
         The transform in both directions and the warped images, on the host.
 
     Raises:
-        InputError: for input that cannot be registered, before any long work, in one line that names it and the remedy.
+        InputError: for input that cannot be registered, before any long computation, in one line that names it and the remedy.
     """
     given = dict(locals())  # all arguments, for run.json
     first, second = _devices(device, devices)
@@ -131,11 +131,11 @@ def register(
 
 
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
-    """What :func:`register` does with its arguments on its devices."""
+    """The body of :func:`register`, on its devices."""
     began = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
-    if word is not None:  # it belongs to the settings
+    if word is not None:  # a setting
         settings, given = dataclasses.replace(settings, initialization=word), {**given, "initial": None}
     config, own = chosen_similarity(settings, given["similarity"])
     basis = _basis(given["initial_basis"], config)
@@ -143,14 +143,14 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     if second is not None:
         _check_picklable(own)
     if predict is not None and config.transform != "deformable":
-        raise InputError(f'a prediction deforms, which does not go with transform "{config.transform}"; use "deformable".')
+        raise InputError(f'a predicted velocity requires transform "deformable", got "{config.transform}".')
     if predict is not None and (second is not None or initial_velocity is not None):
-        raise InputError("a prediction goes with one device, and with no other initial velocity: leave one of them out.")
+        raise InputError("predict cannot be combined with two devices or with initial_velocity; give one of them.")
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
     weights = checked_weights(given["channel_weights"], len(pair.fixed.image))
     if len(weights) > 1 and (predict is not None or basis is not None):
-        raise InputError("several images a side go with no prediction and no initial basis: leave it out, or give one each.")
+        raise InputError("several images per side cannot be combined with predict or initial_basis; give one image per side.")
     velocity, displacement = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
     start = Start(
         images=(pair.fixed, pair.moving),
@@ -198,17 +198,17 @@ def _optimized(
 def _predicted(
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor], pair: Pair, matrix: np.ndarray
 ) -> torch.Tensor:
-    """What is predicted, ``(D, *fixed)`` in the order of the prepared image, RAS mm.
+    """The predicted velocity, ``(D, *fixed)`` in the order of the prepared image, RAS mm.
 
     Raises:
-        InputError: when it is not finite, as of a network whose training has diverged.
+        InputError: when it is not finite, as from a network whose training has diverged.
     """
     velocity = predict(pair.fixed, pair.moving, matrix)
     bad = int((~velocity.isfinite()).sum())
     if bad:
         raise InputError(
-            f"the predicted velocity has {bad} of {velocity.numel()} values that are NaN or infinite: has the training of the "
-            "network diverged? Use an earlier checkpoint, or register without it."
+            f"the predicted velocity has {bad} of {velocity.numel()} values that are NaN or infinite; the training of the "
+            "network may have diverged: use an earlier checkpoint, or register without it."
         )
     return velocity
 
@@ -241,7 +241,7 @@ def _basis(given: BasisPair | str | PathLike[str] | None, config: RegistrationCo
     if given is None:
         return None
     if config.similarity != "locor":
-        raise InputError(f"an initial basis is for similarity 'locor', and the settings have {config.similarity!r}.")
+        raise InputError(f"an initial basis requires similarity 'locor', the settings have {config.similarity!r}.")
     basis = given if isinstance(given, BasisPair) else BasisPair.load(given)
     basis.check(
         derivative=config.derivative,
@@ -253,7 +253,7 @@ def _basis(given: BasisPair | str | PathLike[str] | None, config: RegistrationCo
 
 
 def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
-    """Whether the first affine is to be compared with other starts. A deformation to start from belongs to its affine."""
+    """Whether the first affine is compared with other starts; an initial deformation is tied to its affine."""
     if pair.velocity is not None or pair.displacement is not None:
         return False
     return config.multistart == "always" or (config.multistart == "auto" and not given)
@@ -299,7 +299,7 @@ def _result(run: Run, pair: Pair, seconds: float, names: dict[str, str]) -> Regi
 
 
 def _judged(result: RegistrationResult, pair: Pair, times: list[float]) -> RegistrationResult:
-    """The result with its verdict and how long its parts took, given when the first of them began and ended."""
+    """The result with its verdict and timings; ``times`` has the start and end of the first parts."""
     times.append(time.perf_counter())
     sources = {"fixed": (pair.fixed, pair.fixed_image), "moving": (pair.moving, pair.moving_image)}
     masks = {

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Is the background of an image noise as strong as its contents, as in MP2RAGE images (UNI, T1 maps)?"""
+"""Detection of a noisy background of full intensity range, as in MP2RAGE images (UNI, T1 maps)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..tensors import plain
 
 __all__ = ["has_noisy_background"]
 
-SHARE = 10  # a corner is a tenth of each axis
-LEAST = 6  # voxels along each axis of a corner
-STRONG = 0.15  # standard deviation of a corner, in robust ranges of the image; noise between both ends of the range has 0.29
-WHITE = 0.4  # correlation of neighbors: less is noise
-STRUCTURE = 0.55  # more is an image
+CORNER_FRACTION = 10  # a corner is a tenth of each axis
+MIN_CORNER_SIZE = 6  # voxels along each axis of a corner
+MIN_NOISE_STD = 0.15  # of a corner, in robust ranges of the image; uniform noise over the range has 0.29
+MAX_NOISE_CORRELATION = 0.4  # of neighbors
+MIN_IMAGE_CORRELATION = 0.55  # of neighbors
 
 
 def has_noisy_background(image: torch.Tensor) -> bool:
@@ -33,13 +33,17 @@ def has_noisy_background(image: torch.Tensor) -> bool:
     """
     values = plain(image)[0].detach()
     low, high = np.quantile(values.flatten()[:: max(1, values.numel() // 2**16)].cpu().double().numpy(), [0.005, 0.995])
-    if not high > low or min(values.shape) < 2 or sum(n >= 3 * LEAST for n in values.shape) < 2:
+    if not high > low or min(values.shape) < 2 or sum(n >= 3 * MIN_CORNER_SIZE for n in values.shape) < 2:
         return False
     found = [_is_noise(_array(values[corner]), high - low) for corner in _corners(values.shape)]
     if 2 * sum(found) < len(found):
         return False
-    middle = tuple(slice(n // 2 - _size(n), n // 2 + _size(n)) if n >= 3 * LEAST else slice(None) for n in values.shape)
-    return _neighbors(_array(values[middle])) > STRUCTURE
+    long = [n >= 3 * MIN_CORNER_SIZE for n in values.shape]
+    middle = tuple(
+        slice(n // 2 - _size(n), n // 2 + _size(n)) if is_long else slice(None)
+        for n, is_long in zip(values.shape, long, strict=True)
+    )
+    return _neighbors(_array(values[middle])) > MIN_IMAGE_CORRELATION
 
 
 def _array(block: torch.Tensor) -> np.ndarray:
@@ -48,17 +52,17 @@ def _array(block: torch.Tensor) -> np.ndarray:
 
 
 def _size(n: int) -> int:
-    return max(LEAST, n // SHARE)
+    return max(MIN_CORNER_SIZE, n // CORNER_FRACTION)
 
 
 def _corners(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Blocks at the corners; a short axis belongs to them as a whole."""
-    ends = [(slice(0, _size(n)), slice(n - _size(n), n)) if n >= 3 * LEAST else (slice(None),) for n in shape]
+    ends = [(slice(0, _size(n)), slice(n - _size(n), n)) if n >= 3 * MIN_CORNER_SIZE else (slice(None),) for n in shape]
     return itertools.product(*ends)
 
 
 def _is_noise(block: np.ndarray, span: float) -> bool:
-    return bool(block.std() > STRONG * span) and _neighbors(block) < WHITE
+    return bool(block.std() > MIN_NOISE_STD * span) and _neighbors(block) < MAX_NOISE_CORRELATION
 
 
 def _neighbors(block: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several images a side that are registered together, channel by channel."""
+"""Several images per side, registered together, channel by channel."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["ChannelLosses", "compared_parts", "first_image", "paired", "read_cha
 
 logger = logging.getLogger(__name__)
 
-COVERED = 0.999  # of a voxel that the resampled image must fill
+MIN_VOXEL_COVERAGE = 0.999  # share of a voxel that the resampled image must cover
 
 
 def first_image(source: ImageSource) -> ImageSource:
-    """The first of several images, or the only one: the one that the verdict, pictures and warped images are of."""
+    """The first or only image of a side, used for the verdict, pictures and warped images."""
     several = images_of_channels(source)
     return source if several is None else several[0]
 
@@ -44,10 +44,10 @@ def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Ten
         role: ``"fixed"`` or ``"moving"``, for messages.
 
     Returns:
-        ``(K, *spatial)``, and where all of them have finite values, ``(1, *spatial)`` bool, or None where that is everywhere.
+        ``(K, *spatial)``, and the mask of voxels that are finite in all of them, ``(1, *spatial)`` bool; None if all are.
 
     Raises:
-        InputError: for an empty list, images of other dimensions, and what :func:`monai_locor.io.read_image` refuses.
+        InputError: for an empty list, for images of different dimensions, and as :func:`monai_locor.io.read_image`.
     """
     several = images_of_channels(source)
     if several is None:
@@ -65,26 +65,26 @@ def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Ten
 
 
 def _on_grid(image: MetaTensor, valid: torch.Tensor | None, grid: Grid, role: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Another image of a side on the grid of the first, and where it has values there."""
+    """Another image of a side resampled to the grid of the first, and the mask of its valid voxels."""
     own, name = Grid.of(image), f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, the first {role} image {grid.shape}; both must be 2-D or both 3-D")
     if same_grid(own, grid):
         return plain(image), valid
     counts = torch.ones_like(plain(image)) if valid is None else valid.float()
-    covered = warp(counts, own, None, grid) > COVERED
+    covered = warp(counts, own, None, grid) > MIN_VOXEL_COVERAGE
     share = 100 * float(covered.float().mean())
     if share == 0:
-        raise InputError(f"{name}: does not meet the first {role} image; check that they share world coordinates")
+        raise InputError(f"{name}: does not overlap the first {role} image; check that they share world coordinates")
     logger.warning(
-        "%s: lies on another grid than the first %s image and is resampled; of that, the %.0f %% that it covers count",
+        "%s: its grid differs from that of the first %s image; resampled, with %.0f %% of its voxels valid",
         *(name, role, share),
     )
     return warp(plain(image), own, None, grid, padding_mode="border"), None if bool(covered.all()) else covered
 
 
 def paired(fixed: PreparedImage, moving: PreparedImage) -> tuple[PreparedImage, PreparedImage]:
-    """Both images with as many channels; the only channel of one goes with each of the other's.
+    """Both images with the same number of channels; a single channel is paired with each one of the other image.
 
     Raises:
         InputError: see :func:`.pairing.pair_count`.
@@ -101,7 +101,7 @@ class ChannelLosses(nn.Module):
     """The weighted mean of one loss for each pair of channels.
 
     Args:
-        losses: each ``(pred, target[, mask])`` of one pair, all of the same kind; what they learn is their own.
+        losses: each ``(pred, target[, mask])`` of one pair, all of the same kind, with separate parameters.
         weights: one each.
     """
 
@@ -119,24 +119,24 @@ class ChannelLosses(nn.Module):
             mask: ``(1, 1, *spatial)``.
         """
         parts = list(self.parts(pred, target))
-        values = [share * compare(loss, warped, still, mask) for (loss, warped, still), share in zip(parts, self.shares)]
+        values = [share * compare(loss, warped, fixed, mask) for (loss, warped, fixed), share in zip(parts, self.shares)]
         return sum(values[1:], values[0])
 
     def parts(self, pred: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
-        """Each loss with what it sees."""
+        """Each loss with its channels."""
         count = len(self.losses)
         yield from zip(self.losses, pred.chunk(count, 1), target.chunk(count, 1), strict=True)
 
 
 def single(loss: nn.Module) -> nn.Module:
-    """A loss of one pair of channels; those of the others are like it."""
+    """The loss of the first pair of channels; the others are of the same kind."""
     return loss.losses[0] if isinstance(loss, ChannelLosses) else loss
 
 
 def compared_parts(
     loss: nn.Module, pred: torch.Tensor, target: torch.Tensor
 ) -> list[tuple[float, nn.Module, torch.Tensor, torch.Tensor]]:
-    """What the loss of each pair of channels sees, and its share of the whole."""
+    """Weight, loss, warped and target channels of each pair."""
     if not isinstance(loss, ChannelLosses):
         return [(1.0, loss, pred, target)]
     return [(share, *part) for share, part in zip(loss.shares, loss.parts(pred, target), strict=True)]

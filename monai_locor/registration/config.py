@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Settings of a registration: frozen, JSON in and out, unknown keys refused."""
+"""Settings of a registration: frozen, to and from JSON, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def _build(kind: type, values: Mapping[str, Any], base: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class RegistrationConfig:
-    """Everything that a registration can be told, apart from the images.
+    """All settings of a registration.
 
     Args:
         stages: the schedule, coarse to fine.
-        similarity: what is made as small as it gets, in both directions: ``"locor"``, the local correlation ratio with a basis,
-            whose settings follow; or another of :data:`monai_locor.registration.similarity.SIMILARITIES`, which sees the
-            intensities alone. ``"custom"`` in the settings of a result means that its measure was a module of the caller's.
-        similarity_options: arguments of the measure's class that have no setting here, for instance ``{"num_bins": 16}``. Not
-            to be changed.
-        derivative: what the derivative magnitude is used for: ``"none"``; ``"basis"``, the basis functions see it beside the
-            intensity; or ``"both"``, it is modeled as a second target channel, too, as in the paper.
-        derivative_unit: what it is the change over: ``"sample"``, the distance of two samples of the stage; or ``"voxel"``, of
-            two voxels (the smallest side) of the image.
+        similarity: the loss that is minimized in both directions: ``"locor"``, the local correlation ratio with a basis, whose
+            settings follow; or another of :data:`monai_locor.registration.similarity.SIMILARITIES`, which uses intensities
+            only. ``"custom"`` in the settings of a result stands for a custom module.
+        similarity_options: arguments of the measure's class that have no setting here, for instance ``{"num_bins": 16}``.
+            Read-only.
+        derivative: use of the derivative magnitude: ``"none"``; ``"basis"``, as a second input of the basis functions; or
+            ``"both"``, also as a second target channel, as in the paper.
+        derivative_unit: length that it is the change over: ``"sample"``, the distance of two samples of the stage; or
+            ``"voxel"``, of two voxels (the smallest side) of the image.
         num_basis: basis functions J.
         hidden_channels: hidden layers of the basis network.
         kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
@@ -59,35 +59,34 @@ class RegistrationConfig:
         form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: share of a window that must be valid for it to count.
-        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2); None is what goes with
+        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2); None for the default of
             the measure, see :attr:`effective_bending_weight`.
         learning_rate_affine: per step, of the affine in units of half the field of view.
         learning_rate_basis: of the basis networks.
         damping: of the coefficients' optimizer, see :class:`monai_locor.registration.optimizer.DampedAdam`.
-        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise. The optimizer's
-            first steps are as long as any, whether or not there is anything to gain.
+        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise; without it the
+            optimizer's first steps have full length, whatever the gradient.
         decay_start: share of each stage's iterations after which these rates begin to fall.
-        decay_end: what they have fallen to at its end, relative to their full height.
-        transform: what may be found: ``"rigid"``, rotation and translation; ``"similarity"``, with one scale for all axes;
-            ``"affine"``; or ``"deformable"``, an affine and a deformation. It is found on top of the initial transform, so that
-            an initial affine that shears still shears. Without a deformation, stages run as :meth:`schedule` says.
+        decay_end: their value at its end, relative to the maximum.
+        transform: ``"rigid"``, rotation and translation; ``"similarity"``, with one scale for all axes;
+            ``"affine"``; or ``"deformable"``, an affine and a deformation. It is composed with the initial transform, so an
+            initial shear remains. Without a deformation, the stages of :attr:`schedule` run.
         affine: optimize the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
-        multistart: whether the affine that the first stages arrive at is compared with the best of a search over rotations to
-            35 degrees and all translations. If that finds something about as good elsewhere, the stages are gone through again
-            from there, and the better result is kept. ``"auto"``: when no initial transform was given; ``"always"``; or
-            ``"never"``.
-        intersubject: ``"auto"``: when the coarse stages are through and the images fit as badly as those of two people do, all
-            begins again with :attr:`for_intersubject`; with masks, only if they also fit as badly without them. Or ``"never"``.
-            Only for the default measure in its form ``"log"``. See :mod:`monai_locor.registration.correspondence`.
+        multistart: whether the affine of the first stages is compared with the best of a search over rotations to 35 degrees
+            and all translations. If another start is about as good, the stages are repeated from there, and the better result
+            is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
+        intersubject: ``"auto"``: if the residuals after the coarse stages indicate an inter-subject pair, restart with
+            :attr:`for_intersubject`; with masks, only if the residuals without them do so as well. Or ``"never"``. Only for the
+            default measure in its form ``"log"``. See :mod:`monai_locor.registration.correspondence`.
         quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: of the exponential.
-        composition: ``"single"``, one velocity field whose control points come closer from stage to stage; or ``"stages"``, as
+        composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as
             in the paper, a new one for every stage, which enters the map twice, see
-            :class:`monai_locor.networks.composition.StagedVelocity`: rates of ``"single"`` are twice too high for it.
-        region: where the loss is computed: ``"foreground"``, in the box around what is brighter than 5 % of the intensity range
-            (and counts); or ``"image"``, everywhere, with a mask in the box around it.
-        undo_worse: go back to where a stage began if it ended with a worse loss.
+            :class:`monai_locor.networks.composition.StagedVelocity`: halve the learning rates of ``"single"`` for it.
+        region: where the loss is computed: ``"foreground"``, in the bounding box of voxels brighter than 5 % of the intensity
+            range (inside the mask); or ``"image"``, everywhere, or in the bounding box of the mask.
+        undo_worse: restore the state before a stage that increased the loss.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -138,20 +137,20 @@ class RegistrationConfig:
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.transform != "deformable" and not self.affine:
-            raise InputError(f"affine false leaves a transform {self.transform!r} nothing to find; leave it true.")
+            raise InputError(f"affine false leaves nothing to optimize with transform {self.transform!r}; set affine true.")
         if self.similarity != CUSTOM:
             check_name(self.similarity)
-        # a copy: what the caller does to theirs changes nothing here
+        # a copy, independent of the caller's mapping
         object.__setattr__(self, "similarity_options", check_options(self.similarity, self.similarity_options))
 
     @property
     def effective_bending_weight(self) -> float:
-        """The weight of the bending energy, where ``bending_weight`` says nothing that of the measure."""
+        """``bending_weight``, or the default of the measure."""
         return bending_weight_of(self.similarity, self.form) if self.bending_weight is None else self.bending_weight
 
     @property
     def schedule(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
-        """The stages that run: the affine ones at the beginning, and all that follow. See :func:`.schedule.schedule_of`."""
+        """The stages that run: the first, affine ones, and all others. See :func:`.schedule.schedule_of`."""
         return schedule_of(self.stages, self.transform, self.affine, self.learning_rate_affine)
 
     @property
@@ -173,7 +172,7 @@ class RegistrationConfig:
 
         Args:
             similarity: name of the measure.
-            options: its ``similarity_options``; by default those that are there, if the measure is, else none.
+            options: its ``similarity_options``; by default the present ones for the same measure, otherwise none.
 
         Raises:
             InputError: for an unknown measure or option; the message lists the valid ones.
@@ -186,8 +185,8 @@ class RegistrationConfig:
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
         """A configuration from itself, the name of a preset, a mapping, or a JSON file.
 
-        A mapping (or file) may name a ``"preset"`` (by default ``"default"``) that the rest of it changes. A name with dots
-        changes a part of a setting: ``"stages.5.iterations"``, ``"similarity_options.num_bins"``.
+        A mapping (or file) may name a ``"preset"`` to start from (by default ``"default"``). A name with dots changes a part
+        of a setting: ``"stages.5.iterations"``, ``"similarity_options.num_bins"``.
 
         Raises:
             InputError: for an unknown preset, file or key; the message lists the valid ones.
@@ -221,14 +220,14 @@ class RegistrationConfig:
         return dataclasses.asdict(self)
 
     def with_iterations(self, total: int, coarsest: float = math.inf) -> RegistrationConfig:
-        """The same schedule with ``total`` deformable steps, shared out among the stages in proportion to what they have.
+        """The same schedule with ``total`` deformable steps, distributed over the stages in proportion to their present steps.
 
-        The affine stages keep their steps, unless there are no others: then these are shared out.
+        The affine stages keep their steps, unless there are no others.
 
         Args:
             total: number of steps.
-            coarsest: deformable stages whose ``factor`` is larger get none, for a start that is good already; where all of them
-                are, the finest one gets all.
+            coarsest: deformable stages with a larger ``factor`` get none, for a good initial deformation; if all have a larger
+                one, the finest stage gets all steps.
 
         >>> config = RegistrationConfig(stages=(Stage(4, 80), Stage(4, 80, 16), Stage(2, 40, 8), Stage(1, 40, 4)))
         >>> [stage.iterations for stage in config.with_iterations(10).stages]
@@ -237,7 +236,7 @@ class RegistrationConfig:
         [80, 0, 5, 5]
 
         Raises:
-            InputError: when ``total`` is no whole number, 0 or more, or no stage has a step to scale.
+            InputError: when ``total`` is not a whole number, 0 or more, or no stage has a step to scale.
         """
         STEPS.check("num_iterations", total)
         deformable = [s for s in self.stages if s.spacing is not None] or list(self.stages)
@@ -246,7 +245,7 @@ class RegistrationConfig:
         shared = {i for i in scaled if self.stages[i].factor <= max(coarsest, finest)}
         have = [s.iterations if i in shared else 0 for i, s in enumerate(self.stages)]
         if total > 0 and sum(have) == 0:
-            raise InputError(f"no stage of the settings has iterations, so {total} cannot be shared out among them.")
+            raise InputError(f"no stage of the settings has iterations, so {total} cannot be distributed over them.")
         exact = [total * n / max(sum(have), 1) for n in have]
         share = [math.floor(x) for x in exact]
         by_remainder = sorted(shared, key=lambda i: share[i] - exact[i])  # stable: the coarser stage first
@@ -268,7 +267,7 @@ NUMBERS = {
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
 }
-#: words for where to start, and what the settings call it
+#: names of initial transforms, and the settings they stand for
 STARTS = {"auto": "auto", "world": "world", "centers": "centers", "center": "centers", "moments": "moments"}
 CHOICES = {
     "form": ("log", "normalized"),
@@ -284,10 +283,10 @@ CHOICES = {
 }
 FLAGS = ("affine", "undo_worse")
 
-# Between two people most windows fit badly, and the logarithm listens to the few that fit well: in a head those at the
-# scalp (benchmarks/influence.py). Here all windows with some contrast count alike; they are wider, and bending is cheaper.
+# In inter-subject pairs most windows fit badly, and the logarithm is dominated by the few that fit well: in a head those at
+# the scalp (benchmarks/influence.py). Here all windows with contrast have equal weight; they are wider, and bending is cheaper.
 INTERSUBJECT: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
-# The paper's own settings, as near as the engine comes to them; docs/guide/paper.md has what is left, and the arithmetic.
+# As close to the paper's settings as the engine allows; docs/guide/paper.md lists the differences and derives the numbers.
 PAPER: dict[str, Any] = {
     **{"derivative": "both", "derivative_unit": "voxel"},
     "truncated": 3 + (3 / 2) / 0.8,  # 3 sigma + stride / 2

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where each sample of a level comes from in the other image: all grids and maps composed into one.
+"""Position of each sample of a level in the other image: all grids and maps composed into one.
 
-A map is computed at the nodes of a coarse grid and interpolated linearly from there, which changes nothing: the affine
-part is linear, and the deformation holds no finer detail than its lattice. Both directions end in positions that
-``grid_sample`` takes, so that the other image is sampled once, on its own voxels.
+A map is computed at the nodes of a coarse grid and interpolated linearly, which is exact: the affine part is linear, and
+the deformation has no finer detail than its lattice. Both directions give positions for ``grid_sample``, so that the other
+image is sampled once, on its own voxels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Coordinates:
         level: grid of the samples.
         fixed: fixed grid, whose axes the lattice follows.
         other: grid of the image that is sampled.
-        velocity: gives the lattice; None when there is nothing but an affine map.
+        velocity: defines the lattice; None for an affine map.
         device: of the result.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Coordinates:
     def _place_nodes_along(self, level: Grid, step: float) -> None:
         """Nodes at most ``step`` mm apart along the level's axes, the outermost on its outermost samples."""
         size = np.array(level.shape)
-        # what rounding leaves of a whole number must not add a node
+        # rounding errors of a whole number must not add a node
         intervals = np.maximum(np.ceil((size - 1) * level.spacing / step - 1e-6), 1)
         nodes = np.where(size > 1, intervals + 1, 1).astype(int)
         stretch = (size - 1) / np.maximum(nodes - 1, 1)
@@ -96,7 +96,7 @@ class _Coordinates:
         return points + torch.tensordot(to_other.to(moved), moved, dims=1)
 
     def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """What the map adds to the world points of the samples, ``(D, *level)`` float32, RAS mm; arguments as above."""
+        """Displacement of the world points of the samples, ``(D, *level)`` float32, RAS mm; arguments as above."""
         change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self.node_affine
         nodes = _transformed(change, self.node_index.double())
         linear, moved = self._move(matrix, displacement)
@@ -133,7 +133,7 @@ class ForwardCoordinates(_Coordinates):
 class InverseCoordinates(_Coordinates):
     """From samples of the moving image into the fixed image: ``p + w(p)`` with ``p = A^-1 y``.
 
-    ``w`` is looked up at nodes about as far apart as those of its lattice.
+    ``w`` is interpolated at nodes about as far apart as those of its lattice.
     """
 
     def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity | None, device: torch.device | str = "cpu") -> None:

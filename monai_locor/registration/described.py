@@ -27,7 +27,7 @@ __all__ = ["described_arguments", "described_start"]
 
 
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of :func:`monai_locor.register`, but for the settings, as plain values for JSON.
+    """The arguments of :func:`monai_locor.register`, without the settings, as plain values for JSON.
 
     A file becomes its absolute path and hash, a matrix its numbers, anything else in memory its shape and hash, code its name.
     """
@@ -50,18 +50,18 @@ def _kind(name: str) -> Callable[[Any], dict[str, Any]]:
 
 
 def _image(value: Any) -> dict[str, Any]:
-    """Of whatever can be registered."""
+    """Describe an image, or a list of them."""
     several = images_of_channels(value)
     if several is not None:
         return {"list": [_image(item) for item in several]}
-    if library_of(value) == "nibabel":  # whose header has been complained about once
+    if library_of(value) == "nibabel":  # reading it again would repeat warnings about its header
         return _described(MetaTensor(torch.from_numpy(np.array(value.dataobj, np.float32))[None], affine=value.affine))
     known = isinstance(value, (str, PathLike, torch.Tensor, np.ndarray))
     return _described(value if known else load_source(value, "image", "all")[1])
 
 
 def described_start(value: Any) -> dict[str, Any]:
-    """Of a file, a list of files, numbers, or a transform, of which a matrix can be written."""
+    """Describe an initial transform: a file, a list of files, numbers, or an object; of affine ones the matrix."""
     if isinstance(value, str):
         path, back = parse_item(value)
         return {**described_start(path), **({"inverse": True} if back else {})}

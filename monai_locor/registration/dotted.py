@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Single settings by name, with dots that lead into lists and mappings: ``stages.5.iterations``."""
+"""Single settings by dotted names: ``stages.5.iterations``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def replaced(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         changes: name to value; items of lists are counted from 0.
 
     Raises:
-        InputError: when a name leads nowhere; it says what there is.
+        InputError: when a name does not exist; the message lists the existing ones.
     """
-    out: dict[str, Any] = json.loads(json.dumps(values))  # lists and mappings of its own
+    out: dict[str, Any] = json.loads(json.dumps(values))  # a deep copy
     for name, value in changes.items():
         _put(out, name.split("."), value, name)
     return out

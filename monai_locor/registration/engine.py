@@ -49,7 +49,7 @@ class RegistrationEngine(nn.Module):
     """Affine and diffeomorphic registration of one pair, in both directions at once.
 
     The map takes a fixed world point x to ``A exp(v)(x)`` and a moving one y to ``exp(-v)(A^-1 y)``. The loss is
-    evaluated on the fixed image's samples and on the moving image's, each with a basis of its own, and averaged.
+    evaluated on the fixed image's samples and on the moving image's, each with its own basis, and averaged.
 
     Call :meth:`enter` for a stage and :meth:`step` for each of its iterations; :func:`.run.optimize` goes through all stages
     of the settings.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is kept of the stages of a registration."""
+"""The record of the stages of a registration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str, Any]:
-    """The entry of a stage in the history of a result, as plain values. What was out of the ordinary is logged.
+    """The entry of a stage in the history of a result, as plain values. Warns of dropped steps and of a zero loss.
 
     Args:
         stage: its settings.
@@ -31,9 +31,6 @@ def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str
     if bad:
         logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
     if loss[-1] == 0:  # a mean over nothing
-        logger.warning(
-            "the loss is zero: nowhere do both images count, because they have moved out of each other's view or of the "
-            "masks; or they are the same"
-        )
+        logger.warning("the loss is zero: no valid overlap between the images or masks, or the images are identical")
     logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
     return {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}

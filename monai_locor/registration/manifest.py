@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``run.json`` says of a registration, enough to run it again: inputs with hashes, arguments, settings, versions."""
+"""``run.json``, the record to repeat a registration: inputs with hashes, arguments, settings, versions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DETACHED = {
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the numbers may depend on; ITK may be absent."""
+    """Versions of the packages that the numbers depend on; ITK may be absent."""
     found = {"monai_locor": __version__, **{name: _version(name) for name in ("monai", "torch", "numpy")}}
     with contextlib.suppress(PackageNotFoundError):
         found["itk"] = version("itk-core")  # which `itk` brings as well
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    """Of a package, without loading it where it was installed under this name."""
+    """Version of a package, from its metadata if possible, otherwise from the module."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -62,10 +62,10 @@ def _version(name: str) -> str:
 
 
 def sha256(path: str | PathLike[str], transform: bool = False) -> str:
-    """Of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
+    """Hash of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
 
     Args:
-        transform: whether of an output folder of ``register`` only the transform counts.
+        transform: hash only the transform of an output folder of ``register``.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -104,7 +104,7 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
 
 
 def stored_place(path: Path) -> Path:
-    """What a name stands for: itself, weights named without their suffix, or the folder of a DICOM series."""
+    """The file of a name: itself, weights named without their suffix, or the folder of a DICOM series."""
     weights = path.with_name(path.name + ".safetensors")
     if not path.exists() and weights.is_file():
         return weights
@@ -113,15 +113,15 @@ def stored_place(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class RunManifest:
-    """A ``run.json`` that was read.
+    """The content of a ``run.json``.
 
     Example::
 
         register(**RunManifest.load("out/run.json").arguments())
 
     Attributes:
-        path: where it was.
-        content: all of it.
+        path: of the file.
+        content: as read.
     """
 
     path: Path
@@ -129,13 +129,13 @@ class RunManifest:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> RunManifest:
-        """Read what :meth:`monai_locor.RegistrationResult.save` wrote.
+        """Read the ``run.json`` that :meth:`monai_locor.RegistrationResult.save` wrote.
 
         Args:
-            path: the file, or the folder that it is in.
+            path: the file or its folder.
 
         Raises:
-            InputError: when it is missing, no JSON, or not of this format.
+            InputError: when it is missing, not JSON, or not of this format.
         """
         file = Path(path).expanduser()
         file = file / NAME if file.is_dir() else file
@@ -152,13 +152,13 @@ class RunManifest:
         return cls(file, content)
 
     def arguments(self, **changes: Any) -> dict[str, Any]:
-        """Arguments for :func:`monai_locor.register`, to do the same again. Every file is checked against its hash.
+        """Arguments for :func:`monai_locor.register`, to repeat it. Every file is checked against its hash.
 
         Args:
-            changes: arguments that are to be others than they were. What was in memory must be given again.
+            changes: arguments to replace. Inputs that were in memory must be given again.
 
         Raises:
-            InputError: when a file is missing or has changed, or something was in memory and is not given.
+            InputError: when a file is missing or has changed, or an input was in memory and is not given.
         """
         recorded = self.content["arguments"]
         out: dict[str, Any] = {"preset": self.content["settings"]}

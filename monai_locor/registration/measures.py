@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The measures that can drive a registration, by name: what the settings must know of them. Without torch."""
+"""The named similarity measures of a registration and their options; imports torch only to construct one."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = [
     "named_similarity",
 ]
 
-CUSTOM = "custom"  # what the settings of a registration by a module of the user's say
+CUSTOM = "custom"  # in the settings of a registration by a custom module
 CUSTOM_BENDING_WEIGHT = 30.0
 NORMALIZED_BENDING_WEIGHT = 20.0  # of the default measure in its normalized form
-SETTINGS = (  # of the default measure, which have names of their own in the settings
+LOCOR_SETTINGS = (  # arguments of the default measure that have their own setting
     *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
     *("ridge", "eps", "form", "min_mass"),
 )
@@ -44,12 +44,12 @@ class Similarity:
 
     Attributes:
         name: of its class.
-        bending_weight: that goes with it, see :class:`monai_locor.registration.RegistrationConfig`.
-        names: of the arguments that ``similarity_options`` may hold.
-        options: where the defaults are not those of the class; the images of a registration are in [0, 1] already.
-        fixed: arguments that make it this measure.
-        settings: arguments that have names of their own in the settings.
-        training_bending_weight: that goes with it in the training of a network, None where that is the same.
+        bending_weight: its default weight of the bending energy, see :class:`monai_locor.registration.RegistrationConfig`.
+        names: arguments that ``similarity_options`` may hold.
+        options: defaults that differ from those of the class; the images of a registration are already in [0, 1].
+        fixed: arguments that select this measure.
+        settings: arguments that have their own setting.
+        training_bending_weight: the same for training a network; None if it is equal.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Similarity:
         return found
 
     def option_names(self, without_settings: bool = True) -> list[str]:
-        """What ``similarity_options`` may hold; where there are no settings beside it, also what has a setting."""
+        """The names that ``similarity_options`` may hold; without settings, also those that have a setting."""
         return [*self.names, *(() if without_settings else self.settings)]
 
 
-RANGE = {"rescale": False, "freeze_range": True}  # if it is asked to rescale, then in the same way throughout a stage
+RANGE = {"rescale": False, "freeze_range": True}  # if rescaling is enabled, the range is fixed during a stage
 SMALL_WINDOWS = {"rescale": False, "kernel_type": "gaussian", "kernel_sigma": 1.0, "stride": 2}
 HISTOGRAM = ("num_bins", "kernel_type", "sigma_ratio")
 RESCALING = ("rescale", "quantile", "freeze_range")
@@ -80,10 +80,10 @@ GLOBAL = (*HISTOGRAM, *RESCALING, "count_masked", "eps")
 PATCHES = (*HISTOGRAM, *WINDOWS, "num_patches", "patch_size", *RESCALING, "eps", "min_mass", "memory_budget_mb")
 NCC = ("kernel_type", "kernel_size", *WINDOWS, "rescale", "eps", "min_mass", "memory_budget_mb")
 SIMILARITIES: dict[str, Similarity] = {
-    # networks learn across people, too: there the weight that suits one pair is too stiff
+    # networks are also trained on inter-subject pairs, for which the weight of a registration is too stiff
     "locor": Similarity(
         *("LocalLearnedBasisCRLoss", 120.0, ("degree", "rescale", "memory_budget_mb")),
-        settings=SETTINGS,
+        settings=LOCOR_SETTINGS,
         training_bending_weight=60.0,
     ),
     "mutual_information": Similarity("MutualInformationLoss", 60.0, GLOBAL, RANGE, {"form": "mutual_information"}),
@@ -111,7 +111,7 @@ def check_options(name: str, options: Any, without_settings: bool = True) -> dic
     """Options of a measure as plain values.
 
     Raises:
-        InputError: for unknown ones, values that are not plain, and values that the measure refuses.
+        InputError: for unknown options, values that are not plain, and values that the measure refuses.
     """
     if not isinstance(options, Mapping):
         raise InputError(f"similarity_options must be a mapping of names to values, got {options!r}.")
@@ -129,7 +129,7 @@ def check_options(name: str, options: Any, without_settings: bool = True) -> dic
 
 
 def _try(name: str, options: Mapping[str, Any]) -> None:
-    """Make the measure once; a value for each axis may be for 3-D images or for 2-D ones."""
+    """Construct the measure once; values per axis may be for 3-D or for 2-D images."""
     for dims in (3, 2):
         try:
             named_similarity(name, dims, options)
@@ -151,8 +151,8 @@ def named_similarity(
     Args:
         name: one of :data:`SIMILARITIES`.
         spatial_dims: 2 or 3.
-        options: that its class is given instead.
-        generator: CPU random generator of what it draws.
+        options: arguments of its class that replace the defaults.
+        generator: CPU random generator of its random numbers.
         settings: further arguments of its class.
 
     Raises:

@@ -16,8 +16,8 @@ __all__ = ["DampedAdam"]
 class DampedAdam(torch.optim.Optimizer):
     """Adam whose normalization is damped by the typical gradient of the tensor.
 
-    Adam divides each element by the root mean square of its own gradient, so that where there is nothing to see, noise
-    alone moves a control point as far as an edge does elsewhere. Here the divisor is
+    Adam divides each element by the root mean square of its own gradient, so that in
+    homogeneous regions noise moves a control point as far as an edge does elsewhere. Here the divisor is
     ``(rms + damping * typical rms) / (1 + damping)``: elements with the typical gradient move as in Adam, those with much
     less of it by less. With ``damping`` 0 this is Adam (Kingma & Ba, arXiv 1412.6980).
 

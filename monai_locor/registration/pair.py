@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Two images from files or memory to what the engine starts from, with everything checked on the way."""
+"""Reading, checking and preparing a pair of images from files or memory."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pair:
-    """What a registration starts from.
+    """The input of a registration, read and prepared.
 
     Attributes:
-        fixed_image, moving_image: as they were read, ``(1, *spatial)``, on the host; of several channels, the first.
-        fixed, moving: as the engine sees them.
+        fixed_image, moving_image: as read, ``(1, *spatial)``, on the host; of several channels, the first.
+        fixed, moving: prepared for the engine.
         affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        displacement: what an initial field holds beyond the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
+        displacement: the rest of an initial field after the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
         velocity: an initial velocity, likewise.
-        valid: where the voxels of each image are finite, ``(1, *spatial)`` bool, or None where all are.
+        valid: mask of the finite voxels of each image, ``(1, *spatial)`` bool; None if all are finite.
         channels: all channels of both images, ``(C, *spatial)``, on the host.
     """
 
@@ -57,7 +57,7 @@ class Pair:
     channels: tuple[MetaTensor, MetaTensor] | None = None
 
     def without_masks(self, quantile: float) -> tuple[PreparedImage, PreparedImage]:
-        """Both images as the engine would see them if they had no masks, where the masked ones are."""
+        """Both images prepared without their masks, on the devices of the masked ones."""
         images, seen = self.channels or (self.fixed_image, self.moving_image), (self.fixed, self.moving)
         weights = [None if valid is None else valid.float() for valid in self.valid]
         fixed, moving = (prepare(i, w, quantile, s.device) for i, w, s in zip(images, weights, seen, strict=True))
@@ -99,7 +99,7 @@ def load_pair(
     prepared["fixed"], prepared["moving"] = paired(prepared["fixed"], prepared["moving"])
     affine, displacement = given_start(initial, prepared["fixed"], prepared["moving"], config.initialization)
     if displacement is not None and initial_velocity is not None:
-        raise InputError("initial is a displacement field and there is an initial_velocity, too: give one of them.")
+        raise InputError("initial is a displacement field and initial_velocity is given; give only one of them.")
     displacement = check_kind(config.transform, affine, displacement, grids["fixed"], initial_velocity)
     check_overlap(grids["fixed"], grids["moving"], affine)
     channels = cast(MetaTensor, images["fixed"][0].cpu()), cast(MetaTensor, images["moving"][0].cpu())
@@ -118,7 +118,7 @@ def load_pair(
 
 
 def _check_slices(grids: Mapping[str, Grid]) -> None:
-    """Refuse slices in different planes, and warn of those that are not known as such; grids by the names of their images."""
+    """Refuse slices in different planes, and warn of 3-D images of one slice; grids by the names of their images."""
     (first, one), (second, other) = grids.items()
     check_planes(one, other, (first, second))
     for name, grid in grids.items():
@@ -143,7 +143,7 @@ def select_device(device: torch.device | str | None) -> torch.device:
 
 
 def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    """Voxel weights from a mask on any grid and from where the image is finite."""
+    """Voxel weights from a mask on any grid and from the finite voxels of the image."""
     if mask is None:
         return None if valid is None else valid.float()
     weight = mask_on_grid(mask, role, grid)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many pairs several images make, and how much each counts."""
+"""Number and weights of the pairs of several images per side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["checked_weights", "pair_count"]
 
 
 def pair_count(fixed: int, moving: int) -> int:
-    """How many pairs so many images a side make: the only one of a side goes with each of the other.
+    """The number of pairs; a single image of one side is paired with each of the other.
 
     >>> pair_count(2, 2), pair_count(1, 3)
     (2, 3)
@@ -31,7 +31,7 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> tuple[float,
     """One weight for each pair of channels, by default one.
 
     Raises:
-        InputError: for another number of weights, and what is no positive number.
+        InputError: for another number of weights, and for weights that are not positive.
     """
     if weights is None:
         return (1.0,) * count

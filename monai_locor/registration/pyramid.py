@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the two images look like at one stage of the schedule, from one direction."""
+"""The images of one direction at one stage of the schedule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
 __all__ = ["Level", "image_features", "level_grid", "make_level"]
 
-FEWEST_SAMPLES = 8  # along an axis, unless the image itself has fewer
-FOREGROUND = 0.05  # of the robust intensity range
-BORDER = 6  # samples around the foreground
+MIN_SAMPLES = 8  # along an axis, unless the image itself has fewer
+MIN_FOREGROUND = 0.05  # of the robust intensity range
+FOREGROUND_MARGIN = 6  # samples
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Level:
     """One direction at one stage: a reference image on the level's grid, the other one on its own voxels.
 
     Attributes:
-        grid: where the loss is evaluated, aligned with the reference image.
+        grid: samples of the loss, aligned with the reference image.
         reference: ``(1, C, *grid)``: intensity and derivative magnitude, of one channel of the images after the other.
         weight: ``(1, 1, *grid)`` or None.
         other: ``(1, C, *voxels)``, smoothed alike; with masks, its weight is the last channel.
@@ -45,7 +45,7 @@ class Level:
 def level_grid(grid: Grid, factor: float) -> Grid:
     """Samples ``factor`` smallest voxels apart, never finer than the voxels nor fewer than eight along an axis."""
     step = np.maximum(grid.spacing, factor * grid.spacing.min())
-    most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (FEWEST_SAMPLES - 1))
+    most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (MIN_SAMPLES - 1))
     step = np.minimum(step, most)
     return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
 
@@ -88,23 +88,23 @@ def make_level(
 
 
 def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> torch.Tensor:
-    """Samples that the loss must see, bool."""
+    """Samples that the loss must cover, bool."""
     if region == "image":
         return torch.ones_like(intensity, dtype=torch.bool) if weight is None else weight > 0
-    return (intensity if weight is None else intensity * weight) > FOREGROUND
+    return (intensity if weight is None else intensity * weight) > MIN_FOREGROUND
 
 
 def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
-    """Where there is something to see, with a border for the windows and the neighborhood of edges.
+    """The bounding box of some samples, with a margin for the windows and the neighborhood of edges.
 
-    Windows over a constant background pull at nothing; leaving them out saves time and keeps the weight of the bending
-    energy independent of how much air a field of view holds.
+    Windows over a constant background have no gradient; leaving them out saves time and keeps the weight of the bending
+    energy independent of the amount of air in the field of view.
     """
     box = []
     for axis, n in enumerate(seen.shape):
         where = seen.any(tuple(a for a in range(seen.ndim) if a != axis)) if seen.ndim > 1 else seen
         index = where.nonzero().flatten().tolist() or [0, n - 1]
-        box.append(slice(max(0, index[0] - BORDER), min(n, index[-1] + 1 + BORDER)))
+        box.append(slice(max(0, index[0] - FOREGROUND_MARGIN), min(n, index[-1] + 1 + FOREGROUND_MARGIN)))
     return tuple(box)
 
 
@@ -115,11 +115,11 @@ def image_features(
 
     Args:
         step: distance of the samples along each axis, ``(D,)``, mm.
-        unit: what the derivative magnitude is the change over: the distance of two samples, or of two voxels of this image.
+        unit: length that the derivative magnitude is the change over: the distance of two samples, or of two voxels.
 
     Returns:
         intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``, of one channel after the other; and
-        the weights of voxels that nothing outside has touched, ``(1, *voxels)``, or None where every voxel counts.
+        the weights of voxels that are not affected by voxels outside the mask, ``(1, *voxels)``, or None without a mask.
     """
     sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
     weight = image.weight
@@ -142,7 +142,7 @@ def image_features(
 
 
 def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:
-    """The least weight among neighbors along some axes; the border of the image is no neighbor."""
+    """The smallest weight among neighbors along some axes; the border of the image is not a neighbor."""
     out = weight
     for axis in axes:
         before, after = out.narrow(axis + 1, 0, out.shape[axis + 1] - 1), out.narrow(axis + 1, 1, out.shape[axis + 1] - 1)

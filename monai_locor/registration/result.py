@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a registration gives back, and how it is written."""
+"""The result of a registration: transform, images, files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["RegistrationResult"]
 
 @dataclass(frozen=True)
 class RegistrationResult:
-    """The transform of one pair and the images seen through it.
+    """The transform of one pair and the warped images.
 
     All displacements are whole transforms, the affine included, RAS mm: a fixed point x lies at ``x + forward_mm(x)`` in
     the moving image, a moving point y at ``y + inverse_mm(y)`` in the fixed one.
@@ -49,31 +49,31 @@ class RegistrationResult:
         affine: ``(D + 1, D + 1)``, fixed to moving world points, the affine part alone.
         forward_mm: ``(D, *fixed)`` float32.
         inverse_mm: ``(D, *moving)`` float32.
-        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data. None where
-            the result was loaded and neither this image nor the moving one was there.
+        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data. None if
+            the result was loaded and neither this image nor the moving one was found.
         warped_fixed: ``(1, *moving)``, likewise.
         fixed_grid, moving_grid: as the images were given.
         history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
-        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; where the affine
-            mirrors, because the initial one does, of the map and a second mirror.
+        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; if the
+            initial affine mirrors, of the map without the reflection.
         config: the settings.
-        intersubject: whether the images were taken for those of two people, see ``intersubject`` of the settings.
-        warnings: everything that was warned of during the run, from reading the images on.
-        doubts: those of the warnings for which the verdict is no better than WARN.
-        unexplained: what that was told by: the share of the still image's variance that half of the local fits left over, at
-            least, when the coarse stages were through; None where nothing was to be told.
+        intersubject: whether the inter-subject settings were applied, see ``intersubject`` of the settings.
+        warnings: all warnings of the run, including those of reading the images.
+        doubts: those of the warnings that make the verdict WARN at best.
+        unexplained: share of the target image's variance that half of the local fits left unexplained, at least, after the
+            coarse stages: the criterion for ``intersubject``; None if it was not measured.
         seed: of the run.
         seconds: wall time.
-        inputs: names of the input files, where there were files.
+        inputs: names of the input files, if any.
         device: that it ran on.
-        basis: what the basis networks learned; None where the settings have another basis.
-        velocity: of the deformation, as it was integrated, see :attr:`velocity_mm`; None where there is none.
-        verdict: whether to trust it, see :func:`monai_locor.report.judge`.
-        initial: ``(D + 1, D + 1)``, fixed to moving world points, that the registration started from; None for the identity.
-        fixed_image, moving_image: as they were read, for pictures; None when the result does not come from a registration.
+        basis: the learned basis functions; None if the settings have another basis.
+        velocity: of the deformation, as integrated, see :attr:`velocity_mm`; None if there is none.
+        verdict: on the quality of the registration, see :func:`monai_locor.report.judge`.
+        initial: ``(D + 1, D + 1)``, fixed to moving world points, initial affine; None for the identity.
+        fixed_image, moving_image: as read, for pictures; None if not available.
         arguments: of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
         timings: wall time of its parts, seconds.
-        interrupted: whether the optimization was ended by hand, and the transform is what it had come to.
+        interrupted: whether the optimization was interrupted; the transform is the state at the interrupt.
     """
 
     affine: np.ndarray
@@ -106,21 +106,21 @@ class RegistrationResult:
 
     @property
     def last_config(self) -> RegistrationConfig:
-        """The settings that the last stages had."""
+        """The settings of the last stages."""
         return self.config.for_intersubject if self.intersubject else self.config
 
     @property
     def remarks(self) -> list[str]:
-        """What was out of the ordinary in the run, in a few words each."""
-        known = {"interrupted": self.interrupted, "taken for two people": self.intersubject}
+        """Exceptional events of the run, in a few words each."""
+        known = {"interrupted": self.interrupted, "inter-subject settings": self.intersubject}
         return [text for text, is_so in known.items() if is_so]
 
     @cached_property
     def transform(self) -> SpatialTransform:
         """The map from points of the fixed to points of the moving image, RAS mm, and its inverse.
 
-        A displacement field on the fixed grid followed by :attr:`affine`, which also goes on beyond the grid; the affine map
-        alone where the settings have no deformation. The inverse is one field on the moving grid.
+        A displacement field on the fixed grid followed by :attr:`affine`, which extends beyond the grid; the affine map
+        alone without a deformation. The inverse is one field on the moving grid.
         """
         if self.config.transform != "deformable":
             return SpatialTransform.of_affine(self.affine)
@@ -134,12 +134,12 @@ class RegistrationResult:
     def transform_points(
         self, points: torch.Tensor | np.ndarray | Sequence[Any], inverse: bool = False
     ) -> torch.Tensor | np.ndarray:
-        """Where points of the fixed image lie in the moving image.
+        """Map points of the fixed image to the moving image.
 
         Args:
             points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list. Of a slice in another plane than x-y, in the
                 coordinates of its grid.
-            inverse: the other way: points of the moving image, where they lie in the fixed image.
+            inverse: map points of the moving image to the fixed image.
 
         Returns:
             the same shape, float64, RAS mm; a tensor for a tensor, else an array.
@@ -211,7 +211,7 @@ class RegistrationResult:
         return to_voxels(self.inverse_mm, self.moving_grid)
 
     def warp_moving(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
-        """Another image or label map on the moving grid, ``(C, *moving)``, brought onto the fixed grid.
+        """Warp another image or label map on the moving grid, ``(C, *moving)``, to the fixed grid.
 
         Args:
             mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``.
@@ -219,11 +219,11 @@ class RegistrationResult:
         return warped(image, self.moving_grid, self.forward_mm, self.fixed_grid, mode)
 
     def warp_fixed(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
-        """The same the other way: ``(C, *fixed)`` onto the moving grid."""
+        """Warp an image on the fixed grid, ``(C, *fixed)``, to the moving grid."""
         return warped(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
 
     def held(self, name: str) -> MetaTensor:
-        """``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``, where it is there.
+        """``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``.
 
         Raises:
             InputError: when the result does not hold it.
@@ -235,7 +235,7 @@ class RegistrationResult:
         return image
 
     def moving_before(self) -> MetaTensor:
-        """The moving image on the fixed grid where the registration started, ``(1, *fixed)``.
+        """The moving image on the fixed grid under the initial affine, ``(1, *fixed)``.
 
         Raises:
             InputError: when the result does not hold it.
@@ -246,8 +246,8 @@ class RegistrationResult:
     def velocity_mm(self) -> torch.Tensor:
         """The stationary velocity v on the fixed grid, ``(D, *fixed)`` float32, RAS mm.
 
-        With :attr:`affine` A, ``x + forward_mm(x) = A exp(v)(x)`` and ``y + inverse_mm(y) = exp(-v)(A^-1 y)``, up to what
-        integration and interpolation lose.
+        With :attr:`affine` A, ``x + forward_mm(x) = A exp(v)(x)`` and ``y + inverse_mm(y) = exp(-v)(A^-1 y)``, up to
+        errors of integration and interpolation.
 
         Raises:
             InputError: when there is none: without a deformation, with ``composition`` "stages", and for a result from files.
@@ -255,7 +255,7 @@ class RegistrationResult:
         if self.velocity is None:
             raise InputError(
                 f"the result has no velocity field (transform {self.config.transform!r}, composition "
-                f'{self.config.composition!r}); register with "deformable" and "single", and do not take it from files.'
+                f'{self.config.composition!r}); register with "deformable" and "single"; results from files have none.'
             )
         return self.velocity.on(self.fixed_grid)
 
@@ -270,7 +270,7 @@ class RegistrationResult:
         """Fixed, moving and warped image, checkerboards and the deformed grid, in three planes.
 
         Args:
-            title: above everything; by default the verdict.
+            title: by default the verdict.
 
         Raises:
             ImportError: when matplotlib is not installed, naming the extra that brings it.
@@ -351,7 +351,7 @@ class RegistrationResult:
         return cls(**stored_fields(folder, fixed, moving, need_images))
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
-        """Write the result so that ITK tools read it; each file appears only when it is complete.
+        """Write the result in formats of ITK tools; each file appears only when it is complete.
 
         ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
         ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm with the affine included,
@@ -373,10 +373,10 @@ class RegistrationResult:
         return paths
 
     def save_basis(self, path: str | PathLike[str], contrasts: tuple[str, str] | None = None) -> list[Path]:
-        """Write what the basis networks learned, for other pairs of the same contrasts (``register(initial_basis=path)``).
+        """Write the learned basis functions, for other pairs of the same contrasts (``register(initial_basis=path)``).
 
         Args:
-            path: of the ``.safetensors`` file; a ``.json`` of the same name beside it describes it.
+            path: of the ``.safetensors`` file; a ``.json`` of the same name describes it.
             contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, for the description.
 
         Raises:
@@ -385,7 +385,7 @@ class RegistrationResult:
         """
         if self.basis is None:
             raise InputError(
-                f"there is no learned basis to save (similarity {self.config.similarity!r}, basis {self.config.basis!r}"
+                f"the result has no learned basis to save (similarity {self.config.similarity!r}, basis {self.config.basis!r}"
                 f"{', interrupted' if self.interrupted else ''}); register with similarity 'locor' and basis 'learned'."
             )
         basis = self.basis if contrasts is None else replace(self.basis, contrasts=contrasts)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The schedule of a registration: its stages, and which of them run for the transform that is wanted."""
+"""The schedule of a registration: its stages, and which of them run for a kind of transform."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Stage:
     """One stage of the schedule.
 
     Lengths count in the smallest voxel size of the fixed image (for ``factor``: of the direction's reference image),
-    so that a schedule suits a mouse as it suits a man, and means the same along thick and thin axes.
+    so that a schedule scales from mouse to human and does not depend on anisotropy.
 
     Args:
-        factor: distance of the samples that the loss sees.
+        factor: distance of the samples of the loss.
         iterations: optimization steps.
-        spacing: distance of control points; None leaves the deformation as it is (affine only).
+        spacing: distance of control points; None keeps the deformation fixed (affine only).
         learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
             twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
     """
@@ -43,7 +43,7 @@ class Stage:
         STEPS.check("iterations", self.iterations)
 
 
-DENSE_RATE = 8e-2  # of a deformable stage that names none
+DENSE_RATE = 8e-2  # of a deformable stage without a learning rate
 
 DEFAULT_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1.5e-2),
@@ -82,11 +82,11 @@ def schedule_of(
     Args:
         stages: of the settings.
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
-        affine: whether the affine is optimized. If it is not, an affine stage has nothing to move.
-        rate: of an affine stage that names none.
+        affine: whether the affine is optimized; affine stages are skipped if not.
+        rate: of affine stages without a learning rate.
 
     Returns:
-        the affine stages at the beginning, whose result is compared with other starts; and all that follow.
+        the first, affine stages, whose result is compared with other starts; and all others.
 
     >>> [[s.factor for s in part] for part in schedule_of(DEFAULT_STAGES, "rigid", True, 5e-3)]
     [[8, 4], [2, 1]]

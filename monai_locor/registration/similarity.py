@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""How the measure of a registration is made from its settings."""
+"""Construction of the similarity measure of a registration from its settings."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ OwnSimilarity = nn.Module | Callable[[int], nn.Module]
 def chosen_similarity(
     config: RegistrationConfig, given: str | OwnSimilarity | None, options: Mapping[str, Any] | None = None
 ) -> tuple[RegistrationConfig, OwnSimilarity | None]:
-    """The settings with the measure that was asked for beside them, and the caller's own, if it is that.
+    """The settings with the given measure, and the measure itself if it is a custom one.
 
     Args:
         config: settings.
-        given: a name, a module or a function that makes one; None for that of the settings.
+        given: a name, a module or a function that makes one; None for the measure of the settings.
         options: of a measure with a name, see ``similarity_options`` of the settings.
 
     Raises:
         InputError: for an unknown name or option, or something else.
     """
     if given is None and config.similarity == CUSTOM:
-        raise InputError("the settings are of a registration by a module of one's own: give it again as similarity.")
+        raise InputError("the settings used a custom similarity; pass it again as similarity.")
     if given is None or isinstance(given, str):
         name = config.similarity if given is None else given
         return (config if given is None and not options else config.with_similarity(name, options or None)), None
@@ -82,14 +82,14 @@ def make_similarities(
 
     Args:
         config, spatial_dims, own: see :func:`make_similarity`.
-        generators: CPU random generators of what each measure draws.
-        seed: of what they begin with.
+        generators: CPU random generators of each measure.
+        seed: of the initial weights.
         channel_weights: one for each pair of channels; several pairs have a measure each.
 
     Raises:
         InputError, ValueError: see :func:`make_similarity`.
     """
-    if not isinstance(own, nn.Module | None):  # what a function draws comes from the global state: it is lent to it
+    if not isinstance(own, nn.Module | None):  # a function may use the global random state
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return [_of_channels(channel_weights, config, spatial_dims, g, own) for g in generators]
@@ -114,18 +114,18 @@ def make_similarity(
     Args:
         config: settings.
         spatial_dims: 2 or 3.
-        generator: CPU random generator of what it draws.
-        own: instead of the settings' measure: a module, which is copied, or a function that makes one for so many axes.
+        generator: CPU random generator of its random numbers.
+        own: replaces the measure of the settings: a module, which is copied, or a function of ``spatial_dims`` that makes one.
         weights: CPU random generator of the first weights of a learned basis; by default torch's global one.
 
     Raises:
-        InputError: when ``own`` makes no module or one that cannot be used here.
-        ValueError: when the settings are of a registration by the caller's own, and there is none.
+        InputError: when ``own`` does not make a module or makes one that cannot be used here.
+        ValueError: when the settings used a custom similarity, and none is given.
     """
     if own is not None:
         return _own_similarity(own, config, spatial_dims, generator)
     if config.similarity == CUSTOM:
-        raise ValueError("the settings are of a registration by a module of the caller's own, which is not there")
+        raise ValueError("the settings used a custom similarity, which is not given")
     known = SIMILARITIES[config.similarity]
     settings = {name: getattr(config, name) for name in known.settings}
     if "in_channels" in inspect.signature(known.loss).parameters:
@@ -149,12 +149,12 @@ def _own_similarity(
         )
     for module in loss.modules():
         if getattr(module, "generator", "none") is None:
-            setattr(module, "generator", generator)  # noqa: B010  # what it draws follows the seed, too
+            setattr(module, "generator", generator)  # noqa: B010  # its random numbers follow the seed
     channels = channels_of(loss)
     if channels not in (1, 2) or (channels == 2 and config.derivative == "none"):
         raise InputError(
-            f"the similarity wants in_channels {channels}: there is the intensity and, with derivative 'basis' or 'both', "
-            "its derivative magnitude."
+            f"the similarity has in_channels {channels}; the channels are the intensity and, with derivative 'basis' or "
+            "'both', its derivative magnitude."
         )
     return loss
 

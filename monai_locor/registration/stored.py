@@ -96,7 +96,7 @@ def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, Meta
     deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
     if deformable and not has_deformation(root):
         raise InputError(
-            f"{root}: has no transform, or only its affine part; register again with one of the outputs "
+            f"{root}: holds no transform beside run.json, or only its affine part; register again with one of the outputs "
             "forward, composite or ants."
         )
     given = {role: None if image is None else Grid.of(image) for role, image in images.items()}

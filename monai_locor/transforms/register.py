@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 class Registerd(MapTransform):
-    """Register the moving to the fixed image of a dictionary, and bring everything of the moving space onto the fixed grid.
+    """Register the moving to the fixed image of a dictionary, and resample all images of the moving space to the fixed grid.
 
-    What it brings there replaces what was under its key: a MetaTensor ``(C, *fixed)`` with the affine of the fixed image, the
-    meta data of the image it was, its type and its device. The fixed image and all other keys stay as they are. Each pair is
+    Resampled images replace those under their keys: MetaTensors ``(C, *fixed)`` with the affine of the fixed image, and the
+    other meta data, type and device of the original. The fixed image and all other keys stay as they are. Each pair is
     registered with the same seed, so that the same pair gives the same result; on a GPU, and in a worker of a data loader,
     see ``device``.
 
@@ -54,19 +54,18 @@ class Registerd(MapTransform):
         )
 
     Args:
-        keys: of what lies in the moving space: the moving image first, then images, label maps and masks to carry along, each
-            on any grid. Tensors without an affine, of the shape of the moving image, lie where that does.
+        keys: of the images in the moving space: the moving image first, then images, label maps and masks to warp with it, each
+            on any grid. Tensors without an affine and with the shape of the moving image share its grid.
         fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D; of several channels a list of keys, the first of which
             gives the grid.
         mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``, see
             :func:`monai_locor.geometry.warp`; one for all or one for each key.
-        moving_key: of the image that is registered, or of its channels, where that is not the first of ``keys``.
-        fixed_mask_key, moving_mask_key: of masks, where there are any: where the images count. A moving mask that is to be
-            carried along is also among ``keys``.
-        ddf_key: where to put the displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
-            :attr:`monai_locor.RegistrationResult.forward_ddf`; not at all by default.
-        verdict_key: where to put the verdict, ``"PASS"``, ``"WARN"`` or ``"FAIL"``; not at all by default. What is not PASS is
-            logged as a warning in any case.
+        moving_key: of the image that is registered, or of its channels, if that is not the first of ``keys``.
+        fixed_mask_key, moving_mask_key: of masks. To warp the moving mask, also include it in ``keys``.
+        ddf_key: of the output displacement, ``(D, *fixed)`` float32 in voxels of the fixed grid along its axes, see
+            :attr:`monai_locor.RegistrationResult.forward_ddf`; none by default.
+        verdict_key: of the output verdict, ``"PASS"``, ``"WARN"`` or ``"FAIL"``; none by default. Verdicts other than PASS
+            are always logged as a warning.
         preset: see :func:`monai_locor.register`.
         transform: see there.
         similarity: see there.

@@ -311,7 +311,7 @@ def test_a_network_that_has_diverged_is_refused(iterations, bad):
     velocity = torch.zeros(1, 3, 16, 16, 16)
     velocity[0, 1, 3, 4, 5] = bad
     inferer = InstanceOptimizationInferer(PRESET, iterations, use_network=True, network_spacing=1, progress=False)
-    with pytest.raises(InputError, match="NaN or infinite: has the training of the network diverged"):
+    with pytest.raises(InputError, match="NaN or infinite; the training of the network may have diverged"):
         inferer([image], Network(velocity), moving=[image])
 
 

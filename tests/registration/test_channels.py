@@ -106,7 +106,7 @@ def test_another_grid_is_resampled_in_the_world(role, caplog):
     source = [moving if role == "moving" else fixed, image(values, finer)]
     with caplog.at_level(logging.WARNING):
         channels, valid = read_channels(source, role)
-    assert channels.shape == (2, *PLANE.shape) and f"than the first {role} image and is resampled" in caplog.text
+    assert channels.shape == (2, *PLANE.shape) and f"differs from that of the first {role} image; resampled" in caplog.text
     counts = torch.ones(PLANE.shape, dtype=torch.bool) if valid is None else valid[0]
     expected = torch.from_numpy(anatomy(PLANE.points()) if role == "moving" else other_modality(anatomy(PLANE.points())))
     assert (channels[1] - expected)[counts].abs().max() < 0.1 and counts.float().mean() > 0.8
@@ -170,7 +170,7 @@ def test_again_from_its_manifest(images, tmp_path):
         ({"channel_weights": [1, float("nan")]}, "channel_weights must be a positive number"),
         ({"channel_weights": "12"}, "channel_weights must be a positive number"),
         ({"channel_weights": 2}, "channel_weights .*: 2 needed"),
-        ({"predict": lambda *_: None}, "several images a side go with no prediction"),
+        ({"predict": lambda *_: None}, "several images per side cannot be combined"),
     ],
 )
 def test_refusals(images, options, message):
@@ -180,7 +180,7 @@ def test_refusals(images, options, message):
 
 def test_an_initial_basis_is_refused(images):
     basis = run(images[0][0], images[1][0], TINY).basis
-    with pytest.raises(InputError, match="no initial basis"):
+    with pytest.raises(InputError, match="initial_basis"):
         run(*images[:2], TINY, initial_basis=basis)
 
 
@@ -198,7 +198,7 @@ def test_images_of_other_dimensions_or_places_are_refused(images):
     with pytest.raises(InputError, match="both must be 2-D or both 3-D"):
         run([flat, solid], images[1], TINY)
     far = MetaTensor(flat.as_tensor(), affine=flat.affine + torch.tensor([[0, 0, 0, 900.0]] + [[0] * 4] * 3))
-    with pytest.raises(InputError, match="does not meet the first fixed image"):
+    with pytest.raises(InputError, match="does not overlap the first fixed image"):
         run([flat, far], images[1], TINY)
 
 

@@ -131,7 +131,7 @@ def test_written_transform_objects_are_read_again(result, tmp_path):
 
 def test_what_is_not_there_is_refused(result):
     for export in (result.to_sitk, result.to_itk, result.to_nibabel):
-        with pytest.raises(InputError, match=r"no 'warp' here; choose one of .*warped_moving"):
+        with pytest.raises(InputError, match=r"'warp' cannot be converted; choose one of .*warped_moving"):
             export("warp")
 
 

@@ -159,7 +159,7 @@ def test_a_field_that_does_not_cover_the_fixed_image_is_told(caplog):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("centerz", "none of the words auto, world, centers, center, moments"),
+        ("centerz", "neither a file nor one of auto, world, centers, center, moments"),
         ("missing.tfm", "missing.tfm: no such file"),
         (["missing.tfm", "other.h5"], "missing.tfm: no such file"),
         (SpatialTransform.of_affine(np.eye(3)), "2 dimensions, the fixed image 3"),

@@ -288,7 +288,7 @@ class TestOwn:
     def test_settings_of_such_a_result_need_the_module_again(self, images):
         config = run(*images[:2], ONE_STEP, similarity=nn.MSELoss()).config
         assert RegistrationConfig.of(json.loads(json.dumps(config.to_dict()))) == config
-        with pytest.raises(InputError, match="give it again"):
+        with pytest.raises(InputError, match="pass it again"):
             run(*images[:2], config)
 
     @pytest.mark.parametrize(

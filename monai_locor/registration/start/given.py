@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a registration starts from, as its user gives it: a word, numbers, a transform or files."""
+"""The initial transform as given by the user: a name, numbers, a transform or files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Initial", "given_start", "start_word"]
 
 logger = logging.getLogger(__name__)
 
-#: a word, a matrix or field, a transform of this or of another library, a file or a list of these
+#: a name, a matrix or field, a transform of this or of another library, a file or a list of these
 Initial: TypeAlias = "np.ndarray | torch.Tensor | str | PathLike[str] | SpatialTransform | Sequence[Any] | Any | None"
-COVERED = 0.95  # of the fixed image: a field that covers less is worth a warning
+MIN_FIELD_COVERAGE = 0.95  # share of the fixed image; fields that cover less are warned of
 
 
 def start_word(initial: Initial) -> str | None:
-    """The value of ``initialization`` in the settings that a word stands for; None for anything else.
+    """The value of the setting ``initialization`` for a name; None for anything else.
 
     >>> start_word("center"), start_word("start.tfm")
     ('centers', None)
@@ -45,18 +45,18 @@ def start_word(initial: Initial) -> str | None:
 def given_start(
     initial: Initial, fixed: PreparedImage, moving: PreparedImage, initialization: str
 ) -> tuple[np.ndarray, torch.Tensor | None]:
-    """The affine to start from and, where a deformation was given, the rest of it.
+    """The initial affine and, for a given deformation, its rest.
 
     Args:
         initial: see :func:`monai_locor.register`.
         fixed, moving: the images.
-        initialization: of the settings, where nothing is given.
+        initialization: of the settings, used if nothing is given.
 
     Returns:
         ``(D + 1, D + 1)``, fixed to moving world points, RAS mm; ``(D, *fixed)`` in the prepared order, RAS mm, or None.
 
     Raises:
-        InputError: when it is nothing of the kind, singular, not finite, or of another number of dimensions.
+        InputError: when it is not an initial transform, singular, not finite, or of another number of dimensions.
     """
     word = initialization if initial is None else start_word(initial)
     if word is not None:
@@ -78,17 +78,17 @@ def given_start(
 
 
 def _check_name(initial: Initial) -> None:
-    """Tell a mistyped word from a missing file."""
+    """Refuse a mistyped name."""
     if isinstance(initial, str) and not Path(initial).suffix and not initial.startswith("["):
         path = Path(initial).expanduser()
         if not path.exists() and not list(path.parent.glob(f"{path.name}*")):  # the prefix of an ANTs registration
-            raise InputError(f"initial {initial!r}: is no file, and none of the words {', '.join(STARTS)}; give one of these.")
+            raise InputError(f"initial {initial!r} is neither a file nor one of {', '.join(STARTS)}.")
 
 
 def _numbers(initial: Any) -> torch.Tensor:
     try:
         values = plain(torch.as_tensor(np.asarray(initial) if isinstance(initial, (list, tuple)) else initial))
-    except Exception as error:  # whatever the object is
+    except Exception as error:  # of any type
         kinds = "a matrix, a displacement field, a transform, a file, a list of transforms"
         raise InputError(f"initial is a {type(initial).__name__}; give {kinds} or one of {', '.join(STARTS)}.") from error
     return values.detach().cpu()
@@ -106,11 +106,11 @@ def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
         points = apply_affine(fixed.affine, np.stack(np.meshgrid(*map(_centers, fixed.shape, step), indexing="ij"), -1))
         voxels = world_to_voxels(torch.from_numpy(points.reshape(-1, fixed.dims)), domain)
         share = float(inside(voxels, domain.shape, margin=-0.5).double().mean())
-        if share < COVERED:
+        if share < MIN_FIELD_COVERAGE:
             doubt(
                 logger,
-                "initial: its field covers %.0f %% of the fixed image, and is zero beyond, as in ITK; is it one of "
-                "another fixed image, or in the other direction?",
+                "initial: its field covers %.0f %% of the fixed image, and is zero outside, as in ITK; it may belong to "
+                "another fixed image, or to the other direction",
                 100 * share,
             )
     return transform.displacement(fixed).cpu()

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where a registration starts."""
+"""Initial affines, and checks of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_di
 
 logger = logging.getLogger(__name__)
 
-SENSIBLE_OVERLAP = 0.25  # of the smaller field of view: less, and the world coordinates are taken to be unrelated
-LEAST_OVERLAP = 0.10
-SAME_LENGTH = 1e-3  # by which lengths may differ in a matrix that was written with few digits
-LEFT_OVER = 0.05  # voxels that a field may differ from an affine map and be one
+MIN_WORLD_OVERLAP = 0.25  # share of the smaller field of view, below which world coordinates are taken as unrelated
+MIN_OVERLAP = 0.10  # share of the smaller field of view
+LENGTH_TOLERANCE = 1e-3  # relative; matrices may be written with few digits
+AFFINE_TOLERANCE = 0.05  # voxels, by which an affine field may differ from its matrix
 
 
 def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
-    """Volume that two fields of view share under ``affine`` (fixed to moving world points), as share of the smaller one."""
+    """Overlap of two fields of view under ``affine`` (fixed to moving world points), as share of the smaller one."""
     step = np.maximum(1, np.array(fixed.shape) // 24)
     axes = [np.arange(0, n, s, dtype=np.float64) for n, s in zip(fixed.shape, step, strict=True)]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, fixed.dims)
@@ -37,19 +37,19 @@ def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
 
 
 def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.ndarray:
-    """The matrix that a registration starts from, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+    """The initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
 
     Args:
-        how: ``"world"`` trusts the world coordinates; ``"centers"`` puts center on center of the fields of view;
-            ``"moments"`` center of mass on center of mass; ``"auto"`` takes the world coordinates if the fields of view
-            share at least a quarter of the smaller one, else their centers.
+        how: ``"world"`` uses the world coordinates; ``"centers"`` aligns the centers of the fields of view; ``"moments"``
+            the centers of mass; ``"auto"`` uses the world coordinates if the fields of view share at least a quarter of the
+            smaller one, otherwise their centers.
 
     Raises:
         InputError: when the images do not overlap enough to start from.
     """
     shared = overlap(fixed.grid, moving.grid, np.eye(fixed.grid.dims + 1))
     if how == "auto":
-        how = "world" if shared >= SENSIBLE_OVERLAP else "centers"
+        how = "world" if shared >= MIN_WORLD_OVERLAP else "centers"
         level = logging.INFO if how == "world" else logging.WARNING
         logger.log(level, "fields of view share %.0f %% of the smaller one: starting from %s", 100 * shared, how)
     matrix = np.eye(fixed.grid.dims + 1)
@@ -61,13 +61,13 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
 
 
 def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
-    """Refuse a start from which the loss would see next to nothing.
+    """Refuse a start with too little overlap.
 
     Raises:
         InputError: when the fields of view share less than a tenth of the smaller one.
     """
     shared = overlap(fixed, moving, affine)
-    if shared < LEAST_OVERLAP:
+    if shared < MIN_OVERLAP:
         raise InputError(
             f"the fields of view of fixed and moving image share only {100 * shared:.0f} % of the smaller one; "
             'start from their centers with initialization "centers" or "moments", or give an initial affine.'
@@ -77,22 +77,22 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
 def check_kind(
     transform: str, affine: np.ndarray, displacement_mm: torch.Tensor | None, grid: Grid, velocity: torch.Tensor | None = None
 ) -> torch.Tensor | None:
-    """Whether an initial transform goes with the kind of transform that is to be found.
+    """Check an initial transform against the kind of transform of the settings.
 
-    An affine that is of another kind, or mirrors, stays a part of the result, and a warning says so.
+    An affine of another kind, or one that mirrors, remains part of the result, with a warning.
 
     Args:
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
         affine: ``(D + 1, D + 1)``, fixed to moving world points.
-        displacement_mm: what the initial transform holds beyond it, ``(D, *grid)`` RAS mm, or None.
+        displacement_mm: the rest of the initial transform, ``(D, *grid)`` RAS mm, or None.
         grid: fixed grid.
         velocity: initial velocity, or None.
 
     Returns:
-        the displacement; None where it is none but for rounding, and none is wanted.
+        the displacement; None without a deformation.
 
     Raises:
-        InputError: when a deformation is given, and the transform is to have none.
+        InputError: when a deformation is given for a transform without one.
     """
     if np.linalg.det(affine[:-1, :-1]) < 0:
         doubt(
@@ -101,19 +101,19 @@ def check_kind(
     if transform == "deformable":
         return displacement_mm
     most = 0.0 if displacement_mm is None else float(displacement_mm.abs().max()) / float(grid.spacing.min())
-    if velocity is not None or most > LEFT_OVER:
-        what = "velocity" if velocity is not None else f"transform deforms by up to {most:.2g} voxels, which"
-        raise InputError(f'the initial {what} does not go with transform "{transform}": give a matrix, or "deformable".')
+    if velocity is not None or most > AFFINE_TOLERANCE:
+        what = "velocity" if velocity is not None else f"transform deforms by up to {most:.2g} voxels and"
+        raise InputError(f'the initial {what} requires transform "deformable", got "{transform}"; give a matrix.')
     lengths = np.linalg.svd(affine[:-1, :-1], compute_uv=False)
     scale = 1.0 if transform == "rigid" else float(lengths.mean())
-    if transform != "affine" and np.abs(lengths / scale - 1).max() > SAME_LENGTH:
+    if transform != "affine" and np.abs(lengths / scale - 1).max() > LENGTH_TOLERANCE:
         change = f"changes lengths by factors from {lengths[-1]:.3f} to {lengths[0]:.3f}"
-        logger.warning('the initial transform %s, and so does the result: "%s" is what is added to it', change, transform)
+        logger.warning('the initial transform %s, and so does the result, although its kind is "%s"', change, transform)
     return None
 
 
 def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.ndarray, torch.Tensor]:
-    """Take a whole transform apart: ``x + u(x) = A (x + w(x))`` with the affine A closest in the mean square.
+    """Split a transform: ``x + u(x) = A (x + w(x))`` with the least-squares affine A.
 
     Args:
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm.

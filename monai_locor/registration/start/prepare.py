@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""From an image as it is stored to the one that the engine works on."""
+"""Preparation of images for the engine: axis order, normalized intensities, weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...tensors import plain
 
 __all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
 
-SOFT_LIMITS = (-0.25, 1.25)  # what lies beyond the robust range keeps some contrast, an outlier has no more than this
+SOFT_LIMITS = (-0.25, 1.25)  # of normalized intensities: some contrast beyond the robust range, bounded outliers
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class PreparedImage:
 
     Attributes:
         image: ``(C, *spatial)`` float32, one channel or several.
-        weight: ``(1, *spatial)`` in [0, 1], or None where every voxel counts.
+        weight: ``(1, *spatial)`` in [0, 1], or None for weights of 1.
         grid: its grid, axes nearest to R, A, S.
-        stored: grid of the image as it was given.
-        axes, flips: how ``grid`` was made of ``stored``.
+        stored: grid of the image as given.
+        axes, flips: reordering from ``stored`` to ``grid``.
     """
 
     image: torch.Tensor
@@ -43,16 +43,16 @@ class PreparedImage:
 
     @property
     def device(self) -> torch.device:
-        """Where the image lies."""
+        """Device of the image."""
         return self.image.device
 
     def to(self, device: torch.device | str) -> PreparedImage:
-        """The same on a device, fit for autograd also where it was made in ``torch.inference_mode``."""
+        """The same on a device, also usable by autograd if it was made in ``torch.inference_mode``."""
         weight = None if self.weight is None else plain(self.weight).to(device)
         return dataclasses.replace(self, image=plain(self.image).to(device), weight=weight)
 
     def to_stored(self, volume: torch.Tensor) -> torch.Tensor:
-        """``(C, *spatial)`` on :attr:`grid` back to the order of :attr:`stored`; world components are untouched."""
+        """``(C, *spatial)`` on :attr:`grid` back to the order of :attr:`stored`; world components are unchanged."""
         return reorder(volume, *stored_order(self.axes, self.flips))
 
 
@@ -63,11 +63,11 @@ def prepare(
     """Reorder the axes and normalize the intensities by robust quantiles inside the mask.
 
     Args:
-        image: ``(C, *spatial)``, finite; each channel is normalized by itself.
+        image: ``(C, *spatial)``, finite; channels are normalized separately.
         weight: ``(1, *spatial)`` on the same grid, or None.
         quantile: see :class:`monai_locor.registration.RegistrationConfig`.
-        device: where the result lives.
-        grid: of the image; by default what its MetaTensor says.
+        device: of the result.
+        grid: of the image; by default that of the MetaTensor.
     """
     stored = Grid.of(image) if grid is None else grid
     axes, flips = stored.canonical_order()
@@ -87,14 +87,14 @@ def _normalized(values: torch.Tensor, weight: torch.Tensor | None, quantile: flo
 
 
 def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gaussian average over the voxels that count, and where there are any.
+    """Weighted Gaussian average, and where it is defined.
 
     Args:
         image, weight: ``(1, *spatial)``.
         sigma: standard deviation along each axis, voxels; 0 leaves an axis as it is.
 
     Returns:
-        the average, normalized by the weights and so at the border, too; and where the weights within reach do not vanish.
+        the average, normalized by the weights, also at the border; and a mask of where the sum of weights is not zero.
     """
     matrices = [_gaussian_matrix(n, s).to(image, non_blocking=True) for n, s in zip(image.shape[1:], sigma, strict=True)]
     total = separable(matrices, weight)
@@ -113,7 +113,7 @@ def _gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
 
 
 def _filled(image: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Continue the image smoothly where it does not count, so that no garbage reaches in over the border of the mask."""
+    """Extrapolate the image smoothly outside the mask, so that smoothing does not mix in values from there."""
     valid = (weight > 0).to(image)
     near, reached = weighted_gaussian(image, valid, [2.0] * (image.ndim - 1))
     mean = (image * valid).sum() / valid.sum().clamp_min(1)

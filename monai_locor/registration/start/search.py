@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does a registration need another start? A search over all translations and many rotations at once, and a verdict.
+"""Multi-start search: all translations and many rotations at once, and the choice between two affines.
 
 For one rotation, the joint histograms of two images at *all* translations are correlations of their indicator functions of
-gray levels: a few small FFTs give the mutual information everywhere, whatever the fields of view share in world
-coordinates. The best of them and the affine in question are refined alike and compared at a finer scale.
+gray levels: a few small FFTs give the mutual information everywhere, whatever the overlap in world
+coordinates. The best of them and the affine to check are refined in the same way and compared at a finer scale.
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ __all__ = ["StartSearch", "better_start", "second_is_better"]
 
 logger = logging.getLogger(__name__)
 
-SEARCHED, COMPARED = 2**11, 2**16  # samples of the smaller field of view
-LARGER = 2**4  # times as many in the larger one, at most
+SEARCH_SAMPLES, COMPARE_SAMPLES = 2**11, 2**16  # of the smaller field of view
+MAX_VOLUME_RATIO = 2**4  # of the fields of view, beyond which samples are coarser
 LEVELS = 6  # of gray
 ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
 CANDIDATES = 5
 ITERATIONS, RATE = 30, 0.03  # of the refinement; step in units of half the field of view
-PLAUSIBLE = (0.6, 1.6)  # stretch along any direction
-APART = 0.6  # samples: from nearer starts the affine stages arrive where they were
-RIVAL = 0.95  # share of the affine's measure that makes another start worth a try
-CLEAR = 0.8  # share of the better one's measure below which an affine is worse, whatever its loss
-GAIN = 1.1  # by which a start beats an affine so clearly that losses are not asked: over a good one it gains up to 1.05
-CHANCE = 5e-4  # what the measure may be without any relation
+PLAUSIBLE_STRETCH = (0.6, 1.6)  # stretch along any direction
+MIN_START_DISTANCE = 0.6  # samples; nearer starts converge to the same affine
+MIN_RELATIVE_SCORE = 0.95  # of another start, relative to the affine
+CLEARLY_WORSE_SCORE = 0.8  # relative to the better affine, below which the loss does not matter
+CLEARLY_BETTER_SCORE = 1.1  # of a start relative to the affine, above which the loss does not matter; chance: up to 1.05
+CHANCE_SCORE = 5e-4  # of unrelated images
 
 
 def better_start(
     fixed: PreparedImage, moving: PreparedImage, affine: np.ndarray, initial: np.ndarray, scaling: bool = True
 ) -> np.ndarray | None:
-    """Judge an affine by what a global search finds elsewhere.
+    """Compare an affine with the result of a global search.
 
-    The measure is coarse and not the loss of the registration: of two alignments that are nearly equal in it the loss alone
-    can tell the better one. So a rival is returned, too, and :func:`second_is_better` judges what came of it.
+    The measure is coarse and differs from the loss of the registration: for two nearly equal alignments the loss must decide.
+    So a start that is nearly as good is also returned, and :func:`second_is_better` chooses after its registration.
 
     Args:
         fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
-        affine: what is to be judged, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        initial: what it came from. The search covers the rotations up to about 35 degrees around its linear part, with any
+        affine: to be checked, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        initial: its initial affine. The search covers the rotations up to about 35 degrees around its linear part, with any
             translation.
-        scaling: whether a start may be larger or smaller than ``initial``.
+        scaling: whether the scale of a start may differ from that of ``initial``.
 
     Returns:
-        None when nothing as good was found elsewhere, else the matrix, ``(D + 1, D + 1)`` RAS mm, to start from again.
+        None if nothing as good was found, else the other initial affine, ``(D + 1, D + 1)`` RAS mm.
     """
-    search = StartSearch(fixed, moving, SEARCHED)
+    search = StartSearch(fixed, moving, SEARCH_SAMPLES)
     matrices = search.refined([affine, *search.screened(initial)], scaling)
-    elsewhere = [m for m in matrices if search.distance(affine, m) > APART * search.step]
-    scores = StartSearch(fixed, moving, COMPARED).scores([affine, *elsewhere])
+    elsewhere = [m for m in matrices if search.distance(affine, m) > MIN_START_DISTANCE * search.step]
+    scores = StartSearch(fixed, moving, COMPARE_SAMPLES).scores([affine, *elsewhere])
     stretch = _stretch(affine, initial)
-    enough = RIVAL * scores[0] + CHANCE if _plausible(stretch) else CHANCE
+    enough = MIN_RELATIVE_SCORE * scores[0] + CHANCE_SCORE if _plausible(stretch) else CHANCE_SCORE
     best = int(scores[1:].argmax()) if elsewhere else None
     found = None if best is None or scores[best + 1] < enough else elsewhere[best]
     logger.info(
         "affine scores %.4f, stretch %.2f to %.2f; other starts %s: %s",
-        *(scores[0], stretch[-1], stretch[0], scores[1:].round(4), "it stays" if found is None else "another try"),
+        *(scores[0], stretch[-1], stretch[0], scores[1:].round(4), "kept" if found is None else "restarting"),
     )
     return found
 
@@ -83,35 +83,35 @@ def second_is_better(
     initial: np.ndarray,
     start: np.ndarray,
 ) -> bool:
-    """Which of two affines to keep: if neither is clearly better by the measure of the search, the one with the lower loss.
+    """Choose between two affines: if neither is clearly better by the measure of the search, by the lower loss.
 
-    The loss alone would not do: it is a mean over what the images share, and air is easily explained.
+    The loss alone is not sufficient: it is a mean over the overlap, and air fits well.
 
     Args:
         affines: each ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        losses: what the registration made of each; may be NaN.
-        initial: what the first came from.
-        start: what the second came from.
+        losses: final losses of both; may be NaN.
+        initial: initial affine of the first.
+        start: initial affine of the second.
     """
     plausible = [_plausible(_stretch(affine, initial)) for affine in affines]
     if plausible[0] != plausible[1]:
         return plausible[1]
-    first, second, started = StartSearch(fixed, moving, COMPARED).scores([*affines, start])
+    first, second, started = StartSearch(fixed, moving, COMPARE_SAMPLES).scores([*affines, start])
     logger.info("two affines: scores %.4f and %.4f, losses %.4f and %.4f", first, second, *losses)
-    if min(first, second) < CLEAR * max(first, second):
+    if min(first, second) < CLEARLY_WORSE_SCORE * max(first, second):
         return bool(second > first)
-    if started > GAIN * first:
+    if started > CLEARLY_BETTER_SCORE * first:
         return True
     return losses[1] < losses[0] or (math.isnan(losses[0]) and not math.isnan(losses[1]))
 
 
 def _stretch(affine: np.ndarray, initial: np.ndarray) -> np.ndarray:
-    """By how much lengths change from one matrix to the other, largest first, ``(D,)``."""
+    """Factors of lengths from one matrix to the other, largest first, ``(D,)``."""
     return np.linalg.svd(affine[:-1, :-1] @ np.linalg.inv(initial[:-1, :-1]), compute_uv=False)
 
 
 def _plausible(stretch: np.ndarray) -> bool:
-    return bool(PLAUSIBLE[0] <= stretch[-1] and stretch[0] <= PLAUSIBLE[1])
+    return bool(PLAUSIBLE_STRETCH[0] <= stretch[-1] and stretch[0] <= PLAUSIBLE_STRETCH[1])
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Coarse:
 
     Attributes:
         channels: ``(2, *grid.shape)``: gray level, 0 to ``LEVELS - 1``, times weight; weight.
-        grid: where they lie.
+        grid: of the channels.
     """
 
     channels: torch.Tensor
@@ -165,9 +165,9 @@ class _Coarse:
 def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Intensities to gray levels 0 ... ``LEVELS - 1``, half way between equal steps and equal counts.
 
-    The density of levels goes with the cube root of that of the intensities, which loses least to rounding (Panter and Dite
-    1951, doi 10.1109/JRPROC.1951.230419): air gets little more than one, and the soft tissue of a CT, which fills a fortieth
-    of the range, its share.
+    The density of levels is the cube root of that of the intensities, which minimizes the quantization error (Panter and Dite
+    1951, doi 10.1109/JRPROC.1951.230419): air gets little more than one level, and the soft tissue of a CT, a fortieth of the
+    range, several.
     """
     low, high = SOFT_LIMITS
     counts = torch.histc(values[weight > 0.5], 256, low, high)
@@ -182,18 +182,18 @@ class StartSearch:
     """Alignment of two images under any matrix, at a coarse scale.
 
     The measure is normalized mutual information less one (0 independent, 1 each determines the other), times the share of
-    the smaller image that takes part: a small overlap can agree by chance, and then counts for little.
+    the smaller image that overlaps: a small overlap can agree by chance and gets a low weight.
 
     Args:
         fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
-        samples: about how many the smaller field of view gets.
+        samples: approximate number in the smaller field of view.
     """
 
     def __init__(self, fixed: PreparedImage, moving: PreparedImage, samples: int) -> None:
         self.dims = dims = fixed.grid.dims
         self.device = fixed.image.device
         volumes = [float(np.prod(i.grid.extent)) for i in (fixed, moving)]
-        self.step = (max(min(volumes), max(volumes) / LARGER) / samples) ** (1 / dims)
+        self.step = (max(min(volumes), max(volumes) / MAX_VOLUME_RATIO) / samples) ** (1 / dims)
         self.fixed, self.moving = (_Coarse.of(i, self.step / 2) for i in (fixed, moving))
         self.lattice = fixed.grid.resampled(np.full(dims, self.step))
         self.points = self._tensor(_centered_index(self.lattice.shape)).float()
@@ -247,7 +247,7 @@ class StartSearch:
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
-        """The same matrices, each after some steps of gradient ascent in rotation, translation and, with scaling, size."""
+        """The same matrices after some steps of gradient ascent in rotation, translation and, with scaling, scale."""
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
@@ -274,13 +274,13 @@ class StartSearch:
         return list(kept.cpu().numpy())
 
     def distance(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Mean distance, mm, between where two matrices take the fixed field of view."""
+        """Mean distance, mm, between the images of the fixed field of view under two matrices."""
         moved = [apply_affine(m @ self.placed, _centered_index(self.lattice.shape)) for m in (first, second)]
         return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
 def _placed(linear: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """``(D + 1, D + 1)``: a linear map and where it takes the origin."""
+    """``(D + 1, D + 1)``: a linear map and the image of the origin."""
     return np.vstack((np.column_stack((linear, center)), np.eye(1, len(center) + 1, len(center))))
 
 
