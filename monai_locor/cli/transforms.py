@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,25 +68,24 @@ def load_transforms(
     Raises:
         InputError: if a file cannot be read or the transforms differ in dimension.
     """
-    from ..io.transforms import read_transform
+    from ..io.transforms.chain import ChainItem, chain_transforms
 
+    if not items:
+        raise InputError("no transform given; name one or more files with -t")
     if inverse:
         fixed, moving = moving, fixed
-    whole: SpatialTransform | None = None
+    found = []
     for item, format in zip(items, check_formats(formats, len(items)), strict=True):
         path, back = parse_item(item)
-        grids = (moving, fixed) if back else (fixed, moving)
-        one = read_transform(path, format=format, fixed=grids[0], moving=grids[1])
-        if back:
-            one = one.inverse(fixed if whole is None and _fits(fixed, one) else None)
-        if whole is not None and whole.dims != one.dims:
-            raise InputError(
-                f"transform {path}: is {one.dims}-D, the previous ones are {whole.dims}-D; give transforms of one pair"
-            )
-        whole = one if whole is None else whole.then(one)
-    if whole is None:
-        raise InputError("no transform given; name one or more files with -t")
+        found.append(ChainItem(f"transform {path}", partial(_read, path, format), back))
+    whole = chain_transforms(found, fixed, moving, inverse_grid=fixed)
     return whole.inverse(moving if _fits(moving, whole) else None) if inverse else whole
+
+
+def _read(path: Path, format: str | None, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
+    from ..io.transforms import read_transform
+
+    return read_transform(path, format=format, fixed=fixed, moving=moving)
 
 
 def _fits(grid: Grid | None, transform: SpatialTransform) -> bool:

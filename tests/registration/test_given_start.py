@@ -164,7 +164,7 @@ def test_a_field_that_does_not_cover_the_fixed_image_is_told(caplog):
         (["missing.tfm", "other.h5"], "missing.tfm: no such file"),
         (SpatialTransform.of_affine(np.eye(3)), "2 dimensions, the fixed image 3"),
         (simpleitk_of_steps((AffineStep(np.eye(3)),)), "2 dimensions, the fixed image 3"),
-        ([AFFINE, SpatialTransform.of_affine(np.eye(3))], "3 and 2 dimensions"),
+        ([AFFINE, SpatialTransform.of_affine(np.eye(3))], "is 2-D, the previous ones are 3-D"),
         ([AFFINE, 3.0], "a float among transforms"),
         (object(), "initial is a object"),
         (np.eye(3).tolist(), "invertible 4x4 matrix"),

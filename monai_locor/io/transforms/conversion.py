@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
 from .ants_syntax import parse_item
-from .base import invalid
+from .chain import ChainItem, chain_transforms
 from .files import read_transform
 from .library_objects import from_object
 
@@ -36,9 +35,12 @@ def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Gr
     """
     if isinstance(given, Mapping) and "fwdtransforms" in given:
         given = given["fwdtransforms"]
-    if isinstance(given, (list, tuple)) and _is_list(given):
-        return _chain(given, name, fixed, moving)
-    return _one(given, name, fixed, moving)
+    several = isinstance(given, (list, tuple)) and _is_list(given)
+    given = given if several and not _marked(given) else [given]
+    items = [_chain_item(item, name) for item in given]
+    if not several and items == [None]:
+        return None
+    return chain_transforms((_checked(item, value, name) for item, value in zip(items, given)), fixed, moving)
 
 
 def _is_list(given: list[Any] | tuple[Any, ...]) -> bool:
@@ -62,31 +64,21 @@ def _marked(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], bool)
 
 
-def _chain(given: list[Any] | tuple[Any, ...], name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    parts: list[SpatialTransform] = []
-    for item in [given] if _marked(given) else given:
-        part = _one(item, name, fixed, moving)
-        if part is None:
-            raise InputError(f"{name}: holds a {type(item).__name__} among transforms; give files and transform objects")
-        if parts and part.dims != parts[0].dims:
-            raise InputError(f"{name}: transforms of {parts[0].dims} and {part.dims} dimensions; give those of one pair")
-        parts.append(part)
-    return functools.reduce(SpatialTransform.then, parts)
+def _checked(item: ChainItem | None, value: Any, name: str) -> ChainItem:
+    if item is None:
+        raise InputError(f"{name}: holds a {type(value).__name__} among transforms; give files and transform objects")
+    return item
 
 
-def _one(given: Any, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform | None:
+def _chain_item(given: Any, name: str) -> ChainItem | None:
+    """An item of a chain from a file, an object or a pair of one and whether to invert it; None for anything else."""
     given, back = given if _marked(given) else (given, False)
     if isinstance(given, str):
         given, marked = parse_item(given)
         back = back != marked
     if isinstance(given, os.PathLike):
-        grids = (moving, fixed) if back else (fixed, moving)
-        found: SpatialTransform | None = read_transform(given, fixed=grids[0], moving=grids[1])
-        name = f"transform {os.fspath(given)}"
-    else:
-        given = given.transform if _is_result(given) else given
-        found = given if isinstance(given, SpatialTransform) else from_object(given, name)
-    if found is None or not back:
-        return found
-    with invalid(name, "give the inverse itself"):
-        return found.inverse()
+        path = given
+        return ChainItem(f"transform {os.fspath(path)}", lambda a, b: read_transform(path, fixed=a, moving=b), back)
+    given = given.transform if _is_result(given) else given
+    found = given if isinstance(given, SpatialTransform) else from_object(given, name)
+    return None if found is None else ChainItem(name, lambda *_: found, back)

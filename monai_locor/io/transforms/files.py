@@ -15,6 +15,7 @@ from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
 from ..grids import as_grid
 from .base import Format, invalid
+from .chain import ChainItem, chain_transforms
 from .detect import format_of_file, format_of_name
 from .formats import FORMATS
 from .nifti_vectors import check_reading
@@ -100,16 +101,13 @@ def read_transforms(
     """
     if not paths:
         raise InputError("the list of transforms is empty; give at least one file")
-    parts: list[SpatialTransform] = []
     grids = as_grid(fixed, "fixed image"), as_grid(moving, "moving image")
     named = formats_of(formats, len(paths))
-    for path, back, format in zip(paths, invert or [False] * len(paths), named, strict=True):
-        part = _read(path, format, *(grids[::-1] if back else grids))
-        if parts and part.dims != parts[0].dims:
-            raise InputError(f"transform {os.fspath(path)}: has {part.dims} dimensions, the one before it {parts[0].dims}")
-        with invalid(f"transform {os.fspath(path)}", "give the inverse itself"):
-            parts.append(part.inverse() if back else part)
-    return functools.reduce(SpatialTransform.then, parts)
+    items = [
+        ChainItem(f"transform {os.fspath(path)}", functools.partial(_read, path, format), back)
+        for path, back, format in zip(paths, invert or [False] * len(paths), named, strict=True)
+    ]
+    return chain_transforms(items, *grids)
 
 
 def formats_of(formats: str | Sequence[str | None] | None, count: int) -> list[str | None]:
