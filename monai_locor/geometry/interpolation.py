@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images and label maps read between their voxels by more than the nearest two along each axis.
+"""Interpolation of images and label maps with wide kernels: cubic B-spline, Lanczos, smooth labels.
 
-Beyond its outermost voxels an image is continued as in a mirror, and half a voxel further it ends.
+Images are mirrored at their outermost voxels and end half a voxel beyond them.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch
 def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """The label with the largest share of the linear weights around each position: the argmax of interpolated indicators.
 
-    No label is made up, borders are smoother than those of the nearest voxel, and the memory that it takes does not depend
-    on the number of labels. Where shares are equal, the nearer voxel wins.
+    No new labels arise, borders are smoother than with the nearest voxel, and memory is independent of the number of
+    labels. Where shares are equal, the nearer voxel wins.
 
     Args:
         labels: ``(C, *spatial)``, any type.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What spatial transforms do to points, grids and images."""
+"""Application of spatial transforms to points, grids and images."""
 
 from __future__ import annotations
 
@@ -154,14 +154,14 @@ def warped_tensors(
     return MetaTensor(turned, affine=torch.from_numpy(target.full_affine))
 
 
-EXACT = {  # what float32 holds without loss
+EXACT_IN_FLOAT32 = {  # what float32 holds without loss
     *(torch.float32, torch.float16, torch.bfloat16),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16),
 }
 
 
 def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str) -> torch.Tensor:
-    numbers = values.to(torch.float32 if values.dtype in EXACT else torch.float64)
+    numbers = values.to(torch.float32 if values.dtype in EXACT_IN_FLOAT32 else torch.float64)
     low = numbers.min()  # air is not zero in CT
     out = warp(numbers - low, grid, displacement_mm, target, mode) + low
     if values.dtype == torch.bool:

@@ -49,7 +49,7 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
 
     Returns:
         ``(4, 4)``, from coordinates in the plane, with voxels along its third axis, to the world; None for a plane that
-        contains the world's x and y axes, and where the affine is no plane.
+        contains the world's x and y axes, and where the affine does not span a plane.
 
     >>> sagittal = np.array([[0.0, 0, 4, 3], [2, 0, 0, -32], [0, 2, 0, -30], [0, 0, 0, 1]])
     >>> slice_affine(sagittal, slice_plane(sagittal)).tolist()

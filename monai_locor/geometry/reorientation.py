@@ -19,7 +19,7 @@ from .partition import slabs
 
 __all__ = ["jacobian_matrices", "turned_tensors"]
 
-ROWS, COLUMNS = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)  # lower triangle, row by row, as NIfTI has it
+TENSOR_ROWS, TENSOR_COLUMNS = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)  # lower triangle, row by row, as NIfTI has it
 
 
 @guarded
@@ -66,14 +66,14 @@ def turned_tensors(
         turned = _turned(_rebased(whole, first), jacobian[rows])
         turned = _rebased(turned, np.linalg.inv(second))
         turned = torch.where(torch.isfinite(turned).all(-1).all(-1)[..., None, None], turned, whole)
-        out[:, rows] = torch.stack([turned[..., i, j] for i, j in zip(ROWS, COLUMNS, strict=True)]).to(out)
+        out[:, rows] = torch.stack([turned[..., i, j] for i, j in zip(TENSOR_ROWS, TENSOR_COLUMNS, strict=True)]).to(out)
     return out
 
 
 def _full(lower: torch.Tensor) -> torch.Tensor:
     """``(6, *S)`` to ``(*S, 3, 3)``."""
     out = lower.new_empty(*lower.shape[1:], 3, 3)
-    for value, i, j in zip(lower, ROWS, COLUMNS, strict=True):
+    for value, i, j in zip(lower, TENSOR_ROWS, TENSOR_COLUMNS, strict=True):
         out[..., i, j] = out[..., j, i] = value
     return out
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The one place where images and fields are read between their voxels."""
+"""Interpolation of images and fields between their voxels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
             the points.
         points: ``(B, D, *out)``, positions in voxels of ``image``, channel i along array axis i.
         mode: ``"bilinear"`` (linear in each axis) or ``"nearest"``.
-        padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image.
+        padding_mode: ``"zeros"`` or ``"border"``, the values outside the image.
 
     Returns:
         ``(B, C, *out)``.

@@ -40,7 +40,7 @@ class AffineStep:
         if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all():
             raise ValueError(f"an affine is a finite 3x3 or 4x4 matrix, got {matrix.tolist()}")
         scale = np.sqrt((matrix[:-1, :-1] ** 2).sum(0))
-        # of unit columns: no scale is too small, but a plane is no volume
+        # determinant of unit columns: independent of scale, zero where the axes span a plane only
         if (scale == 0).any() or abs(np.linalg.det(matrix[:-1, :-1] / scale)) < 1e-9:
             raise ValueError(f"the matrix is singular: {matrix.tolist()}")
         if not np.allclose(matrix[-1], np.eye(len(matrix))[-1], rtol=0, atol=1e-9):

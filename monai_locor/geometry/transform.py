@@ -3,7 +3,7 @@
 
 """Spatial transforms in memory: chains of affine maps, displacement fields and splines, in RAS mm.
 
-What they do to points and images is computed in ``mapping``, with torch; a transform can be held and described without.
+The module ``mapping`` applies them to points and images, with torch; holding and describing a transform needs no torch.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class SpatialTransform:
             ValueError: when the transform is not affine.
         """
         if not self.is_affine:
-            raise ValueError("a transform with a deformation is no matrix")
+            raise ValueError("a transform with a deformation cannot be written as a matrix")
         return product(self.steps)
 
     @property

@@ -110,7 +110,7 @@ def warp(
         mode: ``"bilinear"`` (linear in each axis); ``"nearest"``; ``"bspline"``, the cubic B-spline through all voxels;
             ``"lanczos"``, a windowed sinc of six voxels along each axis; or ``"smooth"``, for label maps, see
             :func:`monai_locor.geometry.interpolation.sample_labels`.
-        padding_mode: ``"zeros"`` or ``"border"``, what is read outside the image by the first two; by the others zero.
+        padding_mode: ``"zeros"`` or ``"border"``, values outside the image for the first two modes; zero for the others.
 
     Returns:
         ``(C, *grid.shape)``: with ``"nearest"`` and ``"smooth"`` of the type of the image, each value as it is there; with

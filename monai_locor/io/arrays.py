@@ -56,10 +56,10 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
             that is an array and has such an ``affine``, as images of TorchIO. Without one, voxels are of 1 mm.
         name: for messages.
         dtype: that arrays are copied to; tensors stay as they are.
-        known: whether the first of three axes is that of the channels where neither its size nor an affine says so.
+        known: the first of three axes is the channel axis where neither its size nor an affine determines it.
 
     Raises:
-        InputError: when it is nothing of the kind, or its shape can be read in two ways.
+        InputError: when it is none of these, or its shape is ambiguous.
     """
     affine = None
     if is_placed(source):
@@ -128,7 +128,7 @@ def _array(source: Any, name: str) -> np.ndarray:
         array = np.asarray(source)
     except Exception as error:  # whatever a list holds
         raise InputError(
-            f"{name}: is no array ({one_line(error)}); give rows of one length, or (array, affine) with an affine 4x4"
+            f"{name}: cannot be read as an array ({one_line(error)}); give rows of one length, or (array, affine), affine 4x4"
         ) from error
     if array.dtype.kind not in "biufc":
         raise InputError(f"{name}: holds values of type {array.dtype}; give an array of numbers, or a file")

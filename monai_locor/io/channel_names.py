@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the components of a voxel are, from what the readers of ITK say of a file."""
+"""Names of the components of a voxel, from the metadata that ITK reads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the voxels of an image are, where its file does not say it: labels, or what a transform turns."""
+"""Detection of label maps, and of vectors and tensors, from the values of an image."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy as np
 __all__ = ["LABEL_INTENTS", "labels_in", "not_whole", "vectors_in"]
 
 LABEL_INTENTS = ("label", "neuroname")
-MOST = 4096  # labels: atlases have up to some thousand
-FEW = 8  # values, with which anatomy cannot be a smooth image
-CHANNELS = 4
-SAME = 0.6  # share of neighbors with the same value
-GRADUAL = 0.5  # share of the steps between neighbors that lead to the next value: quantized smooth images have nearly all
-SPAN = 2**20  # of values that are counted in a table
-UNIT = 0.02  # by how much the length of a direction may differ from one
+MAX_LABELS = 4096  # atlases have up to some thousand
+FEW_VALUES = 8  # a smooth image of anatomy has more
+TESTED_CHANNELS = 4
+MIN_EQUAL_NEIGHBORS = 0.6  # share of neighbors with the same value
+MAX_UNIT_STEPS = 0.5  # share of steps between neighbors to the next value; nearly all in quantized smooth images
+MAX_TABLE_RANGE = 2**20  # of values that are counted in a table
+UNIT_LENGTH_TOLERANCE = 0.02  # by how much the length of a direction may differ from one
 
 
 def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
-    """The labels of a label map or a mask, background included; None where the voxels are none.
+    """The labels of a label map or a mask, background included; None for other images.
 
     Two values are always a mask. Labels are whole numbers that come in patches: along every axis, voxels have mostly the
-    same value as their neighbors, those of the most frequent value (air, background) left aside. So an 8-bit CT or a noisy
-    image of few values is none. Where there are more than a few values, a step from one voxel to the next must mostly skip
-    some of them, other than in a smooth image of whole numbers.
+    same value as their neighbors, not counting the most frequent value (air, background). This excludes 8-bit CT and noisy
+    images of few values. With more than a few values, steps between neighbors must mostly skip values, unlike in a smooth
+    image of whole numbers.
 
     Args:
-        voxels: ``(C, *spatial)``, any type; all must be whole numbers, and the first few channels are looked at for patches.
-        intent: of NIfTI, where the file says one: with that of labels all whole numbers are some, with another none are.
+        voxels: ``(C, *spatial)``, any type; all must be whole numbers, and only the first few channels are tested for patches.
+        intent: of NIfTI, if any: with a label intent all whole numbers are labels, with another intent none are.
     """
     if intent and intent not in LABEL_INTENTS:
         return None
     if voxels.size == 0 or voxels.dtype.kind not in "buif" or any(len(not_whole(channel)) for channel in voxels):
         return None
-    voxels = voxels[:CHANNELS]
+    voxels = voxels[:TESTED_CHANNELS]
     whole = voxels if voxels.dtype.kind in "bui" else np.rint(voxels)
     ranked = _ranked(whole)
     if ranked is None:
@@ -48,16 +48,16 @@ def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
     if len(values) == 2:
         return [int(v) for v in values]  # a mask, however scattered
     steps = [_steps(rank, axis, background) for axis in range(1, rank.ndim) if rank.shape[axis] > 1]
-    if any(len(step) and (step == 0).mean() < SAME for step in steps):
+    if any(len(step) and (step == 0).mean() < MIN_EQUAL_NEIGHBORS for step in steps):
         return None
     changes = np.concatenate([step[step > 0] for step in steps] or [np.zeros(0)])
-    if len(values) > FEW and len(changes) and (changes == 1).mean() > GRADUAL:
+    if len(values) > FEW_VALUES and len(changes) and (changes == 1).mean() > MAX_UNIT_STEPS:
         return None
     return [int(v) for v in values]
 
 
 def not_whole(values: np.ndarray) -> np.ndarray:
-    """The values that are no whole numbers within rounding, NaN among them, ``(N,)``.
+    """The values that are not whole numbers within rounding, including NaN, ``(N,)``.
 
     Resampling, and a slope and an offset in the header, leave 5e-5 near zero and up to 1e-3 of larger numbers; float32 leaves a
     ten-millionth of large ones.
@@ -75,9 +75,9 @@ def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Values in order, the rank of every voxel's, and that of the most frequent; None for one value or too many."""
     sample = np.unique(whole.ravel()[:: max(1, whole.size // 2**16)])
     low, high = int(whole.min()), int(whole.max())
-    if len(sample) > MOST or low == high:
+    if len(sample) > MAX_LABELS or low == high:
         return None
-    if high - low > SPAN:  # labels with numbers of their own
+    if high - low > MAX_TABLE_RANGE:  # labels with numbers of their own
         values, rank, counts = np.unique(whole, return_inverse=True, return_counts=True)
         rank = rank.reshape(whole.shape)
     else:
@@ -85,21 +85,21 @@ def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
         every = np.bincount(shifted.ravel())
         values, counts = np.flatnonzero(every) + low, every[every > 0]
         rank = (np.cumsum(every > 0) - 1)[shifted]
-    return (values, rank.astype(np.int32), int(counts.argmax())) if len(values) <= MOST else None
+    return (values, rank.astype(np.int32), int(counts.argmax())) if len(values) <= MAX_LABELS else None
 
 
 def _steps(rank: np.ndarray, axis: int, background: int) -> np.ndarray:
-    """From each voxel that is no background to the one before it, in ranks of values, ``(N,)``."""
+    """Difference of each foreground voxel to its predecessor, in ranks of values, ``(N,)``."""
     later, before = (rank.take(range(start, rank.shape[axis] + start - 1), axis) for start in (1, 0))
     out: np.ndarray = np.abs(later - before)[later != background]
     return out
 
 
-ORDERS = {"NIfTI": (0, 2, 5), "FSL": (0, 3, 5), "MRtrix": (0, 1, 2)}  # where xx, yy and zz are among six components
+TENSOR_DIAGONALS = {"NIfTI": (0, 2, 5), "FSL": (0, 3, 5), "MRtrix": (0, 1, 2)}  # where xx, yy and zz are among six components
 
 
 def vectors_in(voxels: np.ndarray) -> str:
-    """What a transform would have to turn among voxels of three or six components, in a few words; empty for nothing.
+    """Describe voxels of three or six components that a transform would have to reorient; empty for others.
 
     Diffusion tensors have three components that are never negative (xx, yy and zz) and three of both signs; directions have
     length one, or are zero.
@@ -116,8 +116,8 @@ def vectors_in(voxels: np.ndarray) -> str:
     if len(voxels) == 3:
         lengths = np.linalg.norm(used, axis=0)
         signs = (used < 0).any() and (used > 0).any()
-        return "unit vectors" if signs and (np.abs(lengths - 1) < UNIT).mean() > 0.99 else ""
-    order = next((name for name, diagonal in ORDERS.items() if _is_diagonal(used, diagonal)), "")
+        return "unit vectors" if signs and (np.abs(lengths - 1) < UNIT_LENGTH_TOLERANCE).mean() > 0.99 else ""
+    order = next((name for name, diagonal in TENSOR_DIAGONALS.items() if _is_diagonal(used, diagonal)), "")
     return f"diffusion tensors in the order of {order}" if order else ""
 
 

@@ -78,7 +78,7 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
         ``(D, *shape)`` float32, RAS mm, and the grid it is given on.
 
     Raises:
-        InputError: when the file is missing, unreadable or no such field.
+        InputError: when the file is missing or cannot be read as a displacement field.
     """
     import torch
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the voxels of an image lie, whatever they hold. Without torch for files."""
+"""Grids of images and image files. Without torch for files."""
 
 from __future__ import annotations
 

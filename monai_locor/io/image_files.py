@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images from files as they are stored, whatever their format: voxels, place and what the header says. Without torch."""
+"""Image files of any format: voxels, affine and metadata. Without torch."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
         return found
     except InputError:
         raise
-    except Exception as error:  # readers raise whatever their libraries do
+    except Exception as error:  # readers pass on the exceptions of their libraries
         raise read_error(name, error) from error

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where images come from: files, or tensors; always one channel, float32, with an affine."""
+"""Images from files or from memory, as one float32 channel with an affine."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def load_source(
 
 
 def _filename(source: ImageSource) -> str:
-    """Of a file, and of an image in memory that knows what file it comes from."""
+    """The file name of a file, or of an image in memory that stores it."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, MetaTensor):
@@ -80,7 +80,7 @@ def _filename(source: ImageSource) -> str:
 
 
 def _said(stored: StoredImage) -> dict[str, Any]:
-    """What a file says beside voxels and place."""
+    """Metadata of a file beside voxels and affine."""
     names = ("channels", "time", "intent", "intent_name")
     said = {name: getattr(stored, name) for name in names}
     return {"stored_dtype": stored.dtype, **{name: value for name, value in said.items() if value}}

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images and masks, read with all their faults found, and written where they belong."""
+"""Reading, checking and writing of images, masks and label maps."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 _ROUNDING = 1e-4  # how far resampling and slopes take weights beyond 0 and 1
 
 # intents that hold of an image that was carried; those of statistics have parameters that are not read
-KEPT = (
+PRESERVED_INTENTS = (
     *("label", "neuroname", "estimate", "z score", "p value", "log p value", "log10 p value"),
     *("dimensionless", "time series", "rgb vector", "rgba vector"),
 )
-# what NIfTI tools do not read, and what is written instead
+# types that NIfTI tools do not read, and their replacements
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
 
 def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
-    """Read an image to be registered and refuse what cannot be.
+    """Read an image for registration and check that it can be registered.
 
     Files of all formats that :func:`monai_locor.io.image_files.read_stored` knows, and a folder of one DICOM series;
-    ``FOLDER/UID`` is one of several series in a folder. What nibabel reads lies where nibabel says. Trailing axes
+    ``FOLDER/UID`` is one of several series in a folder. Files that nibabel reads have its affine. Trailing axes
     of one voxel are dropped: a file of ``(H, W, 1)`` voxels is a 2-D image, in the coordinates of its own plane where that is
     not the x-y plane. NaN and infinite voxels are replaced by the smallest finite value and a warning with their number is
     logged, as are contradictions in a NIfTI header.
@@ -72,7 +72,7 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
         raise InputError(f"{name}: {bad} of {data.numel()} voxels are NaN or infinite; check how it was made")
     low, high = (float(v) for v in data[valid].aminmax())
     if low == high:
-        raise InputError(f"{name}: every voxel is {low:.9g}; nothing can be aligned to a constant image, check the file")
+        raise InputError(f"{name}: every voxel is {low:.9g}; a constant image cannot be registered, check the file")
     if not bad:
         return image, None
     logger.warning("%s: %d of %d voxels are NaN or infinite and do not count", name, bad, data.numel())
@@ -113,7 +113,7 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
 
 
 def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | None = None) -> MetaTensor:
-    """Read a label map, every number of it as it is.
+    """Read a label map without loss of values.
 
     Args:
         source: a file, or a label map in memory ``(1, *spatial)``.
@@ -125,7 +125,7 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
         ``meta["stored_dtype"]`` is the type of the file's voxels.
 
     Raises:
-        InputError: when it cannot be read or a value is no whole number; those within rounding of one are taken for it.
+        InputError: when it cannot be read or holds a value that is not a whole number within rounding.
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
     data = labels.as_tensor()
@@ -173,20 +173,20 @@ def write_image(
         save_nifti(path, array[0], grid, **_header(said or {}, 1))
     else:
         said = _header(said or {}, len(array))
-        added = 3 - grid.dims + (said.get("intent") == TENSORS)
+        added = 3 - grid.dims + (said.get("intent") == TENSOR_INTENT)
         save_nifti(path, np.moveaxis(array.reshape(len(array), *grid.shape, *(1,) * added), 0, -1), grid, **said)
 
 
-TENSORS = "symmetric matrix"
+TENSOR_INTENT = "symmetric matrix"
 
 
 def _header(said: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """What is said of an image and still holds of so many channels, for :func:`.nifti.save_nifti`."""
+    """The metadata that remain valid for a number of channels, for :func:`.nifti.save_nifti`."""
     out = {}
     if channels > 1 and said.get("time") is not None:
         out["time"] = said["time"]
     intent = said.get("intent", "")
-    if intent in KEPT or (intent == TENSORS and channels == 6):
+    if intent in PRESERVED_INTENTS or (intent == TENSOR_INTENT and channels == 6):
         out.update(intent=intent, intent_name=said.get("intent_name", ""))
     return out
 
@@ -208,6 +208,6 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind in "iu":
         array = np.rint(array) if array.dtype.kind == "f" else array
         limits = np.iinfo(dtype)
-        if not (array.min() >= limits.min and array.max() <= limits.max):  # NaN fails, too
+        if not (array.min() >= limits.min and array.max() <= limits.max):  # also fails for NaN
             raise ValueError(f"values from {array.min()} to {array.max()} do not fit {dtype}; choose another dtype")
     return array.astype(dtype)

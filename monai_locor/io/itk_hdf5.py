@@ -35,7 +35,7 @@ def read_hdf5(path: Path, name: str) -> list[ItkTransform]:
     """
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
-            raise ValueError("is no HDF5 file")
+            raise ValueError("is not an HDF5 file")
     return _with_h5py(path) if find_spec("h5py") else _with_itk(path, name)
 
 
@@ -45,7 +45,7 @@ def _with_h5py(path: Path) -> list[ItkTransform]:
     with h5py.File(path, "r") as file:
         group = file.get("TransformGroup", {})
         if not len(group) or any("TransformType" not in part for part in group.values()):
-            raise ValueError("is no HDF5 file of ITK, which names a type for each transform (X5 and others are not read)")
+            raise ValueError("is not an HDF5 file of ITK: transforms lack a type (X5 and others are not read)")
         return [_of_group(group[str(index)]) for index in range(len(group))]
 
 

@@ -130,10 +130,12 @@ def _of_itk(path: Path, name: str) -> StoredImage:
 
 
 def _header(path: Path, name: str, itk: Any) -> Any:
-    """What ITK's reader of this format says of the file."""
+    """The ITK reader of this format, with the header of the file."""
     reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if reader is None:
-        raise InputError(f"{name}: cannot be read; it is empty or in no format that nibabel or ITK reads, convert it to NIfTI")
+        raise InputError(
+            f"{name}: cannot be read; it is empty, or neither nibabel nor ITK reads its format; convert it to NIfTI"
+        )
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader

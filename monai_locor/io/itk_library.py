@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK, which only its own formats need: loaded where it is used, and its absence said in one line."""
+"""Import of ITK where a format needs it, with a one-line error where it is not installed."""
 
 from __future__ import annotations
 

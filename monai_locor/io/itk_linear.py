@@ -37,7 +37,7 @@ class ItkTransform:
         """From ITK's name of the type, such as ``AffineTransform_double_3_3``.
 
         Raises:
-            ValueError: when it is no such name, or maps to another number of dimensions.
+            ValueError: when it is not the name of a transform type, or the dimensions differ.
         """
         found = _TYPE.fullmatch(type_)
         if found is None or found["dims"] != found["out"]:

@@ -35,14 +35,14 @@ def read_matlab(path: Path) -> list[ItkTransform]:
     """The transforms of a file.
 
     Raises:
-        ValueError: when it is no such file, or a damaged one.
+        ValueError: when it is not a MATLAB file of version 4, or damaged.
     """
     content, start, found = path.read_bytes(), 0, []
     while start < len(content):
         name, values, start = _matrix(content, start)
         found.append((name, values))
     if not found or len(found) % 2 or any(name != "fixed" for name, _ in found[1::2]):
-        raise ValueError(f"holds {', '.join(name for name, _ in found) or 'nothing'}, which is no transform of ITK")
+        raise ValueError(f"holds {', '.join(name for name, _ in found) or 'nothing'}, which is not a transform of ITK")
     if any(kind.startswith("Composite") for kind, _ in found[::2]):
         raise ValueError("holds a composite without its parts, which ITK does not write to .mat")
     return [ItkTransform.of(kind, values, fixed) for (kind, values), (_, fixed) in zip(found[::2], found[1::2], strict=True)]
@@ -51,7 +51,7 @@ def read_matlab(path: Path) -> list[ItkTransform]:
 def _matrix(content: bytes, start: int) -> tuple[str, np.ndarray, int]:
     """Name and numbers of the matrix that starts there, and where the next one does."""
     if not is_matlab(content[start : start + _HEAD.size]):
-        raise ValueError("is no complete MATLAB file of version 4, which ITK and ANTs write")
+        raise ValueError("is not a complete MATLAB file of version 4 as ITK and ANTs write")
     order = "<" if _known(*_HEAD.unpack_from(content, start)) else ">"
     kind, rows, columns, _, length = struct.unpack_from(f"{order}5i", content, start)
     dtype = np.dtype(f"{order}f{4 if kind % 100 else 8}")

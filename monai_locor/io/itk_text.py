@@ -32,7 +32,7 @@ def read_text(path: Path) -> list[ItkTransform]:
     """The transforms of a text file, of any kind and precision.
 
     Raises:
-        ValueError: when it is no such file, or a damaged one.
+        ValueError: when it is not a text file of ITK, or damaged.
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments may be in any language
     if not text.lstrip().startswith(TEXT_SIGNATURE):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's transform files of any kind: what they hold."""
+"""Transform files of ITK: HDF5, MATLAB and text."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def read_itk_transforms(path: Path, name: str) -> list[ItkTransform]:
         return read_matlab(path) if binary or is_matlab(start) else read_text(path)
     except InputError:
         raise
-    except Exception as error:  # h5py and ITK raise whatever they like
+    except Exception as error:  # h5py and ITK raise exceptions of many types
         raise InputError(f"{name}: {one_line(error)}; give a complete .tfm, .txt, .mat or .h5 of ITK") from error

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images of nibabel, SimpleITK, ITK and ANTsPy, told by their class, so that no library is imported that its user has not."""
+"""Images of nibabel, SimpleITK, ITK and ANTsPy, recognized by their class without importing these libraries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def from_library(image: Any, name: str) -> StoredImage | None:
         name: for messages.
 
     Raises:
-        InputError: when it is of such a library, and no image that has voxels.
+        InputError: when it is an object of one of these libraries but not an image with voxels.
     """
     library = library_of(image)
     if library == "nibabel":
@@ -53,9 +53,9 @@ def from_library(image: Any, name: str) -> StoredImage | None:
         return None
     try:
         voxels, affine = _READERS[library](image)
-    except Exception as error:  # whatever the libraries raise
+    except Exception as error:  # the libraries raise exceptions of many types
         raise InputError(
-            f"{name}: {library}'s {type(image).__name__} is no image that can be registered ({one_line(error)}); "
+            f"{name}: {library}'s {type(image).__name__} cannot be registered ({one_line(error)}); "
             "give an image with voxels and a geometry, or a file"
         ) from error
     return StoredImage(voxels, full_affine(affine), dtype=voxels.dtype.name)

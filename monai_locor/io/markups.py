@@ -104,7 +104,7 @@ def from_markups(text: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
         groups = [(str(group.get("coordinateSystem", "LPS")), group["controlPoints"]) for group in lists]
         found = [(system, _defined(points)) for system, points in groups]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{name}: is no list of markups of Slicer ({one_line(error)}); save it from Slicer again") from error
+        raise InputError(f"{name}: is not a list of Slicer markups ({one_line(error)}); save it from Slicer again") from error
     parts, labels = [], []
     for system, points in found:
         places = [p["position"] for p in points]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Masks and label maps that belong to an image: brought onto its grid, also where they do not say where they lie."""
+"""Masks and label maps on the grid of their image, including those without an affine of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["mask_on_grid", "placed_like"]
 
 logger = logging.getLogger(__name__)
 
-LEAST_MASK = 0.5  # share of a mask on a grid of its own that should lie in its image's field of view
+MIN_MASK_OVERLAP = 0.5  # share of a mask on a grid of its own that should lie in its image's field of view
 
 
 def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "bilinear") -> torch.Tensor:
@@ -66,8 +66,8 @@ def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "biline
 def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) -> MetaTensor:
     """A mask or label map of an image, on the image's voxels where it has their shape and no place of its own.
 
-    No place means the affine that arrays and pictures have, or NIfTI files without sform and qform. What fills the image's
-    field of view in another order of its axes stays as it is.
+    No place means the default affine of arrays and pictures, or of NIfTI files without sform and qform. A volume that fills
+    the field of view of the image in another order of its axes is left unchanged.
 
     Args:
         volume: ``(C, *spatial)``.
@@ -89,7 +89,7 @@ def _warn_beside(name: str, mask: torch.Tensor, source: Grid, grid: Grid) -> Non
     voxels = found[:: max(1, len(found) // 100_000)].double().numpy()
     points = torch.from_numpy(apply_affine(voxel_to_voxel(source, grid), voxels)).T
     share = float(inside(points, grid.shape, margin=-0.5).double().mean()) if points.numel() else 0.0
-    if share < LEAST_MASK:
+    if share < MIN_MASK_OVERLAP:
         text = "%s: only %.0f %% of it lies in the field of view of its image; check that they share world coordinates"
         doubt(logger, text, name, 100 * share)
 

@@ -42,7 +42,7 @@ def read_nibabel(path: Path, name: str) -> StoredImage:
     """An image that nibabel reads.
 
     Raises:
-        InputError: when MINC-2 needs h5py, or the file is no image.
+        InputError: when MINC-2 needs h5py, or the file is not an image.
     """
     return stored_of_nibabel(_load(path, name), name)
 
@@ -91,7 +91,7 @@ def _load_minc2(path: Path, name: str) -> Any:
         raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
     try:
         return nib.minc2.Minc2Image.from_filename(path)
-    except Exception as error:  # whatever h5py and nibabel miss in it
+    except Exception as error:  # h5py and nibabel raise exceptions of many types
         raise InputError(
             f"{name}: cannot be read ({one_line(error)}); it is an HDF5 file, but no complete MINC volume, check what it is"
         ) from error
@@ -99,12 +99,12 @@ def _load_minc2(path: Path, name: str) -> Any:
 
 def _check_volume(image: Any, name: str) -> None:
     if not isinstance(image, nib.spatialimages.SpatialImage) or image.affine is None:
-        raise InputError(f"{name}: {type(image).__name__} is no volume with a place in the world; give an image")
+        raise InputError(f"{name}: {type(image).__name__} is not a volume with an affine; give an image")
 
 
 def _axes(image: Any) -> list[int]:
     """The axes of an image, the spatial ones first; series in MINC have time before them."""
-    others = max(image.ndim - 3, 0) if isinstance(image, nib.minc1.Minc1Image) else 0  # MINC-2 is one, too
+    others = max(image.ndim - 3, 0) if isinstance(image, nib.minc1.Minc1Image) else 0  # MINC-2 images are of this class as well
     return [*range(others, image.ndim), *range(others)]
 
 

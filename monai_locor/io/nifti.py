@@ -36,7 +36,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# the codes of xyzt_units; bits that NIfTI does not define are in use, and what is not listed counts as unknown
+# the codes of xyzt_units; bits that NIfTI does not define are in use, and other codes count as unknown
 _LENGTH = {1: ("meter", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
 _TIME = {8: "sec", 16: "msec", 24: "usec", 32: "hz", 40: "ppm", 48: "rads"}
 _CLOSE = 1e-3  # by how much two statements of a header may differ: they are rounded to single precision or three decimals
@@ -62,10 +62,10 @@ def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     """A NIfTI-1 or NIfTI-2 file, its voxels still on disk.
 
     An axis of length zero counts as one of a single voxel, as in other readers. Voxels of a single file never begin inside
-    its header, whatever ``vox_offset`` says.
+    its header, even if ``vox_offset`` is smaller.
 
     Raises:
-        ValueError: when the file is of another format whatever its name; and what nibabel raises.
+        ValueError: when the file is not NIfTI despite its name; also the exceptions of nibabel.
     """
     with quiet_nibabel():
         image = nib.load(path)
@@ -125,7 +125,7 @@ def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
 
 
 def header_texts(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
-    """What the header says in words, in lower case: the name of the intent, and the description."""
+    """Texts of the header in lower case: the name of the intent, and the description."""
     words = (image.header[key].item().split(b"\0")[0] for key in ("intent_name", "descrip"))
     name, about = (text.decode("latin-1").strip().lower() for text in words)
     return name, about

@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # of images that can be w
 
 
 def _missing(folder: Path) -> list[Path]:
-    """What would have to be made for a folder to be there, innermost first."""
+    """The missing folders on the way to a folder, innermost first."""
     return [part for part in (folder, *folder.parents) if not part.exists()]
 
 
@@ -33,10 +33,10 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever happens inside, leave no folder on the way to ``path`` that was not there before and is empty."""
+    """On exit, remove empty folders on the way to ``path`` that did not exist before."""
     folder = Path(path).expanduser()
     missing: list[Path] = []
-    with suppress(OSError):  # what cannot be looked at cannot have been made here
+    with suppress(OSError):  # folders that cannot be listed were not made here
         missing = _missing(folder)
     try:
         yield

@@ -82,7 +82,7 @@ def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = 
 
 
 def load_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> tuple[np.ndarray, tuple[str, ...]]:
-    """What :func:`read_points` reads, without torch: points ``(N, D)`` float64, RAS mm, and one label each."""
+    """Points and labels for :func:`read_points`, without torch: points ``(N, D)`` float64, RAS mm, and one label each."""
     name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
     text = _text(file, name)
     suffix = file.suffix.lower()
@@ -147,7 +147,9 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         with atomic_path(file) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        raise InputError(f"output file {os.fspath(path)}: cannot be written ({error.strerror}); name another place") from error
+        raise InputError(
+            f"output file {os.fspath(path)}: cannot be written ({error.strerror}); choose another location"
+        ) from error
 
 
 def _csv_text(values: list[list[float]], labels: Sequence[str]) -> str:
@@ -160,5 +162,5 @@ def _csv_text(values: list[list[float]], labels: Sequence[str]) -> str:
 def _ants_text(values: list[list[float]], labels: Sequence[str]) -> str:
     known = all(label.lstrip("-").isdigit() for label in labels)
     numbers = [int(label) if known else n for n, label in enumerate(labels, 1)]
-    # ANTs has a z in two dimensions, too
+    # ANTs writes z in two dimensions as well
     return table_text([["x", "y", "z", "t", "label"], *([*v, *[0] * (4 - len(v)), n] for v, n in zip(values, numbers))])

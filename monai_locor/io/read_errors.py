@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Why a file cannot be read: it is incomplete, of another format, or its reader failed for a reason of its own."""
+"""Error messages for files that cannot be read: incomplete, of another format, or refused by their reader."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _FOREIGN = re.compile(
 )
 _HEADER = re.compile(r"w2 should be positive|data code|sizeof_hdr|negative count|header", re.IGNORECASE)
 _REMEDIES = {
-    _NOT_COMPRESSED: "it is named as compressed and is not, rename it or copy it again",
-    _FOREIGN: "its content is in no format that nibabel or ITK reads, convert it",
+    _NOT_COMPRESSED: "its name ends in .gz but it is not compressed, rename it or copy it again",
+    _FOREIGN: "neither nibabel nor ITK reads its format, convert it",
     _DAMAGED: "it is incomplete or damaged, copy or make it again",
     _HEADER: "its header is invalid, repair it or save it again",
 }
 
 
 def read_error(name: str, error: BaseException) -> InputError:
-    """What to tell the user of a file that its reader failed on, in one line.
+    """The one-line error for a file that its reader failed on.
 
     Args:
         name: of the file, with its part.
@@ -55,7 +55,7 @@ def read_error(name: str, error: BaseException) -> InputError:
             if pattern.search(line):
                 return InputError(f"{name}: cannot be read ({line.strip(' -')[:200]}); {remedy}")
     if isinstance(error, (OSError, RuntimeError)):  # of ITK and of file systems; Python's own mistakes are of other types
-        remedy = "it is damaged, or of a kind that its reader does not know; convert it to NIfTI"
+        remedy = "it is damaged or its reader does not support it; convert it to NIfTI"
         return InputError(f"{name}: cannot be read ({one_line(error)}); {remedy}")
     kind = type(error).__name__
     return InputError(

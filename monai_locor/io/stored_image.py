@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""An image as its file stores it: voxels, place in the world, and what its header says beside them. Without torch."""
+"""An image as its file stores it: voxels, affine and metadata. Without torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class StoredImage:
         return self.voxels.shape[:-1]
 
     def chosen(self, channel: int | str | None, name: str, in_memory: bool = False) -> StoredImage:
-        """One channel of it, and what is said of that channel; with ``"all"`` it stays as it is.
+        """Select one channel with its metadata; ``"all"`` keeps all channels.
 
         Args:
             channel: see :func:`channel_index`.
@@ -90,7 +90,7 @@ def channel_index(
         in_memory: whether it is an image in memory, which may lack its channel axis.
 
     Raises:
-        InputError: when there are several and none is asked for, or one that is not there.
+        InputError: when there are several and none is selected, or the selected one does not exist.
     """
     if channel is None and count != 1:
         how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N)"

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Weights of a small network: a safetensors file, and beside it a JSON file that says what they are."""
+"""Weights of a small network: a safetensors file, and a JSON file that describes them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_weights(
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """What :func:`write_weights` wrote, on the host.
+    """Read the files of :func:`write_weights`, to the host.
 
     Raises:
         InputError: when a file is missing or something else, or a weight is not finite.

@@ -139,7 +139,7 @@ def test_apply_counts_the_voxels_of_the_right_images(run, pair, inverse):
 )
 def test_the_other_image_can_be_named(run, refused, pair, monkeypatch, command, other):
     monkeypatch.chdir(pair)
-    assert "image; give that image, too" in refused(command[0], "counted.mat", *command[1:])
+    assert "image; give that image as well" in refused(command[0], "counted.mat", *command[1:])
     answers = []
     for name in ("counted.mat", "plain.tfm"):
         answer = run(command[0], name, *command[1:], *other, "--json", *["--force"] * ("-o" in command))

@@ -178,7 +178,7 @@ def test_hdf5_of_other_tools_is_told(tmp_path):
     with h5py.File(tmp_path / "t.x5", "w") as file:
         file.attrs["Format"] = "X5"
         file.create_group("TransformGroup/0")["Transform"] = np.eye(4)
-    with pytest.raises(InputError, match=r"t\.x5: is no HDF5 file of ITK") as caught:
+    with pytest.raises(InputError, match=r"t\.x5: is not an HDF5 file of ITK") as caught:
         read_transform(tmp_path / "t.x5")
     assert "\n" not in str(caught.value)
 

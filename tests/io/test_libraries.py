@@ -86,7 +86,7 @@ class TestImages:
         "wrong", [sitk.Image([4, 4, 4], sitk.sitkLabelUInt8), sitk.Euler3DTransform(), itk.AffineTransform[itk.D, 3].New()]
     )
     def test_what_is_no_image_is_refused(self, wrong):
-        with pytest.raises(InputError, match=r"moving image: (SimpleITK|itk)'s .* is no image"):
+        with pytest.raises(InputError, match=r"moving image: (SimpleITK|itk)'s .* cannot be registered"):
             from_library(wrong, "moving image")
 
     def test_nothing_is_imported_for_it(self):
@@ -214,7 +214,7 @@ class TestTransforms:
         points = inner_points(grid)
         found = from_object(IMAGES[library](data, grid), "initial")
         np.testing.assert_allclose(found.points(points), through_library(_field(grid), points), atol=1e-3)
-        with pytest.raises(InputError, match="initial: is an image of 1 components a voxel, no transform; give"):
+        with pytest.raises(InputError, match="initial: is an image of 1 components per voxel, not a transform; give"):
             from_object(IMAGES[library](data[..., 0], grid), "initial")
 
     @pytest.mark.parametrize(

@@ -91,13 +91,13 @@ def test_what_slicer_reads_of_ours(tmp_path):
         ("p.fcsv", "# CoordinateSystem = LPS\n", "holds no points"),
         ("p.fcsv", "# CoordinateSystem = IJK\n1,2,3,4\n", "'IJK'"),
         ("p.fcsv", "1,2,3,here\n", "line 1: is '1,2,3,here'"),
-        ("p.json", "{", "no list of markups"),
-        ("p.json", "[]", "no list of markups"),
-        ("p.json", '{"markups": [{"controlPoints": [3]}]}', "no list of markups"),
+        ("p.json", "{", "not a list of Slicer markups"),
+        ("p.json", "[]", "not a list of Slicer markups"),
+        ("p.json", '{"markups": [{"controlPoints": [3]}]}', "not a list of Slicer markups"),
         ("p.json", '{"markups": [{"controlPoints": []}]}', "no points that are placed"),
         ("p.json", '{"markups": [{"controlPoints": [{"position": [1, 2]}]}]}', "point 1: is"),
         ("p.json", '{"markups": [{"controlPoints": [{"position": [1, 2, NaN]}]}]}', "finite"),
-        ("p.json", "[" * 100000, "no list of markups"),
+        ("p.json", "[" * 100000, "not a list of Slicer markups"),
     ],
 )
 def test_refusals(tmp_path, name, content, words):

@@ -282,12 +282,12 @@ def test_what_nifti_and_ants_cannot_hold_of_shear(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("t.h5", b"not HDF5", "is no HDF5 file"),
+        ("t.h5", b"not HDF5", "is not an HDF5 file"),
         ("t.h5", b"\x89HDF\r\n\x1a\n", ".*complete .*\\.h5"),
         ("t.tfm", b"", "does not begin with '#Insight"),
         ("t.tfm", b"#Insight Transform File V1.0\n", "holds 0 transforms"),
         ("t.tfm", b"#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n", "has no line 'Parameters'"),
-        ("t.mat", b"\0" * 20, "is no complete MATLAB file of version 4"),
+        ("t.mat", b"\0" * 20, "is not a complete MATLAB file of version 4"),
         ("t.mat", b"\0\0\0\0\x0c\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0A\0", "ends too early"),
         ("t.nrrd", b"NRRD0004\n", "cannot be read"),
         ("t.mha", b"", "cannot be read"),

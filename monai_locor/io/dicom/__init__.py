@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM files and folders: every frame at its own position, whatever the order in which files hold them. Without torch."""
+"""DICOM files and folders: every frame at its own position, independent of the order of files. Without torch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["frames_of_folder", "is_series"]
 logger = logging.getLogger(__name__)
 
 UID = re.compile(r"\d+(\.\d+)+[0-9A-Za-z.]*")
-SHOWN = 4  # series that a message lists
+MAX_LISTED_SERIES = 4  # series that a message lists
 
 
 def is_series(path: Path) -> bool:
@@ -94,15 +94,15 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
 
 
 def _which(series: dict[str, list[Frame]], folder: Path, uid: str) -> str:
-    """What to say when it is not one series."""
+    """The error for a folder that does not hold exactly one series."""
     if not series and uid:
         return f"no such file, and no DICOM series whose UID begins so in {folder}; check its path"
     if not series:
         return "the folder holds 0 DICOM series; name the folder that the slices themselves lie in"
     found = []
-    for key, frames in list(series.items())[:SHOWN]:
+    for key, frames in list(series.items())[:MAX_LISTED_SERIES]:
         title = frames[0].header.text(tags.DESCRIPTION)
         what = "frames" if frames[0].header.number(tags.FRAMES) else "slices"
         found.append(f"{key} ({title + ', ' if title else ''}{len(frames)} {what})")
-    found += ["..."] * (len(series) > SHOWN)
+    found += ["..."] * (len(series) > MAX_LISTED_SERIES)
     return f"the folder holds {len(series)} DICOM series: {', '.join(found)}; choose one as in {folder / next(iter(series))}"

@@ -29,7 +29,7 @@ class Frame:
         axes: ``(2, 3)``: the direction in which columns count, and that in which rows count; None as for ``position``.
         scale: slope and intercept.
         stored: type of its pixels, such as ``"int16"``.
-        corner: row and column of its first pixel in the picture, of which a mosaic's slice is a part.
+        corner: row and column of its first pixel in the picture; not zero for slices of a mosaic.
     """
 
     file: Path
@@ -51,7 +51,7 @@ class Frame:
 
     @property
     def thickness(self) -> float:
-        """What the header says of the distance of slices, mm; for a single slice, as others count by their positions."""
+        """Slice spacing from the header, mm; used for a single slice only, others are spaced by their positions."""
         return abs(self.header.number(tags.SLICE_GAP) or self.header.number(tags.THICKNESS) or 1.0)
 
     @property
@@ -125,7 +125,7 @@ def _spread(frames: list[Frame]) -> list[Frame]:
 
 
 def _offsets(header: Header, count: int) -> np.ndarray:
-    """Of each frame along the normal from the first, mm; nothing where they are no slices."""
+    """Distance of each frame from the first along the normal, mm; empty for frames that are not slices."""
     offsets, gap = np.array(header.numbers(tags.OFFSETS)), header.number(tags.SLICE_GAP)
     if len(offsets):
         return offsets - offsets[0]

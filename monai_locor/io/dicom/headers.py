@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the header of a DICOM file says of each frame: through pydicom, or ITK's GDCM where that is not installed."""
+"""Headers of DICOM files frame by frame, read with pydicom, or with ITK's GDCM where that is not installed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Header:
                 if tag in layer:
                     found = layer[tag]
                     return getattr(found, "value", found)
-            except Exception:  # pydicom raises whatever a malformed value leads to: as good as absent
+            except Exception:  # pydicom raises various types for malformed values, which count as absent
                 continue
         return None
 

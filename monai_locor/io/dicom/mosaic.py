@@ -82,5 +82,5 @@ def _csa(frame: Frame) -> dict[str, Any]:
         from nibabel.nicom import csareader
     try:
         return {key: tag["items"] for key, tag in csareader.read(data)["tags"].items()}
-    except Exception:  # the reader raises whatever a damaged header leads to
+    except Exception:  # the reader raises various types for damaged headers
         return {}

@@ -19,7 +19,9 @@ from .headers import load_pydicom
 
 __all__ = ["load_voxels"]
 
-PLAIN = {"1.2.840.10008.1.2" + more for more in ("", ".1", ".2", ".1.99", ".5")}  # uncompressed, deflated, run lengths
+UNCOMPRESSED_SYNTAXES = {
+    "1.2.840.10008.1.2" + more for more in ("", ".1", ".2", ".1.99", ".5")
+}  # uncompressed, deflated, run lengths
 
 
 def load_voxels(volumes: Sequence[Sequence[Frame | None]], name: str) -> np.ndarray:
@@ -95,7 +97,7 @@ def _pictures(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]
     kind, pydicom = frame.header.text(tags.PHOTOMETRIC), load_pydicom()
     if pydicom is not None and (kind.startswith("MONOCHROME") or kind in ("RGB", "")):
         dataset = pydicom.dcmread(frame.file, force=True)
-        if _syntax(dataset, pydicom) in PLAIN:
+        if _syntax(dataset, pydicom) in UNCOMPRESSED_SYNTAXES:
             return _through_pydicom(dataset, frame, name), (1.0, 0.0)
     return _through_gdcm(frame, name)
 
@@ -115,7 +117,7 @@ def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
     try:
         color = (3,) if int(dataset.get("SamplesPerPixel") or 1) == 3 else ()
         pixels = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns), *color)
-    except Exception as error:  # pydicom raises whatever damaged data lead to
+    except Exception as error:  # pydicom raises various types for damaged data
         raise InputError(
             f"{name}: the pixels of {frame.file.name} are missing, damaged or in no form that pydicom decodes; copy or export "
             "it again"

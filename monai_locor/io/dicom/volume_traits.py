@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several volumes in one series: what tells them apart, and what to call them."""
+"""Series of several volumes: the header values that distinguish them, and names made from these."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PRIVATE_B = {"SIEMENS": tags.SIEMENS_B, "PHILIPS": tags.PHILIPS_B, "GE": tags.G
 
 @dataclass(frozen=True)
 class Trait:
-    """What may tell volumes apart.
+    """A header value that may distinguish the volumes of a series.
 
     Attributes:
         noun, unit: of the value in a name, such as "echo time" and " ms".
@@ -136,7 +136,7 @@ TRAITS = (
 
 
 def told_apart(slices: Slices) -> list[tuple[str, Slices]]:
-    """The volumes among frames of which several lie at the same height.
+    """Separate the volumes among frames that share slice positions.
 
     A trait tells volumes apart when every slice has the same values of it. Where none does, the order of times or, at last,
     of the images' numbers at each slice does.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Frames put in order: every one at its own position, or a refusal that says what is wrong with the positions."""
+"""Volumes assembled from frames by their positions; inconsistent positions raise an error that names the problem."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Volumes", "arranged"]
 
 logger = logging.getLogger(__name__)
 
-PARALLEL = 2e-3  # difference of direction cosines, 0.1 degrees
-SAME_HEIGHT = 0.05  # of the distance of pixels: what lies closer is one slice
-UNEVEN, BROKEN = 0.01, 0.25  # deviation of the distance of slices, in slices: worth a warning; not the same volume any more
-DRIFT = 0.2  # how far a slice may be from where it is placed, in slices; positions may be rounded to 0.1 mm
-SHOWN = 4  # volumes that a message lists
+MAX_DIRECTION_DIFFERENCE = 2e-3  # difference of direction cosines, 0.1 degrees
+SAME_SLICE_DISTANCE = 0.05  # of the distance of pixels: what lies closer is one slice
+UNEVEN_SPACING, MAX_SPACING_DEVIATION = 0.01, 0.25  # of the slice spacing: for a warning, for an error
+MAX_SLICE_OFFSET = 0.2  # how far a slice may be from where it is placed, in slices; positions may be rounded to 0.1 mm
+MAX_LISTED_VOLUMES = 4  # volumes that a message lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
     for frame in frames:
         if frame.spacing is None:
             raise InputError(f"{name}: {frame.file.name} has no pixel spacing; repair its header, or export it again")
-        if not any(np.abs(np.asarray(frame.axes) - kind).max() <= PARALLEL for kind in kinds):
+        if not any(np.abs(np.asarray(frame.axes) - kind).max() <= MAX_DIRECTION_DIFFERENCE for kind in kinds):
             kinds.append(np.asarray(frame.axes))
     if len(kinds) > 1:
         raise InputError(
@@ -115,7 +115,7 @@ def _by_height(frames: Sequence[Frame], name: str) -> Slices:
     """Frames by the number of their slice, counted along the normal."""
     first = frames[0]
     assert first.spacing is not None
-    near = SAME_HEIGHT * min(first.spacing)
+    near = SAME_SLICE_DISTANCE * min(first.spacing)
     heights = np.array([frame.position @ first.normal for frame in frames])
     order = np.argsort(heights, kind="stable")
     numbers = np.concatenate([[0], np.cumsum(np.diff(heights[order]) > near)])
@@ -138,11 +138,13 @@ def _check_beside(first: Frame, frame: Frame, name: str) -> None:
 
 
 def _check_complete(found: Sequence[tuple[str, Slices]], count: int, name: str) -> None:
-    """Refuse volumes of which one has slices that another lacks."""
+    """Raise an error when one volume has slices that another lacks."""
     if all(len(part) == count for _, part in found):
         return
-    shown = sorted(found, key=lambda item: len(item[1]))[:SHOWN]
-    listed = ", ".join(f"{title} has {len(part)}" for title, part in shown) + (", ..." if len(found) > SHOWN else "")
+    shown = sorted(found, key=lambda item: len(item[1]))[:MAX_LISTED_VOLUMES]
+    listed = ", ".join(f"{title} has {len(part)}" for title, part in shown) + (
+        ", ..." if len(found) > MAX_LISTED_VOLUMES else ""
+    )
     raise InputError(
         f"{name}: its {len(found)} volumes do not have the same slices: of {count} positions, {listed}; complete the series, "
         "or name a folder with the files of one volume"
@@ -162,7 +164,7 @@ def _regular(frames: Sequence[Frame], sparse: bool, name: str) -> tuple[dict[int
     single = ways / steps[:, None]
     _check_even(frames, single - usual, places - places[0] - numbers[:, None] * step, usual, name)
     uneven, spacing = np.linalg.norm(single - step, axis=1).max(), np.linalg.norm(step)
-    if uneven > UNEVEN * spacing:
+    if uneven > UNEVEN_SPACING * spacing:
         logger.warning("%s: the distance of slices varies by up to %.3g mm and is taken to be %.3g mm", name, uneven, spacing)
     empty = int(numbers[-1]) + 1 - len(places)
     if empty:
@@ -174,7 +176,7 @@ def _check_even(frames: Sequence[Frame], away: np.ndarray, drift: np.ndarray, us
     """Refuse slices whose distances deviate by ``away``, or whose places by ``drift``, from a regular grid, mm."""
     spacing = float(np.linalg.norm(usual))
     jumps, drifts = (np.linalg.norm(shifts, axis=1) for shifts in (away, drift))
-    if jumps.max() <= BROKEN * spacing and drifts.max() <= DRIFT * spacing:
+    if jumps.max() <= MAX_SPACING_DEVIATION * spacing and drifts.max() <= MAX_SLICE_OFFSET * spacing:
         return
     k = int(jumps.argmax())
     distance = np.linalg.norm(np.asarray(frames[k + 1].position) - np.asarray(frames[k].position))

@@ -30,7 +30,7 @@ def ants_files(prefix: Path) -> list[Path]:
 
 
 def read_ants(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """What there is of the three files, with the inverse if it is there."""
+    """Read those of the three files that exist, with the inverse if present."""
     affine, warp, inverse = ants_files(path)
     if not affine.is_file() and not warp.is_file():
         raise InputError(f"{name}: neither {affine.name} nor {warp.name} is there; give the prefix of an ANTs registration")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Items of a list of transforms as antsApplyTransforms writes them. Without torch."""
+"""The syntax of ``antsApplyTransforms -t``: FILE or [FILE,1]. Without torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What every transform format is described by, and the checks that all readers and writers share."""
+"""The description of a transform format, and checks shared by all readers and writers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def invalid(name: str, remedy: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # readers raise whatever their libraries do
+    except Exception as error:  # readers pass on the exceptions of their libraries
         raise InputError(f"{name}: {one_line(error)}; {remedy}") from error
 
 
@@ -117,7 +117,7 @@ def check_grid(grid: Grid | None, role: str, name: str) -> Grid:
         InputError: when it is None.
     """
     if grid is None:
-        raise InputError(f"{name}: its coordinates are counted in voxels of the {role} image; give that image, too")
+        raise InputError(f"{name}: its coordinates are in voxels of the {role} image; give that image as well")
     return grid
 
 

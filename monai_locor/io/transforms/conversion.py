@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transforms as they are given in Python: objects of this and of other libraries, files, and lists of both."""
+"""Conversion of files, transform objects of any supported library, and lists of both to one spatial transform."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["as_transform"]
 
 
 def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Grid | None = None) -> SpatialTransform | None:
-    """One transform of whatever says what it is; None for matrices, fields and other numbers.
+    """Convert files and transform objects to one transform; None for matrices, fields and other numbers.
 
     Args:
         given: a :class:`monai_locor.geometry.SpatialTransform`; the result of a registration; a transform of SimpleITK, ITK
@@ -31,7 +31,7 @@ def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Gr
         moving: grid of the moving image.
 
     Raises:
-        InputError: when a file cannot be read, an object is no transform, or their numbers of dimensions differ.
+        InputError: when a file cannot be read, an object is not a transform, or their numbers of dimensions differ.
     """
     if isinstance(given, Mapping) and "fwdtransforms" in given:
         given = given["fwdtransforms"]
@@ -60,7 +60,7 @@ def _is_result(value: Any) -> bool:
 
 
 def _marked(value: Any) -> bool:
-    """Whether it is a transform with a word on whether its inverse is meant."""
+    """Whether it is a pair of a transform and a flag to invert it."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], bool)
 
 

@@ -16,10 +16,10 @@ from ..itk_text import TEXT_SIGNATURE
 from ..nifti import is_nifti, load_nifti
 from .ants import ants_files
 from .base import invalid
-from .fsl import COEFFICIENTS, FIELD
+from .fsl import COEFFICIENT_INTENTS, FIELD_INTENT
 from .matrices import AFNI, MINC, is_matrix_text, unmarked_matrix
 from .nifti_vectors import unmarked_kind
-from .niftyreg import KINDS, is_niftyreg
+from .niftyreg import FORMAT_BY_TYPE, is_niftyreg
 
 __all__ = ["format_of_file", "format_of_name", "shows_transform"]
 
@@ -77,8 +77,8 @@ def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = 
         with invalid(name, "is it a complete NIfTI file?"):
             header = load_nifti(path).header
             if is_niftyreg(header):
-                return KINDS.get(int(header["intent_p1"]), KINDS[0])
-            return "fsl" if int(header["intent_code"]) in (FIELD, *COEFFICIENTS) else unmarked_kind(path, name)
+                return FORMAT_BY_TYPE.get(int(header["intent_p1"]), FORMAT_BY_TYPE[0])
+            return "fsl" if int(header["intent_code"]) in (FIELD_INTENT, *COEFFICIENT_INTENTS) else unmarked_kind(path, name)
     start = _start(path)
     return _by_content(start) or _by_matrix(start, path, name, fixed, moving) or format_of_name(path)
 
@@ -95,7 +95,7 @@ def _start(path: Path) -> bytes:
 
 
 def _by_content(start: bytes) -> str | None:
-    """The format of a file that begins like this, where it says so."""
+    """The format that the first bytes of a file identify, if any."""
     text = start.decode("utf-8-sig", errors="replace").lstrip()
     if start.startswith(SIGNATURE) or text.startswith(TEXT_SIGNATURE) or is_matlab(start):
         return "itk"

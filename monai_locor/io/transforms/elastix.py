@@ -36,7 +36,7 @@ def field_path(path: Path) -> Path:
 
 
 def elastix_files(path: Path) -> list[Path]:
-    """What writing to ``path`` may replace."""
+    """The files that writing to ``path`` may replace."""
     return [path, field_path(path)]
 
 

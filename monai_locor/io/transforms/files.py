@@ -39,8 +39,8 @@ def read_transform(
     Args:
         path: a file, the prefix of the files of an ANTs registration, or the output folder of ``register``: of that the
             first of forward (and inverse) field, ``transform.h5``, the files for ANTs, inverse field, ``affine.tfm``.
-        format: of a file, a name in :data:`FORMATS`; found out from name and content if not given. What can be read in
-            several ways is refused then, with the formats to choose from.
+        format: of a file, a name in :data:`FORMATS`; detected from name and content if not given. Ambiguous files
+            raise an error that lists the formats to choose from.
         fixed: the fixed image or its grid, for formats that count voxels.
         moving: the moving image or its grid.
 
@@ -163,7 +163,7 @@ def write_transform(
     try:
         return kind.writer(file, name, transform, *grids)
     except OSError as error:
-        raise InputError(f"{name}: cannot be written ({error.strerror or one_line(error)}); name another place") from error
+        raise InputError(f"{name}: cannot be written ({error.strerror or one_line(error)}); choose another location") from error
 
 
 def planned_files(path: str | os.PathLike[str], format: str | None = None) -> list[Path]:
@@ -185,7 +185,7 @@ def _alternatives() -> str:
 def _check_needs(needs: tuple[str, ...], kind: Format, name: str, fixed: Grid | None, moving: Grid | None) -> None:
     for role, grid in (("fixed", fixed), ("moving", moving)):
         if grid is None and role in needs:
-            raise InputError(f"{name}: the format {kind.name} counts voxels of the {role} image; give that image, too")
+            raise InputError(f"{name}: the format {kind.name} is in voxels of the {role} image; give that image as well")
 
 
 def _same_dims(transform: SpatialTransform, name: str, *grids: Grid | None) -> None:

@@ -19,12 +19,12 @@ from ...geometry import FieldStep, Grid, SpatialTransform, apply_affine
 from ..nifti import load_nifti, nifti_affine, save_nifti
 from ..paths import atomic_path
 from .base import check_grid, domain_of, invalid, matrix_of, read_matrix_text, undecided
-from .fsl_coefficients import CUBIC, OTHERS, coefficients
+from .fsl_coefficients import CUBIC_INTENT, OTHER_BASIS_INTENTS, coefficients
 from .fsl_space import from_fsl, positions
 
 __all__ = [
-    "COEFFICIENTS",
-    "FIELD",
+    "COEFFICIENT_INTENTS",
+    "FIELD_INTENT",
     "read_absolute",
     "read_flirt",
     "read_fsl",
@@ -34,18 +34,18 @@ __all__ = [
     "write_relative",
 ]
 
-FIELD = 2006  # intents
-COEFFICIENTS = (CUBIC, *OTHERS)
+FIELD_INTENT = 2006
+COEFFICIENT_INTENTS = (CUBIC_INTENT, *OTHER_BASIS_INTENTS)
 
 
 def read_fsl(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A warp, or coefficients of FNIRT, which need the fixed image, too.
+    """A warp, or coefficients of FNIRT, which also need the fixed image.
 
     Whether a warp is relative is not in the file: the reading is taken that displaces points more evenly, and refused if it is
     not by far. FSL's tools compare in their own coordinates, which fails for images whose axes point in different directions.
     """
     image = load_nifti(path)
-    if int(image.header["intent_code"]) in COEFFICIENTS:
+    if int(image.header["intent_code"]) in COEFFICIENT_INTENTS:
         return coefficients(image, name, fixed, check_grid(moving, "moving", name))
     readings = sorted(_readings(path, name, moving, (False, True)), key=_unevenness)
     if _unevenness(readings[0]) > 0.5 * _unevenness(readings[1]):

@@ -19,9 +19,9 @@ from ...geometry import AffineStep, Grid, SpatialTransform, SplineStep
 from .base import check_grid
 from .fsl_space import from_fsl, is_swapped
 
-__all__ = ["CUBIC", "OTHERS", "coefficients"]
+__all__ = ["CUBIC_INTENT", "OTHER_BASIS_INTENTS", "coefficients"]
 
-CUBIC, OTHERS = 2007, (2008, 2009)  # intents
+CUBIC_INTENT, OTHER_BASIS_INTENTS = 2007, (2008, 2009)
 _REMEDY = "make a field of it with fnirtfileutils --in --ref --withaff --out"
 
 
@@ -33,8 +33,8 @@ def coefficients(image: nib.nifti1.Nifti1Pair, name: str, fixed: Grid | None, mo
             turn it over.
     """
     header = image.header
-    if int(header["intent_code"]) != CUBIC:
-        raise InputError(f"{name}: holds coefficients of FNIRT that are no cubic splines; {_REMEDY}")
+    if int(header["intent_code"]) != CUBIC_INTENT:
+        raise InputError(f"{name}: holds FNIRT coefficients of a basis other than cubic splines; {_REMEDY}")
     fixed = check_grid(fixed, "fixed", name)
     sizes = np.array([float(header[f"intent_p{i}"]) for i in (1, 2, 3)])
     if is_swapped(fixed) or not np.allclose(sizes, fixed.spacing, rtol=1e-3):

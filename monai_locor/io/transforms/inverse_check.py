@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a transform found beside another is its inverse, or a leftover."""
+"""Check that a transform stored beside another is its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...geometry import SpatialTransform
 
 __all__ = ["is_inverse"]
 
-TOLERANCE = 1.0  # voxels, of the median: an inverse that was computed, on another grid, is far better
+MAX_MEDIAN_ERROR_VOXELS = 1.0  # a computed inverse on another grid is far more accurate
 
 
 def is_inverse(inverse: SpatialTransform, transform: SpatialTransform) -> bool:
@@ -22,4 +22,4 @@ def is_inverse(inverse: SpatialTransform, transform: SpatialTransform) -> bool:
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, grid.dims)
     points = index @ grid.affine[:-1, :-1].T + grid.affine[:-1, -1]
     away = np.linalg.norm(inverse.points(transform.points(points)) - points, axis=1)
-    return bool(np.median(away) < TOLERANCE * grid.spacing.max())
+    return bool(np.median(away) < MAX_MEDIAN_ERROR_VOXELS * grid.spacing.max())

@@ -71,7 +71,7 @@ def _light(path: Path) -> StoredImage | None:
         reader.SetFileName(str(path))
         reader.SetImageIO(header)
         reader.Update()
-    except RuntimeError:  # the reader of images says better what is wrong
+    except RuntimeError:  # the image reader gives the better error message
         return None
     voxels = itk_view(reader.GetOutput(), dims, "F").transpose(*reversed(range(dims)), dims).copy()
     return StoredImage(voxels, affine_of_header(header))

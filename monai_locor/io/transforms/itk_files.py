@@ -35,7 +35,7 @@ def inverse_path(path: Path) -> Path:
 
 
 def itk_files(path: Path) -> list[Path]:
-    """What writing to ``path`` may replace."""
+    """The files that writing to ``path`` may replace."""
     return [path, inverse_path(path)] if path.suffix.lower() in (".h5", ".hdf5") else [path]
 
 

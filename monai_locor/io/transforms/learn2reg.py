@@ -55,7 +55,7 @@ def _from_nifti(path: Path, name: str, fixed: Grid | None) -> tuple[np.ndarray, 
 
 def _own_grid(image: nib.nifti1.Nifti1Pair, name: str) -> Grid:
     if np.allclose(np.abs(image.affine), np.eye(4)):
-        raise InputError(f"{name}: its header gives no place in the world, as it often does not; give the fixed image, too")
+        raise InputError(f"{name}: its header has no affine, as is common for Learn2Reg; give the fixed image as well")
     return Grid(image.shape[:3], nifti_affine(image))
 
 

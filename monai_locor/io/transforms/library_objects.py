@@ -36,7 +36,7 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
     """A transform of SimpleITK, ITK or ANTsPy, or an image of theirs that is a displacement field; None for anything else.
 
     Raises:
-        InputError: when it is an object of one of these, and no transform that can be used.
+        InputError: when it is an object of one of these libraries but cannot be used as a transform.
     """
     if library_of(value) not in ("SimpleITK", "itk", "ants"):
         return None
@@ -46,9 +46,9 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
         return SpatialTransform(steps_of_object(value, name))
     except InputError:
         raise
-    except Exception as error:  # whatever the libraries raise
+    except Exception as error:  # the libraries raise exceptions of many types
         raise InputError(
-            f"{name}: {library_of(value)}'s {type(value).__name__} is no transform that can be used ({one_line(error)}); "
+            f"{name}: {library_of(value)}'s {type(value).__name__} cannot be used as a transform ({one_line(error)}); "
             "give a linear one, a displacement field, a cubic B-spline, a composite of these, or a file"
         ) from error
 
@@ -64,8 +64,8 @@ def _field_of_image(image: Any, name: str) -> FieldStep:
     dims = len(stored.shape)
     if stored.voxels.shape[-1] != dims:
         raise InputError(
-            f"{name}: is an image of {stored.voxels.shape[-1]} components a voxel, no transform; give a displacement field of "
-            f"{dims} (LPS mm), or a transform"
+            f"{name}: is an image of {stored.voxels.shape[-1]} components per voxel, not a transform; give a displacement "
+            f"field of {dims} (LPS mm), or a transform"
         )
     affine = np.eye(dims + 1)
     affine[:-1, :-1], affine[:-1, -1] = stored.affine[:dims, :dims], stored.affine[:dims, 3]
@@ -95,7 +95,7 @@ def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
     if hasattr(transform, "GetCoefficientImages") and _spline_order(transform) == 3:
         return (spline_of(transform.GetFixedParameters(), transform.GetParameters(), dims),)
     kind = type(transform).__name__
-    raise InputError(f"{name}: holds a {kind} that is no cubic B-spline, which is not supported; write it as a field")
+    raise InputError(f"{name}: holds a {kind} other than a cubic B-spline, which is not supported; write it as a field")
 
 
 def _downcast(transform: Any) -> Any:

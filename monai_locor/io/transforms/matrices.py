@@ -125,7 +125,7 @@ def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points.
 
-    ITK writes the same text with another meaning, and says so in a comment: LPS mm, fixed to moving points.
+    ITK writes the same text with another meaning, marked by a comment: LPS mm, fixed to moving points.
     """
     content = path.read_text(encoding="utf-8", errors="replace")
     text = re.sub(r"[%#].*", "", content)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Vectors in NIfTI files of any tool: displacements or positions, along RAS or LPS. What they are is said, or told by them.
+"""Vectors in NIfTI files of any tool: displacements or positions, RAS or LPS, given by the caller or detected.
 
 Positions lie close to the voxels' own coordinates, displacements do not; nothing in its numbers tells in which unit, or along
 which axes, a displacement is.
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 VOXELS = "displacement in voxels"  # in the header (descrip) of what we write for Learn2Reg
 _LEARN2REG = re.compile(r"disp_\d+_\d+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
 _AWAY = 0.4  # of the field of view's diagonal, by which positions may be shifted; the origin of most images is in its middle
-_SAMPLES = 24  # voxels along each axis that are looked at
+_SAMPLES_PER_AXIS = 24
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _DISPLACEMENTS = {"learn2reg": "voxels", "ras-displacement": "mm, RAS", "lps-displacement": "mm, LPS", "fsl-rel": "FSL's mm"}
 _POSITIONS = {
@@ -81,7 +81,7 @@ def read_ras_displacement(path: Path, name: str, fixed: Grid | None, moving: Gri
 
 
 def read_lps_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """How far each voxel moves, LPS mm, whatever the header says."""
+    """Displacement of each voxel, LPS mm, independent of the header."""
     values, grid = load_vectors(path, name)
     return SpatialTransform.of_field(_flipped(values), grid)
 
@@ -138,7 +138,7 @@ def unmarked_kind(path: Path, name: str) -> str:
     if dims is not None and is_mapping(image):
         return "spm"
     if dims is None or (len(image.shape) == 5 and code in (_VECTOR, _DISPLACEMENT)):
-        return "nifti"  # whose reader looks at the numbers, or says what is wrong with them
+        return "nifti"  # its reader checks the numbers
     if about == VOXELS or (_LEARN2REG.fullmatch(path.name) and code == 0 and len(image.shape) == 4):
         return "learn2reg"
     return _by_numbers(*load_vectors(path, name), name)
@@ -157,7 +157,7 @@ def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
 
 def _sampled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Some voxels ``(N, D)`` and their vectors ``(N, D)``, of ``(D, *shape)``; all of them would take seconds."""
-    rows = [np.unique(np.linspace(0, n - 1, _SAMPLES).round().astype(int)) for n in values.shape[1:]]
+    rows = [np.unique(np.linspace(0, n - 1, _SAMPLES_PER_AXIS).round().astype(int)) for n in values.shape[1:]]
     index = np.stack(np.meshgrid(*rows, indexing="ij"), -1).reshape(-1, len(rows))
     places = (slice(None), *index.T)
     found = values[places].T.astype(np.float64)

@@ -22,7 +22,7 @@ from ..paths import atomic_path
 from .base import domain_of, invalid
 
 __all__ = [
-    "KINDS",
+    "FORMAT_BY_TYPE",
     "is_niftyreg",
     "read_deformation",
     "read_displacement",
@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 #: of ``intent_p1``
-KINDS = {0: "niftyreg-def", 1: "niftyreg-disp", 2: "niftyreg-cpp"}
-_DEFORMATION, _DISPLACEMENT, _SPLINE = KINDS
+FORMAT_BY_TYPE = {0: "niftyreg-def", 1: "niftyreg-disp", 2: "niftyreg-cpp"}
+_DEFORMATION, _DISPLACEMENT, _SPLINE = FORMAT_BY_TYPE
 _VELOCITY = (3, 4, 5)
 
 

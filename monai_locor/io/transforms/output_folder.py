@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The output folder of ``register`` as a transform, whatever of its outputs there are."""
+"""The transform in an output folder of ``register``, from whichever of its files exist."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _affine_of_run(folder: Path) -> np.ndarray | None:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         deformable = content["settings"]["transform"] == "deformable"
         return None if deformable else np.array(content["affine"], dtype=np.float64)
-    except (OSError, ValueError, LookupError, TypeError):  # `register --from` and `report` say what is wrong with it
+    except (OSError, ValueError, LookupError, TypeError):  # `register --from` and `report` report the error
         return None
 
 

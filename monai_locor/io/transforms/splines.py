@@ -42,7 +42,7 @@ def _cubic_through(size: int) -> np.ndarray:
 def quadratic_zoom(field: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Values ``(C, *old)`` brought to ``(C, *shape)`` by a quadratic spline through them, the corners kept in place.
 
-    What ``scipy.ndimage.zoom`` of order 2 does with its defaults.
+    The same as ``scipy.ndimage.zoom`` of order 2 with its defaults.
     """
     sizes = zip(field.shape[1:], shape)
     return separable([torch.from_numpy(_quadratic(new, old)) for old, new in sizes], field.double())
