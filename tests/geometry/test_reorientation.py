@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monai_locor.geometry import Grid
-from monai_locor.geometry.reorientation import COLUMNS, ROWS, jacobian_matrices, turned_tensors
+from monai_locor.geometry.reorientation import TENSOR_COLUMNS, TENSOR_ROWS, jacobian_matrices, turned_tensors
 
 GRID = Grid((5, 4, 3), np.array([[2.0, 0.3, 0, -4], [0, -1.5, 0, 2], [0.1, 0, 3, 1], [0, 0, 0, 1]]))
 
@@ -22,12 +22,12 @@ def tensors(count: int = 60, seed: int = 0) -> np.ndarray:
 
 
 def lower(full: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.stack([full[:, i, j] for i, j in zip(ROWS, COLUMNS)])).reshape(6, *GRID.shape)
+    return torch.from_numpy(np.stack([full[:, i, j] for i, j in zip(TENSOR_ROWS, TENSOR_COLUMNS)])).reshape(6, *GRID.shape)
 
 
 def full(lower: torch.Tensor) -> np.ndarray:
     out = np.zeros((60, 3, 3))
-    for value, i, j in zip(lower.reshape(6, -1).numpy(), ROWS, COLUMNS):
+    for value, i, j in zip(lower.reshape(6, -1).numpy(), TENSOR_ROWS, TENSOR_COLUMNS):
         out[:, i, j] = out[:, j, i] = value
     return out
 
@@ -44,7 +44,7 @@ def rotation(seed: int) -> np.ndarray:
 
 
 def test_the_order_is_that_of_nifti():
-    assert [f"{'xyz'[j]}{'xyz'[i]}" for i, j in zip(ROWS, COLUMNS)] == ["xx", "xy", "yy", "xz", "yz", "zz"]
+    assert [f"{'xyz'[j]}{'xyz'[i]}" for i, j in zip(TENSOR_ROWS, TENSOR_COLUMNS)] == ["xx", "xy", "yy", "xz", "yz", "zz"]
 
 
 def test_the_jacobian_is_exact_for_affine_maps():

@@ -185,7 +185,7 @@ def _alternatives() -> str:
 def _check_needs(needs: tuple[str, ...], kind: Format, name: str, fixed: Grid | None, moving: Grid | None) -> None:
     for role, grid in (("fixed", fixed), ("moving", moving)):
         if grid is None and role in needs:
-            raise InputError(f"{name}: the format {kind.name} is in voxels of the {role} image; give that image as well")
+            raise InputError(f"{name}: the format {kind.name} counts voxels of the {role} image; give that image as well")
 
 
 def _same_dims(transform: SpatialTransform, name: str, *grids: Grid | None) -> None:
