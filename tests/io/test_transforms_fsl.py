@@ -169,7 +169,7 @@ def test_refusals(tmp_path):
     image = nib.load(tmp_path / "w.nii")
     image.header.set_intent("fnirt quad spline coef")
     nib.save(image, tmp_path / "coef.nii")
-    with pytest.raises(InputError, match=r"coef\.nii: holds coefficients.*fnirtfileutils"):
+    with pytest.raises(InputError, match=r"coef\.nii: holds FNIRT coefficients.*fnirtfileutils"):
         read_transform(tmp_path / "coef.nii", moving=moving)
     write_coefficients(tmp_path / "c.nii", GRIDS["left-handed"][0])
     with pytest.raises(InputError, match=r"c\.nii: .*fixed image"):
