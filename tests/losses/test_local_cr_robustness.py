@@ -44,7 +44,8 @@ def gradients(loss: torch.nn.Module, *inputs: torch.Tensor | None) -> list[torch
 def full_precision_after() -> Iterator[None]:
     """Undo what a test does to torch's process-wide settings, old interface and new."""
     yield
-    for owner in (torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.mkldnn.matmul):
+    mkldnn = torch.backends.mkldnn
+    for owner in (torch.backends.cuda.matmul, mkldnn, getattr(mkldnn, "matmul", None)):  # the last since torch 2.9
         if hasattr(owner, "fp32_precision"):
             owner.fp32_precision = "none"
     torch.set_float32_matmul_precision("highest")

@@ -86,6 +86,7 @@ def test_a_guided_network_cannot_be_one_graph():
         torch.compile(model, backend="eager", fullgraph=True)(*images(1))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.8"), reason="torch 2.8: sym_strides() called on an undefined Tensor")
 def test_functional_gradients_of_each_pair():
     model, criterion, (moving, fixed) = network(), loss(), images(3, 1)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
