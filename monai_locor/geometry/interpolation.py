@@ -60,7 +60,7 @@ def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch
     Returns:
         ``(C, *out)`` of the type of the image, zero outside.
     """
-    weigh: Callable[[torch.Tensor], torch.Tensor] = {"bspline": cubic_bspline, "lanczos": _lanczos}[mode]
+    weigh: Callable[[torch.Tensor], torch.Tensor] = cubic_bspline if mode == "bspline" else _lanczos
     shape, flat = image.shape[1:], points.flatten(1)
     axes = [_taps(flat[axis], n, SMOOTH_MODES[mode], weigh) for axis, n in enumerate(shape)]
     voxels, out = image.flatten(1), image.new_zeros(len(image), flat.shape[1])

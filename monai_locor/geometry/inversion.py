@@ -125,6 +125,7 @@ def _fixed_point(
         ``(D, N)``.
     """
     best, everywhere = start.clone(), slice(None)
+    chosen: torch.Tensor | slice
     rest = residual(best, everywhere)
     left = torch.linalg.vector_norm(rest, dim=0)
     length = torch.ones_like(left)
@@ -140,7 +141,7 @@ def _fixed_point(
         better = trial_left < left[chosen]
         if damped:
             overshot = ((trial_rest * rest[:, chosen]).sum(0) < 0) & (trial_left > 0.5 * left[chosen])
-            length[chosen[~better | overshot]] /= 2
+            length[chosen] = torch.where(~better | overshot, length[chosen] / 2, length[chosen])
         best[:, chosen] = torch.where(better, trial, best[:, chosen])
         rest[:, chosen] = torch.where(better, trial_rest, rest[:, chosen])
         left[chosen] = torch.where(better, trial_left, left[chosen])
