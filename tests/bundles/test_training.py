@@ -171,6 +171,16 @@ def test_export(tmp_path, key):
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
 
 
+def test_only_the_first_process_writes(tmp_path):
+    """MONAI drops arguments that are components and None; a path that is None must arrive all the same."""
+    for rank, path in ((0, str(tmp_path / "model.pt")), (1, None)):
+        made = workflow(ckpt_dir=str(tmp_path), network_def=NETWORK, rank=rank)
+        assert made.parser.get_parsed_content("best").path == path
+        last = made.parser.get_parsed_content("train::handlers")[-1]
+        assert (last.path is None) == (rank > 0)
+        assert (made.parser.get_parsed_content("log_dir") is None) == (rank > 0)
+
+
 # --- training
 
 
