@@ -64,7 +64,7 @@ def oracle(monkeypatch) -> type[Oracle]:
 
     monkeypatch.setattr(api, "Pool", Own)
     monkeypatch.setattr(api, "write_report", lambda *_: None)
-    monkeypatch.setattr("monai_locor.tuning.results.REFITS", 2)
+    monkeypatch.setattr("monai_locor.tuning.results.NUM_REFITS", 2)
     return Own
 
 
