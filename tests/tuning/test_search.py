@@ -190,7 +190,7 @@ def test_a_failed_run_counts_as_no_displacement(oracle, cases, tmp_path):
 @pytest.mark.slow
 def test_when_nothing_works_it_says_so_at_once(oracle, cases, tmp_path):
     oracle.fails = set(range(100))
-    with pytest.raises(InputError, match="all registrations of the first trial failed, the first with: RuntimeError: no luck"):
+    with pytest.raises(InputError, match="all registrations of the first trial failed; first error: RuntimeError: no luck"):
         go(cases, tmp_path)
     assert len(oracle.log) == 2
     oracle.fails = set()
