@@ -133,7 +133,7 @@ def test_what_is_refused(refused, run, stored, folder, monkeypatch):
     assert "forward_field.nii.gz" not in refused("report", out, "--moving", folder / "none.nii.gz")
     for name in ("forward", "inverse"):
         (out / f"{name}_field.nii.gz").unlink()
-    assert "has no transform" in refused("report", out, "--moving", folder / "moved.nii.gz")
+    assert "holds no transform" in refused("report", out, "--moving", folder / "moved.nii.gz")
 
 
 def test_a_result_as_a_transform(stored):

@@ -170,7 +170,7 @@ def test_a_run_of_an_earlier_version_says_no_grids(tmp_path, outputs):
 
 @pytest.mark.parametrize(
     ("outputs", "told"),
-    [((), "has no transform"), (("warped", "affine"), "has no transform")],
+    [((), "holds no transform"), (("warped", "affine"), "holds no transform")],
 )
 def test_a_folder_without_transform_is_refused(tmp_path, outputs, told):
     stored(tmp_path, "mixed", outputs)

@@ -84,7 +84,7 @@ def test_without_a_step_it_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"), [({"transform": "rigid"}, "which transform rigid has not"), ({"composition": "stages"}, "one for each")]
+    ("changes", "why"), [({"transform": "rigid"}, "it needs a deformation"), ({"composition": "stages"}, "one per stage")]
 )
 def test_where_there_is_none(changes, why):
     config = dataclasses.replace(TINY, **changes)
