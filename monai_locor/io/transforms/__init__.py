@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transform files of all tools, read into and written from :class:`monai_locor.geometry.SpatialTransform`."""
+"""Reading and writing of transform files of all supported tools as :class:`monai_locor.geometry.SpatialTransform`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of one ANTs registration: ``<prefix>0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz``.
+"""The output files of an ANTs registration: ``<prefix>0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz``.
 
-Points of the fixed image go through the warp and then through the affine map; points of the moving image through the
-inverse of the affine map and then through the inverse warp. Both warps lie on the fixed grid. So
-``antsApplyTransforms -t <prefix>1Warp.nii.gz -t <prefix>0GenericAffine.mat`` brings the moving image to the fixed one, and
-``-t [<prefix>0GenericAffine.mat,1] -t <prefix>1InverseWarp.nii.gz`` the fixed image to the moving one.
+Points of the fixed image are mapped by the warp and then by the affine map; points of the moving image by the inverse of
+the affine map and then by the inverse warp. Both warps are sampled on the fixed grid. Thus
+``antsApplyTransforms -t <prefix>1Warp.nii.gz -t <prefix>0GenericAffine.mat`` resamples the moving image to the fixed image,
+and ``-t [<prefix>0GenericAffine.mat,1] -t <prefix>1InverseWarp.nii.gz`` the fixed image to the moving image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ AFFINE, WARP, INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.
 
 
 def ants_files(prefix: Path) -> list[Path]:
-    """The affine map, the warp and the inverse warp of a prefix, which may be a folder."""
+    """The paths of the affine map, the warp and the inverse warp for a prefix or a folder."""
     return [prefix / end if prefix.is_dir() else prefix.with_name(prefix.name + end) for end in (AFFINE, WARP, INVERSE)]
 
 
 def read_ants(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Read those of the three files that exist, with the inverse if present."""
+    """Read whichever of the three files exist; the inverse warp is optional."""
     affine, warp, inverse = ants_files(path)
     if not affine.is_file() and not warp.is_file():
         raise InputError(f"{name}: neither {affine.name} nor {warp.name} is there; give the prefix of an ANTs registration")
@@ -46,7 +46,7 @@ def read_ants(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 
 
 def write_ants(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """The map split into a warp on the fixed grid and an affine map, and the inverse of that warp on the same grid."""
+    """Write the transform as an affine map and a warp on the fixed grid, with the inverse warp on the same grid."""
     affine, warp, inverse = ants_files(path)
     if transform.is_affine:
         write_affine(affine, transform.matrix)
@@ -59,7 +59,7 @@ def write_ants(path: Path, name: str, transform: SpatialTransform, fixed: Grid |
         )
     residual, linear = transform.split(grid).steps
     assert isinstance(residual, FieldStep) and isinstance(linear, AffineStep)
-    back = SpatialTransform((residual,)).inverse(grid)  # on the fixed grid, where a known inverse need not reach
+    back = SpatialTransform((residual,)).inverse(grid)  # a known inverse may not cover the fixed grid
     write_affine(affine, linear.matrix)
     write_displacement_field(warp, residual.displacement, grid)
     write_displacement_field(inverse, back.displacement(grid), grid)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The syntax of ``antsApplyTransforms -t``: FILE or [FILE,1]. Without torch."""
+"""The syntax of ``antsApplyTransforms -t``: FILE or [FILE,1]. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ITEM = re.compile(r"\[\s*(.+?)\s*,\s*([01])\s*\]")
 
 
 def parse_item(text: str) -> tuple[Path, bool]:
-    """A file, and whether its inverse is meant.
+    """Parse an item into a file and a flag that is True if the file is to be inverted.
 
     >>> parse_item("[0GenericAffine.mat,1]"), parse_item("warp.nii.gz")
     ((PosixPath('0GenericAffine.mat'), True), (PosixPath('warp.nii.gz'), False))

@@ -29,11 +29,11 @@ __all__ = [
     "undecided",
 ]
 
-_ROUNDED = 1e-5  # by which the last row of a matrix may be off: single precision, or few digits
+_ROUNDED = 1e-5  # tolerance of the last row of a matrix, for files in single precision or with few digits
 
-#: file, its name for messages, fixed grid, moving grid
+#: arguments: file, its name in messages, fixed grid, moving grid
 Reader: TypeAlias = Callable[[Path, str, "Grid | None", "Grid | None"], SpatialTransform]
-#: file, its name for messages, transform, fixed grid, moving grid; gives the files it wrote
+#: arguments: file, its name in messages, transform, fixed grid, moving grid; returns the files written
 Writer: TypeAlias = Callable[[Path, str, SpatialTransform, "Grid | None", "Grid | None"], "list[Path]"]
 
 
@@ -43,19 +43,19 @@ def _itself(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of transform file.
+    """A transform file format.
 
     Attributes:
-        name: for the ``format`` argument.
-        description: one line for people.
-        recognized: how its files are told from others; empty where they are not, and the format must be named.
-        suffixes: that its files have; the first is the usual one.
-        reader: None where it cannot be read.
-        writer: None where it cannot be written.
-        needs_to_read: grids that must be given, ``"fixed"`` or ``"moving"``.
-        needs_to_write: the same; a fixed grid that is only useful is not named.
-        affine_only: whether it holds nothing but affine maps.
-        files: the files that writing to a path may make or replace.
+        name: value of the ``format`` argument.
+        description: one line for the format table.
+        recognized: how its files are detected; empty if the format must be named.
+        suffixes: file name suffixes; the first is the usual one.
+        reader: None if the format cannot be read.
+        writer: None if the format cannot be written.
+        needs_to_read: grids required for reading, ``"fixed"`` or ``"moving"``.
+        needs_to_write: grids required for writing; an optional fixed grid is not listed.
+        affine_only: True if it stores affine maps only.
+        files: returns the files that writing to a path may create or replace.
     """
 
     name: str
@@ -71,38 +71,38 @@ class Format:
 
     @property
     def reads(self) -> bool:
-        """Whether it can be read."""
+        """Whether the format can be read."""
         return self.reader is not None
 
     @property
     def writes(self) -> bool:
-        """Whether it can be written."""
+        """Whether the format can be written."""
         return self.writer is not None
 
 
 @contextmanager
 def invalid(name: str, remedy: str) -> Iterator[None]:
-    """Say of a file in one line what went wrong with its content."""
+    """Convert an exception raised while parsing a file into a one-line InputError."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # readers pass on the exceptions of their libraries
+    except Exception as error:  # readers do not catch the exceptions of their libraries
         raise InputError(f"{name}: {one_line(error)}; {remedy}") from error
 
 
 def undecided(name: str, what: str, readings: dict[str, str]) -> InputError:
-    """The refusal of a file that can be read in several ways, with what each is called."""
+    """Return the error for a file with an ambiguous format; it lists the candidate formats."""
     listed = ", ".join(f"{kind} ({meaning})" for kind, meaning in readings.items())
     how = "--from (of register --initial-from, in Python format=)"
     return InputError(f"{name}: holds {what} and does not say which; name its format with {how}: {listed}")
 
 
 def domain_of(transform: SpatialTransform, fixed: Grid | None, name: str) -> Grid:
-    """The grid to sample a transform on: the fixed grid, or else the one its first deformation has.
+    """Return the grid on which to sample a transform: the fixed grid, or the grid of its first deformation.
 
     Raises:
-        InputError: when there is none.
+        InputError: if there is neither.
     """
     grid = transform.domain if fixed is None else fixed
     if grid is None:
@@ -111,10 +111,10 @@ def domain_of(transform: SpatialTransform, fixed: Grid | None, name: str) -> Gri
 
 
 def check_grid(grid: Grid | None, role: str, name: str) -> Grid:
-    """A grid that a format cannot do without.
+    """Return a grid that a format requires.
 
     Raises:
-        InputError: when it is None.
+        InputError: if it is None.
     """
     if grid is None:
         raise InputError(f"{name}: its coordinates are in voxels of the {role} image; give that image as well")
@@ -122,10 +122,10 @@ def check_grid(grid: Grid | None, role: str, name: str) -> Grid:
 
 
 def matrix_of(transform: SpatialTransform, name: str) -> np.ndarray:
-    """The matrix of an affine transform, ``(D + 1, D + 1)``, RAS mm.
+    """Return the matrix of an affine transform, ``(D + 1, D + 1)``, RAS mm.
 
     Raises:
-        InputError: when there is more to it than an affine map.
+        InputError: if the transform is not affine.
     """
     if not transform.is_affine:
         raise InputError(f"{name}: holds affine maps only, and this transform has a deformation; write .h5 or .nii.gz instead")
@@ -133,10 +133,10 @@ def matrix_of(transform: SpatialTransform, name: str) -> np.ndarray:
 
 
 def homogeneous(matrix: np.ndarray, name: str) -> np.ndarray:
-    """A matrix whose last row is 0 ... 0 1, which files have up to the rounding of single precision.
+    """Set the last row of a matrix to exactly 0 ... 0 1; files store it with the rounding of single precision.
 
     Raises:
-        InputError: when it is another row.
+        InputError: if the last row differs by more than rounding.
     """
     row = np.eye(len(matrix))[-1]
     if not np.abs(matrix[-1] - row).max() < _ROUNDED:
@@ -145,10 +145,10 @@ def homogeneous(matrix: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_matrix_text(path: Path, name: str) -> np.ndarray:
-    """A file of four lines of four numbers, ``(4, 4)``.
+    """Read four lines of four numbers, ``(4, 4)``.
 
     Raises:
-        InputError: when it is something else.
+        InputError: if the file has any other content.
     """
     with invalid(name, "it should hold four lines of four numbers"):
         matrix = np.loadtxt(path, ndmin=2, max_rows=5)

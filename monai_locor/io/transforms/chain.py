@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Chains of transforms in the order of ``antsApplyTransforms -t``, some of them inverted."""
+"""Chains of transforms in the order of ``antsApplyTransforms -t``, with optional inversion of each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ChainItem:
     """One transform of a chain.
 
     Attributes:
-        name: for messages.
-        read: gives the transform, from the grids of its own fixed and moving image.
-        inverse: whether its inverse is used.
+        name: name used in messages.
+        read: returns the transform, given the grids of its own fixed and moving images.
+        inverse: True to use the inverse of the transform.
     """
 
     name: str
@@ -33,17 +33,17 @@ class ChainItem:
 def chain_transforms(
     items: Iterable[ChainItem], fixed: Grid | None, moving: Grid | None, inverse_grid: Grid | None = None
 ) -> SpatialTransform:
-    """Compose transforms; points of the fixed image go through the first one first.
+    """Compose transforms; points of the fixed image are mapped by the first transform first.
 
     Args:
-        items: at least one.
-        fixed: grid of the fixed image of the whole chain; an inverted item takes it for its moving image.
-        moving: grid of the moving image, likewise.
-        inverse_grid: on which an inverse at the start of the chain is computed; this and all others by default on the grid of
-            :meth:`monai_locor.geometry.SpatialTransform.inverse`.
+        items: transforms of the chain, at least one.
+        fixed: grid of the fixed image of the whole chain; for an inverted item it is the moving grid.
+        moving: grid of the moving image of the whole chain; for an inverted item it is the fixed grid.
+        inverse_grid: grid on which an inverse at the start of the chain is computed. Default, also for all other inverses:
+            the default grid of :meth:`monai_locor.geometry.SpatialTransform.inverse`.
 
     Raises:
-        InputError: when a transform cannot be read or inverted, or their numbers of dimensions differ.
+        InputError: if a transform cannot be read or inverted, or if the numbers of dimensions differ.
     """
     whole: SpatialTransform | None = None
     for item in items:

@@ -20,18 +20,18 @@ __all__ = ["as_transform"]
 
 
 def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Grid | None = None) -> SpatialTransform | None:
-    """Convert files and transform objects to one transform; None for matrices, fields and other numbers.
+    """Convert files and transform objects to one transform; return None for matrices, fields and other arrays.
 
     Args:
         given: a :class:`monai_locor.geometry.SpatialTransform`; the result of a registration; a transform of SimpleITK, ITK
-            or ANTsPy; a file; ``(one of these, True)`` or ``"[FILE,1]"`` for its inverse; a list of them in the order of
-            ``antsApplyTransforms -t``, points go through the first one first; what ``ants.registration`` returns.
-        name: for messages.
-        fixed: grid of the fixed image, for formats that count its voxels.
-        moving: grid of the moving image.
+            or ANTsPy; a file; ``(one of these, True)`` or ``"[FILE,1]"`` for its inverse; a list of these in the order of
+            ``antsApplyTransforms -t`` (points are mapped by the first transform first); the output of ``ants.registration``.
+        name: name used in messages.
+        fixed: grid of the fixed image, for formats in voxel coordinates.
+        moving: grid of the moving image, likewise.
 
     Raises:
-        InputError: when a file cannot be read, an object is not a transform, or their numbers of dimensions differ.
+        InputError: if a file cannot be read, an object is not a transform, or the numbers of dimensions differ.
     """
     if isinstance(given, Mapping) and "fwdtransforms" in given:
         given = given["fwdtransforms"]
@@ -44,23 +44,23 @@ def as_transform(given: Any, name: str, *, fixed: Grid | None = None, moving: Gr
 
 
 def _is_list(given: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether a list is one of transforms, not of numbers."""
+    """Whether a list contains transforms rather than numbers."""
     first = given[0] if given else None
     return isinstance(first, (str, os.PathLike, SpatialTransform)) or _is_object(first) or _is_result(first) or _marked(first)
 
 
 def _is_object(value: Any) -> bool:
-    """Of SimpleITK or ITK, or of ANTsPy."""
+    """Whether a value is a transform of SimpleITK, ITK or ANTsPy."""
     return hasattr(value, "TransformPoint") or hasattr(value, "apply_to_point")
 
 
 def _is_result(value: Any) -> bool:
-    """Whether it is what :func:`monai_locor.register` returned, whose module needs torch."""
+    """Whether a value is a result of :func:`monai_locor.register`; duck typing avoids importing torch."""
     return hasattr(value, "transform_points") and hasattr(value, "forward_mm")
 
 
 def _marked(value: Any) -> bool:
-    """Whether it is a pair of a transform and a flag to invert it."""
+    """Whether a value is a pair of a transform and an inversion flag."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], bool)
 
 
@@ -71,7 +71,7 @@ def _checked(item: ChainItem | None, value: Any, name: str) -> ChainItem:
 
 
 def _chain_item(given: Any, name: str) -> ChainItem | None:
-    """An item of a chain from a file, an object or a pair of one and whether to invert it; None for anything else."""
+    """Return a chain item for a file, an object, or a pair of these and an inversion flag; None for anything else."""
     given, back = given if _marked(given) else (given, False)
     if isinstance(given, str):
         given, marked = parse_item(given)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which format a transform file has, from its content and its name."""
+"""Detection of the format of a transform file from its content and name."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _BY_SUFFIX = {
     ".xfm": "minc",
     ".1d": "afni",
 }
-_HEAD = 4096  # bytes that tell what a file is
+_HEAD = 4096  # bytes read for detection
 
 
 def format_of_name(path: Path) -> str:
-    """The format that is written to a file of this name.
+    """Return the format written to a file of this name.
 
     Raises:
-        InputError: when the name says nothing.
+        InputError: if the suffix is unknown.
     """
     if is_nifti(path):
         return "nifti"
@@ -58,15 +58,16 @@ def format_of_name(path: Path) -> str:
 
 
 def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> str:
-    """The format of an existing file, or of the files of an ANTs prefix.
+    """Return the format of an existing file, or ``"ants"`` for an ANTs prefix.
 
     Args:
-        path: with ``~`` expanded.
-        fixed: grid of the fixed image, where it may help to tell.
+        path: file or prefix, with ``~`` expanded.
+        fixed: grid of the fixed image, which may resolve an ambiguity.
         moving: grid of the moving image, likewise.
 
     Raises:
-        InputError: when there is none, its content is nothing known, or can be read in several ways, which it lists.
+        InputError: if the file does not exist, its content is not recognized, or its format is ambiguous (the message lists
+            the candidates).
     """
     if not path.is_file():
         if any(file.is_file() for file in ants_files(path)[:2]):
@@ -84,7 +85,7 @@ def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = 
 
 
 def shows_transform(path: Path) -> bool:
-    """Whether a file of any name begins as a transform does; of HDF5, which MINC has for images, its name tells."""
+    """Whether the first bytes of a file identify a transform; False for HDF5, which MINC also uses for images."""
     start = _start(path) if path.is_file() else b""
     return not start.startswith(SIGNATURE) and _by_content(start) is not None
 
@@ -95,7 +96,7 @@ def _start(path: Path) -> bytes:
 
 
 def _by_content(start: bytes) -> str | None:
-    """The format that the first bytes of a file identify, if any."""
+    """Return the format identified by the first bytes of a file, or None."""
     text = start.decode("utf-8-sig", errors="replace").lstrip()
     if start.startswith(SIGNATURE) or text.startswith(TEXT_SIGNATURE) or is_matlab(start):
         return "itk"

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""elastix: ``TransformParameters`` text files, which ``transformix -tp`` applies.
+"""elastix: ``TransformParameters`` text files, as applied by ``transformix -tp``.
 
-Like ours, they take fixed to moving points (in LPS); a file may name another one, whose transform comes first. elastix looks
-for named files from its working directory, so that ours name their field by its absolute path; reading, a file that is not
-where it is said to be is looked for beside the one that names it.
+Like ours, they map fixed to moving points (in LPS). A file may refer to an initial transform in another file, which is
+applied first. elastix resolves file names relative to its working directory, so the files written here refer to their field
+by its absolute path. On reading, a missing file is also searched for in the folder of the file that refers to it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from .itk_files import read_itk
 
 __all__ = ["elastix_files", "read_elastix", "write_elastix"]
 
-_LONGEST = 20  # files in a chain
+_LONGEST = 20  # maximum number of files in a chain
 _NONE = "NoInitialTransform"
 
 
 def field_path(path: Path) -> Path:
-    """Where the displacement field of a file is kept."""
+    """Return the path of the displacement field of a parameter file."""
     return path.with_name(f"{path.stem}_field.mha")
 
 
 def elastix_files(path: Path) -> list[Path]:
-    """The files that writing to ``path`` may replace."""
+    """Return the files that writing to ``path`` may replace."""
     return [path, field_path(path)]
 
 
 def read_elastix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Translations, Euler, similarity, affine and cubic B-spline transforms, displacement fields, and chains of them."""
+    """Read translations, Euler, similarity, affine and cubic B-spline transforms, displacement fields, and their chains."""
     return SpatialTransform(tuple(_chain(path, name, _LONGEST)))
 
 
@@ -86,7 +86,7 @@ def _step(values: Parameters, path: Path, name: str) -> Step:
     raise InputError(f"{name}: holds a {kind}, which is not supported; make a field of it with transformix -def all")
 
 
-#: elastix's kinds and ITK's, in two and in three dimensions
+#: elastix transform names to ITK class names in 2-D and 3-D
 _LINEAR = {
     "TranslationTransform": ("TranslationTransform", "TranslationTransform"),
     "EulerTransform": ("Euler2DTransform", "Euler3DTransform"),
@@ -115,7 +115,7 @@ def _spline(values: Parameters, dims: int, name: str) -> SplineStep:
 
 
 def write_elastix(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """An affine map as it is; all else as a displacement field in a second file."""
+    """Write an affine map as a matrix, and any other transform as a displacement field in a second file."""
     grid = domain_of(transform, fixed, name)
     files = [path]
     if transform.is_affine:
@@ -135,7 +135,7 @@ def write_elastix(path: Path, name: str, transform: SpatialTransform, fixed: Gri
 
 
 def _chain_lines() -> list[str]:
-    # elastix 5.1 has dropped a letter of the first key
+    # elastix 5.1 renamed the first key (dropped the "s"), so both are written
     first = [line(f"InitialTransform{key}FileName", _NONE) for key in ("Parameter", "Parameters")]
     return [*first, line("HowToCombineTransforms", "Compose")]
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The text of elastix's TransformParameters files: ``(Key value value ...)``, one line each."""
+"""The syntax of elastix TransformParameters files: lines of ``(Key value value ...)``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LINE = re.compile(r"^\s*\((\w+)\s+(.*?)\s*\)\s*(?://.*)?$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Parameters:
-    """Keys and their values, as text."""
+    """Keys and values of a file, as text."""
 
     values: dict[str, str]
     name: str
 
     @classmethod
     def read(cls, path: Path, name: str) -> Parameters:
-        """The content of a file.
+        """Parse a file.
 
         Raises:
-            InputError: when it names no transform.
+            InputError: if it has no ``Transform`` key.
         """
         values = dict(_LINE.findall(path.read_text(encoding="utf-8")))
         if "Transform" not in values:
@@ -40,14 +40,14 @@ class Parameters:
         return cls(values, name)
 
     def text(self, key: str, otherwise: str = "") -> str:
-        """A value without its quotes."""
+        """Return a value without its quotes."""
         return self.values.get(key, otherwise).strip('"')
 
     def numbers(self, key: str, count: int | None = None) -> np.ndarray:
-        """Values as float64.
+        """Return the values of a key as float64.
 
         Raises:
-            InputError: when they are missing, no numbers or not as many as they should be.
+            InputError: if they are missing, not numeric, or fewer or more than ``count``.
         """
         try:
             out = np.array(self.values[key].split(), dtype=np.float64)
@@ -58,7 +58,7 @@ class Parameters:
         return out
 
     def grid(self, prefix: str, dims: int) -> Grid:
-        """``<prefix>Size``, ``Spacing``, ``Origin`` and ``Direction`` (LPS, one column after the other)."""
+        """Return the grid given by ``<prefix>Size``, ``Spacing``, ``Origin`` and ``Direction`` (LPS, column-major)."""
         size, spacing, origin = (self.numbers(f"{prefix}{key}", dims) for key in ("Size", "Spacing", "Origin"))
         direction = np.eye(dims)
         if f"{prefix}Direction" in self.values:
@@ -70,7 +70,7 @@ class Parameters:
 
 
 def line(key: str, *values: object) -> str:
-    """One line of a file; texts get quotes.
+    """Return one line of a file; strings are quoted.
 
     >>> line("Transform", "AffineTransform")
     '(Transform "AffineTransform")'
@@ -80,7 +80,7 @@ def line(key: str, *values: object) -> str:
 
 
 def geometry_lines(grid: Grid) -> list[str]:
-    """The grid that ``transformix`` resamples onto."""
+    """Return the lines that define the output grid of ``transformix``."""
     signs = lps_signs(grid.dims)
     direction = signs[:, None] * grid.affine[:-1, :-1] / grid.spacing
     return [

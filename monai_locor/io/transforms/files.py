@@ -37,19 +37,19 @@ def read_transform(
     """Read a transform.
 
     Args:
-        path: a file, the prefix of the files of an ANTs registration, or the output folder of ``register``: of that the
-            first of forward (and inverse) field, ``transform.h5``, the files for ANTs, inverse field, ``affine.tfm``.
-        format: of a file, a name in :data:`FORMATS`; detected from name and content if not given. Ambiguous files
+        path: a file, the prefix of an ANTs registration, or the output folder of ``register``, from which the first
+            available of forward (and inverse) field, ``transform.h5``, ANTs files, inverse field, ``affine.tfm`` is read.
+        format: format of a file, a name in :data:`FORMATS`; detected from name and content if not given. Ambiguous files
             raise an error that lists the formats to choose from.
-        fixed: the fixed image or its grid, for formats that count voxels.
+        fixed: the fixed image or its grid, for formats in voxel coordinates.
         moving: the moving image or its grid.
 
     Returns:
-        the map from points of the fixed to points of the moving image, with its inverse where the files hold it.
+        the map from points of the fixed to points of the moving image, with its inverse if the files contain it.
 
     Raises:
-        InputError: when the file is missing or unreadable, of another format, singular or not finite, has another number
-            of dimensions than the images, can be read in several ways, or a grid is missing that its format needs.
+        InputError: if the file is missing, unreadable, of another format or ambiguous, if the transform is singular or not
+            finite or differs from the images in its number of dimensions, or if the format needs a grid that is not given.
     """
     return _read(path, format, as_grid(fixed, "fixed image"), as_grid(moving, "moving image"))
 
@@ -84,20 +84,20 @@ def read_transforms(
     fixed: Grid | ImageSource | None = None,
     moving: Grid | ImageSource | None = None,
 ) -> SpatialTransform:
-    """Read a list of transforms in the order of ``antsApplyTransforms -t`` and make one of them.
+    """Read and compose a list of transforms in the order of ``antsApplyTransforms -t``.
 
-    Points of the fixed image go through the first of the list first; so the last of the list, next to the moving image, is
-    the one that is applied to that image first.
+    Points of the fixed image are mapped by the first transform of the list first; the moving image is thus resampled by the
+    last transform first.
 
     Args:
-        paths: files, prefixes of ANTs registrations, or folders of ``register``.
-        invert: which of them to invert, as ``-t [file,1]``; none if not given.
-        formats: one for all of them, or one for each, see :func:`read_transform`.
+        paths: files, prefixes of ANTs registrations, or output folders of ``register``.
+        invert: a flag for each transform, True to invert it as with ``-t [file,1]``; default: none is inverted.
+        formats: one format for all, or one for each, see :func:`read_transform`.
         fixed: see :func:`read_transform`.
-        moving: the same.
+        moving: see :func:`read_transform`.
 
     Raises:
-        InputError: see :func:`read_transform`; also when there are no paths, or their dimensions differ.
+        InputError: see :func:`read_transform`; also if there are no paths or the numbers of dimensions differ.
     """
     if not paths:
         raise InputError("the list of transforms is empty; give at least one file")
@@ -111,10 +111,10 @@ def read_transforms(
 
 
 def formats_of(formats: str | Sequence[str | None] | None, count: int) -> list[str | None]:
-    """A format for each of ``count`` files, from one for all, one for each, or none; ``"auto"`` is none.
+    """Expand one format, one per file, or None to a list of ``count`` formats; ``"auto"`` becomes None.
 
     Raises:
-        InputError: when they are neither one nor as many as the files.
+        InputError: if there is neither one format nor one per file.
     """
     given = [formats] if formats is None or isinstance(formats, str) else list(formats)
     if len(given) not in (1, count):
@@ -131,22 +131,22 @@ def write_transform(
     fixed: Grid | ImageSource | None = None,
     moving: Grid | ImageSource | None = None,
 ) -> list[Path]:
-    """Write a transform; every file appears only when it is complete.
+    """Write a transform; each file is written atomically.
 
     Args:
         path: a file, or a prefix for the format ``ants``.
         transform: from points of the fixed to points of the moving image.
-        format: a name in :data:`FORMATS`; by the suffix of ``path`` if not given.
-        fixed: the fixed image or its grid: displacement fields are written on it (default: on the grid of the transform's
-            first deformation), and some formats count its voxels.
-        moving: the moving image or its grid, for formats that count its voxels.
+        format: a name in :data:`FORMATS`; chosen by the suffix of ``path`` if not given.
+        fixed: the fixed image or its grid, on which displacement fields are written (default: the grid of the transform's
+            first deformation); some formats use its voxel coordinates.
+        moving: the moving image or its grid, for formats in voxel coordinates.
 
     Returns:
-        the files.
+        the files written.
 
     Raises:
-        InputError: when the format does not hold such a transform or cannot be written, a grid is missing that it needs, or
-            the file cannot be written there.
+        InputError: if the format cannot store the transform or is read-only, if it needs a grid that is not given, or if the
+            file cannot be written.
     """
     file = Path(path).expanduser()
     name = f"output file {os.fspath(path)}"
@@ -167,7 +167,7 @@ def write_transform(
 
 
 def planned_files(path: str | os.PathLike[str], format: str | None = None) -> list[Path]:
-    """The files that :func:`write_transform` may make or replace."""
+    """Return the files that :func:`write_transform` may create or replace."""
     file = Path(path).expanduser()
     return (FORMATS[format_of_name(file)] if format is None else _format(format)).files(file)
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""All formats of transform files in one table."""
+"""Table of all transform file formats."""
 
 from __future__ import annotations
 
@@ -216,12 +216,12 @@ _TABLE = (
     ),
 )
 
-#: by name
+#: formats by name
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _TABLE}
 
 
 def formats_text() -> str:
-    """The table as text for people, a line for each format, and under it by what it is recognized."""
+    """Return the table as text: a line for each format, followed by a line on how it is recognized."""
     return "\n".join(_lines(kind) for kind in _TABLE)
 
 

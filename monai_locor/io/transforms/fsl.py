@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""FSL: warps of FNIRT's kind, relative and absolute, and FLIRT's matrices.
+"""FSL: relative and absolute warps, FNIRT coefficients and FLIRT matrices.
 
-A warp lies on the reference (fixed) image. It holds positions in the input (moving) image, or, relative, how far they are
-from the position of the voxel itself, both in FSL's coordinates. A matrix of FLIRT takes positions in the input image to
-positions in the reference image.
+A warp is sampled on the grid of the reference (fixed) image. An absolute warp holds positions in the input (moving) image, a
+relative warp their offsets from the positions of the voxels, both in FSL coordinates. A FLIRT matrix maps positions in the
+input image to positions in the reference image.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ COEFFICIENT_INTENTS = (CUBIC_INTENT, *OTHER_BASIS_INTENTS)
 
 
 def read_fsl(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A warp, or coefficients of FNIRT, which also need the fixed image.
+    """Read a warp, or FNIRT coefficients, which also need the fixed image.
 
-    Whether a warp is relative is not in the file: the reading is taken that displaces points more evenly, and refused if it is
-    not by far. FSL's tools compare in their own coordinates, which fails for images whose axes point in different directions.
+    The header does not distinguish relative from absolute warps: the interpretation with the more uniform displacements is
+    used, and an error raised if the difference is small. FSL's tools make this comparison in FSL coordinates, which fails for
+    images whose axes point in different directions.
     """
     image = load_nifti(path)
     if int(image.header["intent_code"]) in COEFFICIENT_INTENTS:
@@ -54,12 +55,12 @@ def read_fsl(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
 
 
 def read_relative(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A warp that holds displacements."""
+    """Read a relative warp (displacements)."""
     return _readings(path, name, moving, (False,))[0]
 
 
 def read_absolute(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A warp that holds positions."""
+    """Read an absolute warp (positions)."""
     return _readings(path, name, moving, (True,))[0]
 
 
@@ -83,19 +84,19 @@ def _readings(path: Path, name: str, moving: Grid | None, absolute: tuple[bool, 
 
 
 def write_relative(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """A relative warp for ``applywarp --rel``."""
+    """Write a relative warp for ``applywarp --rel``."""
     grid, ends = _ends(name, transform, fixed, moving)
     return _save(path, ends - positions(grid), grid)
 
 
 def write_absolute(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """An absolute warp for ``applywarp --abs``."""
+    """Write an absolute warp for ``applywarp --abs``."""
     grid, ends = _ends(name, transform, fixed, moving)
     return _save(path, ends, grid)
 
 
 def _ends(name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> tuple[Grid, np.ndarray]:
-    """FSL's positions in the moving image of every fixed voxel."""
+    """Return the fixed grid and the mapped position of each of its voxels in FSL coordinates of the moving image."""
     grid, moving = domain_of(transform, fixed, name), check_grid(moving, "moving", name)
     _solid(transform, name)
     world = grid.points() + np.moveaxis(transform.displacement(grid).cpu().double().numpy(), 0, -1)
@@ -113,7 +114,7 @@ def _solid(transform: SpatialTransform, name: str) -> None:
 
 
 def read_flirt(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A matrix of FLIRT, from moving to fixed positions in the file."""
+    """Read a FLIRT matrix, which maps moving to fixed positions."""
     fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
     with invalid(name, "compute it again"):
         matrix = np.linalg.inv(read_matrix_text(path, name))
@@ -121,7 +122,7 @@ def read_flirt(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -
 
 
 def write_flirt(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """A matrix for ``flirt -applyxfm -init``, with two spaces after every number as FSL has it."""
+    """Write a matrix for ``flirt -applyxfm -init``, with two spaces after every number, as FSL does."""
     fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
     _solid(transform, name)
     matrix = np.linalg.inv(np.linalg.inv(from_fsl(moving)) @ matrix_of(transform, name) @ from_fsl(fixed))

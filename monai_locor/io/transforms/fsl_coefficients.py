@@ -1,12 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""FNIRT's coefficient files (``fnirt --cout``): a cubic B-spline after an affine map.
+"""FNIRT coefficient files (``fnirt --cout``): a cubic B-spline displacement added to an affine map.
 
-The pixel dimensions of the header are the distances of the nodes in voxels of the reference image, whose voxel sizes are the
-parameters of the intent; the second node along each axis lies on the first voxel. The sform is FLIRT's matrix that the
-registration started from. A position ``x`` in the reference image goes to ``inv(matrix) x + u(x)``, as ``applywarp`` and
-``fnirtfileutils --withaff`` have it.
+``pixdim`` holds the node spacing in voxels of the reference image, and the intent parameters hold the voxel sizes of that
+image; the second node along each axis is at the first voxel. The sform is the initial FLIRT matrix of the registration. A
+position ``x`` in the reference image is mapped to ``inv(matrix) x + u(x)``, as in ``applywarp`` and
+``fnirtfileutils --withaff``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _REMEDY = "make a field of it with fnirtfileutils --in --ref --withaff --out"
 
 
 def coefficients(image: nib.nifti1.Nifti1Pair, name: str, fixed: Grid | None, moving: Grid) -> SpatialTransform:
-    """The transform in a coefficient file.
+    """Return the transform in a coefficient file.
 
     Raises:
-        InputError: when it holds another basis, or the fixed image is missing, is not the reference image, or FSL would
-            turn it over.
+        InputError: if the basis is not cubic, or if the fixed image is missing, is not the reference image, or is
+            neurological (FSL reverses its first axis).
     """
     header = image.header
     if int(header["intent_code"]) != CUBIC_INTENT:
@@ -44,6 +44,6 @@ def coefficients(image: nib.nifti1.Nifti1Pair, name: str, fixed: Grid | None, mo
     lattice = Grid(tuple(n + 2 for n in image.shape[:3]), fixed.affine @ nodes)
     matrix, world = np.asarray(header.get_sform()), from_fsl(fixed)
     data = np.asarray(image.dataobj, dtype=np.float64) @ (world[:3, :3] @ matrix[:3, :3]).T
-    data = np.pad(data, ((1, 1), (1, 1), (1, 1), (0, 0)))  # the last voxels may lack a node, which counts as zero
+    data = np.pad(data, ((1, 1), (1, 1), (1, 1), (0, 0)))  # nodes missing beyond the last voxels are zero
     spline = SplineStep(np.moveaxis(data, -1, 0), lattice)
     return SpatialTransform((spline, AffineStep(from_fsl(moving) @ np.linalg.inv(matrix) @ np.linalg.inv(world))))

@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""FSL's coordinates: millimeters along the array axes of an image from its first voxel.
+"""FSL coordinates: millimeters along the array axes of an image from its first voxel.
 
-Along the first axis they are counted from the last voxel instead, where the affine of the image has a positive determinant.
+The first axis is measured from the last voxel instead if the affine of the image has a positive determinant.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["from_fsl", "is_swapped", "positions", "to_fsl"]
 
 
 def is_swapped(grid: Grid) -> bool:
-    """Whether FSL counts the first axis backwards."""
+    """Whether FSL reverses the first axis."""
     return bool(np.linalg.det(grid.affine[:-1, :-1]) > 0)
 
 
 def to_fsl(grid: Grid) -> np.ndarray:
-    """Voxels of an image to FSL's millimeters, ``(4, 4)``."""
+    """Return the matrix from voxels of an image to FSL mm, ``(4, 4)``."""
     matrix = np.diag([*grid.spacing, 1.0])
     if is_swapped(grid):
         matrix[0, 0], matrix[0, 3] = -grid.spacing[0], (grid.shape[0] - 1) * grid.spacing[0]
@@ -29,11 +29,11 @@ def to_fsl(grid: Grid) -> np.ndarray:
 
 
 def from_fsl(grid: Grid) -> np.ndarray:
-    """FSL's millimeters in an image to RAS mm, ``(4, 4)``."""
+    """Return the matrix from FSL mm of an image to RAS mm, ``(4, 4)``."""
     return grid.affine @ np.linalg.inv(to_fsl(grid))
 
 
 def positions(grid: Grid) -> np.ndarray:
-    """FSL's position of every voxel, ``(*shape, 3)``."""
+    """Return the position of every voxel in FSL mm, ``(*shape, 3)``."""
     axes = [np.arange(n, dtype=np.float64) for n in grid.shape]
     return apply_affine(to_fsl(grid), np.stack(np.meshgrid(*axes, indexing="ij"), -1))

@@ -27,19 +27,19 @@ __all__ = ["read_nifti", "read_vector_image", "write_nifti", "write_vector_image
 
 
 def read_nifti(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A NIfTI displacement field of ITK, ANTs, Slicer (intent 1007, LPS) or with intent 1006 (RAS)."""
+    """Read a NIfTI displacement field of ITK, ANTs or Slicer (intent 1007, LPS), or with intent 1006 (RAS)."""
     return SpatialTransform.of_field(*load_displacement_field(path))
 
 
 def write_nifti(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """The whole map as one field on the fixed grid."""
+    """Write the whole map as one field on the fixed grid."""
     grid = domain_of(transform, fixed, name)
     write_displacement_field(path, transform.displacement(grid), grid)
     return [path]
 
 
 def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A displacement field that ITK reads as an image of as many components as it has axes."""
+    """Read a displacement field from an image with as many components as axes."""
     image = _light(path) or read_stored(path, name)
     dims, components = len(image.shape), image.voxels.shape[-1]
     if components != dims:
@@ -52,9 +52,9 @@ def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | 
 
 
 def _light(path: Path) -> StoredImage | None:
-    """A field of floats read by single classes of ITK; None for other files, and where SimpleITK is faster.
+    """Read a float field with few ITK classes; return None for other files, and if SimpleITK, which is faster, is installed.
 
-    The reader of images asks for any of ITK's types, which takes twice as long.
+    The general image reader loads all of ITK's pixel types, which takes twice as long.
     """
     if find_spec("SimpleITK") is not None or find_spec("itk") is None:
         return None
@@ -71,7 +71,7 @@ def _light(path: Path) -> StoredImage | None:
         reader.SetFileName(str(path))
         reader.SetImageIO(header)
         reader.Update()
-    except RuntimeError:  # the image reader gives the better error message
+    except RuntimeError:  # the general reader has the better error message
         return None
     voxels = itk_view(reader.GetOutput(), dims, "F").transpose(*reversed(range(dims)), dims).copy()
     return StoredImage(voxels, affine_of_header(header))
@@ -80,12 +80,12 @@ def _light(path: Path) -> StoredImage | None:
 def write_vector_image(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
-    """The whole map as one field on the fixed grid, float32."""
+    """Write the whole map as one field on the fixed grid, float32."""
     load_itk(name)
     grid = domain_of(transform, fixed, name)
     (field,) = transforms_of_steps((FieldStep(transform.displacement_array(grid), grid),))
     made = itk_class("DisplacementFieldTransform", f"F{grid.dims}").New()
-    made.SetFixedParameters(itk_parameters(field.fixed))  # which makes an image with this geometry
+    made.SetFixedParameters(itk_parameters(field.fixed))  # allocates an image with this geometry
     image = made.GetDisplacementField()
     itk_view(image, grid.dims, "F").ravel()[:] = field.parameters
     for kind in ("Nrrd", "Meta"):

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's transform files: ``.h5`` with any chain of transforms, ``.tfm``, ``.txt`` and ``.mat`` with an affine map.
+"""ITK transform files: ``.h5`` with any chain of transforms; ``.tfm``, ``.txt`` and ``.mat`` with an affine map.
 
-A composite of ITK applies its last transform to points first; ours its first. ITK has no place for the inverse of a
-displacement field in a file, so that a known inverse goes to a second file, ``<name>_inverse.h5``, which is found again.
+An ITK composite applies its last transform to points first, ours its first. ITK files cannot store the inverse of a
+displacement field, so a known inverse is written to a second file, ``<name>_inverse.h5``, and read with the first.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _REMEDY = "compute it again"
 
 
 def inverse_path(path: Path) -> Path:
-    """Where the inverse of an ``.h5`` file is kept."""
+    """Return the path of the inverse of an ``.h5`` file."""
     return path.with_name(f"{path.stem}_inverse{path.suffix}")
 
 
 def itk_files(path: Path) -> list[Path]:
-    """The files that writing to ``path`` may replace."""
+    """Return the files that writing to ``path`` may replace."""
     return [path, inverse_path(path)] if path.suffix.lower() in (".h5", ".hdf5") else [path]
 
 
 def read_itk(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Any chain of linear transforms, displacement fields and cubic B-splines that ITK reads."""
+    """Read any chain of linear transforms, displacement fields and cubic B-splines."""
     transform = SpatialTransform(_read_steps(path, name))
     back = inverse_path(path)
     if path.suffix.lower() in (".h5", ".hdf5") and not transform.is_affine and back.is_file():
@@ -58,7 +58,7 @@ def _read_steps(path: Path, name: str) -> tuple[Step, ...]:
 
 
 def write_itk(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """The steps as they are, without resampling; with the known inverse of a deformation in a second file."""
+    """Write the steps without resampling, and the inverse of a deformation, if known, to a second file."""
     if path.suffix.lower() not in (".h5", ".hdf5"):
         write_affine(path, matrix_of(transform, name))
         return [path]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The steps of a spatial transform from ITK's kinds and numbers, and back: signs, orders of axes, lattices."""
+"""Conversion between ITK transform parameters and the steps of a spatial transform: signs, axis orders, lattices."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["field_of_vectors", "spline_of", "steps_of_transforms", "transforms_o
 
 
 def steps_of_transforms(transforms: Sequence[ItkTransform], name: str) -> tuple[Step, ...]:
-    """One transform, or a composite, whose last transform is applied to points first; ours is its first.
+    """Convert one transform or a composite; an ITK composite applies its last transform to points first, ours its first.
 
     Raises:
-        InputError: when they are several without a composite, or of a kind that is neither linear nor a field nor a spline.
-        ValueError: when the numbers of one do not fit its kind.
+        InputError: for several transforms without a composite, and for types other than linear, field and spline.
+        ValueError: if the number of parameters does not match the type.
     """
     first = transforms[0] if transforms else None
     if first is not None and first.kind == "CompositeTransform":
@@ -50,7 +50,7 @@ def _step(transform: ItkTransform, name: str) -> Step:
 
 
 def field_of_vectors(values: np.ndarray, affine: np.ndarray) -> FieldStep:
-    """A displacement field.
+    """Convert vectors in ITK's layout to a displacement field.
 
     Args:
         values: ``(..., Y, X, D)``, LPS mm.
@@ -68,7 +68,7 @@ def vectors_of_field(step: FieldStep) -> np.ndarray:
 
 
 def spline_of(fixed: np.ndarray, parameters: np.ndarray, dims: int) -> SplineStep:
-    """A cubic B-spline from ITK's fixed parameters and parameters."""
+    """Convert ITK's fixed parameters and parameters to a cubic B-spline."""
     shape, affine = _lattice(np.asarray(fixed, dtype=np.float64), dims)
     values = np.asarray(parameters, dtype=np.float64).reshape(dims, *reversed(shape))
     values = values.transpose(0, *reversed(range(1, dims + 1))) * lps_signs(dims).reshape(-1, *[1] * dims)
@@ -76,7 +76,7 @@ def spline_of(fixed: np.ndarray, parameters: np.ndarray, dims: int) -> SplineSte
 
 
 def _lattice(fixed: np.ndarray, dims: int) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine, RAS mm, from ITK's fixed parameters: size, origin, spacing, direction."""
+    """Return shape and affine (RAS mm) from ITK's fixed parameters: size, origin, spacing, direction."""
     if len(fixed) != dims * (3 + dims):
         raise ValueError(f"has {len(fixed)} fixed parameters instead of {dims * (3 + dims)}")
     size, origin, spacing = fixed[: 3 * dims].reshape(3, dims)
@@ -84,7 +84,7 @@ def _lattice(fixed: np.ndarray, dims: int) -> tuple[tuple[int, ...], np.ndarray]
 
 
 def transforms_of_steps(steps: Sequence[Step]) -> list[ItkTransform]:
-    """The steps in the order of a composite of ITK, the first at its end."""
+    """Convert steps to the order of an ITK composite, with the first step last."""
     return [_of_step(step) for step in reversed(steps)]
 
 

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Learn2Reg's displacement fields: voxels, the moving voxel is ``x + u(x)``.
+"""Learn2Reg displacement fields, in voxels: the fixed voxel ``x`` corresponds to the moving voxel ``x + u(x)``.
 
-``disp_*.nii.gz`` holds ``(X, Y, Z, 3)`` numbers. ``disp_*.npz`` of 2020 and 2021 holds one array ``(3, X/2, Y/2, Z/2)`` of half
-precision: every other voxel, corners kept in place, still in voxels of the whole grid, which the evaluation brings back with
-``scipy.ndimage.zoom(u, 2, order=2)``.
+``disp_*.nii.gz`` holds an array ``(X, Y, Z, 3)``. ``disp_*.npz`` (2020 and 2021) holds one half-precision array
+``(3, X/2, Y/2, Z/2)``: half the resolution with aligned corners, but in voxels of the full grid. The evaluation upsamples it
+with ``scipy.ndimage.zoom(u, 2, order=2)``.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from .nifti_vectors import VOXELS
 
 __all__ = ["read_learn2reg", "write_learn2reg"]
 
-_BYTES = 8  # of the widest number
+_BYTES = 8  # per number, at most
 
 
 def read_learn2reg(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A field in voxels of the moving image, by default on the fixed image's grid, as it is in the challenge."""
+    """Read a field in voxels of the moving image; without one, in voxels of the fixed image, as in the challenge."""
     with invalid(name, "is it complete, and a displacement field of Learn2Reg?"):
         field, grid = _from_nifti(path, name, fixed) if is_nifti(path) else _from_archive(path, name, fixed)
         return SpatialTransform.of_field(_in_mm(field, grid, moving or grid), grid)
 
 
 def _in_mm(ddf: np.ndarray, grid: Grid, moving: Grid) -> np.ndarray:
-    """:meth:`SpatialTransform.of_ddf` without torch: ``(3, *grid.shape)``, voxels of the moving image to RAS mm."""
+    """Convert ``(3, *grid.shape)`` from moving voxels to RAS mm, like :meth:`SpatialTransform.of_ddf` but without torch."""
     axes = [np.arange(n, dtype=np.float64) for n in grid.shape]
     ends = np.stack(np.meshgrid(*axes, indexing="ij"), -1) + np.moveaxis(ddf, 0, -1)
     return np.moveaxis(apply_affine(moving.affine, ends) - grid.points(), -1, 0)
@@ -83,7 +83,7 @@ def _zoomed(field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_learn2reg(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """``.nii.gz`` as it is, or ``.npz`` of half the resolution and half precision."""
+    """Write ``.nii.gz`` at full resolution, or ``.npz`` at half the resolution in half precision."""
     grid = domain_of(transform, fixed, name)
     if transform.dims != 3:
         raise InputError(f"{name}: the transform has {transform.dims} dimensions, and Learn2Reg three; write .nii.gz or .h5")

@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transform objects of SimpleITK, ITK and ANTsPy, to and from the steps of a :class:`monai_locor.geometry.SpatialTransform`.
+"""Conversion of SimpleITK, ITK and ANTsPy transforms to and from steps of :class:`monai_locor.geometry.SpatialTransform`.
 
-A composite of ITK applies its last transform to points first; ours its first.
+An ITK composite applies its last transform to points first, ours its first.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 
 
 def from_object(value: Any, name: str) -> SpatialTransform | None:
-    """A transform of SimpleITK, ITK or ANTsPy, or an image of theirs that is a displacement field; None for anything else.
+    """Convert a transform or displacement field image of SimpleITK, ITK or ANTsPy; return None for anything else.
 
     Raises:
-        InputError: when it is an object of one of these libraries but cannot be used as a transform.
+        InputError: if an object of one of these libraries cannot be used as a transform.
     """
     if library_of(value) not in ("SimpleITK", "itk", "ants"):
         return None
@@ -54,7 +54,7 @@ def from_object(value: Any, name: str) -> SpatialTransform | None:
 
 
 def _is_image(value: Any) -> bool:
-    """Of SimpleITK, ITK or ANTsPy."""
+    """Whether a value is an image of SimpleITK, ITK or ANTsPy."""
     return any(hasattr(value, name) for name in ("GetPixelIDTypeAsString", "GetBufferedRegion", "pixeltype"))
 
 
@@ -73,10 +73,10 @@ def _field_of_image(image: Any, name: str) -> FieldStep:
 
 
 def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
-    """The steps of a transform of SimpleITK, ITK or ANTsPy: linear ones, displacement fields, cubic B-splines, composites.
+    """Convert a SimpleITK, ITK or ANTsPy transform: linear, displacement field, cubic B-spline or composite.
 
     Raises:
-        InputError: for any other kind.
+        InputError: for any other type.
     """
     if library_of(transform) == "ants":
         return _steps_of_ants(transform, name)
@@ -99,7 +99,7 @@ def steps_of_object(transform: Any, name: str) -> tuple[Step, ...]:
 
 
 def _downcast(transform: Any) -> Any:
-    """An object of the class that it is."""
+    """Return the transform as an object of its most derived class."""
     return transform.Downcast() if hasattr(transform, "Downcast") else sys.modules["itk"].down_cast(transform)
 
 
@@ -109,12 +109,12 @@ def _dimensions(transform: Any) -> int:
 
 
 def _spline_order(transform: Any) -> int:
-    """Of ITK's own, where the order is part of the type, cubic ones alone are wrapped."""
+    """Return the spline order; in ITK's Python package, where it is a template parameter, only order 3 is wrapped."""
     return int(transform.GetOrder()) if hasattr(transform, "GetOrder") else 3
 
 
 def _probed(point: Any, dims: int) -> np.ndarray:
-    """The matrix of any linear map of points, from where it takes the origin and the unit vectors."""
+    """Return the matrix of a linear map of points, from the images of the origin and the unit vectors."""
     corners = np.array([list(point(p.tolist())) for p in np.vstack((np.zeros(dims), np.eye(dims)))])
     matrix = np.eye(dims + 1)
     matrix[:-1, :-1], matrix[:-1, -1] = (corners[1:] - corners[0]).T, corners[0]
@@ -122,7 +122,7 @@ def _probed(point: Any, dims: int) -> np.ndarray:
 
 
 def _steps_of_ants(transform: Any, name: str) -> tuple[Step, ...]:
-    """Of an ``ants.ANTsTransform``, which tells what a composite is made of in a file only."""
+    """Convert an ``ants.ANTsTransform``; the parts of a composite are accessible only by writing it to a file."""
     kind = str(transform.transform_type)
     if kind == "DisplacementFieldTransform":
         raise InputError(f"{name}: ANTsPy does not tell the grid of a {kind}; give the file that the field was read from")
@@ -137,13 +137,13 @@ def _steps_of_ants(transform: Any, name: str) -> tuple[Step, ...]:
 
 
 def field_of_itk(image: Any) -> FieldStep:
-    """The displacement field in an image of vectors of SimpleITK or ITK."""
+    """Convert a vector image of SimpleITK or ITK to a displacement field."""
     voxels, affine = (simpleitk_image if library_of(image) == "SimpleITK" else itk_image)(image)
     return field_of_vectors(voxels.transpose(*reversed(range(voxels.ndim - 1)), -1), affine)
 
 
 def itk_of_steps(steps: Sequence[Step]) -> Any:
-    """A transform of ITK, double precision: of one step that itself, of several a composite."""
+    """Convert steps to a double-precision ITK transform, a composite if there are several."""
     import itk
 
     dims = steps[0].dims
@@ -184,13 +184,13 @@ def _parameters(values: Any) -> Any:
 
 
 def _spline_parameters(step: SplineStep) -> tuple[list[float], list[float]]:
-    """ITK's fixed parameters and parameters."""
+    """Return ITK's fixed parameters and parameters."""
     (transform,) = transforms_of_steps((step,))
     return transform.fixed.tolist(), transform.parameters.tolist()
 
 
 def field_to_itk(step: FieldStep, pixel: Any) -> Any:
-    """An ITK image of vectors of type ``pixel`` (``itk.F`` or ``itk.D``)."""
+    """Convert a displacement field to an ITK vector image with components of type ``pixel`` (``itk.F`` or ``itk.D``)."""
     import itk
 
     image = itk.Image[itk.Vector[pixel, step.dims], step.dims].New()
@@ -205,10 +205,10 @@ def field_to_itk(step: FieldStep, pixel: Any) -> Any:
 
 
 def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
-    """A transform of SimpleITK: of one step that itself, of several a composite.
+    """Convert steps to a SimpleITK transform, a composite if there are several.
 
     Raises:
-        ImportError: when SimpleITK is not installed.
+        ImportError: if SimpleITK is not installed.
     """
     parts = [_to_simpleitk(step) for step in reversed(steps)]
     if len(parts) == 1:

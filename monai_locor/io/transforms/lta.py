@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""FreeSurfer's ``.lta``: one affine map with the grids of both images, from the source (moving) to the target (fixed) image.
+"""FreeSurfer ``.lta``: one affine map from the source (moving) to the target (fixed) image, with the grids of both.
 
-Of its types, 0 is from voxels to voxels and 1 from RAS to RAS (scanner) mm. A volume's ``c_ras`` is the position of the voxel
+Type 0 maps voxels to voxels, type 1 maps RAS to RAS (scanner) mm. ``c_ras`` of a volume is the position of the voxel
 ``shape / 2``.
 """
 
@@ -22,11 +22,11 @@ from .base import check_grid, homogeneous, invalid, matrix_of
 __all__ = ["read_lta", "write_lta"]
 
 _VOXELS, _RAS = 0, 1
-_LARGEST = 2**16  # characters that are read
+_LARGEST = 2**16  # maximum number of characters read
 
 
 def read_lta(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """An affine map between voxels or RAS positions."""
+    """Read an affine map between voxels (type 0) or RAS positions (type 1)."""
     with invalid(name, "is it complete, and an .lta of FreeSurfer?"):
         with open(path, encoding="utf-8") as file:
             text = re.sub(r"#.*", "", file.read(_LARGEST))
@@ -59,7 +59,7 @@ def _matrix(text: str, name: str) -> np.ndarray:
 
 
 def _volume(text: str, which: str, name: str) -> np.ndarray:
-    """Voxels to RAS mm of the source or the target image."""
+    """Return the matrix from voxels to RAS mm of the source or target image."""
     start = text.find(f"{which} volume info")
     part = text[max(start, 0) :]
     if start < 0 or not _value(part, "valid", name)[0]:
@@ -72,7 +72,7 @@ def _volume(text: str, which: str, name: str) -> np.ndarray:
 
 
 def write_lta(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """A map from RAS to RAS, with both grids."""
+    """Write a RAS to RAS map with both grids."""
     fixed, moving = check_grid(fixed, "fixed", name), check_grid(moving, "moving", name)
     if transform.dims != 3:
         raise InputError(f"{name}: the transform has {transform.dims} dimensions, and FreeSurfer three; write .tfm instead")

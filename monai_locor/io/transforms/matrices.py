@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Matrices as text: four lines of four numbers, which many tools write and none signs, AFNI's lines of twelve, MINC's ``.xfm``.
+"""Text matrices: 4x4 numbers without a header, written by many tools; AFNI ``.aff12.1D``; MINC ``.xfm``.
 
-FLIRT's tools alone leave two spaces after every number. All others look alike: those of greedy, c3d and NiftyReg take fixed to
-moving points in RAS mm, FLIRT's moving to fixed points in FSL's coordinates.
+Only FLIRT writes two spaces after every number; otherwise the 4x4 files do not differ in form. Matrices of greedy, c3d and
+NiftyReg map fixed to moving points in RAS mm, those of FLIRT map moving to fixed points in FSL coordinates.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _READINGS = {
 
 
 def is_matrix_text(start: bytes) -> bool:
-    """Whether a file that begins like this may be a matrix of four lines of four numbers."""
+    """Whether the first bytes of a file are four lines of four numbers."""
     try:
         rows = [[float(word) for word in line.split()] for line in start.decode("ascii").splitlines() if line.strip()]
     except ValueError:
@@ -55,10 +55,10 @@ def is_matrix_text(start: bytes) -> bool:
 
 
 def unmarked_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> str:
-    """The format of four lines of four numbers: FLIRT's by its spaces; or the only reading that brings the images together.
+    """Return the format of a 4x4 matrix: FLIRT by its spaces, otherwise the only one for which the images overlap.
 
     Raises:
-        InputError: when more than one reading is left; it lists them.
+        InputError: if the format is ambiguous; the message lists the candidates.
     """
     if _FLIRT.fullmatch(path.read_text(encoding="ascii")):
         return "flirt"
@@ -74,7 +74,7 @@ def unmarked_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | No
 
 
 def _meets(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
-    """Whether any of the fixed field of view, or of its surroundings, falls into that of the moving image."""
+    """Whether the mapped fixed field of view, extended by a quarter on each side, overlaps that of the moving image."""
     index = np.stack(np.meshgrid(*(np.linspace(-0.25, 1.25, 13) * (n - 1) for n in fixed.shape), indexing="ij"), -1)
     through = np.linalg.inv(moving.affine) @ matrix @ fixed.affine
     found = apply_affine(through, index.reshape(-1, fixed.dims))
@@ -82,12 +82,12 @@ def _meets(matrix: np.ndarray, fixed: Grid, moving: Grid) -> bool:
 
 
 def read_ras_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """RAS mm, fixed to moving points; of two dimensions if the fixed image has two."""
+    """Read a matrix from fixed to moving points in RAS mm; 2-D if the fixed image is 2-D."""
     return _of_matrix(read_matrix_text(path, name), name, fixed)
 
 
 def read_lps_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """LPS mm, fixed to moving points; of two dimensions if the fixed image has two."""
+    """Read a matrix from fixed to moving points in LPS mm; 2-D if the fixed image is 2-D."""
     return _of_matrix(flipped(read_matrix_text(path, name)), name, fixed)
 
 
@@ -99,7 +99,7 @@ def _of_matrix(matrix: np.ndarray, name: str, fixed: Grid | None) -> SpatialTran
 
 
 def write_ras_matrix(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """Four lines of four numbers."""
+    """Write four lines of four numbers."""
     return _write(path, _lines(full_affine(matrix_of(transform, name))))
 
 
@@ -114,7 +114,7 @@ def _write(path: Path, text: str) -> list[Path]:
 
 
 def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """``.aff12.1D`` of 3dAllineate: twelve numbers, LPS mm, base (fixed) to source (moving) points."""
+    """Read ``.aff12.1D`` of 3dAllineate: twelve numbers, LPS mm, base (fixed) to source (moving) points."""
     with invalid(name, "it should hold one line of twelve numbers"):
         numbers = np.loadtxt(path, ndmin=2)
     if numbers.size != 12:
@@ -123,9 +123,9 @@ def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 
 
 def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points.
+    """Read ``.xfm`` of MINC and FreeSurfer: one linear map, RAS mm, source (moving) to target (fixed) points.
 
-    ITK writes the same text with another meaning, marked by a comment: LPS mm, fixed to moving points.
+    ITK uses the same syntax for LPS mm, fixed to moving points, and is recognized by its comment.
     """
     content = path.read_text(encoding="utf-8", errors="replace")
     text = re.sub(r"[%#].*", "", content)
@@ -143,7 +143,7 @@ def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 
 
 def write_minc(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """One linear map from moving to fixed points."""
+    """Write one linear map from moving to fixed points."""
     if transform.dims != 3:
         raise InputError(f"{name}: the transform has {transform.dims} dimensions, and MINC three; write .tfm instead")
     rows = _lines(np.linalg.inv(matrix_of(transform, name))[:3]).rstrip()

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Vectors in NIfTI files of any tool: displacements or positions, RAS or LPS, given by the caller or detected.
+"""Vector NIfTI files of any tool: displacements or positions, RAS or LPS, as named by the caller or detected.
 
-Positions lie close to the voxels' own coordinates, displacements do not; nothing in its numbers tells in which unit, or along
-which axes, a displacement is.
+Positions can be detected because they are close to the voxels' own coordinates. The unit and the axes of displacements cannot
+be inferred from their values.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VOXELS = "displacement in voxels"  # in the header (descrip) of what we write for Learn2Reg
-_LEARN2REG = re.compile(r"disp_\d+_\d+\.nii(\.gz)?", re.IGNORECASE)  # the names that its evaluation asks for
-_AWAY = 0.4  # of the field of view's diagonal, by which positions may be shifted; the origin of most images is in its middle
+VOXELS = "displacement in voxels"  # header field descrip of the Learn2Reg files written here
+_LEARN2REG = re.compile(r"disp_\d+_\d+\.nii(\.gz)?", re.IGNORECASE)  # file names required by its evaluation
+_AWAY = 0.4  # maximum mean shift of positions, as a fraction of the diagonal; the origin is near the center of most images
 _SAMPLES_PER_AXIS = 24
 _VECTOR, _DISPLACEMENT = 1007, 1006
 _DISPLACEMENTS = {"learn2reg": "voxels", "ras-displacement": "mm, RAS", "lps-displacement": "mm, LPS", "fsl-rel": "FSL's mm"}
@@ -52,10 +52,10 @@ _POSITIONS = {
 
 
 def load_vectors(path: Path, name: str) -> tuple[np.ndarray, Grid]:
-    """The vectors of a NIfTI file, ``(D, *shape)`` as they are, and the grid of its voxels.
+    """Load the vectors of a NIfTI file, ``(D, *shape)`` as stored, and the grid of its voxels.
 
     Raises:
-        InputError: when it has no vector of D numbers in each of its voxels.
+        InputError: if it does not have D components per voxel.
     """
     with invalid(name, "is it a complete NIfTI file?"):
         image = load_nifti(path)
@@ -69,37 +69,37 @@ def load_vectors(path: Path, name: str) -> tuple[np.ndarray, Grid]:
 
 
 def dims_of_vectors(shape: tuple[int, ...]) -> int | None:
-    """The number of axes of an array of vectors."""
+    """Return the number of spatial axes D of a vector image of this shape; None for other shapes."""
     dims = shape[-1]
     vectors = len(shape) in (4, 5) and dims in (2, 3) and all(n == 1 for n in shape[dims:-1])
     return dims if vectors else None
 
 
 def read_ras_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """How far each voxel moves, RAS mm."""
+    """Read displacements, RAS mm."""
     return SpatialTransform.of_field(*load_vectors(path, name))
 
 
 def read_lps_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Displacement of each voxel, LPS mm, independent of the header."""
+    """Read displacements, LPS mm, regardless of the intent in the header."""
     values, grid = load_vectors(path, name)
     return SpatialTransform.of_field(_flipped(values), grid)
 
 
 def read_ras_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Where each voxel goes, RAS mm: SPM's ``y_*.nii`` and ``iy_*.nii``, MRtrix."""
+    """Read positions, RAS mm: ``y_*.nii`` and ``iy_*.nii`` of SPM, warps of MRtrix."""
     values, grid = load_vectors(path, name)
     return _of_positions(values, grid, name)
 
 
 def read_lps_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Where each voxel goes, LPS mm."""
+    """Read positions, LPS mm."""
     values, grid = load_vectors(path, name)
     return _of_positions(_flipped(values), grid, name)
 
 
 def read_voxel_positions(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Where each voxel goes, in voxels of the moving image, by default on the same grid."""
+    """Read positions in voxels of the moving image; without one, in voxels of the same grid."""
     values, grid = load_vectors(path, name)
     ends = apply_affine((moving or grid).affine, np.moveaxis(values, 0, -1).astype(np.float64))
     return _of_positions(np.moveaxis(ends, -1, 0), grid, name)
@@ -111,7 +111,7 @@ def _flipped(values: np.ndarray) -> np.ndarray:
 
 def _of_positions(values: np.ndarray, grid: Grid, name: str) -> SpatialTransform:
     shift = values - np.moveaxis(grid.points(), -1, 0)
-    unknown = ~np.isfinite(shift).all(0)  # as in SPM's inverses, outside the other image
+    unknown = ~np.isfinite(shift).all(0)  # as in SPM's inverse deformations, outside the other image
     if unknown.all():
         raise InputError(f"{name}: none of its voxels has a position; compute it again")
     if unknown.any():
@@ -124,10 +124,10 @@ def _of_positions(values: np.ndarray, grid: Grid, name: str) -> SpatialTransform
 
 
 def unmarked_kind(path: Path, name: str) -> str:
-    """The format of a NIfTI file that is none of NiftyReg or FSL, from header, name and numbers.
+    """Return the format of a NIfTI file of tools other than NiftyReg and FSL, from its header, name and values.
 
     Raises:
-        InputError: when more than one reading is left; it lists them.
+        InputError: if the format is ambiguous; the message lists the candidates.
     """
     image = load_nifti(path)
     header = image.header
@@ -138,7 +138,7 @@ def unmarked_kind(path: Path, name: str) -> str:
     if dims is not None and is_mapping(image):
         return "spm"
     if dims is None or (len(image.shape) == 5 and code in (_VECTOR, _DISPLACEMENT)):
-        return "nifti"  # its reader checks the numbers
+        return "nifti"  # its reader checks the values
     if about == VOXELS or (_LEARN2REG.fullmatch(path.name) and code == 0 and len(image.shape) == 4):
         return "learn2reg"
     return _by_numbers(*load_vectors(path, name), name)
@@ -146,7 +146,7 @@ def unmarked_kind(path: Path, name: str) -> str:
 
 def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
     if not values.any():
-        return "ras-displacement"  # no displacement at all is the same in every unit
+        return "ras-displacement"  # a zero displacement is the same in every unit
     close = _close(*_sampled(values), grid, 0.7)
     if close in (["ras-positions"], ["lps-positions"]):
         return close[0]
@@ -156,7 +156,7 @@ def _by_numbers(values: np.ndarray, grid: Grid, name: str) -> str:
 
 
 def _sampled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some voxels ``(N, D)`` and their vectors ``(N, D)``, of ``(D, *shape)``; all of them would take seconds."""
+    """Subsample ``(D, *shape)`` to voxels ``(N, D)`` and their vectors ``(N, D)``; using all would take seconds."""
     rows = [np.unique(np.linspace(0, n - 1, _SAMPLES_PER_AXIS).round().astype(int)) for n in values.shape[1:]]
     index = np.stack(np.meshgrid(*rows, indexing="ij"), -1).reshape(-1, len(rows))
     places = (slice(None), *index.T)
@@ -166,7 +166,7 @@ def _sampled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _close(index: np.ndarray, vectors: np.ndarray, grid: Grid, limit: float) -> list[str]:
-    """The kinds of positions that the vectors of some voxels may be."""
+    """Return the position formats that the vectors of sampled voxels are consistent with."""
     world = apply_affine(grid.affine, index)
     own = {"ras-positions": world, "lps-positions": world * lps_signs(grid.dims), "voxel-positions": index}
     if grid.dims == 3:
@@ -175,10 +175,10 @@ def _close(index: np.ndarray, vectors: np.ndarray, grid: Grid, limit: float) -> 
 
 
 def _near(found: np.ndarray, expected: np.ndarray, limit: float) -> bool:
-    """Whether vectors ``(N, D)`` follow positions ``(N, D)``: they rise as those do, from about there.
+    """Whether vectors ``(N, D)`` match positions ``(N, D)`` in their variation and, roughly, in their mean.
 
     Args:
-        limit: how far they may differ, of the size of the positions; 0.5 is a turn by 35 degrees or a scale of 1.5.
+        limit: maximum relative difference after centering; 0.5 is a rotation by 35 degrees or a scale of 1.5.
     """
     middle, expected_middle = found.mean(0), expected.mean(0)
     size = np.linalg.norm(expected - expected_middle)
@@ -188,19 +188,19 @@ def _near(found: np.ndarray, expected: np.ndarray, limit: float) -> bool:
 
 
 def check_reading(transform: SpatialTransform, name: str) -> SpatialTransform:
-    """A displacement field in ITK's convention, unless its numbers are positions.
+    """Check that a field read in ITK's convention holds displacements, not positions.
 
-    Positions along RAS, read as displacements along LPS, would make a plane of the image: they are read as what they are.
-    Positions along LPS would make it twice as large, which cannot be excluded, and those in voxels are refused as well.
+    RAS positions read as LPS displacements would collapse the image to a plane, so they are read as positions. LPS positions
+    would double its size, which is possible, so they raise an error, as do positions in voxels.
 
     Raises:
-        InputError: when two readings are left; it lists them.
+        InputError: if the format is ambiguous; the message lists the candidates.
     """
     (step,) = transform.steps
     assert isinstance(step, FieldStep)
     grid = step.grid
     index, vectors = _sampled(step.array)
-    close = _close(index, vectors * lps_signs(grid.dims), grid, 0.5)  # as in the file
+    close = _close(index, vectors * lps_signs(grid.dims), grid, 0.5)  # signs as stored in the file
     if close == ["ras-positions"]:
         logger.warning("%s: holds positions in mm, RAS, as its numbers show; they are read as such", name)
         return _of_positions(_flipped(step.array), grid, name)

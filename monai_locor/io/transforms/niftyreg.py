@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""NiftyReg: deformation (where points go), displacement and cubic B-spline files, and affine matrices as text.
+"""NiftyReg: deformation (positions), displacement and cubic B-spline files.
 
-All of them take points of the reference (fixed) image to points of the floating (moving) image, RAS mm. The header's
-intent name is ``NREG_TRANS``, its first parameter the kind. Coefficients of a spline are positions, and the second node
-along each axis lies on the first voxel of the reference image.
+All map points of the reference (fixed) image to points of the floating (moving) image, RAS mm. The intent name in the header
+is ``NREG_TRANS``, and the first intent parameter is the type. Spline coefficients are positions, and the second node along
+each axis is at the first voxel of the reference image.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ __all__ = [
     "write_spline",
 ]
 
-#: of ``intent_p1``
+#: formats by ``intent_p1``
 FORMAT_BY_TYPE = {0: "niftyreg-def", 1: "niftyreg-disp", 2: "niftyreg-cpp"}
 _DEFORMATION, _DISPLACEMENT, _SPLINE = FORMAT_BY_TYPE
 _VELOCITY = (3, 4, 5)
 
 
 def read_deformation(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Positions of the reference voxels in the floating image."""
+    """Read positions of the reference voxels in the floating image, RAS mm."""
     values, grid = _load(path, name)
     return SpatialTransform.of_field(values - _positions(grid), grid)
 
 
 def read_displacement(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """How far the reference voxels move, RAS mm."""
+    """Read displacements of the reference voxels, RAS mm."""
     return SpatialTransform.of_field(*_load(path, name))
 
 
 def read_spline(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """A control point grid, evaluated exactly wherever it is asked."""
+    """Read a control point grid as a spline, without resampling."""
     values, grid = _load(path, name)
     return SpatialTransform((SplineStep(values - _positions(grid), grid),))
 
 
 def _load(path: Path, name: str) -> tuple[np.ndarray, Grid]:
-    """Vectors ``(D, *shape)``, float64, and their grid."""
+    """Load vectors ``(D, *shape)``, float64, and their grid."""
     with invalid(name, "is it complete, and a transform of NiftyReg?"):
         image = load_nifti(path)
         header = image.header
@@ -73,19 +73,19 @@ def _load(path: Path, name: str) -> tuple[np.ndarray, Grid]:
 
 
 def is_niftyreg(header: nib.nifti1.Nifti1Header) -> bool:
-    """Whether the header of a NIfTI file says that NiftyReg wrote it as a transform."""
+    """Whether a NIfTI header is that of a NiftyReg transform."""
     return bytes(header["intent_name"].item()).startswith(b"NREG_TRANS")
 
 
 def _positions(grid: Grid) -> np.ndarray:
-    """World positions of all voxels, ``(D, *shape)``."""
+    """Return the world positions of all voxels, ``(D, *shape)``."""
     return np.moveaxis(grid.points(), -1, 0)
 
 
 def write_deformation(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
-    """Where every fixed voxel lies in the moving image."""
+    """Write the position of every fixed voxel in the moving image, RAS mm."""
     grid = domain_of(transform, fixed, name)
     return _save(path, transform.displacement(grid).cpu().numpy() + _positions(grid), grid, _DEFORMATION)
 
@@ -93,14 +93,14 @@ def write_deformation(
 def write_displacement(
     path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None
 ) -> list[Path]:
-    """How far every fixed voxel moves."""
+    """Write the displacement of every fixed voxel, RAS mm."""
     grid = domain_of(transform, fixed, name)
     return _save(path, transform.displacement(grid).cpu().numpy(), grid, _DISPLACEMENT)
 
 
 def write_spline(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
-    """A spline as it is, if its nodes lie as NiftyReg expects them; for all else one with a node on every fixed voxel."""
-    from .splines import fitted_spline  # with torch
+    """Write a spline unchanged if its lattice meets NiftyReg's convention, else a fit with a node at every fixed voxel."""
+    from .splines import fitted_spline  # imports torch
 
     step = transform.steps[0]
     if len(transform.steps) > 1 or not isinstance(step, SplineStep) or not _starts_at(step.grid, fixed):
@@ -109,7 +109,7 @@ def write_spline(path: Path, name: str, transform: SpatialTransform, fixed: Grid
 
 
 def _starts_at(lattice: Grid, fixed: Grid | None) -> bool:
-    """Whether a lattice has the axes of a grid, and its second nodes on the first voxel."""
+    """Whether a lattice has the axes of a grid, covers it, and has its second node along each axis at the first voxel."""
     if fixed is None:
         return True
     first = lattice.affine[:-1, :-1].sum(1) + lattice.affine[:-1, -1]
@@ -124,7 +124,7 @@ def _save(path: Path, values: np.ndarray, grid: Grid, kind: int) -> list[Path]:
     image = nib.Nifti1Image(data, full_affine(grid.affine))
     image.header.set_xyzt_units("mm")
     image.header.set_intent("vector", (), name="NREG_TRANS")
-    image.header["intent_p1"] = kind  # nibabel knows of no parameters of vectors
+    image.header["intent_p1"] = kind  # nibabel does not accept parameters for intent vector
     image.set_sform(image.affine, code="scanner")
     if not has_shear(grid):
         image.set_qform(image.affine, code="scanner")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The transform in an output folder of ``register``, from whichever of its files exist."""
+"""Reading of the transform from an output folder of ``register``, from whichever of its files exist."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ __all__ = ["files_in", "folder_of", "has_deformation", "read_folder"]
 
 logger = logging.getLogger(__name__)
 
-COMPOSITE, ANTS, AFFINE, MANIFEST = "transform.h5", "ants_", "affine.tfm", "run.json"  # what register writes
+COMPOSITE, ANTS, AFFINE, MANIFEST = "transform.h5", "ants_", "affine.tfm", "run.json"  # written by register
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder that a path means: itself, or that of a ``run.json``; None for other files."""
+    """Return the path itself if it is a folder, the folder of a ``run.json``, or None for other files."""
     if path.name == MANIFEST and path.is_file():
         return path.parent
     return path if path.is_dir() else None
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a folder that its transform may be read from, the best first; none where it has no transform."""
+    """Return the transform files in a folder, in order of preference; an empty list if there are none."""
     named = [folder / name for name in (FORWARD, INVERSE, COMPOSITE)]
     named += [*ants_files(folder / ANTS), *ants_files(folder), folder / AFFINE]
     return [path for path in named if path.is_file()]
 
 
 def has_deformation(folder: Path) -> bool:
-    """Whether a folder holds more of a transform than its affine part."""
+    """Whether a folder has a transform file other than affine maps."""
     affine = {folder / AFFINE, *(ants_files(prefix)[0] for prefix in (folder, folder / ANTS))}
     return any(path not in affine for path in files_in(folder))
 
 
 def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """The first of: the forward field, with the inverse field; ``transform.h5``; the files of ANTs; the inverse field
-    alone; ``affine.tfm`` alone, with a warning if it is only a part; the matrix in ``run.json``, if that is all there was.
+    """Read the first available of: forward field (with the inverse field); ``transform.h5``; ANTs files; inverse field
+    alone; ``affine.tfm``, with a warning if the deformation is missing; the matrix in ``run.json`` of an affine registration.
 
     Raises:
-        InputError: when there is nothing of these, or it cannot be read.
+        InputError: if none exists, or if it cannot be read.
     """
     if (folder / FORWARD).is_file():
         forward = _read(read_nifti, folder / FORWARD, fixed, moving)
@@ -81,14 +81,14 @@ def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None
 
 
 def _warn_of_part(folder: Path, affine: Path) -> None:
-    """Warn where an affine map stands for a deformation; files of ANTs without ``run.json`` may be all of a run of ANTs."""
+    """Warn if the deformation is missing; not for ANTs files without ``run.json``, which may be the complete ANTs output."""
     ours = affine.name == AFFINE or (folder / MANIFEST).is_file()
     if ours and not has_deformation(folder) and _affine_of_run(folder) is None:
         logger.warning("%s: only %s is there, the affine part of the registration; it is used alone", folder, affine.name)
 
 
 def _affine_of_run(folder: Path) -> np.ndarray | None:
-    """The matrix in ``run.json`` of a registration that found no deformation; None for others."""
+    """Return the matrix in ``run.json`` of a registration without deformation; None for others."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         deformable = content["settings"]["transform"] == "deformable"

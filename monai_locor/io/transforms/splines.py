@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""B-splines through given values, one axis after the other: a matrix for each."""
+"""Separable interpolation by B-splines, with one matrix per axis."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ __all__ = ["fitted_spline", "quadratic_zoom"]
 
 
 def fitted_spline(transform: SpatialTransform, fixed: Grid) -> SplineStep:
-    """A cubic spline with one node a voxel that takes every voxel of a grid where the transform takes it.
+    """Return the cubic spline with one node per voxel that interpolates a transform at the voxels of a grid.
 
-    Beyond the border it is continued in straight lines. The lattice has one node before the first voxel of each axis and two
-    after the last.
+    It is linear beyond the border. The lattice has one node before the first voxel of each axis and two after the last.
     """
     before = np.eye(fixed.dims + 1)
     before[:-1, -1] = -1
@@ -28,7 +27,7 @@ def fitted_spline(transform: SpatialTransform, fixed: Grid) -> SplineStep:
 
 
 def _cubic_through(size: int) -> np.ndarray:
-    """From ``size`` values to ``size + 3`` coefficients of the spline through them, without bending at its ends."""
+    """Return the matrix from ``size`` values to the ``size + 3`` coefficients of the natural cubic spline through them."""
     if size == 1:
         return np.ones((4, 1))
     system = np.zeros((size + 3, size + 3))
@@ -40,16 +39,16 @@ def _cubic_through(size: int) -> np.ndarray:
 
 
 def quadratic_zoom(field: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Values ``(C, *old)`` brought to ``(C, *shape)`` by a quadratic spline through them, the corners kept in place.
+    """Resample values ``(C, *old)`` to ``(C, *shape)`` by quadratic spline interpolation with aligned corners.
 
-    The same as ``scipy.ndimage.zoom`` of order 2 with its defaults.
+    Equal to ``scipy.ndimage.zoom`` with order 2 and default settings.
     """
     sizes = zip(field.shape[1:], shape)
     return separable([torch.from_numpy(_quadratic(new, old)) for old, new in sizes], field.double())
 
 
 def _quadratic(new: int, old: int) -> np.ndarray:
-    """From ``old`` values to ``new``, mirrored at the outermost values, ``(new, old)``."""
+    """Return the matrix ``(new, old)`` from ``old`` to ``new`` values, with mirror boundary conditions."""
     positions = np.arange(new) * (old - 1) / max(new - 1, 1)
     return _quadratic_weights(positions, old) @ np.linalg.inv(_quadratic_weights(np.arange(old, dtype=float), old))
 
