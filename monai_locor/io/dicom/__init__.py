@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM files and folders: every frame at its own position, independent of the order of files. Without torch."""
+"""Reading of DICOM files and folders; frames are placed by their positions, not by file order. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ COLORS = ("red", "green", "blue")
 
 
 def read_dicom(path: Path, name: str) -> StoredImage:
-    """The image in a DICOM file, or that of one DICOM series in a folder.
+    """Read the image of a DICOM file, or of one DICOM series in a folder.
 
-    Frames are put in order by their positions, and the distance of slices is that of their positions. Volumes at the same
-    positions (echoes, times, magnitude and phase, segments) are channels. A tilted gantry is a shear of the affine. A mosaic
-    is taken apart. Each frame's slope and intercept are applied.
+    Frames are sorted by position, and the slice spacing is computed from the positions. Volumes at the same positions
+    (echoes, times, magnitude and phase, segments) become channels. A tilted gantry becomes a shear of the affine. Mosaics
+    are split into slices. Each frame's slope and intercept are applied.
 
     Args:
         path: a file (:func:`is_dicom`), a folder, or ``FOLDER/UID`` (:func:`is_series`).
-        name: for messages.
+        name: name of the image for messages.
 
     Returns:
-        voxels ``(X, Y, Z, C)``; X counts columns, Y rows, Z slices along their normal.
+        voxels ``(X, Y, Z, C)``; X runs along columns, Y along rows, Z along the slice normal.
 
     Raises:
-        InputError: when there is not one series, frames are not parallel or do not fill a regular grid, or have no position.
+        InputError: if there is not exactly one series, or frames have no position, are not parallel or do not form a regular
+            grid.
     """
     with _without_pydicoms_warnings():
         volumes = _volumes(path, name)
@@ -53,7 +54,7 @@ def read_dicom(path: Path, name: str) -> StoredImage:
 
 
 def dicom_geometry(path: Path, name: str) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Number of voxels along X, Y and Z and the affine, from headers alone; arguments and errors are :func:`read_dicom`'s."""
+    """Number of voxels along X, Y and Z and the affine, from headers only; arguments and errors as for :func:`read_dicom`."""
     with _without_pydicoms_warnings():
         volumes = _volumes(path, name)
     rows, columns = volumes.first.size
@@ -68,7 +69,7 @@ def _volumes(path: Path, name: str) -> Volumes:
 
 @contextmanager
 def _without_pydicoms_warnings() -> Iterator[None]:
-    """Of values in a header that do not matter here."""
+    """Silence pydicom's warnings about header values that are not used here."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -92,14 +93,14 @@ def _frames_of_file(path: Path, name: str) -> list[Frame]:
 
 
 def _time(volumes: Volumes) -> TimeAxis | None:
-    """Of mosaics, whose repetition time is that of whole volumes."""
+    """Time axis of a mosaic series, whose repetition time is that of whole volumes; None for others."""
     repetition = volumes.first.header.number(tags.REPETITION_TIME)
     series = bool(volumes.names) and all(name.startswith("time ") for name in volumes.names)
     return TimeAxis(repetition / 1000, "sec") if series and repetition and is_mosaic(volumes.first) else None
 
 
 def _channels(count: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of channels; color images have three for each volume."""
+    """Channel names; color images have three channels for each volume."""
     if count == 3 * max(len(names), 1):
         return tuple(f"{title} {color}".strip() for title in names or ("",) for color in COLORS)
     return names

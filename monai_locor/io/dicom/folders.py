@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Folders of DICOM files: which series they hold."""
+"""The DICOM series in a folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def is_series(path: Path) -> bool:
 
 
 def frames_of_folder(path: Path, name: str) -> list[Frame]:
-    """The frames of one series in a folder, in no order.
+    """The frames of one series in a folder, in arbitrary order.
 
     Args:
-        path: see :func:`is_series`; of the UID, as much as makes it unique is enough.
-        name: for messages.
+        path: see :func:`is_series`; a unique prefix of the UID is enough.
+        name: name of the image for messages.
 
     Raises:
-        InputError: when there is no such series, or there are several.
+        InputError: if there is no matching series, or several.
     """
     folder, uid = (path, "") if path.is_dir() else (path.parent, path.name)
     found = _series(folder, name)
@@ -50,7 +50,7 @@ def frames_of_folder(path: Path, name: str) -> list[Frame]:
 
 
 def _series(folder: Path, name: str) -> dict[str, list[Frame]]:
-    """Frames by the UID of their series, and ``UID.grid2`` and so on where the pictures of a series differ in size."""
+    """Frames by series UID, split into ``UID.grid1``, ``UID.grid2``, ... if the frames of a series differ in grid."""
     series: dict[str, list[Frame]] = {}
     instances: dict[str, list[Path]] = {}
     copies = 0
@@ -74,7 +74,7 @@ def _series(folder: Path, name: str) -> dict[str, list[Frame]]:
 
 
 def _frames(file: Path, name: str) -> list[Frame]:
-    """Of one file among others; a broken one is left out with a warning."""
+    """Frames of one file in a folder; a broken file is skipped with a warning."""
     try:
         return frames_of(file, name)
     except BrokenFileError as error:
@@ -83,7 +83,7 @@ def _frames(file: Path, name: str) -> list[Frame]:
 
 
 def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames by the size of their pictures and pixels and their thickness; together where they are not parallel anyway."""
+    """Group frames by matrix size, pixel spacing and thickness; frames that are not parallel stay in one group."""
     out: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
         spacing = tuple(f"{x:.4g}" for x in frame.spacing or ())

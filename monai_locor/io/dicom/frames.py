@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""A frame of DICOM: a picture, where it lies, and what its numbers mean."""
+"""A DICOM frame: pixels, position and intensity scale."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Frame:
     """One slice.
 
     Attributes:
-        file, index: where its pixels are: the file, and the frame in it, from 0.
-        header: of this frame.
-        size: rows and columns.
-        spacing: mm from one row to the next, and from one column to the next; None where the header does not say.
-        position: of the center of its first pixel, LPS mm; None where the header does not say.
-        axes: ``(2, 3)``: the direction in which columns count, and that in which rows count; None as for ``position``.
+        file, index: the file with the pixels, and the index of the frame in it, from 0.
+        header: header of this frame.
+        size: number of rows and columns.
+        spacing: spacing of rows and of columns, mm; None if missing in the header.
+        position: center of the first pixel, LPS mm; None if missing in the header.
+        axes: ``(2, 3)``: direction of increasing column index, and of increasing row index; None as for ``position``.
         scale: slope and intercept.
-        stored: type of its pixels, such as ``"int16"``.
-        corner: row and column of its first pixel in the picture; not zero for slices of a mosaic.
+        stored: pixel type, such as ``"int16"``.
+        corner: row and column of the first pixel in the stored frame; nonzero for slices of a mosaic.
     """
 
     file: Path
@@ -45,26 +45,26 @@ class Frame:
 
     @property
     def normal(self) -> np.ndarray:
-        """Unit vector across the slice, LPS."""
+        """Unit normal of the slice, LPS."""
         assert self.axes is not None
         return np.cross(self.axes[0], self.axes[1])
 
     @property
     def thickness(self) -> float:
-        """Slice spacing from the header, mm; used for a single slice only, others are spaced by their positions."""
+        """Slice spacing from the header, mm; used only for a single slice, otherwise spacing comes from the positions."""
         return abs(self.header.number(tags.SLICE_GAP) or self.header.number(tags.THICKNESS) or 1.0)
 
     @property
     def is_segmentation(self) -> bool:
-        """Whether it is a frame of a SEG object, which may leave out slices without a voxel of the segment."""
+        """Whether this is a frame of a SEG object, which may omit slices without voxels of the segment."""
         return bool(self.header.text(tags.SEGMENTATION_TYPE))
 
 
 def frames_of(path: Path, name: str) -> list[Frame]:
-    """The frames of a file in the order in which it stores them; none where it holds no picture.
+    """The frames of a file in stored order; empty if it has no pixels.
 
     Raises:
-        InputError: as :func:`monai_locor.io.dicom.headers.read_headers`.
+        InputError: see :func:`monai_locor.io.dicom.headers.read_headers`.
     """
     headers = read_headers(path, name)
     frames = [_frame(path, index, header) for index, header in enumerate(headers)]
@@ -90,7 +90,7 @@ def _frame(path: Path, index: int, header: Header) -> Frame:
 
 
 def _orthogonal(axes: tuple[float, ...]) -> bool:
-    """Whether these are two directions at right angles, but for rounding."""
+    """Whether these are two orthogonal unit vectors within rounding."""
     if len(axes) != 6 or not np.isfinite(axes).all():
         return False
     first, second = np.reshape(axes, (2, 3))
@@ -116,7 +116,7 @@ def _stored(header: Header) -> str:
 
 
 def _spread(frames: list[Frame]) -> list[Frame]:
-    """Frames that have one header in common: placed where a dose or nuclear medicine says, else without a position."""
+    """Place frames that share one header: by the offsets of dose or nuclear medicine images, else without a position."""
     first = frames[0]
     offsets = _offsets(first.header, len(frames))
     if first.position is None or len(offsets) != len(frames):
@@ -125,11 +125,11 @@ def _spread(frames: list[Frame]) -> list[Frame]:
 
 
 def _offsets(header: Header, count: int) -> np.ndarray:
-    """Distance of each frame from the first along the normal, mm; empty for frames that are not slices."""
+    """Distance of each frame from the first along the normal, mm; empty if the frames are not slices."""
     offsets, gap = np.array(header.numbers(tags.OFFSETS)), header.number(tags.SLICE_GAP)
     if len(offsets):
         return offsets - offsets[0]
     slices = np.array(header.numbers(tags.SLICE_VECTOR)) - 1
-    if gap and "RECON" in header.text(tags.IMAGE_TYPE) and len(slices) == count:  # nuclear medicine; the sign counts
+    if gap and "RECON" in header.text(tags.IMAGE_TYPE) and len(slices) == count:  # nuclear medicine; the gap is signed
         return gap * slices
     return np.array([])

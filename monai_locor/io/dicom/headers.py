@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Headers of DICOM files frame by frame, read with pydicom, or with ITK's GDCM where that is not installed."""
+"""Per-frame headers of DICOM files, read with pydicom, or with ITK's GDCM if pydicom is not installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import tags
 __all__ = ["BrokenFileError", "Header", "is_dicom", "load_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
-VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # types of elements that a file without a preamble can begin with
+VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # VRs of the first element of a file without preamble
 
 
 def is_dicom(path: Path) -> bool:
@@ -29,11 +29,11 @@ def is_dicom(path: Path) -> bool:
 
 
 def has_dicom_content(path: Path) -> bool:
-    """Whether a file begins as DICOM does: with a preamble of 128 bytes, or with an element of group 2 or 8."""
+    """Whether a file starts like DICOM: with a 128-byte preamble, or with an element of group 2 or 8."""
     try:
         with path.open("rb") as stream:
             head = stream.read(132)
-    except OSError:  # whoever reads it as an image says why
+    except OSError:  # reported when the file is read as an image
         return False
     if len(head) < 132 or head[128:] == b"DICM":
         return len(head) == 132
@@ -49,11 +49,11 @@ class BrokenFileError(InputError):
 
 
 class Header:
-    """The elements that hold for one frame.
+    """The header elements of one frame.
 
     Args:
-        layers: from a tag such as ``0x00200032`` to pydicom's element, or to the text that GDCM gives; the first that has a
-            tag counts: the frame's own, those shared by all frames, the file's.
+        layers: mappings from a tag such as ``0x00200032`` to a pydicom element or to GDCM's text, in order of precedence:
+            per-frame elements, elements shared by all frames, elements of the file.
     """
 
     def __init__(self, *layers: Mapping[Any, Any]) -> None:
@@ -70,7 +70,7 @@ class Header:
         return None
 
     def text(self, *choices: int) -> str:
-        r"""Value of the first of these tags that has one, several joined by ``\``; empty where there is none."""
+        r"""Value of the first of these tags that has one; multiple values are joined by ``\``; empty if none has."""
         for tag in choices:
             value = self._value(tag)
             if isinstance(value, bytes):
@@ -83,18 +83,18 @@ class Header:
         return ""
 
     def numbers(self, *choices: int) -> tuple[float, ...]:
-        """As :meth:`text`, as numbers; none where it is something else."""
+        """:meth:`text` as numbers; empty if it is not numeric."""
         try:
             return tuple(float(part) for part in self.text(*choices).split("\\"))
         except ValueError:
             return ()
 
     def number(self, *choices: int) -> float | None:
-        """The first of :meth:`numbers`."""
+        """The first of :meth:`numbers`, or None."""
         return next(iter(self.numbers(*choices)), None)
 
     def data(self, tag: int) -> bytes:
-        """A binary value; GDCM gives them in base64."""
+        """A binary value; GDCM returns it in base64."""
         value = self._value(tag)
         if isinstance(value, str):
             try:
@@ -104,13 +104,13 @@ class Header:
         return value if isinstance(value, bytes) else b""
 
     def table(self, sequence: int, key: int, value: int) -> dict[str, str]:
-        """Of a sequence, one value by another, such as the labels of segments by their numbers; empty through GDCM."""
+        """Map one element of a sequence's items to another, such as segment numbers to labels; empty with GDCM."""
         items = [Header(item) for item in self._value(sequence) or () if not isinstance(item, str)]
         return {item.text(key): item.text(value) for item in items}
 
 
 def load_pydicom() -> Any | None:
-    """The module, or None where it is not installed."""
+    """The module, or None if it is not installed."""
     try:
         import pydicom
     except ImportError:
@@ -119,10 +119,10 @@ def load_pydicom() -> Any | None:
 
 
 def read_headers(path: Path, name: str) -> list[Header]:
-    """One header for each frame of a file; none where it holds no picture.
+    """One header for each frame of a file; empty if it has no pixels.
 
     Raises:
-        InputError: when the file is broken, or has frames whose headers only pydicom reads and that is not installed.
+        InputError: if the file is broken, or has per-frame headers and pydicom is not installed.
     """
     pydicom = load_pydicom()
     headers = _through_gdcm(path, name) if pydicom is None else _through_pydicom(path, pydicom, name)
@@ -132,7 +132,7 @@ def read_headers(path: Path, name: str) -> list[Header]:
 def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
     try:
         return _by_frame(pydicom.dcmread(path, stop_before_pixels=True, force=True))
-    except Exception as error:  # of a broken file
+    except Exception as error:  # pydicom raises various types for broken files
         raise BrokenFileError(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
 
 
@@ -147,7 +147,7 @@ def _by_frame(dataset: Any) -> list[Header]:
 
 
 def _flat(*items: Any) -> dict[int, Any]:
-    """The elements inside of functional groups, without those that tell of other images and of the vendor."""
+    """The elements nested in functional groups, without references to other images and private sequences."""
     out: dict[int, Any] = {}
     for item in items:
         for tag in item:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mosaics of Siemens: all slices of a volume as tiles of one picture."""
+"""Siemens mosaics: all slices of a volume as tiles of one frame."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["is_mosaic", "tiles"]
 
 
 def is_mosaic(frame: Frame) -> bool:
-    """Whether a frame is a mosaic of Siemens, or a grid of United Imaging, which is the same."""
+    """Whether a frame is a Siemens mosaic, or the equivalent grid of United Imaging."""
     return not {"MOSAIC", "VFRAME"}.isdisjoint(frame.header.text(tags.IMAGE_TYPE).upper().split("\\"))
 
 
 def tiles(frame: Frame, name: str) -> list[Frame]:
     """The slices of a mosaic, each at its own position.
 
-    The header's position is that of a picture as big as the mosaic around the center of the first slice, see
+    The header's position refers to an image of the mosaic's size that is centered on the first slice, see
     https://nipy.org/nibabel/dicom/dicom_mosaic.html.
 
     Raises:
-        InputError: when the header lacks the number of slices, their distance or their position.
+        InputError: if the header lacks the number of slices, their spacing or their position.
     """
     csa = _csa(frame)
     count = int(_csa_number(csa, "NumberOfImagesInMosaic") or _count(frame))
@@ -51,7 +51,7 @@ def tiles(frame: Frame, name: str) -> list[Frame]:
 
 
 def _count(frame: Frame) -> int:
-    """Number of slices that the private element says; in two bytes where its type has been lost."""
+    """Number of slices from the private element; two raw bytes if its VR has been lost."""
     data = frame.header.data(tags.TILES)
     return int.from_bytes(data, "little") if len(data) == 2 else int(frame.header.number(tags.TILES) or 0)
 
@@ -61,7 +61,7 @@ def _uneven(frame: Frame, side: int) -> bool:
 
 
 def _normal(frame: Frame, csa: dict[str, Any]) -> np.ndarray:
-    """The direction in which slices count: across them, with the sign that the private header says."""
+    """Direction of increasing slice index: the slice normal with the sign from the private header."""
     stated = csa.get("SliceNormalVector", [])
     if len(stated) == 3 and np.dot(frame.normal, [float(x) for x in stated]) < 0:
         return -frame.normal
@@ -73,11 +73,11 @@ def _csa_number(csa: dict[str, Any], key: str) -> float | None:
 
 
 def _csa(frame: Frame) -> dict[str, Any]:
-    """Values by name of Siemens' private header of an image; empty where there is none."""
+    """Values by name from the Siemens private image header; empty if there is none."""
     data = frame.header.data(tags.CSA)
     if not data or "SIEMENS CSA" not in frame.header.text(tags.CSA_OWNER):
         return {}
-    with warnings.catch_warnings():  # that the module is experimental
+    with warnings.catch_warnings():  # warns that the module is experimental
         warnings.simplefilter("ignore")
         from nibabel.nicom import csareader
     try:

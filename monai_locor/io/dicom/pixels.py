@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The numbers of DICOM frames: through pydicom where they are stored plainly, through ITK's GDCM where they are compressed."""
+"""Pixel data of DICOM frames: read with pydicom if uncompressed, with ITK's GDCM if compressed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ UNCOMPRESSED_SYNTAXES = {
 
 
 def load_voxels(volumes: Sequence[Sequence[Frame | None]], name: str) -> np.ndarray:
-    """``(X, Y, Z, C)`` of C volumes with Z slices of Y rows and X columns; color images have three channels a volume.
+    """Voxels ``(X, Y, Z, C)`` of C volumes with Z slices of Y rows and X columns; color images have 3 channels per volume.
 
-    Each frame's slope and intercept are applied. The type is the stored one where they do nothing, int32 where they are whole
-    numbers, and float32 else.
+    Each frame's slope and intercept are applied. The type is the stored one if they are 1 and 0, int32 if they are integers,
+    and float32 otherwise.
 
     Raises:
-        InputError: when pixels are missing or compressed in a way that neither pydicom nor ITK knows.
+        InputError: if pixels are missing, or compressed in a way that neither pydicom nor ITK decodes.
     """
     wanted = [(v, z, frame) for v, slices in enumerate(volumes) for z, frame in enumerate(slices) if frame is not None]
     types = {_type(frame) for _, _, frame in wanted}
@@ -59,7 +59,7 @@ def _by_file(wanted: Iterable[tuple[int, int, Frame]]) -> list[tuple[Path, list[
 
 
 def _type(frame: Frame) -> np.dtype[Any]:
-    """After slope and intercept."""
+    """Pixel type after slope and intercept."""
     stored = np.dtype(frame.stored)
     if frame.scale == (1.0, 0.0):
         return stored
@@ -68,11 +68,11 @@ def _type(frame: Frame) -> np.dtype[Any]:
 
 
 def _color_type(dtype: np.dtype[Any], picture: np.ndarray) -> np.dtype[Any]:
-    return picture.dtype.newbyteorder("=") if picture.ndim == 3 else dtype  # a palette's colors have a type of their own
+    return picture.dtype.newbyteorder("=") if picture.ndim == 3 else dtype  # palette colors have their own type
 
 
 def _part(pictures: np.ndarray, frame: Frame, file: Path, name: str) -> np.ndarray:
-    """``(rows, columns)`` or ``(rows, columns, 3)`` of one frame."""
+    """Pixels of one frame, ``(rows, columns)`` or ``(rows, columns, 3)``."""
     rows, columns = (slice(start, start + size) for start, size in zip(frame.corner, frame.size))
     if frame.index >= len(pictures) or rows.stop > pictures.shape[1] or columns.stop > pictures.shape[2]:
         raise InputError(f"{name}: {file.name} has fewer pixels than its header says; copy or export it again")
@@ -82,7 +82,7 @@ def _part(pictures: np.ndarray, frame: Frame, file: Path, name: str) -> np.ndarr
 def _rescaled(
     picture: np.ndarray, applied: tuple[float, float], wanted: tuple[float, float], dtype: np.dtype[Any]
 ) -> np.ndarray:
-    """With one slope and intercept in place of another, which a reader has applied already."""
+    """Replace the slope and intercept that the reader has applied by the wanted ones."""
     if picture.ndim == 3 or np.allclose(applied, wanted, rtol=1e-6, atol=0):
         return picture
     if applied != (1.0, 0.0):
@@ -93,7 +93,7 @@ def _rescaled(
 
 
 def _pictures(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]:
-    """``(frames, rows, columns)`` or ``(frames, rows, columns, 3)`` of a file, and the scale that is in them already."""
+    """Pixels of a file, ``(frames, rows, columns)`` or ``(frames, rows, columns, 3)``, and the scale already applied."""
     kind, pydicom = frame.header.text(tags.PHOTOMETRIC), load_pydicom()
     if pydicom is not None and (kind.startswith("MONOCHROME") or kind in ("RGB", "")):
         dataset = pydicom.dcmread(frame.file, force=True)
@@ -103,7 +103,7 @@ def _pictures(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]
 
 
 def _syntax(dataset: Any, pydicom: Any) -> str:
-    """How pixels are stored; files without a preamble do not say it."""
+    """Transfer syntax; inferred for files without a preamble, which do not state it."""
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = pydicom.dataset.FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -127,7 +127,7 @@ def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
 
 
 def _inverted(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    """Of pixels whose lowest value is white, as GDCM gives them."""
+    """Invert pixels whose lowest value is white, as GDCM does."""
     if pixels.dtype.kind != "u":
         return ~pixels if pixels.dtype.kind == "i" else pixels
     used = int(frame.header.number(tags.BITS_USED) or 8 * pixels.dtype.itemsize)
@@ -135,7 +135,7 @@ def _inverted(pixels: np.ndarray, frame: Frame) -> np.ndarray:
 
 
 def _without_unused_bits(pixels: np.ndarray, frame: Frame) -> np.ndarray:
-    """Old files keep overlays in the bits above those of the pixels."""
+    """Clear the bits above the pixel bits; old files store overlays there."""
     unused = 8 * pixels.dtype.itemsize - int(frame.header.number(tags.BITS_USED) or 0)
     if pixels.dtype.kind == "f" or not 0 < unused < 8 * pixels.dtype.itemsize:
         return pixels

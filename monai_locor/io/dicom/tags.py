@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Numbers of the DICOM elements that place a frame and tell it from others."""
+"""Tags of the DICOM elements that place a frame and distinguish it from others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Series of several volumes: the header values that distinguish them, and names made from these."""
+"""Header values that distinguish the volumes of a series, and volume names made from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .headers import Header
 
 __all__ = ["Slices", "told_apart"]
 
-#: frames at one height, by the number of the slice
+#: frames by slice number
 Slices = dict[int, list[Frame]]
 
 _COMPONENTS = {
@@ -37,10 +37,10 @@ class Trait:
     """A header value that may distinguish the volumes of a series.
 
     Attributes:
-        noun, unit: of the value in a name, such as "echo time" and " ms".
-        value: of a frame, of any type that sorts; None where the header does not say.
-        names: of values that are numbers of names.
-        ranked: whether values that differ from slice to slice count by their order at each slice, as times do.
+        noun, unit: noun and unit for volume names, such as "echo time" and " ms".
+        value: function that returns the value for a frame's header, of any sortable type; None if missing.
+        names: names of the values, if these are indices.
+        ranked: whether values that vary between slices are compared by their rank at each slice, as times are.
     """
 
     noun: str
@@ -50,7 +50,7 @@ class Trait:
     ranked: bool = False
 
     def label(self, value: Any) -> str:
-        """Name of a volume by its value."""
+        """Name of the volume with this value."""
         if value is None:
             return f"no {self.noun or 'type'}"
         if self.names:
@@ -76,7 +76,7 @@ def _image_type(header: Header) -> tuple[str, ...]:
 
 
 def _component(header: Header) -> int | None:
-    """Number among _COMPONENTS: magnitude, phase, and the other parts of a complex or a Dixon image."""
+    """Index in _COMPONENTS: magnitude, phase, and the other parts of a complex or Dixon image."""
     stated = [*_image_type(header)[2:], header.text(tags.COMPONENT).upper()]
     if header.text(tags.MANUFACTURER).upper().startswith("GE"):
         stated.append(_GE_COMPONENTS.get(header.text(tags.GE_COMPONENT), ""))
@@ -87,7 +87,7 @@ def _b_value(header: Header) -> float | None:
     vendor = header.text(tags.MANUFACTURER).upper()
     private = [tag for name, tag in _PRIVATE_B.items() if vendor.startswith(name)]
     value = header.number(tags.B_VALUE, *private)
-    return None if value is None else value % 1e9  # GE marks with 1e9 that directions are given
+    return None if value is None else value % 1e9  # GE adds 1e9 if directions are given
 
 
 def _direction(header: Header) -> tuple[float, ...] | None:
@@ -138,11 +138,11 @@ TRAITS = (
 def told_apart(slices: Slices) -> list[tuple[str, Slices]]:
     """Separate the volumes among frames that share slice positions.
 
-    A trait tells volumes apart when every slice has the same values of it. Where none does, the order of times or, at last,
-    of the images' numbers at each slice does.
+    A trait distinguishes volumes if every slice has the same set of values. If none does, volumes are formed by the order of
+    times at each slice or, as a last resort, of instance numbers.
 
     Returns:
-        name and slices of each volume, sorted by what differs; a volume may lack slices that others have.
+        name and slices of each volume, sorted by the distinguishing values; volumes may lack some slices.
     """
     groups: list[tuple[tuple[str, ...], Slices]] = [((), slices)]
     for trait in TRAITS:
@@ -165,7 +165,7 @@ def _most(slices: Slices) -> int:
 
 
 def _split(slices: Slices, trait: Trait) -> list[tuple[str, Slices]] | None:
-    """Parts by a trait and their names; None where it does not tell volumes apart."""
+    """Names and volumes split by a trait; None if it does not distinguish volumes."""
     most = _most(slices)
     if most == 1:
         return None
@@ -198,7 +198,7 @@ def _where(slices: Slices, values: dict[int, Hashable], value: Hashable) -> Slic
 
 
 def _by_rank(slices: Slices, key: Callable[[Frame], Any]) -> list[Slices]:
-    """The first frame of every slice, the second, and so on."""
+    """Volumes of the first frame of every slice, of the second, and so on."""
     out: dict[int, Slices] = defaultdict(dict)
     for k, frames in slices.items():
         for rank, frame in enumerate(sorted(frames, key=key)):

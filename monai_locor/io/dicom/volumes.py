@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Volumes assembled from frames by their positions; inconsistent positions raise an error that names the problem."""
+"""Assembly of volumes from frames by their positions, with errors that name inconsistencies."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["Volumes", "arranged"]
 logger = logging.getLogger(__name__)
 
 MAX_DIRECTION_DIFFERENCE = 2e-3  # difference of direction cosines, 0.1 degrees
-SAME_SLICE_DISTANCE = 0.05  # of the distance of pixels: what lies closer is one slice
-UNEVEN_SPACING, MAX_SPACING_DEVIATION = 0.01, 0.25  # of the slice spacing: for a warning, for an error
-MAX_SLICE_OFFSET = 0.2  # how far a slice may be from where it is placed, in slices; positions may be rounded to 0.1 mm
+SAME_SLICE_DISTANCE = 0.05  # fraction of the pixel spacing; frames closer along the normal are in one slice
+UNEVEN_SPACING, MAX_SPACING_DEVIATION = 0.01, 0.25  # fractions of the slice spacing: for a warning, for an error
+MAX_SLICE_OFFSET = 0.2  # distance of a slice from its grid position, in slices; positions may be rounded to 0.1 mm
 MAX_LISTED_VOLUMES = 4  # volumes that a message lists
 
 
 @dataclass(frozen=True, eq=False)
 class Volumes:
-    """Volumes with the same slices.
+    """Volumes on the same grid.
 
     Attributes:
-        frames: of each volume, its slices in order; None for one that a segmentation leaves out because it is empty.
-        names: of each volume, when there are several.
-        affine: ``(4, 4)``, RAS mm; from column, row and slice.
+        frames: the slices of each volume in order; None for empty slices that a segmentation omits.
+        names: name of each volume; empty for a single volume.
+        affine: ``(4, 4)``, from column, row and slice to RAS mm.
     """
 
     frames: list[list[Frame | None]]
@@ -44,19 +44,19 @@ class Volumes:
 
     @property
     def first(self) -> Frame:
-        """A frame that is there."""
+        """The first frame that is not None."""
         return next(frame for slices in self.frames for frame in slices if frame is not None)
 
 
 def arranged(frames: Sequence[Frame], name: str) -> Volumes:
-    """The volumes that frames of one series make up.
+    """Arrange the frames of one series into volumes.
 
     Args:
-        frames: in any order.
-        name: for messages.
+        frames: frames in any order.
+        name: name of the image for messages.
 
     Raises:
-        InputError: when frames lack a position, are not parallel, do not fill a regular grid or have different slices.
+        InputError: if frames lack a position, are not parallel or do not form a regular grid, or volumes lack slices.
     """
     if any(frame.position is None for frame in frames):
         return _unplaced(frames, name)
@@ -72,7 +72,7 @@ def arranged(frames: Sequence[Frame], name: str) -> Volumes:
 
 
 def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
-    """A picture without a place in the patient, such as a photograph or a radiograph."""
+    """A frame without a position in the patient, such as a photograph or a radiograph, as a 2-D image."""
     first, lacking = frames[0], sum(frame.position is None for frame in frames)
     if len(frames) > 1:
         timed = first.header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
@@ -90,7 +90,7 @@ def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
 
 
 def _check_alike(frames: Sequence[Frame], name: str) -> None:
-    """Refuse frames that are not parallel or differ in their pixels, and those without pixel spacing."""
+    """Reject frames that have no pixel spacing, are not parallel, or differ in matrix size or pixel spacing."""
     kinds: list[np.ndarray] = []
     for frame in frames:
         if frame.spacing is None:
@@ -112,7 +112,7 @@ def _check_alike(frames: Sequence[Frame], name: str) -> None:
 
 
 def _by_height(frames: Sequence[Frame], name: str) -> Slices:
-    """Frames by the number of their slice, counted along the normal."""
+    """Frames by slice number along the normal."""
     first = frames[0]
     assert first.spacing is not None
     near = SAME_SLICE_DISTANCE * min(first.spacing)
@@ -138,7 +138,7 @@ def _check_beside(first: Frame, frame: Frame, name: str) -> None:
 
 
 def _check_complete(found: Sequence[tuple[str, Slices]], count: int, name: str) -> None:
-    """Raise an error when one volume has slices that another lacks."""
+    """Raise an error if a volume lacks slices that others have."""
     if all(len(part) == count for _, part in found):
         return
     shown = sorted(found, key=lambda item: len(item[1]))[:MAX_LISTED_VOLUMES]
@@ -152,7 +152,7 @@ def _check_complete(found: Sequence[tuple[str, Slices]], count: int, name: str) 
 
 
 def _regular(frames: Sequence[Frame], sparse: bool, name: str) -> tuple[dict[int, int], np.ndarray]:
-    """From the number of a slice to its number in the grid, and the way from slice to slice, LPS mm."""
+    """Map from slice number to slice index in the grid, and the step between slices, LPS mm."""
     places = np.array([frame.position for frame in frames])
     if len(places) == 1:
         return {0: 0}, frames[0].normal * frames[0].thickness
@@ -173,7 +173,7 @@ def _regular(frames: Sequence[Frame], sparse: bool, name: str) -> tuple[dict[int
 
 
 def _check_even(frames: Sequence[Frame], away: np.ndarray, drift: np.ndarray, usual: np.ndarray, name: str) -> None:
-    """Refuse slices whose distances deviate by ``away``, or whose places by ``drift``, from a regular grid, mm."""
+    """Reject slices whose steps deviate too much (``away``), or positions (``drift``), from a regular grid, mm."""
     spacing = float(np.linalg.norm(usual))
     jumps, drifts = (np.linalg.norm(shifts, axis=1) for shifts in (away, drift))
     if jumps.max() <= MAX_SPACING_DEVIATION * spacing and drifts.max() <= MAX_SLICE_OFFSET * spacing:
@@ -187,7 +187,7 @@ def _check_even(frames: Sequence[Frame], away: np.ndarray, drift: np.ndarray, us
 
 
 def _place(frame: Frame) -> str:
-    """Position and file, for messages."""
+    """Position and file of a frame, for messages."""
     where = ", ".join(f"{x:.6g}" for x in np.asarray(frame.position))
     return f"({where}) of {frame.file.name}" + (f" frame {frame.index + 1}" if frame.header.number(tags.FRAMES) else "")
 
@@ -200,7 +200,7 @@ def _in_order(part: Slices, numbers: dict[int, int]) -> list[Frame | None]:
 
 
 def _affine(first: Frame, step: np.ndarray) -> np.ndarray:
-    """RAS mm, of the grid that begins with this frame."""
+    """Affine, RAS mm, of the grid whose first slice is this frame."""
     assert first.axes is not None and first.spacing is not None and first.position is not None
     affine = np.eye(4)
     affine[:3, :3] = np.stack([first.axes[0] * first.spacing[1], first.axes[1] * first.spacing[0], step], axis=1)
