@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files: images, masks, displacement fields and affines. The one way to read them and the one way to write them."""
+"""Reading and writing of images, masks, points, displacement fields and transforms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images in memory that are numbers: tensors, arrays and nested lists, with or without channel axis and affine."""
+"""Images in memory: tensors, arrays and nested lists, with or without channel axis and affine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["bare_array", "channel_first", "images_of_channels", "is_placed", "te
 
 
 def images_of_channels(source: Any) -> list[Any] | None:
-    """The images that a list gives, one or more channels each; None for a single image.
+    """The images of a list, each with one or more channels; None for a single image.
 
-    A list or tuple of files or images is several channels; one of numbers, however nested, is an array; a tuple
+    A list or tuple of files or images is a multi-channel image; a nested list of numbers is an array; a tuple
     ``(array, affine)`` is one image.
 
     >>> images_of_channels(["t1.nii", "t2.nii"]), images_of_channels([[1, 2], [3, 4]])
@@ -34,32 +34,32 @@ def images_of_channels(source: Any) -> list[Any] | None:
 
 
 def tensor_of(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """A copy of this type, for any byte order and integer type; complex arrays stay complex."""
+    """A copy with this dtype, from any byte order and integer type; complex arrays stay complex."""
     real = np.float64 if dtype == torch.float64 else np.float32
     return torch.from_numpy(np.array(array, dtype=np.complex64 if np.iscomplexobj(array) else real, order="C"))
 
 
 def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = False) -> tuple[torch.Tensor, np.ndarray, str]:
-    """``(C, *spatial)``, the affine, ``(3, 3)`` or ``(4, 4)``, and the name of the type of an image in memory.
+    """Voxels ``(C, *spatial)``, affine, ``(3, 3)`` or ``(4, 4)``, and dtype name of an image in memory.
 
     ======================  ==================================================================================
-    shape                   is
+    shape                   meaning
     ======================  ==================================================================================
     ``(H, W)``              a 2-D image
-    ``(1, H, W)``           a 2-D image with channel axis; not with an affine 4x4, which says nothing of it
-    ``(X, Y, Z)``           a 3-D image with an affine 4x4, or as ``LoadImage`` gives it; C channels of a 2-D one with 3x3
+    ``(1, H, W)``           a 2-D image with channel axis; ambiguous, and an error, with a 4x4 affine
+    ``(X, Y, Z)``           3-D image if the affine is 4x4 or it comes from ``LoadImage``; C channels of a 2-D image if 3x3
     ``(C, X, Y, Z)``        a 3-D image with channel axis
     ======================  ==================================================================================
 
     Args:
-        source: MetaTensor, tensor, array, nested list of numbers, or ``(array, affine)`` with an affine, RAS mm; or anything
-            that is an array and has such an ``affine``, as images of TorchIO. Without one, voxels are of 1 mm.
-        name: for messages.
-        dtype: that arrays are copied to; tensors stay as they are.
-        known: the first of three axes is the channel axis where neither its size nor an affine determines it.
+        source: MetaTensor, tensor, array, nested list of numbers, or ``(array, affine)`` with an affine, RAS mm; or any
+            array-like object with such an ``affine``, e.g. a TorchIO image. Without an affine, voxels are 1 mm.
+        name: name of the image for messages.
+        dtype: dtype of the copies of arrays; tensors are not converted.
+        known: take the first of three axes as the channel axis if neither its size nor an affine determines it.
 
     Raises:
-        InputError: when it is none of these, or its shape is ambiguous.
+        InputError: if it is none of these, or its shape is ambiguous.
     """
     affine = None
     if is_placed(source):
@@ -76,7 +76,7 @@ def channel_first(source: Any, name: str, dtype: torch.dtype, known: bool = Fals
 
 
 def bare_array(source: Any) -> torch.Tensor | np.ndarray | None:
-    """A tensor, array or nested list that says nothing of its place; None for anything else."""
+    """A tensor, array or nested list without an affine; None for anything else."""
     if isinstance(source, MetaTensor) or is_placed(source):
         return None
     if isinstance(source, (torch.Tensor, np.ndarray)):
@@ -99,12 +99,12 @@ def _is_number(value: Any) -> bool:
 
 
 def is_placed(source: Any) -> bool:
-    """Whether it is ``(array, affine)``."""
+    """Whether the source is ``(array, affine)``."""
     if not isinstance(source, tuple) or len(source) != 2 or isinstance(source[0], str):
         return False
     try:
         return np.shape(source[1]) in ((3, 3), (4, 4))
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of different lengths
         return False
 
 
@@ -116,17 +116,17 @@ def _affine(values: Any, name: str) -> np.ndarray:
 
 
 def _array(source: Any, name: str) -> np.ndarray:
-    """Of an array, a nested list, or anything that says how it is an array."""
+    """Convert an array, a nested list, or an object with ``__array__``."""
     if not isinstance(source, (list, tuple)) and not hasattr(source, "__array__"):
         raise InputError(
             f"{name}: is a {type(source).__name__}; give a file name, a MetaTensor, a tensor, an array, (array, affine), or an "
             "image of nibabel, SimpleITK, ITK or ANTsPy"
         )
-    if hasattr(source, "coords"):  # of xarray, in any order of the axes
+    if hasattr(source, "coords"):  # xarray, whose axes may be in any order
         raise InputError(f"{name}: is a {type(source).__name__}, whose coordinates are not read; give (array, affine)")
     try:
         array = np.asarray(source)
-    except Exception as error:  # whatever a list holds
+    except Exception as error:  # lists may hold any objects
         raise InputError(
             f"{name}: cannot be read as an array ({one_line(error)}); give rows of one length, or (array, affine), affine 4x4"
         ) from error
@@ -163,7 +163,7 @@ def _lacks_channel(source: torch.Tensor | np.ndarray, affine: np.ndarray | None,
 
 
 def _is_loaded_without_channel(source: torch.Tensor | np.ndarray, shape: Sequence[int]) -> bool:
-    """Whether MONAI's ``LoadImage`` says that there is no channel axis, and the image is still as it was loaded."""
+    """Whether MONAI's ``LoadImage`` recorded that there is no channel axis, and the shape has not changed since."""
     if not isinstance(source, MetaTensor) or shape[0] == 1:
         return False
     channel, stored = source.meta.get("original_channel_dim"), source.meta.get("spatial_shape")

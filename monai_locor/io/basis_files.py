@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files of learned basis functions: their weights, and a description of the images they were learned on."""
+"""Files of learned basis functions: weights, and a description of the training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DIRECTIONS", "basis_description", "read_basis", "write_basis"]
 
 FILE_FORMAT = "monai_locor learned bases 1"
 CHANNELS = ("intensity", "derivative magnitude times the distance of samples")
-#: names of the two networks, and what each models
+#: the two networks and the functions that they model
 DIRECTIONS = {
     "forward": "functions of the moving image, fitted to the fixed image",
     "inverse": "functions of the fixed image, fitted to the moving image",
@@ -58,8 +58,8 @@ def write_basis(
     """Write ``path.safetensors`` and ``path.json``; needs the package safetensors.
 
     Args:
-        path: with or without ``.safetensors``.
-        weights: state dict of each of :data:`DIRECTIONS`.
+        path: file name with or without ``.safetensors``.
+        weights: state dict for each of :data:`DIRECTIONS`.
         description: see :func:`basis_description`.
 
     Raises:
@@ -73,8 +73,8 @@ def read_basis(path: str | PathLike[str]) -> dict[str, Any]:
     """Read the fields of :class:`monai_locor.registration.BasisPair` from its two files.
 
     Raises:
-        InputError: when a file is missing or is not a file of this kind.
-        ImportError: when safetensors is not installed, naming the extra that brings it.
+        InputError: if a file is missing or is not a file of this kind.
+        ImportError: if safetensors is not installed; the message names the extra to install.
     """
     tensors, description = read_weights(path)
     try:

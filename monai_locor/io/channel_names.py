@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of the components of a voxel, from the metadata that ITK reads."""
+"""Names of voxel components, from the metadata that ITK reads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 __all__ = ["NAMING", "channel_names"]
 
-NAMING = ("NRRD_kinds", "Segment", "DWMRI_gradient")  # how the entries of a header that name channels begin
+NAMING = ("NRRD_kinds", "Segment", "DWMRI_gradient")  # prefixes of header entries that name channels
 
 _COLORS = ("red", "green", "blue", "alpha")
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def channel_names(path: Path, count: int, header: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the components of an image: colors, layers of a segmentation of Slicer, gradients of a diffusion image.
+    """Names of the components of an image: colors, layers of a Slicer segmentation, gradients of a diffusion image.
 
     Args:
-        path: of its file.
-        count: how many components there are.
-        header: what the file says beside the voxels, as ITK names it.
+        path: path of the image file.
+        count: number of components.
+        header: the file's metadata under ITK's keys.
 
     >>> channel_names(Path("a.png"), 3, {})
     ('red', 'green', 'blue')
@@ -40,7 +40,7 @@ def channel_names(path: Path, count: int, header: Mapping[str, str]) -> tuple[st
 
 
 def _layers(count: int, header: Mapping[str, str]) -> tuple[str, ...]:
-    """Which segments each layer of a ``.seg.nrrd`` holds, with their labels."""
+    """Segments in each layer of a ``.seg.nrrd``, with their labels."""
     segments: list[list[str]] = [[] for _ in range(count)]
     for key, layer in header.items():
         if not key.startswith("Segment") or not key.endswith("_Layer") or not layer.isdigit() or int(layer) >= count:

@@ -12,26 +12,26 @@ import numpy as np
 __all__ = ["LABEL_INTENTS", "labels_in", "not_whole", "vectors_in"]
 
 LABEL_INTENTS = ("label", "neuroname")
-MAX_LABELS = 4096  # atlases have up to some thousand
-FEW_VALUES = 8  # a smooth image of anatomy has more
+MAX_LABELS = 4096  # atlases have up to a few thousand
+FEW_VALUES = 8  # smooth anatomical images have more
 TESTED_CHANNELS = 4
 MIN_EQUAL_NEIGHBORS = 0.6  # share of neighbors with the same value
 MAX_UNIT_STEPS = 0.5  # share of steps between neighbors to the next value; nearly all in quantized smooth images
-MAX_TABLE_RANGE = 2**20  # of values that are counted in a table
-UNIT_LENGTH_TOLERANCE = 0.02  # by how much the length of a direction may differ from one
+MAX_TABLE_RANGE = 2**20  # range of values that are counted with bincount
+UNIT_LENGTH_TOLERANCE = 0.02  # deviation of a direction's length from one
 
 
 def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
     """The labels of a label map or a mask, background included; None for other images.
 
-    Two values are always a mask. Labels are whole numbers that come in patches: along every axis, voxels have mostly the
-    same value as their neighbors, not counting the most frequent value (air, background). This excludes 8-bit CT and noisy
-    images of few values. With more than a few values, steps between neighbors must mostly skip values, unlike in a smooth
-    image of whole numbers.
+    An image with two values is always a mask. Labels are integers that form patches: along every axis, most voxels have the
+    same value as their neighbor, not counting the most frequent value (air, background). This excludes 8-bit CT and noisy
+    images with few values. With more than a few values, most steps between neighbors must skip values, unlike in a smooth
+    integer image.
 
     Args:
-        voxels: ``(C, *spatial)``, any type; all must be whole numbers, and only the first few channels are tested for patches.
-        intent: of NIfTI, if any: with a label intent all whole numbers are labels, with another intent none are.
+        voxels: ``(C, *spatial)``, any type; all must be integers, and only the first few channels are tested for patches.
+        intent: NIfTI intent, if any: with a label intent all integer images are label maps, with another intent none are.
     """
     if intent and intent not in LABEL_INTENTS:
         return None
@@ -59,8 +59,8 @@ def labels_in(voxels: np.ndarray, intent: str = "") -> list[int] | None:
 def not_whole(values: np.ndarray) -> np.ndarray:
     """The values that are not whole numbers within rounding, including NaN, ``(N,)``.
 
-    Resampling, and a slope and an offset in the header, leave 5e-5 near zero and up to 1e-3 of larger numbers; float32 leaves a
-    ten-millionth of large ones.
+    Resampling, and slope and intercept in the header, leave errors of 5e-5 near zero and up to 1e-3 for larger numbers;
+    float32 has a relative error of 1e-7.
     """
     if values.dtype.kind in "bui":
         return values.ravel()[:0]
@@ -72,12 +72,12 @@ def not_whole(values: np.ndarray) -> np.ndarray:
 
 
 def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Values in order, the rank of every voxel's, and that of the most frequent; None for one value or too many."""
+    """Sorted values, rank of each voxel's value, rank of the most frequent value; None for one value or too many."""
     sample = np.unique(whole.ravel()[:: max(1, whole.size // 2**16)])
     low, high = int(whole.min()), int(whole.max())
     if len(sample) > MAX_LABELS or low == high:
         return None
-    if high - low > MAX_TABLE_RANGE:  # labels with numbers of their own
+    if high - low > MAX_TABLE_RANGE:  # labels with large numbers
         values, rank, counts = np.unique(whole, return_inverse=True, return_counts=True)
         rank = rank.reshape(whole.shape)
     else:
@@ -89,20 +89,20 @@ def _ranked(whole: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
 
 
 def _steps(rank: np.ndarray, axis: int, background: int) -> np.ndarray:
-    """Difference of each foreground voxel to its predecessor, in ranks of values, ``(N,)``."""
+    """Absolute rank difference of each foreground voxel to its predecessor, ``(N,)``."""
     later, before = (rank.take(range(start, rank.shape[axis] + start - 1), axis) for start in (1, 0))
     out: np.ndarray = np.abs(later - before)[later != background]
     return out
 
 
-TENSOR_DIAGONALS = {"NIfTI": (0, 2, 5), "FSL": (0, 3, 5), "MRtrix": (0, 1, 2)}  # where xx, yy and zz are among six components
+TENSOR_DIAGONALS = {"NIfTI": (0, 2, 5), "FSL": (0, 3, 5), "MRtrix": (0, 1, 2)}  # indices of xx, yy and zz
 
 
 def vectors_in(voxels: np.ndarray) -> str:
-    """Describe voxels of three or six components that a transform would have to reorient; empty for others.
+    """Describe vectors or tensors that a transform would have to reorient; empty for other images.
 
-    Diffusion tensors have three components that are never negative (xx, yy and zz) and three of both signs; directions have
-    length one, or are zero.
+    Diffusion tensors have three nonnegative components (xx, yy and zz) and three of both signs; directions have unit length
+    or are zero.
 
     Args:
         voxels: ``(C, *spatial)``.
@@ -122,7 +122,7 @@ def vectors_in(voxels: np.ndarray) -> str:
 
 
 def _is_diagonal(used: np.ndarray, diagonal: Sequence[int]) -> bool:
-    """Whether these components are those of squares, and the others those of products."""
+    """Whether these components are nonnegative and the others have both signs."""
     others = [i for i in range(6) if i not in diagonal]
     never_negative = (used[list(diagonal)] >= 0).mean(1) > 0.95
     both = [0.05 < (used[i] > 0).mean() < 0.95 and 0.05 < (used[i] < 0).mean() < 0.95 for i in others]

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transforms as other tools read them: displacement fields as ITK's NIfTI vector images, affines as ITK transform files.
+"""Transforms in the formats of ITK: displacement fields as NIfTI vector images, affines as ITK transform files.
 
-In memory all is RAS and millimeters; in the files it is LPS and millimeters, as ITK has it. Both map points of the fixed
-image to points of the moving image, which is what resampling the moving image takes.
+In memory, coordinates are RAS mm; in the files they are LPS mm, as in ITK. Both map points of the fixed image to points of
+the moving image, as needed to resample the moving image.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = [
     "write_displacement_field",
 ]
 
-_VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intents: LPS components for ITK, and RAS components
-VELOCITY = "velocity"  # name of the intent of a stationary velocity
+_VECTOR, _DISPLACEMENT = 1007, 1006  # NIfTI intents: LPS components (ITK), RAS components
+VELOCITY = "velocity"  # intent_name of a stationary velocity field
 
 
 def write_displacement_field(
@@ -49,15 +49,15 @@ def write_displacement_field(
     which ITK reads as a 2-D image of 2-vectors.
 
     Args:
-        path: ends in ``.nii`` or ``.nii.gz``; the file appears only when it is complete.
-        displacement: ``(D, *shape)``, RAS mm: the point x of the fixed image goes to x + displacement in the moving image.
-        grid: where the field is given.
-        velocity: that it is a stationary velocity, whose exponential is a displacement. The intent's name says so, and it is
-            not read as a displacement.
+        path: must end in ``.nii`` or ``.nii.gz``; written atomically.
+        displacement: ``(D, *shape)``, RAS mm; maps point x of the fixed image to x + displacement in the moving image.
+        grid: grid of the field.
+        velocity: whether it is a stationary velocity field, whose exponential is a displacement. It is marked in
+            ``intent_name`` and rejected by :func:`read_displacement_field`.
 
     Raises:
-        InputError: when ``path`` has another suffix.
-        ValueError: when the field does not fit the grid or is not finite.
+        InputError: if ``path`` has another suffix.
+        ValueError: if the field does not fit the grid or is not finite.
     """
     if tuple(displacement.shape) != (grid.dims, *grid.shape):
         raise ValueError(f"a displacement of shape {tuple(displacement.shape)} does not fit a grid of shape {grid.shape}")
@@ -72,13 +72,13 @@ def write_displacement_field(
 
 
 def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor, Grid]:
-    """Read a displacement field in NIfTI: LPS components with intent 1007, as ITK writes it, or RAS with intent 1006.
+    """Read a NIfTI displacement field: LPS components with intent 1007, as ITK writes them, or RAS with intent 1006.
 
     Returns:
-        ``(D, *shape)`` float32, RAS mm, and the grid it is given on.
+        the field ``(D, *shape)`` float32, RAS mm, and its grid.
 
     Raises:
-        InputError: when the file is missing or cannot be read as a displacement field.
+        InputError: if the file is missing or cannot be read as a displacement field.
     """
     import torch
 
@@ -110,12 +110,12 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
     """Write an affine map as an ITK transform file (AffineTransform, double, LPS).
 
     Args:
-        path: ends in ``.tfm`` or ``.txt`` (text) or ``.mat``; the file appears only when it is complete.
-        matrix: ``(D + 1, D + 1)``, RAS mm, points of the fixed image to points of the moving image; D = 2 or 3.
+        path: must end in ``.tfm`` or ``.txt`` (text) or ``.mat``; written atomically.
+        matrix: ``(D + 1, D + 1)``, RAS mm, from points of the fixed image to points of the moving image; D = 2 or 3.
 
     Raises:
-        InputError: when ``path`` has another suffix.
-        ValueError: when the matrix is not a finite 3x3 or 4x4 matrix with last row 0 ... 0 1.
+        InputError: if ``path`` has another suffix.
+        ValueError: if the matrix is not a finite 3x3 or 4x4 matrix with last row 0 ... 0 1.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all() or (matrix[-1] != np.eye(len(matrix))[-1]).any():
@@ -131,13 +131,13 @@ def write_affine(path: str | os.PathLike[str], matrix: np.ndarray) -> None:
 
 
 def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an ITK transform file that holds one matrix transform (affine, Euler, similarity, versor ...).
+    """Read an ITK transform file with a single matrix transform (affine, Euler, similarity, versor ...).
 
     Returns:
-        ``(D + 1, D + 1)`` float64, RAS mm, points of the fixed image to points of the moving image.
+        ``(D + 1, D + 1)`` float64, RAS mm, from points of the fixed image to points of the moving image.
 
     Raises:
-        InputError: when the file is missing, unreadable or holds another or more than one transform.
+        InputError: if the file is missing, unreadable, or does not contain exactly one matrix transform.
     """
     name = f"affine {os.fspath(path)}"
     transforms = read_itk_transforms(Path(path).expanduser(), name)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Grids of images and image files. Without torch for files."""
+"""Grids of images and image files. Files are read without torch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["as_grid", "grid_of_stored", "read_grid"]
 
 
 def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
-    """Where the voxels of an image lie; of NIfTI and most other files only the header is read.
+    """Read the grid of an image; for NIfTI and most other formats only the header is read.
 
-    A displacement field in NIfTI is also a fine reference. Trailing axes of one voxel are dropped as in
+    A NIfTI displacement field can also be given. Trailing axes of one voxel are dropped as in
     :func:`monai_locor.io.read_image`.
 
     Args:
         source: a file, or an image in memory ``(C, *spatial)``.
-        what: its part, for messages.
+        what: role of the image, for messages.
 
     Raises:
-        InputError: when it cannot be read or has no valid geometry.
+        InputError: if it cannot be read or has no valid geometry.
     """
     if not isinstance(source, (str, os.PathLike)):
         from .image_source import load_source
@@ -43,20 +43,20 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
 
 
 def as_grid(given: Grid | ImageSource | None, what: str) -> Grid | None:
-    """A grid as it is, or that of an image (:func:`read_grid`); None stays None."""
+    """Return a grid unchanged, or the grid of an image (:func:`read_grid`); None stays None."""
     return given if given is None or isinstance(given, Grid) else read_grid(given, what)
 
 
 def grid_of_stored(shape: tuple[int, ...], affine: np.ndarray, name: str) -> Grid:
-    """The grid of an image that is stored in a file, trailing axes of one voxel dropped.
+    """The grid of an image stored in a file, without trailing axes of one voxel.
 
     Args:
         shape: number of voxels along each spatial axis.
         affine: ``(4, 4)``, RAS mm.
-        name: for messages.
+        name: name of the image for messages.
 
     Raises:
-        InputError: when it has fewer than two axes or an invalid affine.
+        InputError: if it has fewer than two axes or an invalid affine.
     """
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]

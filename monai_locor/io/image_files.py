@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image files of any format: voxels, affine and metadata. Without torch."""
+"""Image files of any format: voxels, affine and metadata. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Read = TypeVar("Read")
 
 
 def read_stored(path: Path, name: str) -> StoredImage:
-    """An image as its file stores it.
+    """Read an image as stored, without checks or conversion.
 
-    NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, DICOM files and folders of one DICOM series as
-    :func:`monai_locor.io.dicom.read_dicom` says (``FOLDER/UID`` is one of several series in a folder), all else with ITK.
+    NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, DICOM files and folders with
+    :func:`monai_locor.io.dicom.read_dicom` (``FOLDER/UID`` is one of several series in a folder), all others with ITK.
 
     Args:
         path: the file or folder, with ``~`` expanded.
-        name: for messages.
+        name: name of the image for messages.
 
     Raises:
-        InputError: when there is no such file or it cannot be read.
+        InputError: if there is no such file or it cannot be read.
     """
     if is_series(path):
         return _reading(read_dicom, path, name)
@@ -42,9 +42,9 @@ def read_stored(path: Path, name: str) -> StoredImage:
 
 
 def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Number of voxels along each axis of an image, two or three, and its affine, ``(4, 4)``, RAS mm.
+    """Number of voxels along each of the two or three axes of an image, and its affine, ``(4, 4)``, RAS mm.
 
-    Of NIfTI and most other files only the header is read. Arguments and errors are those of :func:`read_stored`.
+    For NIfTI and most other formats only the header is read. Arguments and errors as for :func:`read_stored`.
     """
     if is_series(path):
         return _reading(dicom_geometry, path, name)
@@ -63,5 +63,5 @@ def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
         return found
     except InputError:
         raise
-    except Exception as error:  # readers pass on the exceptions of their libraries
+    except Exception as error:  # exceptions of the libraries
         raise read_error(name, error) from error

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images from files or from memory, as one float32 channel with an affine."""
+"""Loading of images from files or memory, as channel-first tensors with an affine."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray | S
 def load_source(
     source: ImageSource, what: str, channel: int | str | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[str, MetaTensor]:
-    """One channel of an image, as it is.
+    """Load one or all channels of an image, without checking intensities.
 
     Args:
         source: file, folder of a DICOM series (``FOLDER/UID`` for one of several), or an image in memory.
-        what: the image's part in the registration, for messages, e.g. ``"fixed image"``.
-        channel: which channel to take of several; ``"all"`` takes all.
-        dtype: of the voxels: float32, or float64, which is exact for label maps of 32 bits.
+        what: role of the image in the registration, for messages, e.g. ``"fixed image"``.
+        channel: index of the channel to select; ``"all"`` selects all.
+        dtype: dtype of the result: float32, or float64, which is exact for 32-bit label maps.
 
     Returns:
-        a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` of all channels, D = 2 or 3, with a 4x4
-        affine (RAS, mm) and in its meta data the file's name, ``filename_or_obj``, the type its voxels had,
-        ``stored_dtype``, and, where the file says so, ``channels`` (what each channel is), ``time`` (a :class:`TimeAxis`, of
-        all frames), ``intent`` and ``intent_name`` (of NIfTI). Trailing axes of one voxel are gone.
+        a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` for all channels, D = 2 or 3, with a 4x4
+        affine (RAS, mm). Its ``meta`` has the file name ``filename_or_obj``, the type of the stored voxels
+        ``stored_dtype``, and, if given in the file, ``channels`` (channel names), ``time`` (:class:`TimeAxis`, if all
+        frames are kept), ``intent`` and ``intent_name`` (NIfTI). Trailing axes of one voxel are dropped.
 
     Raises:
-        InputError: what :func:`monai_locor.io.read_image` says of files, shapes and affines.
+        InputError: if :func:`monai_locor.io.read_image` would reject the file, shape or affine.
     """
     in_memory = not isinstance(source, (str, os.PathLike))
     filename = _filename(source)
@@ -70,7 +70,7 @@ def load_source(
 
 
 def _filename(source: ImageSource) -> str:
-    """The file name of a file, or of an image in memory that stores it."""
+    """The file name of a source, or the one stored in an image in memory; empty if there is none."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, MetaTensor):
@@ -80,14 +80,14 @@ def _filename(source: ImageSource) -> str:
 
 
 def _said(stored: StoredImage) -> dict[str, Any]:
-    """Metadata of a file beside voxels and affine."""
+    """Metadata of a file other than voxels and affine."""
     names = ("channels", "time", "intent", "intent_name")
     said = {name: getattr(stored, name) for name in names}
     return {"stored_dtype": stored.dtype, **{name: value for name, value in said.items() if value}}
 
 
 def _squeezed(image: torch.Tensor, name: str) -> torch.Tensor:
-    """Without trailing axes of one voxel, at least two spatial axes left."""
+    """Drop trailing axes of one voxel, keeping at least two spatial axes."""
     shape = tuple(image.shape)
     while image.ndim > 3 and image.shape[-1] == 1:
         image = image[..., 0]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading, checking and writing of images, masks and label maps."""
+"""Reading, checking and writing images, masks and label maps."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_im
 
 logger = logging.getLogger(__name__)
 
-_ROUNDING = 1e-4  # how far resampling and slopes take weights beyond 0 and 1
+_ROUNDING = 1e-4  # overshoot of weights beyond 0 and 1 by resampling and slopes
 
-# intents that hold of an image that was carried; those of statistics have parameters that are not read
+# intents that remain valid after resampling; statistical intents have parameters that are not read
 PRESERVED_INTENTS = (
     *("label", "neuroname", "estimate", "z score", "p value", "log p value", "log10 p value"),
     *("dimensionless", "time series", "rgb vector", "rgba vector"),
 )
-# types that NIfTI tools do not read, and their replacements
+# dtypes that NIfTI tools do not read, and their replacements
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
 
 def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
-    """Read an image for registration and check that it can be registered.
+    """Read an image and check that it can be registered.
 
-    Files of all formats that :func:`monai_locor.io.image_files.read_stored` knows, and a folder of one DICOM series;
-    ``FOLDER/UID`` is one of several series in a folder. Files that nibabel reads have its affine. Trailing axes
-    of one voxel are dropped: a file of ``(H, W, 1)`` voxels is a 2-D image, in the coordinates of its own plane where that is
-    not the x-y plane. NaN and infinite voxels are replaced by the smallest finite value and a warning with their number is
-    logged, as are contradictions in a NIfTI header.
+    Reads all formats of :func:`monai_locor.io.image_files.read_stored` and folders of one DICOM series; ``FOLDER/UID`` is
+    one of several series in a folder. Files read by nibabel get nibabel's affine. Trailing axes of one voxel are dropped: a
+    file of shape ``(H, W, 1)`` is a 2-D image, in in-plane coordinates if its plane is not the x-y plane. NaN and infinite
+    voxels are replaced by the smallest finite value, and a warning with their number is logged. Inconsistent NIfTI headers
+    are also logged.
 
     Args:
-        source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has voxels of 1 mm.
+        source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has 1 mm voxels.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        channel: which of several channels, frames or colors to take.
+        channel: index of the channel, frame or color to select.
 
     Returns:
-        the image ``(1, *spatial)``, D = 2 or 3, float32, with a 4x4 affine (RAS, mm) and its file name in ``meta``; and
-        where its voxels are finite, ``(1, *spatial)`` bool, or ``None`` if all are.
+        the image ``(1, *spatial)``, D = 2 or 3, float32, with a 4x4 affine (RAS, mm) and its file name in ``meta``; and a
+        bool mask ``(1, *spatial)`` of its finite voxels, or ``None`` if all are finite.
 
     Raises:
-        InputError: when the file is missing or unreadable, the image has several channels and ``channel`` is ``None``, is
-            complex, has a wrong number of axes or a singular or non-finite affine, is constant, or more than half of its
-            voxels are not finite.
+        InputError: if the file is missing or unreadable; if the image has several channels and ``channel`` is ``None``, is
+            complex, has the wrong number of axes or a singular or non-finite affine, or is constant; or if more than half
+            of its voxels are not finite.
     """
     name, image = load_source(source, f"{role} image", channel)
     data = image.as_tensor()
@@ -80,20 +80,20 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
 
 
 def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
-    """Read a mask: where the image counts.
+    """Read a mask of the voxels that are used for registration.
 
     Args:
         source: a file, or a mask in memory ``(1, *spatial)``, of any type.
         role: ``"fixed"`` or ``"moving"``, for messages.
 
     Returns:
-        ``(1, *spatial)`` float32 in [0, 1]: values within [0, 1] are kept as weights, in other masks (labels, 255) all that is
-        not zero is one; 4x4 affine (RAS, mm). Values that overshoot by up to 1e-4, as resampling leaves them, are clipped.
+        ``(1, *spatial)`` float32 in [0, 1] with a 4x4 affine (RAS, mm). Values in [0, 1] are kept as weights; in other masks
+        (labels, 255) all nonzero values become one. Overshoot of up to 1e-4 from resampling is clipped.
 
     Raises:
-        InputError: as :func:`read_image`, and when values are negative or not finite, or all are zero.
+        InputError: as for :func:`read_image`, and if values are negative or not finite, or all are zero.
     """
-    several = "all" if isinstance(source, (str, os.PathLike)) else None  # of a file, none can be chosen
+    several = "all" if isinstance(source, (str, os.PathLike)) else None  # no channel of a file can be selected
     name, mask = load_source(source, f"{role} mask", several)
     data = mask.as_tensor()
     if len(data) > 1:
@@ -118,14 +118,14 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
     Args:
         source: a file, or a label map in memory ``(1, *spatial)``.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        channel: which of several channels or frames to take, or ``"all"``.
+        channel: index of the channel or frame to select, or ``"all"``.
 
     Returns:
-        ``(1, *spatial)`` int64, or ``(C, *spatial)`` of all channels, with a 4x4 affine (RAS, mm); its
-        ``meta["stored_dtype"]`` is the type of the file's voxels.
+        ``(1, *spatial)`` int64, or ``(C, *spatial)`` for all channels, with a 4x4 affine (RAS, mm); its
+        ``meta["stored_dtype"]`` is the type of the stored voxels.
 
     Raises:
-        InputError: when it cannot be read or holds a value that is not a whole number within rounding.
+        InputError: if it cannot be read or contains a value that is not an integer within rounding.
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
     data = labels.as_tensor()
@@ -142,24 +142,23 @@ def write_image(
     dtype: DTypeLike | None = None,
     said: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an image, as NIfTI or by ITK; the file appears only when it is complete.
+    """Write an image atomically, as NIfTI or with ITK.
 
     Args:
-        path: ends in one of :data:`IMAGE_SUFFIXES`.
-        image: ``(C, *spatial)`` or ``(*spatial)``; 2-D images are written with two axes, ``(H, W)``: read as a 2-D image,
-            a NIfTI file of ``(H, W, 1)`` loses its direction in ITK. Slices out of the x-y plane are written as
-            ``(H, W, 1)``, in their place in three dimensions. Several channels become the last axis, ``(X, Y, Z, C)``
-            or ``(X, Y, 1, C)``.
-        grid: where its voxels lie; an affine with shear is written to NIfTI with a warning, since ITK may refuse it.
-        dtype: of the file; floating point values are rounded for integer types. ``None`` keeps the image's, 64 bit types,
-            half precision and bool made what NIfTI tools read (float32, int32, uint8).
-        said: what the header of the source image said, as in ``meta`` of :func:`.image_source.load_source`: ``time`` of a
-            series, ``intent`` and ``intent_name`` are written to NIfTI. Tensors become ``(X, Y, Z, 1, 6)``.
+        path: must end in one of :data:`IMAGE_SUFFIXES`.
+        image: ``(C, *spatial)`` or ``(*spatial)``. 2-D images are written with two axes, ``(H, W)``, since ITK ignores the
+            direction of a NIfTI file of shape ``(H, W, 1)`` that it reads as 2-D. Slices outside the x-y plane are written
+            as ``(H, W, 1)`` at their 3-D position. Channels become the last axis, ``(X, Y, Z, C)`` or ``(X, Y, 1, C)``.
+        grid: grid of the image; a sheared affine is written to NIfTI with a warning, since ITK may reject it.
+        dtype: dtype of the file; floating-point values are rounded for integer types. ``None`` keeps the dtype of the image,
+            except that 64-bit types, half precision and bool are converted for NIfTI tools (float32, int32, uint8).
+        said: metadata of the source image, as in ``meta`` of :func:`.image_source.load_source`: ``time`` of a series,
+            ``intent`` and ``intent_name`` are written to NIfTI. Tensors become ``(X, Y, Z, 1, 6)``.
 
     Raises:
-        InputError: when ``path`` has another suffix, or ITK is needed and not installed or cannot express the geometry or
-            several channels.
-        ValueError: when the image does not fit the grid or its values do not fit ``dtype``.
+        InputError: if ``path`` has another suffix, ITK is needed but not installed, or the format cannot store the geometry
+            or several channels.
+        ValueError: if the image does not fit the grid or its values do not fit ``dtype``.
     """
     data = plain(image).detach().cpu()
     data = data[None] if data.ndim == grid.dims else data
@@ -181,7 +180,7 @@ TENSOR_INTENT = "symmetric matrix"
 
 
 def _header(said: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """The metadata that remain valid for a number of channels, for :func:`.nifti.save_nifti`."""
+    """The metadata that are valid for this number of channels, as arguments of :func:`.nifti.save_nifti`."""
     out = {}
     if channels > 1 and said.get("time") is not None:
         out["time"] = said["time"]
@@ -192,7 +191,7 @@ def _header(said: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 def _write_itk(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -> None:
-    """``(1, *spatial)`` through ITK, compressed."""
+    """Write ``(1, *spatial)`` with ITK, compressed."""
     if len(array) != 1:
         raise InputError(f"output file {os.fspath(path)}: {len(array)} channels are written to .nii or .nii.gz only")
     if has_shear(grid):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's transforms in HDF5 (``.h5``): read with h5py where it is installed, else with ITK; written with ITK."""
+"""ITK transforms in HDF5 (``.h5``): read with h5py if installed, else with ITK; written with ITK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .itk_linear import ItkTransform
 __all__ = ["FIELDS", "SIGNATURE", "itk_parameters", "itk_view", "read_hdf5", "write_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-#: kinds that hold a displacement field; those of ITK's registrations add only how they were smoothed
+#: displacement field transforms; the types of ITK's registrations only add smoothing parameters
 FIELDS = (
     "DisplacementFieldTransform",
     "GaussianSmoothingOnUpdateDisplacementFieldTransform",
@@ -27,11 +27,11 @@ FIELDS = (
 
 
 def read_hdf5(path: Path, name: str) -> list[ItkTransform]:
-    """The transforms of a file, a composite before its parts.
+    """The transforms in a file, with a composite before its components.
 
     Raises:
-        InputError: when neither h5py nor ITK is installed.
-        Exception: what the libraries say of a damaged file.
+        InputError: if neither h5py nor ITK is installed.
+        Exception: any exception of the libraries, if the file is damaged.
     """
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
@@ -51,7 +51,7 @@ def _with_h5py(path: Path) -> list[ItkTransform]:
 
 def _of_group(group: Any) -> ItkTransform:
     kind = group["TransformType"][0]
-    # ITK before 5 left out a letter
+    # ITK before version 5 misspelled the keys
     values = [
         next((group[key][()].ravel() for key in (f"Transform{what}", f"Tranform{what}") if key in group), np.zeros(0))
         for what in ("Parameters", "FixedParameters")
@@ -78,18 +78,18 @@ def _of_itk(transform: Any) -> ItkTransform:
         return ItkTransform.of(type_, np.array(list(transform.GetParameters())), fixed)
     dims = transform.GetInputSpaceDimension()
     image = itk_class("DisplacementFieldTransform", f"D{dims}").cast(transform).GetDisplacementField()
-    return ItkTransform.of(type_, itk_view(image, dims).ravel().copy(), fixed)  # number by number it would take minutes
+    return ItkTransform.of(type_, itk_view(image, dims).ravel().copy(), fixed)  # GetParameters would take minutes
 
 
 def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> None:
-    """Write one transform, or several as a composite, whose last one is applied to points first.
+    """Write one transform, or several as a composite that applies the last one to points first.
 
     Args:
-        transforms: affine maps, displacement fields and cubic B-splines of D = 2 or 3.
+        transforms: affine maps, displacement fields and cubic B-splines, D = 2 or 3.
 
     Raises:
-        InputError: when ITK is not installed.
-        RuntimeError: what ITK says when it cannot write there.
+        InputError: if ITK is not installed.
+        RuntimeError: if ITK cannot write the file.
     """
     load_itk(name)
     parts = [_to_itk(transform) for transform in transforms]
@@ -109,7 +109,7 @@ def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> Non
 def _to_itk(transform: ItkTransform) -> Any:
     dims = transform.dims
     out = itk_class(transform.kind, f"D{dims}3" if transform.kind == "BSplineTransform" else f"D{dims}").New()
-    out.SetFixedParameters(itk_parameters(transform.fixed))  # a field gets its grid from these
+    out.SetFixedParameters(itk_parameters(transform.fixed))  # sets the grid of a field
     if transform.kind in FIELDS:
         itk_view(out.GetDisplacementField(), dims).ravel()[:] = transform.parameters
     else:
@@ -118,7 +118,7 @@ def _to_itk(transform: ItkTransform) -> Any:
 
 
 def itk_parameters(values: np.ndarray) -> Any:
-    """Numbers as ITK's transforms take them."""
+    """Numbers as ITK's ``OptimizerParameters``."""
     out = itk_class("OptimizerParameters", "D")(len(values))
     for index, value in enumerate(values.tolist()):
         out[index] = value
@@ -126,5 +126,5 @@ def itk_parameters(values: np.ndarray) -> Any:
 
 
 def itk_view(image: Any, dims: int, kind: str = "D") -> np.ndarray:
-    """The vectors of an image of doubles (``kind`` D) or floats (F), last axis first, components last; not a copy."""
+    """View of the vectors of an image of doubles (``kind`` D) or floats (F), last axis first, components last."""
     return np.asarray(itk_class("PyBuffer", f"IV{kind}{dims}{dims}").GetArrayViewFromImage(image))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Import of ITK where a format needs it, with a one-line error where it is not installed."""
+"""Import of ITK on demand, with a one-line error if it is not installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["itk_class", "load_itk"]
 
 
 def load_itk(name: str) -> Any:
-    """The module ``itk``; loading it takes seconds.
+    """Import the module ``itk``, which takes seconds.
 
     Args:
-        name: of the file that needs it, for the message.
+        name: name of the file that needs it, for the message.
 
     Raises:
-        InputError: when it is not installed.
+        InputError: if it is not installed.
     """
     try:
         import itk
@@ -32,10 +32,10 @@ def load_itk(name: str) -> Any:
 
 
 def itk_class(name: str, kind: str) -> Any:
-    """A class of ITK from its own module.
+    """Import an ITK class from its own module.
 
-    ITK's Python package loads, for the first class that is asked for, all modules that any may need: ten seconds. Taken from
-    its own module a class comes with what it needs itself.
+    On first access of any class, the ``itk`` package loads all its modules, which takes ten seconds. Importing the class
+    from its own module loads only its dependencies.
 
     >>> itk_class("AffineTransform", "D3").__name__
     'itkAffineTransformD3'

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transforms as ITK keeps them in its files, kind and numbers, and the matrices of those that are linear. LPS mm."""
+"""ITK transforms as stored in files (type and parameters), and the matrices of the linear ones. LPS mm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ItkTransform:
     """One transform of a file.
 
     Attributes:
-        kind: ITK's class, such as ``"AffineTransform"``.
-        dims: D.
-        parameters: those that a registration changes.
-        fixed: those that it does not: center of rotation, or size, origin, spacing and direction of a grid.
+        kind: ITK class, such as ``"AffineTransform"``.
+        dims: number of dimensions D.
+        parameters: parameters that are optimized by a registration.
+        fixed: fixed parameters: center of rotation, or size, origin, spacing and direction of a grid.
     """
 
     kind: str
@@ -34,10 +34,10 @@ class ItkTransform:
 
     @classmethod
     def of(cls, type_: str, parameters: np.ndarray, fixed: np.ndarray) -> ItkTransform:
-        """From ITK's name of the type, such as ``AffineTransform_double_3_3``.
+        """From an ITK type name, such as ``AffineTransform_double_3_3``.
 
         Raises:
-            ValueError: when it is not the name of a transform type, or the dimensions differ.
+            ValueError: if it is not the name of a transform type, or the input and output dimensions differ.
         """
         found = _TYPE.fullmatch(type_)
         if found is None or found["dims"] != found["out"]:
@@ -46,10 +46,10 @@ class ItkTransform:
 
 
 def linear_matrix(transform: ItkTransform) -> np.ndarray | None:
-    """The matrix ``(D + 1, D + 1)``, LPS mm, of any linear transform of ITK; None for others.
+    """The matrix ``(D + 1, D + 1)``, LPS mm, of a linear ITK transform; None for other transforms.
 
     Raises:
-        ValueError: when it has another number of parameters than its kind.
+        ValueError: if the number of dimensions or parameters is wrong for its type.
     """
     if transform.kind not in _KINDS:
         return None
@@ -61,7 +61,7 @@ def linear_matrix(transform: ItkTransform) -> np.ndarray | None:
         raise ValueError(f"holds a {transform.kind} with {len(p)} parameters instead of {count(dims)}")
     linear, shift, center = parts(np.asarray(p, dtype=np.float64), dims, len(fixed) == dims + 1 and bool(fixed[-1]))
     if center is None:
-        if len(fixed) not in (dims, dims + 1):  # the order of rotations may follow the center
+        if len(fixed) not in (dims, dims + 1):  # the center may be followed by a flag for the order of rotations
             raise ValueError(f"holds a {transform.kind} with {len(fixed)} fixed parameters instead of {dims}")
         center = fixed[:dims]
     matrix = np.eye(dims + 1)
@@ -69,7 +69,7 @@ def linear_matrix(transform: ItkTransform) -> np.ndarray | None:
     return matrix
 
 
-#: matrix, translation and center, None where the fixed parameters are it; of parameters, dimensions, order of rotations
+#: matrix, translation, and center (None: in the fixed parameters), from parameters, dimensions and order of rotations
 _Parts = tuple[np.ndarray, np.ndarray, "np.ndarray | None"]
 _Reader = Callable[[np.ndarray, int, bool], _Parts]
 
@@ -152,7 +152,7 @@ def _turn(angle: float) -> np.ndarray:
 
 
 def _versor(v: np.ndarray) -> np.ndarray:
-    """Rotation of a unit quaternion whose real part is positive."""
+    """Rotation matrix of a versor: unit quaternion with positive real part."""
     return _rotation(v, np.sqrt(max(0.0, 1 - v @ v)))
 
 
@@ -172,10 +172,10 @@ def _row(only: int, count: int | Callable[[int], int], parts: _Reader) -> tuple[
 
 
 _MATRIX = _row(0, lambda dims: dims * (dims + 1), _affine)
-#: by kind: the only number of dimensions, or 0; number of parameters; their meaning
+#: by type: required number of dimensions (0: any), number of parameters, function that reads them
 _KINDS = {
     "AffineTransform": _MATRIX,
-    "MatrixOffsetTransformBase": _MATRIX,  # of c3d_affine_tool, ITK-SNAP, greedy, fMRIPrep
+    "MatrixOffsetTransformBase": _MATRIX,  # written by c3d_affine_tool, ITK-SNAP, greedy, fMRIPrep
     "FixedCenterOfRotationAffineTransform": _MATRIX,
     "ScalableAffineTransform": _MATRIX,
     "CenteredAffineTransform": _row(0, lambda dims: dims * (dims + 2), _centered_affine),

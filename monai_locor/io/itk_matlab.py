@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's and ANTs' ``.mat`` files: matrices of MATLAB's version 4, two for each transform, its parameters and the fixed ones."""
+"""ITK and ANTs ``.mat`` files: MATLAB version 4, with two matrices per transform, its parameters and fixed parameters."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .itk_linear import ItkTransform
 
 __all__ = ["is_matlab", "read_matlab", "write_matlab_affine"]
 
-_HEAD = struct.Struct("<5i")  # type, rows, columns, whether it is complex, length of the name
+_HEAD = struct.Struct("<5i")  # type, rows, columns, complex flag, length of the name
 _LONGEST_NAME = 128
 
 
 def is_matlab(start: bytes) -> bool:
-    """Whether a file that begins like this holds matrices of MATLAB's version 4."""
+    """Whether a file with these first bytes is a MATLAB version 4 file."""
     if len(start) < _HEAD.size:
         return False
     return any(_known(*struct.unpack_from(f"{order}5i", start)) for order in "<>")
 
 
 def _known(kind: int, rows: int, columns: int, imaginary: int, length: int) -> bool:
-    # digits: 1 for big-endian; 1 for numbers row by row, as VNL has it; 1 for single precision; 0 for numbers
+    # digits of the type: 1 for big-endian; 1 for row-major, as VNL writes; 1 for single precision; 0 for numeric
     sound = rows >= 0 and columns >= 0 and imaginary == 0 and 1 < length <= _LONGEST_NAME
     return sound and kind in (0, 10, 100, 110, 1000, 1010, 1100, 1110)
 
 
 def read_matlab(path: Path) -> list[ItkTransform]:
-    """The transforms of a file.
+    """The transforms in a file.
 
     Raises:
-        ValueError: when it is not a MATLAB file of version 4, or damaged.
+        ValueError: if it is not a MATLAB version 4 file of transforms, or is damaged.
     """
     content, start, found = path.read_bytes(), 0, []
     while start < len(content):
@@ -49,7 +49,7 @@ def read_matlab(path: Path) -> list[ItkTransform]:
 
 
 def _matrix(content: bytes, start: int) -> tuple[str, np.ndarray, int]:
-    """Name and numbers of the matrix that starts there, and where the next one does."""
+    """Name and values of the matrix at an offset, and the offset of the next one."""
     if not is_matlab(content[start : start + _HEAD.size]):
         raise ValueError("is not a complete MATLAB file of version 4 as ITK and ANTs write")
     order = "<" if _known(*_HEAD.unpack_from(content, start)) else ">"
@@ -64,7 +64,7 @@ def _matrix(content: bytes, start: int) -> tuple[str, np.ndarray, int]:
 
 
 def write_matlab_affine(path: Path, lps: np.ndarray) -> None:
-    """Write an affine map ``(D + 1, D + 1)`` on LPS mm as ITK does; its center is the origin."""
+    """Write an affine map ``(D + 1, D + 1)``, LPS mm, as ITK does, with its center at the origin."""
     dims = len(lps) - 1
     numbers = np.append(lps[:dims, :dims].ravel(), lps[:dims, dims])
     parts = ((f"AffineTransform_double_{dims}_{dims}", numbers), ("fixed", np.zeros(dims)))

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's text format of transforms (``.tfm``, ``.txt``), written and read without ITK, which takes seconds to load."""
+"""ITK's text format for transforms (``.tfm``, ``.txt``), read and written without ITK, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .itk_linear import ItkTransform
 
 __all__ = ["TEXT_SIGNATURE", "affine_text", "read_text"]
 
-#: how each file begins
+#: start of each file
 TEXT_SIGNATURE = "#Insight Transform File"
 
 
 def affine_text(lps: np.ndarray) -> str:
-    """The file of a matrix ``(D + 1, D + 1)`` on LPS mm; its center is the origin."""
+    """File content for a matrix ``(D + 1, D + 1)``, LPS mm, with its center at the origin."""
     dims = len(lps) - 1
     numbers = " ".join(repr(float(v)) for v in [*lps[:dims, :dims].ravel(), *lps[:dims, dims]])
     return (
@@ -29,10 +29,10 @@ def affine_text(lps: np.ndarray) -> str:
 
 
 def read_text(path: Path) -> list[ItkTransform]:
-    """The transforms of a text file, of any kind and precision.
+    """The transforms in a text file, of any type and precision.
 
     Raises:
-        ValueError: when it is not a text file of ITK, or damaged.
+        ValueError: if it is not an ITK text file, or is damaged.
     """
     text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments may be in any language
     if not text.lstrip().startswith(TEXT_SIGNATURE):

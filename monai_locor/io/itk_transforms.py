@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Transform files of ITK: HDF5, MATLAB and text."""
+"""ITK transform files: HDF5, MATLAB and text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["read_itk_transforms"]
 
 
 def read_itk_transforms(path: Path, name: str) -> list[ItkTransform]:
-    """The transforms of an ``.h5``, ``.mat`` or text file, whatever its name, a composite before its parts.
+    """The transforms in an ``.h5``, ``.mat`` or text file with any suffix, with a composite before its components.
 
     Args:
-        path: with ``~`` expanded.
-        name: for messages.
+        path: the file, with ``~`` expanded.
+        name: name of the transform for messages.
 
     Raises:
-        InputError: when there is no such file or it cannot be read.
+        InputError: if there is no such file or it cannot be read.
     """
     if not path.is_file():
         raise InputError(f"{name}: no such file; check its path")
@@ -37,5 +37,5 @@ def read_itk_transforms(path: Path, name: str) -> list[ItkTransform]:
         return read_matlab(path) if binary or is_matlab(start) else read_text(path)
     except InputError:
         raise
-    except Exception as error:  # h5py and ITK raise exceptions of many types
+    except Exception as error:  # h5py and ITK raise various types
         raise InputError(f"{name}: {one_line(error)}; give a complete .tfm, .txt, .mat or .h5 of ITK") from error
