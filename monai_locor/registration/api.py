@@ -70,59 +70,60 @@ def register(
 ) -> RegistrationResult:
     """Register two images of the same or different modality.
 
-    An affine stage, then a multi-resolution, bidirectional, diffeomorphic deformation, both driven by
-    :class:`monai_locor.losses.LocalLearnedBasisCRLoss`, or by another measure. The images may differ in size, spacing,
-    orientation and field of view; each keeps its own grid.
+    An affine stage is followed by a multi-resolution, bidirectional, diffeomorphic deformation. Both minimize
+    :class:`monai_locor.losses.LocalLearnedBasisCRLoss` or another similarity measure. The images may differ in size,
+    spacing, orientation and field of view; each keeps its own grid.
 
     Args:
         fixed, moving: file names, or images in memory, 2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a
             nested list, alone (voxels of 1 mm) or as ``(array, affine)`` with an affine in RAS mm, see
-            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. Lists are
-            registered together: the first fixed with the first moving image, and so on, or a single image of one side with
-            each of the other. All images of a side are resampled to the grid of its first one. Verdict, warped images and the
-            search for another start use the first pair; :attr:`RegistrationResult.basis` is None.
+            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. Lists of images are
+            registered jointly: the first fixed with the first moving image, and so on, or a single image of one side with
+            each of the other. All images of a side are resampled to the grid of the first. The verdict, the warped images and
+            the multi-start search use the first pair; :attr:`RegistrationResult.basis` is None.
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for
             images of two subjects, or ``"paper"``, close to the published method), a mapping of settings or their JSON file.
-        fixed_mask, moving_mask: masks of the voxels that are used, on any grid.
+        fixed_mask, moving_mask: masks of the voxels to use, on any grid.
         initial: initial transform: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centers of
-            mass) or ``"auto"``, which replace ``initialization`` of the settings; an affine, ``(D + 1, D + 1)`` RAS mm from
-            fixed to moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, affine included; a
-            :class:`monai_locor.geometry.SpatialTransform`, or the result of another registration; a transform of SimpleITK, ITK
-            or ANTsPy, or a field as an image of theirs (LPS mm); a file of any format that
+            mass) or ``"auto"``, overriding the setting ``initialization``; an affine, ``(D + 1, D + 1)`` RAS mm from fixed to
+            moving points; a displacement field on the fixed grid, ``(D, *fixed)`` RAS mm, including the affine; a
+            :class:`monai_locor.geometry.SpatialTransform`, or the result of another registration; a SimpleITK, ITK or ANTsPy
+            transform, or a displacement field as an image of these libraries (LPS mm); a file of any format that
             :func:`monai_locor.io.read_transform` reads; or a list of transforms and files in the order of
-            ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` stands for an inverse.
+            ``antsApplyTransforms -t``, where ``"[FILE,1]"`` or ``(transform, True)`` denotes an inverse.
         initial_velocity: initial stationary velocity field, for instance a network's prediction: ``(D, *fixed)`` along the
             fixed grid's array axes in its voxels (MONAI's DVF); the optimized velocity adds to it.
         predict: returns an initial velocity after the affine stages: called with the prepared fixed and moving image and the
             affine, it returns ``(D, *fixed)`` in the axis order of the prepared fixed image, RAS mm. See
             :func:`monai_locor.inferers.network_input.predict_velocity`. Not with two devices.
         initial_basis: initial basis, optimized further: :attr:`RegistrationResult.basis` of another pair of the same contrasts,
-            or its file (:meth:`RegistrationResult.save_basis`). Its sizes must be those of the settings.
-        similarity: replaces the measure of the settings: the name of another one, with its default options, see
-            :data:`monai_locor.registration.similarity.SIMILARITIES`; or a custom loss or one of MONAI's, to be minimized,
-            ``forward(pred, target)`` of the warped and the target image, ``(1, 1, *spatial)``, about [0, 1] (the robust range;
-            from -0.25 to 1.25): a module, copied for each direction, or a function ``(spatial_dims) -> module``. A parameter
-            ``mask`` of ``forward`` receives the mask of both images, otherwise the whole images are compared
-            (``monai.losses.MaskedLoss`` helps). With an attribute ``in_channels`` of 2, ``pred`` also has the derivative
-            magnitude. Its parameters are optimized at ``learning_rate_basis``.
-        transform: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, replaces that of the settings. It is
-            composed with ``initial``.
-        channel_weights: weights of several pairs of images, by default equal: the loss is the weighted mean of the pairs'
-            losses, each with its own basis functions.
-        device: by default CUDA where there is a GPU, else the CPU.
+            or its file (:meth:`RegistrationResult.save_basis`). Its sizes must match the settings.
+        similarity: overrides the measure of the settings: the name of a measure, used with its default options, see
+            :data:`monai_locor.registration.similarity.SIMILARITIES`; or a MONAI or custom loss to be minimized, with
+            ``forward(pred, target)`` of the warped and the target image, ``(1, 1, *spatial)``, intensities about [0, 1] (the
+            robust range; from -0.25 to 1.25): a module, copied for each direction, or a function
+            ``(spatial_dims) -> module``. If ``forward`` has a parameter ``mask``, it receives the mask of both images;
+            otherwise the whole images are compared (see ``monai.losses.MaskedLoss``). With an attribute ``in_channels`` of 2,
+            ``pred`` also has the derivative magnitude. Parameters of the module are optimized at ``learning_rate_basis``.
+        transform: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``, overriding the setting. It is composed
+            with ``initial``.
+        channel_weights: weights of several pairs of images, by default equal: the loss is the weighted mean of the losses of
+            the pairs, each with its own basis functions.
+        device: by default CUDA if available, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: another process computes the second direction on the
-            second device, and gradients are summed after every step (gloo). The result is that of one device up to the order
-            of sums. A script that uses it needs the ``if __name__ == "__main__":`` of Python's ``multiprocessing``.
-        seed: of the basis networks and the window shifts; on a CPU the same seed gives the same bytes.
+            second device, and gradients are summed after every step (gloo). The result differs from that of one device by
+            rounding only. Scripts need the guard ``if __name__ == "__main__":``, as for Python's ``multiprocessing``.
+        seed: random seed of the basis networks and the window shifts; CPU results are reproducible to the byte.
         progress: show a progress bar.
         keep_interrupted: if interrupted by Ctrl-C (KeyboardInterrupt), return the current state, with ``interrupted`` set,
             instead of raising. A second interrupt raises.
 
     Returns:
-        The transform in both directions and the warped images, on the host.
+        the transform in both directions and the warped images, on the host.
 
     Raises:
-        InputError: for input that cannot be registered, before any long computation, in one line that names it and the remedy.
+        InputError: if the input cannot be registered. It is raised before any long computation; the one-line message names
+            the input and the remedy.
     """
     given = dict(locals())  # all arguments, for run.json
     first, second = _devices(device, devices)
@@ -131,11 +132,11 @@ def register(
 
 
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
-    """The body of :func:`register`, on its devices."""
+    """Implement :func:`register` on the selected devices."""
     began = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
-    if word is not None:  # a setting
+    if word is not None:  # names are a setting
         settings, given = dataclasses.replace(settings, initialization=word), {**given, "initial": None}
     config, own = chosen_similarity(settings, given["similarity"])
     basis = _basis(given["initial_basis"], config)
@@ -176,7 +177,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
 def _optimized(
     start: Start, config: RegistrationConfig, second: torch.device | None, progress: bool, keep_interrupted: bool
 ) -> tuple[Run, bool]:
-    """The run after its last step, and whether it was interrupted."""
+    """Run the optimization; return the run and whether it was interrupted."""
     run = None
     try:
         if second is None:
@@ -198,10 +199,10 @@ def _optimized(
 def _predicted(
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor], pair: Pair, matrix: np.ndarray
 ) -> torch.Tensor:
-    """The predicted velocity, ``(D, *fixed)`` in the order of the prepared image, RAS mm.
+    """Return the predicted velocity, ``(D, *fixed)`` in the axis order of the prepared image, RAS mm.
 
     Raises:
-        InputError: when it is not finite, as from a network whose training has diverged.
+        InputError: if it is not finite, for instance because the training of the network diverged.
     """
     velocity = predict(pair.fixed, pair.moving, matrix)
     bad = int((~velocity.isfinite()).sum())
@@ -216,7 +217,7 @@ def _predicted(
 def _devices(
     device: torch.device | str | None, devices: Sequence[torch.device | str] | None
 ) -> tuple[torch.device, torch.device | None]:
-    """The device, and the second one where there are two."""
+    """Return the device and the second device, or None if there is only one."""
     if devices is None:
         return select_device(device), None
     if device is not None or isinstance(devices, str) or len(devices) not in (1, 2):
@@ -253,14 +254,14 @@ def _basis(given: BasisPair | str | PathLike[str] | None, config: RegistrationCo
 
 
 def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
-    """Whether the first affine is compared with other starts; an initial deformation is tied to its affine."""
+    """Whether to run the multi-start search; not with an initial deformation, which is valid only with its own affine."""
     if pair.velocity is not None or pair.displacement is not None:
         return False
     return config.multistart == "always" or (config.multistart == "auto" and not given)
 
 
 def _second_direction(exchange: Exchange, start: Start, config: RegistrationConfig) -> None:
-    """The work of the second process."""
+    """Run the optimization of the second direction in the second process."""
     optimize(RegistrationEngine(start, config, exchange)).share_bases()
 
 
@@ -299,7 +300,7 @@ def _result(run: Run, pair: Pair, seconds: float, names: dict[str, str]) -> Regi
 
 
 def _judged(result: RegistrationResult, pair: Pair, times: list[float]) -> RegistrationResult:
-    """The result with its verdict and timings; ``times`` has the start and end of the first parts."""
+    """Add verdict and timings to a result; ``times`` has the start and the ends of the previous parts."""
     times.append(time.perf_counter())
     sources = {"fixed": (pair.fixed, pair.fixed_image), "moving": (pair.moving, pair.moving_image)}
     masks = {

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Detection of a noisy background of full intensity range, as in MP2RAGE images (UNI, T1 maps)."""
+"""Detection of background noise over the full intensity range, as in MP2RAGE images (UNI, T1 maps)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["has_noisy_background"]
 
 CORNER_FRACTION = 10  # a corner is a tenth of each axis
 MIN_CORNER_SIZE = 6  # voxels along each axis of a corner
-MIN_NOISE_STD = 0.15  # of a corner, in robust ranges of the image; uniform noise over the range has 0.29
-MAX_NOISE_CORRELATION = 0.4  # of neighbors
-MIN_IMAGE_CORRELATION = 0.55  # of neighbors
+MIN_NOISE_STD = 0.15  # of a corner, relative to the robust range of the image; uniform noise over the range has 0.29
+MAX_NOISE_CORRELATION = 0.4  # of neighboring voxels
+MIN_IMAGE_CORRELATION = 0.55  # of neighboring voxels
 
 
 def has_noisy_background(image: torch.Tensor) -> bool:
-    """Whether at least half of the corners hold noise over the range of the image, and its middle does not.
+    """Whether at least half of the corners contain noise over the range of the image and its center does not.
 
-    Where the phase of an inversion is combined without regard to the signal, air is noise between both ends of the range. A
-    registration would have to explain it. Noise has no relation to its neighbors, anatomy has.
+    If inversion images are combined regardless of signal, air is noise over the whole intensity range, which a registration
+    cannot explain. Neighboring voxels are correlated in anatomy but not in noise.
 
     Args:
-        image: ``(1, *spatial)``.
+        image: intensities, ``(1, *spatial)``.
     """
     values = plain(image)[0].detach()
     low, high = np.quantile(values.flatten()[:: max(1, values.numel() // 2**16)].cpu().double().numpy(), [0.005, 0.995])
@@ -56,7 +56,7 @@ def _size(n: int) -> int:
 
 
 def _corners(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Blocks at the corners; a short axis belongs to them as a whole."""
+    """Return blocks at the corners; they extend over the full length of short axes."""
     ends = [(slice(0, _size(n)), slice(n - _size(n), n)) if n >= 3 * MIN_CORNER_SIZE else (slice(None),) for n in shape]
     return itertools.product(*ends)
 
@@ -66,7 +66,7 @@ def _is_noise(block: np.ndarray, span: float) -> bool:
 
 
 def _neighbors(block: np.ndarray) -> float:
-    """Correlation of neighboring voxels, mean over the axes; of a centered block."""
+    """Return the correlation of neighboring voxels of a centered block, averaged over the axes."""
     energy = float((block**2).mean())
     if energy == 0:
         return 1.0

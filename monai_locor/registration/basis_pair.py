@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The learned basis functions of both directions: copied from a registration or a training, reused in another one."""
+"""The learned basis functions of both directions, copied from a registration or training for reuse in another."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class BasisPair:
 
     Attributes:
         forward: state dict of the :class:`monai_locor.networks.LearnedBasis` applied to the moving image, on the host.
-        inverse: the same, applied to the fixed image.
-        in_channels: 1, intensity; or 2, intensity and derivative magnitude times the distance of samples.
-        num_basis: basis functions J.
-        hidden_channels: hidden layers.
+        inverse: state dict of the basis applied to the fixed image.
+        in_channels: 1, intensity; or 2, intensity and derivative magnitude times the sample distance.
+        num_basis: number of basis functions J.
+        hidden_channels: widths of the hidden layers.
         derivative: ``"none"``, ``"basis"`` or ``"both"``, see :class:`monai_locor.registration.RegistrationConfig`.
-        quantile: share of voxels inside the mask, below and above, whose robust range was mapped to [0, 1]; None when the
-            intensities were normalized elsewhere.
-        limits: limits that the mapped intensities were clamped to, or None.
+        quantile: fraction of voxels inside the mask below and above the intensity range that was mapped to [0, 1]; None if
+            the intensities were normalized elsewhere.
+        limits: limits to which the mapped intensities were clamped, or None.
         contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, or None.
-        version: of the package that learned them.
+        version: package version they were learned with.
 
     Raises:
-        ValueError: when the shapes of the weights do not match the sizes.
+        ValueError: if the shapes of the weights do not match ``in_channels``, ``num_basis`` and ``hidden_channels``.
     """
 
     forward: Mapping[str, torch.Tensor]
@@ -80,13 +80,13 @@ class BasisPair:
         """Copy the current bases of two losses.
 
         Args:
-            loss_forward: of the warped moving image, modeling the fixed one.
-            loss_inverse: of the warped fixed image, modeling the moving one.
+            loss_forward: loss that predicts the fixed image from the warped moving image.
+            loss_inverse: loss that predicts the moving image from the warped fixed image.
             derivative: by default ``"none"`` for one channel and ``"basis"`` for two.
             quantile, limits, contrasts: see the class.
 
         Raises:
-            ValueError: when a basis is not a :class:`monai_locor.networks.LearnedBasis`, or the two differ in size.
+            ValueError: if a basis is not a :class:`monai_locor.networks.LearnedBasis`, or the two differ in size.
         """
         forward, inverse = _learned(loss_forward), _learned(loss_inverse)
         return cls(
@@ -100,10 +100,10 @@ class BasisPair:
         )
 
     def load_into(self, loss_forward: LocalLearnedBasisCRLoss, loss_inverse: LocalLearnedBasisCRLoss | None = None) -> None:
-        """Initialize the bases of two losses, for instance of a training; a single loss gets the forward one.
+        """Initialize the bases of two losses, for instance for training; a single loss gets the forward basis.
 
         Raises:
-            InputError: when a loss has another basis; the message names both sizes.
+            InputError: if a loss has a basis of another type or size; the message names both.
         """
         own = {"in_channels": self.in_channels, "num_basis": self.num_basis, "hidden_channels": self.hidden_channels}
         losses = [loss for loss in (loss_forward, loss_inverse) if loss is not None]
@@ -114,10 +114,10 @@ class BasisPair:
             loss.basis.load_state_dict(dict(state))
 
     def check(self, *, derivative: str, num_basis: int, hidden_channels: tuple[int, ...], basis: str = "learned") -> None:
-        """Check, before any work, that a registration with these settings can start from the bases.
+        """Check that a registration with these settings can start from the bases.
 
         Raises:
-            InputError: when it cannot; the message names both values.
+            InputError: if a setting differs; the message names both values.
         """
         asked = {
             "basis": basis,
@@ -130,23 +130,23 @@ class BasisPair:
         _refuse_difference(own, asked)
 
     def swapped(self) -> BasisPair:
-        """The same with fixed and moving exchanged: for a pair whose moving image has the contrast of the fixed one here."""
+        """Exchange fixed and moving, for a pair whose moving image has the contrast of the fixed image here."""
         contrasts = None if self.contrasts is None else (self.contrasts[1], self.contrasts[0])
         return dataclasses.replace(self, forward=self.inverse, inverse=self.forward, contrasts=contrasts)
 
     def description(self) -> dict[str, Any]:
-        """Everything but the weights, as plain values for JSON."""
+        """Return all attributes except the weights, as plain values for JSON."""
         return basis_description(vars(self))
 
     def save(self, path: str | PathLike[str]) -> list[Path]:
-        """Write ``path.safetensors`` and, beside it, ``path.json`` (:meth:`description`); needs the package safetensors.
+        """Write ``path.safetensors`` and ``path.json`` (:meth:`description`); requires the package safetensors.
 
         Args:
-            path: with or without ``.safetensors``. Missing folders are made; each file appears only when it is complete.
+            path: with or without ``.safetensors``. Missing folders are created; each file is written atomically.
 
         Raises:
-            InputError: when it cannot be written there.
-            ImportError: when safetensors is not installed, naming the extra that brings it.
+            InputError: if the files cannot be written.
+            ImportError: if safetensors is not installed; the message names the extra that provides it.
         """
         return write_basis(path, {direction: getattr(self, direction) for direction in DIRECTIONS}, self.description())
 
@@ -158,8 +158,8 @@ class BasisPair:
             path: with or without ``.safetensors``.
 
         Raises:
-            InputError: when a file is missing or is not a file of this kind, or the two do not fit each other.
-            ImportError: when safetensors is not installed, naming the extra that brings it.
+            InputError: if a file is missing or invalid, or if the two files do not match.
+            ImportError: if safetensors is not installed; the message names the extra that provides it.
         """
         fields = read_basis(path)
         try:
@@ -170,7 +170,7 @@ class BasisPair:
 
 
 def _shapes(in_channels: int, num_basis: int, hidden_channels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in the state dict of a :class:`monai_locor.networks.LearnedBasis`."""
+    """Return the names and shapes of the state dict of a :class:`monai_locor.networks.LearnedBasis`."""
     found: dict[str, tuple[int, ...]] = {}
     for number, (a, b) in enumerate(itertools.pairwise((in_channels, *hidden_channels, num_basis))):
         found |= {f"layers.{number}.weight": (b, a), f"layers.{number}.bias": (b,)}

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several images per side, registered together, channel by channel."""
+"""Joint registration of several images per side, channel by channel."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ __all__ = ["ChannelLosses", "compared_parts", "first_image", "paired", "read_cha
 
 logger = logging.getLogger(__name__)
 
-MIN_VOXEL_COVERAGE = 0.999  # share of a voxel that the resampled image must cover
+MIN_VOXEL_COVERAGE = 0.999  # fraction of a voxel that the resampled image must cover
 
 
 def first_image(source: ImageSource) -> ImageSource:
-    """The first or only image of a side, used for the verdict, pictures and warped images."""
+    """Return the first or only image of a side, used for the verdict, figures and warped images."""
     several = images_of_channels(source)
     return source if several is None else several[0]
 
 
 def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Tensor | None]:
-    """The images of one side on the grid of the first.
+    """Read the images of one side, resampled to the grid of the first.
 
     Args:
-        source: one image, or a list of them.
-        role: ``"fixed"`` or ``"moving"``, for messages.
+        source: one image or a list of images.
+        role: ``"fixed"`` or ``"moving"``, used in messages.
 
     Returns:
-        ``(K, *spatial)``, and the mask of voxels that are finite in all of them, ``(1, *spatial)`` bool; None if all are.
+        the images, ``(K, *spatial)``, and the mask of voxels that are finite in all of them, ``(1, *spatial)`` bool, or None
+        if all voxels are finite.
 
     Raises:
-        InputError: for an empty list, for images of different dimensions, and as :func:`monai_locor.io.read_image`.
+        InputError: for an empty list, for images of different dimensions, and see :func:`monai_locor.io.read_image`.
     """
     several = images_of_channels(source)
     if several is None:
@@ -65,7 +66,7 @@ def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Ten
 
 
 def _on_grid(image: MetaTensor, valid: torch.Tensor | None, grid: Grid, role: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Another image of a side resampled to the grid of the first, and the mask of its valid voxels."""
+    """Resample another image of a side to the grid of the first; return it with the mask of its valid voxels."""
     own, name = Grid.of(image), f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, the first {role} image {grid.shape}; both must be 2-D or both 3-D")
@@ -84,7 +85,7 @@ def _on_grid(image: MetaTensor, valid: torch.Tensor | None, grid: Grid, role: st
 
 
 def paired(fixed: PreparedImage, moving: PreparedImage) -> tuple[PreparedImage, PreparedImage]:
-    """Both images with the same number of channels; a single channel is paired with each one of the other image.
+    """Return both images with the same number of channels; a single channel is repeated for each channel of the other image.
 
     Raises:
         InputError: see :func:`.pairing.pair_count`.
@@ -101,8 +102,8 @@ class ChannelLosses(nn.Module):
     """The weighted mean of one loss for each pair of channels.
 
     Args:
-        losses: each ``(pred, target[, mask])`` of one pair, all of the same kind, with separate parameters.
-        weights: one each.
+        losses: one loss ``(pred, target[, mask])`` per pair, all of the same type, with separate parameters.
+        weights: one weight per loss.
     """
 
     def __init__(self, losses: Sequence[nn.Module], weights: Sequence[float]) -> None:
@@ -114,29 +115,29 @@ class ChannelLosses(nn.Module):
     def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
-            pred: ``(1, K * C, *spatial)``, the channels of one pair after those of the other.
-            target: ``(1, K * T, *spatial)``, likewise.
-            mask: ``(1, 1, *spatial)``.
+            pred: warped image, ``(1, K * C, *spatial)``, grouped by pair.
+            target: target image, ``(1, K * T, *spatial)``, grouped by pair.
+            mask: valid samples, ``(1, 1, *spatial)``.
         """
         parts = list(self.parts(pred, target))
         values = [share * compare(loss, warped, fixed, mask) for (loss, warped, fixed), share in zip(parts, self.shares)]
         return sum(values[1:], values[0])
 
     def parts(self, pred: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[Any, torch.Tensor, torch.Tensor]]:
-        """Each loss with its channels."""
+        """Iterate over the losses with their channels of ``pred`` and ``target``."""
         count = len(self.losses)
         yield from zip(self.losses, pred.chunk(count, 1), target.chunk(count, 1), strict=True)
 
 
 def single(loss: nn.Module) -> nn.Module:
-    """The loss of the first pair of channels; the others are of the same kind."""
+    """Return the loss of the first pair of channels; the others are of the same type."""
     return loss.losses[0] if isinstance(loss, ChannelLosses) else loss
 
 
 def compared_parts(
     loss: nn.Module, pred: torch.Tensor, target: torch.Tensor
 ) -> list[tuple[float, nn.Module, torch.Tensor, torch.Tensor]]:
-    """Weight, loss, warped and target channels of each pair."""
+    """Return weight, loss, warped channels and target channels of each pair."""
     if not isinstance(loss, ChannelLosses):
         return [(1.0, loss, pred, target)]
     return [(share, *part) for share, part in zip(loss.shares, loss.parts(pred, target), strict=True)]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Settings of a registration: frozen, to and from JSON, unknown keys refused."""
+"""Settings of a registration: immutable, convertible to and from JSON, with unknown keys rejected."""
 
 from __future__ import annotations
 
@@ -40,53 +40,54 @@ class RegistrationConfig:
 
     Args:
         stages: the schedule, coarse to fine.
-        similarity: the loss that is minimized in both directions: ``"locor"``, the local correlation ratio with a basis, whose
+        similarity: the loss minimized in both directions: ``"locor"``, the local correlation ratio with a basis, whose
             settings follow; or another of :data:`monai_locor.registration.similarity.SIMILARITIES`, which uses intensities
-            only. ``"custom"`` in the settings of a result stands for a custom module.
-        similarity_options: arguments of the measure's class that have no setting here, for instance ``{"num_bins": 16}``.
+            only. ``"custom"`` in the settings of a result denotes a custom module.
+        similarity_options: arguments of the measure's class without a setting here, for instance ``{"num_bins": 16}``.
             Read-only.
         derivative: use of the derivative magnitude: ``"none"``; ``"basis"``, as a second input of the basis functions; or
             ``"both"``, also as a second target channel, as in the paper.
-        derivative_unit: length that it is the change over: ``"sample"``, the distance of two samples of the stage; or
-            ``"voxel"``, of two voxels (the smallest side) of the image.
-        num_basis: basis functions J.
-        hidden_channels: hidden layers of the basis network.
+        derivative_unit: unit length of the derivative: ``"sample"``, the sample distance of the stage; or ``"voxel"``, the
+            smallest voxel side of the image.
+        num_basis: number of basis functions J.
+        hidden_channels: widths of the hidden layers of the basis network.
         kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
-        truncated: where the window ends, standard deviations.
-        stride: distance of windows, samples of the stage.
-        ridge: of the local least squares fit.
-        eps: floor of the residual in the logarithm; in the normalized form, of the variance in a window.
+        truncated: truncation radius of the window, standard deviations.
+        stride: distance between windows, samples of the stage.
+        ridge: regularization of the local least-squares fit.
+        eps: floor of the residual in the logarithm or, in the normalized form, of the variance in a window.
         form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
-        min_mass: share of a window that must be valid for it to count.
-        bending_weight: weight of the bending energy (mm) times the squared distance of samples (mm^2); None for the default of
+        min_mass: minimum valid fraction of a window; other windows are ignored.
+        bending_weight: weight of the bending energy (mm) times the squared sample distance (mm^2); None for the default of
             the measure, see :attr:`effective_bending_weight`.
-        learning_rate_affine: per step, of the affine in units of half the field of view.
-        learning_rate_basis: of the basis networks.
-        damping: of the coefficients' optimizer, see :class:`monai_locor.registration.optimizer.DampedAdam`.
-        warmup: steps at the start of each stage in which the learning rates of affine and coefficients rise; without it the
-            optimizer's first steps have full length, whatever the gradient.
-        decay_start: share of each stage's iterations after which these rates begin to fall.
-        decay_end: their value at its end, relative to the maximum.
+        learning_rate_affine: learning rate of the affine, in units of half the field of view per step.
+        learning_rate_basis: learning rate of the basis networks.
+        damping: damping of the optimizer of the coefficients, see :class:`monai_locor.registration.optimizer.DampedAdam`.
+        warmup: number of steps at the start of each stage in which the learning rates of affine and coefficients increase;
+            without it, the optimizer's first steps have full length regardless of the gradient.
+        decay_start: fraction of the iterations of each stage after which these rates decay.
+        decay_end: rates at the end of a stage, relative to the maximum.
         transform: ``"rigid"``, rotation and translation; ``"similarity"``, with one scale for all axes;
             ``"affine"``; or ``"deformable"``, an affine and a deformation. It is composed with the initial transform, so an
-            initial shear remains. Without a deformation, the stages of :attr:`schedule` run.
-        affine: optimize the affine part.
+            initial shear is kept. For the stages that run without a deformation see :attr:`schedule`.
+        affine: whether to optimize the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
-        multistart: whether the affine of the first stages is compared with the best of a search over rotations to 35 degrees
-            and all translations. If another start is about as good, the stages are repeated from there, and the better result
-            is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
+        multistart: whether to compare the affine of the first stages with the best of a search over rotations up to 35
+            degrees and all translations. If another start is about as good, the stages are repeated from it and the better
+            result is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
         intersubject: ``"auto"``: if the residuals after the coarse stages indicate an inter-subject pair, restart with
-            :attr:`for_intersubject`; with masks, only if the residuals without them do so as well. Or ``"never"``. Only for the
-            default measure in its form ``"log"``. See :mod:`monai_locor.registration.correspondence`.
-        quantile: share of voxels below and above the intensity range that is mapped to [0, 1].
-        squarings: of the exponential.
+            :attr:`for_intersubject`; with masks, only if the residuals without masks also indicate one. ``"never"``: do not
+            restart. Applies to the default measure in its form ``"log"`` only. See
+            :mod:`monai_locor.registration.correspondence`.
+        quantile: fraction of voxels below and above the intensity range that is mapped to [0, 1].
+        squarings: number of squarings of the exponential.
         composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as
-            in the paper, a new one for every stage, which enters the map twice, see
-            :class:`monai_locor.networks.composition.StagedVelocity`: halve the learning rates of ``"single"`` for it.
-        region: where the loss is computed: ``"foreground"``, in the bounding box of voxels brighter than 5 % of the intensity
-            range (inside the mask); or ``"image"``, everywhere, or in the bounding box of the mask.
-        undo_worse: restore the state before a stage that increased the loss.
+            in the paper, a new field for every stage, which enters the map twice, see
+            :class:`monai_locor.networks.composition.StagedVelocity` (use half of the learning rates of ``"single"``).
+        region: region of the loss: ``"foreground"``, the bounding box of voxels brighter than 5 % of the intensity range
+            (inside the mask); or ``"image"``, the whole image or the bounding box of the mask.
+        undo_worse: whether to restore the state before a stage that increased the loss.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -145,37 +146,37 @@ class RegistrationConfig:
 
     @property
     def effective_bending_weight(self) -> float:
-        """``bending_weight``, or the default of the measure."""
+        """``bending_weight``, or the default of the measure if it is None."""
         return bending_weight_of(self.similarity, self.form) if self.bending_weight is None else self.bending_weight
 
     @property
     def schedule(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
-        """The stages that run: the first, affine ones, and all others. See :func:`.schedule.schedule_of`."""
+        """The stages to run: the first, affine stages, and all others. See :func:`.schedule.schedule_of`."""
         return schedule_of(self.stages, self.transform, self.affine, self.learning_rate_affine)
 
     @property
     def for_intersubject(self) -> RegistrationConfig:
-        """The same with the settings of the preset ``"intersubject"``, except those changed from their defaults."""
+        """Return a copy with the preset ``"intersubject"`` applied to all settings that have their default values."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
 
     def with_transform(self, transform: str | None) -> RegistrationConfig:
-        """The same with another ``transform``; None leaves it.
+        """Return a copy with another ``transform``; None keeps the present one.
 
         Raises:
-            InputError: for an unknown one; the message lists the valid ones.
+            InputError: for an unknown value; the message lists the valid values.
         """
         return self if transform is None else dataclasses.replace(self, transform=transform)
 
     def with_similarity(self, similarity: str, options: Mapping[str, Any] | None = None) -> RegistrationConfig:
-        """The same with another measure, or with the same one and other options.
+        """Return a copy with another measure or other options.
 
         Args:
             similarity: name of the measure.
-            options: its ``similarity_options``; by default the present ones for the same measure, otherwise none.
+            options: its ``similarity_options``; by default the present options if the measure is unchanged, otherwise none.
 
         Raises:
-            InputError: for an unknown measure or option; the message lists the valid ones.
+            InputError: for an unknown measure or option; the message lists the valid choices.
         """
         if options is None:
             options = self.similarity_options if similarity == self.similarity else {}
@@ -183,13 +184,13 @@ class RegistrationConfig:
 
     @classmethod
     def of(cls, settings: RegistrationConfig | Mapping[str, Any] | str | PathLike[str]) -> RegistrationConfig:
-        """A configuration from itself, the name of a preset, a mapping, or a JSON file.
+        """Return the configuration for a configuration, the name of a preset, a mapping or a JSON file.
 
-        A mapping (or file) may name a ``"preset"`` to start from (by default ``"default"``). A name with dots changes a part
-        of a setting: ``"stages.5.iterations"``, ``"similarity_options.num_bins"``.
+        A mapping (or file) may name a base ``"preset"`` (default: ``"default"``). Dotted names change a part of a setting:
+        ``"stages.5.iterations"``, ``"similarity_options.num_bins"``.
 
         Raises:
-            InputError: for an unknown preset, file or key; the message lists the valid ones.
+            InputError: for an unknown preset, file or key; the message lists the valid choices.
         """
         if isinstance(settings, cls):
             return settings
@@ -216,18 +217,18 @@ class RegistrationConfig:
         return cls.of(content)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that :meth:`of` accepts."""
+        """Return plain values that :meth:`of` accepts."""
         return dataclasses.asdict(self)
 
     def with_iterations(self, total: int, coarsest: float = math.inf) -> RegistrationConfig:
-        """The same schedule with ``total`` deformable steps, distributed over the stages in proportion to their present steps.
+        """Return a copy with ``total`` deformable steps, distributed over the stages in proportion to their present steps.
 
-        The affine stages keep their steps, unless there are no others.
+        Affine stages keep their steps, unless all stages are affine.
 
         Args:
-            total: number of steps.
-            coarsest: deformable stages with a larger ``factor`` get none, for a good initial deformation; if all have a larger
-                one, the finest stage gets all steps.
+            total: total number of steps.
+            coarsest: largest ``factor`` of deformable stages to run, for use with a good initial deformation; if all stages
+                exceed it, the finest stage gets all steps.
 
         >>> config = RegistrationConfig(stages=(Stage(4, 80), Stage(4, 80, 16), Stage(2, 40, 8), Stage(1, 40, 4)))
         >>> [stage.iterations for stage in config.with_iterations(10).stages]
@@ -236,7 +237,7 @@ class RegistrationConfig:
         [80, 0, 5, 5]
 
         Raises:
-            InputError: when ``total`` is not a whole number, 0 or more, or no stage has a step to scale.
+            InputError: if ``total`` is not a whole number >= 0, or if all stages have 0 steps.
         """
         STEPS.check("num_iterations", total)
         deformable = [s for s in self.stages if s.spacing is not None] or list(self.stages)
@@ -267,7 +268,7 @@ NUMBERS = {
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
 }
-#: names of initial transforms, and the settings they stand for
+#: names of initial transforms and the corresponding settings
 STARTS = {"auto": "auto", "world": "world", "centers": "centers", "center": "centers", "moments": "moments"}
 CHOICES = {
     "form": ("log", "normalized"),
@@ -283,15 +284,16 @@ CHOICES = {
 }
 FLAGS = ("affine", "undo_worse")
 
-# In inter-subject pairs most windows fit badly, and the logarithm is dominated by the few that fit well: in a head those at
-# the scalp (benchmarks/influence.py). Here all windows with contrast have equal weight; they are wider, and bending is cheaper.
+# In inter-subject pairs most windows have large residuals, and the logarithm is dominated by the few that fit well: in a head,
+# those at the scalp (benchmarks/influence.py). Here all windows with contrast have equal weight, windows are wider, and the
+# bending weight is lower.
 INTERSUBJECT: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
-# As close to the paper's settings as the engine allows; docs/guide/paper.md lists the differences and derives the numbers.
+# The paper's settings as far as the engine supports them; docs/guide/paper.md lists the differences and derives the values.
 PAPER: dict[str, Any] = {
     **{"derivative": "both", "derivative_unit": "voxel"},
     "truncated": 3 + (3 / 2) / 0.8,  # 3 sigma + stride / 2
     "eps": 1e-4,
-    "bending_weight": 400 / 18,  # 1 / n^2 with n = 3, and of two directions only one
+    "bending_weight": 400 / 18,  # 1 / n^2 with n = 3, for one of two directions
     **{"damping": 0.0, "warmup": 0, "decay_end": 1.0},
     **{"multistart": "never", "intersubject": "never", "undo_worse": False},
     **{"quantile": 0.0, "region": "image", "composition": "stages"},

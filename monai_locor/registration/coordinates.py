@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Position of each sample of a level in the other image: all grids and maps composed into one.
+"""Position of each sample of a level in the other image, with all grids and maps composed into one.
 
 A map is computed at the nodes of a coarse grid and interpolated linearly, which is exact: the affine part is linear, and
-the deformation has no finer detail than its lattice. Both directions give positions for ``grid_sample``, so that the other
-image is sampled once, on its own voxels.
+the deformation is piecewise linear on its lattice. Both directions return positions for ``grid_sample``, so that the other
+image is interpolated only once, from its own voxels.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ __all__ = ["ForwardCoordinates", "InverseCoordinates"]
 
 
 def _normalizing(shape: tuple[int, ...]) -> np.ndarray:
-    """Voxels to [-1, 1], rows in the reversed axis order of ``grid_sample``, ``(D, D + 1)``."""
+    """Return the matrix from voxels to [-1, 1], ``(D, D + 1)``, with rows in the reversed axis order of ``grid_sample``."""
     scale, offset = to_normalized(shape)
     return np.hstack((np.diag(scale), np.array(offset)[:, None]))[::-1]
 
 
 class _Coordinates:
-    """Constants that both directions share.
+    """Base class of both directions, with their constants.
 
     Args:
         level: grid of the samples.
-        fixed: fixed grid, whose axes the lattice follows.
-        other: grid of the image that is sampled.
-        velocity: defines the lattice; None for an affine map.
-        device: of the result.
+        fixed: fixed grid; the lattice has its axes.
+        other: grid of the image to be sampled.
+        velocity: velocity that defines the lattice; None for an affine map.
+        device: device of the result.
 
     Attributes:
-        shape: of the level.
-        upsample: one matrix per axis, from nodes to samples, float32.
+        shape: shape of the level.
+        upsample: interpolation matrices from nodes to samples, one per axis, float32.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class _Coordinates:
         return torch.from_numpy(np.array(value, dtype=np.float64, order="C")).to(self.device, non_blocking=True)
 
     def _place_nodes(self, nodes: tuple[int, ...], affine: np.ndarray, positions: list[np.ndarray]) -> None:
-        """Nodes on a grid with this affine (to world), and where the samples lie among them, one list per axis."""
+        """Set the nodes from their affine (to world) and the positions of the samples relative to them, one list per axis."""
         self.nodes, self.node_affine = nodes, self._double(affine)
         self.node_index = identity_points(nodes, self.device)
         matrices = [interpolation_matrix(p, n) for p, n in zip(positions, nodes, strict=True)]
         self.upsample = [self._double(m).float() for m in matrices]
 
     def _place_nodes_along(self, level: Grid, step: float) -> None:
-        """Nodes at most ``step`` mm apart along the level's axes, the outermost on its outermost samples."""
+        """Set nodes at most ``step`` mm apart along the level's axes; the outermost coincide with its outermost samples."""
         size = np.array(level.shape)
-        # rounding errors of a whole number must not add a node
+        # the tolerance prevents rounding errors from adding a node
         intervals = np.maximum(np.ceil((size - 1) * level.spacing / step - 1e-6), 1)
         nodes = np.where(size > 1, intervals + 1, 1).astype(int)
         stretch = (size - 1) / np.maximum(nodes - 1, 1)
@@ -78,15 +78,15 @@ class _Coordinates:
         self._place_nodes(tuple(nodes.tolist()), level.affine @ np.diag([*stretch, 1.0]), positions)
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """From lattice voxels to mm in the other image's world, ``(D, D)``; displacement at the nodes in lattice voxels."""
+        """Return the matrix from lattice voxels to mm of the other image, ``(D, D)``, and the displacement at the nodes."""
         raise NotImplementedError
 
     def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Normalized positions of the nodes in the other image, ``(D, *nodes)``, last axis of that image first.
+        """Return the normalized positions of the nodes in the other image, ``(D, *nodes)``, last axis of that image first.
 
         Args:
             matrix: ``(D + 1, D + 1)`` float64, from world points at the samples to world points in the other image.
-            displacement: of the lattice, ``(D, *lattice)`` in its voxels, or None.
+            displacement: displacement on the lattice, ``(D, *lattice)`` in its voxels, or None.
         """
         points = _transformed(self.to_other @ matrix @ self.node_affine, self.node_index)
         linear, moved = self._move(matrix, displacement)
@@ -96,7 +96,7 @@ class _Coordinates:
         return points + torch.tensordot(to_other.to(moved), moved, dims=1)
 
     def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Displacement of the world points of the samples, ``(D, *level)`` float32, RAS mm; arguments as above."""
+        """Return the displacement of the samples, ``(D, *level)`` float32, RAS mm; arguments as for :meth:`__call__`."""
         change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self.node_affine
         nodes = _transformed(change, self.node_index.double())
         linear, moved = self._move(matrix, displacement)
@@ -120,20 +120,20 @@ class ForwardCoordinates(_Coordinates):
         if velocity is None:
             self._place_nodes_along(level, np.inf)
             return
-        matrix = voxel_to_voxel(level, fixed)  # diagonal: the level follows the fixed image's axes
+        matrix = voxel_to_voxel(level, fixed)  # diagonal: the level has the fixed image's axes
         voxels = [matrix[axis, -1] + matrix[axis, axis] * np.arange(n) for axis, n in enumerate(level.shape)]
         positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
         self._place_nodes(velocity.shape, velocity.lattice.affine, positions)
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # the affine comes after the displacement
+        # the affine is applied after the displacement
         return matrix if displacement is None else matrix[: self.dims, : self.dims] @ self.directions, displacement
 
 
 class InverseCoordinates(_Coordinates):
     """From samples of the moving image into the fixed image: ``p + w(p)`` with ``p = A^-1 y``.
 
-    ``w`` is interpolated at nodes about as far apart as those of its lattice.
+    ``w`` is interpolated at nodes with about the spacing of its lattice.
     """
 
     def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity | None, device: torch.device | str = "cpu") -> None:
@@ -153,7 +153,7 @@ class InverseCoordinates(_Coordinates):
 
 
 def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Indices ``(D, *nodes)`` through the upper rows of a matrix with D + 1 columns, ``(D, *nodes)``."""
+    """Apply the upper rows of a matrix with D + 1 columns to indices ``(D, *nodes)``; return ``(D, *nodes)``."""
     dims = len(index)
     matrix = matrix.to(index)
     return torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *(1,) * dims)

@@ -3,9 +3,9 @@
 
 """Detection of inter-subject pairs by the residuals of the local fits.
 
-After the coarse stages, the median window leaves 3 to 11 % of the variance unexplained for two images of one subject. For
-inter-subject pairs, whose tissues do not correspond one to one under any deformation, it leaves 13 to 31 %, with few
-exceptions (benchmarks/results/intersubject.md). The logarithm of the residual is suited to pairs of one subject.
+After the coarse stages, the median over the windows of the unexplained share of the variance is 3 to 11 % for two images of
+one subject. For inter-subject pairs, whose tissues do not correspond one to one under any deformation, it is 13 to 31 %, with
+few exceptions (benchmarks/results/intersubject.md). The logarithm of the residual is suited to intra-subject pairs only.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .engine import RegistrationEngine
 
 __all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "median_unexplained_share"]
 
-MAX_UNEXPLAINED_SHARE = 0.125  # median share of the variance that is left unexplained where tissues correspond
-MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; fits of windows with less are not informative
+MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance in intra-subject pairs
+MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
 
 
 def checks_correspondence(config: RegistrationConfig) -> bool:
-    """Whether the settings ask for the check; it needs the logarithmic form of the default measure."""
+    """Whether the settings enable the check; it requires the logarithmic form of the default measure."""
     return config.intersubject == "auto" and config.similarity == "locor" and config.form == "log"
 
 
 @torch.no_grad()
 def median_unexplained_share(engine: RegistrationEngine) -> float:
-    """Median over the windows of the share of the variance that the fits leave unexplained, mean of both directions.
+    """Return the median over the windows of the unexplained share of the variance, averaged over both directions.
 
-    With several channels it is the weighted mean. With two processes, both must call.
+    For several channels it is the weighted mean. With two processes, both must call it.
     """
     total = torch.zeros(1, dtype=torch.float64, device="cpu")
     for k in engine.directions:

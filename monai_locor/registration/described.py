@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The arguments of a registration as plain values for ``run.json``."""
+"""Description of the arguments of a registration as plain values for ``run.json``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["described_arguments", "described_start"]
 
 
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of :func:`monai_locor.register`, without the settings, as plain values for JSON.
+    """Describe the arguments of :func:`monai_locor.register`, except the settings, as plain values for JSON.
 
-    A file becomes its absolute path and hash, a matrix its numbers, anything else in memory its shape and hash, code its name.
+    Files are recorded by absolute path and hash, matrices by their values, other arrays by shape and hash, code by its name.
     """
     out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
     for name in UNKNOWN:
@@ -54,14 +54,14 @@ def _image(value: Any) -> dict[str, Any]:
     several = images_of_channels(value)
     if several is not None:
         return {"list": [_image(item) for item in several]}
-    if library_of(value) == "nibabel":  # reading it again would repeat warnings about its header
+    if library_of(value) == "nibabel":  # reading it would repeat warnings about its header
         return _described(MetaTensor(torch.from_numpy(np.array(value.dataobj, np.float32))[None], affine=value.affine))
     known = isinstance(value, (str, PathLike, torch.Tensor, np.ndarray))
     return _described(value if known else load_source(value, "image", "all")[1])
 
 
 def described_start(value: Any) -> dict[str, Any]:
-    """Describe an initial transform: a file, a list of files, numbers, or an object; of affine ones the matrix."""
+    """Describe an initial transform: a file, a list of files, an array or an object; affine transforms by their matrix."""
     if isinstance(value, str):
         path, back = parse_item(value)
         return {**described_start(path), **({"inverse": True} if back else {})}

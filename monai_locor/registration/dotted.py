@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Single settings by dotted names: ``stages.5.iterations``."""
+"""Replacement of single settings by dotted names, for instance ``stages.5.iterations``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["replaced"]
 
 
 def replaced(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of settings with some of them replaced.
+    """Return a copy of settings with some values replaced.
 
     >>> replaced({"stages": [{"iterations": 80}, {"iterations": 40}]}, {"stages.1.iterations": 5})
     {'stages': [{'iterations': 80}, {'iterations': 5}]}
 
     Args:
-        values: plain values.
-        changes: name to value; items of lists are counted from 0.
+        values: settings as plain values.
+        changes: new values by dotted name; list items are counted from 0.
 
     Raises:
-        InputError: when a name does not exist; the message lists the existing ones.
+        InputError: if a name does not exist; the message lists the existing ones.
     """
     out: dict[str, Any] = json.loads(json.dumps(values))  # a deep copy
     for name, value in changes.items():
@@ -42,7 +42,7 @@ def _put(values: dict[str, Any], parts: list[str], value: Any, name: str) -> Non
         _item(target, last, name)
         target[int(last)] = value
     elif isinstance(target, dict):
-        target[last] = value  # the settings refuse keys that they do not know
+        target[last] = value  # unknown keys are rejected later, by the settings
     else:
         raise InputError(f"{name}: {'.'.join(parts[:-1])} is one value; give a value for {'.'.join(parts[:-1])}")
 

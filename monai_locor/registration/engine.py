@@ -42,25 +42,25 @@ __all__ = ["RegistrationEngine"]
 
 logger = logging.getLogger(__name__)
 
-MAX_CONTROL_POINT_STEP = 0.05  # share of the field of view
+MAX_CONTROL_POINT_STEP = 0.05  # fraction of the field of view
 
 
 class RegistrationEngine(nn.Module):
-    """Affine and diffeomorphic registration of one pair, in both directions at once.
+    """Affine and diffeomorphic registration of one pair, in both directions simultaneously.
 
-    The map takes a fixed world point x to ``A exp(v)(x)`` and a moving one y to ``exp(-v)(A^-1 y)``. The loss is
-    evaluated on the fixed image's samples and on the moving image's, each with its own basis, and averaged.
+    A fixed world point x is mapped to ``A exp(v)(x)``, a moving world point y to ``exp(-v)(A^-1 y)``. The loss is evaluated
+    on the samples of the fixed image and on those of the moving image, each with its own basis, and averaged.
 
-    Call :meth:`enter` for a stage and :meth:`step` for each of its iterations; :func:`.run.optimize` goes through all stages
-    of the settings.
+    Call :meth:`enter` for a stage and :meth:`step` for each of its iterations; :func:`.run.optimize` runs all stages of the
+    settings.
 
     Args:
         start: images and initial state.
         config: settings.
-        exchange: with two processes: the direction of this engine, and the sum over both.
+        exchange: with two processes, provides the direction of this engine and the sum over both; None for one process.
 
     Attributes:
-        history: one entry for each stage that was run, see :func:`.history.stage_record`.
+        history: one entry for each completed stage, see :func:`.history.stage_record`.
     """
 
     def __init__(self, start: Start, config: RegistrationConfig, exchange: Exchange | None = None) -> None:
@@ -89,14 +89,14 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def set_velocity(self, velocity: torch.Tensor) -> None:
-        """Replace the deformation by a stationary velocity, ``(D, *fixed)`` in the prepared image's order, RAS mm."""
+        """Replace the deformation by a stationary velocity, ``(D, *fixed)`` in the prepared axis order, RAS mm."""
         self.initial_velocity = velocity
         self._reset_velocity()
 
     @optimized
     @torch.no_grad()
     def share_bases(self) -> None:
-        """Exchange the learned bases between two processes, one for each direction; both must call."""
+        """Exchange the learned bases between the processes of both directions; both must call it."""
         parameters = list(self.losses.parameters())
         if self.exchange is not None and parameters:
             for k, loss in enumerate(self.losses):
@@ -107,20 +107,20 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def learned_bases(self) -> BasisPair | None:
-        """The current bases; None if there are none, or before :meth:`share_bases` with two processes."""
+        """Return the current bases; None if there are none or, with two processes, before :meth:`share_bases`."""
         found = [x for x in self.losses if isinstance(x, LocalLearnedBasisCRLoss) and isinstance(x.basis, LearnedBasis)]
         if len(found) < 2 or not self.shared:
             return None
         return BasisPair.of(*found, derivative=self._derivative(), quantile=self.config.quantile, limits=SOFT_LIMITS)
 
     def _derivative(self) -> str:
-        """The setting ``derivative``; ``"none"`` for a measure that uses the intensity only."""
+        """The setting ``derivative``, or ``"none"`` for measures that use intensities only."""
         return self.config.derivative if channels_of(single(self.losses[0])) > 1 else "none"
 
     def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
         grid = self.fixed.grid
-        # no coarser than the image allows: at least three lattice points along its longest axis
+        # at least three lattice points along the longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
         velocity = COMPOSITIONS[self.config.composition](grid, spacing * self.unit, step, 2 * step, self.config.squarings)
         velocity = velocity.to(self.device)
@@ -133,7 +133,7 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def enter(self, stage: Stage) -> None:
-        """Prepare the images, the lattice and a fresh optimizer for a stage."""
+        """Prepare the images, the lattice and a new optimizer for a stage."""
         if stage.spacing is not None:
             velocity = self._make_velocity(stage.spacing, stage.factor)
             if self.deformable:
@@ -141,8 +141,8 @@ class RegistrationEngine(nn.Module):
             self.velocity, self.deformable = velocity, True
         for module in self.losses.modules():
             if isinstance(module, ParzenLoss):
-                module.reset_range()  # it was that of the last stage's samples
-        self.release()  # the images of the last stage, before those of the new one are made
+                module.reset_range()  # the range of the previous stage's samples
+        self.release()  # free the images of the previous stage before allocating new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
             options = self._derivative(), self.config.derivative_unit, self.config.region
@@ -170,14 +170,14 @@ class RegistrationEngine(nn.Module):
             own = stage.learning_rate if stage.spacing is None else None
             groups.append({"params": list(self.affine.parameters()), "lr": own or self.config.learning_rate_affine})
         if stage.spacing is not None:
-            # on very coarse images, a step must not move the images out of each other's field of view
+            # for very coarse images, so that a step does not move one image out of the field of view of the other
             most = MAX_CONTROL_POINT_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
             rate = min(stage.learning_rate or DENSE_RATE, most)
             groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
         return [g for g in groups if g["params"]]
 
     def _rates(self, iterations: int) -> list[Callable[[int], float]]:
-        """Factors of each group's learning rate: constant for the basis, :func:`.schedule.rate_factor` for the transform."""
+        """Return the learning rate factor of each group: constant for bases, :func:`.schedule.rate_factor` for transforms."""
         config = self.config
         factor = rate_factor(iterations, config.warmup, config.decay_start, config.decay_end)
         basis = {id(p) for p in self.losses.parameters()}
@@ -185,7 +185,7 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step of the current stage; returns similarity and weighted bending energy, on the device."""
+        """Run one step of the current stage; return similarity and weighted bending energy, on the device."""
         return self._step()
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,7 +193,7 @@ class RegistrationEngine(nn.Module):
         shared = [self.affine(inverse=bool(k)) for k in self.directions]
         if self.deformable:
             shared.append(self.velocity(self.directions))
-        # each direction is backpropagated to these leaves and freed; the graph below them is shared and backpropagated once
+        # each direction is backpropagated to these leaves and freed; the shared graph below them is backpropagated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for i, k in enumerate(self.directions):
@@ -214,9 +214,9 @@ class RegistrationEngine(nn.Module):
         return total, bending
 
     def _reduced(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum over both processes, if there are two, and set all gradients to zero if one of them is not finite.
+        """Sum over the processes, if there are two, and set all gradients to zero if one of them is not finite.
 
-        Without synchronizing with the device.
+        Does not synchronize with the device.
         """
         gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
         bad = torch.stack([~g.isfinite().all() for g in gradients]).any().to(total)
@@ -235,7 +235,7 @@ class RegistrationEngine(nn.Module):
         return value.reshape(())
 
     def _warped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The other image on the samples of a direction, and their weights."""
+        """Return the other image at the samples of a direction, and the weights of the samples."""
         level = self.levels[k]
         warped, weight = self.resampling[k](level.other, self.coordinates[k](matrix, displacement))
         with torch.no_grad():
@@ -248,23 +248,23 @@ class RegistrationEngine(nn.Module):
     @optimized
     @torch.no_grad()
     def compared(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The input of the loss of a direction: warped image, target image, weights."""
+        """Return the inputs of the loss of a direction: warped image, target image, weights."""
         displacement = self.velocity([k])[0] if self.deformable else None
         warped, weight = self._warped(k, self.affine(inverse=bool(k)), displacement)
         return warped[:, : channels_of(self.losses[k])], self.levels[k].reference, weight
 
     def transform_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the affine and of the current control points."""
+        """Return the parameters of the affine and of the current control points."""
         return [*self.affine.parameters(), self.velocity.coefficients]
 
     @optimized
     @torch.no_grad()
     def matrix(self) -> np.ndarray:
-        """The affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
+        """Return the affine part, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm."""
         return self.affine().cpu().numpy()
 
     def _coordinates(self, direction: int, level: Grid) -> ForwardCoordinates | InverseCoordinates:
-        """From samples of the fixed image (direction 0), or from samples of the moving image (1)."""
+        """Return the coordinates from samples of the fixed image (direction 0) or of the moving image (direction 1)."""
         fixed, velocity = self.fixed.grid, self.velocity if self.deformable else None
         if direction == 0:
             return ForwardCoordinates(level, fixed, self.moving.grid, velocity, self.device)
@@ -273,13 +273,13 @@ class RegistrationEngine(nn.Module):
     @optimized
     @torch.no_grad()
     def forward_mm(self) -> torch.Tensor:
-        """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, affine included; constant beyond the lattice."""
+        """Return the forward displacement including the affine, ``(D, *fixed)``, RAS mm; constant beyond the lattice."""
         return forward_mm(self._map())
 
     @optimized
     @torch.no_grad()
     def inverse_mm(self, forward: torch.Tensor) -> torch.Tensor:
-        """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, the inverse of :meth:`forward_mm`.
+        """Return the inverse displacement including the affine, ``(D, *moving)``, RAS mm.
 
         Args:
             forward: result of :meth:`forward_mm`.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Parts of a result as objects of nibabel, SimpleITK and ITK."""
+"""Conversion of parts of a result to objects of nibabel, SimpleITK and ITK."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_part(what: str, choices: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def importing(library: str, package: str) -> Iterator[None]:
-    """Raise InputError if the library is not installed, naming its package."""
+    """Raise InputError if the library is not installed; the message names its package."""
     try:
         yield
     except ImportError as error:
@@ -41,12 +41,12 @@ def importing(library: str, package: str) -> Iterator[None]:
 
 
 def nibabel_image(values: torch.Tensor, grid: Grid, vectors: bool = False) -> nib.Nifti1Image:
-    """An image or a displacement field as it is written to NIfTI files.
+    """Return an image or a displacement field as a NIfTI image, as written to files.
 
     Args:
-        values: ``(C, *grid)``; with ``vectors``, displacements ``(D, *grid)``, RAS mm.
-        grid: of the values.
-        vectors: write an intent vector in LPS mm.
+        values: intensities ``(C, *grid)``; with ``vectors``, displacements ``(D, *grid)``, RAS mm.
+        grid: grid of the values.
+        vectors: store the values as vectors (intent 1007), in LPS mm.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "image.nii")

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The result of an optimization as fields on the whole grids of both images."""
+"""Displacement and velocity fields of an optimization on the complete grids of both images."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class BidirectionalMap:
 
     Attributes:
         affine: the affine part.
-        velocity: the deformation, on the lattice of the part of the fixed image; None if there is none.
+        velocity: the deformation, on the lattice of the fixed image part; None if there is none.
         whole: grids of the fixed and the moving image.
-        part: grids of the parts of them that were registered; the same objects where that is the whole image.
-        device: where it is computed.
+        part: grids of the image parts that were registered; identical objects if an image was not cropped.
+        device: device of the computation.
     """
 
     affine: AffineMap
@@ -40,30 +40,30 @@ class BidirectionalMap:
     device: torch.device
 
     def direction(self, k: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Matrix of a direction (0 forward, 1 inverse), and its displacement on the lattice, if there is one."""
+        """Return the matrix of a direction (0 forward, 1 inverse) and its displacement on the lattice, or None."""
         return self.affine(inverse=bool(k)), None if self.velocity is None else self.velocity([k])[0]
 
 
 @dataclass(frozen=True)
 class StationaryVelocity:
-    """The velocity v of a registration: the fixed point x goes to ``A exp(v)(x)``, the moving point y to ``exp(-v)(A^-1 y)``.
+    """The velocity v of a registration: it maps fixed points x to ``A exp(v)(x)``, moving points y to ``exp(-v)(A^-1 y)``.
 
     Attributes:
-        values: ``(D, *lattice)`` float32, RAS mm, on the host.
-        lattice: grid that it was integrated on.
+        values: velocity, ``(D, *lattice)`` float32, RAS mm, on the host.
+        lattice: grid on which it was integrated.
     """
 
     values: torch.Tensor
     lattice: Grid
 
     def on(self, grid: Grid) -> torch.Tensor:
-        """On another grid, ``(D, *grid)`` float32, RAS mm: linear between lattice points, constant beyond the border."""
+        """Resample to another grid, ``(D, *grid)`` float32, RAS mm: linear in the lattice, constant beyond its border."""
         return warp(self.values, self.lattice, None, grid, padding_mode="border")
 
 
 @torch.no_grad()
 def stationary_velocity(velocity: SplineVelocity) -> StationaryVelocity | None:
-    """The velocity in mm; None if the deformation is not the exponential of a single velocity."""
+    """Return the velocity in mm; None if the deformation is not the exponential of a single velocity."""
     if isinstance(velocity, StagedVelocity):
         return None
     values = torch.tensordot(_lattice_axes(velocity), velocity.velocity().double(), dims=1)
@@ -71,7 +71,7 @@ def stationary_velocity(velocity: SplineVelocity) -> StationaryVelocity | None:
 
 
 def forward_mm(found: BidirectionalMap) -> torch.Tensor:
-    """Displacement of the fixed grid's voxels, ``(D, *fixed)``, RAS mm, affine included; constant beyond the lattice."""
+    """Return the forward displacement including the affine, ``(D, *fixed)``, RAS mm; constant beyond the lattice."""
     fixed, moving = found.whole
     matrix, field = found.direction(0)
     if field is None or found.velocity is None or found.part[0] is fixed:
@@ -83,10 +83,10 @@ def forward_mm(found: BidirectionalMap) -> torch.Tensor:
 
 
 def inverse_mm(found: BidirectionalMap, forward: torch.Tensor) -> torch.Tensor:
-    """Displacement of the moving grid's voxels, ``(D, *moving)``, RAS mm, the inverse of :func:`forward_mm`.
+    """Return the inverse displacement including the affine, ``(D, *moving)``, RAS mm.
 
     Args:
-        forward: result of :func:`forward_mm`, by which the inverse is refined.
+        forward: result of :func:`forward_mm`, used to refine the inverse.
     """
     fixed, moving = found.whole
     coordinates = InverseCoordinates(moving, found.part[0], found.velocity, found.device)
@@ -94,7 +94,7 @@ def inverse_mm(found: BidirectionalMap, forward: torch.Tensor) -> torch.Tensor:
     if found.velocity is None:
         return inverse
     part = found.part[1]
-    inside = (slice(None), *box_within(part, moving))  # outside the part there is no forward field to invert
+    inside = (slice(None), *box_within(part, moving))  # there is no forward field to invert outside the part
     matrix = found.affine().cpu().numpy()
     refined = refined_inverse(inverse[inside], part, plain(forward).to(inverse), fixed, matrix)
     if part is moving:
@@ -104,5 +104,5 @@ def inverse_mm(found: BidirectionalMap, forward: torch.Tensor) -> torch.Tensor:
 
 
 def _lattice_axes(velocity: SplineVelocity) -> torch.Tensor:
-    """``(D, D)`` float64: from voxels of the lattice to mm of the fixed world."""
+    """Return the matrix from voxels of the lattice to mm of the fixed world, ``(D, D)`` float64."""
     return torch.from_numpy(velocity.lattice.affine[:-1, :-1].copy()).to(velocity.coefficients.device)

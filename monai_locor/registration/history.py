@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The record of the stages of a registration."""
+"""Records of the stages of a registration."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 
 def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str, Any]:
-    """The entry of a stage in the history of a result, as plain values. Warns of dropped steps and of a zero loss.
+    """Return the history entry of a stage as plain values. Warns about skipped steps and a zero loss.
 
     Args:
-        stage: its settings.
+        stage: settings of the stage.
         values: similarity and weighted bending energy of every step, ``(steps, 2)``.
-        seconds: wall time.
+        seconds: wall time of the stage.
     """
-    loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON knows no NaN
+    loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON has no NaN
     bad = sum(None in pair for pair in zip(loss, bending, strict=True))
     if bad:
         logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
-    if loss[-1] == 0:  # a mean over nothing
+    if loss[-1] == 0:  # a mean over zero samples
         logger.warning("the loss is zero: no valid overlap between the images or masks, or the images are identical")
     logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
     return {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}

@@ -31,15 +31,15 @@ def judge(
     fixed_mask: ImageSource | None = None,
     moving_mask: ImageSource | None = None,
 ) -> Verdict:
-    """Judge a registration by measures that it did not optimize.
+    """Assess a registration by measures that were not optimized.
 
-    This takes about half a second: the images are compared on about 130 000 samples.
+    This takes about half a second; the images are compared at about 130 000 samples.
 
     Args:
         result: registration result; gains are measured relative to its ``initial``.
-        fixed, moving, fixed_mask, moving_mask: as given to :func:`monai_locor.register`; of several channels, the first is
-            used.
-        thresholds: by default :class:`Thresholds`; or a mapping of those that differ from the defaults.
+        fixed, moving, fixed_mask, moving_mask: as given to :func:`monai_locor.register`; if there are several channels, the
+            first is used.
+        thresholds: thresholds, or a mapping of those that differ from the defaults of :class:`Thresholds`.
 
     Raises:
         InputError: if the images do not belong to the result.
@@ -67,7 +67,7 @@ def _outcome(result: RegistrationResult) -> Outcome:
 
 
 def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """An image and the weights of its voxels, each ``(1, *grid)``."""
+    """Read an image and the weights of its voxels, each ``(1, *grid)``."""
     values, valid = read_image(first_image(image), role)
     shape = tuple(values.shape[1:])
     if shape != grid.shape:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``run.json``, the record to repeat a registration: inputs with hashes, arguments, settings, versions."""
+"""``run.json``, the record for repeating a registration: inputs with hashes, arguments, settings, versions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CHUNK = 2**20  # bytes
 IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
 INPUTS = (*IMAGES, "initial", "initial_velocity", "initial_basis")
 VALUES = ("seed", "device", "devices", "channel_weights")
-UNKNOWN = ("predict", "similarity")  # code: its name is written, and the user must give it again
-# headers whose voxels lie in another file, and the suffixes of that
+UNKNOWN = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
+# suffixes of files with a companion file, and the suffixes of the companion
 DETACHED = {
     ".hdr": (".img",),
     ".img": (".hdr",),
@@ -46,15 +46,15 @@ DETACHED = {
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that the numbers depend on; ITK may be absent."""
+    """Return the versions of the packages that affect the results; ITK is optional."""
     found = {"monai_locor": __version__, **{name: _version(name) for name in ("monai", "torch", "numpy")}}
     with contextlib.suppress(PackageNotFoundError):
-        found["itk"] = version("itk-core")  # which `itk` brings as well
+        found["itk"] = version("itk-core")  # also installed by `itk`
     return {**found, "python": platform.python_version()}
 
 
 def _version(name: str) -> str:
-    """Version of a package, from its metadata if possible, otherwise from the module."""
+    """Return the version of a package, from its metadata if possible, otherwise from the module."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -62,13 +62,13 @@ def _version(name: str) -> str:
 
 
 def sha256(path: str | PathLike[str], transform: bool = False) -> str:
-    """Hash of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
+    """Return the hash of a file, or of the names and contents of all files in a folder (a DICOM series), hexadecimal.
 
     Args:
-        transform: hash only the transform of an output folder of ``register``.
+        transform: hash only the transform in an output folder of ``register``.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: if the path does not exist.
     """
     root = Path(path).expanduser()
     digest = hashlib.sha256()
@@ -88,7 +88,7 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
     if root.is_dir() and not transform:
         yield from sorted(p for p in root.rglob("*") if p.is_file())
         return
-    if transform and (root.is_dir() or not root.exists()):  # an output folder, or the prefix of an ANTs registration
+    if transform and (root.is_dir() or not root.exists()):  # an output folder or the prefix of an ANTs registration
         from ..io.transforms.ants import ants_files
         from ..io.transforms.output_folder import files_in
 
@@ -104,7 +104,7 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
 
 
 def stored_place(path: Path) -> Path:
-    """The file of a name: itself, weights named without their suffix, or the folder of a DICOM series."""
+    """Resolve a path: weights given without suffix, the folder of a DICOM series, or the path itself."""
     weights = path.with_name(path.name + ".safetensors")
     if not path.exists() and weights.is_file():
         return weights
@@ -120,8 +120,8 @@ class RunManifest:
         register(**RunManifest.load("out/run.json").arguments())
 
     Attributes:
-        path: of the file.
-        content: as read.
+        path: path of the file.
+        content: parsed content.
     """
 
     path: Path
@@ -129,13 +129,13 @@ class RunManifest:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> RunManifest:
-        """Read the ``run.json`` that :meth:`monai_locor.RegistrationResult.save` wrote.
+        """Read the ``run.json`` written by :meth:`monai_locor.RegistrationResult.save`.
 
         Args:
             path: the file or its folder.
 
         Raises:
-            InputError: when it is missing, not JSON, or not of this format.
+            InputError: if it is missing, not JSON, or not of this format.
         """
         file = Path(path).expanduser()
         file = file / NAME if file.is_dir() else file
@@ -152,13 +152,13 @@ class RunManifest:
         return cls(file, content)
 
     def arguments(self, **changes: Any) -> dict[str, Any]:
-        """Arguments for :func:`monai_locor.register`, to repeat it. Every file is checked against its hash.
+        """Return the arguments for :func:`monai_locor.register` to repeat it. All files are checked against their hashes.
 
         Args:
-            changes: arguments to replace. Inputs that were in memory must be given again.
+            changes: replacements of arguments. Inputs that were in memory must be given again.
 
         Raises:
-            InputError: when a file is missing or has changed, or an input was in memory and is not given.
+            InputError: if a file is missing or has changed, or an input was in memory and is not given.
         """
         recorded = self.content["arguments"]
         out: dict[str, Any] = {"preset": self.content["settings"]}
@@ -167,7 +167,7 @@ class RunManifest:
                 continue
             out[name] = self.input(name)
         out.update({name: recorded[name] for name in VALUES if recorded.get(name) is not None})
-        if "device" in changes or "devices" in changes:  # one excludes the other
+        if "device" in changes or "devices" in changes:  # mutually exclusive
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}
         was, now = self.content.get("versions", {}), versions()
         other = [f"{name} {was[name]} then, {now[name]} now" for name in now if name in was and was[name] != now[name]]
@@ -176,10 +176,10 @@ class RunManifest:
         return {**out, **changes}
 
     def input(self, name: str) -> Any:
-        """One of the recorded arguments, its files checked against their hashes.
+        """Return a recorded argument; its files are checked against their hashes.
 
         Raises:
-            InputError: when a file is missing or has changed, or it was in memory.
+            InputError: if a file is missing or has changed, or if the argument was in memory.
         """
         return self._checked(name, self.content["arguments"][name])
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The named similarity measures of a registration and their options; imports torch only to construct one."""
+"""The named similarity measures of a registration and their options; torch is imported only to construct a measure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = [
     "named_similarity",
 ]
 
-CUSTOM = "custom"  # in the settings of a registration by a custom module
+CUSTOM = "custom"  # name of custom modules in the settings
 CUSTOM_BENDING_WEIGHT = 30.0
-NORMALIZED_BENDING_WEIGHT = 20.0  # of the default measure in its normalized form
-LOCOR_SETTINGS = (  # arguments of the default measure that have their own setting
+NORMALIZED_BENDING_WEIGHT = 20.0  # for the normalized form of the default measure
+LOCOR_SETTINGS = (  # arguments of the default measure with a setting of their own
     *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
     *("ridge", "eps", "form", "min_mass"),
 )
@@ -40,16 +40,16 @@ LOCOR_SETTINGS = (  # arguments of the default measure that have their own setti
 
 @dataclass(frozen=True)
 class Similarity:
-    """A measure of :mod:`monai_locor.losses` as a registration uses it.
+    """A measure of :mod:`monai_locor.losses` as used by a registration.
 
     Attributes:
-        name: of its class.
-        bending_weight: its default weight of the bending energy, see :class:`monai_locor.registration.RegistrationConfig`.
-        names: arguments that ``similarity_options`` may hold.
+        name: name of its class.
+        bending_weight: default weight of the bending energy, see :class:`monai_locor.registration.RegistrationConfig`.
+        names: arguments allowed in ``similarity_options``.
         options: defaults that differ from those of the class; the images of a registration are already in [0, 1].
         fixed: arguments that select this measure.
-        settings: arguments that have their own setting.
-        training_bending_weight: the same for training a network; None if it is equal.
+        settings: arguments with a setting of their own.
+        training_bending_weight: default weight of the bending energy in training; None if it is the same.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Similarity:
 
     @property
     def loss(self) -> type[nn.Module]:
-        """Its class. This imports torch."""
+        """The class of the measure. Imports torch."""
         found: type[nn.Module] = getattr(import_module("monai_locor.losses"), self.name)
         return found
 
     def option_names(self, without_settings: bool = True) -> list[str]:
-        """The names that ``similarity_options`` may hold; without settings, also those that have a setting."""
+        """Return the names allowed in ``similarity_options``; unless ``without_settings``, also those with a setting."""
         return [*self.names, *(() if without_settings else self.settings)]
 
 
@@ -80,7 +80,7 @@ GLOBAL = (*HISTOGRAM, *RESCALING, "count_masked", "eps")
 PATCHES = (*HISTOGRAM, *WINDOWS, "num_patches", "patch_size", *RESCALING, "eps", "min_mass", "memory_budget_mb")
 NCC = ("kernel_type", "kernel_size", *WINDOWS, "rescale", "eps", "min_mass", "memory_budget_mb")
 SIMILARITIES: dict[str, Similarity] = {
-    # networks are also trained on inter-subject pairs, for which the weight of a registration is too stiff
+    # networks are also trained on inter-subject pairs, for which the weight of a registration is too large
     "locor": Similarity(
         *("LocalLearnedBasisCRLoss", 120.0, ("degree", "rescale", "memory_budget_mb")),
         settings=LOCOR_SETTINGS,
@@ -97,10 +97,10 @@ SIMILARITIES: dict[str, Similarity] = {
 
 
 def check_name(name: Any) -> str:
-    """The name of a measure.
+    """Check and return the name of a measure.
 
     Raises:
-        InputError: for another one; the message lists them.
+        InputError: for an unknown name; the message lists the valid names.
     """
     if not isinstance(name, str) or name not in SIMILARITIES:
         raise InputError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {name!r}.")
@@ -108,10 +108,10 @@ def check_name(name: Any) -> str:
 
 
 def check_options(name: str, options: Any, without_settings: bool = True) -> dict[str, Any]:
-    """Options of a measure as plain values.
+    """Check the options of a measure and return them as plain values.
 
     Raises:
-        InputError: for unknown options, values that are not plain, and values that the measure refuses.
+        InputError: for unknown options, values that are not plain, and values rejected by the measure.
     """
     if not isinstance(options, Mapping):
         raise InputError(f"similarity_options must be a mapping of names to values, got {options!r}.")
@@ -129,7 +129,7 @@ def check_options(name: str, options: Any, without_settings: bool = True) -> dic
 
 
 def _try(name: str, options: Mapping[str, Any]) -> None:
-    """Construct the measure once; values per axis may be for 3-D or for 2-D images."""
+    """Construct the measure to check its options; values per axis may be for 3-D or 2-D images."""
     for dims in (3, 2):
         try:
             named_similarity(name, dims, options)
@@ -146,18 +146,18 @@ def named_similarity(
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """A measure with the defaults of a registration, for images in about [0, 1].
+    """Construct a measure with the defaults of a registration, for images in about [0, 1].
 
     Args:
         name: one of :data:`SIMILARITIES`.
         spatial_dims: 2 or 3.
-        options: arguments of its class that replace the defaults.
-        generator: CPU random generator of its random numbers.
+        options: arguments of its class that override the defaults.
+        generator: CPU random generator for its random numbers.
         settings: further arguments of its class.
 
     Raises:
         InputError: for an unknown name.
-        TypeError, ValueError: for options that the class refuses.
+        TypeError, ValueError: for options rejected by the class.
     """
     known = SIMILARITIES[check_name(name)]
     if "generator" in inspect.signature(known.loss).parameters:
@@ -166,7 +166,7 @@ def named_similarity(
 
 
 def bending_weight_of(similarity: str, form: str) -> float:
-    """The default weight of the bending energy for a measure; ``form`` is that of the default measure."""
+    """Return the default weight of the bending energy for a measure; ``form`` applies to the default measure."""
     if similarity == CUSTOM:
         return CUSTOM_BENDING_WEIGHT
     if similarity == "locor" and form == "normalized":

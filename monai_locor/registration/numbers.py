@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Valid ranges of the numbers in the settings."""
+"""Valid ranges of numeric settings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Numbers:
     """The valid values of a setting.
 
     Attributes:
-        described: for the message.
-        holds: whether a number is valid.
-        whole: whether it must be an integer.
-        optional: whether None is also valid.
+        described: description used in the message.
+        holds: returns whether a number is valid.
+        whole: True if the value must be an integer.
+        optional: True if None is also valid.
     """
 
     described: str
@@ -32,7 +32,7 @@ class Numbers:
     optional: bool = False
 
     def check(self, name: str, value: Any) -> None:
-        """Raise InputError, naming the setting, unless the value is valid."""
+        """Raise InputError with the name of the setting unless the value is valid."""
         if value is None and self.optional:
             return
         kinds = int if self.whole else (int, float)

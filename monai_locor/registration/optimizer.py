@@ -16,16 +16,16 @@ __all__ = ["DampedAdam"]
 class DampedAdam(torch.optim.Optimizer):
     """Adam whose normalization is damped by the typical gradient of the tensor.
 
-    Adam divides each element by the root mean square of its own gradient, so that in
-    homogeneous regions noise moves a control point as far as an edge does elsewhere. Here the divisor is
-    ``(rms + damping * typical rms) / (1 + damping)``: elements with the typical gradient move as in Adam, those with much
-    less of it by less. With ``damping`` 0 this is Adam (Kingma & Ba, arXiv 1412.6980).
+    Adam divides each element by the root mean square of its own gradient, so noise in homogeneous regions moves a control
+    point as far as an edge does elsewhere. Here the divisor is ``(rms + damping * typical rms) / (1 + damping)``: elements
+    with a typical gradient move as in Adam, elements with a much smaller gradient less. With ``damping`` 0 this is Adam
+    (Kingma & Ba, arXiv 1412.6980).
 
     Args:
-        params: parameters or groups; ``damping`` may be set for each group.
-        lr: step of an element with steady gradient.
-        betas: decay of the running means of gradient and squared gradient.
-        damping: 0 or more.
+        params: parameters or groups; ``damping`` may be set per group.
+        lr: step size of an element with constant gradient.
+        betas: decay rates of the running means of gradient and squared gradient.
+        damping: strength of the damping, 0 or more.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class DampedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step; parameters without gradient stay."""
+        """Perform one step; parameters without gradient are not changed."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

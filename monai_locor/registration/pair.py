@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading, checking and preparing a pair of images from files or memory."""
+"""Reading, checking and preparation of a pair of images from files or memory."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Pair:
     """The input of a registration, read and prepared.
 
     Attributes:
-        fixed_image, moving_image: as read, ``(1, *spatial)``, on the host; of several channels, the first.
-        fixed, moving: prepared for the engine.
-        affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        displacement: the rest of an initial field after the affine, ``(D, *fixed)`` in the prepared order, RAS mm, or None.
-        velocity: an initial velocity, likewise.
+        fixed_image, moving_image: images as read, ``(1, *spatial)``, on the host; only the first of several channels.
+        fixed, moving: images prepared for the engine.
+        affine: initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        displacement: initial displacement without the affine, ``(D, *fixed)`` in the prepared axis order, RAS mm, or None.
+        velocity: initial velocity, likewise.
         valid: mask of the finite voxels of each image, ``(1, *spatial)`` bool; None if all are finite.
         channels: all channels of both images, ``(C, *spatial)``, on the host.
     """
@@ -57,7 +57,7 @@ class Pair:
     channels: tuple[MetaTensor, MetaTensor] | None = None
 
     def without_masks(self, quantile: float) -> tuple[PreparedImage, PreparedImage]:
-        """Both images prepared without their masks, on the devices of the masked ones."""
+        """Prepare both images without their masks, on the same devices."""
         images, seen = self.channels or (self.fixed_image, self.moving_image), (self.fixed, self.moving)
         weights = [None if valid is None else valid.float() for valid in self.valid]
         fixed, moving = (prepare(i, w, quantile, s.device) for i, w, s in zip(images, weights, seen, strict=True))
@@ -75,7 +75,7 @@ def load_pair(
     initial_velocity: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Pair:
-    """Read and check a pair; arguments and errors are those of :func:`monai_locor.register`."""
+    """Read and check a pair; arguments and errors as for :func:`monai_locor.register`."""
     target = select_device(device)
     images = {"fixed": read_channels(fixed, "fixed"), "moving": read_channels(moving, "moving")}
     grids = {role: Grid.of(image) for role, (image, _) in images.items()}
@@ -118,7 +118,7 @@ def load_pair(
 
 
 def _check_slices(grids: Mapping[str, Grid]) -> None:
-    """Refuse slices in different planes, and warn of 3-D images of one slice; grids by the names of their images."""
+    """Raise InputError for slices in different planes, warn about single-slice 3-D images; grids by name of the image."""
     (first, one), (second, other) = grids.items()
     check_planes(one, other, (first, second))
     for name, grid in grids.items():
@@ -128,10 +128,10 @@ def _check_slices(grids: Mapping[str, Grid]) -> None:
 
 
 def select_device(device: torch.device | str | None) -> torch.device:
-    """The device of this name; without one, CUDA where there is a GPU, else the CPU.
+    """Return the device of this name; for None, CUDA if available, else the CPU.
 
     Raises:
-        InputError: when it cannot be used.
+        InputError: if it cannot be used.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -143,7 +143,7 @@ def select_device(device: torch.device | str | None) -> torch.device:
 
 
 def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    """Voxel weights from a mask on any grid and from the finite voxels of the image."""
+    """Return the voxel weights from a mask on any grid and the finite voxels of the image."""
     if mask is None:
         return None if valid is None else valid.float()
     weight = mask_on_grid(mask, role, grid)
@@ -154,7 +154,7 @@ def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, gri
 
 
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:
-    """From voxels of the fixed grid as it is stored to mm in the prepared image's order."""
+    """Convert from voxels of the stored fixed grid to mm in the prepared axis order."""
     expected = (fixed.grid.dims, *fixed.stored.shape)
     values = plain(torch.as_tensor(velocity)).detach()
     if tuple(values.shape) != expected or not bool(values.isfinite().all()):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Number and weights of the pairs of several images per side."""
+"""Number and weights of image pairs for several images per side."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["checked_weights", "pair_count"]
 
 
 def pair_count(fixed: int, moving: int) -> int:
-    """The number of pairs; a single image of one side is paired with each of the other.
+    """Return the number of pairs; a single image of one side is paired with each image of the other.
 
     >>> pair_count(2, 2), pair_count(1, 3)
     (2, 3)
 
     Raises:
-        InputError: when the numbers differ, and neither is one.
+        InputError: if the numbers differ and neither is one.
     """
     if min(fixed, moving) != 1 and fixed != moving:
         raise InputError(f"{fixed} fixed and {moving} moving images: give as many of each, or one of either.")
@@ -28,10 +28,10 @@ def pair_count(fixed: int, moving: int) -> int:
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """One weight for each pair of channels, by default one.
+    """Return one weight for each pair of channels; the default is 1.
 
     Raises:
-        InputError: for another number of weights, and for weights that are not positive.
+        InputError: if the number of weights differs from the number of pairs, or if a weight is not positive.
     """
     if weights is None:
         return (1.0,) * count

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""One pair on two devices: a process for each direction; gradients of shared parameters are summed."""
+"""Registration of one pair on two devices: one process per direction; gradients of shared parameters are summed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .start.start import Start
 
 __all__ = ["Exchange", "from_first", "second_process"]
 
-STEP_TIMEOUT = timedelta(minutes=10)  # of the other process
+STEP_TIMEOUT = timedelta(minutes=10)  # maximum wait for the other process
 READY_SUFFIX = ".ready"
 
 
@@ -31,8 +31,8 @@ class Exchange:
     """Sums tensors over the two processes of a registration, in place.
 
     Args:
-        store: file that both processes can write to, for the rendezvous.
-        direction: of this process: 0 from the fixed image's samples, 1 from the moving image's.
+        store: rendezvous file, writable by both processes.
+        direction: direction of this process: 0 for the samples of the fixed image, 1 for those of the moving image.
     """
 
     def __init__(self, store: str, direction: int) -> None:
@@ -41,10 +41,10 @@ class Exchange:
         self.group = dist.ProcessGroupGloo(dist.FileStore(store, 2), direction, 2, STEP_TIMEOUT)  # type: ignore[attr-defined]
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Add the tensors of the other process to these; both must call with the same shapes.
+        """Add the tensors of the other process to these; both must call it with the same shapes.
 
         Raises:
-            RuntimeError: when the other process is gone.
+            RuntimeError: if the other process has ended.
         """
         flat = torch.cat([t.flatten() for t in tensors]).cpu()
         try:
@@ -57,12 +57,12 @@ class Exchange:
 
 
 def from_first(exchange: Exchange | None, compute: Callable[[], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Compute an array in the first process and send it to the second one; both must call.
+    """Compute an array in the first process and send it to the second; both must call it.
 
     Args:
-        exchange: None with a single process.
-        compute: returns float64 of this shape.
-        shape: of the array.
+        exchange: exchange of this process; None with a single process.
+        compute: returns the array, float64.
+        shape: shape of the array.
     """
     if exchange is None:
         return compute()
@@ -79,12 +79,12 @@ def second_process(work: Callable[..., None], device: torch.device, start: Start
 
     Args:
         work: importable function.
-        device: of the other process; its images are moved there. On a CPU the processes share the threads.
-        start: without functions; like all arguments, it must be picklable.
-        arguments: further ones.
+        device: device of the other process, to which the images are moved. On a CPU the threads are divided.
+        start: initial state, without functions; like all arguments, it must be picklable.
+        arguments: further arguments of ``work``.
 
     Yields:
-        the exchange of this process. The other process has ended when the context is left.
+        the exchange of this process. On exit, the other process has ended.
     """
     threads = torch.get_num_threads()
     share = max(1, threads // 2) if "cpu" in (device.type, start.device.type) else threads
@@ -106,7 +106,7 @@ def second_process(work: Callable[..., None], device: torch.device, start: Start
 
 
 def _await(ready: Path, process: Any) -> None:
-    """Wait until the other process is up, or raise if it ended; the exchange would wait until its timeout."""
+    """Wait until the other process has started; raise if it ended, without waiting for the timeout of the exchange."""
     while not ready.exists():
         if not process.is_alive():
             raise RuntimeError(
@@ -117,7 +117,7 @@ def _await(ready: Path, process: Any) -> None:
 
 
 def _work(work: Callable[..., None], store: str, device: str, threads: int, start: Start, *arguments: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the first process decides and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both processes receive Ctrl-C; the first one handles it and ends this one
     torch.set_num_threads(threads)
     start = start.to(device)
     Path(store + READY_SUFFIX).touch()

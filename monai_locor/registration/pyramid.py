@@ -17,21 +17,21 @@ from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 __all__ = ["Level", "image_features", "level_grid", "make_level"]
 
 MIN_SAMPLES = 8  # along an axis, unless the image itself has fewer
-MIN_FOREGROUND = 0.05  # of the robust intensity range
+MIN_FOREGROUND = 0.05  # relative to the robust intensity range
 FOREGROUND_MARGIN = 6  # samples
 
 
 @dataclass(frozen=True)
 class Level:
-    """One direction at one stage: a reference image on the level's grid, the other one on its own voxels.
+    """One direction at one stage: a reference image on the grid of the level, the other image on its own grid.
 
     Attributes:
         grid: samples of the loss, aligned with the reference image.
-        reference: ``(1, C, *grid)``: intensity and derivative magnitude, of one channel of the images after the other.
-        weight: ``(1, 1, *grid)`` or None.
-        other: ``(1, C, *voxels)``, smoothed alike; with masks, its weight is the last channel.
+        reference: ``(1, C, *grid)``: intensity and derivative magnitude of each image channel in turn.
+        weight: weights of the samples, ``(1, 1, *grid)``, or None.
+        other: ``(1, C, *voxels)``, smoothed equally; with masks, the last channel is its weight.
         other_grid: grid of ``other``.
-        masked: whether ``other`` carries its weight.
+        masked: whether the last channel of ``other`` is its weight.
     """
 
     grid: Grid
@@ -43,7 +43,7 @@ class Level:
 
 
 def level_grid(grid: Grid, factor: float) -> Grid:
-    """Samples ``factor`` smallest voxels apart, never finer than the voxels nor fewer than eight along an axis."""
+    """Return the grid of samples, ``factor`` smallest voxel sides apart, not finer than voxels, at least eight per axis."""
     step = np.maximum(grid.spacing, factor * grid.spacing.min())
     most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (MIN_SAMPLES - 1))
     step = np.minimum(step, most)
@@ -58,13 +58,13 @@ def make_level(
     unit: str = "sample",
     region: str = "foreground",
 ) -> Level:
-    """Smooth both images to the distance of the samples, add their derivative magnitude, sample the reference.
+    """Smooth both images for the sample distance, compute their derivative magnitude and sample the reference.
 
-    Smoothing is Gaussian with a standard deviation of a third of the sample distance, none where voxels are coarser.
+    Smoothing is Gaussian with a standard deviation of a third of the sample distance, or none if the voxels are coarser.
 
     Args:
         derivative, region: see :class:`monai_locor.registration.RegistrationConfig`.
-        unit: its ``derivative_unit``.
+        unit: ``derivative_unit`` of the settings.
     """
     grid = level_grid(reference.grid, factor)
     features, weight = image_features(reference, grid.spacing, derivative == "both", unit)
@@ -88,17 +88,17 @@ def make_level(
 
 
 def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> torch.Tensor:
-    """Samples that the loss must cover, bool."""
+    """Return a mask of the samples that the loss must cover, bool."""
     if region == "image":
         return torch.ones_like(intensity, dtype=torch.bool) if weight is None else weight > 0
     return (intensity if weight is None else intensity * weight) > MIN_FOREGROUND
 
 
 def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
-    """The bounding box of some samples, with a margin for the windows and the neighborhood of edges.
+    """Return the bounding box of a mask, with a margin for the windows and the neighborhood of edges.
 
-    Windows over a constant background have no gradient; leaving them out saves time and keeps the weight of the bending
-    energy independent of the amount of air in the field of view.
+    Windows over a constant background have no gradient; excluding them saves time and makes the weight of the bending energy
+    independent of the amount of air in the field of view.
     """
     box = []
     for axis, n in enumerate(seen.shape):
@@ -111,15 +111,15 @@ def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
 def image_features(
     image: PreparedImage, step: np.ndarray, derivative: bool, unit: str = "sample"
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """An image smoothed for samples ``step`` mm apart, with its derivative magnitude.
+    """Smooth an image for samples ``step`` mm apart and compute its derivative magnitude.
 
     Args:
         step: distance of the samples along each axis, ``(D,)``, mm.
-        unit: length that the derivative magnitude is the change over: the distance of two samples, or of two voxels.
+        unit: unit length of the derivative: ``"sample"``, the sample distance, or ``"voxel"``, the voxel size.
 
     Returns:
-        intensity and, with ``derivative``, its derivative magnitude, ``(C, *voxels)``, of one channel after the other; and
-        the weights of voxels that are not affected by voxels outside the mask, ``(1, *voxels)``, or None without a mask.
+        intensity and, with ``derivative``, derivative magnitude of each channel in turn, ``(C, *voxels)``; and the weights of
+        the voxels, ``(1, *voxels)``, eroded along axes without smoothing, or None without a mask.
     """
     sigma = [ratio / 3 if ratio > 1.01 else 0.0 for ratio in step / image.grid.spacing]
     weight = image.weight
@@ -131,18 +131,18 @@ def image_features(
             average, reached = weighted_gaussian(smooth, weight, sigma)
             smooth = torch.where(reached, average, smooth)
     if weight is not None:
-        # where nothing is smoothed, differences and interpolation reach one voxel across the border of the mask
+        # along axes without smoothing, differences and interpolation reach one voxel beyond the border of the mask
         weight = _eroded(weight, [axis for axis, s in enumerate(sigma) if s == 0])
     if not derivative:
         return smooth, weight
-    # a pure number, and over the distance of two samples of the order of the intensities
+    # dimensionless; per sample distance it is of the order of the intensities
     distance = image.grid.spacing if unit == "voxel" else step
     magnitude = derivative_magnitude(smooth, image.grid.affine[:-1, :-1]) * float(distance.min())
     return torch.stack((smooth, magnitude), 1).flatten(0, 1), weight
 
 
 def _eroded(weight: torch.Tensor, axes: list[int]) -> torch.Tensor:
-    """The smallest weight among neighbors along some axes; the border of the image is not a neighbor."""
+    """Return the smallest weight among neighbors along some axes, ignoring neighbors outside the image."""
     out = weight
     for axis in axes:
         before, after = out.narrow(axis + 1, 0, out.shape[axis + 1] - 1), out.narrow(axis + 1, 1, out.shape[axis + 1] - 1)

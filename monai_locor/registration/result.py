@@ -162,7 +162,7 @@ class RegistrationResult:
                 field on the moving grid; ``"warped_moving"`` or ``"warped_fixed"``, a ``SimpleITK.Image``.
 
         Raises:
-            InputError: for another name, or when the result does not hold the image or SimpleITK is not installed.
+            InputError: for another name, or if the result does not hold the image or SimpleITK is not installed.
         """
         check_part(what, (*TRANSFORMS, *IMAGES))
         with importing("SimpleITK", "SimpleITK"):
@@ -182,7 +182,7 @@ class RegistrationResult:
                 ``"inverse_field"``, the whole transform as ITK, ANTs and Slicer read it (intent vector, LPS mm).
 
         Raises:
-            InputError: for another name, or when the result does not hold the image.
+            InputError: for another name, or if the result does not hold the image.
         """
         check_part(what, (*IMAGES, *FIELDS))
         if what in IMAGES:
@@ -226,7 +226,7 @@ class RegistrationResult:
         """``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``.
 
         Raises:
-            InputError: when the result does not hold it.
+            InputError: if the result does not hold it.
         """
         image: MetaTensor | None = getattr(self, name)
         if image is None:
@@ -238,7 +238,7 @@ class RegistrationResult:
         """The moving image on the fixed grid under the initial affine, ``(1, *fixed)``.
 
         Raises:
-            InputError: when the result does not hold it.
+            InputError: if the result does not hold it.
         """
         return warped(self.held("moving_image"), self.moving_grid, self.initial_mm, self.fixed_grid)
 
@@ -250,7 +250,7 @@ class RegistrationResult:
         errors of integration and interpolation.
 
         Raises:
-            InputError: when there is none: without a deformation, with ``composition`` "stages", and for a result from files.
+            InputError: if there is none: without a deformation, with ``composition`` "stages", and for a result from files.
         """
         if self.velocity is None:
             raise InputError(
@@ -273,8 +273,8 @@ class RegistrationResult:
             title: by default the verdict.
 
         Raises:
-            ImportError: when matplotlib is not installed, naming the extra that brings it.
-            InputError: when the result does not hold its images.
+            ImportError: if matplotlib is not installed, naming the extra that brings it.
+            InputError: if the result does not hold its images.
         """
         return self._display().result_figure(self, title)
 
@@ -288,8 +288,8 @@ class RegistrationResult:
             height: of the widget, pixels.
 
         Raises:
-            ImportError: when ipyniivue is not installed, naming the extra that brings it.
-            InputError: when the result does not hold its images or is 2-D.
+            ImportError: if ipyniivue is not installed, naming the extra that brings it.
+            InputError: if the result does not hold its images or is 2-D.
         """
         return self._display().result_viewer(self, height)
 
@@ -346,7 +346,7 @@ class RegistrationResult:
             need_images: refuse a result whose images cannot be read.
 
         Raises:
-            InputError: when there is no ``run.json`` or no transform, or an image does not belong to the result.
+            InputError: if there is no ``run.json`` or no transform, or an image does not belong to the result.
         """
         return cls(**stored_fields(folder, fixed, moving, need_images))
 
@@ -358,7 +358,7 @@ class RegistrationResult:
         ``affine.tfm`` (the affine part alone), ``run.json`` (:meth:`summary`).
 
         Raises:
-            InputError: when the folder cannot be written to.
+            InputError: if the folder cannot be written to.
         """
         root = check_output_dir(folder)
         root.mkdir(parents=True, exist_ok=True)
@@ -380,8 +380,8 @@ class RegistrationResult:
             contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, for the description.
 
         Raises:
-            InputError: when the settings have another basis, or it cannot be written there.
-            ImportError: when safetensors is not installed, naming the extra that brings it.
+            InputError: if the settings have another basis, or it cannot be written there.
+            ImportError: if safetensors is not installed, naming the extra that brings it.
         """
         if self.basis is None:
             raise InputError(

@@ -119,8 +119,8 @@ def make_similarity(
         weights: CPU random generator of the first weights of a learned basis; by default torch's global one.
 
     Raises:
-        InputError: when ``own`` does not make a module or makes one that cannot be used here.
-        ValueError: when the settings used a custom similarity, and none is given.
+        InputError: if ``own`` does not make a module or makes one that cannot be used here.
+        ValueError: if the settings used a custom similarity, and none is given.
     """
     if own is not None:
         return _own_similarity(own, config, spatial_dims, generator)

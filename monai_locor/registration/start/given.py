@@ -56,7 +56,7 @@ def given_start(
         ``(D + 1, D + 1)``, fixed to moving world points, RAS mm; ``(D, *fixed)`` in the prepared order, RAS mm, or None.
 
     Raises:
-        InputError: when it is not an initial transform, singular, not finite, or of another number of dimensions.
+        InputError: if it is not an initial transform, singular, not finite, or of another number of dimensions.
     """
     word = initialization if initial is None else start_word(initial)
     if word is not None:

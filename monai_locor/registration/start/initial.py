@@ -45,7 +45,7 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
             smaller one, otherwise their centers.
 
     Raises:
-        InputError: when the images do not overlap enough to start from.
+        InputError: if the images do not overlap enough to start from.
     """
     shared = overlap(fixed.grid, moving.grid, np.eye(fixed.grid.dims + 1))
     if how == "auto":
@@ -64,7 +64,7 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
     """Refuse a start with too little overlap.
 
     Raises:
-        InputError: when the fields of view share less than a tenth of the smaller one.
+        InputError: if the fields of view share less than a tenth of the smaller one.
     """
     shared = overlap(fixed, moving, affine)
     if shared < MIN_OVERLAP:
@@ -92,7 +92,7 @@ def check_kind(
         the displacement; None without a deformation.
 
     Raises:
-        InputError: when a deformation is given for a transform without one.
+        InputError: if a deformation is given for a transform without one.
     """
     if np.linalg.det(affine[:-1, :-1]) < 0:
         doubt(
