@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images of nibabel, SimpleITK, ITK and ANTsPy, recognized by their class without importing these libraries."""
+"""Image objects of nibabel, SimpleITK, ITK and ANTsPy, recognized by class without importing these libraries."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = ["from_library", "image_for_itk", "image_for_simpleitk", "itk_image", 
 
 
 def library_of(value: Any) -> str:
-    """The library whose class an object has: ``"nibabel"``, ``"SimpleITK"``, ``"itk"``, ``"ants"``, or nothing.
+    """The library that defines an object's class: ``"nibabel"``, ``"SimpleITK"``, ``"itk"``, ``"ants"``, or ``""``.
 
     >>> library_of("a file")
     ''
     """
-    if isinstance(value, np.ndarray):  # views that ITK gives of its images are arrays
+    if isinstance(value, np.ndarray):  # includes ITK's array views
         return ""
     tops = (cls.__module__.partition(".")[0] for cls in type(value).__mro__)
     return next((top for top in tops if top == "nibabel" or top in _READERS), "")
 
 
 def from_library(image: Any, name: str) -> StoredImage | None:
-    """An image of another library, as it is; None for anything else.
+    """Convert an image object of another library; None for anything else.
 
     Args:
         image: nibabel image of any format with an affine; ``SimpleITK.Image``; ``itk.Image``, ``itk.VectorImage`` or a filter
-            that gives one; ``ants.ANTsImage``.
-        name: for messages.
+            that outputs one; ``ants.ANTsImage``.
+        name: name of the image for messages.
 
     Raises:
-        InputError: when it is an object of one of these libraries but not an image with voxels.
+        InputError: if it is an object of one of these libraries but not an image with voxels.
     """
     library = library_of(image)
     if library == "nibabel":
@@ -53,7 +53,7 @@ def from_library(image: Any, name: str) -> StoredImage | None:
         return None
     try:
         voxels, affine = _READERS[library](image)
-    except Exception as error:  # the libraries raise exceptions of many types
+    except Exception as error:  # the libraries raise various types
         raise InputError(
             f"{name}: {library}'s {type(image).__name__} cannot be registered ({one_line(error)}); "
             "give an image with voxels and a geometry, or a file"
@@ -64,16 +64,14 @@ def from_library(image: Any, name: str) -> StoredImage | None:
 def simpleitk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
     """Voxels ``(*spatial, C)`` and affine, RAS mm, of a ``SimpleITK.Image``; a fourth axis becomes channels."""
     kind = image.GetPixelIDTypeAsString()
-    if kind.startswith("label"):  # its voxels as an array end the process
+    if kind.startswith("label"):  # GetArrayFromImage would crash the process
         raise ValueError(f"it is a map of {kind}, use SimpleITK.LabelMapToLabel")
     array = sys.modules["SimpleITK"].GetArrayFromImage(image)
     return _from_itk(array, image.GetSize(), image.GetDirection(), image.GetSpacing(), image.GetOrigin())
 
 
 def itk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels ``(*spatial, C)`` and affine, RAS mm, of an image of ITK, or of what a filter gives; a fourth axis becomes
-    channels.
-    """
+    """Voxels ``(*spatial, C)`` and affine, RAS mm, of an ITK image or a filter's output; a fourth axis becomes channels."""
     itk = sys.modules["itk"]
     if not hasattr(image, "GetBufferedRegion"):
         image.Update()
@@ -82,7 +80,7 @@ def itk_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
     array = itk.array_from_image(image)  # a view would not outlive the image
     region = image.GetBufferedRegion()
     direction, spacing = itk.array_from_matrix(image.GetDirection()), np.array(image.GetSpacing())
-    # of the first voxel, whose index is not 0 in what was cropped
+    # origin of the first voxel, whose index is not 0 in cropped images
     origin = np.array(image.GetOrigin()) + direction @ (spacing * np.array(region.GetIndex()))
     return _from_itk(array, tuple(region.GetSize()), direction, spacing, origin)
 
@@ -95,7 +93,7 @@ def _ants_image(image: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_itk(array: np.ndarray, size: Any, direction: Any, spacing: Any, origin: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Of an array with its last axis first and components last, ``size`` without them."""
+    """Voxels and affine from an array with last axis first and components last; ``size`` excludes components."""
     size = tuple(int(n) for n in size)
     voxels = array.reshape(*reversed(size), -1)
     voxels = voxels.transpose(*reversed(range(len(size))), len(size))
@@ -104,16 +102,16 @@ def _from_itk(array: np.ndarray, size: Any, direction: Any, spacing: Any, origin
 
 
 def _spatial(direction: np.ndarray, spacing: Any, origin: Any) -> np.ndarray:
-    """The affine of up to three axes, RAS mm."""
+    """The affine of the first three axes, RAS mm."""
     dims = min(len(direction), 3)
     return affine_of_itk(direction[:dims, :dims], spacing[:dims], origin[:dims])
 
 
 def image_for_simpleitk(image: Any, grid: Grid) -> Any:
-    """A ``SimpleITK.Image`` of ``(C, *grid.shape)``, tensor or array.
+    """Convert a tensor or array ``(C, *grid.shape)`` to a ``SimpleITK.Image``.
 
     Raises:
-        ImportError: when SimpleITK is not installed.
+        ImportError: if SimpleITK is not installed.
     """
     import SimpleITK as sitk
 
@@ -127,10 +125,10 @@ def image_for_simpleitk(image: Any, grid: Grid) -> Any:
 
 
 def image_for_itk(image: Any, grid: Grid) -> Any:
-    """An image of ITK of ``(C, *grid.shape)``, tensor or array.
+    """Convert a tensor or array ``(C, *grid.shape)`` to an ITK image.
 
     Raises:
-        ImportError: when ITK is not installed.
+        ImportError: if ITK is not installed.
     """
     import itk
 
@@ -144,7 +142,7 @@ def image_for_itk(image: Any, grid: Grid) -> Any:
 
 
 def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool, Grid]:
-    """Last axis first, components last, and whether there are several; bool as bytes; and the grid in space, of a slice."""
+    """Array with last axis first and components last, bool as uint8; whether it has several components; and its 3-D grid."""
     array = np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)
     array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, 0, -1)
     grid = grid.in_space

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""ITK's world is LPS, ours is RAS: signs, matrices and the geometry of grids from one to the other. Without torch."""
+"""Conversion of signs, matrices and grid geometry between ITK's LPS and RAS. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["affine_of_itk", "flipped", "geometry_for_itk", "lps_signs"]
 
 
 def lps_signs(dims: int) -> np.ndarray:
-    """Signs that take RAS to LPS and back, ``(D,)``."""
+    """Signs that convert RAS to LPS and back, ``(D,)``."""
     return np.array([-1.0, -1.0, 1.0])[:dims]
 
 
 def flipped(matrix: np.ndarray) -> np.ndarray:
-    """A homogeneous matrix from RAS to LPS, or back."""
+    """Convert a homogeneous matrix from RAS to LPS, or back."""
     signs = np.append(lps_signs(len(matrix) - 1), 1.0)
     return signs[:, None] * matrix * signs
 
 
 def affine_of_itk(direction: Any, spacing: Any, origin: Any) -> np.ndarray:
-    """Voxels to RAS mm, ``(D + 1, D + 1)``, of ITK's geometry (LPS); of more than three axes the first three count.
+    """Affine from voxels to RAS mm, ``(D + 1, D + 1)``, from ITK's geometry (LPS), for the first three axes at most.
 
     Args:
-        direction: ``(D, D)``, or its D * D numbers row by row.
+        direction: ``(D, D)``, or its D * D elements in row-major order.
         spacing: ``(D,)``, mm.
         origin: ``(D,)``, position of voxel 0, LPS mm.
     """
@@ -44,7 +44,7 @@ def affine_of_itk(direction: Any, spacing: Any, origin: Any) -> np.ndarray:
 
 
 def geometry_for_itk(grid: Grid) -> tuple[np.ndarray, list[float], list[float]]:
-    """Direction, spacing and origin of a grid in LPS; a sheared direction is one that ITK's own files keep."""
+    """Direction, spacing and origin of a grid in LPS; the direction of a sheared grid is not orthogonal."""
     signs = lps_signs(grid.dims)
     direction = np.ascontiguousarray(signs[:, None] * grid.affine[:-1, :-1] / grid.spacing)
     return direction, grid.spacing.tolist(), (signs * grid.affine[:-1, -1]).tolist()

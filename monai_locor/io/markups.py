@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Points of 3D Slicer as text: fiducials ``.fcsv`` and markups ``.json``; and lines of comma-separated values."""
+"""Text formats of 3D Slicer points, fiducials ``.fcsv`` and markups ``.json``, and of comma-separated values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FCSV_COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "loc
 _SCHEMA = (
     "https://raw.githubusercontent.com/Slicer/Slicer/main/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.0.json#"
 )
-_RAS = {"RAS": True, "0": True, "LPS": False, "1": False}  # numbers: Slicer before 4.11
+_RAS = {"RAS": True, "0": True, "LPS": False, "1": False}  # digits: Slicer before 4.11
 
 
 def rows_of(text: str, name: str) -> list[tuple[int, list[str]]]:
-    """Lines of comma-separated text that are not empty, with their numbers."""
+    """Nonempty rows of comma-separated text, with their line numbers."""
     try:
         reader = csv.reader(io.StringIO(text, newline=""))
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -46,14 +46,14 @@ def table_text(rows: Sequence[Sequence[object]]) -> str:
 
 
 def finite_point(row: Sequence[Any], columns: Sequence[int], where: str, shown: str) -> list[float]:
-    """The numbers in some columns of a row.
+    """The coordinates in the given columns of a row.
 
     Args:
-        where: name of the file and the place in it, for the message.
+        where: file name and line, for the message.
         shown: the row as text, for the message.
 
     Raises:
-        InputError: when one is missing, no number or not finite.
+        InputError: if one is missing, not a number or not finite.
     """
     try:
         values = [float(row[column]) for column in columns]
@@ -65,12 +65,12 @@ def finite_point(row: Sequence[Any], columns: Sequence[int], where: str, shown: 
 
 
 def from_fcsv(text: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Points ``(N, 3)``, RAS mm, and their labels, of a list of fiducials.
+    """Points ``(N, 3)``, RAS mm, and labels of a fiducial list.
 
     Raises:
-        InputError: when it holds no points, or points of unknown coordinates.
+        InputError: if it has no points, or an unknown coordinate system.
     """
-    columns, system = list(_FCSV_COLUMNS), "RAS"  # what it was before there was a line for it
+    columns, system = list(_FCSV_COLUMNS), "RAS"  # default of old files without a CoordinateSystem line
     for line in (line[1:] for line in text.splitlines() if line.startswith("#")):
         key, _, value = (part.strip() for part in line.partition("="))
         if key == "CoordinateSystem":
@@ -94,10 +94,10 @@ def _to_ras(points: list[list[float]], system: str, name: str) -> np.ndarray:
 
 
 def from_markups(text: str, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Points ``(N, 3)``, RAS mm, and their labels, of all control points that are placed.
+    """Points ``(N, 3)``, RAS mm, and labels of all placed control points of a markups file.
 
     Raises:
-        InputError: as :func:`from_fcsv`.
+        InputError: see :func:`from_fcsv`.
     """
     try:
         lists = json.loads(text)["markups"]
@@ -124,7 +124,7 @@ def _defined(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def fcsv_text(values: list[list[float]], labels: Sequence[str]) -> str:
-    """A list of fiducials of points in LPS."""
+    """Fiducial list (``.fcsv``) of points in LPS."""
     head = "# Markups fiducial file version = 4.13\n# CoordinateSystem = LPS\n# columns = " + ",".join(_FCSV_COLUMNS) + "\n"
     names = _names(labels)
     return head + table_text([[n, *v, 0, 0, 0, 1, 1, 1, 0, name, "", ""] for n, (v, name) in enumerate(zip(values, names), 1)])
@@ -135,7 +135,7 @@ def _names(labels: Sequence[str]) -> list[str]:
 
 
 def markups_text(values: list[list[float]], labels: Sequence[str]) -> str:
-    """A list of markups of points in LPS."""
+    """Markups (``.json``) of points in LPS."""
     points = [
         {"id": str(n), "label": name, "position": v, "selected": True, "locked": False, "visibility": True}
         for n, (v, name) in enumerate(zip(values, _names(labels)), 1)

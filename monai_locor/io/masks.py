@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Masks and label maps on the grid of their image, including those without an affine of their own."""
+"""Masks and label maps on the grid of their image, including those without an affine."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __all__ = ["mask_on_grid", "placed_like"]
 
 logger = logging.getLogger(__name__)
 
-MIN_MASK_OVERLAP = 0.5  # share of a mask on a grid of its own that should lie in its image's field of view
+MIN_MASK_OVERLAP = 0.5  # fraction of a mask that should be in its image's field of view
 
 
 def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "bilinear") -> torch.Tensor:
-    """A mask of an image on the grid of that image.
+    """Read a mask on the grid of its image.
 
-    It is resampled where it lies on another grid, with a warning. An array or tensor without an affine, and a file without a
-    place of its own, lie on the voxels of the image where they have its shape, see :func:`placed_like`.
+    A mask on another grid is resampled with a warning. Arrays, tensors and files without an affine get the grid of the
+    image if they have its shape, see :func:`placed_like`.
 
     Args:
         source: see :func:`monai_locor.io.read_mask`; arrays may have the shape of the grid, without channel axis.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        grid: of its image.
-        mode: of resampling, ``"bilinear"`` or ``"nearest"``.
+        grid: grid of the image.
+        mode: interpolation, ``"bilinear"`` or ``"nearest"``.
 
     Returns:
         ``(1, *grid.shape)``, in [0, 1].
 
     Raises:
-        InputError: when it cannot be read, has other dimensions or another plane than its image, or does not meet it.
+        InputError: if it cannot be read, differs from its image in dimensions or plane, or does not overlap it.
     """
     bare = bare_array(source)
     if bare is not None and tuple(bare.shape) == grid.shape:
@@ -64,16 +64,16 @@ def mask_on_grid(source: ImageSource, role: str, grid: Grid, mode: str = "biline
 
 
 def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) -> MetaTensor:
-    """A mask or label map of an image, on the image's voxels where it has their shape and no place of its own.
+    """Assign the grid of an image to a mask or label map that has the same shape and only a default affine.
 
-    No place means the default affine of arrays and pictures, or of NIfTI files without sform and qform. A volume that fills
-    the field of view of the image in another order of its axes is left unchanged.
+    This is the default affine of arrays and pictures, or of NIfTI files without sform and qform. A volume with the same field
+    of view as the image in another axis order is returned unchanged.
 
     Args:
         volume: ``(C, *spatial)``.
-        grid: of the image.
-        name: of the volume, for a warning.
-        quiet: no warning, of arrays that cannot say where they lie.
+        grid: grid of the image.
+        name: name of the volume, for the warning.
+        quiet: suppress the warning, for arrays, which cannot have an affine.
     """
     own = Grid.of(volume)
     if own.shape != grid.shape or not own.placeless or same_grid(own, grid) or _same_box(own, grid):
@@ -84,7 +84,7 @@ def placed_like(volume: MetaTensor, grid: Grid, name: str, quiet: bool = False) 
 
 
 def _warn_beside(name: str, mask: torch.Tensor, source: Grid, grid: Grid) -> None:
-    """Warn of a mask on a grid of its own that lies beside its image for the most part."""
+    """Warn if most of a mask is outside the field of view of its image."""
     found = mask[0].cpu().nonzero()
     voxels = found[:: max(1, len(found) // 100_000)].double().numpy()
     points = torch.from_numpy(apply_affine(voxel_to_voxel(source, grid), voxels)).T
@@ -95,7 +95,7 @@ def _warn_beside(name: str, mask: torch.Tensor, source: Grid, grid: Grid) -> Non
 
 
 def _same_box(a: Grid, b: Grid) -> bool:
-    """Whether two grids of one shape have the same outermost voxels, in any order of their axes."""
+    """Whether two grids of the same shape have the same corners, in any axis order."""
     corners = apply_affine(np.linalg.inv(b.affine), a.corners())
     outermost = (np.minimum(np.abs(corners), np.abs(corners - (np.array(b.shape) - 1))) < 1e-2).all()
     return bool(outermost) and len(np.unique(corners.round(), axis=0)) == len(corners)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images that nibabel reads: NIfTI, Analyze, FreeSurfer's MGH, MINC, PAR/REC and AFNI."""
+"""Images read with nibabel: NIfTI, Analyze, FreeSurfer's MGH, MINC, PAR/REC and AFNI."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIME_UNIT = {"MGHImage": "msec", "PARRECImage": "sec", "AFNIImage": "sec", "Min
 
 
 def is_nibabel(path: Path) -> bool:
-    """Whether the name of a file says that nibabel reads it."""
+    """Whether a file has a suffix that nibabel reads."""
     return _suffix(path) in (*_NIFTI, *_OTHERS)
 
 
@@ -39,19 +39,19 @@ def _suffix(path: Path) -> str:
 
 
 def read_nibabel(path: Path, name: str) -> StoredImage:
-    """An image that nibabel reads.
+    """Read an image with nibabel.
 
     Raises:
-        InputError: when MINC-2 needs h5py, or the file is not an image.
+        InputError: if h5py is missing for MINC-2, or the file is not an image.
     """
     return stored_of_nibabel(_load(path, name), name)
 
 
 def stored_of_nibabel(image: Any, name: str) -> StoredImage:
-    """An image that nibabel has made or loaded, with warnings of what its header says.
+    """Convert a nibabel image, with warnings about its header.
 
     Raises:
-        InputError: when it has no affine.
+        InputError: if it has no affine.
     """
     _check_volume(image, name)
     if isinstance(image, nib.nifti1.Nifti1Pair):
@@ -67,7 +67,7 @@ def stored_of_nibabel(image: Any, name: str) -> StoredImage:
 
 
 def nibabel_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm; no voxel is read."""
+    """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm, from the header only."""
     image = _load(path, name)
     affine = nifti_affine(image) if isinstance(image, nib.nifti1.Nifti1Pair) else image.affine
     return tuple(image.shape[i] for i in _axes(image)[:3]), affine
@@ -91,7 +91,7 @@ def _load_minc2(path: Path, name: str) -> Any:
         raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
     try:
         return nib.minc2.Minc2Image.from_filename(path)
-    except Exception as error:  # h5py and nibabel raise exceptions of many types
+    except Exception as error:  # h5py and nibabel raise various types
         raise InputError(
             f"{name}: cannot be read ({one_line(error)}); it is an HDF5 file, but no complete MINC volume, check what it is"
         ) from error
@@ -103,8 +103,8 @@ def _check_volume(image: Any, name: str) -> None:
 
 
 def _axes(image: Any) -> list[int]:
-    """The axes of an image, the spatial ones first; series in MINC have time before them."""
-    others = max(image.ndim - 3, 0) if isinstance(image, nib.minc1.Minc1Image) else 0  # MINC-2 images are of this class as well
+    """The axes of an image, spatial axes first; MINC series store time first."""
+    others = max(image.ndim - 3, 0) if isinstance(image, nib.minc1.Minc1Image) else 0  # base class of Minc2Image
     return [*range(others, image.ndim), *range(others)]
 
 
@@ -114,7 +114,7 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _voxels(array: np.ndarray, rank: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """``(*spatial, C)`` of an array with any further axes, and the names of colors."""
+    """Voxels ``(*spatial, C)`` of an array with any further axes, and color names."""
     colors: tuple[str, ...] = ()
     if array.dtype.names:  # RGB of NIfTI
         names = {"R": "red", "G": "green", "B": "blue", "A": "alpha"}

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""NIfTI headers: what they say of the world, and how ours are written."""
+"""Reading and writing of NIfTI headers: affine, units, intent and time axis."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# the codes of xyzt_units; bits that NIfTI does not define are in use, and other codes count as unknown
+# codes of xyzt_units; some files set undefined bits, and other codes are treated as unknown
 _LENGTH = {1: ("meter", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
 _TIME = {8: "sec", 16: "msec", 24: "usec", 32: "hz", 40: "ppm", 48: "rads"}
-_CLOSE = 1e-3  # by how much two statements of a header may differ: they are rounded to single precision or three decimals
+_CLOSE = 1e-3  # tolerance between header fields, which are rounded to single precision or three decimals
 
 
 def is_nifti(path: str | os.PathLike[str]) -> bool:
-    """Whether the name of a file says that it is a NIfTI image."""
+    """Whether a file has a NIfTI suffix."""
     return os.fspath(path).lower().endswith((".nii", ".nii.gz"))
 
 
 @contextmanager
 def quiet_nibabel() -> Iterator[None]:
-    """Without the messages that nibabel prints about headers, which name no file; those that matter are said in ours."""
+    """Silence nibabel's messages about headers, which name no file; see :func:`warn_about_header`."""
     log, disabled = nib.imageglobals.logger, nib.imageglobals.logger.disabled
     log.disabled = True
     try:
@@ -59,13 +59,13 @@ def quiet_nibabel() -> Iterator[None]:
 
 
 def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
-    """A NIfTI-1 or NIfTI-2 file, its voxels still on disk.
+    """Load a NIfTI-1 or NIfTI-2 file; voxels are read on access.
 
-    An axis of length zero counts as one of a single voxel, as in other readers. Voxels of a single file never begin inside
-    its header, even if ``vox_offset`` is smaller.
+    An axis of length zero is treated as length one, as in other readers. A ``vox_offset`` that points into the header of a
+    single-file image is corrected.
 
     Raises:
-        ValueError: when the file is not NIfTI despite its name; also the exceptions of nibabel.
+        ValueError: if the file is not NIfTI despite its name; nibabel's exceptions are passed on.
     """
     with quiet_nibabel():
         image = nib.load(path)
@@ -82,31 +82,30 @@ def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
 
 
 def nifti_affine(image: nib.nifti1.Nifti1Pair) -> np.ndarray:
-    """Voxels to world of a NIfTI file, ``(4, 4)``, RAS mm: the affine of nibabel, in mm.
+    """Affine of a NIfTI file, voxels to world, ``(4, 4)``, RAS mm: nibabel's affine, converted to mm.
 
-    That is the sform where its code is not 0, else the qform where its code is not 0, else voxels of the size ``pixdim``
-    around the middle of the image. ``pixdim`` never changes an sform. Everything that reads NIfTI takes its place in the
-    world from here.
+    This is the sform if its code is not 0, else the qform if its code is not 0, else voxels of size ``pixdim`` with the
+    origin at the image center. ``pixdim`` never changes an sform. All NIfTI readers in this package use this affine.
     """
     return in_mm(image.affine, image)
 
 
 def in_mm(affine: np.ndarray, image: nib.nifti1.Nifti1Pair) -> np.ndarray:
-    """An affine of a header in the header's unit of length, ``(4, 4)``, in mm, as ITK and all that builds on it reads it.
+    """Convert an affine ``(4, 4)`` from the header's unit of length to mm, as ITK-based tools do.
 
-    Lengths of unknown unit are taken to be mm. nibabel leaves the unit to its user.
+    An unknown unit is taken as mm. nibabel does not convert units.
     """
     scale = _length_unit(image)[1]
     return np.array([[scale], [scale], [scale], [1.0]]) * affine
 
 
 def _length_unit(image: nib.nifti1.Nifti1Pair) -> tuple[str, float]:
-    """Name of the unit of length, and how many mm it has."""
+    """Name of the unit of length, and its size in mm."""
     return _LENGTH.get(int(image.header["xyzt_units"]) & 0x07, ("unknown", 1.0))
 
 
 def time_axis(image: nib.nifti1.Nifti1Pair) -> TimeAxis | None:
-    """The fourth axis of a time series, or of a spectrum; None where there is none, or its step is not given."""
+    """The fourth axis of a time series or spectrum; None if there is none or its step is not given."""
     header, shape = image.header, image.shape
     step, offset = float(header["pixdim"][4]), float(header["toffset"])
     if len(shape) < 4 or shape[3] < 2 or any(n > 1 for n in shape[4:]) or not (np.isfinite(step) and step > 0):
@@ -116,7 +115,7 @@ def time_axis(image: nib.nifti1.Nifti1Pair) -> TimeAxis | None:
 
 
 def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
-    """Name of the intent in NIfTI's list, empty for none and for codes that are not in it; and the text beside it."""
+    """Name of the NIfTI intent, empty for none and for unknown codes; and the text of ``intent_name``."""
     header = image.header
     code = int(header["intent_code"])
     known = code in nib.nifti1.intent_codes and code != 0
@@ -125,20 +124,20 @@ def intent_of(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
 
 
 def header_texts(image: nib.nifti1.Nifti1Pair) -> tuple[str, str]:
-    """Texts of the header in lower case: the name of the intent, and the description."""
+    """Header texts in lower case: ``intent_name`` and ``descrip``."""
     words = (image.header[key].item().split(b"\0")[0] for key in ("intent_name", "descrip"))
     name, about = (text.decode("latin-1").strip().lower() for text in words)
     return name, about
 
 
 def is_mapping(image: nib.nifti1.Nifti1Pair) -> bool:
-    """Whether the header says that the vectors are positions, as SPM's does."""
+    """Whether the header marks the vectors as positions, as in SPM's files."""
     name, about = header_texts(image)
     return name == "mapping" or (about == "deformation" and not name)
 
 
 def has_shear(grid: Grid) -> bool:
-    """Whether the axes of a grid are not at right angles, which ITK and NIfTI's qform cannot express."""
+    """Whether the axes of a grid are not orthogonal, which ITK and NIfTI's qform cannot represent."""
     linear = grid.affine[:-1, :-1] if grid.plane is None else grid.full_affine[:3, :3]
     axes = linear / np.linalg.norm(linear, axis=0)
     return not np.allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-5)
@@ -156,16 +155,16 @@ def save_nifti(
     """Write an array on a grid as NIfTI in mm, with sform and, unless the grid is sheared, qform.
 
     Args:
-        path: ends in ``.nii`` or ``.nii.gz``; the file is replaced as a whole or not at all.
-        data: ``(X, Y, Z, ...)``, or ``(X, Y)``, which is written as ``(X, Y, 1)`` where the slice is not in the x-y plane.
-        grid: where the voxels lie.
+        path: must end in ``.nii`` or ``.nii.gz``; written atomically.
+        data: ``(X, Y, Z, ...)``, or ``(X, Y)``, which is written as ``(X, Y, 1)`` if the slice is not in the x-y plane.
+        grid: grid of the voxels.
         intent: NIfTI intent, e.g. ``"vector"``.
-        intent_name: text beside it.
-        time: of the fourth axis.
-        about: what the header says of it, its ``descrip``.
+        intent_name: text of the header's ``intent_name``.
+        time: time axis, if the fourth axis is time.
+        about: text of the header's ``descrip``.
 
     Raises:
-        InputError: when ``path`` has another suffix.
+        InputError: if ``path`` has another suffix.
     """
     if not is_nifti(path):
         raise InputError(f"output file {os.fspath(path)}: its name must end in .nii or .nii.gz")
@@ -190,11 +189,11 @@ def save_nifti(
 
 
 def warn_about_header(image: nib.nifti1.Nifti1Pair, name: str) -> None:
-    """Log what a NIfTI header says about its world that is not honored, or that its user may not expect.
+    """Log missing or inconsistent geometry in a NIfTI header, and lengths that are not in mm.
 
     Args:
-        image: as nibabel loads it.
-        name: of the image, for the message.
+        image: image as loaded by nibabel.
+        name: name of the image, for the message.
     """
     sform, qform = image.get_sform(coded=True)[0], _qform(image)
     lengths = np.linalg.norm(image.affine[:3, :3], axis=0)

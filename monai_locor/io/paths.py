@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Output paths: checked before the work starts, and never seen half-written."""
+"""Output paths: checks before a computation, and atomic writing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..errors import InputError
 
 __all__ = ["FORWARD", "IMAGE_SUFFIXES", "INVERSE", "atomic_path", "check_output_dir", "no_empty_folders"]
 
-FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # the transform of `register` in its folder
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # of images that can be written
+FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # transform files in the output folder of `register`
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # image formats that can be written
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The missing folders on the way to a folder, innermost first."""
+    """The missing folders of a path, innermost first."""
     return [part for part in (folder, *folder.parents) if not part.exists()]
 
 
@@ -33,7 +33,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
-    """On exit, remove empty folders on the way to ``path`` that did not exist before."""
+    """On exit, remove those folders of ``path`` that are empty and did not exist before."""
     folder = Path(path).expanduser()
     missing: list[Path] = []
     with suppress(OSError):  # folders that cannot be listed were not made here
@@ -45,16 +45,16 @@ def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_output_dir(path: str | os.PathLike[str]) -> Path:
-    """Make sure, before a long computation, that files can be written to a folder; create it with its parents if need be.
+    """Check before a long computation that a folder is writable; create it and its parents if missing.
 
     Args:
         path: the folder; ``~`` is expanded, an empty name is the working directory.
 
     Returns:
-        the folder, which now exists.
+        the folder, which exists.
 
     Raises:
-        InputError: when a file is in the way or the folder cannot be created or written to. Nothing is left behind then.
+        InputError: if a file has this name, or the folder cannot be created or written to. Created folders are removed.
     """
     folder = Path(path).expanduser()
     if folder.is_file():
@@ -75,9 +75,9 @@ def check_output_dir(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to, which takes its place on success and is removed on failure.
+    """A temporary path in the folder of ``path`` that replaces it on success and is removed on failure.
 
-    It ends in the name of ``path``, so that writers that go by the suffix choose the same format.
+    It ends in the name of ``path``, so that writers select the format by the same suffix.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

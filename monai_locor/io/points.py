@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Points in files: CSV, ANTs' CSV, and the fiducials and markups of 3D Slicer.
+"""Point files: CSV, ANTs' CSV, and fiducials and markups of 3D Slicer.
 
-In memory points are RAS mm. Points go the opposite way to images: a transform that brings the moving image onto the fixed
-one takes points of the fixed image to points of the moving image.
+In memory, points are RAS mm. Points are mapped in the opposite direction to images: a transform that resamples the moving
+image to the fixed grid maps points of the fixed image to points of the moving image.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _LARGEST = 2**28  # bytes
 
 @dataclass(frozen=True)
 class PointList:
-    """Points and their names.
+    """Points and their labels.
 
     Args:
-        points: ``(N, D)``, RAS mm; kept as float64.
-        labels: one text a point; empty texts if not given.
+        points: ``(N, D)``, RAS mm; converted to float64.
+        labels: one label per point; empty strings if not given.
 
     Raises:
-        ValueError: when the shapes disagree.
+        ValueError: if the shape is wrong or the numbers of points and labels differ.
     """
 
     points: torch.Tensor
@@ -68,12 +68,12 @@ def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = 
     """Read points from ``.csv``, Slicer's ``.fcsv`` or Slicer's markups ``.json`` (``.mrk.json``).
 
     Args:
-        path: of the file. A CSV file has the header ``x,y,z`` (``x,y`` in 2-D), perhaps ``label``; other columns are ignored.
-        lps: whether the coordinates of a CSV file are LPS, as in ANTs, and not RAS. Slicer's files say it themselves.
-        what: the points' part, for messages.
+        path: the file. CSV files have the columns ``x,y,z`` (``x,y`` in 2-D) and optionally ``label``; others are ignored.
+        lps: whether the coordinates of a CSV file are LPS, as in ANTs, instead of RAS. Slicer's files state it themselves.
+        what: role of the points, for messages.
 
     Raises:
-        InputError: when the file cannot be read, holds no points, or a point has not D finite numbers.
+        InputError: if the file cannot be read, has no points, or a point does not have D finite coordinates.
     """
     import torch
 
@@ -82,7 +82,7 @@ def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = 
 
 
 def load_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> tuple[np.ndarray, tuple[str, ...]]:
-    """Points and labels for :func:`read_points`, without torch: points ``(N, D)`` float64, RAS mm, and one label each."""
+    """:func:`read_points` without torch: points ``(N, D)`` float64, RAS mm, and one label per point."""
     name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
     text = _text(file, name)
     suffix = file.suffix.lower()
@@ -117,17 +117,17 @@ def _from_csv(text: str, name: str, lps: bool) -> tuple[np.ndarray, tuple[str, .
 
 
 def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False) -> None:
-    """Write points; the suffix says how, as for :func:`read_points`.
+    """Write points in the format given by the suffix, see :func:`read_points`.
 
     Args:
-        path: the file appears only when it is complete.
-        points: RAS mm. Slicer's files take three dimensions.
-        lps: write a CSV file as ANTs has it: LPS, columns ``x,y,z,t,label``. Its labels are whole numbers; labels that are
-            something else become the number of the point, from 1 on.
+        path: output file, written atomically.
+        points: points in RAS mm, which must be 3-D for Slicer's formats.
+        lps: write ANTs' CSV: LPS, columns ``x,y,z,t,label``. Labels are integers there; if any label is not, the points are
+            numbered from 1.
 
     Raises:
-        InputError: when the suffix is another, or points in 2-D are written for Slicer.
-        ValueError: when the points are not finite.
+        InputError: if the suffix is not supported, or 2-D points are written in a format of Slicer.
+        ValueError: if the points are not finite.
     """
     file = Path(path).expanduser()
     suffix = file.suffix.lower()
@@ -162,5 +162,5 @@ def _csv_text(values: list[list[float]], labels: Sequence[str]) -> str:
 def _ants_text(values: list[list[float]], labels: Sequence[str]) -> str:
     known = all(label.lstrip("-").isdigit() for label in labels)
     numbers = [int(label) if known else n for n, label in enumerate(labels, 1)]
-    # ANTs writes z in two dimensions as well
+    # ANTs also writes z in 2-D
     return table_text([["x", "y", "z", "t", "label"], *([*v, *[0] * (4 - len(v)), n] for v, n in zip(values, numbers))])

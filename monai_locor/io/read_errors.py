@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Error messages for files that cannot be read: incomplete, of another format, or refused by their reader."""
+"""Error messages for unreadable files: incomplete, of another format, or rejected by the reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError, one_line
 
 __all__ = ["read_error"]
 
-# how nibabel, numpy and ITK say it
+# messages of nibabel, numpy and ITK
 _DAMAGED = re.compile(
     r"truncated|premature|unexpected end|end.of.file|\beof\b|got \d+ bytes|wanted \d+ bytes|of expected|greater than file"
     r"|mmap length|cannot reshape|buffer (size|is smaller)|could ?n[o']t read|read failed|corrupt|inflate|\bcrc\b|incomplete"
@@ -35,18 +35,18 @@ _REMEDIES = {
 
 
 def read_error(name: str, error: BaseException) -> InputError:
-    """The one-line error for a file that its reader failed on.
+    """The one-line error for a file that could not be read.
 
     Args:
-        name: of the file, with its part.
-        error: that the reader raised.
+        name: role and name of the file.
+        error: exception raised by the reader.
     """
     if isinstance(error, MemoryError):
         return InputError(f"{name}: cannot be read (it needs more memory than there is); crop it, or use another machine")
     if isinstance(error, OSError) and error.strerror:
         where = (
             f": {error.filename}" if error.filename and str(error.filename) not in name else ""
-        )  # such as the other of a pair
+        )  # e.g. the other file of an .hdr/.img pair
         return InputError(f"{name}: cannot be read ({error.strerror}{where}); check the path and that you may read it")
     if isinstance(error, (EOFError, zlib.error)):
         return InputError(f"{name}: cannot be read ({one_line(error)}); {_REMEDIES[_DAMAGED]}")
@@ -54,7 +54,7 @@ def read_error(name: str, error: BaseException) -> InputError:
         for pattern, remedy in _REMEDIES.items():
             if pattern.search(line):
                 return InputError(f"{name}: cannot be read ({line.strip(' -')[:200]}); {remedy}")
-    if isinstance(error, (OSError, RuntimeError)):  # of ITK and of file systems; Python's own mistakes are of other types
+    if isinstance(error, (OSError, RuntimeError)):  # from ITK or the file system; other types indicate a bug
         remedy = "it is damaged or its reader does not support it; convert it to NIfTI"
         return InputError(f"{name}: cannot be read ({one_line(error)}); {remedy}")
     kind = type(error).__name__

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""An image as its file stores it: voxels, affine and metadata. Without torch."""
+"""An image as stored in its file: voxels, affine and metadata. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..errors import InputError
 
 __all__ = ["StoredImage", "TimeAxis", "channel_index", "named_channels"]
 
-_SHOWN = 12  # names of channels that a message lists
+_SHOWN = 12  # number of channel names listed in a message
 
 
 class TimeAxis(NamedTuple):
     """The fourth axis of a time series.
 
     Attributes:
-        step: between frames (repetition time), in ``unit``.
-        unit: ``"sec"``, ``"msec"``, ``"usec"``, ``"hz"``, ``"ppm"``, ``"rads"`` or ``"unknown"``, as NIfTI has it.
-        offset: of the first frame, in ``unit``.
+        step: time between frames (repetition time), in ``unit``.
+        unit: NIfTI unit: ``"sec"``, ``"msec"``, ``"usec"``, ``"hz"``, ``"ppm"``, ``"rads"`` or ``"unknown"``.
+        offset: time of the first frame, in ``unit``.
     """
 
     step: float
@@ -34,16 +34,16 @@ class TimeAxis(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """An image as its file stores it.
+    """An image as stored in its file.
 
     Attributes:
-        voxels: ``(*spatial, C)``, with C = 1 for an image of one number a voxel; in the type of the file after its slope.
+        voxels: ``(*spatial, C)``, C = 1 for scalar images; slope and intercept are applied.
         affine: ``(4, 4)``, voxels to world, RAS mm.
-        channels: what each of the C channels or frames is, such as ``"echo time 5 ms"``; empty where the file does not say.
-        dtype: name of the type that the file's voxels have, such as ``"int16"``.
-        time: of a time series, where the file says it.
+        channels: name of each of the C channels or frames, such as ``"echo time 5 ms"``; empty if unknown.
+        dtype: dtype name of the stored voxels, such as ``"int16"``.
+        time: time axis of a series, if given in the file.
         intent: name of the NIfTI intent, such as ``"symmetric matrix"`` or ``"vector"``; empty for none.
-        intent_name: text that NIfTI keeps beside it, such as ``"Mapping"`` of SPM.
+        intent_name: text of NIfTI's ``intent_name``, such as SPM's ``"Mapping"``.
     """
 
     voxels: np.ndarray
@@ -64,8 +64,8 @@ class StoredImage:
 
         Args:
             channel: see :func:`channel_index`.
-            name: for messages.
-            in_memory: whether it is an image in memory.
+            name: name of the image for messages.
+            in_memory: whether the image is in memory.
 
         Raises:
             InputError: see :func:`channel_index`.
@@ -79,18 +79,18 @@ class StoredImage:
 def channel_index(
     count: int, channel: int | str | None, shape: Sequence[int], name: str, names: Sequence[str] = (), in_memory: bool = False
 ) -> int:
-    """Which of the channels or frames of an image to take.
+    """Index of the selected channel or frame of an image.
 
     Args:
-        count: how many there are.
-        channel: that is asked for; None where there is only one.
-        shape: of each of them, for messages.
-        name: of the image, for messages.
-        names: of the channels, where they have any.
-        in_memory: whether it is an image in memory, which may lack its channel axis.
+        count: number of channels.
+        channel: selected channel; may be None if there is only one.
+        shape: spatial shape, for messages.
+        name: name of the image, for messages.
+        names: channel names, if any.
+        in_memory: whether the image is in memory, where its channel axis may be missing.
 
     Raises:
-        InputError: when there are several and none is selected, or the selected one does not exist.
+        InputError: if there are several channels and none is selected, or the selected one does not exist.
     """
     if channel is None and count != 1:
         how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N)"
@@ -107,7 +107,7 @@ def channel_index(
 
 
 def named_channels(names: Sequence[str]) -> str:
-    """Names of channels with their numbers, in brackets, for a message that says how many there are; empty without names.
+    """Channel names with their indices, in parentheses, for messages; empty without names.
 
     >>> named_channels(["magnitude", "phase"])
     ' (0: magnitude, 1: phase)'

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Weights of a small network: a safetensors file, and a JSON file that describes them."""
+"""Weights of a small network: a safetensors file with a descriptive JSON file."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ __all__ = ["read_weights", "weights_paths", "write_weights"]
 
 
 def weights_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The safetensors file and the JSON file of a name, which may end in ``.safetensors``.
+    """The safetensors and JSON file names for a base name, which may end in ``.safetensors``.
 
     >>> [str(p) for p in weights_paths("basis.v2")]
     ['basis.v2.safetensors', 'basis.v2.json']
 
     Raises:
-        InputError: when it names a folder.
+        InputError: if it names a folder.
     """
     name = Path(path).expanduser()
     if not name.name or os.fspath(path).endswith(("/", os.sep)):
         raise InputError(f"weights {os.fspath(path)!r}: names a folder; give the name of a file, with or without .safetensors")
-    stem = name.name.removesuffix(".safetensors")  # no Path.with_suffix: a name may have dots of its own
+    stem = name.name.removesuffix(".safetensors")  # not Path.with_suffix, as the name may contain dots
     return name.with_name(f"{stem}.safetensors"), name.with_name(f"{stem}.json")
 
 
 def write_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]
 ) -> list[Path]:
-    """Write both files; missing folders are made, and each file appears only when it is complete.
+    """Write both files atomically; missing folders are created.
 
     Args:
         path: see :func:`weights_paths`.
-        tensors: on the host.
-        description: plain values.
+        tensors: weights by name, on the CPU.
+        description: JSON-serializable values.
 
     Raises:
-        InputError: when it cannot be written there.
-        ImportError: when safetensors is not installed, naming the extra that brings it.
+        InputError: if the files cannot be written.
+        ImportError: if safetensors is not installed; the message names the extra to install.
     """
     encoded = _safetensors().save(dict(tensors))
     weights, beside = weights_paths(path)
@@ -59,11 +59,11 @@ def write_weights(
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read the files of :func:`write_weights`, to the host.
+    """Read the files of :func:`write_weights`, to the CPU.
 
     Raises:
-        InputError: when a file is missing or something else, or a weight is not finite.
-        ImportError: when safetensors is not installed, naming the extra that brings it.
+        InputError: if a file is missing or of another format, or a weight is not finite.
+        ImportError: if safetensors is not installed; the message names the extra to install.
     """
     decode = _safetensors().load
     weights, beside = weights_paths(path)
@@ -72,7 +72,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
             raise InputError(f"{file}: no such file; weights are a .safetensors file and the .json of its name beside it")
     try:
         tensors = decode(weights.read_bytes())
-    except Exception as error:  # safetensors' own derives from nothing narrower
+    except Exception as error:  # SafetensorError derives directly from Exception
         raise InputError(f"{weights}: not a safetensors file ({one_line(error)}); save it again") from error
     try:
         description = json.loads(beside.read_text(encoding="utf-8"))
