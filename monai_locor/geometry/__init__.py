@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Grids, world and voxel maps, sampling. Everything that knows where a voxel is lives here."""
+"""Voxel grids, coordinate conversions, sampling and spatial transforms."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ __all__ = ["interpolation_matrix", "separable", "toeplitz"]
 
 
 def interpolation_matrix(positions: np.ndarray, size: int) -> np.ndarray:
-    """Linear interpolation of an axis of ``size`` samples at ``positions`` (voxels, clamped), ``(positions, size)``."""
+    """Matrix ``(len(positions), size)`` of linear interpolation along an axis at ``positions`` (voxels, clamped)."""
     where = np.clip(positions, 0, size - 1)
     return np.clip(1 - np.abs(where[:, None] - np.arange(size)), 0, None)
 
 
 def toeplitz(kernel: torch.Tensor, size: int) -> torch.Tensor:
-    """Matrix ``(size, size)`` of the convolution of an axis with an odd kernel, zero beyond the ends."""
+    """Matrix ``(size, size)`` of the convolution along an axis with a kernel of odd length, with zero padding."""
     reach = len(kernel) // 2
     out = kernel.new_zeros(size, size)
     for shift in range(-min(reach, size - 1), min(reach, size - 1) + 1):
@@ -32,7 +32,7 @@ def toeplitz(kernel: torch.Tensor, size: int) -> torch.Tensor:
 def separable(matrices: Sequence[torch.Tensor], field: torch.Tensor) -> torch.Tensor:
     """Apply one matrix per spatial axis, last axis first, to ``(C, *spatial)``.
 
-    Dense products: for axes of a few hundred voxels faster than the sparse sums that they stand for.
+    Uses dense products, which are faster than sparse ones for axes of a few hundred voxels.
     """
     out = field @ matrices[-1].T
     for axis in reversed(range(len(matrices) - 1)):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The cubic B-spline (Unser 1999, doi 10.1109/79.799930): the basis of velocities, free-form deformations and images."""
+"""The cubic B-spline (Unser 1999, doi 10.1109/79.799930), the basis of velocities, free-form deformations and images."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CUBIC_NODE_VALUES", "cubic_bspline", "cubic_weights"]
 
-CUBIC_NODE_VALUES = {-1: 1 / 6, 0: 4 / 6, 1: 1 / 6}  # of the spline at its node and the neighboring nodes
+CUBIC_NODE_VALUES = {-1: 1 / 6, 0: 4 / 6, 1: 1 / 6}  # spline values at its node and the neighboring nodes
 
 
 def cubic_bspline(distance: Values) -> Values:
     """The cubic B-spline at a distance from its node.
 
     Args:
-        distance: in units of the node spacing, tensor or array of any shape.
+        distance: distances in units of the node spacing, tensor or array of any shape.
 
     Returns:
-        the same shape and type.
+        values of the same shape and type.
 
     >>> cubic_bspline(np.array([-1.0, 0.0, 1.0, 2.0])).round(4).tolist()
     [0.1667, 0.6667, 0.1667, 0.0]
@@ -41,13 +41,13 @@ def cubic_bspline(distance: Values) -> Values:
 
 
 def cubic_weights(offset: torch.Tensor) -> torch.Tensor:
-    """:func:`cubic_bspline` at the four nodes around positions, by the polynomials of its pieces.
+    """Weights :func:`cubic_bspline` of the four nodes around positions, from the polynomial pieces.
 
     Args:
-        offset: of the positions from the second of the four nodes, in [0, 1] node spacings, ``(*any)``.
+        offset: distance of the positions from the second of the four nodes, in [0, 1] node spacings, ``(*any)``.
 
     Returns:
-        ``(4, *any)``; they sum to one.
+        weights ``(4, *any)``, which sum to one.
     """
     import torch
 

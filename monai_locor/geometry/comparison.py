@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Comparison of two grids: whether they have the same voxels, and whether two slices lie in parallel planes."""
+"""Comparison of two grids: same voxels, and parallel planes of slices."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PLANE_WARNING_DEGREES, PLANE_LIMIT_DEGREES = 0.5, 5.0
 
 
 def same_grid(a: Grid, b: Grid) -> bool:
-    """Whether two grids have the same shape and their corners agree to within a hundredth of the smallest voxel size."""
+    """Whether two grids have the same shape, and corners that agree to a hundredth of the smallest voxel size."""
     return a.shape == b.shape and bool(np.abs(a.corners() - b.corners()).max() < SAME_GRID_VOXELS * a.spacing.min())
 
 
 def plane_angle(first: Grid, second: Grid) -> float:
-    """Angle between the planes of two slices, degrees; 0 for 3-D grids and for slices without a position in the world."""
+    """Angle between the planes of two slices, degrees; 0 for 3-D grids and slices with a default affine."""
     if first.dims != 2 or second.dims != 2 or first.placeless or second.placeless:
         return 0.0
     one, two = (plane_normal(grid.plane) for grid in (first, second))
@@ -35,13 +35,15 @@ def plane_angle(first: Grid, second: Grid) -> float:
 
 
 def check_planes(first: Grid, second: Grid, names: tuple[str, str]) -> None:
-    """Check that two slices lie in the same plane or in parallel planes; 3-D grids pass.
+    """Check that two slices are in the same or parallel planes; 3-D grids always pass.
+
+    A warning is logged above half a degree.
 
     Args:
-        names: of both, for messages.
+        names: names of both images, for messages.
 
     Raises:
-        InputError: when their planes are more than 5 degrees apart; above half a degree a warning is logged.
+        InputError: if the angle between the planes is more than 5 degrees.
     """
     angle = plane_angle(first, second)
     apart = f"{names[0]} and {names[1]} are slices in planes {angle:.3g} degrees apart"

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Grids: where the voxels of an image lie in the world.
+"""Voxel grids in world space.
 
-World space is RAS+ in millimeters (NIfTI, MONAI). An *affine* is the ``(D + 1, D + 1)`` float64 matrix that takes
-voxel indices in array order to world coordinates. All of it is host-side numpy: a registration composes its few
-matrices once and hands only their products to the device.
+World space is RAS+ in millimeters (NIfTI, MONAI). An *affine* is the ``(D + 1, D + 1)`` float64 matrix that maps
+voxel indices in array order to world coordinates. Everything here is numpy on the CPU: a registration composes its few
+matrices once and transfers only the products to the device.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Apply a homogeneous matrix to points.
 
     Args:
-        affine: ``(D + 1, D + 1)``.
-        points: ``(..., D)``.
+        affine: matrix ``(D + 1, D + 1)``.
+        points: points ``(..., D)``.
 
     >>> apply_affine(np.diag([2.0, 1.0]), np.array([[3.0]]))
     array([[6.]])
@@ -46,11 +46,11 @@ class Grid:
     Args:
         shape: number of voxels along each of the D array axes.
         affine: ``(D + 1, D + 1)``, voxel indices to world mm.
-        plane: of a slice that does not lie in the x-y plane of the world, ``(4, 4)``, see
-            :func:`monai_locor.geometry.planes.slice_plane`; "world" means the coordinates in that plane then.
+        plane: plane of a slice that is not in the x-y plane of the world, ``(4, 4)``, see
+            :func:`monai_locor.geometry.planes.slice_plane`; "world" then means coordinates in that plane.
 
     Raises:
-        ValueError: when the affine has the wrong shape, is not finite or is singular.
+        ValueError: if the affine has the wrong shape, is not finite or is singular.
     """
 
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Grid:
         if affine.shape != (size, size):
             raise ValueError(f"the affine of a grid of shape {tuple(self.shape)} must be {size}x{size}, got {affine.shape}")
         columns = np.sqrt((affine[:-1, :-1] ** 2).sum(0))
-        # the determinant of unit columns: a grid of micrometers is as good as one of meters
+        # determinant of unit columns, which is independent of the voxel size
         if not np.isfinite(affine).all() or (columns == 0).any() or abs(np.linalg.det(affine[:-1, :-1] / columns)) < 1e-6:
             raise ValueError(f"the affine is not invertible or not finite: {affine.tolist()}")
         affine.setflags(write=False)
@@ -72,19 +72,19 @@ class Grid:
 
     @classmethod
     def of(cls, image: torch.Tensor) -> Grid:
-        """The grid of a channel-first image ``(C, *spatial)``; a plain tensor gets unit voxels at the origin.
+        """The grid of a channel-first image ``(C, *spatial)``; a plain tensor gets an identity affine.
 
-        A 2-D MetaTensor carries MONAI's 4x4 affine, see :meth:`placed`.
+        A 2-D MetaTensor has MONAI's 4x4 affine, see :meth:`placed`.
         """
         shape = tuple(image.shape[1:])
-        given = getattr(image, "affine", None)  # of a MetaTensor, whose import takes seconds
+        given = getattr(image, "affine", None)  # no isinstance check, since importing MetaTensor takes seconds
         return cls.placed(shape, np.eye(4) if given is None else given.detach().cpu().double().numpy())
 
     @classmethod
     def placed(cls, shape: Sequence[int], affine: np.ndarray) -> Grid:
-        """The grid of an image with the affine that files and MetaTensors carry.
+        """The grid of an image with the affine of a file or MetaTensor.
 
-        A slice in the x-y plane of the world has x and y as its coordinates, any other slice those of its own plane.
+        A slice in the x-y plane of the world has coordinates x and y; any other slice has in-plane coordinates.
 
         Args:
             shape: number of voxels along each of the D array axes.
@@ -98,20 +98,20 @@ class Grid:
 
     @property
     def full_affine(self) -> np.ndarray:
-        """Voxel indices to world mm in three dimensions, ``(4, 4)``, also of a slice."""
+        """Affine from voxel indices to world mm in three dimensions, ``(4, 4)``, also for a slice."""
         return full_affine(self.affine, self.plane)
 
     @property
     def in_space(self) -> Grid:
-        """The same voxels as one slice of a three-dimensional grid, if they are a slice out of the x-y plane; else itself."""
+        """A slice outside the x-y plane as a 3-D grid with one slice; other grids unchanged."""
         return self if self.plane is None else Grid((*self.shape, 1), self.full_affine)
 
     @property
     def placeless(self) -> bool:
-        """Whether the affine is one that readers give where a file has none.
+        """Whether the affine is a default that readers assign if a file has none.
 
-        That is voxels of 1 mm at the origin for arrays and pictures; for NIfTI without sform and qform, and for Analyze, voxels
-        around the middle of the image that run to the left.
+        For arrays and pictures this is 1 mm voxels at the origin; for NIfTI without sform and qform, and for Analyze, voxels
+        centered on the origin with the first axis toward the left.
         """
         if self.plane is not None:
             return False
@@ -134,7 +134,7 @@ class Grid:
 
     @property
     def center(self) -> np.ndarray:
-        """World position of the middle of the grid, ``(D,)``, mm."""
+        """World position of the center of the grid, ``(D,)``, mm."""
         return apply_affine(self.affine, (np.array(self.shape, dtype=np.float64) - 1) / 2)
 
     @property
@@ -143,7 +143,7 @@ class Grid:
         return self.spacing * np.array(self.shape)
 
     def corners(self) -> np.ndarray:
-        """World positions of the outer voxel centers, ``(2 ** D, D)``, mm."""
+        """World positions of the centers of the corner voxels, ``(2 ** D, D)``, mm."""
         axes = [(0.0, n - 1.0) for n in self.shape]
         return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.dims))
 
@@ -153,9 +153,9 @@ class Grid:
         return apply_affine(self.affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1))
 
     def resampled(self, step: Sequence[float] | np.ndarray) -> Grid:
-        """The grid with ``step`` mm between voxels along the same axes, centered on the same field of view.
+        """The grid with ``step`` mm spacing along the same axes and with the same center.
 
-        Each axis keeps at least one voxel; no voxel center lies outside the outermost voxel centers of this grid.
+        Each axis has at least one voxel; no voxel center is outside the outermost voxel centers of this grid.
         """
         ratio = np.asarray(step, dtype=np.float64) / self.spacing
         shape = np.floor((np.array(self.shape) - 1) / ratio + 1e-6).astype(int) + 1
@@ -165,7 +165,7 @@ class Grid:
         return Grid(tuple(shape), affine, self.plane)
 
     def cropped(self, box: Sequence[slice]) -> Grid:
-        """The voxels inside a box of ``slice(start, stop)``, one per axis, where they are."""
+        """The grid of the voxels in a box, given as one ``slice(start, stop)`` per axis, at unchanged world positions."""
         affine = self.affine.copy()
         affine[:-1, -1] = apply_affine(self.affine, np.array([b.start for b in box], dtype=np.float64))
         return Grid(tuple(b.stop - b.start for b in box), affine, self.plane)
@@ -183,8 +183,8 @@ class Grid:
     def snapped(self) -> Grid:
         """The grid with its origin rounded to about 1e-9 of the smallest voxel size.
 
-        Moving the origin to another corner of the image leaves an error of 1e-14, which is enough for a position on a voxel
-        to fall on its other side, where linear interpolation has another gradient.
+        Moving the origin to another corner of the image leaves an error of 1e-14. This can shift a position at a voxel center
+        to its other side, where the gradient of linear interpolation differs.
         """
         unit = 2.0 ** (np.floor(np.log2(self.spacing.min())) - 30)
         affine = self.affine.copy()
@@ -192,15 +192,15 @@ class Grid:
         return Grid(self.shape, affine, self.plane)
 
     def canonical_order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """Axis order and flips that bring the array axes nearest to the world axes R, A, S.
+        """Axis order and flips that align the array axes best with the world axes R, A, S.
 
         Returns:
-            ``(axes, flips)`` for :meth:`reordered` and for :func:`monai_locor.geometry.stored_order`'s inverse.
+            ``(axes, flips)`` for :meth:`reordered`; :func:`monai_locor.geometry.stored_order` inverts them.
         """
         if self.dims == 3:
             orientation = nib.orientations.io_orientation(self.affine)
             target = [(int(world), sign < 0) for world, sign in orientation]
-        else:  # nibabel speaks of three axes only; 2-D images keep their order and are flipped upright
+        else:  # nibabel supports three axes only
             linear = self.affine[:-1, :-1] / self.spacing
             swap = self.dims == 2 and abs(np.linalg.det(linear[:, ::-1] * np.eye(2))) > abs(np.linalg.det(linear * np.eye(2)))
             order = list(reversed(range(self.dims))) if swap else list(range(self.dims))

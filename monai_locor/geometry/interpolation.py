@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Interpolation of images and label maps with wide kernels: cubic B-spline, Lanczos, smooth labels.
+"""Interpolation of images and label maps: cubic B-spline, Lanczos, smooth labels.
 
-Images are mirrored at their outermost voxels and end half a voxel beyond them.
+Images are mirrored at their outermost voxel centers and extend half a voxel beyond them.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .sampling import SIGNED_TYPES
 
 __all__ = ["SMOOTH_MODES", "sample_labels", "sample_smooth", "spline_coefficients"]
 
-LANCZOS = 3  # lobes of the window: six voxels along each axis, as ANTs and ITK have it
-#: modes of interpolation by several voxels along each axis, and how many
+LANCZOS = 3  # lobes of the window: six voxels along each axis, as in ANTs and ITK
+#: interpolation modes with wide kernels, and their width in voxels along each axis
 SMOOTH_MODES = {"bspline": 4, "lanczos": 2 * LANCZOS}
 
 
 @guarded
 def spline_coefficients(image: torch.Tensor) -> torch.Tensor:
-    """Coefficients of the cubic B-spline that passes through all voxels of an image (Unser 1999, doi 10.1109/79.799930).
+    """Coefficients of the cubic B-spline that interpolates an image (Unser 1999, doi 10.1109/79.799930).
 
     Args:
         image: ``(C, *spatial)``, floating point.
 
     Returns:
-        the same shape.
+        coefficients of the same shape.
     """
     return separable([_prefilter(n).to(image) for n in image.shape[1:]], image)
 
 
 def _prefilter(size: int) -> torch.Tensor:
-    """Matrix from the values of an axis to its coefficients: the inverse of the spline's values at the voxels."""
+    """Matrix from values to coefficients along an axis: the inverse of the matrix of spline values at the voxels."""
     values = torch.zeros(size, size, dtype=torch.float64)
     for shift, weight in CUBIC_NODE_VALUES.items():
         column = _mirrored(torch.arange(size) + shift, size)
@@ -50,15 +50,15 @@ def _prefilter(size: int) -> torch.Tensor:
 
 @guarded
 def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch.Tensor:
-    """Read images at voxel positions.
+    """Sample an image at voxel positions.
 
     Args:
-        image: ``(C, *spatial)``; with ``"bspline"`` its :func:`spline_coefficients`.
+        image: ``(C, *spatial)``; for ``"bspline"`` its :func:`spline_coefficients`.
         points: ``(D, *out)``, voxels.
-        mode: ``"bspline"``, cubic; or ``"lanczos"``, a windowed sinc.
+        mode: ``"bspline"`` (cubic) or ``"lanczos"`` (windowed sinc).
 
     Returns:
-        ``(C, *out)`` of the type of the image, zero outside.
+        ``(C, *out)`` with the dtype of the image, zero outside.
     """
     weigh: Callable[[torch.Tensor], torch.Tensor] = cubic_bspline if mode == "bspline" else _lanczos
     shape, flat = image.shape[1:], points.flatten(1)
@@ -71,17 +71,17 @@ def sample_smooth(image: torch.Tensor, points: torch.Tensor, mode: str) -> torch
 
 @guarded
 def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """The label with the largest share of the linear weights around each position: the argmax of interpolated indicators.
+    """The label with the largest linear interpolation weight at each position: the argmax of interpolated indicators.
 
-    No new labels arise, borders are smoother than with the nearest voxel, and memory is independent of the number of
-    labels. Where shares are equal, the nearer voxel wins.
+    No new labels arise, boundaries are smoother than with nearest-neighbor interpolation, and memory is independent of the
+    number of labels. Ties are resolved in favor of the nearest voxel.
 
     Args:
         labels: ``(C, *spatial)``, any type.
         points: ``(D, *out)``, voxels.
 
     Returns:
-        ``(C, *out)`` of that type, zero outside.
+        ``(C, *out)`` with the dtype of the labels, zero outside.
     """
     shape, flat = labels.shape[1:], points.flatten(1)
     near = [flat[axis].round().clamp(0, n - 1).long() for axis, n in enumerate(shape)]
@@ -100,7 +100,7 @@ def sample_labels(labels: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def _share(value: torch.Tensor, corners: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Weight of the corners that have a value."""
+    """Total weight of the corners that have this value."""
     total = torch.zeros(value.shape, dtype=corners[0][1].dtype, device=value.device)
     for other, weight in corners:
         total += weight * (other == value)
@@ -114,7 +114,7 @@ def _lanczos(x: torch.Tensor) -> torch.Tensor:
 def _taps(
     position: torch.Tensor, size: int, count: int, weigh: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Voxels around positions of one axis and their weights, which sum to one, each ``(N,)``."""
+    """Indices and weights, each ``(N,)``, of the voxels around positions on one axis; weights sum to one."""
     first = position.nan_to_num(0).clamp(-size - count, 2 * size + count).floor() - (count / 2 - 1)
     found = [(first + i, weigh(position - first - i)) for i in range(count)]
     total = torch.stack([weight for _, weight in found]).sum(0)
@@ -125,7 +125,7 @@ def _taps(
 def _products(
     axes: Sequence[list[tuple[torch.Tensor, torch.Tensor]]], shape: Sequence[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Indices into the flattened image and weights, of all combinations of the axes' voxels."""
+    """Indices into the flattened image and weights, for all combinations of the voxels of each axis."""
     for taps in itertools.product(*axes):
         yield _index([index for index, _ in taps], shape), math.prod((w for _, w in taps[1:]), start=taps[0][1])
 
@@ -138,7 +138,7 @@ def _index(indices: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tenso
 
 
 def _mirrored(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices beyond the ends of an axis, as in a mirror on its outermost voxels."""
+    """Mirror indices beyond the ends of an axis at its outermost voxel centers."""
     if size == 1:
         return torch.zeros_like(index)
     index = index.remainder(2 * (size - 1))
@@ -146,7 +146,7 @@ def _mirrored(index: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _within(points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Which positions lie in the image, whose outermost voxels reach half a voxel beyond their centers."""
+    """Mask of the positions in the image, which extends half a voxel beyond the outermost voxel centers."""
     inside = torch.ones_like(points[0], dtype=torch.bool)
     for axis, n in enumerate(shape):
         inside &= (points[axis] >= -0.5) & (points[axis] <= n - 0.5)

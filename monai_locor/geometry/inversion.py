@@ -24,23 +24,23 @@ __all__ = ["fitted_affine", "inverted_step", "refined_inverse"]
 STEP_TOLERANCE_VOXELS = 1e-3
 FIELD_TOLERANCE_VOXELS = 1e-2  # linear interpolation of the result is not more accurate
 AFFINE_FIT_POINTS = 2**20
-MAX_DOMAIN_GROWTH = 30  # voxels of the default domain of an inverse, relative to the domain of the step
+MAX_DOMAIN_GROWTH = 30  # ratio of voxels of the default grid of an inverse to those of the step's domain
 
 
 @torch.no_grad()
 def inverted_step(step: FieldStep | SplineStep, grid: Grid | None = None, iterations: int = 60) -> FieldStep:
     """The inverse of a step on a grid.
 
-    The fixed-point iteration starts from the affine map that fits the step best; its step length is halved wherever the full
-    one does not help or overshoots. Beyond its domain the step is continued by that affine map and the nearest deviation from
-    it, so that the inverse has no jump where points come from outside.
+    The fixed-point iteration starts from the affine map that fits the step best; the step length of a point is halved if its
+    residual does not decrease or overshoots. Outside its domain the step is extrapolated by that affine map plus the nearest
+    deviation from it, so that the inverse is continuous for points that are mapped from outside.
 
     Args:
-        grid: of the inverse; by default the domain of the step, moved to where the step maps it.
-        iterations: at most.
+        grid: grid of the inverse; by default a grid that covers the mapped domain of the step.
+        iterations: maximum number of iterations.
 
     Raises:
-        ValueError: when the step scatters its domain so far that the default grid would be 30 times as large.
+        ValueError: if the default grid would have more than about 30 times the voxels of the step's domain.
     """
     points = _some_points(step.domain)
     mapped = step.apply(points)
@@ -70,20 +70,20 @@ def refined_inverse(
     affine: np.ndarray,
     iterations: int = 6,
 ) -> torch.Tensor:
-    """Bring ``y + v(y)`` closer to the point that the forward displacement maps to ``y``.
+    """Move ``y + v(y)`` closer to the point that the forward displacement maps to ``y``.
 
-    ``exp(-v)`` inverts ``exp(v)`` up to the errors of squaring and of both lattices. The residual ``v(y) + u(y + v(y))`` is
-    mapped back through the affine part and subtracted as long as it shrinks. Where ``y + v(y)`` lies outside the fixed field
-    of view the residual is unknown, and ``v`` stays as it is.
+    ``exp(-v)`` inverts ``exp(v)`` only up to the errors of scaling and squaring and of both lattices. The residual
+    ``v(y) + u(y + v(y))`` is mapped back through the affine part and subtracted as long as it decreases. Where ``y + v(y)``
+    is outside the fixed field of view, the residual is unknown and ``v`` is unchanged.
 
     Args:
         inverse_mm: ``v``, ``(D, *moving)``, RAS mm.
         forward_mm: ``u``, ``(D, *fixed)``, RAS mm.
         affine: ``(D + 1, D + 1)``, affine part of the forward map.
-        iterations: at most.
+        iterations: maximum number of iterations.
 
     Returns:
-        ``(D, *moving)`` float32.
+        refined ``v``, ``(D, *moving)`` float32.
     """
     dims = moving.dims
     out = inverse_mm.float().clone()
@@ -101,7 +101,7 @@ def refined_inverse(
     return out
 
 
-#: residual of solutions ``(D, M)`` for some of the right-hand sides, ``(D, M)``
+#: residual ``(D, M)`` of points ``(D, M)``, given the points and their indices
 Residual: TypeAlias = Callable[[torch.Tensor, "torch.Tensor | slice"], torch.Tensor]
 
 
@@ -110,19 +110,19 @@ def _fixed_point(
 ) -> torch.Tensor:
     """Solve ``residual(x) = 0`` point by point by ``x <- x - back @ residual(x)`` (Chen 2008, doi 10.1118/1.2816107).
 
-    A point moves only where its residual shrinks.
+    A point is updated only if its residual decreases.
 
     Args:
-        residual: called with points and which of all points they are.
-        start: ``(D, N)``.
+        residual: function of points and their indices among all points.
+        start: initial points ``(D, N)``.
         back: ``(D, D)``, inverse of the linear part of the residual.
-        tolerance: length of a residual below which a point is solved.
-        iterations: at most.
-        damped: halve the step of a point that does not improve or overshoots, and leave solved points alone; otherwise all
-            points take full steps until the last one is solved.
+        tolerance: norm of the residual at which a point has converged.
+        iterations: maximum number of iterations.
+        damped: halve the step of points that do not improve or overshoot, and skip converged points; otherwise all points
+            take full steps until the last one has converged.
 
     Returns:
-        ``(D, N)``.
+        solutions ``(D, N)``.
     """
     best, everywhere = start.clone(), slice(None)
     chosen: torch.Tensor | slice
@@ -149,7 +149,7 @@ def _fixed_point(
 
 
 def _continued(step: FieldStep | SplineStep, points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """The step at any points ``(N, D)``, beyond its domain parallel to the affine map."""
+    """Apply the step to points ``(N, D)``, extrapolated outside its domain with the linear part of the affine map."""
     domain = step.domain
     last = torch.tensor(domain.shape, dtype=points.dtype, device=points.device)[:, None] - 1
     voxels = world_to_voxels(points, domain).clamp(min=0).minimum(last)
@@ -159,14 +159,14 @@ def _continued(step: FieldStep | SplineStep, points: torch.Tensor, matrix: torch
 
 
 def fitted_affine(points: torch.Tensor, mapped: torch.Tensor) -> np.ndarray:
-    """The affine map that takes points to mapped points with the least squared error.
+    """The least-squares affine map from points to mapped points.
 
     Args:
-        points: ``(N, D)`` float64; directions without any extent are left as they are.
+        points: ``(N, D)`` float64; directions in which they have no extent are not changed by the map.
         mapped: ``(N, D)`` float64.
 
     Returns:
-        ``(D + 1, D + 1)``; a translation only, where the best map would be singular or a reflection.
+        ``(D + 1, D + 1)``; a translation if the best map is singular or a reflection.
     """
     matrix = np.eye(points.shape[1] + 1)
     middle = points.mean(0)
@@ -180,7 +180,7 @@ def fitted_affine(points: torch.Tensor, mapped: torch.Tensor) -> np.ndarray:
 
 
 def _some_points(grid: Grid) -> torch.Tensor:
-    """World positions of voxels of a grid, its corners among them, ``(N, D)``, mm."""
+    """World positions of a subset of voxels of a grid, including its corners, ``(N, D)``, mm."""
     step = max(1, round((math.prod(grid.shape) / AFFINE_FIT_POINTS) ** (1 / grid.dims)))
     axes = [np.unique(np.append(np.arange(0, n, step), n - 1.0)) for n in grid.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, grid.dims)
@@ -188,7 +188,7 @@ def _some_points(grid: Grid) -> torch.Tensor:
 
 
 def _covering(mapped: torch.Tensor, like: Grid, affine: np.ndarray) -> Grid:
-    """A grid that covers points ``(N, D)``, its axes turned as the affine map turns those of ``like``, with its spacing."""
+    """A grid that covers points ``(N, D)``, with the spacing of ``like`` and its axes rotated by the affine map."""
     left, _, right = np.linalg.svd(affine[:-1, :-1])
     axes = left @ right @ like.affine[:-1, :-1]
     index = mapped.cpu().numpy() @ np.linalg.inv(axes).T

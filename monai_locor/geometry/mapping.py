@@ -65,7 +65,7 @@ def ddf_of_displacement(displacement_mm: torch.Tensor, grid: Grid, moving: Grid 
 
 @guarded
 def mapped(steps: Sequence[Step], points: Points) -> Points:
-    """Points ``(N, D)``, tensor or array, after all steps, float64."""
+    """Apply all steps to points ``(N, D)``, tensor or array; float64."""
     dims = steps[0].dims
     given = points if isinstance(points, torch.Tensor) else torch.from_numpy(np.asarray(points))
     if given.ndim != 2 or given.shape[1] != dims:
@@ -93,7 +93,7 @@ def displacement(steps: Sequence[Step], grid: Grid) -> torch.Tensor:
         start = world_points(part)
         if known is None:
             end = _apply(steps, start)
-        else:  # nothing to interpolate
+        else:  # no interpolation needed
             end = _apply(steps[1:], start.to(known.device) + known[:, rows].flatten(1).T)
         parts.append((end - start.to(end.device)).T.reshape(-1, *part.shape).float())
     return torch.cat(parts, 1)
@@ -109,7 +109,7 @@ def inverted(steps: Sequence[Step], grid: Grid | None) -> tuple[Step, ...]:
             grid = None if grid is None else Grid(grid.shape, undone.matrix @ grid.affine)
         else:
             back.append(inverted_step(step, grid))
-            grid = None  # what comes before has its own
+            grid = None  # earlier steps have their own grids
     return tuple(back)
 
 
@@ -121,11 +121,11 @@ def nearest_affine(steps: Sequence[Step], grid: Grid) -> np.ndarray:
 
 @guarded
 def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str = "bilinear") -> MetaTensor:
-    """An image ``(C, *grid)`` seen through a displacement on ``target``, which gives the geometry.
+    """Resample an image ``(C, *grid)`` to ``target`` through a displacement on ``target``.
 
-    Where the image has no data the result has its smallest value, for labels (modes ``"nearest"`` and ``"smooth"``) zero.
-    The type of the voxels is kept: whole numbers that are interpolated are rounded and kept within the range of the type, a
-    bool mask is true from one half on. See :func:`monai_locor.geometry.warp` for the modes.
+    Outside the image the result has the image's smallest value, or zero for labels (modes ``"nearest"`` and ``"smooth"``).
+    The dtype is kept: interpolated integers are rounded and clamped to the range of the type, bool masks are thresholded at
+    0.5. See :func:`monai_locor.geometry.warp` for the modes.
     """
     values = plain(torch.as_tensor(image)).to(displacement_mm.device)
     where = (grid, displacement_mm, target)
@@ -146,7 +146,7 @@ def warped_tensors(
     if len(tensors) != 6 or grid.dims != 3:
         raise ValueError(f"tensors must be (6, X, Y, Z), got {tuple(tensors.shape)}")
     values = plain(torch.as_tensor(tensors)).to(displacement_mm.device)
-    moved = warp(values, grid, displacement_mm, target, mode)  # zero where there is no data: a smallest value means nothing
+    moved = warp(values, grid, displacement_mm, target, mode)  # zero outside: tensors have no smallest value
     directions = [g.affine[:3, :3] / g.spacing for g in (grid, target)] if axes == "voxels" else [np.eye(3), np.eye(3)]
     from monai.data.meta_tensor import MetaTensor
 
@@ -154,7 +154,7 @@ def warped_tensors(
     return MetaTensor(turned, affine=torch.from_numpy(target.full_affine))
 
 
-EXACT_IN_FLOAT32 = {  # what float32 holds without loss
+EXACT_IN_FLOAT32 = {  # dtypes that float32 represents exactly
     *(torch.float32, torch.float16, torch.bfloat16),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16),
 }
@@ -167,6 +167,6 @@ def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tenso
     if values.dtype == torch.bool:
         return out >= 0.5
     if not values.is_floating_point():
-        limits = torch.iinfo(values.dtype)  # splines and sincs reach beyond the values that they pass through
+        limits = torch.iinfo(values.dtype)  # splines and sincs overshoot
         out = out.round().clamp(limits.min, limits.max)
     return out.to(values.dtype)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Volumes processed slab by slab along the first axis, which bounds the memory of intermediate results."""
+"""Splitting of volumes into slabs along the first axis, to limit the memory of intermediate results."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .grid import Grid
 
 __all__ = ["VOXELS_PER_SLAB", "grid_slabs", "slabs"]
 
-VOXELS_PER_SLAB = 2**18  # float64 positions of more voxels would outweigh the images
+VOXELS_PER_SLAB = 2**18  # float64 positions of more voxels would need more memory than the images
 
 
 def slabs(shape: Sequence[int], voxels: int = VOXELS_PER_SLAB) -> list[slice]:
-    """Split the first axis into slabs of about equal size, as few as possible, at least one plane each.
+    """Split the first axis into as few slabs of about equal size as possible, with at least one plane each.
 
     Args:
         shape: number of voxels along each axis.
-        voxels: at most this many per slab, unless one plane has more.
+        voxels: maximum number of voxels per slab, unless one plane has more.
 
     >>> slabs((5, 4, 4), 40)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
@@ -32,6 +32,6 @@ def slabs(shape: Sequence[int], voxels: int = VOXELS_PER_SLAB) -> list[slice]:
 
 
 def grid_slabs(grid: Grid, voxels: int = VOXELS_PER_SLAB) -> Iterator[tuple[slice, Grid]]:
-    """The :func:`slabs` of a grid, each with the grid of its voxels."""
+    """The :func:`slabs` of a grid, each with its own grid."""
     for rows in slabs(grid.shape, voxels):
         yield rows, grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])

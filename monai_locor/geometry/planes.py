@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Slices in space: the plane of a 2-D image, and its own coordinates where that is not the x-y plane of the world."""
+"""Planes of 2-D images in space, and in-plane coordinates for planes other than the x-y plane of the world."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 __all__ = ["full_affine", "plane_normal", "slice_affine", "slice_plane"]
 
-MAX_TILT = 1e-3  # a plane is x-y when its axes rise by less, relative to their length
+MAX_TILT = 1e-3  # maximum slope of the axes of an x-y plane
 
 
 def full_affine(affine: np.ndarray, plane: np.ndarray | None = None) -> np.ndarray:
-    """The ``(4, 4)`` affine that files carry, of an image with up to three axes.
+    """The ``(4, 4)`` affine, as stored in files, of an image with up to three axes.
 
     Args:
         affine: ``(D + 1, D + 1)``, voxels to mm.
-        plane: of a slice, see :func:`slice_plane`; without it, added axes have voxels of 1 mm.
+        plane: plane of a slice, see :func:`slice_plane`; without it, added axes have 1 mm voxels.
     """
     dims = affine.shape[0] - 1
     full = np.eye(4)
@@ -27,9 +27,9 @@ def full_affine(affine: np.ndarray, plane: np.ndarray | None = None) -> np.ndarr
 
 
 def slice_affine(affine: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
-    """The ``(3, 3)`` affine of a slice in its own coordinates, from its ``(4, 4)`` affine in the world.
+    """The ``(3, 3)`` affine of a slice in in-plane coordinates, from its ``(4, 4)`` affine in the world.
 
-    In the x-y plane these are the world's x and y; any other plane gives its own.
+    For the x-y plane (``plane`` None) the coordinates are the world's x and y.
     """
     rows = affine[:2] if plane is None else plane[:3, :2].T @ affine[:3]
     flat = np.eye(3)
@@ -38,18 +38,18 @@ def slice_affine(affine: np.ndarray, plane: np.ndarray | None) -> np.ndarray:
 
 
 def slice_plane(affine: np.ndarray) -> np.ndarray | None:
-    """Where the plane of a slice lies in the world.
+    """Coordinate system of the plane of a slice.
 
-    The axes of the plane are orthonormal and as near to two world axes as they can be: A and S in a sagittal slice, R and S
-    in a coronal one. They depend on the plane alone and not on the voxels, so that slices of one plane, and of planes
-    parallel to it, share coordinates, and lengths are true.
+    The axes of the plane are orthonormal and as close as possible to two world axes: A and S for a sagittal slice, R and S
+    for a coronal one. They depend only on the plane and not on the voxels, so that slices in the same or parallel planes
+    share coordinates, and lengths are preserved.
 
     Args:
         affine: ``(4, 4)``, voxels to world, mm.
 
     Returns:
-        ``(4, 4)``, from coordinates in the plane, with voxels along its third axis, to the world; None for a plane that
-        contains the world's x and y axes, and where the affine does not span a plane.
+        ``(4, 4)``, from in-plane coordinates, with voxels along the third axis, to the world; None for planes parallel to
+        the x-y plane, and if the affine does not span a plane.
 
     >>> sagittal = np.array([[0.0, 0, 4, 3], [2, 0, 0, -32], [0, 2, 0, -30], [0, 0, 0, 1]])
     >>> slice_affine(sagittal, slice_plane(sagittal)).tolist()
@@ -63,7 +63,7 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
     if length < 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):
         return None
     normal /= length
-    away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - MAX_TILT)  # halfway, rounding must not decide
+    away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - MAX_TILT)  # ties independent of rounding
     world = np.delete(np.eye(3), away, axis=1)
     left, _, right = np.linalg.svd(world - np.outer(normal, normal @ world), full_matrices=False)
     plane = np.eye(4)
@@ -74,5 +74,5 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
 
 
 def plane_normal(plane: np.ndarray | None) -> np.ndarray:
-    """Unit normal of a plane as :func:`slice_plane` gives it, ``(3,)``; None is the x-y plane."""
+    """Unit normal of a plane from :func:`slice_plane`, ``(3,)``; None is the x-y plane."""
     return np.array([0.0, 0.0, 1.0]) if plane is None else np.cross(plane[:3, 0], plane[:3, 1])

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tensors turned with the space that they lie in: preservation of the principal direction.
+"""Reorientation of tensors by preservation of the principal direction.
 
 Alexander, Pierpaoli, Basser and Gee 2001, Spatial transformations of diffusion tensor magnetic resonance images,
 doi 10.1109/42.963816.
@@ -19,7 +19,7 @@ from .partition import slabs
 
 __all__ = ["jacobian_matrices", "turned_tensors"]
 
-TENSOR_ROWS, TENSOR_COLUMNS = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)  # lower triangle, row by row, as NIfTI has it
+TENSOR_ROWS, TENSOR_COLUMNS = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)  # lower triangle, row by row, as in NIfTI
 
 
 @guarded
@@ -27,7 +27,7 @@ def jacobian_matrices(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor
     """d(x + u)/dx in world space by central differences (one-sided at the borders), ``(*grid.shape, D, D)`` float64.
 
     Args:
-        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm. Along an axis of one voxel it does not change.
+        displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; taken as constant along axes of one voxel.
     """
     u = displacement_mm.double()
     columns = [torch.gradient(u, dim=axis + 1)[0] if n > 1 else torch.zeros_like(u) for axis, n in enumerate(grid.shape)]
@@ -42,21 +42,21 @@ def turned_tensors(
     grid: Grid,
     axes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> torch.Tensor:
-    """Turn symmetric tensors that were brought onto a grid in fixed space, keeping their principal direction.
+    """Reorient symmetric tensors that were resampled to a fixed grid, preserving their principal direction.
 
-    The eigenvalues stay. The first eigenvector goes where the inverse of the local Jacobian takes it, the second stays in
-    the plane of both.
+    The eigenvalues are kept. The first eigenvector is mapped by the inverse of the local Jacobian; the second stays in the
+    plane of the first two mapped eigenvectors.
 
     Args:
         tensors: ``(6, *grid.shape)``: xx, xy, yy, xz, yz, zz.
-        displacement_mm: that they were read through, ``(3, *grid.shape)``, RAS mm, from fixed to moving points.
+        displacement_mm: displacement used for resampling, ``(3, *grid.shape)``, RAS mm, from fixed to moving points.
         grid: the fixed grid.
-        axes: directions (columns, ``(3, 3)``, RAS) of the tensors' x, y and z, in the moving and in the fixed image; by
-            default both times the world's axes.
+        axes: directions (columns, ``(3, 3)``, RAS) of the tensors' x, y and z in the moving and in the fixed image; by
+            default the world axes for both.
 
     Returns:
-        ``(6, *grid.shape)`` in the type of the tensors. Tensors that are not finite stay as they are, and so do those where
-        the transform has no inverse.
+        ``(6, *grid.shape)`` with the dtype of the tensors. Tensors that are not finite, or where the Jacobian is singular,
+        are unchanged.
     """
     first, second = (np.eye(3), np.eye(3)) if axes is None else axes
     jacobian = jacobian_matrices(displacement_mm, grid)
@@ -71,7 +71,7 @@ def turned_tensors(
 
 
 def _full(lower: torch.Tensor) -> torch.Tensor:
-    """``(6, *S)`` to ``(*S, 3, 3)``."""
+    """Symmetric matrices ``(*S, 3, 3)`` from components ``(6, *S)``."""
     out = lower.new_empty(*lower.shape[1:], 3, 3)
     for value, i, j in zip(lower, TENSOR_ROWS, TENSOR_COLUMNS, strict=True):
         out[..., i, j] = out[..., j, i] = value
@@ -84,7 +84,7 @@ def _rebased(tensors: torch.Tensor, axes: np.ndarray) -> torch.Tensor:
 
 
 def _turned(tensors: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
-    """``(*S, 3, 3)`` of the moving image, and the Jacobian of the map from fixed to moving points."""
+    """Reorient tensors ``(*S, 3, 3)`` of the moving image by the Jacobian of the map from fixed to moving points."""
     finite = torch.isfinite(tensors).all(-1).all(-1)
     values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], tensors, 0))  # ascending
     inverse = torch.linalg.inv_ex(jacobian).inverse

@@ -24,9 +24,9 @@ def identity_points(
 
 
 def to_normalized(shape: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Scale and offset, per axis, from voxel indices to the [-1, 1] of ``grid_sample`` with aligned corners.
+    """Scale and offset per axis, from voxel indices to [-1, 1] as in ``grid_sample`` with ``align_corners``.
 
-    An axis of one voxel has no extent: every position on it means that voxel, up to half a voxel away.
+    On an axis of one voxel, all positions up to half a voxel away refer to that voxel.
     """
     scale = [2.0 / (n - 1) if n > 1 else 2.0 for n in shape]
     return scale, [-1.0 if n > 1 else 0.0 for n in shape]
@@ -37,28 +37,27 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
     """Sample images at voxel positions.
 
     Args:
-        image: ``(B, C, *spatial)``, D = 2 or 3 spatial axes; with ``"nearest"`` of any type, which is kept, else of that of
-            the points.
+        image: ``(B, C, *spatial)``, D = 2 or 3 spatial axes; any dtype for ``"nearest"``, otherwise the dtype of the points.
         points: ``(B, D, *out)``, positions in voxels of ``image``, channel i along array axis i.
-        mode: ``"bilinear"`` (linear in each axis) or ``"nearest"``.
-        padding_mode: ``"zeros"`` or ``"border"``, the values outside the image.
+        mode: ``"bilinear"`` (linear along each axis) or ``"nearest"``.
+        padding_mode: values outside the image, ``"zeros"`` or ``"border"``.
 
     Returns:
         ``(B, C, *out)``.
     """
     if mode == "nearest":
         return _nearest(image, points, padding_mode)
-    # one axis after the other with numbers of Python: a tensor of them would have to be copied to a GPU
+    # axis by axis with Python numbers: a tensor of them would have to be copied to the GPU
     scaled = [points[:, axis] * scale + offset for axis, (scale, offset) in enumerate(zip(*to_normalized(image.shape[2:])))]
     flat = torch.stack(scaled[::-1], -1).flatten(1, -2)
     return sample_normalized(image, flat, padding_mode).reshape(*image.shape[:2], *points.shape[2:])
 
 
-SIGNED_TYPES = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # which torch can gather
+SIGNED_TYPES = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # types that gather supports
 
 
 def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> torch.Tensor:
-    """The voxels nearest to positions, as they are; half way between two the even one, as ``grid_sample`` has it."""
+    """Values of the nearest voxels; ties go to the even index, as in ``grid_sample``."""
     index = torch.zeros((), dtype=torch.int64, device=points.device)
     inside = torch.ones((), dtype=torch.bool, device=points.device)
     for axis, n in enumerate(image.shape[2:]):
@@ -74,7 +73,7 @@ def _nearest(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> to
 
 
 def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:
-    """Sample images at a list of positions that are already normalized, linearly in each axis.
+    """Sample images at normalized positions, with linear interpolation.
 
     Args:
         image: ``(B, C, *spatial)``, D = 2 or 3.
@@ -84,19 +83,19 @@ def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: s
         ``(B, C, N)``.
     """
     chunks = _cpu_chunks(image, points)
-    if chunks > 1:  # grid_sample on the CPU shares work between threads over the batch axis only
+    if chunks > 1:  # on the CPU, grid_sample parallelizes over the batch axis only
         out = _grid_sample(image.expand(chunks, *image.shape[1:]), _chunked(points, chunks), padding_mode)
         return out.transpose(0, 1).reshape(1, image.shape[1], -1)[..., : points.shape[1]]
     return _grid_sample(image, points, padding_mode)
 
 
 def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Adjoint of :func:`sample_normalized` (linear, zeros outside) in the positions; nothing of its forward is needed.
+    """Gradient of :func:`sample_normalized` (zeros outside) with respect to the positions, without a forward pass.
 
     Args:
         image: ``(1, C, *spatial)``.
         points: ``(1, N, D)``.
-        gradient: ``(1, C, N)``, of the sampled values.
+        gradient: ``(1, C, N)``, gradient with respect to the sampled values.
 
     Returns:
         ``(1, N, D)``.
@@ -110,15 +109,15 @@ def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.T
 
 
 def sample_gradients(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adjoint of :func:`sample_normalized` (linear, ``"border"``) in the image and in the positions.
+    """Gradients of :func:`sample_normalized` (``"border"``) with respect to the image and to the positions.
 
     Args:
         image: ``(B, C, *spatial)``.
         points: ``(B, N, D)``.
-        gradient: ``(B, C, N)``.
+        gradient: ``(B, C, N)``, gradient with respect to the sampled values.
 
     Returns:
-        ``(B, C, *spatial)`` and ``(B, N, D)``.
+        gradients ``(B, C, *spatial)`` and ``(B, N, D)``.
     """
     found, where = _backward(image, points, gradient, "border", True)
     return found, where.view_as(points)
@@ -130,18 +129,18 @@ def _backward(
     dims = points.shape[2]
     backward = torch.ops.aten.grid_sampler_2d_backward if dims == 2 else torch.ops.aten.grid_sampler_3d_backward
     values = gradient.reshape(*gradient.shape[:2], *(1,) * (dims - 1), -1)
-    # linear, what lies outside, aligned corners
+    # arguments: linear, padding mode, aligned corners
     return backward(values, image, _as_grid(points), 0, ("zeros", "border").index(padding_mode), True, [need_image, True])
 
 
 def _cpu_chunks(image: torch.Tensor, points: torch.Tensor) -> int:
     worth = image.device.type == "cpu" and points.shape[0] == 1 and points.shape[1] >= 16384 and points.shape[2] == 3
-    # the adjoint of a shared image would be held once per chunk
+    # the gradient of an expanded image would be stored once per chunk
     return torch.get_num_threads() if worth and not image.requires_grad else 1
 
 
 def _chunked(values: torch.Tensor, chunks: int) -> torch.Tensor:
-    """``(1, N, C)`` to ``(chunks, N / chunks, C)``, filled up with zeros."""
+    """Split ``(1, N, C)`` into ``(chunks, ceil(N / chunks), C)``, padded with zeros."""
     if chunks == 1:
         return values
     count = values.shape[1]
@@ -158,7 +157,7 @@ def _grid_sample(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -
 
 
 def reorder(image: torch.Tensor, axes: Sequence[int], flips: Sequence[bool], leading: int = 1) -> torch.Tensor:
-    """Store an image ``(*leading, *spatial)`` in another axis order, see :meth:`monai_locor.geometry.Grid.reordered`."""
+    """Permute and flip the axes of an image ``(*leading, *spatial)``, see :meth:`monai_locor.geometry.Grid.reordered`."""
     out = image.permute(*range(leading), *(leading + a for a in axes))
     flipped = [leading + i for i, flip in enumerate(flips) if flip]
     return (out.flip(flipped) if flipped else out).contiguous()

@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The maps that a spatial transform is made of: affine, displacement field, cubic B-spline. World RAS mm in and out.
+"""The components of a spatial transform: affine, displacement field, cubic B-spline; from RAS mm to RAS mm.
 
-They are held without torch, which is imported when points go through them.
+torch is imported only when points are mapped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AffineStep:
         matrix: ``(D + 1, D + 1)``, RAS mm, D = 2 or 3.
 
     Raises:
-        ValueError: when the matrix is not finite, is singular or has another last row than 0 ... 0 1.
+        ValueError: if the matrix is not finite, is singular or does not have the last row 0 ... 0 1.
     """
 
     matrix: np.ndarray
@@ -40,7 +40,7 @@ class AffineStep:
         if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all():
             raise ValueError(f"an affine is a finite 3x3 or 4x4 matrix, got {matrix.tolist()}")
         scale = np.sqrt((matrix[:-1, :-1] ** 2).sum(0))
-        # determinant of unit columns: independent of scale, zero where the axes span a plane only
+        # determinant of unit columns: independent of scale, zero if the columns are linearly dependent
         if (scale == 0).any() or abs(np.linalg.det(matrix[:-1, :-1] / scale)) < 1e-9:
             raise ValueError(f"the matrix is singular: {matrix.tolist()}")
         if not np.allclose(matrix[-1], np.eye(len(matrix))[-1], rtol=0, atol=1e-9):
@@ -67,7 +67,7 @@ class AffineStep:
 
 
 class _Vectors:
-    """Vectors on a grid, as an array or a tensor: one is made of the other when it is asked for."""
+    """Vectors on a grid, as an array or a tensor; one is created from the other on demand."""
 
     what = ""
     kind = "float32"
@@ -82,7 +82,7 @@ class _Vectors:
         self._tensor: torch.Tensor | None = None
         if isinstance(values, np.ndarray):
             array = np.ascontiguousarray(values, dtype=self.kind)
-            self._array = array if array.flags.writeable else array.copy()  # torch shares memory, and warns if it may not write
+            self._array = array if array.flags.writeable else array.copy()  # torch shares memory, and warns if it is read-only
             finite = bool(np.isfinite(self._array).all())
         else:
             import torch
@@ -102,7 +102,7 @@ class _Vectors:
 
     @property
     def array(self) -> np.ndarray:
-        """The vectors on the host, ``(D, *grid.shape)``, RAS mm; not to be written to."""
+        """The vectors on the CPU, ``(D, *grid.shape)``, RAS mm; do not modify."""
         if self._array is None:
             assert self._tensor is not None
             self._array = self._tensor.cpu().numpy()
@@ -119,14 +119,14 @@ class _Vectors:
 class FieldStep(_Vectors):
     """``x -> x + u(x)``, interpolated linearly.
 
-    As in ITK, ``u`` is constant for half a voxel beyond the outermost voxel centers and zero farther out.
+    As in ITK, ``u`` is constant up to half a voxel beyond the outermost voxel centers and zero farther out.
 
     Args:
-        displacement: ``u``, ``(D, *grid.shape)``, RAS mm, tensor or array; kept as float32.
-        grid: where it is given.
+        displacement: ``u``, ``(D, *grid.shape)``, RAS mm, tensor or array; stored as float32.
+        grid: grid of the displacement.
 
     Raises:
-        ValueError: when it does not fit the grid or is not finite.
+        ValueError: if it does not fit the grid or is not finite.
     """
 
     what = "a displacement"
@@ -141,7 +141,7 @@ class FieldStep(_Vectors):
 
     @property
     def domain(self) -> Grid:
-        """The grid: where the map is known."""
+        """The grid on which the map is defined."""
         return self.grid
 
     def apply(self, points: torch.Tensor) -> torch.Tensor:
@@ -157,17 +157,17 @@ class FieldStep(_Vectors):
 
 
 class SplineStep(_Vectors):
-    """``x -> x + u(x)``, ``u`` a uniform cubic B-spline.
+    """``x -> x + u(x)`` with a uniform cubic B-spline ``u``.
 
-    As in ITK and elastix, ``u`` is zero where not all of its 4^D coefficients exist: nearer than one node to the border of
-    the lattice.
+    As in ITK and elastix, ``u`` is zero where any of its 4^D coefficients is missing: less than one node spacing from the
+    border of the lattice.
 
     Args:
-        coefficients: ``(D, *grid.shape)``, RAS mm, tensor or array; kept as float64.
-        grid: lattice of the coefficients, at least four along each axis.
+        coefficients: ``(D, *grid.shape)``, RAS mm, tensor or array; stored as float64.
+        grid: lattice of the coefficients, with at least four nodes along each axis.
 
     Raises:
-        ValueError: when they do not fit the lattice or are not finite.
+        ValueError: if they do not fit the lattice or are not finite.
     """
 
     what = "coefficients"
@@ -180,12 +180,12 @@ class SplineStep(_Vectors):
 
     @property
     def coefficients(self) -> torch.Tensor:
-        """``(D, *grid.shape)``, float64, RAS mm."""
+        """Spline coefficients ``(D, *grid.shape)``, float64, RAS mm."""
         return self._as_tensor()
 
     @property
     def domain(self) -> Grid:
-        """Where the map is known, with a quarter of the distance between nodes."""
+        """Grid over the region where the map is defined, with a quarter of the node spacing."""
         fine = np.eye(self.dims + 1)
         fine[:-1, :-1], fine[:-1, -1] = 0.25 * np.eye(self.dims), 1
         return Grid(tuple(4 * (n - 3) + 1 for n in self.grid.shape), self.grid.affine @ fine)
@@ -210,12 +210,12 @@ class SplineStep(_Vectors):
         return points + torch.where(inside(nodes, self.grid.shape, margin=1.0)[:, None], value, 0)
 
 
-#: one of the three kinds of map
+#: any component of a spatial transform
 Step: TypeAlias = AffineStep | FieldStep | SplineStep
 
 
 def world_to_voxels(points: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """``(N, D)`` world mm to ``(D, N)`` voxels of a grid, float64."""
+    """Convert world points ``(N, D)``, mm, to voxels ``(D, N)`` of a grid, float64."""
     import torch
 
     matrix = torch.from_numpy(np.linalg.inv(grid.affine)).to(points.device)

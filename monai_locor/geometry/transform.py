@@ -3,7 +3,7 @@
 
 """Spatial transforms in memory: chains of affine maps, displacement fields and splines, in RAS mm.
 
-The module ``mapping`` applies them to points and images, with torch; holding and describing a transform needs no torch.
+The module ``mapping`` applies them to points and images with torch; this module does not import torch.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ __all__ = ["SpatialTransform", "product"]
 class SpatialTransform:
     """A map from points of the fixed image to points of the moving image, RAS mm.
 
-    Images go the other way: the moving image is brought onto a fixed grid by reading it where the grid's points are taken.
+    Images are mapped in the opposite direction: the moving image is resampled to a fixed grid by sampling it at the mapped
+    grid points.
 
     Args:
-        steps: applied to points one after the other, the first first.
-        inverse_steps: of the inverse map, where it is known.
+        steps: steps in the order in which they are applied to points.
+        inverse_steps: steps of the inverse map, if known.
 
     Raises:
-        ValueError: when there are no steps, or they differ in the number of dimensions.
+        ValueError: if there are no steps, or they differ in the number of dimensions.
     """
 
     steps: tuple[Step, ...]
@@ -55,7 +56,7 @@ class SpatialTransform:
 
     @classmethod
     def of_affine(cls, matrix: np.ndarray) -> SpatialTransform:
-        """An affine map, ``(D + 1, D + 1)``, RAS mm."""
+        """Transform of an affine matrix, ``(D + 1, D + 1)``, RAS mm."""
         return cls((AffineStep(matrix),))
 
     @classmethod
@@ -65,18 +66,18 @@ class SpatialTransform:
         grid: Grid,
         inverse: tuple[torch.Tensor | np.ndarray, Grid] | None = None,
     ) -> SpatialTransform:
-        """A displacement ``(D, *grid.shape)``, RAS mm, and perhaps that of the inverse with its grid."""
+        """Transform of a displacement ``(D, *grid.shape)``, RAS mm, optionally with the inverse displacement and its grid."""
         back = None if inverse is None else (FieldStep(*inverse),)
         return cls((FieldStep(displacement_mm, grid),), back)
 
     @classmethod
     def of_ddf(cls, ddf: torch.Tensor, grid: Grid, moving: Grid | None = None) -> SpatialTransform:
-        """A DDF in MONAI's convention: the fixed voxel x is at voxel ``x + ddf(x)`` of the moving image.
+        """Transform of a DDF in MONAI's convention: fixed voxel x maps to voxel ``x + ddf(x)`` of the moving image.
 
         Args:
             ddf: ``(D, *grid.shape)``, voxels.
-            grid: of the fixed image.
-            moving: of the moving image; the fixed grid if not given.
+            grid: grid of the fixed image.
+            moving: grid of the moving image; the fixed grid if not given.
         """
         from .mapping import displacement_of_ddf
 
@@ -100,10 +101,10 @@ class SpatialTransform:
 
     @property
     def matrix(self) -> np.ndarray:
-        """The whole map as a matrix ``(D + 1, D + 1)``, RAS mm.
+        """The composed map as a matrix ``(D + 1, D + 1)``, RAS mm.
 
         Raises:
-            ValueError: when the transform is not affine.
+            ValueError: if the transform is not affine.
         """
         if not self.is_affine:
             raise ValueError("a transform with a deformation cannot be written as a matrix")
@@ -111,7 +112,7 @@ class SpatialTransform:
 
     @property
     def domain(self) -> Grid | None:
-        """The fixed points for which the first deformation is known; None for an affine map."""
+        """Domain of the first deformation, as a grid in fixed space; None for an affine map."""
         for count, step in enumerate(self.steps):
             if not isinstance(step, AffineStep):
                 grid = step.domain
@@ -120,26 +121,26 @@ class SpatialTransform:
 
     @property
     def known_inverse(self) -> tuple[Step, ...] | None:
-        """Steps of the inverse where no iteration is needed for them."""
+        """Steps of the inverse, if available without iteration; otherwise None."""
         if self.inverse_steps is None and self.is_affine:
             return tuple(step.inverted() for step in reversed(self.steps) if isinstance(step, AffineStep))
         return self.inverse_steps
 
     def points(self, points: Points) -> Points:
-        """Where points of the fixed image lie in the moving image, ``(N, D)`` float64, RAS mm, tensor or array."""
+        """Map points of the fixed image to the moving image, ``(N, D)`` float64, RAS mm, tensor or array."""
         from .mapping import mapped
 
         return mapped(self.steps, points)
 
     def displacement(self, grid: Grid) -> torch.Tensor:
-        """The whole map as a displacement on any grid, ``(D, *grid.shape)`` float32, RAS mm."""
+        """The composed map as a displacement on any grid, ``(D, *grid.shape)`` float32, RAS mm."""
         from .mapping import displacement
 
         self._check(grid)
         return displacement(self.steps, grid)
 
     def displacement_array(self, grid: Grid) -> np.ndarray:
-        """:meth:`displacement` as an array; without torch where nothing needs to be interpolated."""
+        """:meth:`displacement` as an array; does not import torch if no interpolation is needed."""
         self._check(grid)
         first, rest = self.steps[0], self.steps[1:]
         start = first.array if isinstance(first, FieldStep) and same_grid(first.grid, grid) else None
@@ -160,15 +161,15 @@ class SpatialTransform:
         return SpatialTransform(self.steps + other.steps, inverse)
 
     def inverse(self, grid: Grid | None = None) -> SpatialTransform:
-        """The map from points of the moving to points of the fixed image.
+        """The map from points of the moving image to points of the fixed image.
 
-        Exact for affine maps and where the inverse is known; otherwise every deformation is inverted numerically.
+        It is exact for affine maps and if the inverse is known; otherwise each deformation is inverted numerically.
 
         Args:
-            grid: where the inverse is wanted (the moving grid); default is where the deformations take their own grids.
+            grid: grid of the inverse (usually the moving grid); by default grids that cover the mapped deformation domains.
 
         Raises:
-            ValueError: when the grid has other dimensions, or a deformation scatters its grid too far for a default.
+            ValueError: if the grid has other dimensions, or the default grid of a deformation would be too large.
         """
         known = self.known_inverse
         if known is not None:
@@ -180,10 +181,10 @@ class SpatialTransform:
         return SpatialTransform(inverted(self.steps, grid), self.steps)
 
     def split(self, grid: Grid, matrix: np.ndarray | None = None) -> SpatialTransform:
-        """The same map as one displacement on a grid, followed by an affine map, as ANTs keeps it.
+        """The same map as one displacement on a grid followed by an affine map, as in ANTs.
 
         Args:
-            matrix: the affine map; if not given, the affine steps at the end, or, if there are none, the one that fits best.
+            matrix: the affine map; by default the affine steps at the end, or, if there are none, the best-fitting affine map.
         """
         self._check(grid)
         if matrix is None:
@@ -202,7 +203,7 @@ class SpatialTransform:
         return nearest_affine(self.steps, grid)
 
     def warp(self, image: torch.Tensor, image_grid: Grid, grid: Grid, mode: str = "bilinear") -> MetaTensor:
-        """The moving image brought onto a grid in fixed space, see :func:`monai_locor.geometry.warped`."""
+        """Resample the moving image to a grid in fixed space, see :func:`monai_locor.geometry.warped`."""
         from .mapping import warped
 
         return warped(image, image_grid, self.displacement(grid), grid, mode)
@@ -210,22 +211,22 @@ class SpatialTransform:
     def warp_tensors(
         self, tensors: torch.Tensor, image_grid: Grid, grid: Grid, mode: str = "bilinear", axes: str = "voxels"
     ) -> MetaTensor:
-        """Symmetric tensors of the moving image brought onto a grid in fixed space and turned as the space around them.
+        """Resample symmetric tensors of the moving image to a grid in fixed space, and reorient them.
 
-        Components are interpolated one by one and the tensors turned so that their principal direction is preserved, see
-        :func:`monai_locor.geometry.reorientation.turned_tensors`. They are zero where there is no data.
+        Components are interpolated independently, then the tensors are reoriented by preservation of the principal
+        direction, see :func:`monai_locor.geometry.reorientation.turned_tensors`. They are zero outside the image.
 
         Args:
-            tensors: ``(6, *image_grid.shape)``, xx, xy, yy, xz, yz, zz, as NIfTI keeps them.
+            tensors: ``(6, *image_grid.shape)``, xx, xy, yy, xz, yz, zz, as in NIfTI.
             mode: see :func:`monai_locor.geometry.warp`.
-            axes: what x, y and z of the components are: ``"voxels"``, the axes of the arrays, as in ANTs, DTI-TK and FSL;
-                or ``"world"``, as in MRtrix.
+            axes: coordinate system of the components: ``"voxels"`` for the array axes, as in ANTs, DTI-TK and FSL, or
+                ``"world"``, as in MRtrix.
 
         Returns:
             ``(6, *grid.shape)``.
 
         Raises:
-            ValueError: for other axes, and when there are not six components in three dimensions.
+            ValueError: if ``axes`` is neither, or there are not six components in three dimensions.
         """
         from .mapping import warped_tensors
 
@@ -238,6 +239,6 @@ class SpatialTransform:
 
 
 def product(steps: Sequence[Step]) -> np.ndarray:
-    """The matrix of one or more affine steps, ``(D + 1, D + 1)``."""
+    """The composed matrix of one or more affine steps, ``(D + 1, D + 1)``."""
     matrices = [step.matrix for step in steps if isinstance(step, AffineStep)]
     return functools.reduce(lambda before, after: after @ before, matrices)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Images seen through a displacement in millimeters, from any grid to any other."""
+"""Resampling of images through a displacement in mm, from any grid to any other."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .sampling import identity_points, sample
 
 __all__ = ["EXACT_MODES", "MODES", "from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
-EXACT_MODES = ("nearest", "smooth")  # that keep values as they are
+EXACT_MODES = ("nearest", "smooth")  # modes without interpolated values
 MODES = ("bilinear", *EXACT_MODES, *SMOOTH_MODES)
 
 
 @guarded
 def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """A displacement expressed along the array axes of a grid.
+    """Convert a displacement from mm to voxels along the array axes of a grid.
 
     Args:
         displacement_mm: ``(D, *any)``, RAS mm.
 
     Returns:
-        ``(D, *any)`` in voxels of ``grid``, dtype and device of the input.
+        ``(D, *any)`` in voxels of ``grid``, with the dtype and device of the input.
     """
     matrix = np.linalg.inv(grid.affine[: grid.dims, : grid.dims])
     return torch.tensordot(on_device(matrix, displacement_mm), displacement_mm, dims=1)
@@ -37,7 +37,7 @@ def to_voxels(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 @guarded
 def from_voxels(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """The inverse of :func:`to_voxels`: ``(D, *any)`` in voxels of ``grid`` to RAS mm."""
+    """Inverse of :func:`to_voxels`: convert ``(D, *any)`` from voxels of ``grid`` to RAS mm."""
     return torch.tensordot(on_device(grid.affine[: grid.dims, : grid.dims], displacement), displacement, dims=1)
 
 
@@ -45,17 +45,17 @@ def from_voxels(displacement: torch.Tensor, grid: Grid) -> torch.Tensor:
 def mapped_points(
     grid: Grid, image_grid: Grid, displacement_mm: torch.Tensor | None = None, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Where the voxels ``x`` of ``grid`` land, ``x + u(x)``, in voxels of ``image_grid``.
+    """Positions ``x + u(x)`` of the voxels ``x`` of ``grid``, in voxels of ``image_grid``.
 
     Args:
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; zero if not given.
-        device: of the result, when no displacement is given.
+        device: device of the result if no displacement is given.
 
     Returns:
-        ``(D, *grid.shape)``, float64: in float32 the affine part alone would lose 1e-5 voxels on large grids.
+        ``(D, *grid.shape)``, float64: in float32 the affine part alone would have errors of 1e-5 voxels on large grids.
 
     Raises:
-        ValueError: when the displacement does not live on ``grid`` or the grids differ in dimension.
+        ValueError: if the displacement does not have the shape of ``grid`` or the grids differ in dimension.
     """
     if grid.dims != image_grid.dims:
         raise ValueError(f"the grids must have the same number of dimensions, got {grid.shape} and {image_grid.shape}")
@@ -75,12 +75,12 @@ def _check_shape(displacement_mm: torch.Tensor, grid: Grid) -> None:
 
 
 def inside(points: torch.Tensor, shape: tuple[int, ...], margin: float = 0.0) -> torch.Tensor:
-    """Which positions lie between the outermost voxel centers of an image.
+    """Mask of the positions between the outermost voxel centers of an image.
 
     Args:
         points: ``(D, *any)``, voxels of the image.
-        shape: of the image; along an axis of one voxel half a voxel to either side is inside.
-        margin: voxels to keep away from the outermost centers; the test is inclusive up to 1e-6 voxels.
+        shape: shape of the image; on an axis of one voxel, positions up to half a voxel away are inside.
+        margin: minimum distance from the outermost centers, voxels; the test is inclusive up to 1e-6 voxels.
 
     Returns:
         ``(*any)``, bool.
@@ -100,30 +100,30 @@ def warp(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Read an image at the displaced voxels of a grid: ``out(x) = image(x + u(x))``.
+    """Sample an image at the displaced voxels of a grid: ``out(x) = image(x + u(x))``.
 
-    The image is sampled once, on its own voxels.
+    The image is interpolated only once, on its original grid.
 
     Args:
         image: ``(C, *image_grid.shape)``, D = 2 or 3 spatial axes.
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm; ``None`` only resamples.
-        mode: ``"bilinear"`` (linear in each axis); ``"nearest"``; ``"bspline"``, the cubic B-spline through all voxels;
+        mode: ``"bilinear"`` (linear along each axis); ``"nearest"``; ``"bspline"``, an interpolating cubic B-spline;
             ``"lanczos"``, a windowed sinc of six voxels along each axis; or ``"smooth"``, for label maps, see
             :func:`monai_locor.geometry.interpolation.sample_labels`.
-        padding_mode: ``"zeros"`` or ``"border"``, values outside the image for the first two modes; zero for the others.
+        padding_mode: values outside the image, ``"zeros"`` or ``"border"``, for the first two modes; zero for the others.
 
     Returns:
-        ``(C, *grid.shape)``: with ``"nearest"`` and ``"smooth"`` of the type of the image, each value as it is there; with
-        the others float64 for a float64 image, else float32.
+        ``(C, *grid.shape)``; ``"nearest"`` and ``"smooth"`` keep the dtype and values of the image, the other modes return
+        float64 for a float64 image, else float32.
 
     Raises:
-        ValueError: when the image or the displacement does not live on its grid, and for another mode.
+        ValueError: if the image or the displacement does not fit its grid, or the mode is unknown.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if tuple(image.shape[1:]) != image_grid.shape:
         raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
-    values = plain(torch.as_tensor(image))  # a MetaTensor would carry its old affine along
+    values = plain(torch.as_tensor(image))  # a MetaTensor would keep its old affine
     if mode not in EXACT_MODES and values.dtype != torch.float64:
         values = values.float()
     if displacement_mm is not None:
@@ -141,7 +141,7 @@ def warp(
 
 
 def _read(values: torch.Tensor, points: torch.Tensor, mode: str, padding_mode: str) -> torch.Tensor:
-    """``(C, *spatial)`` at ``(D, *out)``."""
+    """Sample ``(C, *spatial)`` at ``(D, *out)``."""
     if mode == "smooth":
         return sample_labels(values, points)
     if mode in SMOOTH_MODES:
