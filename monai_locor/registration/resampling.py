@@ -1,10 +1,10 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""An image read at positions that are known at coarse nodes, a few planes at a time.
+"""Sampling of an image at positions interpolated from coarse nodes, in slabs of a few planes.
 
-Three numbers per sample for the positions, and as many for their gradient, are more than the loss itself keeps. They
-exist for one slab of the samples at a time, in forward and in backward, where they are interpolated anew.
+Positions and their gradient, D values per sample each, would need more memory than the loss itself. They are computed for one
+slab of the samples at a time in the forward pass, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from ..geometry import sample_gradient, sample_normalized, separable, slabs
 
 __all__ = ["Resampling"]
 
-BUDGET = {"cpu": 2**17, "cuda": 2**24}  # samples of a slab: few enough for a processor's cache, large launches on a GPU
+BUDGET = {"cpu": 2**17, "cuda": 2**24}  # samples per slab: fits the CPU cache; large kernels on a GPU
 
 
 @dataclass(frozen=True)
 class _Slab:
-    """Samples ``rows`` of the first axis, the nodes ``columns`` that they lie among, one matrix per axis."""
+    """Samples ``rows`` of the first axis, the nodes ``columns`` that they depend on, and one matrix per axis."""
 
     rows: slice
     columns: slice
     matrices: list[torch.Tensor]
 
     def points(self, nodes: torch.Tensor) -> torch.Tensor:
-        """Positions ``(1, N, D)``."""
-        # the first axis first: there, one slab needs a few nodes only
+        """Interpolate the positions of the samples, ``(1, N, D)``."""
+        # start with the first axis, along which a slab needs only a few nodes
         first = torch.tensordot(nodes[:, self.columns], self.matrices[0], dims=([1], [1])).movedim(-1, 1)
         rest = separable(self.matrices[1:], first.flatten(0, 1)) if len(self.matrices) > 1 else first
         return rest.reshape(len(nodes), -1).T.contiguous()[None]
 
     def adjoint(self, gradient: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Gradient of the nodes ``columns``, ``(D, columns, *nodes)``, from that of :meth:`points`."""
+        """Return the gradient for the nodes ``columns``, ``(D, columns, *nodes)``, given that of :meth:`points`."""
         out = gradient[0].T.reshape(-1, *shape[1:])
         out = separable([m.T for m in self.matrices[1:]], out) if len(self.matrices) > 1 else out
         out = out.reshape(gradient.shape[-1], len(self.matrices[0]), *out.shape[1:])
@@ -47,7 +47,7 @@ class _Slab:
 
 
 class Resampling:
-    """Reads an image at the samples of a grid whose positions are interpolated from nodes.
+    """Sample an image at positions interpolated from nodes.
 
     Args:
         upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighboring nodes.
@@ -68,12 +68,12 @@ class Resampling:
     def __call__(self, image: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
-            image: ``(1, C, *spatial)``; gets no gradient.
-            nodes: ``(D, *nodes)``, normalized positions, last axis of the image first; differentiated once.
+            image: ``(1, C, *spatial)``; not differentiable.
+            nodes: ``(D, *nodes)``, normalized positions, last axis of the image first; differentiable once.
 
         Returns:
-            the image at the samples, linear between its voxels, ``(1, C, *samples)``; and, without a gradient, 1 where the
-            position lies between the outermost voxels, else 0, ``(1, 1, *samples)``.
+            the image at the samples by linear interpolation, ``(1, C, *samples)``; and a mask without gradient,
+            ``(1, 1, *samples)``, 1 for positions between the outermost voxels, else 0.
         """
         return _ResamplingFunction.apply(nodes, image, self)
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The result of a registration: transform, images, files."""
+"""The result of a registration: transform, images and files."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ __all__ = ["RegistrationResult"]
 
 @dataclass(frozen=True)
 class RegistrationResult:
-    """The transform of one pair and the warped images.
+    """The transform and the warped images of one pair.
 
-    All displacements are whole transforms, the affine included, RAS mm: a fixed point x lies at ``x + forward_mm(x)`` in
-    the moving image, a moving point y at ``y + inverse_mm(y)`` in the fixed one.
+    All displacements represent the complete transform, including the affine, in RAS mm: a fixed point x is mapped to
+    ``x + forward_mm(x)`` in the moving image, a moving point y to ``y + inverse_mm(y)`` in the fixed image.
 
     Attributes:
-        affine: ``(D + 1, D + 1)``, fixed to moving world points, the affine part alone.
-        forward_mm: ``(D, *fixed)`` float32.
-        inverse_mm: ``(D, *moving)`` float32.
-        warped_moving: ``(1, *fixed)``, the moving image on the fixed grid; its smallest value where it has no data. None if
-            the result was loaded and neither this image nor the moving one was found.
-        warped_fixed: ``(1, *moving)``, likewise.
-        fixed_grid, moving_grid: as the images were given.
-        history: one entry a stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
-        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; if the
-            initial affine mirrors, of the map without the reflection.
+        affine: the affine part alone, ``(D + 1, D + 1)``, fixed to moving world points.
+        forward_mm: forward displacement, ``(D, *fixed)`` float32.
+        inverse_mm: inverse displacement, ``(D, *moving)`` float32.
+        warped_moving: the moving image on the fixed grid, ``(1, *fixed)``; set to its minimum outside its field of view.
+            None if the result was loaded and neither this image nor the moving image was found.
+        warped_fixed: the fixed image on the moving grid, ``(1, *moving)``, likewise.
+        fixed_grid, moving_grid: grids of the images as given.
+        history: one entry per stage: its settings, ``loss`` and ``bending`` of every iteration, ``seconds``.
+        jacobian: see :func:`monai_locor.metrics.jacobian_statistics`, over the fixed mask if there is one; if the initial
+            affine includes a reflection, of the map without it.
         config: the settings.
         intersubject: whether the inter-subject settings were applied, see ``intersubject`` of the settings.
-        warnings: all warnings of the run, including those of reading the images.
-        doubts: those of the warnings that make the verdict WARN at best.
-        unexplained: share of the target image's variance that half of the local fits left unexplained, at least, after the
-            coarse stages: the criterion for ``intersubject``; None if it was not measured.
-        seed: of the run.
+        warnings: all warnings of the run, including those from reading the images.
+        doubts: the warnings that limit the verdict to WARN.
+        unexplained: median over the local fits of the unexplained share of the target image's variance, after the coarse
+            stages: the criterion for ``intersubject``; None if it was not measured.
+        seed: random seed of the run.
         seconds: wall time.
         inputs: names of the input files, if any.
-        device: that it ran on.
-        basis: the learned basis functions; None if the settings have another basis.
-        velocity: of the deformation, as integrated, see :attr:`velocity_mm`; None if there is none.
-        verdict: on the quality of the registration, see :func:`monai_locor.report.judge`.
-        initial: ``(D + 1, D + 1)``, fixed to moving world points, initial affine; None for the identity.
-        fixed_image, moving_image: as read, for pictures; None if not available.
-        arguments: of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
-        timings: wall time of its parts, seconds.
+        device: device of the run.
+        basis: the learned basis functions; None if the settings use another basis.
+        velocity: velocity of the deformation on its lattice, see :attr:`velocity_mm`; None if there is none.
+        verdict: assessment of the registration, see :func:`monai_locor.report.judge`.
+        initial: initial affine, ``(D + 1, D + 1)``, fixed to moving world points; None for the identity.
+        fixed_image, moving_image: images as read, for figures; None if not available.
+        arguments: arguments of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
+        timings: wall times of the parts of the run, seconds.
         interrupted: whether the optimization was interrupted; the transform is the state at the interrupt.
     """
 
@@ -111,16 +111,16 @@ class RegistrationResult:
 
     @property
     def remarks(self) -> list[str]:
-        """Exceptional events of the run, in a few words each."""
+        """Short descriptions of exceptional events of the run."""
         known = {"interrupted": self.interrupted, "inter-subject settings": self.intersubject}
         return [text for text, is_so in known.items() if is_so]
 
     @cached_property
     def transform(self) -> SpatialTransform:
-        """The map from points of the fixed to points of the moving image, RAS mm, and its inverse.
+        """The map from fixed to moving points, RAS mm, with its inverse.
 
-        A displacement field on the fixed grid followed by :attr:`affine`, which extends beyond the grid; the affine map
-        alone without a deformation. The inverse is one field on the moving grid.
+        It consists of a displacement field on the fixed grid followed by :attr:`affine`, which also applies beyond the grid;
+        without a deformation, of the affine alone. The inverse is a single field on the moving grid.
         """
         if self.config.transform != "deformable":
             return SpatialTransform.of_affine(self.affine)
@@ -137,12 +137,12 @@ class RegistrationResult:
         """Map points of the fixed image to the moving image.
 
         Args:
-            points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list. Of a slice in another plane than x-y, in the
+            points: ``(N, D)`` or ``(D,)``, RAS mm; tensor, array or list. For a slice not in the x-y plane, use the
                 coordinates of its grid.
             inverse: map points of the moving image to the fixed image.
 
         Returns:
-            the same shape, float64, RAS mm; a tensor for a tensor, else an array.
+            the mapped points in the same shape, float64, RAS mm; a tensor for a tensor, else an array.
 
         Raises:
             ValueError: for another shape.
@@ -153,13 +153,13 @@ class RegistrationResult:
         return moved if isinstance(points, torch.Tensor) else moved.numpy()
 
     def to_sitk(self, what: str = "transform") -> Any:
-        """The transform or an image as an object of SimpleITK.
+        """Convert the transform or an image to a SimpleITK object.
 
         Args:
-            what: ``"transform"``, a ``SimpleITK.Transform`` that takes points of the fixed to points of the moving image (LPS
-                mm, double precision), as ``SimpleITK.Resample(moving, fixed, transform)`` wants it: a composite of a
-                displacement field and the affine map, or the affine map alone; ``"inverse"``, the other way, a displacement
-                field on the moving grid; ``"warped_moving"`` or ``"warped_fixed"``, a ``SimpleITK.Image``.
+            what: ``"transform"``, a ``SimpleITK.Transform`` from fixed to moving points (LPS mm, double precision), as used
+                by ``SimpleITK.Resample(moving, fixed, transform)``: a composite of a displacement field and the affine map,
+                or the affine map alone; ``"inverse"``, from moving to fixed points, a displacement field on the moving grid;
+                ``"warped_moving"`` or ``"warped_fixed"``, a ``SimpleITK.Image``.
 
         Raises:
             InputError: for another name, or if the result does not hold the image or SimpleITK is not installed.
@@ -169,17 +169,17 @@ class RegistrationResult:
             return image_for_simpleitk(*self._image(what)) if what in IMAGES else simpleitk_of_steps(self._steps(what))
 
     def to_itk(self, what: str = "transform") -> Any:
-        """The same as :meth:`to_sitk` as an object of ITK (itk-python)."""
+        """Like :meth:`to_sitk`, but return an object of the Python package itk."""
         check_part(what, (*TRANSFORMS, *IMAGES))
         with importing("ITK", "itk"):
             return image_for_itk(*self._image(what)) if what in IMAGES else itk_of_steps(self._steps(what))
 
     def to_nibabel(self, what: str = "warped_moving") -> nib.Nifti1Image:
-        """An image or a displacement field as a ``nibabel.Nifti1Image``.
+        """Convert an image or a displacement field to a ``nibabel.Nifti1Image``.
 
         Args:
             what: ``"warped_moving"``, the moving image on the fixed grid, or ``"warped_fixed"``; ``"forward_field"`` or
-                ``"inverse_field"``, the whole transform as ITK, ANTs and Slicer read it (intent vector, LPS mm).
+                ``"inverse_field"``, the complete transform as read by ITK, ANTs and Slicer (intent vector, LPS mm).
 
         Raises:
             InputError: for another name, or if the result does not hold the image.
@@ -199,15 +199,15 @@ class RegistrationResult:
 
     @property
     def forward_ddf(self) -> torch.Tensor:
-        """The forward displacement along the fixed grid's array axes in its voxels, ``(D, *fixed)``.
+        """Return the forward displacement along the fixed grid's array axes in voxels, ``(D, *fixed)``.
 
-        MONAI's ``Warp`` takes it for a moving image that lies on the fixed grid.
+        It is suitable for MONAI's ``Warp`` if the moving image is on the fixed grid.
         """
         return to_voxels(self.forward_mm, self.fixed_grid)
 
     @property
     def inverse_ddf(self) -> torch.Tensor:
-        """``(D, *moving)``: the inverse displacement in voxels of the moving grid."""
+        """Return the inverse displacement along the moving grid's array axes in voxels, ``(D, *moving)``."""
         return to_voxels(self.inverse_mm, self.moving_grid)
 
     def warp_moving(self, image: torch.Tensor, mode: str = "bilinear") -> MetaTensor:
@@ -223,7 +223,7 @@ class RegistrationResult:
         return warped(image, self.fixed_grid, self.inverse_mm, self.moving_grid, mode)
 
     def held(self, name: str) -> MetaTensor:
-        """``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``.
+        """Return ``"warped_moving"``, ``"warped_fixed"``, ``"fixed_image"`` or ``"moving_image"``.
 
         Raises:
             InputError: if the result does not hold it.
@@ -235,7 +235,7 @@ class RegistrationResult:
         return image
 
     def moving_before(self) -> MetaTensor:
-        """The moving image on the fixed grid under the initial affine, ``(1, *fixed)``.
+        """Resample the moving image to the fixed grid with the initial affine, ``(1, *fixed)``.
 
         Raises:
             InputError: if the result does not hold it.
@@ -244,13 +244,13 @@ class RegistrationResult:
 
     @property
     def velocity_mm(self) -> torch.Tensor:
-        """The stationary velocity v on the fixed grid, ``(D, *fixed)`` float32, RAS mm.
+        """Return the stationary velocity v on the fixed grid, ``(D, *fixed)`` float32, RAS mm.
 
         With :attr:`affine` A, ``x + forward_mm(x) = A exp(v)(x)`` and ``y + inverse_mm(y) = exp(-v)(A^-1 y)``, up to
         errors of integration and interpolation.
 
         Raises:
-            InputError: if there is none: without a deformation, with ``composition`` "stages", and for a result from files.
+            InputError: if there is none: without a deformation, with ``composition`` "stages", and for loaded results.
         """
         if self.velocity is None:
             raise InputError(
@@ -261,19 +261,19 @@ class RegistrationResult:
 
     @property
     def initial_mm(self) -> torch.Tensor:
-        """``(D, *fixed)``: the displacement of :attr:`initial`, RAS mm."""
+        """Return the displacement of :attr:`initial`, ``(D, *fixed)``, RAS mm."""
         points = self.fixed_grid.points()
         matrix = np.eye(self.fixed_grid.dims + 1) if self.initial is None else self.initial
         return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0)).float()
 
     def plot(self, title: str | None = None) -> Figure:
-        """Fixed, moving and warped image, checkerboards and the deformed grid, in three planes.
+        """Plot the fixed, moving and warped image, checkerboards and the deformed grid in three planes.
 
         Args:
-            title: by default the verdict.
+            title: figure title; by default the verdict.
 
         Raises:
-            ImportError: if matplotlib is not installed, naming the extra that brings it.
+            ImportError: if matplotlib is not installed; the message names the extra that provides it.
             InputError: if the result does not hold its images.
         """
         return self._display().result_figure(self, title)
@@ -282,26 +282,26 @@ class RegistrationResult:
         return self._display().result_html(self)
 
     def view(self, height: int = 400) -> Any:
-        """A viewer for notebooks (ipyniivue) with the warped image over the fixed one, 3-D only.
+        """Return a notebook viewer (ipyniivue) with the warped image over the fixed image, 3-D only.
 
         Args:
-            height: of the widget, pixels.
+            height: height of the widget, pixels.
 
         Raises:
-            ImportError: if ipyniivue is not installed, naming the extra that brings it.
+            ImportError: if ipyniivue is not installed; the message names the extra that provides it.
             InputError: if the result does not hold its images or is 2-D.
         """
         return self._display().result_viewer(self, height)
 
     @staticmethod
     def _display() -> ModuleType:
-        """Figures and HTML of a result; imported here only, because the report builds on this class."""
+        """Import the module for figures and HTML; not at the top, because the report depends on this class."""
         from ..report import notebook
 
         return notebook
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the fields and images, as plain values for JSON."""
+        """Return everything except fields and images, as plain values for JSON."""
         return {
             "format": FORMAT,
             "inputs": self.inputs,
@@ -334,31 +334,31 @@ class RegistrationResult:
         moving: ImageSource | None = None,
         need_images: bool = False,
     ) -> RegistrationResult:
-        """Read a result that ``monai-locor register`` or :meth:`save` wrote, from any of its outputs.
+        """Read a result written by ``monai-locor register`` or :meth:`save`, from any of its outputs.
 
-        The transform is read from both fields, ``transform.h5``, or the files of ANTs; a missing inverse is computed from it.
-        The images are read again from their files if these have not changed, and warped; otherwise the warped images are read
-        from the folder. Missing images are None, with a warning.
+        The transform is read from both fields, ``transform.h5``, or the ANTs files; a missing inverse is computed. The images
+        are read from their original files and warped if these have not changed; otherwise the warped images are read from
+        the folder. Missing images are None, with a warning.
 
         Args:
-            folder: with ``run.json``.
-            fixed, moving: the images, if they have been moved or were in memory.
-            need_images: refuse a result whose images cannot be read.
+            folder: output folder with ``run.json``.
+            fixed, moving: the images, if their files were moved or if they were in memory.
+            need_images: raise InputError if an image cannot be read.
 
         Raises:
-            InputError: if there is no ``run.json`` or no transform, or an image does not belong to the result.
+            InputError: if there is no ``run.json`` or no transform, or if an image does not belong to the result.
         """
         return cls(**stored_fields(folder, fixed, moving, need_images))
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
-        """Write the result in formats of ITK tools; each file appears only when it is complete.
+        """Write the result in formats of ITK tools; each file is written atomically.
 
-        ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
-        ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm with the affine included,
-        ``affine.tfm`` (the affine part alone), ``run.json`` (:meth:`summary`).
+        The files are ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
+        ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm including the affine, ``affine.tfm``
+        (the affine part alone) and ``run.json`` (:meth:`summary`).
 
         Raises:
-            InputError: if the folder cannot be written to.
+            InputError: if the folder is not writable.
         """
         root = check_output_dir(folder)
         root.mkdir(parents=True, exist_ok=True)
@@ -376,12 +376,12 @@ class RegistrationResult:
         """Write the learned basis functions, for other pairs of the same contrasts (``register(initial_basis=path)``).
 
         Args:
-            path: of the ``.safetensors`` file; a ``.json`` of the same name describes it.
-            contrasts: names of the moving and the fixed contrast, for instance ``("T1", "FLAIR")``, for the description.
+            path: path of the ``.safetensors`` file; a ``.json`` file of the same name describes it.
+            contrasts: names of the moving and the fixed contrast for the description, for instance ``("T1", "FLAIR")``.
 
         Raises:
-            InputError: if the settings have another basis, or it cannot be written there.
-            ImportError: if safetensors is not installed, naming the extra that brings it.
+            InputError: if the settings use another basis, or if the files cannot be written.
+            ImportError: if safetensors is not installed; the message names the extra that provides it.
         """
         if self.basis is None:
             raise InputError(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The policy of a registration: its stages, another start, the restart with the inter-subject settings, undone stages."""
+"""The control flow of a registration: stages, multi-start, restart with the inter-subject settings, undoing of stages."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ __all__ = ["Run", "optimize"]
 
 logger = logging.getLogger(__name__)
 
-COARSE_FACTOR = 4  # distance of the samples, smallest voxels, from which a deformable stage is a coarse one
-FINAL_STEPS = 5  # whose mean loss is that of the stage
-MAX_LOSS_INCREASE = 0.02  # share of the loss that the random windows alone may change
+COARSE_FACTOR = 4  # minimum sample distance of coarse deformable stages, in units of the smallest voxel side
+FINAL_STEPS = 5  # number of steps averaged for the final loss of a stage
+MAX_LOSS_INCREASE = 0.02  # relative; the random window shifts change the loss by up to this
 
 
 def optimize(engine: RegistrationEngine, progress: bool = False) -> RegistrationEngine:
     """Run all stages of an engine's settings.
 
     Args:
-        engine: as constructed.
+        engine: newly constructed engine.
         progress: show a progress bar.
 
     Returns:
-        the engine with the result: another one if a better start was found or the inter-subject settings were applied.
+        the engine with the result: a new engine if a better start was found or the inter-subject settings were applied.
     """
     return Run(engine).complete(progress)
 
 
 class Run:
-    """One registration from start to end.
+    """One complete registration.
 
     Args:
-        engine: as constructed.
+        engine: newly constructed engine.
 
     Attributes:
-        engine: with the current state, also after an interrupt.
-        config: settings that were asked for; those of ``engine`` differ after a restart with the inter-subject settings.
-        unexplained_share: share of the target's variance that half of the local fits leave unexplained, at least, after the
-            coarse stages; None if it was not measured.
+        engine: engine with the current state, also after an interrupt.
+        config: requested settings; those of ``engine`` differ after a restart with the inter-subject settings.
+        unexplained_share: median over the local fits of the unexplained share of the target's variance, after the coarse
+            stages; None if it was not measured.
     """
 
     def __init__(self, engine: RegistrationEngine) -> None:
@@ -93,7 +93,7 @@ class Run:
         return self.engine
 
     def run_coarse(self, bar: tqdm) -> None:
-        """Run the affine stages, from another start if that is better, and the coarse deformable stages."""
+        """Run the affine stages, with multi-start, and the coarse deformable stages."""
         _run_stages(self.engine, self.affine_stages, bar)
         if self.affine_stages and self.start.search:
             self._try_another_start(bar)
@@ -102,10 +102,10 @@ class Run:
         _run_stages(self.engine, self.coarse_stages, bar)
 
     def _try_another_start(self, bar: tqdm) -> None:
-        """Repeat the affine stages if a search finds another start, and keep the better result."""
+        """Repeat the affine stages if the search finds another start, and keep the better result."""
         first, images, initial = self.engine, self.start.images, self.start.affine
         matrix, scaling = first.matrix(), self.config.transform != "rigid"
-        none = np.zeros_like(matrix)  # is sent where there is none
+        none = np.zeros_like(matrix)  # sent if there is no other start
 
         def search() -> np.ndarray:
             found = better_start(*images, matrix, initial, scaling)
@@ -134,7 +134,7 @@ class Run:
         if not checks_correspondence(self.config):
             return False
         share = median_unexplained_share(self.engine)
-        if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # inside a mask, fits are worse for any pair
+        if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # residuals inside a mask are larger for any pair
             share = min(share, self._share_without_masks(bar))
         self.unexplained_share = share if math.isfinite(share) else None  # JSON has no NaN
         if not share > MAX_UNEXPLAINED_SHARE:
@@ -147,7 +147,7 @@ class Run:
         return True
 
     def _share_without_masks(self, bar: tqdm) -> float:
-        """The unexplained share of the whole images after the same stages."""
+        """Return the unexplained share after the same stages without masks."""
 
         def measure() -> np.ndarray:
             if self.start.unmasked is None:
@@ -171,13 +171,13 @@ def _steps(stages: Sequence[Stage]) -> int:
 
 
 def _final_loss(history: Sequence[Mapping[str, Any]]) -> float:
-    """Mean of the last losses, to compare two runs of the same stages."""
+    """Return the mean of the last losses, for comparing two runs of the same stages."""
     last = [math.nan if v is None else v for v in history[-1]["loss"][-FINAL_STEPS:]]
     return sum(last) / len(last)
 
 
 def _run_stages(engine: RegistrationEngine, stages: Sequence[Stage], bar: tqdm) -> None:
-    """Run all steps of some stages and record them in the engine's history."""
+    """Run stages and record them in the history of the engine."""
     for stage in stages:
         start, values = time.perf_counter(), []
         try:
@@ -198,7 +198,7 @@ def _run_stages(engine: RegistrationEngine, stages: Sequence[Stage], bar: tqdm) 
 def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
     """Restore the state before a stage if the loss increased.
 
-    The optimizer's steps do not become shorter near a perfect fit, where the gradient is only noise.
+    Near a perfect fit the gradient is only noise, but the optimizer's steps do not become shorter.
     """
     loss = values.sum(1)
     first, last = loss[0], loss[-FINAL_STEPS:].nanmean()

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The schedule of a registration: its stages, and which of them run for a kind of transform."""
+"""The schedule of a registration: its stages and their selection by the type of transform."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Stage", "rate_factor", "schedule_of"]
 class Stage:
     """One stage of the schedule.
 
-    Lengths count in the smallest voxel size of the fixed image (for ``factor``: of the direction's reference image),
+    Lengths are in units of the smallest voxel side of the fixed image (for ``factor``: of the direction's reference image),
     so that a schedule scales from mouse to human and does not depend on anisotropy.
 
     Args:
-        factor: distance of the samples of the loss.
-        iterations: optimization steps.
-        spacing: distance of control points; None keeps the deformation fixed (affine only).
-        learning_rate: of the coefficients, in control-point spacings per step, by default 0.08, and never more than a
-            twentieth of the field of view; in an affine stage, of the affine, by default the configuration's.
+        factor: sample distance of the loss.
+        iterations: number of optimization steps.
+        spacing: control-point spacing; None keeps the deformation fixed (affine only).
+        learning_rate: learning rate of the coefficients in control-point spacings per step, by default 0.08, limited to a
+            twentieth of the field of view; in an affine stage, of the affine, by default that of the configuration.
     """
 
     factor: float
@@ -43,7 +43,7 @@ class Stage:
         STEPS.check("iterations", self.iterations)
 
 
-DENSE_RATE = 8e-2  # of a deformable stage without a learning rate
+DENSE_RATE = 8e-2  # default learning rate of deformable stages
 
 DEFAULT_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1.5e-2),
@@ -74,19 +74,19 @@ PAPER_STAGES = (
 def schedule_of(
     stages: Sequence[Stage], transform: str, affine: bool, rate: float
 ) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
-    """The stages that run for a kind of transform.
+    """Return the stages to run for a type of transform.
 
-    Without a deformation, each deformable stage that samples more finely than the stages before it becomes an affine one:
-    with its steps, and with the learning rate of the last affine stage in proportion to the distance of the samples.
+    Without a deformation, each deformable stage with finer samples than all stages before it is replaced by an affine stage
+    with as many steps. Its learning rate is that of the last affine stage, scaled by the ratio of the sample distances.
 
     Args:
-        stages: of the settings.
+        stages: stages of the settings.
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
-        affine: whether the affine is optimized; affine stages are skipped if not.
-        rate: of affine stages without a learning rate.
+        affine: whether the affine is optimized; if not, affine stages are skipped.
+        rate: learning rate of affine stages without their own.
 
     Returns:
-        the first, affine stages, whose result is compared with other starts; and all others.
+        the first, affine stages, after which multi-start is applied; and all others.
 
     >>> [[s.factor for s in part] for part in schedule_of(DEFAULT_STAGES, "rigid", True, 5e-3)]
     [[8, 4], [2, 1]]
@@ -114,12 +114,12 @@ def _without_deformation(first: Sequence[Stage], rest: Sequence[Stage], rate: fl
 
 
 def rate_factor(iterations: int, warmup: int, decay_start: float, decay_end: float) -> Callable[[int], float]:
-    """Learning rate at each step of a stage, relative to its maximum.
+    """Return the learning rate as a function of the step of a stage, relative to its maximum.
 
-    Rises linearly in the first ``warmup`` steps; falls along half a cosine from ``decay_start`` to ``decay_end``.
+    It increases linearly in the first ``warmup`` steps and decays along half a cosine from ``decay_start`` to ``decay_end``.
 
     Args:
-        iterations: steps of the stage.
+        iterations: number of steps of the stage.
         warmup, decay_start, decay_end: see :class:`monai_locor.registration.RegistrationConfig`.
     """
 

@@ -50,15 +50,15 @@ OwnSimilarity = nn.Module | Callable[[int], nn.Module]
 def chosen_similarity(
     config: RegistrationConfig, given: str | OwnSimilarity | None, options: Mapping[str, Any] | None = None
 ) -> tuple[RegistrationConfig, OwnSimilarity | None]:
-    """The settings with the given measure, and the measure itself if it is a custom one.
+    """Return the settings with the given measure, and the measure itself if it is a custom one.
 
     Args:
         config: settings.
-        given: a name, a module or a function that makes one; None for the measure of the settings.
-        options: of a measure with a name, see ``similarity_options`` of the settings.
+        given: a name, a module or a function that returns one; None for the measure of the settings.
+        options: options of a named measure, see ``similarity_options`` of the settings.
 
     Raises:
-        InputError: for an unknown name or option, or something else.
+        InputError: for an unknown name or option, or an object of another type.
     """
     if given is None and config.similarity == CUSTOM:
         raise InputError("the settings used a custom similarity; pass it again as similarity.")
@@ -78,13 +78,13 @@ def make_similarities(
     own: OwnSimilarity | None = None,
     channel_weights: Sequence[float] = (1.0,),
 ) -> list[nn.Module]:
-    """The measure that some settings ask for, once for each generator; torch's global random state is left as it was.
+    """Construct the measure of the settings once per generator; torch's global random state is preserved.
 
     Args:
         config, spatial_dims, own: see :func:`make_similarity`.
-        generators: CPU random generators of each measure.
-        seed: of the initial weights.
-        channel_weights: one for each pair of channels; several pairs have a measure each.
+        generators: a CPU random generator for each measure.
+        seed: random seed of the initial weights.
+        channel_weights: one weight per pair of channels; each pair has its own measure.
 
     Raises:
         InputError, ValueError: see :func:`make_similarity`.
@@ -109,18 +109,18 @@ def make_similarity(
     own: OwnSimilarity | None = None,
     weights: torch.Generator | None = None,
 ) -> nn.Module:
-    """The measure that some settings ask for, of one direction.
+    """Construct the measure of the settings for one direction.
 
     Args:
         config: settings.
         spatial_dims: 2 or 3.
-        generator: CPU random generator of its random numbers.
-        own: replaces the measure of the settings: a module, which is copied, or a function of ``spatial_dims`` that makes one.
-        weights: CPU random generator of the first weights of a learned basis; by default torch's global one.
+        generator: CPU random generator for its random numbers.
+        own: overrides the measure of the settings: a module, which is copied, or a function of ``spatial_dims`` returning one.
+        weights: CPU random generator for the initial weights of a learned basis; by default torch's global generator.
 
     Raises:
-        InputError: if ``own`` does not make a module or makes one that cannot be used here.
-        ValueError: if the settings used a custom similarity, and none is given.
+        InputError: if ``own`` does not return a module, or if the module cannot be used here.
+        ValueError: if the settings require a custom similarity and none is given.
     """
     if own is not None:
         return _own_similarity(own, config, spatial_dims, generator)
@@ -149,7 +149,7 @@ def _own_similarity(
         )
     for module in loss.modules():
         if getattr(module, "generator", "none") is None:
-            setattr(module, "generator", generator)  # noqa: B010  # its random numbers follow the seed
+            setattr(module, "generator", generator)  # noqa: B010  # its random numbers depend on the seed
     channels = channels_of(loss)
     if channels not in (1, 2) or (channels == 2 and config.derivative == "none"):
         raise InputError(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading a registration from its output folder, from any of its outputs."""
+"""Reading of a registration result from its output folder, from any of its outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WARPED = {"moving": "warped.nii.gz", "fixed": "warped_fixed.nii.gz"}
 def stored_fields(
     folder: str | PathLike[str], fixed: ImageSource | None, moving: ImageSource | None, need_images: bool
 ) -> dict[str, Any]:
-    """The fields of a :class:`.result.RegistrationResult`, read from its folder; see its ``load``."""
+    """Read the fields of a :class:`.result.RegistrationResult` from its folder; see its ``load``."""
     manifest = RunManifest.load(folder)
     root, content = manifest.path.parent, manifest.content
     images = {role: _image(manifest, role, given, need_images) for role, given in (("fixed", fixed), ("moving", moving))}
@@ -62,7 +62,7 @@ def stored_fields(
 
 
 def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that run.json holds."""
+    """Return the fields stored in run.json."""
     initial = content.get("initial")
     return {
         "affine": np.array(content["affine"]),
@@ -80,7 +80,7 @@ def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: bool) -> MetaTensor | None:
-    """The given image, or the input file of the run if it has not changed."""
+    """Read the given image, or the input file of the run if it has not changed."""
     try:
         source = manifest.input(role) if given is None else given
     except InputError as error:
@@ -92,7 +92,7 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
 
 
 def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, MetaTensor | None]) -> SpatialTransform:
-    """The whole transform, with its inverse if the folder has it."""
+    """Read the complete transform, with its inverse if available."""
     deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
     if deformable and not has_deformation(root):
         raise InputError(
@@ -105,17 +105,17 @@ def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, Meta
 
 
 def _grid_of_run(role: str, content: Mapping[str, Any]) -> Grid | None:
-    """The grid of the fixed or moving image in run.json."""
+    """Return the grid of the fixed or moving image in run.json, or None."""
     entry = content.get(f"{role}_grid")
     return None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
 
 
 def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, transform: SpatialTransform) -> Grid:
-    """The grid of the fixed or moving image: from run.json, from a field on it, or from the image."""
+    """Return the grid of the fixed or moving image: from run.json, from a field on it, or from the image."""
     steps = transform.steps if role == "fixed" else transform.inverse_steps or ()
     field = steps[0].grid if steps and isinstance(steps[0], FieldStep) else None
     recorded = _grid_of_run(role, content)
-    if recorded is not None and (field is None or same_grid(recorded, field)):  # has more digits than a header
+    if recorded is not None and (field is None or same_grid(recorded, field)):  # more digits than in a NIfTI header
         return recorded
     if field is not None:
         return field
@@ -127,7 +127,7 @@ def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, trans
 def _warped(
     root: Path, role: str, image: MetaTensor | None, grid: Grid, displacement_mm: torch.Tensor, target: Grid
 ) -> MetaTensor | None:
-    """The warped image, computed from the image or read from the folder."""
+    """Return the warped image, computed from the image or read from the folder."""
     if image is not None:
         return warped(image, grid, displacement_mm, target)
     path = root / _WARPED[role]

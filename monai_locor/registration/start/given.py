@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The initial transform as given by the user: a name, numbers, a transform or files."""
+"""The initial transform as given by the user: a name, an array, a transform or files."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 #: a name, a matrix or field, a transform of this or of another library, a file or a list of these
 Initial: TypeAlias = "np.ndarray | torch.Tensor | str | PathLike[str] | SpatialTransform | Sequence[Any] | Any | None"
-MIN_FIELD_COVERAGE = 0.95  # share of the fixed image; fields that cover less are warned of
+MIN_FIELD_COVERAGE = 0.95  # fraction of the fixed image, below which a warning is logged
 
 
 def start_word(initial: Initial) -> str | None:
-    """The value of the setting ``initialization`` for a name; None for anything else.
+    """Return the value of the setting ``initialization`` for a name; None for anything else.
 
     >>> start_word("center"), start_word("start.tfm")
     ('centers', None)
@@ -45,18 +45,19 @@ def start_word(initial: Initial) -> str | None:
 def given_start(
     initial: Initial, fixed: PreparedImage, moving: PreparedImage, initialization: str
 ) -> tuple[np.ndarray, torch.Tensor | None]:
-    """The initial affine and, for a given deformation, its rest.
+    """Return the initial affine and, for a given deformation, the remaining displacement.
 
     Args:
         initial: see :func:`monai_locor.register`.
-        fixed, moving: the images.
-        initialization: of the settings, used if nothing is given.
+        fixed, moving: the prepared images.
+        initialization: value of the setting, used if ``initial`` is None.
 
     Returns:
-        ``(D + 1, D + 1)``, fixed to moving world points, RAS mm; ``(D, *fixed)`` in the prepared order, RAS mm, or None.
+        the affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm; the displacement, ``(D, *fixed)`` in the
+        prepared axis order, RAS mm, or None.
 
     Raises:
-        InputError: if it is not an initial transform, singular, not finite, or of another number of dimensions.
+        InputError: if it is not a transform, singular, not finite, or of another number of dimensions.
     """
     word = initialization if initial is None else start_word(initial)
     if word is not None:
@@ -78,7 +79,7 @@ def given_start(
 
 
 def _check_name(initial: Initial) -> None:
-    """Refuse a mistyped name."""
+    """Raise InputError for a mistyped name."""
     if isinstance(initial, str) and not Path(initial).suffix and not initial.startswith("["):
         path = Path(initial).expanduser()
         if not path.exists() and not list(path.parent.glob(f"{path.name}*")):  # the prefix of an ANTs registration
@@ -88,14 +89,14 @@ def _check_name(initial: Initial) -> None:
 def _numbers(initial: Any) -> torch.Tensor:
     try:
         values = plain(torch.as_tensor(np.asarray(initial) if isinstance(initial, (list, tuple)) else initial))
-    except Exception as error:  # of any type
+    except Exception as error:  # libraries raise various types
         kinds = "a matrix, a displacement field, a transform, a file, a list of transforms"
         raise InputError(f"initial is a {type(initial).__name__}; give {kinds} or one of {', '.join(STARTS)}.") from error
     return values.detach().cpu()
 
 
 def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
-    """Its matrix, or its displacement on the fixed grid."""
+    """Return the matrix of an affine transform, or else the displacement on the fixed grid."""
     if transform.dims != fixed.dims:
         raise InputError(f"initial has {transform.dims} dimensions, the fixed image {fixed.dims}; give one of the same.")
     if transform.is_affine:

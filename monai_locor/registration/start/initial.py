@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Initial affines, and checks of them."""
+"""Computation and checks of initial affines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_di
 
 logger = logging.getLogger(__name__)
 
-MIN_WORLD_OVERLAP = 0.25  # share of the smaller field of view, below which world coordinates are taken as unrelated
-MIN_OVERLAP = 0.10  # share of the smaller field of view
+MIN_WORLD_OVERLAP = 0.25  # fraction of the smaller field of view, below which world coordinates are considered unrelated
+MIN_OVERLAP = 0.10  # fraction of the smaller field of view
 LENGTH_TOLERANCE = 1e-3  # relative; matrices may be written with few digits
-AFFINE_TOLERANCE = 0.05  # voxels, by which an affine field may differ from its matrix
+AFFINE_TOLERANCE = 0.05  # voxels; maximum difference between an affine field and its matrix
 
 
 def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
-    """Overlap of two fields of view under ``affine`` (fixed to moving world points), as share of the smaller one."""
+    """Return the overlap of two fields of view under ``affine`` (fixed to moving points), as a fraction of the smaller one."""
     step = np.maximum(1, np.array(fixed.shape) // 24)
     axes = [np.arange(0, n, s, dtype=np.float64) for n, s in zip(fixed.shape, step, strict=True)]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, fixed.dims)
@@ -37,15 +37,15 @@ def overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> float:
 
 
 def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.ndarray:
-    """The initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+    """Return the initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
 
     Args:
-        how: ``"world"`` uses the world coordinates; ``"centers"`` aligns the centers of the fields of view; ``"moments"``
-            the centers of mass; ``"auto"`` uses the world coordinates if the fields of view share at least a quarter of the
-            smaller one, otherwise their centers.
+        how: ``"world"`` uses the world coordinates; ``"centers"`` aligns the centers of the fields of view, ``"moments"`` the
+            centers of mass; ``"auto"`` uses the world coordinates if the overlap is at least a quarter of the smaller field
+            of view, otherwise the centers.
 
     Raises:
-        InputError: if the images do not overlap enough to start from.
+        InputError: if the overlap of the images is too small.
     """
     shared = overlap(fixed.grid, moving.grid, np.eye(fixed.grid.dims + 1))
     if how == "auto":
@@ -61,10 +61,10 @@ def initial_affine(fixed: PreparedImage, moving: PreparedImage, how: str) -> np.
 
 
 def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
-    """Refuse a start with too little overlap.
+    """Check that the fields of view overlap sufficiently.
 
     Raises:
-        InputError: if the fields of view share less than a tenth of the smaller one.
+        InputError: if the overlap is less than a tenth of the smaller field of view.
     """
     shared = overlap(fixed, moving, affine)
     if shared < MIN_OVERLAP:
@@ -77,19 +77,19 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
 def check_kind(
     transform: str, affine: np.ndarray, displacement_mm: torch.Tensor | None, grid: Grid, velocity: torch.Tensor | None = None
 ) -> torch.Tensor | None:
-    """Check an initial transform against the kind of transform of the settings.
+    """Check an initial transform against the setting ``transform``.
 
-    An affine of another kind, or one that mirrors, remains part of the result, with a warning.
+    An affine of another type, or with a reflection, is kept with a warning.
 
     Args:
         transform: see :class:`monai_locor.registration.RegistrationConfig`.
         affine: ``(D + 1, D + 1)``, fixed to moving world points.
-        displacement_mm: the rest of the initial transform, ``(D, *grid)`` RAS mm, or None.
+        displacement_mm: the remaining initial displacement, ``(D, *grid)`` RAS mm, or None.
         grid: fixed grid.
         velocity: initial velocity, or None.
 
     Returns:
-        the displacement; None without a deformation.
+        the displacement; None for transforms without a deformation.
 
     Raises:
         InputError: if a deformation is given for a transform without one.
@@ -113,7 +113,7 @@ def check_kind(
 
 
 def split_displacement(displacement_mm: torch.Tensor, grid: Grid) -> tuple[np.ndarray, torch.Tensor]:
-    """Split a transform: ``x + u(x) = A (x + w(x))`` with the least-squares affine A.
+    """Split off the least-squares affine A of a transform: ``x + u(x) = A (x + w(x))``.
 
     Args:
         displacement_mm: ``u``, ``(D, *grid.shape)``, RAS mm.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The initial state of the similarity measures of a registration."""
+"""Initial state of the similarity measures of a registration."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["InitialLosses"]
 
 @dataclass(frozen=True, eq=False)
 class InitialLosses:
-    """Everything that the similarity measures of both directions are made from, apart from the settings.
+    """The inputs, besides the settings, from which the similarity measures of both directions are constructed.
 
     Attributes:
-        seed: of the basis networks and of the window shifts.
-        similarity: replaces the measure of the settings, see :func:`monai_locor.registration.similarity.make_similarity`.
-        channel_weights: one for each pair of channels.
+        seed: random seed of the basis networks and the window shifts.
+        similarity: overrides the measure of the settings, see :func:`monai_locor.registration.similarity.make_similarity`.
+        channel_weights: one weight per pair of channels.
         basis: initial bases of both directions, optimized further.
     """
 
@@ -35,14 +35,14 @@ class InitialLosses:
     basis: BasisPair | None = None
 
     def make(self, config: RegistrationConfig, spatial_dims: int) -> list[nn.Module]:
-        """New losses of both directions, on the host; the same ones at every call.
+        """Construct the losses of both directions, on the host; every call returns new losses in the same state.
 
         Raises:
             InputError, ValueError: see :func:`monai_locor.registration.similarity.make_similarity`.
         """
-        # one generator for each direction, so that its random numbers do not depend on where the other one is computed
+        # one generator per direction, so that its random numbers do not depend on the device of the other direction
         generators = [torch.Generator("cpu").manual_seed(2 * self.seed + k) for k in range(2)]
         losses = make_similarities(config, spatial_dims, generators, self.seed, self.similarity, self.channel_weights)
         if self.basis is not None:
-            self.basis.load_into(*losses)  # type: ignore[arg-type]  # such a basis goes with the default measure only
+            self.basis.load_into(*losses)  # type: ignore[arg-type]  # used with the default measure only
         return losses

@@ -19,17 +19,17 @@ from ...tensors import plain
 
 __all__ = ["PreparedImage", "prepare", "smoothed", "weighted_gaussian"]
 
-SOFT_LIMITS = (-0.25, 1.25)  # of normalized intensities: some contrast beyond the robust range, bounded outliers
+SOFT_LIMITS = (-0.25, 1.25)  # limits of normalized intensities: keep some contrast beyond the robust range, bound outliers
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image in canonical axis order, its intensities in about [0, 1].
+    """An image in canonical axis order with intensities in about [0, 1].
 
     Attributes:
-        image: ``(C, *spatial)`` float32, one channel or several.
-        weight: ``(1, *spatial)`` in [0, 1], or None for weights of 1.
-        grid: its grid, axes nearest to R, A, S.
+        image: intensities, ``(C, *spatial)`` float32, one or several channels.
+        weight: weights of the voxels, ``(1, *spatial)`` in [0, 1], or None for weights of 1.
+        grid: grid of the image, with axes closest to R, A, S.
         stored: grid of the image as given.
         axes, flips: reordering from ``stored`` to ``grid``.
     """
@@ -43,16 +43,16 @@ class PreparedImage:
 
     @property
     def device(self) -> torch.device:
-        """Device of the image."""
+        """The device of the image."""
         return self.image.device
 
     def to(self, device: torch.device | str) -> PreparedImage:
-        """The same on a device, also usable by autograd if it was made in ``torch.inference_mode``."""
+        """Copy to a device; the copy is usable by autograd even if the image was created in ``torch.inference_mode``."""
         weight = None if self.weight is None else plain(self.weight).to(device)
         return dataclasses.replace(self, image=plain(self.image).to(device), weight=weight)
 
     def to_stored(self, volume: torch.Tensor) -> torch.Tensor:
-        """``(C, *spatial)`` on :attr:`grid` back to the order of :attr:`stored`; world components are unchanged."""
+        """Reorder ``(C, *spatial)`` from :attr:`grid` to :attr:`stored`; vector components (world) are not changed."""
         return reorder(volume, *stored_order(self.axes, self.flips))
 
 
@@ -66,8 +66,8 @@ def prepare(
         image: ``(C, *spatial)``, finite; channels are normalized separately.
         weight: ``(1, *spatial)`` on the same grid, or None.
         quantile: see :class:`monai_locor.registration.RegistrationConfig`.
-        device: of the result.
-        grid: of the image; by default that of the MetaTensor.
+        device: device of the result.
+        grid: grid of the image; by default that of the MetaTensor.
     """
     stored = Grid.of(image) if grid is None else grid
     axes, flips = stored.canonical_order()
@@ -81,20 +81,20 @@ def prepare(
 
 def _normalized(values: torch.Tensor, weight: torch.Tensor | None, quantile: float) -> torch.Tensor:
     low, high = robust_range(values[None], None if weight is None else weight[None] > 0, quantile)
-    # in float64: an offset of 1e4 would leave no digits of a small contrast
+    # float64, because a large offset (1e4) would leave too few digits for a small contrast
     values = ((values.double() - low.item()) / max(high.item() - low.item(), 1e-30)).clamp_(*SOFT_LIMITS).float()
     return values if weight is None else _filled(values, weight)
 
 
 def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted Gaussian average, and where it is defined.
+    """Compute the weighted Gaussian average and its support.
 
     Args:
         image, weight: ``(1, *spatial)``.
-        sigma: standard deviation along each axis, voxels; 0 leaves an axis as it is.
+        sigma: standard deviation along each axis, voxels; 0 for no smoothing.
 
     Returns:
-        the average, normalized by the weights, also at the border; and a mask of where the sum of weights is not zero.
+        the average, normalized by the weights, also at the border; and a mask of voxels with a nonzero sum of weights.
     """
     matrices = [_gaussian_matrix(n, s).to(image, non_blocking=True) for n, s in zip(image.shape[1:], sigma, strict=True)]
     total = separable(matrices, weight)
@@ -102,7 +102,7 @@ def weighted_gaussian(image: torch.Tensor, weight: torch.Tensor, sigma: Sequence
 
 
 def smoothed(image: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
-    """Gaussian average over all voxels, :func:`weighted_gaussian` with weights of one."""
+    """Compute the Gaussian average over all voxels: :func:`weighted_gaussian` with weights of 1."""
     matrices = [_gaussian_matrix(n, s) for n, s in zip(image.shape[1:], sigma, strict=True)]
     return separable([(m / m.sum(1, keepdim=True)).to(image, non_blocking=True) for m in matrices], image)
 

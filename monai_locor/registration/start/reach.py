@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The parts of two images that a registration can reach.
+"""Cropping of two images to the parts that a registration can reach.
 
-A slab overlaps with little of a whole-body image; the rest of it would only cost time and memory.
+For instance, a slab overlaps only a small part of a whole-body image; processing the rest would waste time and memory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ __all__ = ["box_within", "parts_in_reach", "reachable", "reached_box"]
 
 logger = logging.getLogger(__name__)
 
-REACH_MARGIN = 0.5  # share of the longest side of the other field of view, added on every side
-MAX_CROPPED_SHARE = 0.5  # of the voxels; larger parts are not cropped
+REACH_MARGIN = 0.5  # fraction of the longest side of the other field of view, added on every side
+MAX_CROPPED_SHARE = 0.5  # fraction of the voxels, above which an image is not cropped
 
 
 def reached_box(grid: Grid, other: Grid, matrix: np.ndarray, beyond: float = 0.0) -> tuple[slice, ...]:
-    """The voxels of a grid that another field of view reaches, with a margin of half its longest side.
+    """Return the voxels of a grid within reach of another field of view, with a margin of half its longest side.
 
-    Affine stages and deformation move the images by less than that, and so does a rotation by 35 degrees the corners of a
-    box.
+    The margin exceeds the displacements by the affine stages and the deformation, and those of the corners of a box by a
+    rotation of 35 degrees.
 
     Args:
         other: the other field of view.
         matrix: ``(D + 1, D + 1)``, from its world points to those of ``grid``, RAS mm.
-        beyond: further margin, mm.
+        beyond: additional margin, mm.
 
     Returns:
-        one slice per axis, empty without overlap.
+        one slice per axis, empty if there is no overlap.
     """
     sides = matrix[:-1, :-1] @ (other.affine[:-1, :-1] * np.array(other.shape))
     margin = REACH_MARGIN * float(np.linalg.norm(sides, axis=0).max()) + beyond
@@ -49,14 +49,14 @@ def reached_box(grid: Grid, other: Grid, matrix: np.ndarray, beyond: float = 0.0
 
 
 def _corner_index(shape: tuple[int, ...]) -> np.ndarray:
-    """Indices of the outer corners of the outer voxels, ``(D, 2 ** D)``."""
+    """Return the voxel coordinates of the corners of the field of view, ``(D, 2 ** D)``."""
     return np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij")).reshape(len(shape), -1)
 
 
 def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: float, beyond: float = 0.0) -> PreparedImage:
-    """The part of an image in :func:`reached_box`, if that is at most half of it; otherwise the image itself.
+    """Crop an image to :func:`reached_box` if the box contains at most half of the voxels; otherwise return the image.
 
-    The intensities of the part are normalized again, by its own range.
+    The intensities of the cropped image are normalized again by its own range.
 
     Args:
         other, matrix, beyond: see :func:`reached_box`.
@@ -75,7 +75,7 @@ def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: f
 
 
 def box_within(part: Grid, whole: Grid) -> tuple[slice, ...]:
-    """Voxels of a part of a grid."""
+    """Return the slices of a grid that contain a part of it."""
     start = np.round(voxel_to_voxel(part, whole)[:-1, -1]).astype(int)
     return tuple(slice(int(a), int(a) + n) for a, n in zip(start, part.shape, strict=True))
 
@@ -87,13 +87,13 @@ def parts_in_reach(
     given: Sequence[torch.Tensor | None],
     fixed_stays: bool,
 ) -> tuple[PreparedImage, PreparedImage]:
-    """The parts of the fixed and the moving image that a registration uses.
+    """Return the parts of the fixed and the moving image to register.
 
     Args:
         whole: both images.
         initial: initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        given: initial velocities and displacements, ``(D, *fixed)``, RAS mm, whose length adds to the margin. With any, the
-            fixed image is not cropped.
+        given: initial velocities and displacements, ``(D, *fixed)``, RAS mm, whose length is added to the margin. If there
+            are any, the fixed image is not cropped.
         fixed_stays: do not crop the fixed image.
     """
     fixed, moving = whole

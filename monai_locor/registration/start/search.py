@@ -1,11 +1,11 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Multi-start search: all translations and many rotations at once, and the choice between two affines.
+"""Multi-start search over all translations and many rotations, and the choice between two affines.
 
-For one rotation, the joint histograms of two images at *all* translations are correlations of their indicator functions of
-gray levels: a few small FFTs give the mutual information everywhere, whatever the overlap in world
-coordinates. The best of them and the affine to check are refined in the same way and compared at a finer scale.
+For one rotation, the joint histograms of two images at *all* translations are correlations of the indicator functions of
+their gray levels, so a few small FFTs give the mutual information for all translations, regardless of the overlap in world
+coordinates. The best candidates and the affine to check are refined in the same way and compared at a finer scale.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ __all__ = ["StartSearch", "better_start", "second_is_better"]
 
 logger = logging.getLogger(__name__)
 
-SEARCH_SAMPLES, COMPARE_SAMPLES = 2**11, 2**16  # of the smaller field of view
-MAX_VOLUME_RATIO = 2**4  # of the fields of view, beyond which samples are coarser
-LEVELS = 6  # of gray
+SEARCH_SAMPLES, COMPARE_SAMPLES = 2**11, 2**16  # number in the smaller field of view
+MAX_VOLUME_RATIO = 2**4  # of the fields of view; samples are coarser above it
+LEVELS = 6  # number of gray levels
 ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
 CANDIDATES = 5
-ITERATIONS, RATE = 30, 0.03  # of the refinement; step in units of half the field of view
-PLAUSIBLE_STRETCH = (0.6, 1.6)  # stretch along any direction
-MIN_START_DISTANCE = 0.6  # samples; nearer starts converge to the same affine
+ITERATIONS, RATE = 30, 0.03  # steps and learning rate of the refinement, the latter in units of half the field of view
+PLAUSIBLE_STRETCH = (0.6, 1.6)  # along any direction
+MIN_START_DISTANCE = 0.6  # samples; closer starts converge to the same affine
 MIN_RELATIVE_SCORE = 0.95  # of another start, relative to the affine
-CLEARLY_WORSE_SCORE = 0.8  # relative to the better affine, below which the loss does not matter
-CLEARLY_BETTER_SCORE = 1.1  # of a start relative to the affine, above which the loss does not matter; chance: up to 1.05
-CHANCE_SCORE = 5e-4  # of unrelated images
+CLEARLY_WORSE_SCORE = 0.8  # relative to the better affine; below it, the loss is not used
+CLEARLY_BETTER_SCORE = 1.1  # of a start relative to the affine; above it, the loss is not used; up to 1.05 by chance
+CHANCE_SCORE = 5e-4  # typical of unrelated images
 
 
 def better_start(
@@ -47,18 +47,18 @@ def better_start(
 ) -> np.ndarray | None:
     """Compare an affine with the result of a global search.
 
-    The measure is coarse and differs from the loss of the registration: for two nearly equal alignments the loss must decide.
-    So a start that is nearly as good is also returned, and :func:`second_is_better` chooses after its registration.
+    The measure is coarse and differs from the loss of the registration, so it cannot decide between nearly equal alignments.
+    Therefore a start that is nearly as good is also returned, and :func:`second_is_better` decides after its registration.
 
     Args:
         fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
-        affine: to be checked, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        initial: its initial affine. The search covers the rotations up to about 35 degrees around its linear part, with any
-            translation.
+        affine: affine to be checked, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        initial: its initial affine. The search covers rotations up to about 35 degrees relative to its linear part and all
+            translations.
         scaling: whether the scale of a start may differ from that of ``initial``.
 
     Returns:
-        None if nothing as good was found, else the other initial affine, ``(D + 1, D + 1)`` RAS mm.
+        the other initial affine, ``(D + 1, D + 1)`` RAS mm; None if none of similar quality was found.
     """
     search = StartSearch(fixed, moving, SEARCH_SAMPLES)
     matrices = search.refined([affine, *search.screened(initial)], scaling)
@@ -83,12 +83,12 @@ def second_is_better(
     initial: np.ndarray,
     start: np.ndarray,
 ) -> bool:
-    """Choose between two affines: if neither is clearly better by the measure of the search, by the lower loss.
+    """Choose between two affines by the measure of the search or, if neither is clearly better, by the loss.
 
-    The loss alone is not sufficient: it is a mean over the overlap, and air fits well.
+    The loss alone is not sufficient, because it is a mean over the overlap, and air has small residuals.
 
     Args:
-        affines: each ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        affines: both affines, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
         losses: final losses of both; may be NaN.
         initial: initial affine of the first.
         start: initial affine of the second.
@@ -106,7 +106,7 @@ def second_is_better(
 
 
 def _stretch(affine: np.ndarray, initial: np.ndarray) -> np.ndarray:
-    """Factors of lengths from one matrix to the other, largest first, ``(D,)``."""
+    """Return the principal stretches of a matrix relative to another, largest first, ``(D,)``."""
     return np.linalg.svd(affine[:-1, :-1] @ np.linalg.inv(initial[:-1, :-1]), compute_uv=False)
 
 
@@ -116,7 +116,7 @@ def _plausible(stretch: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class _Coarse:
-    """A small version of an image.
+    """A low-resolution version of an image.
 
     Attributes:
         channels: ``(2, *grid.shape)``: gray level, 0 to ``LEVELS - 1``, times weight; weight.
@@ -128,7 +128,7 @@ class _Coarse:
 
     @classmethod
     def of(cls, image: PreparedImage, size_mm: float) -> _Coarse:
-        """Averages over blocks of about ``size_mm`` or a voxel, whichever is larger; of several channels, of the first."""
+        """Average the first channel over blocks of about ``size_mm`` or one voxel, whichever is larger."""
         grid, first = image.grid, image.image[:1]
         size = [min(n, max(1, round(size_mm / s))) for n, s in zip(grid.shape, grid.spacing, strict=True)]
         pool = F.avg_pool3d if grid.dims == 3 else F.avg_pool2d
@@ -144,11 +144,11 @@ class _Coarse:
         return cls(torch.cat((level * mass, mass)), Grid(tuple(mass.shape[1:]), affine))
 
     def at(self, to_world: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Share of every gray level, times the weight, ``(B, N, LEVELS)``.
+        """Return the fraction of every gray level times the weight, ``(B, N, LEVELS)``.
 
         Args:
-            to_world: ``(B, D + 1, D + 1)`` float64, from points to world mm.
-            points: ``(N, D)``.
+            to_world: matrices ``(B, D + 1, D + 1)`` float64, from points to world mm.
+            points: sample points, ``(N, D)``.
         """
         dims = self.grid.dims
         scale, offset = to_normalized(self.grid.shape)
@@ -163,11 +163,11 @@ class _Coarse:
 
 
 def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Intensities to gray levels 0 ... ``LEVELS - 1``, half way between equal steps and equal counts.
+    """Map intensities to gray levels 0 ... ``LEVELS - 1``, a compromise between equal steps and equal counts.
 
-    The density of levels is the cube root of that of the intensities, which minimizes the quantization error (Panter and Dite
-    1951, doi 10.1109/JRPROC.1951.230419): air gets little more than one level, and the soft tissue of a CT, a fortieth of the
-    range, several.
+    The density of levels is proportional to the cube root of that of the intensities, which minimizes the quantization error
+    (Panter and Dite 1951, doi 10.1109/JRPROC.1951.230419): air is assigned little more than one level, the soft tissue of a
+    CT, a fortieth of the range, several.
     """
     low, high = SOFT_LIMITS
     counts = torch.histc(values[weight > 0.5], 256, low, high)
@@ -179,14 +179,14 @@ def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class StartSearch:
-    """Alignment of two images under any matrix, at a coarse scale.
+    """Coarse-scale evaluation of the alignment of two images under any matrix.
 
-    The measure is normalized mutual information less one (0 independent, 1 each determines the other), times the share of
-    the smaller image that overlaps: a small overlap can agree by chance and gets a low weight.
+    The measure is normalized mutual information minus one (0: independent, 1: each determines the other), times the overlap
+    as a fraction of the smaller image, because a small overlap can agree by chance.
 
     Args:
         fixed, moving: see :func:`monai_locor.registration.start.prepare.prepare`.
-        samples: approximate number in the smaller field of view.
+        samples: approximate number of samples in the smaller field of view.
     """
 
     def __init__(self, fixed: PreparedImage, moving: PreparedImage, samples: int) -> None:
@@ -206,7 +206,7 @@ class StartSearch:
         return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.device, non_blocking=True)
 
     def _measure(self, joint: torch.Tensor) -> torch.Tensor:
-        """The measure of joint histograms ``(B, LEVELS, LEVELS)``."""
+        """Compute the measure from joint histograms ``(B, LEVELS, LEVELS)``."""
         count = joint.sum((1, 2)).clamp_min(1e-6)
         both, first, second = (
             -torch.special.xlogy(p, p.clamp_min(1e-9)).flatten(1).sum(1)
@@ -219,21 +219,21 @@ class StartSearch:
 
     @torch.no_grad()
     def scores(self, matrices: list[np.ndarray]) -> np.ndarray:
-        """The measure, ``(len(matrices),)``, of matrices from fixed to moving world points."""
+        """Compute the measure, ``(len(matrices),)``, of matrices from fixed to moving world points."""
         return self._scores(self._tensor(np.stack(matrices) @ self.placed)).cpu().numpy()
 
     def screened(self, initial: np.ndarray) -> list[np.ndarray]:
-        """The best matrices among rotations of an initial one and all translations, best first."""
+        """Return the best matrices over rotations of an initial matrix and all translations, best first."""
         found = [self._translated(initial[:-1, :-1] @ rotation) for rotation in _rotations(self.dims)]
         return [matrix for _, matrix in sorted(found, key=lambda pair: -pair[0])[:CANDIDATES]]
 
     @torch.no_grad()
     def _translated(self, linear: np.ndarray) -> tuple[float, np.ndarray]:
-        """Measure and matrix of the best translation after a linear map ``(D, D)`` of world mm."""
+        """Return measure and matrix of the best translation after a linear map ``(D, D)`` of world mm."""
         grid, shape = self.moving.grid, self.lattice.shape
-        axes = linear @ self.placed[:-1, :-1]  # steps of the lattice, seen in the moving world
+        axes = linear @ self.placed[:-1, :-1]  # steps of the lattice in the moving world
         reach = np.abs((grid.corners() - grid.center) @ np.linalg.inv(axes).T).max(0)
-        own = tuple(int(n) for n in np.ceil(2 * reach - 1e-6) + 1)  # a lattice around all of the moving image
+        own = tuple(int(n) for n in np.ceil(2 * reach - 1e-6) + 1)  # a lattice that covers the whole moving image
         levels = self.moving.at(self._tensor(_placed(axes, grid.center))[None], self._tensor(_centered_index(own)).float())[0]
         size = [_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True)]
         along = tuple(range(-self.dims, 0))
@@ -242,12 +242,12 @@ class StartSearch:
         score = self._measure(joint.flatten(2).movedim(-1, 0))
         best = int(score.argmax())
         lag = np.array(np.unravel_index(best, size))
-        lag = np.where(lag < shape, lag, lag - size)  # sample i of the fixed lattice meets i - lag of the other
+        lag = np.where(lag < shape, lag, lag - size)  # sample i of the fixed lattice coincides with i - lag of the other
         start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
-        """The same matrices after some steps of gradient ascent in rotation, translation and, with scaling, scale."""
+        """Refine matrices by gradient ascent in rotation, translation and, with ``scaling``, scale."""
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
@@ -274,24 +274,24 @@ class StartSearch:
         return list(kept.cpu().numpy())
 
     def distance(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Mean distance, mm, between the images of the fixed field of view under two matrices."""
+        """Return the mean distance, mm, between points of the fixed field of view mapped by two matrices."""
         moved = [apply_affine(m @ self.placed, _centered_index(self.lattice.shape)) for m in (first, second)]
         return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
 def _placed(linear: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """``(D + 1, D + 1)``: a linear map and the image of the origin."""
+    """Return the matrix ``(D + 1, D + 1)`` with this linear part and image of the origin."""
     return np.vstack((np.column_stack((linear, center)), np.eye(1, len(center) + 1, len(center))))
 
 
 def _centered_index(shape: tuple[int, ...]) -> np.ndarray:
-    """Indices of a lattice, counted from its middle, ``(N, D)``."""
+    """Return the indices of a lattice relative to its center, ``(N, D)``."""
     axes = [np.arange(n) - (n - 1) / 2 for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
 
 
 def _rotations(dims: int) -> list[np.ndarray]:
-    """``(D, D)`` matrices on a grid of rotation vectors."""
+    """Return the rotation matrices ``(D, D)`` on a grid of rotation vectors."""
     i, j = np.triu_indices(dims, 1)
     out = []
     for angles in product(ANGLES[dims], repeat=len(i)):
@@ -302,7 +302,7 @@ def _rotations(dims: int) -> list[np.ndarray]:
 
 
 def _smooth_length(n: int) -> int:
-    """The least length from ``n`` on that factors into 2, 3 and 5, for which FFTs are fast.
+    """Return the smallest length >= ``n`` with no prime factors other than 2, 3 and 5, for fast FFTs.
 
     >>> _smooth_length(13)
     15

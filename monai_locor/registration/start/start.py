@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The state that a registration starts from."""
+"""The initial state of a registration."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Start:
 
     Attributes:
         images: fixed and moving image, see :func:`monai_locor.registration.start.prepare.prepare`.
-        affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        velocity: initial stationary velocity, ``(D, *fixed)`` in the prepared image's order, RAS mm, or None. The optimized
-            velocity adds to it.
+        affine: initial affine, ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
+        velocity: initial stationary velocity, ``(D, *fixed)`` in the prepared axis order, RAS mm, or None. The optimized
+            velocity is added to it.
         displacement: initial displacement without ``affine``, likewise, or None.
         losses: the initial state of the similarity measures.
-        search: whether the first affine is compared with other starts, see :func:`.search.better_start`.
+        search: whether to run the multi-start search, see :func:`.search.better_start`.
         predict: called with the affine after the affine stages; returns an initial ``velocity``.
         unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
     """
@@ -54,10 +54,10 @@ class Start:
 
     @property
     def masked(self) -> bool:
-        """Whether voxels of either image are left out."""
+        """Whether voxels of either image are excluded."""
         return any(image.weight is not None for image in self.images)
 
     def to(self, device: torch.device | str) -> Start:
-        """The same with both images on a device."""
+        """Return a copy with both images on a device."""
         fixed, moving = self.images
         return dataclasses.replace(self, images=(fixed.to(device), moving.to(device)))
