@@ -28,8 +28,8 @@ CEILINGS = {
     "LocalLearnedBasisCRLoss": (2364, 123.1),
     "MutualInformationLoss": (1871, 20.9),
     "CorrelationRatioLoss": (1598, 18.3),
-    "LocalParzenCRLoss": (1203, 77.5),
-    "SRWCRLoss": (1236, 146.6),
+    "LocalParzenCRLoss": (1208, 77.5),
+    "SRWCRLoss": (1241, 146.6),
     "LocalNCCLoss": (1203, 35.3),
     "MINDSSCLoss": (7702, 46.2),
 }
