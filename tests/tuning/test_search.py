@@ -102,7 +102,7 @@ def test_the_report_agrees_with_the_result(oracle, cases, tmp_path, monkeypatch)
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(api, "write_report", write_report)
     found = go(cases, tmp_path, repeats=3)
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# Tuning of locor\n") and "4 trials, no run failed" in text
     for name in ("a", "b", "kernel_sigma", "num_basis"):
         assert f"| {name} |" in text, name
