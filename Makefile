@@ -56,7 +56,7 @@ lint: .venv/.stamp-dev
 	$(BIN)/mypy
 
 docs: .venv/.stamp-dev
-	$(BIN)/python tutorials/run.py --stale --keep docs/tutorials
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run.py --stale --keep docs/tutorials
 	$(BIN)/python -m mkdocs build --strict
 
 texts: .venv/.stamp-run
