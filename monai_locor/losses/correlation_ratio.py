@@ -42,8 +42,8 @@ class CorrelationRatioLoss(ParzenLoss):
     Example:
         >>> image = torch.linspace(0, 1, 400).reshape(1, 1, 20, 20)
         >>> loss, wave = CorrelationRatioLoss(spatial_dims=2), (6 * image).cos()  # a function of the image, not vice versa
-        >>> [round(float(loss(pred, target)), 1) for pred, target in ((image, wave), (wave, image))]
-        [0.0, 0.9]
+        >>> print(*(round(float(loss(pred, target)), 1) for pred, target in ((image, wave), (wave, image))))
+        0.0 0.9
     """
 
     def __init__(
