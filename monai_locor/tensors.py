@@ -20,7 +20,7 @@ def plain(x: MaybeTensor) -> MaybeTensor:
     """Convert a MetaTensor to a plain tensor and copy inference tensors; other values are returned unchanged.
 
     Computations on MetaTensors take about 15 % longer and copy the metadata of one operand to the result. Inference tensors
-    are rejected by autograd. While inference mode is active they are not copied, since a copy would be one, too.
+    are rejected by autograd. They are not copied while inference mode is active: a copy would be an inference tensor again.
     """
     return _plain(x) if isinstance(x, torch.Tensor) else x
 

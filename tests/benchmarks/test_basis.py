@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,8 +16,9 @@ from monai_locor.data import deform, random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.io import write_displacement_field, write_image
 
+from .cases import scripts
+
 pytest.importorskip("scipy")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 STAGES = ({"factor": 2, "iterations": 3}, {"factor": 2, "iterations": 8, "spacing": 8})
 TINY = {"stages": [*STAGES, {"factor": 1, "iterations": 4, "spacing": 6}], "multistart": "never"}
 
@@ -27,10 +26,7 @@ TINY = {"stages": [*STAGES, {"factor": 1, "iterations": 4, "spacing": 6}], "mult
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, imported as the interpreter does when it runs it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("basis_reuse", "registration", "_score", "_measure", "loss"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("basis_reuse")
+    return scripts(monkeypatch, "basis_reuse").basis_reuse
 
 
 @pytest.fixture

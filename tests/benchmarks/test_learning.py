@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,16 +14,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from .cases import scripts
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, imported as the interpreter does when it runs it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("learning", "registration", "_score", "_measure", "loss"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("learning")
+    return scripts(monkeypatch, "learning").learning
 
 
 @pytest.fixture

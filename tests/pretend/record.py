@@ -18,7 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 __all__ = ["INDEXING", "Record", "is_filled", "project_line"]
 
 # these are no views and launch nothing all the same
-WITHOUT_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "is_same_size"}
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+WITHOUT_LAUNCH = {*ALLOCATIONS, "_unsafe_view", "is_same_size", "device"}  # the last is a query, which fake tensors record
 TWO_LAUNCHES = {"slice_backward", "select_backward", "slice_scatter", "select_scatter", "constant_pad_nd"}  # fill and copy
 # for these the host waits although no tag of torch says so
 WAITING = {"equal", "is_nonzero", "_linalg_check_errors", "linalg_lstsq"}

@@ -25,13 +25,13 @@ SLOW = mostly_slow(LOSSES)
 # of forward and backward at 128^3 with the defaults, which a change may lower: launches, and floats that are alive for each
 # voxel, images and gradients among them
 CEILINGS = {
-    "LocalLearnedBasisCRLoss": (2364, 123.1),
-    "MutualInformationLoss": (1871, 20.9),
-    "CorrelationRatioLoss": (1598, 18.3),
-    "LocalParzenCRLoss": (1208, 77.5),
-    "SRWCRLoss": (1241, 146.6),
-    "LocalNCCLoss": (1203, 35.3),
-    "MINDSSCLoss": (7702, 46.2),
+    "LocalLearnedBasisCRLoss": (637, 123.1),
+    "MutualInformationLoss": (730, 20.9),
+    "CorrelationRatioLoss": (592, 18.3),
+    "LocalParzenCRLoss": (441, 77.5),
+    "SRWCRLoss": (478, 146.6),
+    "LocalNCCLoss": (384, 33.3),
+    "MINDSSCLoss": (1594, 46.2),
 }
 
 
