@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.nn.modules.loss import _Loss
 from ..precision import full_precision
 from ..tensors import plain
 from .options import BinOptions, RangeOptions, WindowOptions, check_options, settings_text
+from .streaming import StreamedWindows, slab_budget
+from .window_grid import StaticWindows, WindowGrid
 
 __all__ = ["PairLoss", "clamped_weight", "finite_in_both", "reduced"]
 
@@ -43,6 +46,8 @@ class PairLoss(_Loss):
     min_mass: float
     memory_budget_mb: float | None
     generator: torch.Generator | None
+    grid: WindowGrid | None = None  # of the measures that average over windows
+    _static: StaticWindows | None = None
 
     def __init__(
         self,
@@ -64,6 +69,56 @@ class PairLoss(_Loss):
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return settings_text(self)
+
+    def static_windows(
+        self, shape: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> StaticWindows | None:
+        """The random windows of this loss in memory that stays in place, for a CUDA graph.
+
+        ``static.draw()`` before each replay draws the next shift, in the order of ordinary calls, and copies the windows to
+        the device.
+
+        Args:
+            shape: of the images, without batch and channels.
+            device: of the images.
+            dtype: of the images, at least float32.
+
+        Returns:
+            the windows, see :meth:`windows_from`; None if no windows are drawn: by a measure without windows, in ``eval()``,
+            and with a window on every voxel of a measure that does not shift those.
+
+        Example:
+            >>> from monai_locor.losses import LocalNCCLoss
+            >>> loss, image = LocalNCCLoss(spatial_dims=2, stride=3), torch.rand(1, 1, 20, 20)
+            >>> static = loss.static_windows((20, 20), "cpu")
+            >>> static.draw()
+            >>> with loss.windows_from(static):
+            ...     value = loss(image, image)
+        """
+        if self.grid is None:
+            return None
+        placed = torch.empty(0, device=device).device  # with its index
+        return self.grid.static(shape, self.training, placed, dtype, self.generator)
+
+    @contextlib.contextmanager
+    def windows_from(self, static: StaticWindows | None) -> Iterator[None]:
+        """Context manager: calls use these windows instead of drawing their own.
+
+        Args:
+            static: of :meth:`static_windows`; None changes nothing.
+        """
+        before, self._static = self._static, static
+        try:
+            yield
+        finally:
+            self._static = before
+
+    def _windows(self, image: torch.Tensor) -> StreamedWindows:
+        """The windows of a call with images ``(B, C, *spatial)``, drawn here if they are random."""
+        assert self.grid is not None
+        static = self._static
+        axes = self.grid.axes(image, self.training, self.generator) if static is None else static.axes(image)
+        return StreamedWindows(axes, slab_budget(image.device, self.memory_budget_mb))
 
     @torch.compiler.disable(reason="the losses stream images through loops that are faster as they are")
     def forward(

@@ -19,9 +19,8 @@ from .base import PairLoss, clamped_weight
 from .functional import FORMS, LocalMoments, local_fit, local_moments, unexplained_share
 from .intensity import rescale
 from .options import WindowOptions
-from .streaming import StreamedWindows, slab_budget
 from .window_grid import WindowGrid
-from .windows import WindowPlan
+from .windows import GridPlan
 
 __all__ = ["LocalLearnedBasisCRLoss"]
 
@@ -113,13 +112,18 @@ class LocalLearnedBasisCRLoss(PairLoss):
         fit = {"in_channels": in_channels, "ridge": ridge, "eps": eps, "form": look_up_option(form, FORMS)}
         super().__init__(spatial_dims, reduction, windows, rescale=rescale, **fit)
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
-        self._plans = Recent[WindowPlan](24)  # three axes of eight image sizes
+        self._plans = Recent[GridPlan](8)  # image sizes
         if isinstance(basis, nn.Module):
             self.basis = basis
         elif look_up_option(basis, ("learned", "polynomial")) == "learned":
             self.basis = LearnedBasis(in_channels, num_basis, hidden_channels)
         else:
             self.basis = PolynomialBasis(in_channels, degree)
+
+    @property
+    def grid(self) -> WindowGrid:  # type: ignore[override]
+        """The windows of the current options."""
+        return WindowGrid(self.kernel_sigma, self.truncated, self.stride, every=True, plans=self._plans)
 
     @torch.no_grad()
     def unexplained_share(
@@ -157,10 +161,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
         return torch.log(residual + self.eps) if self.form == "log" else residual, moments.counts
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
-        grid = WindowGrid(self.kernel_sigma, self.truncated, self.stride, every=True, plans=self._plans)
-        axes = grid.axes(pred, self.training, self.generator)
-        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
-        return local_moments(self.basis, pred, target, weight, windows, self.min_mass, means)
+        return local_moments(self.basis, pred, target, weight, self._windows(pred), self.min_mass, means)
 
     def _check_shapes(self, pred: torch.Tensor, target: torch.Tensor) -> None:
         if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:

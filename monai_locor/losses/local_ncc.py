@@ -18,7 +18,6 @@ from .functional import has_mass
 from .gram import LocalGram, local_gram
 from .intensity import rescale as to_common_range
 from .options import WindowOptions
-from .streaming import StreamedWindows, slab_budget
 from .window_grid import WindowGrid
 
 __all__ = ["LocalNCCLoss"]
@@ -87,8 +86,7 @@ class LocalNCCLoss(PairLoss):
         batch, root = pred.shape[:2], weight.sqrt()
         if self.rescale:
             pred, target = (to_common_range(x, weight > 0) for x in (pred, target))
-        axes = self.grid.axes(pred, self.training, self.generator)
-        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
+        windows = self._windows(pred)
         gram = LocalGram(nn.Identity(), 1, 1, masked=True, first_moments=True)
         pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
         maps = local_gram(gram, windows, pred, target, root)

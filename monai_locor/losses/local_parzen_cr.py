@@ -17,7 +17,6 @@ from .local_parzen import LocalParzen, local_parzen
 from .options import BinOptions, RangeOptions, WindowOptions
 from .parzen import Powers, joint_histogram
 from .parzen_loss import ParzenLoss
-from .streaming import StreamedWindows, slab_budget
 from .window_grid import WindowGrid
 
 __all__ = ["LocalParzenCRLoss"]
@@ -111,8 +110,7 @@ class LocalParzenCRLoss(ParzenLoss):
 
     def _on_grid(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Averages of mass and first moment of each bin and of the second moment, ``(G, 2 K + 1, *windows)``."""
-        axes = self.grid.axes(pred[:, None], self.training, self.generator)
-        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
+        windows = self._windows(pred[:, None])
         maps = local_parzen(LocalParzen(self.parzen), windows, pred, target, target.square(), weight)
         return torch.cat([maps["mass"], maps["first"], maps["second"][:, None]], 1)
 

@@ -16,9 +16,9 @@ from monai.utils import LossReduction
 from ..autograd import StreamedFunction
 from ..precision import full_precision
 from ..recent import Recent
+from .banded import ReplicatedBox
 from .base import PairLoss
 from .intensity import rescale as to_common_range
-from .windows import ReplicatedBox
 
 __all__ = ["MINDSSCLoss"]
 

@@ -16,7 +16,7 @@ from .options import BinOptions, RangeOptions
 from .parzen import spline_moments
 from .parzen_loss import ParzenLoss
 from .streaming import StreamedWindows, slab_budget
-from .windows import WindowPlan
+from .windows import GridPlan, WindowPlan
 
 __all__ = ["SRWCRLoss"]
 
@@ -81,15 +81,15 @@ class SRWCRLoss(ParzenLoss):
         regions = {"spacing": spacing, "eps": eps, "memory_budget_mb": memory_budget_mb}
         super().__init__(spatial_dims, reduction, bins, intensities, **regions)
         self.spacing = int(spacing)
-        self._plans = Recent[WindowPlan](24)
+        self._plans = Recent[GridPlan](8)
 
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         pred, target = self._unit(pred, target, weight)
-        keys = [(n, self.spacing, pred.device, pred.dtype) for n in pred.shape[2:]]
-        axes = [self._plans.get(key, partial(WindowPlan.spline, *key)).centered for key in keys]
-        windows = StreamedWindows(axes, slab_budget(pred.device, self.memory_budget_mb))
+        key = (tuple(pred.shape[2:]), self.spacing, pred.device, pred.dtype)
+        plan = self._plans.get(key, partial(_regions, *key))
+        windows = StreamedWindows(plan.centered, slab_budget(pred.device, self.memory_budget_mb))
         f, s = spline_moments(target, self.num_bins)
         maps = local_parzen(LocalParzen(self.parzen), windows, *(x.flatten(0, 1) for x in (pred, f, s, weight.expand_as(pred))))
         total = maps["mass"].flatten(1).sum(1)
@@ -111,3 +111,8 @@ class SRWCRLoss(ParzenLoss):
         variance = second / share - mean.square() * (2 - region / share)
         residual = second - (mass * mean_of_bin.square()).sum(1)
         return residual.clamp_min(0) / (variance.clamp_min(0) + self.eps)
+
+
+def _regions(shape: tuple[int, ...], spacing: int, device: torch.device, dtype: torch.dtype) -> GridPlan:
+    """The regions of images of a shape."""
+    return GridPlan([WindowPlan.spline(size, spacing) for size in shape], [False] * len(shape), device, dtype)

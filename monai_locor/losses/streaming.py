@@ -20,7 +20,7 @@ import torch
 
 from ..geometry import slabs
 from ..precision import full_precision
-from .windows import BandedMatrix
+from .banded import BandedMatrix
 
 __all__ = ["SLAB_BUDGET_MB", "StreamedWindows", "VoxelMaps", "slab_budget"]
 

@@ -12,10 +12,11 @@ import torch
 from monai.utils import ensure_tuple_rep, look_up_option
 
 from ..recent import Recent
+from .banded import BandedMatrix
 from .options import check_positive
-from .windows import BandedMatrix, WindowPlan, random_shift
+from .windows import GridPlan, WindowPlan, random_shift
 
-__all__ = ["WindowGrid"]
+__all__ = ["StaticWindows", "WindowGrid"]
 
 BOX_SIGMA_VOXELS = 1e9  # a Gaussian this wide, truncated, is a box
 MIN_WINDOWS_PER_AXIS = 4  # unless the axis has fewer voxels
@@ -39,7 +40,7 @@ class WindowGrid:
     truncated: float
     stride: tuple[float, ...]
     every: bool = False
-    plans: Recent[WindowPlan] = field(default_factory=lambda: Recent(24), compare=False, repr=False)
+    plans: Recent[GridPlan] = field(default_factory=lambda: Recent(8), compare=False, repr=False)
 
     @classmethod
     def make(
@@ -67,13 +68,41 @@ class WindowGrid:
 
     def axes(self, image: torch.Tensor, training: bool, generator: torch.Generator | None) -> list[BandedMatrix]:
         """The windows along each spatial axis of an image ``(B, C, *spatial)``, on its device and in its dtype."""
-        stride = self.strides(image.shape[2:])
-        plans = [self._plan(axis, n, stride[axis], image) for axis, n in enumerate(image.shape[2:])]
-        moving = [training and (self.every or step > 1) for step in stride]
-        if not any(moving):
-            return [plan.centered for plan in plans]
-        shift = random_shift(stride, generator).to(image.device, image.dtype, non_blocking=True)
-        return [plan.shifted(s) if m else plan.centered for plan, s, m in zip(plans, shift, moving, strict=True)]
+        shape = tuple(image.shape[2:])
+        plan = self.plan(shape, training, image.device, image.dtype)
+        if not any(self._moving(shape, training)):
+            return [*plan.centered]
+        return [*plan.shifted(random_shift(self.strides(shape), generator))]
+
+    def static(
+        self,
+        shape: Sequence[int],
+        training: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+        generator: torch.Generator | None,
+    ) -> StaticWindows | None:
+        """The windows of images of one shape in a buffer on the device; None if they do not move."""
+        if not any(self._moving(shape, training)):
+            return None
+        plan = self.plan(tuple(shape), training, device, dtype)
+        return StaticWindows(plan, tuple(shape), self.strides(shape), generator)
+
+    def plan(self, shape: tuple[int, ...], training: bool, device: torch.device, dtype: torch.dtype) -> GridPlan:
+        """The windows of images of a shape without their shift."""
+        strides, moving = self.strides(shape), self._moving(shape, training)
+
+        def make() -> GridPlan:
+            options = zip(shape, self.sigma, strides, strict=True)
+            axes = [WindowPlan.gaussian(size, sigma, stride, self.truncated) for size, sigma, stride in options]
+            return GridPlan(axes, moving, device, dtype)
+
+        # the options of a loss may be changed between calls
+        return self.plans.get((shape, self.sigma, strides, self.truncated, moving, device, dtype), make)
+
+    def _moving(self, shape: Sequence[int], training: bool) -> tuple[bool, ...]:
+        """Whether the windows of each axis are shifted."""
+        return tuple(training and (self.every or step > 1) for step in self.strides(shape))
 
     def strides(self, shape: Sequence[int]) -> tuple[float, ...]:
         """Distance of the windows along each axis of this many voxels.
@@ -83,6 +112,40 @@ class WindowGrid:
         """
         return tuple(min(step, max(1.0, n / MIN_WINDOWS_PER_AXIS)) for step, n in zip(self.stride, shape, strict=True))
 
-    def _plan(self, axis: int, size: int, stride: float, image: torch.Tensor) -> WindowPlan:
-        key = size, self.sigma[axis], stride, self.truncated, image.device, image.dtype
-        return self.plans.get(key, lambda: WindowPlan.gaussian(*key))
+
+class StaticWindows:
+    """The randomly shifted windows of images of one shape, in memory that stays in place.
+
+    For a call that is recorded once and replayed, as in a CUDA graph: :meth:`draw` before each replay changes the values of
+    the buffer, from which the recorded operations make the matrices. See :meth:`.base.PairLoss.static_windows`.
+
+    Args:
+        plan: the windows without their shift.
+        shape: of the images, without batch and channels.
+        strides: distance of the windows along each axis, voxels.
+        generator: CPU random generator of the shift; None for torch's global one.
+
+    Attributes:
+        buffer: the weights of all windows, on the device.
+    """
+
+    def __init__(
+        self, plan: GridPlan, shape: tuple[int, ...], strides: Sequence[float], generator: torch.Generator | None
+    ) -> None:
+        self.plan, self.shape, self.strides, self.generator = plan, shape, strides, generator
+        self.buffer = plan.table(None).to(plan.device, non_blocking=True)
+
+    def draw(self) -> None:
+        """Draw the next shift on the host and write its windows to the buffer: one copy, which does not wait."""
+        self.buffer.copy_(self.plan.table(random_shift(self.strides, self.generator)), non_blocking=True)
+
+    def axes(self, image: torch.Tensor) -> list[BandedMatrix]:
+        """The windows along each axis of an image ``(B, C, *spatial)``.
+
+        Raises:
+            ValueError: if they were made for another shape, device or dtype.
+        """
+        made, asked = (self.shape, self.plan.device, self.plan.dtype), (tuple(image.shape[2:]), image.device, image.dtype)
+        if made != asked:
+            raise ValueError(f"the static windows are for images of shape, device and dtype {made}, got {asked}.")
+        return [*self.plan.axes(self.buffer)]

@@ -5,24 +5,33 @@
 
 A row is an output window, a column a voxel. Stride, shift and image border only change the matrix, and its transpose is
 the exact adjoint. The matrices are applied block by block, so cost and memory stay linear in the length of the axis.
-Everything that does not depend on the shift is a :class:`WindowPlan`, which can be kept.
+
+The weights are calculated on the host, where the shift is drawn: one small table for all axes, which is copied to the
+device and unpacked there by one indexing operation. Everything that does not depend on the shift is a :class:`GridPlan`,
+which can be kept.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from ..geometry import cubic_bspline, slabs
+from ..recent import Recent
+from .banded import BandedMatrix, Block
 
-__all__ = ["AxisWindows", "BandedMatrix", "ReplicatedBox", "WindowPlan", "random_shift", "window_count"]
+__all__ = ["AxisWindows", "GridPlan", "WindowPlan", "random_shift", "window_count"]
 
-WINDOWS_PER_BLOCK = 24  # windows per block: wide enough for a matrix product to be efficient, narrow enough to skip the zeros
+# windows per block: on a CPU, wide enough for a matrix product to be efficient, narrow enough to skip the zeros; a GPU needs
+# few launches
+WINDOWS_PER_BLOCK = {"cpu": 24, "cuda": 96}
+MAX_DENSE_NUMBERS = 1 << 18  # of the first axis's matrix, if it is to be kept whole
 MIN_SIGMA_VOXELS = 0.1  # standard deviation, voxels: a narrower Gaussian would vanish half a voxel from its center
+NO_VOXEL = 1e9  # position of a voxel that no window reaches
 
 
 def window_count(size: int, stride: float) -> int:
@@ -39,81 +48,33 @@ def random_shift(stride: Sequence[float], generator: torch.Generator | None) -> 
     return (torch.rand(len(step), dtype=torch.float64, device="cpu", generator=generator) - 0.5) * step
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows ``rows`` of a matrix, which vanish outside the columns ``cols``.
-
-    Attributes:
-        weight: ``(rows, cols)``, or, of the adjoint, ``(cols, rows)``.
-    """
-
-    rows: slice
-    cols: slice
-    weight: torch.Tensor
-
-
-class BandedMatrix:
-    """A matrix ``(count, size)`` for one axis of a volume and its adjoint, each in its own blocks.
-
-    Args:
-        size: voxels along the axis.
-        count: windows along it.
-        forward: blocks that hold every row once.
-        adjoint: blocks that hold every column once, transposed.
-    """
-
-    def __init__(self, size: int, count: int, forward: Sequence[Block], adjoint: Sequence[Block]) -> None:
-        self.size, self.count = size, count
-        self._forward, self._adjoint = list(forward), list(adjoint)
-
-    def filter(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        """Window averages along ``axis`` of a contiguous tensor."""
-        return _apply(x, axis, self.count, [(b.rows, b.cols, b.weight) for b in self._forward])
-
-    def adjoint(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        """The transpose of :meth:`filter`."""
-        return _apply(x, axis, self.size, [(b.cols, b.rows, b.weight) for b in self._adjoint])
-
-    def part(self, cols: slice) -> tuple[slice, torch.Tensor]:
-        """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A Gaussian of the distance from the window's center, truncated at ``reach``, voxels."""
-
-    sigma: float
-    reach: float
-
-    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
-        return torch.exp(distance.square() * (-0.5 / self.sigma**2)) * (distance.abs() <= self.reach)
-
-
-@dataclass(frozen=True)
-class CubicSpline:
-    """The cubic B-spline with nodes ``spacing`` voxels apart."""
-
-    spacing: float
-
-    def __call__(self, distance: torch.Tensor) -> torch.Tensor:
-        return cubic_bspline(distance / self.spacing)
+def gaussian(distance: torch.Tensor) -> torch.Tensor:
+    """A Gaussian of the distance in standard deviations."""
+    return torch.exp(distance.square().mul_(-0.5))
 
 
 class WindowPlan:
-    """The windows of one axis without their shift: everything that can be kept between calls.
+    """The windows of one axis without their shift.
 
     The set of windows, ``stride`` voxels apart, is centered on the axis and moved by the shift. A center that would leave
     the image is put on its edge, half a voxel outside the last voxel's center.
+
+    A row of the band holds the voxels that its window can reach for any shift, so that the structure of the matrix does not
+    depend on the shift.
 
     Args:
         size: voxels along the axis.
         count: windows along it.
         stride: distance between windows, voxels.
         reach: distance from the center at which a window ends, voxels.
-        kernel: weight of a voxel by its distance from the center, voxels.
+        unit: unit of the kernel's distance, voxels.
+        kernel: weight of a voxel by its distance from the center, in units.
         normalized: rows sum to one over the voxels that exist.
-        device, dtype: of the matrices.
+
+    Attributes:
+        centers: of the windows, voxels, ``(count,)`` float64.
+        starts: first voxel of each row of the band, ``(count,)``.
+        width: length of a row of the band.
     """
 
     def __init__(
@@ -122,24 +83,21 @@ class WindowPlan:
         count: int,
         stride: float,
         reach: float,
+        unit: float,
         kernel: Callable[[torch.Tensor], torch.Tensor],
         normalized: bool,
-        device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
-        self.size, self.count, self.stride, self.kernel, self.normalized = size, count, stride, kernel, normalized
-        self._first = (size - 1) / 2 - (count - 1) / 2 * stride
-        # every block has room for any shift, so that no value has to be read back from the device
-        self._slack = reach + stride / 2
-        self.centers = self._first + stride * torch.arange(count, device=device, dtype=dtype)
-        self.forward = _Batch([(rows, self._columns(rows)) for rows in slabs((count,), WINDOWS_PER_BLOCK)], self)
-        chunks = slabs((size,), round(WINDOWS_PER_BLOCK * max(stride, 1)))
-        self.adjoint = _Batch([(self.rows(cols), cols) for cols in chunks], self)
+        self.size, self.count, self.stride, self.reach, self.unit = size, count, stride, reach, unit
+        self.kernel, self.normalized = kernel, normalized
+        self.centers = (size - 1) / 2 + (np.arange(count) - (count - 1) / 2) * stride
+        low, high = (np.clip(self.centers + sign * stride / 2, -0.5, size - 0.5) + sign * (reach + 1e-6) for sign in (-1, 1))
+        first, last = np.ceil(low).astype(int), np.floor(high).astype(int)
+        self.width = int(min(size, (last - first).max() + 1))
+        self.starts = np.clip(first, 0, size - self.width)
+        self._scatters = Recent[torch.Tensor](64)
 
     @classmethod
-    def gaussian(
-        cls, size: int, sigma: float, stride: float, truncated: float, device: torch.device, dtype: torch.dtype
-    ) -> WindowPlan:
+    def gaussian(cls, size: int, sigma: float, stride: float, truncated: float) -> WindowPlan:
         """Gaussians truncated at ``truncated`` standard deviations, but at least one voxel wide.
 
         Each row is normalized to sum one over the voxels that exist, so windows at the border of the image are averages
@@ -150,73 +108,146 @@ class WindowPlan:
             sigma: standard deviation, voxels.
             stride: distance between windows, voxels.
             truncated: where the Gaussian is cut, in standard deviations.
-            device, dtype: of the matrices.
         """
-        kernel = Gaussian(max(sigma, MIN_SIGMA_VOXELS), max(truncated * sigma, 0.5))
-        return cls(size, window_count(size, stride), stride, kernel.reach, kernel, True, device, dtype)
+        reach = max(truncated * sigma, 0.5)
+        return cls(size, window_count(size, stride), stride, reach, max(sigma, MIN_SIGMA_VOXELS), gaussian, True)
 
     @classmethod
-    def spline(cls, size: int, spacing: int, device: torch.device, dtype: torch.dtype) -> WindowPlan:
+    def spline(cls, size: int, spacing: int) -> WindowPlan:
         """Cubic B-splines, four spacings long, which add up to one inside the image and are not normalized.
 
         As many centers, ``spacing`` voxels apart, as fit between the two edges of the axis. If the size is a multiple of the
         spacing, the outermost centers lie on the edges, half a voxel outside the last voxels.
         """
-        return cls(size, size // spacing + 1, spacing, 2 * spacing, CubicSpline(spacing), False, device, dtype)
-
-    def shifted(self, shift: torch.Tensor) -> AxisWindows:
-        """The windows moved by a 0-dimensional tensor in ``[-stride / 2, stride / 2]`` of the same device and dtype."""
-        return AxisWindows(self, shift)
-
-    @cached_property
-    def centered(self) -> AxisWindows:
-        """The windows without a shift."""
-        with torch.inference_mode(False), torch.no_grad():
-            return AxisWindows(self, self.centers.new_zeros(()))
-
-    def _columns(self, rows: slice) -> slice:
-        low = self._first + rows.start * self.stride - self._slack
-        high = self._first + (rows.stop - 1) * self.stride + self._slack
-        return slice(min(max(0, math.floor(low)), self.size - 1), max(1, min(self.size, math.ceil(high) + 1)))
+        return cls(size, size // spacing + 1, spacing, 2 * spacing, spacing, cubic_bspline, False)
 
     def rows(self, cols: slice) -> slice:
-        """Windows that can touch these voxels for any shift."""
-        low = math.floor((cols.start - self._slack - self._first) / self.stride)
-        high = math.ceil((cols.stop - 1 + self._slack - self._first) / self.stride) + 1
-        return slice(min(max(0, low), self.count - 1), max(1, min(self.count, high)))
+        """Windows that can touch these voxels for any shift; at least one."""
+        low, high = np.searchsorted(self.starts + self.width, cols.start, "right"), np.searchsorted(self.starts, cols.stop)
+        low = min(int(low), self.count - 1)
+        return slice(low, max(low + 1, int(high)))
+
+    def cols(self, rows: slice) -> slice:
+        """Voxels that these windows can touch for any shift."""
+        return slice(int(self.starts[rows.start]), int(self.starts[rows.stop - 1]) + self.width)
+
+    def blocks(self, windows: int | None) -> tuple[list[tuple[slice, slice]], list[tuple[slice, slice]]]:
+        """Rows and columns of the blocks of the matrix and of its adjoint, with about so many windows each; None for one."""
+        if windows is None:
+            return ([(slice(0, self.count), slice(0, self.size))],) * 2
+        forward = [(rows, self.cols(rows)) for rows in slabs((self.count,), windows)]
+        chunks = slabs((self.size,), max(1, round(windows * self.size / self.count)))
+        return forward, [(self.rows(cols), cols) for cols in chunks]
+
+    def positions(self, rows: slice, cols: slice) -> np.ndarray:
+        """Index of each number of a block in the flattened band, ``(rows, cols)``; -1 for a zero."""
+        column = np.arange(cols.start, cols.stop) - self.starts[rows, None]
+        row = np.arange(rows.start, rows.stop)[:, None]
+        return np.where((column >= 0) & (column < self.width), row * self.width + column, -1)
+
+    def scatter(self, rows: slice, cols: slice, device: torch.device) -> torch.Tensor:
+        """Where the band goes in a matrix of these rows and columns that has ``width`` further columns on either side."""
+
+        def make() -> torch.Tensor:
+            first = self.starts[rows] - cols.start + self.width
+            return torch.tensor(first[:, None] + np.arange(self.width), device="cpu").to(device, non_blocking=True)
+
+        return self._scatters.get((rows.start, rows.stop, cols.start, cols.stop, device), make)
 
 
-class _Batch:
-    """Blocks of a plan, padded to one size, so that a few operations make all of them.
+class GridPlan:
+    """The windows of all axes of a volume without their shift: everything that can be kept between calls.
 
     Args:
-        blocks: rows and columns of each.
-        plan: the plan.
+        axes: the windows of each axis, of one kernel.
+        moving: whether the shift moves the windows of an axis.
+        device, dtype: of the matrices.
     """
 
-    def __init__(self, blocks: Sequence[tuple[slice, slice]], plan: WindowPlan) -> None:
-        self.blocks = blocks
-        device, dtype = plan.centers.device, plan.centers.dtype
-        most = [max(s.stop - s.start for s in spans) for spans in zip(*blocks, strict=True)]
-        starts = torch.tensor([[r.start, c.start] for r, c in blocks], device="cpu").to(device, non_blocking=True)
-        index, voxels = (starts[:, i : i + 1] + torch.arange(most[i], device=device) for i in (0, 1))
-        self.index = index.clamp_max(plan.count - 1)  # (blocks, rows)
-        self.centers = plan.centers[self.index]
-        self.voxels = voxels.to(dtype)[:, None]  # (blocks, 1, columns)
-        self.inside = (voxels < plan.size)[:, None]
+    def __init__(self, axes: Sequence[WindowPlan], moving: Sequence[bool], device: torch.device, dtype: torch.dtype) -> None:
+        self.plans, self.device, self.dtype = list(axes), device, dtype
+        self.kernel, self.normalized = axes[0].kernel, axes[0].normalized
+        self.width = max(plan.width for plan in axes)
+        self._prepare_table(moving)
+        self._prepare_blocks()
 
-    def weights(self, plan: WindowPlan, shift: torch.Tensor) -> torch.Tensor:
-        """``(blocks, rows, columns)``, not normalized; rows and columns beyond a block's own are meaningless."""
-        centers = (self.centers + shift).clamp_(-0.5, plan.size - 0.5)
-        return plan.kernel(self.voxels - centers[..., None]) * self.inside
+    def _prepare_table(self, moving: Sequence[bool]) -> None:
+        """Positions of windows and voxels, one row per window and one more, of zeros, float64 on the host."""
+        rows = sum(plan.count for plan in self.plans) + 1
+        voxels = np.full((rows, self.width), NO_VOXEL)
+        centers, edges, scales, reaches = (np.zeros((rows, 1)) for _ in range(4))
+        shares = np.zeros((rows, len(self.plans)))
+        self._first_rows, start = [], 0
+        for axis, plan in enumerate(self.plans):
+            own = slice(start, start + plan.count)
+            self._first_rows.append(start)
+            voxels[own, : plan.width] = plan.starts[:, None] + np.arange(plan.width)
+            centers[own, 0], edges[own], scales[own], reaches[own] = plan.centers, plan.size - 0.5, 1 / plan.unit, plan.reach
+            shares[own, axis] = moving[axis]
+            start += plan.count
+        every = (voxels, centers, edges, scales, reaches, shares)
+        self._voxels, self._centers, self._edges, self._scales, self._reaches, self._shares = (
+            torch.tensor(x, dtype=torch.float64, device="cpu") for x in every
+        )
 
-    def cut(self, weights: torch.Tensor, transposed: bool = False) -> list[Block]:
-        """The blocks, cut out of padded ``(blocks, rows, columns)`` or its transpose."""
+    def _prepare_blocks(self) -> None:
+        """Where the blocks of all matrices find their numbers in the table, on the device."""
+        most = WINDOWS_PER_BLOCK.get(self.device.type, WINDOWS_PER_BLOCK["cpu"])
+        zero, found = (len(self._voxels) - 1) * self.width, []
+        self._blocks = []
+        for axis, plan in enumerate(self.plans):
+            whole = axis == 0 and plan.count * plan.size <= MAX_DENSE_NUMBERS
+            blocks = plan.blocks(None if whole else most)
+            self._blocks.append(blocks)
+            for transposed, (rows, cols) in ((t, b) for t, half in enumerate(blocks) for b in half):
+                index = plan.positions(rows, cols)
+                index = np.where(index < 0, zero, self._in_table(axis, index))
+                found.append((index.T if transposed else index).ravel())
+        self._sizes = [len(index) for index in found]
+        self._index = torch.tensor(np.concatenate(found), device="cpu").to(self.device, non_blocking=True)
+
+    def _in_table(self, axis: int, index: np.ndarray) -> np.ndarray:
+        """From the index in the band of an axis to that in the table."""
+        row, column = np.divmod(index, self.plans[axis].width)
+        return (self._first_rows[axis] + row) * self.width + column
+
+    def table(self, shift: torch.Tensor | None) -> torch.Tensor:
+        """The weights of all windows, on the host, in the dtype of the matrices.
+
+        Args:
+            shift: of each axis, voxels, ``(D,)`` float64 on the host, within half a stride; None for none.
+
+        Returns:
+            ``(numbers,)``.
+        """
+        centers = self._centers if shift is None else torch.addmv(self._centers[:, 0], self._shares, shift)[:, None]
+        distance = self._voxels - torch.minimum(centers.clamp_min(-0.5), self._edges)
+        weights = self.kernel(distance * self._scales).mul_(distance.abs_() <= self._reaches)
+        if self.normalized:
+            weights.div_(weights.sum(1, keepdim=True).clamp_min_(1e-30))
+        return weights.to(self.dtype).flatten()
+
+    def axes(self, table: torch.Tensor) -> list[AxisWindows]:
+        """The matrices of all axes from a :meth:`table` on the device."""
+        pieces = iter(table.index_select(0, self._index).split(self._sizes))
         out = []
-        for weight, (rows, cols) in zip(weights, self.blocks, strict=True):
-            first, second = (cols, rows) if transposed else (rows, cols)
-            out.append(Block(rows, cols, weight[: first.stop - first.start, : second.stop - second.start]))
+        for axis, (plan, halves) in enumerate(zip(self.plans, self._blocks, strict=True)):
+            forward, adjoint = ([(rows, cols, next(pieces)) for rows, cols in half] for half in halves)
+            start = self._first_rows[axis]
+            band = table.view(-1, self.width)[start : start + plan.count, : plan.width]
+            blocks = [Block(r, c, w.view(r.stop - r.start, -1)) for r, c, w in forward]
+            out.append(AxisWindows(plan, band, blocks, [Block(r, c, w.view(c.stop - c.start, -1)) for r, c, w in adjoint]))
         return out
+
+    def shifted(self, shift: torch.Tensor) -> list[AxisWindows]:
+        """The windows moved by a shift, see :meth:`table`."""
+        return self.axes(self.table(shift).to(self.device, non_blocking=True))
+
+    @cached_property
+    def centered(self) -> list[AxisWindows]:
+        """The windows without a shift."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self.axes(self.table(None).to(self.device, non_blocking=True))
 
 
 class AxisWindows(BandedMatrix):
@@ -224,68 +255,26 @@ class AxisWindows(BandedMatrix):
 
     Args:
         plan: everything that does not depend on the shift.
-        shift: 0-dimensional tensor, voxels; of the plan's device and dtype.
+        band: weights, ``(count, plan.width)``.
+        forward, adjoint: see :class:`BandedMatrix`.
     """
 
-    def __init__(self, plan: WindowPlan, shift: torch.Tensor) -> None:
-        self._plan, self._shift = plan, shift
-        weights = plan.forward.weights(plan, shift)
-        norms = weights.sum(-1).clamp_min_(1e-30) if plan.normalized else torch.ones_like(weights[..., 0])
-        rows = (r.stop - r.start for r, _ in plan.forward.blocks)
-        self._norms = torch.cat([norm[:n] for norm, n in zip(norms, rows, strict=True)])
-        forward = plan.forward.cut(weights.div_(norms[..., None]))
-        weights = plan.adjoint.weights(plan, shift).div_(self._norms[plan.adjoint.index][..., None])
-        super().__init__(plan.size, plan.count, forward, plan.adjoint.cut(weights.mT.contiguous(), transposed=True))
+    def __init__(self, plan: WindowPlan, band: torch.Tensor, forward: Sequence[Block], adjoint: Sequence[Block]) -> None:
+        super().__init__(plan.size, plan.count, forward, adjoint)
+        self._plan, self._band = plan, band
 
     @classmethod
     def gaussian(cls, size: int, sigma: float, stride: float, truncated: float, shift: torch.Tensor) -> AxisWindows:
         """Windows from the arguments of :meth:`WindowPlan.gaussian`; device and dtype are those of the shift."""
-        return WindowPlan.gaussian(size, sigma, stride, truncated, shift.device, shift.dtype).shifted(shift)
+        plan = GridPlan([WindowPlan.gaussian(size, sigma, stride, truncated)], [True], shift.device, shift.dtype)
+        return plan.shifted(shift.reshape(1).to("cpu", torch.float64))[0]
 
     def part(self, cols: slice) -> tuple[slice, torch.Tensor]:
         """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
-        plan, rows = self._plan, self._plan.rows(cols)
-        centers = (plan.centers[rows] + self._shift).clamp_(-0.5, plan.size - 0.5)
-        voxels = torch.arange(cols.start, cols.stop, device=centers.device, dtype=centers.dtype)
-        return rows, plan.kernel(voxels - centers[:, None]) / self._norms[rows, None]
-
-
-class ReplicatedBox(BandedMatrix):
-    """Mean over ``2 radius + 1`` voxels around every voxel; beyond the border the image continues with its last value.
-
-    Args:
-        size: voxels along the axis.
-        radius: voxels on either side.
-        device, dtype: of the matrix.
-    """
-
-    def __init__(self, size: int, radius: int, device: torch.device, dtype: torch.dtype) -> None:
-        index = torch.arange(size, device=device)
-        taps = torch.arange(-radius, radius + 1, device=device)
-
-        def around(part: slice) -> slice:
-            return slice(max(0, part.start - radius), min(size, part.stop + radius))
-
-        def block(rows: slice, cols: slice, transposed: bool = False) -> Block:
-            seen = (index[rows, None] + taps).clamp(0, size - 1)
-            weight = (seen[:, None] == index[cols, None]).to(dtype).sum(2) / len(taps)
-            return Block(rows, cols, weight.T.contiguous() if transposed else weight)
-
-        chunks = slabs((size,), WINDOWS_PER_BLOCK + 8)
-        forward = [block(rows, around(rows)) for rows in chunks]
-        super().__init__(size, size, forward, [block(around(cols), cols, True) for cols in chunks])
-
-
-def _apply(x: torch.Tensor, axis: int, size: int, blocks: list[tuple[slice, slice, torch.Tensor]]) -> torch.Tensor:
-    """Multiply ``axis`` of ``x`` by a matrix with ``size`` rows, given as (rows, columns, weight) of its blocks."""
-    if axis == x.ndim - 1:
-        flat = x.view(-1, x.shape[-1])
-        out = x.new_empty(len(flat), size)
-        for rows, cols, weight in blocks:
-            torch.mm(flat[:, cols], weight.T, out=out[:, rows])
-        return out.view(*x.shape[:-1], size)
-    flat = x.view(-1, x.shape[axis], math.prod(x.shape[axis + 1 :]))
-    out = x.new_empty(len(flat), size, flat.shape[2])
-    for rows, cols, weight in blocks:
-        torch.bmm(weight.expand(len(flat), -1, -1), flat[:, cols], out=out[:, rows])
-    return out.view(*x.shape[:axis], size, *x.shape[axis + 1 :])
+        rows, width = self._plan.rows(cols), self._plan.width
+        if len(self._forward) == 1 and self._forward[0].cols == slice(0, self.size):
+            return rows, self._forward[0].weight[rows, cols]
+        # the band, written into a matrix with room for it on either side
+        index = self._plan.scatter(rows, cols, self._band.device)
+        out = self._band.new_zeros(rows.stop - rows.start, cols.stop - cols.start + 2 * width)
+        return rows, out.scatter_(1, index, self._band[rows])[:, width:-width]

@@ -20,7 +20,7 @@ from monai_locor.losses.gram import LocalGram, local_gram
 from monai_locor.losses.local_parzen import LocalParzen, local_parzen
 from monai_locor.losses.parzen import GaussianParzen, SplineParzen
 from monai_locor.losses.streaming import StreamedWindows
-from monai_locor.losses.windows import WindowPlan
+from monai_locor.losses.windows import GridPlan, WindowPlan
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 
 from ..parameters import mostly_slow
@@ -49,8 +49,9 @@ class Held(TorchDispatchMode):
 
 
 def windows(shape: tuple[int, ...], stride: float, budget: int) -> StreamedWindows:
-    plans = [WindowPlan.gaussian(n, 0.8, stride, 3.0, torch.device("cpu"), torch.float32) for n in shape]
-    return StreamedWindows([plan.centered for plan in plans], budget)
+    plans = [WindowPlan.gaussian(n, 0.8, stride, 3.0) for n in shape]
+    plan = GridPlan(plans, [False] * len(plans), torch.device("cpu"), torch.float32)
+    return StreamedWindows(plan.centered, budget)
 
 
 def learned(budget: int, shape: tuple[int, ...], basis: nn.Module, num_basis: int, **options: bool) -> int:

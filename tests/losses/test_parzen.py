@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from monai_locor.losses import parzen
+from monai_locor.losses.banded import ReplicatedBox
 from monai_locor.losses.parzen import GaussianParzen, Powers, SplineParzen, joint_histogram, spline_moments
-from monai_locor.losses.windows import ReplicatedBox, WindowPlan
+from monai_locor.losses.windows import GridPlan, WindowPlan
 
 from . import reference_measures as slow
 
@@ -72,7 +73,8 @@ def test_joint_histogram(rows, columns, portion, monkeypatch):
 @pytest.mark.parametrize("spacing", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [1, 2, 4, 9, 30, 73, 200])
 def test_spline_windows(size, spacing):
-    windows, dense = WindowPlan.spline(size, spacing, *LIKE).centered, slow.spline_matrix(size, spacing)
+    windows = GridPlan([WindowPlan.spline(size, spacing)], [False], *LIKE).centered[0]
+    dense = slow.spline_matrix(size, spacing)
     identity = torch.eye(size, dtype=torch.float64)
     torch.testing.assert_close(windows.filter(identity, 0), dense, rtol=0, atol=1e-12)
     torch.testing.assert_close(windows.filter(identity, 1), dense.T, rtol=0, atol=1e-12)

@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 import torch
 
+from monai_locor.losses import windows as module
 from monai_locor.losses.windows import AxisWindows, window_count
 
 from .reference import axis_matrix
@@ -17,6 +18,12 @@ from .reference import axis_matrix
 SIZES = [1, 2, 3, 5, 7, 24, 71, 72, 73, 97, 200]
 SHARES = [-0.5, -0.123, 0.0, 0.4, 0.5]  # of the stride
 GEOMETRY = [(0.8, 3, 3.0), (0.8, 1, 3.0), (2.0, 3, 3.0), (0.3, 2, 2.0), (1.0, 2.5, 3.0), (0.7, 0.5, 3.0), (0.5, 11, 1.0)]
+
+
+@pytest.fixture(params=[True, False], ids=["whole", "blocks"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first axis's matrix kept whole, as that of a short axis, or in blocks and a band."""
+    monkeypatch.setattr(module, "MAX_DENSE_NUMBERS", request.param * module.MAX_DENSE_NUMBERS)
 
 
 def make(size: int, sigma: float, stride: float, truncated: float, share: float = 0.0) -> tuple[AxisWindows, torch.Tensor]:
@@ -34,7 +41,7 @@ def test_count(size, stride, count):
 
 
 @pytest.mark.parametrize(("sigma", "stride", "truncated"), GEOMETRY)
-def test_filter_and_adjoint_are_the_dense_matrix(sigma, stride, truncated):
+def test_filter_and_adjoint_are_the_dense_matrix(layout, sigma, stride, truncated):
     for size, share in product(SIZES, SHARES):
         windows, dense = make(size, sigma, stride, truncated, share)
         identity = torch.eye(size, dtype=torch.float64)
@@ -47,7 +54,7 @@ def test_filter_and_adjoint_are_the_dense_matrix(sigma, stride, truncated):
 
 
 @pytest.mark.parametrize(("sigma", "stride", "truncated"), GEOMETRY)
-def test_parts_add_up(sigma, stride, truncated):
+def test_parts_add_up(layout, sigma, stride, truncated):
     for size, share in product(SIZES, (-0.5, 0.31)):
         windows, dense = make(size, sigma, stride, truncated, share)
         for length in (1, 10, size):
