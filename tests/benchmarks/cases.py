@@ -45,7 +45,7 @@ def save_field(path: Path, field: np.ndarray, affine: np.ndarray) -> None:
     save(path, lps[..., None, :].astype(np.float32), affine, "vector")
 
 
-def write_case(folder: Path, labels: bool = False) -> Path:
+def write_blob_case(folder: Path, labels: bool = False) -> Path:
     """A blob with inner structure in two contrasts, a mask and the truth; with labels on request."""
     x, y, z = np.indices(SHAPE)
     inside = ((x - 7) / 5) ** 2 + ((y - 9) / 6) ** 2 + ((z - 6) / 4) ** 2 < 1

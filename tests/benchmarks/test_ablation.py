@@ -14,7 +14,7 @@ import pytest
 
 from monai_locor.registration import RegistrationConfig
 
-from .cases import TWO_ITERATIONS, scripts, write_case
+from .cases import TWO_ITERATIONS, scripts, write_blob_case
 
 pytest.importorskip("scipy")
 
@@ -26,7 +26,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return write_case(tmp_path / "cases" / "blob")
+    return write_blob_case(tmp_path / "cases" / "blob")
 
 
 def test_every_cell_is_a_setting(modules, case):

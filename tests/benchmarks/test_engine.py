@@ -8,25 +8,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from monai_locor.registration import RegistrationConfig
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from .cases import BENCHMARKS, scripts
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch):
     """Imports a script as the interpreter does when it runs it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
     def load(name: str) -> ModuleType:
-        for other in ("ablation_engine", "scaling", "estimate", "registration", "loss", "_measure"):
-            monkeypatch.delitem(sys.modules, other, raising=False)
-        return __import__(name)
+        return getattr(scripts(monkeypatch, name), name)
 
     return load
 

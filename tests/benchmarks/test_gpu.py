@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from .cases import BENCHMARKS, FIXED, SHAPE, save, save_field, scripts, write_case
+from .cases import BENCHMARKS, FIXED, SHAPE, save, save_field, scripts, write_blob_case
 
 MACHINE = {"device": "cpu", "date": "2026-01-01"}
 PARTS = """
@@ -53,7 +53,7 @@ class TestCases:
     @pytest.fixture
     def folders(self, modules, tmp_path) -> tuple[Path, Path, np.ndarray]:
         """A case with a smooth truth, as it is and packed and unpacked."""
-        case = write_case(tmp_path / "case")
+        case = write_blob_case(tmp_path / "case")
         x = np.indices(SHAPE).transpose(1, 2, 3, 0) / 10
         truth = 9 * np.sin(x @ np.array([[1, 2, 0.5], [0.3, 1, 1], [2, 0.1, 1]])) + 11
         save_field(case / "truth.nii.gz", truth, FIXED)
@@ -86,7 +86,7 @@ class TestCases:
         assert np.array_equal(np.asarray(read(tmp_path / "b.nii.gz").dataobj), whole)
 
     def test_a_truth_that_does_not_fit_is_refused(self, modules, tmp_path):
-        case = write_case(tmp_path / "case")
+        case = write_blob_case(tmp_path / "case")
         save_field(case / "truth.nii.gz", np.array([0.0, 70.0, 0.0]), FIXED)
         with pytest.raises(ValueError, match=r"70.0 mm do not fit"):
             modules.gpu_cases.pack(case, tmp_path / "packed")

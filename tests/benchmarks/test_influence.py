@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from .cases import TWO_ITERATIONS, scripts, write_case
+from .cases import TWO_ITERATIONS, scripts, write_blob_case
 
 pytest.importorskip("matplotlib")
 
@@ -44,7 +44,7 @@ def test_shares_leave_out_what_does_not_count(modules):
 
 @pytest.mark.slow
 def test_draws_and_tells(modules, tmp_path, capsys):
-    case = write_case(tmp_path / "cases" / "blob")
+    case = write_blob_case(tmp_path / "cases" / "blob")
     (tmp_path / "tiny.json").write_text(json.dumps(TWO_ITERATIONS))
     out = tmp_path / "pictures"
     modules.influence.main([str(case.parent), "--preset", str(tmp_path / "tiny.json"), "--threads", "1", "--output", str(out)])

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -19,19 +16,17 @@ from studies import Learn2Reg
 from monai_locor.data.study_case import read_case
 from monai_locor.io import write_displacement_field
 
+from .cases import scripts
 from .study_folders import learn2reg, shifted
 
 pytest.importorskip("scipy")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CASES = [f"learn2reg_000{n}_0000_from_000{n}_0001" for n in (1, 2)]
 
 
 @pytest.fixture
 def paper(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, imported as the interpreter does when it runs it."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "paper", raising=False)
-    return importlib.import_module("paper")
+    return scripts(monkeypatch, "paper").paper
 
 
 def test_what_is_complete_is_prepared_and_the_rest_named(paper, tmp_path, capsys):

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from .cases import FIXED, SHAPE, SHIFT, save, scripts, write_case
+from .cases import FIXED, SHAPE, SHIFT, save, scripts, write_blob_case
 
 pytest.importorskip("scipy")
 NAMES = ("registration", "_score", "_measure", "_peer", "_peers", "_peers_python", "_peers_programs", "_plot", "loss")
@@ -74,7 +74,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return write_case(tmp_path / "cases" / "blob")
+    return write_blob_case(tmp_path / "cases" / "blob")
 
 
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **told: Any) -> Path:

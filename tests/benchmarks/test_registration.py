@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from .cases import FIXED, MOVING, SHAPE, SHIFT, TWO_ITERATIONS, save, save_field, scripts, write_case
+from .cases import FIXED, MOVING, SHAPE, SHIFT, TWO_ITERATIONS, save, save_field, scripts, write_blob_case
 
 pytest.importorskip("scipy")
 
@@ -26,7 +26,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return write_case(tmp_path / "cases" / "blobs", labels=True)
+    return write_blob_case(tmp_path / "cases" / "blobs", labels=True)
 
 
 def test_the_truth_scores_without_error(modules, case, tmp_path):

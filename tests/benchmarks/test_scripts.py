@@ -9,24 +9,18 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from .cases import BENCHMARKS, scripts
 
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
     """The script `loss` and its helper, imported as the interpreter does when it runs the script."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("loss", "_measure"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import _measure
-    import loss
-
-    return loss, _measure
+    found = scripts(monkeypatch, "loss", "_measure")
+    return found.loss, found.measure
 
 
 def test_table_and_ratios(modules):

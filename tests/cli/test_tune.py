@@ -11,7 +11,7 @@ import pytest
 
 from monai_locor.registration import PRESETS
 
-from ..tuning.small import BASE, write_case
+from ..tuning.small import BASE, write_plane_case
 
 pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
@@ -32,7 +32,7 @@ def asked(monkeypatch):
 
 def test_options_reach_the_search(run, asked, tmp_path):
     for name in ("a", "b"):
-        write_case(tmp_path / name)
+        write_plane_case(tmp_path / name)
     words = ["--trials", 7, "--minutes", 2.5, "--workers", 3, "--device", "cuda:0,cuda:1", "--limit", 60, "--seed", 4]
     words += [
         "--parameters",
@@ -71,7 +71,7 @@ def test_options_reach_the_search(run, asked, tmp_path):
 
 
 def test_what_is_wrong_is_said_in_one_line(refused, tmp_path):
-    write_case(tmp_path / "a")
+    write_plane_case(tmp_path / "a")
     out = ("-o", tmp_path / "out")
     assert "contains no case" in refused("tune", tmp_path / "a", *out)
     assert "has no case z; its cases are a" in refused("tune", tmp_path, "z", *out)
@@ -85,14 +85,14 @@ def test_what_is_wrong_is_said_in_one_line(refused, tmp_path):
 def test_without_optuna(refused, tmp_path, monkeypatch):
     import sys
 
-    write_case(tmp_path / "a")
+    write_plane_case(tmp_path / "a")
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "pip install 'monai-locor[tune]'" in refused("tune", tmp_path, "-o", tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_a_search(run, tmp_path):
-    write_case(tmp_path / "cases" / "a")
+    write_plane_case(tmp_path / "cases" / "a")
     (tmp_path / "base.json").write_text(json.dumps(BASE))
     words = ["-o", tmp_path / "out", "--config", tmp_path / "base.json", "--trials", 2, "--finalists", 1, "--repeats", 2]
     answer = run("tune", tmp_path / "cases", *words, "--workers", 0)

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from ..benchmarks.cases import scripts
+
 SIZE, MOST = 96, 80
 
 
@@ -29,13 +27,9 @@ SIZE, MOST = 96, 80
 )
 def test_numbers_per_voxel(row, monkeypatch):
     """Peak of the resident set of a fresh process, inputs and gradient included."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("loss", "_measure"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import _measure
-    import loss
-
+    found = scripts(monkeypatch, "loss", "_measure")
+    loss, measure = found.loss, found.measure
     function, arguments = loss.MEASURES[row]
-    found = _measure.measure(_measure.Spec("loss", function, {"size": SIZE, **arguments}, {"size": 12}, repeats=2, threads=1))
+    found = measure.measure(measure.Spec("loss", function, {"size": SIZE, **arguments}, {"size": 12}, repeats=2, threads=1))
     assert found.problem == ""
     assert 3 <= found.bytes / 4 / SIZE**3 <= MOST  # two images and a gradient at least

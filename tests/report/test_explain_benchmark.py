@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +14,10 @@ import pytest
 from monai_locor.geometry import Grid
 from monai_locor.io import write_image
 
+from ..benchmarks.cases import scripts
 from .fit_phantom import contrast, fit_grid, smooth
 
 pytest.importorskip("matplotlib")
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = {"stages": [{"factor": 1, "iterations": 2}], "multistart": "never"}
 
 
@@ -27,10 +25,7 @@ TINY = {"stages": [{"factor": 1, "iterations": 2}], "multistart": "never"}
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, imported as the interpreter does when it runs it."""
     pytest.importorskip("scipy")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("explain", "registration"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("explain")
+    return scripts(monkeypatch, "explain").explain
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def blobs(points: np.ndarray) -> np.ndarray:
     return sum(np.exp(-((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / (2 * s**2)) for x, y, s in centers)
 
 
-def write_case(folder: Path, *, truth: bool = True, labels: bool = False, landmarks: bool = False, shift=SHIFT) -> Path:
+def write_plane_case(folder: Path, *, truth: bool = True, labels: bool = False, landmarks: bool = False, shift=SHIFT) -> Path:
     """Two contrasts, shifted, and what is asked for of the answer."""
     folder.mkdir(parents=True)
     points = GRID.points()

@@ -14,7 +14,7 @@ import torch
 from monai_locor import InputError
 from monai_locor.tuning import SCORES, Case, choose_score, find_cases
 
-from .small import GRID, SHIFT, write_case
+from .small import GRID, SHIFT, write_plane_case
 
 DISTANCE = math.hypot(*SHIFT)
 
@@ -24,16 +24,16 @@ def perfect() -> torch.Tensor:
 
 
 def test_truth_landmarks_and_labels(tmp_path):
-    truth = Case(write_case(tmp_path / "truth"))
+    truth = Case(write_plane_case(tmp_path / "truth"))
     assert truth.scores == ("tre",) and truth.measure(None) == {"tre": pytest.approx(DISTANCE)}
     assert truth.measure(perfect()) == {"tre": pytest.approx(0, abs=1e-5)}
-    points = Case(write_case(tmp_path / "points", truth=False, landmarks=True))
+    points = Case(write_plane_case(tmp_path / "points", truth=False, landmarks=True))
     assert points.measure(None) == {"tre": pytest.approx(DISTANCE)}
     assert points.measure(perfect() / 2) == {"tre": pytest.approx(DISTANCE / 2)}
-    labels = Case(write_case(tmp_path / "labels", truth=False, labels=True))
+    labels = Case(write_plane_case(tmp_path / "labels", truth=False, labels=True))
     before, after = labels.measure(None)["dice"], labels.measure(perfect())["dice"]
     assert 0.5 < before < 0.9 < after <= 1
-    everything = Case(write_case(tmp_path / "all", labels=True, landmarks=True))
+    everything = Case(write_plane_case(tmp_path / "all", labels=True, landmarks=True))
     assert everything.scores == ("tre", "dice")
     assert everything.measure(perfect()) == {"tre": pytest.approx(0, abs=1e-5), "dice": after}
 
@@ -41,7 +41,7 @@ def test_truth_landmarks_and_labels(tmp_path):
 def test_only_the_mask_counts(tmp_path):
     from monai_locor.io import write_image
 
-    folder = write_case(tmp_path / "a")
+    folder = write_plane_case(tmp_path / "a")
     mask = torch.zeros(1, *GRID.shape)
     mask[0, :5] = 1
     write_image(folder / "mask.nii.gz", mask, GRID, "uint8")
@@ -51,7 +51,7 @@ def test_only_the_mask_counts(tmp_path):
 
 
 def test_a_study_brings_its_own_score(tmp_path):
-    folder = write_case(tmp_path / "a")
+    folder = write_plane_case(tmp_path / "a")
     from monai_locor.io import write_image
 
     write_image(folder / "mask.nii.gz", torch.ones(1, *GRID.shape), GRID, "uint8")
@@ -68,10 +68,9 @@ def test_scores_agree_with_the_benchmarks(tmp_path, monkeypatch):
     from monai_locor.geometry import Grid
     from monai_locor.io import write_displacement_field
 
-    from ..benchmarks.cases import FIXED, SHAPE, scripts
-    from ..benchmarks.cases import write_case as benchmark_case
+    from ..benchmarks.cases import FIXED, SHAPE, scripts, write_blob_case
 
-    folder = benchmark_case(tmp_path / "a", labels=True)
+    folder = write_blob_case(tmp_path / "a", labels=True)
     u = torch.randn(3, *SHAPE)
     write_displacement_field(tmp_path / "forward_field.nii.gz", u, Grid(SHAPE, FIXED))
     theirs = scripts(monkeypatch, "_score").score.score(folder, tmp_path)
@@ -82,7 +81,7 @@ def test_scores_agree_with_the_benchmarks(tmp_path, monkeypatch):
 
 
 def test_a_displacement_must_fit(tmp_path):
-    case = Case(write_case(tmp_path / "a"))
+    case = Case(write_plane_case(tmp_path / "a"))
     with pytest.raises(ValueError, match="must be finite"):
         case.measure(torch.zeros(2, 3, 3))
     with pytest.raises(ValueError, match="must be finite"):
@@ -91,12 +90,12 @@ def test_a_displacement_must_fit(tmp_path):
 
 def test_finding_cases(tmp_path):
     for name in ("b", "a"):
-        write_case(tmp_path / name)
+        write_plane_case(tmp_path / name)
     assert [case.name for case in find_cases(tmp_path)] == ["a", "b"]
     assert [case.name for case in find_cases(tmp_path, ["b", "b"])] == ["b"]
     with pytest.raises(InputError, match="has no case c; its cases are a, b"):
         find_cases(tmp_path, ["c"])
-    write_case(tmp_path / "nothing", truth=False)
+    write_plane_case(tmp_path / "nothing", truth=False)
     with pytest.raises(InputError, match=r"nothing: no reference to score against; add truth\.nii\.gz"):
         find_cases(tmp_path)
     with pytest.raises(InputError, match="contains no case"):
@@ -104,11 +103,11 @@ def test_finding_cases(tmp_path):
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
-    folder = write_case(tmp_path / "a", truth=False, landmarks=True)
+    folder = write_plane_case(tmp_path / "a", truth=False, landmarks=True)
     (folder / "moving_landmarks.csv").write_text("x,y\n1,2\n")
     with pytest.raises(InputError, match="give pairs of 2-D points"):
         Case(folder).measure(None)
-    other = write_case(tmp_path / "b", shift=(0.0, 0.0), labels=True)
+    other = write_plane_case(tmp_path / "b", shift=(0.0, 0.0), labels=True)
     from monai_locor.geometry import Grid
     from monai_locor.io import write_displacement_field, write_image
 
@@ -124,15 +123,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_the_digest_is_of_the_contents(tmp_path):
-    first, second = (Case(write_case(tmp_path / name / "x")).digest() for name in ("one", "two"))
-    changed = write_case(tmp_path / "three" / "x", shift=(1.0, 1.0))
+    first, second = (Case(write_plane_case(tmp_path / name / "x")).digest() for name in ("one", "two"))
+    changed = write_plane_case(tmp_path / "three" / "x", shift=(1.0, 1.0))
     assert first == second != Case(changed).digest()
 
 
 def test_choosing_the_score(tmp_path):
-    points = Case(write_case(tmp_path / "points"))
-    labels = Case(write_case(tmp_path / "labels", truth=False, labels=True))
-    both = Case(write_case(tmp_path / "both", labels=True))
+    points = Case(write_plane_case(tmp_path / "points"))
+    labels = Case(write_plane_case(tmp_path / "labels", truth=False, labels=True))
+    both = Case(write_plane_case(tmp_path / "both", labels=True))
     chosen = [choose_score(cases).name for cases in ([points, both], [labels, both], [points, labels, both], [both])]
     assert chosen == ["tre", "dice", "relative", "tre"]
     assert choose_score([both], "dice").name == "dice"

@@ -22,7 +22,7 @@ from monai_locor.tuning.runs import Job, Run
 from monai_locor.tuning.samplers import make_sampler
 from monai_locor.tuning.study import distributions
 
-from .small import BASE, write_case
+from .small import BASE, write_plane_case
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
@@ -72,7 +72,7 @@ def oracle(monkeypatch) -> type[Oracle]:
 def cases(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cases")
     for name in ("a", "b"):
-        write_case(folder / name)
+        write_plane_case(folder / name)
     return folder
 
 

@@ -18,7 +18,7 @@ from monai_locor.tuning.runs import Job, execute
 from monai_locor.tuning.samplers import make_sampler
 from monai_locor.tuning.study import distributions
 
-from .small import BASE, write_case
+from .small import BASE, write_plane_case
 
 pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
@@ -29,7 +29,7 @@ def job(case, **settings) -> Job:
 
 
 def test_a_run_measures_or_says_what_is_wrong(tmp_path):
-    case = write_case(tmp_path / "a", labels=True)
+    case = write_plane_case(tmp_path / "a", labels=True)
     run = execute(job(case))
     assert run.case == "a" and not run.problem and run.measures["tre"] < 5**0.5 and 0 < run.measures["dice"] <= 1
     assert run.seconds > 0 and run.folding_percent is not None
@@ -40,14 +40,14 @@ def test_a_run_measures_or_says_what_is_wrong(tmp_path):
 
 
 def test_masks_are_given_to_the_registration(tmp_path):
-    case = write_case(tmp_path / "a")
+    case = write_plane_case(tmp_path / "a")
     (case / "fixed_mask.nii.gz").write_bytes(b"")
     assert execute(job(case)).problem.startswith("InputError: fixed mask")
 
 
 @pytest.mark.slow
 def test_processes_that_crash_or_take_too_long_do_not_end_the_search(tmp_path):
-    case = write_case(tmp_path / "a")
+    case = write_plane_case(tmp_path / "a")
     endless = {"stages": [{"factor": 1, "iterations": 10**9}]}
     with Pool(workers=1, devices=["cpu"]) as pool:
         begun = time.monotonic()
@@ -74,7 +74,7 @@ def test_processes_that_crash_or_take_too_long_do_not_end_the_search(tmp_path):
 def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path):
     pytest.importorskip("matplotlib")
     for name, shift in (("a", (2.0, -1.0)), ("b", (1.0, 2.0))):
-        write_case(tmp_path / "cases" / name, labels=True, shift=shift)
+        write_plane_case(tmp_path / "cases" / name, labels=True, shift=shift)
     options = {"base": BASE, "finalists": 2, "repeats": 2, "progress": False}
     first = tune(tmp_path / "cases", tmp_path / "out", trials=3, workers=2, **options)
     assert len(first.trials) == 3 and first.best.mean < first.objective.nothing
