@@ -3,13 +3,13 @@
 
 """Images read with ITK: NRRD, MetaImage, TIFF, PNG and its other formats, with any number of components.
 
-SimpleITK is preferred if installed: it has the same readers and imports in 0.2 seconds, the ``itk`` package in three.
+SimpleITK is preferred if installed and not too old: it has the same readers and imports in 0.2 seconds, the ``itk`` package
+in three.
 """
 
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import InputError
 from ..geometry import full_affine
 from .channel_names import NAMING, channel_names
-from .itk_library import load_itk
+from .itk_library import load_itk, load_simpleitk
 from .libraries import simpleitk_image
 from .lps import affine_of_itk
 from .stored_image import StoredImage, TimeAxis
@@ -65,15 +65,14 @@ def itk_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _simpleitk_reader(path: Path) -> Any | None:
-    """SimpleITK reader with the header read; None if it is not installed or does not support the pixel type.
+    """SimpleITK reader with the header read; None if it is not usable or does not support the pixel type.
 
     Raises:
         RuntimeError: if the file is damaged or of another format; itk has the same readers and would also fail.
     """
-    if not find_spec("SimpleITK"):
+    sitk = load_simpleitk()
+    if sitk is None:
         return None
-    import SimpleITK as sitk
-
     reader, shown = sitk.ImageFileReader(), sitk.ProcessObject.GetGlobalWarningDisplay()
     reader.SetFileName(str(path))
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # multi-line, without file name

@@ -1,16 +1,21 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Import of ITK on demand, with a one-line error if it is not installed."""
+"""Import of ITK and SimpleITK on demand, with a one-line error if ITK is not installed."""
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["itk_class", "load_itk"]
+__all__ = ["itk_class", "load_itk", "load_simpleitk"]
+
+# Earlier versions, and ITK before 5.4.7, rotate NRRD files in left-anterior-superior space by 180 degrees.
+MIN_SIMPLEITK_VERSION = (2, 5, 6)
 
 
 def load_itk(name: str) -> Any:
@@ -29,6 +34,16 @@ def load_itk(name: str) -> Any:
             f"{name}: its format needs ITK, which is not installed ({error}); run `pip install itk`, or use NIfTI (.nii.gz)"
         ) from error
     return itk
+
+
+def load_simpleitk() -> Any | None:
+    """Import SimpleITK, which has ITK's readers; None if it is not installed or older than ``MIN_SIMPLEITK_VERSION``."""
+    if find_spec("SimpleITK") is None:
+        return None
+    import SimpleITK as sitk
+
+    version = tuple(int(part) for part in re.findall(r"\d+", sitk.Version.VersionString())[:3])
+    return sitk if version >= MIN_SIMPLEITK_VERSION else None
 
 
 def itk_class(name: str, kind: str) -> Any:

@@ -18,6 +18,7 @@ from monai_locor.io import read_image, read_mask
 from monai_locor.io.grids import read_grid
 from monai_locor.io.image_files import read_stored
 from monai_locor.io.itk_images import itk_geometry
+from monai_locor.io.itk_library import load_simpleitk
 
 RNG = np.random.default_rng(0)
 MODES = ("L", "RGB", "RGBA", "P")
@@ -32,7 +33,7 @@ def library(request, monkeypatch) -> str:
     """Both ways to read the formats of ITK, which must agree."""
     if request.param == "itk":
         pytest.importorskip("itk")
-        monkeypatch.setattr("monai_locor.io.itk_images.find_spec", lambda name: None)
+        monkeypatch.setattr("monai_locor.io.itk_images.load_simpleitk", lambda: None)
     return request.param
 
 
@@ -101,6 +102,13 @@ def test_nrrd_axes_and_spaces(tmp_path, space, kind, first):
     signs = np.diag([*SPACES[space], 1.0])
     np.testing.assert_allclose(stored.affine, signs @ [[2, 0, 0, 1], [0, 0, 4, 2], [0, 3, 0, 3], [0, 0, 0, 1]])
     assert stored.channels == (COLORS[:3] if kind == "RGB-color" else ())
+
+
+@pytest.mark.parametrize(("version", "usable"), [("2.5.5", False), ("2.5.6", True), ("2.5.10-g12ab", True), ("3.0.0", True)])
+def test_old_simpleitk_is_not_used(monkeypatch, version, usable):
+    """It rotates the images of ``test_nrrd_axes_and_spaces`` in left-anterior-superior space."""
+    monkeypatch.setattr(sitk.Version, "VersionString", lambda: version)
+    assert (load_simpleitk() is sitk) == usable
 
 
 def test_layers_of_a_segmentation_and_gradients(tmp_path, library):

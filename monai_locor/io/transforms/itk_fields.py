@@ -16,7 +16,7 @@ from ..fields import load_displacement_field, write_displacement_field
 from ..image_files import read_stored
 from ..itk_hdf5 import itk_parameters, itk_view
 from ..itk_images import affine_of_header
-from ..itk_library import itk_class, load_itk
+from ..itk_library import itk_class, load_itk, load_simpleitk
 from ..lps import lps_signs
 from ..paths import atomic_path
 from ..stored_image import StoredImage
@@ -52,11 +52,11 @@ def read_vector_image(path: Path, name: str, fixed: Grid | None, moving: Grid | 
 
 
 def _light(path: Path) -> StoredImage | None:
-    """Read a float field with few ITK classes; return None for other files, and if SimpleITK, which is faster, is installed.
+    """Read a float field with few ITK classes; return None for other files, and if SimpleITK, which is faster, is usable.
 
     The general image reader loads all of ITK's pixel types, which takes twice as long.
     """
-    if find_spec("SimpleITK") is not None or find_spec("itk") is None:
+    if load_simpleitk() is not None or find_spec("itk") is None:
         return None
     kind = "Nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "Meta"
     try:
