@@ -58,12 +58,12 @@ def _series(folder: Path, name: str) -> dict[str, list[Frame]]:
         frames = _frames(file, name) if file.is_file() and has_dicom_content(file) else []
         if not frames:
             continue
-        same = instances.setdefault(frames[0].header.text(tags.SOP_INSTANCE) or str(file), [])
+        same = instances.setdefault(frames[0].header.text(tags.SOP_INSTANCE_UID) or str(file), [])
         if any(filecmp.cmp(file, other, shallow=False) for other in same):
             copies += 1
             continue
         same.append(file)
-        series.setdefault(frames[0].header.text(tags.SERIES) or "0.0", []).extend(frames)
+        series.setdefault(frames[0].header.text(tags.SERIES_INSTANCE_UID) or "0.0", []).extend(frames)
     if copies:
         logger.warning("%s: %d files lie in the folder more than once; copies are left out", name, copies)
     out: dict[str, list[Frame]] = {}
@@ -87,7 +87,7 @@ def _grids(frames: Sequence[Frame]) -> list[list[Frame]]:
     out: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
         spacing = tuple(f"{x:.4g}" for x in frame.spacing or ())
-        thickness = f"{frame.header.number(tags.THICKNESS) or 0:.3g}"
+        thickness = f"{frame.header.number(tags.SLICE_THICKNESS) or 0:.3g}"
         out.setdefault((frame.size, spacing, thickness), []).append(frame)
     directions = {tuple(frame.axes.round(2).ravel()) for frame in frames if frame.axes is not None}
     return list(out.values()) if len(directions) <= 1 else [list(frames)]
@@ -101,8 +101,8 @@ def _which(series: dict[str, list[Frame]], folder: Path, uid: str) -> str:
         return "the folder holds 0 DICOM series; name the folder that the slices themselves lie in"
     found = []
     for key, frames in list(series.items())[:MAX_LISTED_SERIES]:
-        title = frames[0].header.text(tags.DESCRIPTION)
-        what = "frames" if frames[0].header.number(tags.FRAMES) else "slices"
+        title = frames[0].header.text(tags.SERIES_DESCRIPTION)
+        what = "frames" if frames[0].header.number(tags.NUMBER_OF_FRAMES) else "slices"
         found.append(f"{key} ({title + ', ' if title else ''}{len(frames)} {what})")
     found += ["..."] * (len(series) > MAX_LISTED_SERIES)
     return f"the folder holds {len(series)} DICOM series: {', '.join(found)}; choose one as in {folder / next(iter(series))}"

@@ -52,7 +52,7 @@ class Frame:
     @property
     def thickness(self) -> float:
         """Slice spacing from the header, mm; used only for a single slice, otherwise spacing comes from the positions."""
-        return abs(self.header.number(tags.SLICE_GAP) or self.header.number(tags.THICKNESS) or 1.0)
+        return abs(self.header.number(tags.SPACING_BETWEEN_SLICES) or self.header.number(tags.SLICE_THICKNESS) or 1.0)
 
     @property
     def is_segmentation(self) -> bool:
@@ -73,8 +73,8 @@ def frames_of(path: Path, name: str) -> list[Frame]:
 
 def _frame(path: Path, index: int, header: Header) -> Frame:
     rows, columns = header.number(tags.ROWS), header.number(tags.COLUMNS)
-    spacing = header.numbers(tags.PIXEL_SPACING, tags.DETECTOR_SPACING, tags.SCANNED_SPACING)
-    position, axes = header.numbers(tags.POSITION), header.numbers(tags.ORIENTATION)
+    spacing = header.numbers(tags.PIXEL_SPACING, tags.IMAGER_PIXEL_SPACING, tags.NOMINAL_SCANNED_PIXEL_SPACING)
+    position, axes = header.numbers(tags.IMAGE_POSITION_PATIENT), header.numbers(tags.IMAGE_ORIENTATION_PATIENT)
     placed = len(position) == 3 and bool(np.isfinite(position).all()) and _orthogonal(axes)
     return Frame(
         file=path,
@@ -104,12 +104,12 @@ def _unit(axes: np.ndarray) -> np.ndarray:
 
 def _scale(header: Header) -> tuple[float, float]:
     if header.text(tags.SEGMENTATION_TYPE) == "FRACTIONAL":
-        return 1 / (header.number(tags.FRACTION) or 1.0), 0.0
-    return header.number(tags.SLOPE, tags.DOSE_SCALING) or 1.0, header.number(tags.INTERCEPT) or 0.0
+        return 1 / (header.number(tags.MAXIMUM_FRACTIONAL_VALUE) or 1.0), 0.0
+    return header.number(tags.RESCALE_SLOPE, tags.DOSE_GRID_SCALING) or 1.0, header.number(tags.RESCALE_INTERCEPT) or 0.0
 
 
 def _stored(header: Header) -> str:
-    bits, sign = int(header.number(tags.BITS) or 16), header.number(tags.SIGNED)
+    bits, sign = int(header.number(tags.BITS_ALLOCATED) or 16), header.number(tags.PIXEL_REPRESENTATION)
     if sign is None and bits >= 32:
         return f"float{bits}"
     return f"{'int' if sign else 'uint'}{next((size for size in (8, 16, 32) if bits <= size), 64)}"
@@ -126,7 +126,7 @@ def _spread(frames: list[Frame]) -> list[Frame]:
 
 def _offsets(header: Header, count: int) -> np.ndarray:
     """Distance of each frame from the first along the normal, mm; empty if the frames are not slices."""
-    offsets, gap = np.array(header.numbers(tags.OFFSETS)), header.number(tags.SLICE_GAP)
+    offsets, gap = np.array(header.numbers(tags.GRID_FRAME_OFFSET_VECTOR)), header.number(tags.SPACING_BETWEEN_SLICES)
     if len(offsets):
         return offsets - offsets[0]
     slices = np.array(header.numbers(tags.SLICE_VECTOR)) - 1

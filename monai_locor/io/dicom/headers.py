@@ -137,10 +137,18 @@ def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
 
 
 def _by_frame(dataset: Any) -> list[Header]:
-    count = int(Header(dataset).number(tags.FRAMES) or 1)
-    shared = _flat(*(dataset[tags.SHARED].value if tags.SHARED in dataset else ()))
-    own = list(dataset[tags.PER_FRAME].value) if tags.PER_FRAME in dataset else []
-    detector = _flat(*dataset[tags.DETECTOR].value[:1]) if tags.DETECTOR in dataset else {}
+    count = int(Header(dataset).number(tags.NUMBER_OF_FRAMES) or 1)
+    shared = _flat(
+        *(dataset[tags.SHARED_FUNCTIONAL_GROUPS_SEQUENCE].value if tags.SHARED_FUNCTIONAL_GROUPS_SEQUENCE in dataset else ())
+    )
+    own = (
+        list(dataset[tags.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE].value)
+        if tags.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE in dataset
+        else []
+    )
+    detector = (
+        _flat(*dataset[tags.DETECTOR_INFORMATION_SEQUENCE].value[:1]) if tags.DETECTOR_INFORMATION_SEQUENCE in dataset else {}
+    )
     if len(own) != count:
         return [Header(shared, detector, dataset)] * count
     return [Header(_flat(item), shared, dataset) for item in own]
@@ -170,7 +178,9 @@ def _through_gdcm(path: Path, name: str) -> list[Header]:
     found = header.GetMetaDataDictionary()
     flat = {int(key.replace("|", ""), 16): str(found[key]) for key in found.GetKeys() if len(key) == 9 and key[4] == "|"}
     out = Header(flat)
-    count = int(out.number(tags.FRAMES) or 1)
-    if (out.text(tags.FRAMES) and not out.text(tags.POSITION)) or (count > 1 and not out.text(tags.OFFSETS)):
+    count = int(out.number(tags.NUMBER_OF_FRAMES) or 1)
+    if (out.text(tags.NUMBER_OF_FRAMES) and not out.text(tags.IMAGE_POSITION_PATIENT)) or (
+        count > 1 and not out.text(tags.GRID_FRAME_OFFSET_VECTOR)
+    ):
         raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[dicom]"')
     return [out] * count

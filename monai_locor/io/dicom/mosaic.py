@@ -34,7 +34,7 @@ def tiles(frame: Frame, name: str) -> list[Frame]:
     """
     csa = _csa(frame)
     count = int(_csa_number(csa, "NumberOfImagesInMosaic") or _count(frame))
-    gap = frame.header.number(tags.SLICE_GAP) or _csa_number(csa, "SpacingBetweenSlices")
+    gap = frame.header.number(tags.SPACING_BETWEEN_SLICES) or _csa_number(csa, "SpacingBetweenSlices")
     side = int(np.ceil(np.sqrt(count)))
     if not count or not gap or frame.position is None or frame.axes is None or frame.spacing is None or _uneven(frame, side):
         raise InputError(
@@ -52,8 +52,8 @@ def tiles(frame: Frame, name: str) -> list[Frame]:
 
 def _count(frame: Frame) -> int:
     """Number of slices from the private element; two raw bytes if its VR has been lost."""
-    data = frame.header.data(tags.TILES)
-    return int.from_bytes(data, "little") if len(data) == 2 else int(frame.header.number(tags.TILES) or 0)
+    data = frame.header.data(tags.SIEMENS_MOSAIC_TILES)
+    return int.from_bytes(data, "little") if len(data) == 2 else int(frame.header.number(tags.SIEMENS_MOSAIC_TILES) or 0)
 
 
 def _uneven(frame: Frame, side: int) -> bool:
@@ -74,8 +74,8 @@ def _csa_number(csa: dict[str, Any], key: str) -> float | None:
 
 def _csa(frame: Frame) -> dict[str, Any]:
     """Values by name from the Siemens private image header; empty if there is none."""
-    data = frame.header.data(tags.CSA)
-    if not data or "SIEMENS CSA" not in frame.header.text(tags.CSA_OWNER):
+    data = frame.header.data(tags.SIEMENS_CSA_HEADER)
+    if not data or "SIEMENS CSA" not in frame.header.text(tags.SIEMENS_CSA_OWNER):
         return {}
     with warnings.catch_warnings():  # warns that the module is experimental
         warnings.simplefilter("ignore")

@@ -94,7 +94,7 @@ def _rescaled(
 
 def _pictures(frame: Frame, name: str) -> tuple[np.ndarray, tuple[float, float]]:
     """Pixels of a file, ``(frames, rows, columns)`` or ``(frames, rows, columns, 3)``, and the scale already applied."""
-    kind, pydicom = frame.header.text(tags.PHOTOMETRIC), load_pydicom()
+    kind, pydicom = frame.header.text(tags.PHOTOMETRIC_INTERPRETATION), load_pydicom()
     if pydicom is not None and (kind.startswith("MONOCHROME") or kind in ("RGB", "")):
         dataset = pydicom.dcmread(frame.file, force=True)
         if _syntax(dataset, pydicom) in UNCOMPRESSED_SYNTAXES:
@@ -123,20 +123,20 @@ def _through_pydicom(dataset: Any, frame: Frame, name: str) -> np.ndarray:
             "it again"
         ) from error
     pixels = _without_unused_bits(pixels, frame)
-    return _inverted(pixels, frame) if frame.header.text(tags.PHOTOMETRIC) == "MONOCHROME1" else pixels
+    return _inverted(pixels, frame) if frame.header.text(tags.PHOTOMETRIC_INTERPRETATION) == "MONOCHROME1" else pixels
 
 
 def _inverted(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     """Invert pixels whose lowest value is white, as GDCM does."""
     if pixels.dtype.kind != "u":
         return ~pixels if pixels.dtype.kind == "i" else pixels
-    used = int(frame.header.number(tags.BITS_USED) or 8 * pixels.dtype.itemsize)
+    used = int(frame.header.number(tags.BITS_STORED) or 8 * pixels.dtype.itemsize)
     return pixels.dtype.type(2**used - 1) - pixels
 
 
 def _without_unused_bits(pixels: np.ndarray, frame: Frame) -> np.ndarray:
     """Clear the bits above the pixel bits; old files store overlays there."""
-    unused = 8 * pixels.dtype.itemsize - int(frame.header.number(tags.BITS_USED) or 0)
+    unused = 8 * pixels.dtype.itemsize - int(frame.header.number(tags.BITS_STORED) or 0)
     if pixels.dtype.kind == "f" or not 0 < unused < 8 * pixels.dtype.itemsize:
         return pixels
     return np.right_shift(np.left_shift(pixels, unused), unused)

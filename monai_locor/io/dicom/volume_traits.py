@@ -29,7 +29,7 @@ _COMPONENTS = {
     "field map": {"FIELD_MAP", "B0", "B0 MAP"},
 }
 _GE_COMPONENTS = {"0": "MAGNITUDE", "1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
-_PRIVATE_B = {"SIEMENS": tags.SIEMENS_B, "PHILIPS": tags.PHILIPS_B, "GE": tags.GE_B}
+_PRIVATE_B = {"SIEMENS": tags.SIEMENS_B_VALUE, "PHILIPS": tags.PHILIPS_B_VALUE, "GE": tags.GE_B_VALUE}
 
 
 @dataclass(frozen=True)
@@ -77,34 +77,34 @@ def _image_type(header: Header) -> tuple[str, ...]:
 
 def _component(header: Header) -> int | None:
     """Index in _COMPONENTS: magnitude, phase, and the other parts of a complex or Dixon image."""
-    stated = [*_image_type(header)[2:], header.text(tags.COMPONENT).upper()]
+    stated = [*_image_type(header)[2:], header.text(tags.COMPLEX_IMAGE_COMPONENT).upper()]
     if header.text(tags.MANUFACTURER).upper().startswith("GE"):
-        stated.append(_GE_COMPONENTS.get(header.text(tags.GE_COMPONENT), ""))
+        stated.append(_GE_COMPONENTS.get(header.text(tags.GE_IMAGE_COMPONENT), ""))
     return next((k for word in stated for k, words in enumerate(_COMPONENTS.values()) if word in words), None)
 
 
 def _b_value(header: Header) -> float | None:
     vendor = header.text(tags.MANUFACTURER).upper()
     private = [tag for name, tag in _PRIVATE_B.items() if vendor.startswith(name)]
-    value = header.number(tags.B_VALUE, *private)
+    value = header.number(tags.DIFFUSION_B_VALUE, *private)
     return None if value is None else value % 1e9  # GE adds 1e9 if directions are given
 
 
 def _direction(header: Header) -> tuple[float, ...] | None:
     siemens = header.text(tags.MANUFACTURER).upper().startswith("SIEMENS")
-    found = header.numbers(tags.DIRECTION, *([tags.SIEMENS_DIRECTION] if siemens else []))
+    found = header.numbers(tags.DIFFUSION_GRADIENT_ORIENTATION, *([tags.SIEMENS_GRADIENT_DIRECTION] if siemens else []))
     return tuple(round(x, 3) + 0.0 for x in found) or None
 
 
 def _segment(header: Header) -> str | None:
-    number = header.text(tags.SEGMENT)
-    label = header.table(tags.SEGMENTS, tags.SEGMENT_NUMBER, tags.SEGMENT_LABEL).get(number, "")
+    number = header.text(tags.REFERENCED_SEGMENT_NUMBER)
+    label = header.table(tags.SEGMENT_SEQUENCE, tags.SEGMENT_NUMBER, tags.SEGMENT_LABEL).get(number, "")
     return f"{number} ({label})" if label else number or None
 
 
 def _dimension(index: int) -> Callable[[Header], float | None]:
     def value(header: Header) -> float | None:
-        found = header.numbers(tags.DIMENSIONS)
+        found = header.numbers(tags.DIMENSION_INDEX_VALUES)
         return found[index] if index < len(found) else None
 
     return value
@@ -116,21 +116,21 @@ TRAITS = (
     Trait("b-value", _b_value),
     Trait("direction", _direction),
     Trait("echo time", _number(tags.ECHO_TIME, tags.EFFECTIVE_ECHO_TIME), " ms"),
-    Trait("echo", _number(tags.ECHO)),
+    Trait("echo", _number(tags.ECHO_NUMBERS)),
     Trait("inversion time", _number(tags.INVERSION_TIME, tags.INVERSION_TIMES), " ms"),
     Trait("flip angle", _number(tags.FLIP_ANGLE), "°"),
     Trait("repetition time", _number(tags.REPETITION_TIME), " ms"),
     Trait("type", _image_type),
-    Trait("voltage", _number(tags.VOLTAGE), " kV"),
-    Trait("kernel", _text(tags.KERNEL)),
-    Trait("stack", _text(tags.STACK)),
-    Trait("time", _number(tags.TEMPORAL_POSITION, tags.TEMPORAL_INDEX), ranked=True),
-    Trait("trigger time", _number(tags.TRIGGER_TIME, tags.CARDIAC_DELAY), " ms", ranked=True),
-    Trait("frame time", _number(tags.REFERENCE_TIME), " ms", ranked=True),
+    Trait("voltage", _number(tags.KVP), " kV"),
+    Trait("kernel", _text(tags.CONVOLUTION_KERNEL)),
+    Trait("stack", _text(tags.STACK_ID)),
+    Trait("time", _number(tags.TEMPORAL_POSITION_IDENTIFIER, tags.TEMPORAL_POSITION_INDEX), ranked=True),
+    Trait("trigger time", _number(tags.TRIGGER_TIME, tags.NOMINAL_CARDIAC_TRIGGER_DELAY_TIME), " ms", ranked=True),
+    Trait("frame time", _number(tags.FRAME_REFERENCE_TIME), " ms", ranked=True),
     *(Trait(f"dimension {index + 1}:", _dimension(index)) for index in range(6)),
-    Trait("time", _number(tags.ACQUISITION), ranked=True),
-    Trait("time", _text(tags.ACQUIRED, tags.FRAME_ACQUIRED), ranked=True),
-    Trait("time", _text(tags.ACQUIRED_TIME), ranked=True),
+    Trait("time", _number(tags.ACQUISITION_NUMBER), ranked=True),
+    Trait("time", _text(tags.ACQUISITION_DATE_TIME, tags.FRAME_ACQUISITION_DATE_TIME), ranked=True),
+    Trait("time", _text(tags.ACQUISITION_TIME), ranked=True),
     Trait("time", _text(tags.CONTENT_TIME), ranked=True),
 )
 
@@ -207,4 +207,4 @@ def _by_rank(slices: Slices, key: Callable[[Frame], Any]) -> list[Slices]:
 
 
 def _order(frame: Frame) -> tuple[Any, ...]:
-    return frame.header.number(tags.INSTANCE) or 0.0, frame.file.name, frame.index
+    return frame.header.number(tags.INSTANCE_NUMBER) or 0.0, frame.file.name, frame.index

@@ -75,7 +75,7 @@ def _unplaced(frames: Sequence[Frame], name: str) -> Volumes:
     """A frame without a position in the patient, such as a photograph or a radiograph, as a 2-D image."""
     first, lacking = frames[0], sum(frame.position is None for frame in frames)
     if len(frames) > 1:
-        timed = first.header.text(tags.FRAME_TIME, tags.FRAME_TIMES, tags.CINE_RATE)
+        timed = first.header.text(tags.FRAME_TIME, tags.FRAME_TIME_VECTOR, tags.CINE_RATE)
         what = "they are frames in time, not slices" if timed else "so it is unknown how they lie to each other"
         raise InputError(
             f"{name}: {lacking} of its {len(frames)} frames have no usable position and orientation in the patient, {what}; "
@@ -189,7 +189,9 @@ def _check_even(frames: Sequence[Frame], away: np.ndarray, drift: np.ndarray, us
 def _place(frame: Frame) -> str:
     """Position and file of a frame, for messages."""
     where = ", ".join(f"{x:.6g}" for x in np.asarray(frame.position))
-    return f"({where}) of {frame.file.name}" + (f" frame {frame.index + 1}" if frame.header.number(tags.FRAMES) else "")
+    return f"({where}) of {frame.file.name}" + (
+        f" frame {frame.index + 1}" if frame.header.number(tags.NUMBER_OF_FRAMES) else ""
+    )
 
 
 def _in_order(part: Slices, numbers: dict[int, int]) -> list[Frame | None]:
