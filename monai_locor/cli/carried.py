@@ -253,9 +253,7 @@ def load_carried(
 
         return Carried(path, kind, read_points(path, lps=lps, what=f"{role} points"), lps)
     if kind == "labels":
-        from ..io.images import read_labels
-
-        return Carried(path, kind, read_labels(path, role, channel), mode=mode or "nearest")
+        return _carried_labels(path, role, channel, mode or "nearest")
     import torch
 
     from ..io.image_source import load_source
@@ -263,8 +261,23 @@ def load_carried(
     exact = torch.float64 if mode == "nearest" else torch.float32  # nearest keeps the values
     name, image = load_source(path, f"{role} image", channel, exact)
     if mode is None and _is_label_map(image, name):
-        return load_carried(path, "labels", role, channel)
+        return _carried_labels(path, role, channel, "nearest", image)
     return Carried(path, kind, image, mode=mode or "bilinear", tensor_axes=tensor_axes)
+
+
+MAX_EXACT_LABEL = 2**23  # smaller whole numbers are exact in float32, even after a rounding error
+
+
+def _carried_labels(path: Path, role: str, channel: int | str | None, mode: str, image: MetaTensor | None = None) -> Carried:
+    """A label map; ``image`` is the same file as float32, to avoid reading it again unless it has larger values."""
+    from ..io.images import read_labels, rounded_labels
+
+    if image is None or float(image.as_tensor().abs().max()) >= MAX_EXACT_LABEL:
+        return Carried(path, "labels", read_labels(path, role, channel), mode=mode)
+    from monai.data.meta_tensor import MetaTensor
+
+    labels = MetaTensor(rounded_labels(image, f"{role} labels {path}").long(), meta=image.meta)
+    return Carried(path, "labels", labels, mode=mode)
 
 
 def _is_label_map(image: MetaTensor, name: str) -> bool:

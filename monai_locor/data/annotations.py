@@ -10,9 +10,9 @@ from os import PathLike
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ..errors import InputError
 from ..io import ImageSource
 from ..io.image_source import load_source
+from ..io.images import rounded_labels
 from ..io.points import read_points
 
 __all__ = ["read_label", "read_landmarks"]
@@ -29,14 +29,10 @@ def read_label(source: ImageSource, role: str = "fixed") -> MetaTensor:
         ``(1, *spatial)`` float32, whole numbers, with a 4x4 affine (RAS, mm).
 
     Raises:
-        InputError: if it cannot be read or a value is not a whole number.
+        InputError: if it cannot be read or contains a value that is not an integer within rounding.
     """
     name, label = load_source(source, f"{role} label")
-    data = label.as_tensor()
-    wrong = data[~data.isfinite() | (data != data.round())]
-    if len(wrong):
-        raise InputError(f"{name}: contains the value {float(wrong[0]):g}, and labels are whole numbers; give a label map")
-    return label
+    return MetaTensor(rounded_labels(label, name), meta=label.meta)
 
 
 def read_landmarks(path: str | PathLike[str], role: str = "fixed") -> torch.Tensor:

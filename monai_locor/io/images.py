@@ -26,7 +26,7 @@ from .nifti import has_shear, save_nifti
 from .paths import IMAGE_SUFFIXES, atomic_path
 from .stored_image import named_channels
 
-__all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "rounded_labels", "write_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +128,24 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
         InputError: if it cannot be read or contains a value that is not an integer within rounding.
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
-    data = labels.as_tensor()
+    return MetaTensor(rounded_labels(labels, name).long(), meta=labels.meta)
+
+
+def rounded_labels(image: MetaTensor, name: str) -> torch.Tensor:
+    """Round the values of a label map, in the dtype of the image.
+
+    Args:
+        image: the label map.
+        name: its name for messages.
+
+    Raises:
+        InputError: if a value is not an integer within rounding.
+    """
+    data = image.as_tensor()
     wrong = not_whole(data.numpy())
     if len(wrong):
         raise InputError(f"{name}: holds the value {float(wrong[0]):.9g}; labels are whole numbers, is it a label map?")
-    return MetaTensor(data.round().long(), meta=labels.meta)
+    return data.round()
 
 
 def write_image(

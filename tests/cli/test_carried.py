@@ -171,6 +171,22 @@ class TestWhatLooksLikeLabels:
         (line,) = [r.getMessage() for r in caplog.records]
         assert "moving_labels.nii.gz" in line
 
+    @pytest.mark.parametrize(("largest", "reads"), [(14175, 1), (2**24 + 1, 2)])
+    def test_it_is_read_again_only_for_large_values(self, still, monkeypatch, largest, reads):
+        from monai_locor.cli.carried import load_carried
+        from monai_locor.io import image_source
+
+        values = np.asarray(load(still / "moving_labels.nii.gz")).astype(np.int32)
+        values[values == values.max()] = largest
+        save(still / "a.nii.gz", values)
+        read, calls = image_source.read_stored, []
+        monkeypatch.setattr(image_source, "read_stored", lambda *given: calls.append(given) or read(*given))
+        found = load_carried(still / "a.nii.gz", "image", "moving")
+        assert len(calls) == reads and found.kind == "labels" and found.mode == "nearest"
+        expected = load_carried(still / "a.nii.gz", "labels", "moving")
+        np.testing.assert_array_equal(found.content.numpy()[0], values)
+        assert found.content.dtype == expected.content.dtype and found.content.meta["stored_dtype"] == "int32"
+
     def test_channels_of_labels(self, run, still):
         data = load(still / "moving_labels.nii.gz")
         save(still / "two.nii.gz", np.stack([data, 2 * data], -1))
