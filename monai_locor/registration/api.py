@@ -139,30 +139,14 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     if word is not None:  # names are a setting
         settings, given = dataclasses.replace(settings, initialization=word), {**given, "initial": None}
     config, own = chosen_similarity(settings, given["similarity"])
-    basis = _basis(given["initial_basis"], config)
-    predict, initial_velocity = given["predict"], given["initial_velocity"]
     if second is not None:
         _check_picklable(own)
-    if predict is not None and config.transform != "deformable":
-        raise InputError(f'a predicted velocity requires transform "deformable", got "{config.transform}".')
-    if predict is not None and (second is not None or initial_velocity is not None):
-        raise InputError("predict cannot be combined with two devices or with initial_velocity; give one of them.")
+    if given["predict"] is not None:
+        _check_prediction(given, config, second)
+    basis = _basis(given["initial_basis"], config)
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
-    weights = checked_weights(given["channel_weights"], len(pair.fixed.image))
-    if len(weights) > 1 and (predict is not None or basis is not None):
-        raise InputError("several images per side cannot be combined with predict or initial_basis; give one image per side.")
-    velocity, displacement = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
-    start = Start(
-        images=(pair.fixed, pair.moving),
-        affine=pair.affine,
-        velocity=velocity,
-        displacement=displacement,
-        losses=InitialLosses(given["seed"], own, weights, basis),
-        search=_searches(config, given["initial"] is not None, pair),
-        predict=None if predict is None else partial(_predicted, predict, pair),
-        unmasked=partial(pair.without_masks, config.quantile),
-    )
+    start = _start(given, pair, config, own, basis)
     arguments = described_arguments(given)
     times = [began, time.perf_counter()]
     run, interrupted = _optimized(start, config, second, given["progress"], given["keep_interrupted"])
@@ -172,6 +156,34 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     result = _result(run, pair, times[-1] - began, names)
     result = dataclasses.replace(result, warnings=tuple(log.warnings), doubts=tuple(log.doubts))
     return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
+
+
+def _check_prediction(given: Mapping[str, Any], config: RegistrationConfig, second: torch.device | None) -> None:
+    """Refuse arguments that cannot be combined with ``predict``."""
+    if config.transform != "deformable":
+        raise InputError(f'a predicted velocity requires transform "deformable", got "{config.transform}".')
+    if second is not None or given["initial_velocity"] is not None:
+        raise InputError("predict cannot be combined with two devices or with initial_velocity; give one of them.")
+
+
+def _start(
+    given: Mapping[str, Any], pair: Pair, config: RegistrationConfig, own: OwnSimilarity | None, basis: BasisPair | None
+) -> Start:
+    """The start of the optimization: prepared images, initial transform and losses."""
+    weights, predict = checked_weights(given["channel_weights"], len(pair.fixed.image)), given["predict"]
+    if len(weights) > 1 and (predict is not None or basis is not None):
+        raise InputError("several images per side cannot be combined with predict or initial_basis; give one image per side.")
+    velocity, displacement = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
+    return Start(
+        images=(pair.fixed, pair.moving),
+        affine=pair.affine,
+        velocity=velocity,
+        displacement=displacement,
+        losses=InitialLosses(given["seed"], own, weights, basis),
+        search=_searches(config, given["initial"] is not None, pair),
+        predict=None if predict is None else partial(_predicted, predict, pair),
+        unmasked=partial(pair.without_masks, config.quantile),
+    )
 
 
 def _optimized(

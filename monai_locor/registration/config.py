@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from .dotted import replaced
-from .measures import CUSTOM, bending_weight_of, check_name, check_options
+from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
 from .schedule import DEFAULT_STAGES, FAST_STAGES, PAPER_STAGES, Stage, schedule_of
 
@@ -139,7 +139,7 @@ class RegistrationConfig:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.transform != "deformable" and not self.affine:
             raise InputError(f"affine false leaves nothing to optimize with transform {self.transform!r}; set affine true.")
-        if self.similarity != CUSTOM:
+        if self.similarity != CUSTOM_SIMILARITY:
             check_name(self.similarity)
         # a copy, independent of the caller's mapping
         object.__setattr__(self, "similarity_options", check_options(self.similarity, self.similarity_options))

@@ -21,7 +21,7 @@ from ..io.libraries import library_of
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..tensors import plain
-from .manifest import IMAGES, INPUTS, UNKNOWN, sha256, stored_place
+from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, sha256, stored_place
 
 __all__ = ["described_arguments", "described_start"]
 
@@ -31,8 +31,8 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Files are recorded by absolute path and hash, matrices by their values, other arrays by shape and hash, code by its name.
     """
-    out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUTS if arguments.get(name) is not None}
-    for name in UNKNOWN:
+    out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUT_NAMES if arguments.get(name) is not None}
+    for name in CODE_ARGUMENTS:
         value = arguments.get(name)
         if value is not None and not isinstance(value, str):
             out[name] = {"code": _code_name(value)}
@@ -46,7 +46,7 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kind(name: str) -> Callable[[Any], dict[str, Any]]:
-    return _image if name in IMAGES else described_start if name == "initial" else _described
+    return _image if name in INPUT_IMAGES else described_start if name == "initial" else _described
 
 
 def _image(value: Any) -> dict[str, Any]:

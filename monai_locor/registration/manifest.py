@@ -24,19 +24,28 @@ from .._version import __version__
 from ..errors import InputError, one_line
 from ..io.dicom import is_series
 
-__all__ = ["FORMAT", "IMAGES", "INPUTS", "UNKNOWN", "RunManifest", "sha256", "stored_place", "versions"]
+__all__ = [
+    "CODE_ARGUMENTS",
+    "INPUT_IMAGES",
+    "INPUT_NAMES",
+    "MANIFEST_FORMAT",
+    "RunManifest",
+    "sha256",
+    "stored_place",
+    "versions",
+]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "monai_locor run 1"
-NAME = "run.json"
-CHUNK = 2**20  # bytes
-IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
-INPUTS = (*IMAGES, "initial", "initial_velocity", "initial_basis")
-VALUES = ("seed", "device", "devices", "channel_weights")
-UNKNOWN = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
+MANIFEST_FORMAT = "monai_locor run 1"
+MANIFEST_NAME = "run.json"
+HASH_CHUNK_BYTES = 2**20
+INPUT_IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
+INPUT_NAMES = (*INPUT_IMAGES, "initial", "initial_velocity", "initial_basis")
+RECORDED_VALUES = ("seed", "device", "devices", "channel_weights")
+CODE_ARGUMENTS = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
 # suffixes of files with a companion file, and the suffixes of the companion
-DETACHED = {
+COMPANION_SUFFIXES = {
     ".hdr": (".img",),
     ".img": (".hdr",),
     ".mhd": (".raw", ".zraw"),
@@ -79,7 +88,7 @@ def sha256(path: str | PathLike[str], transform: bool = False) -> str:
         if root.is_dir():
             digest.update(file.relative_to(root).as_posix().encode() + b"\0")
         with file.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
+            while chunk := stream.read(HASH_CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()
 
@@ -97,7 +106,7 @@ def _files(root: Path, transform: bool = False) -> Iterator[Path]:
     if not root.exists():
         return
     yield root
-    for suffix in DETACHED.get(root.suffix, ()):
+    for suffix in COMPANION_SUFFIXES.get(root.suffix, ()):
         beside = root.with_suffix(suffix)
         if beside.is_file():
             yield beside
@@ -138,17 +147,22 @@ class RunManifest:
             InputError: if it is missing, not JSON, or not of this format.
         """
         file = Path(path).expanduser()
-        file = file / NAME if file.is_dir() else file
+        file = file / MANIFEST_NAME if file.is_dir() else file
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise InputError(f"{file}: no such file; name the {NAME} of a registration, or its folder.") from error
+            raise InputError(f"{file}: no such file; name the {MANIFEST_NAME} of a registration, or its folder.") from error
         except (ValueError, OSError) as error:
             reason = one_line(error)
-            raise InputError(f"{file}: cannot be read as JSON ({reason}); name the {NAME} of a registration.") from error
+            raise InputError(
+                f"{file}: cannot be read as JSON ({reason}); name the {MANIFEST_NAME} of a registration."
+            ) from error
         found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT or not all(isinstance(content.get(key), dict) for key in ("arguments", "settings")):
-            raise InputError(f"{file}: is not the {NAME} of a registration (format {found!r}, this version reads {FORMAT!r}).")
+        if found != MANIFEST_FORMAT or not all(isinstance(content.get(key), dict) for key in ("arguments", "settings")):
+            raise InputError(
+                f"{file}: is not the {MANIFEST_NAME} of a registration (format {found!r}, this version reads "
+                f"{MANIFEST_FORMAT!r})."
+            )
         return cls(file, content)
 
     def arguments(self, **changes: Any) -> dict[str, Any]:
@@ -162,11 +176,11 @@ class RunManifest:
         """
         recorded = self.content["arguments"]
         out: dict[str, Any] = {"preset": self.content["settings"]}
-        for name in (*INPUTS, *UNKNOWN):
+        for name in (*INPUT_NAMES, *CODE_ARGUMENTS):
             if name in changes or name not in recorded:
                 continue
             out[name] = self.input(name)
-        out.update({name: recorded[name] for name in VALUES if recorded.get(name) is not None})
+        out.update({name: recorded[name] for name in RECORDED_VALUES if recorded.get(name) is not None})
         if "device" in changes or "devices" in changes:  # mutually exclusive
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}
         was, now = self.content.get("versions", {}), versions()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from torch import nn
 
 __all__ = [
-    "CUSTOM",
     "CUSTOM_BENDING_WEIGHT",
+    "CUSTOM_SIMILARITY",
     "SIMILARITIES",
     "Similarity",
     "bending_weight_of",
@@ -29,7 +29,7 @@ __all__ = [
     "named_similarity",
 ]
 
-CUSTOM = "custom"  # name of custom modules in the settings
+CUSTOM_SIMILARITY = "custom"  # name of custom modules in the settings
 CUSTOM_BENDING_WEIGHT = 30.0
 NORMALIZED_BENDING_WEIGHT = 20.0  # for the normalized form of the default measure
 LOCOR_SETTINGS = (  # arguments of the default measure with a setting of their own
@@ -71,14 +71,23 @@ class Similarity:
         return [*self.names, *(() if without_settings else self.settings)]
 
 
-RANGE = {"rescale": False, "freeze_range": True}  # if rescaling is enabled, the range is fixed during a stage
+FROZEN_RANGE = {"rescale": False, "freeze_range": True}  # if rescaling is enabled, the range is fixed during a stage
 SMALL_WINDOWS = {"rescale": False, "kernel_type": "gaussian", "kernel_sigma": 1.0, "stride": 2}
-HISTOGRAM = ("num_bins", "kernel_type", "sigma_ratio")
-RESCALING = ("rescale", "quantile", "freeze_range")
-WINDOWS = ("kernel_sigma", "truncated", "stride")
-GLOBAL = (*HISTOGRAM, *RESCALING, "count_masked", "eps")
-PATCHES = (*HISTOGRAM, *WINDOWS, "num_patches", "patch_size", *RESCALING, "eps", "min_mass", "memory_budget_mb")
-NCC = ("kernel_type", "kernel_size", *WINDOWS, "rescale", "eps", "min_mass", "memory_budget_mb")
+HISTOGRAM_OPTIONS = ("num_bins", "kernel_type", "sigma_ratio")
+RESCALING_OPTIONS = ("rescale", "quantile", "freeze_range")
+WINDOW_OPTIONS = ("kernel_sigma", "truncated", "stride")
+GLOBAL_OPTIONS = (*HISTOGRAM_OPTIONS, *RESCALING_OPTIONS, "count_masked", "eps")
+PATCH_OPTIONS = (
+    *HISTOGRAM_OPTIONS,
+    *WINDOW_OPTIONS,
+    "num_patches",
+    "patch_size",
+    *RESCALING_OPTIONS,
+    "eps",
+    "min_mass",
+    "memory_budget_mb",
+)
+NCC_OPTIONS = ("kernel_type", "kernel_size", *WINDOW_OPTIONS, "rescale", "eps", "min_mass", "memory_budget_mb")
 SIMILARITIES: dict[str, Similarity] = {
     # networks are also trained on inter-subject pairs, for which the weight of a registration is too large
     "locor": Similarity(
@@ -86,12 +95,20 @@ SIMILARITIES: dict[str, Similarity] = {
         settings=LOCOR_SETTINGS,
         training_bending_weight=60.0,
     ),
-    "mutual_information": Similarity("MutualInformationLoss", 60.0, GLOBAL, RANGE, {"form": "mutual_information"}),
-    "normalized_mutual_information": Similarity("MutualInformationLoss", 30.0, GLOBAL, RANGE, {"form": "normalized"}),
-    "correlation_ratio": Similarity("CorrelationRatioLoss", 40.0, (*HISTOGRAM, *RESCALING, "eps"), RANGE),
-    "local_parzen_cr": Similarity("LocalParzenCRLoss", 25.0, PATCHES, RANGE),
-    "srwcr": Similarity("SRWCRLoss", 30.0, ("num_bins", "spacing", *RESCALING, "eps", "memory_budget_mb"), RANGE),
-    "local_ncc": Similarity("LocalNCCLoss", 50.0, NCC, SMALL_WINDOWS),
+    "mutual_information": Similarity(
+        "MutualInformationLoss", 60.0, GLOBAL_OPTIONS, FROZEN_RANGE, {"form": "mutual_information"}
+    ),
+    "normalized_mutual_information": Similarity(
+        "MutualInformationLoss", 30.0, GLOBAL_OPTIONS, FROZEN_RANGE, {"form": "normalized"}
+    ),
+    "correlation_ratio": Similarity(
+        "CorrelationRatioLoss", 40.0, (*HISTOGRAM_OPTIONS, *RESCALING_OPTIONS, "eps"), FROZEN_RANGE
+    ),
+    "local_parzen_cr": Similarity("LocalParzenCRLoss", 25.0, PATCH_OPTIONS, FROZEN_RANGE),
+    "srwcr": Similarity(
+        "SRWCRLoss", 30.0, ("num_bins", "spacing", *RESCALING_OPTIONS, "eps", "memory_budget_mb"), FROZEN_RANGE
+    ),
+    "local_ncc": Similarity("LocalNCCLoss", 50.0, NCC_OPTIONS, SMALL_WINDOWS),
     "mind_ssc": Similarity("MINDSSCLoss", 7.0, ("radius", "dilation", "rescale", "count_masked")),
 }
 
@@ -119,7 +136,7 @@ def check_options(name: str, options: Any, without_settings: bool = True) -> dic
         plain: dict[str, Any] = json.loads(json.dumps(dict(options)))
     except (TypeError, ValueError) as error:
         raise InputError(f"similarity_options must be plain values, got {dict(options)!r} ({error}).") from error
-    known = [] if name == CUSTOM else SIMILARITIES[name].option_names(without_settings)
+    known = [] if name == CUSTOM_SIMILARITY else SIMILARITIES[name].option_names(without_settings)
     unknown = [key for key in plain if key not in known]
     if unknown:
         raise InputError(f"unknown similarity_options: {', '.join(unknown)}; {name} has {', '.join(known) or 'none'}.")
@@ -167,7 +184,7 @@ def named_similarity(
 
 def bending_weight_of(similarity: str, form: str) -> float:
     """Return the default weight of the bending energy for a measure; ``form`` applies to the default measure."""
-    if similarity == CUSTOM:
+    if similarity == CUSTOM_SIMILARITY:
         return CUSTOM_BENDING_WEIGHT
     if similarity == "locor" and form == "normalized":
         return NORMALIZED_BENDING_WEIGHT

@@ -29,7 +29,7 @@ from .basis_pair import BasisPair
 from .config import RegistrationConfig
 from .exports import FIELDS, IMAGES, TRANSFORMS, check_part, importing, nibabel_image
 from .fields import StationaryVelocity
-from .manifest import FORMAT, versions
+from .manifest import MANIFEST_FORMAT, versions
 from .stored import stored_fields
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ class RegistrationResult:
     def summary(self) -> dict[str, Any]:
         """Return everything except fields and images, as plain values for JSON."""
         return {
-            "format": FORMAT,
+            "format": MANIFEST_FORMAT,
             "inputs": self.inputs,
             "settings": self.config.to_dict(),
             "seed": self.seed,

@@ -19,8 +19,8 @@ from ..networks import LearnedBasis
 from .channels import ChannelLosses
 from .config import RegistrationConfig
 from .measures import (
-    CUSTOM,
     CUSTOM_BENDING_WEIGHT,
+    CUSTOM_SIMILARITY,
     SIMILARITIES,
     Similarity,
     bending_weight_of,
@@ -30,8 +30,8 @@ from .measures import (
 )
 
 __all__ = [
-    "CUSTOM",
     "CUSTOM_BENDING_WEIGHT",
+    "CUSTOM_SIMILARITY",
     "SIMILARITIES",
     "OwnSimilarity",
     "Similarity",
@@ -60,14 +60,14 @@ def chosen_similarity(
     Raises:
         InputError: for an unknown name or option, or an object of another type.
     """
-    if given is None and config.similarity == CUSTOM:
+    if given is None and config.similarity == CUSTOM_SIMILARITY:
         raise InputError("the settings used a custom similarity; pass it again as similarity.")
     if given is None or isinstance(given, str):
         name = config.similarity if given is None else given
         return (config if given is None and not options else config.with_similarity(name, options or None)), None
     if not callable(given):
         raise InputError(f"similarity must be a name, a module or a function that makes one, got {type(given).__name__}.")
-    return config.with_similarity(CUSTOM, options), given
+    return config.with_similarity(CUSTOM_SIMILARITY, options), given
 
 
 def make_similarities(
@@ -124,7 +124,7 @@ def make_similarity(
     """
     if own is not None:
         return _own_similarity(own, config, spatial_dims, generator)
-    if config.similarity == CUSTOM:
+    if config.similarity == CUSTOM_SIMILARITY:
         raise ValueError("the settings used a custom similarity, which is not given")
     known = SIMILARITIES[config.similarity]
     settings = {name: getattr(config, name) for name in known.settings}

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["DERIVATIVE_DEGREE", "MEASURES", "Parameter", "digits"]
+__all__ = ["MAX_DERIVATIVE_DEGREE", "MEASURES", "Parameter", "digits"]
 
 SIGNIFICANT_DIGITS = 4  # of a tried value; more have no effect and make the preset harder to read
 
@@ -87,17 +87,17 @@ class Parameter:
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step}
 
 
-BENDING = Parameter("bending_weight", 1e-1, 1e4, log=True, paper="reg")  # scaled by search_space, see above
-AFFINE = Parameter("learning_rate_affine", 1e-3, 1e-1, log=True, paper="lr_affine")
-DENSE = Parameter("learning_rate_dense", 1e-3, 1e-1, log=True, paper="lr_dense")
-BASIS = Parameter("learning_rate_basis", 1e-3, 1e-1, log=True, paper="lr_feature")
-SIGMA = Parameter("kernel_sigma", 0.35, 4.0, paper="sigma")
+BENDING_WEIGHT = Parameter("bending_weight", 1e-1, 1e4, log=True, paper="reg")  # scaled by search_space, see above
+AFFINE_RATE = Parameter("learning_rate_affine", 1e-3, 1e-1, log=True, paper="lr_affine")
+DENSE_RATE = Parameter("learning_rate_dense", 1e-3, 1e-1, log=True, paper="lr_dense")
+BASIS_RATE = Parameter("learning_rate_basis", 1e-3, 1e-1, log=True, paper="lr_feature")
+KERNEL_SIGMA = Parameter("kernel_sigma", 0.35, 4.0, paper="sigma")
 NUM_BASIS = Parameter("num_basis", 1, 5, step=1, paper="J")
-DEGREE = Parameter("degree", 1, 5, step=1, paper="degree")
-BINS = Parameter("num_bins", 10, 24, step=1, paper="bins")
-QUANTILE = Parameter("quantile", 0.0, 0.05, paper="quantile")
-SPACING = Parameter("spacing", 3, 5, step=1, paper="stride")
-COMMON = (BENDING, AFFINE, DENSE)
+POLYNOMIAL_DEGREE = Parameter("degree", 1, 5, step=1, paper="degree")
+HISTOGRAM_BINS = Parameter("num_bins", 10, 24, step=1, paper="bins")
+INTENSITY_QUANTILE = Parameter("quantile", 0.0, 0.05, paper="quantile")
+REGION_SPACING = Parameter("spacing", 3, 5, step=1, paper="stride")
+COMMON_PARAMETERS = (BENDING_WEIGHT, AFFINE_RATE, DENSE_RATE)
 
 
 def _not_papers(*parameters: Parameter) -> tuple[Parameter, ...]:
@@ -106,17 +106,17 @@ def _not_papers(*parameters: Parameter) -> tuple[Parameter, ...]:
 
 #: Parameters of each measure, as in the paper; the choice for the last four is ours.
 MEASURES: dict[str, tuple[Parameter, ...]] = {
-    "locor": (*COMMON, BASIS, SIGMA, NUM_BASIS),
-    "locor, polynomial": (*COMMON, SIGMA, DEGREE),
-    "mutual_information": (*COMMON, BINS, QUANTILE),
-    "mind_ssc": COMMON,
-    "srwcr": (*COMMON, SPACING),
-    "normalized_mutual_information": _not_papers(*COMMON, BINS, QUANTILE),
-    "correlation_ratio": _not_papers(*COMMON, BINS, QUANTILE),
-    "local_parzen_cr": _not_papers(*COMMON, SIGMA, BINS),
-    "local_ncc": _not_papers(*COMMON, Parameter("kernel_size", 3, 15, step=2)),
+    "locor": (*COMMON_PARAMETERS, BASIS_RATE, KERNEL_SIGMA, NUM_BASIS),
+    "locor, polynomial": (*COMMON_PARAMETERS, KERNEL_SIGMA, POLYNOMIAL_DEGREE),
+    "mutual_information": (*COMMON_PARAMETERS, HISTOGRAM_BINS, INTENSITY_QUANTILE),
+    "mind_ssc": COMMON_PARAMETERS,
+    "srwcr": (*COMMON_PARAMETERS, REGION_SPACING),
+    "normalized_mutual_information": _not_papers(*COMMON_PARAMETERS, HISTOGRAM_BINS, INTENSITY_QUANTILE),
+    "correlation_ratio": _not_papers(*COMMON_PARAMETERS, HISTOGRAM_BINS, INTENSITY_QUANTILE),
+    "local_parzen_cr": _not_papers(*COMMON_PARAMETERS, KERNEL_SIGMA, HISTOGRAM_BINS),
+    "local_ncc": _not_papers(*COMMON_PARAMETERS, Parameter("kernel_size", 3, 15, step=2)),
 }
-DERIVATIVE_DEGREE = 3  # highest with the derivative as a second channel
+MAX_DERIVATIVE_DEGREE = 3  # highest with the derivative as a second channel
 
 
 def digits(value: float) -> float:

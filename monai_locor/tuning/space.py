@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..registration import RegistrationConfig
 from ..registration.measures import SIMILARITIES
 from ..registration.schedule import DENSE_RATE, Stage
-from .parameters import DERIVATIVE_DEGREE, MEASURES, Parameter, digits
+from .parameters import MAX_DERIVATIVE_DEGREE, MEASURES, Parameter, digits
 
 __all__ = ["SearchSpace", "search_space"]
 
@@ -110,7 +110,7 @@ def search_space(
     bending = known["bending_weight"]
     known["bending_weight"] = dataclasses.replace(bending, low=digits(bending.low * scale), high=digits(bending.high * scale))
     if base.basis == "polynomial" and base.derivative != "none" and "degree" in known:
-        known["degree"] = dataclasses.replace(known["degree"], high=DERIVATIVE_DEGREE)
+        known["degree"] = dataclasses.replace(known["degree"], high=MAX_DERIVATIVE_DEGREE)
     if not base.affine:
         del known["learning_rate_affine"]
     _check_names(base, parameters or (), known)

@@ -27,7 +27,7 @@ from monai_locor.quality import Reason, Thresholds, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.fields import StationaryVelocity
-from monai_locor.registration.manifest import FORMAT
+from monai_locor.registration.manifest import MANIFEST_FORMAT
 
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
@@ -133,7 +133,7 @@ def test_options_are_passed_on(run, pair, called, folder):
 def test_an_earlier_run_is_repeated_and_changed(run, refused, pair, called, folder):
     settings = RegistrationConfig(num_basis=3, bending_weight=7.0)
     arguments = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz", "seed": 5, "device": "cpu", "initial": np.eye(4)}
-    content = {"format": FORMAT, "arguments": described_arguments(arguments), "settings": settings.to_dict()}
+    content = {"format": MANIFEST_FORMAT, "arguments": described_arguments(arguments), "settings": settings.to_dict()}
     (folder / "run.json").write_text(json.dumps(content))
     repeat = ["register", "--from", "run.json", "-o"]
     assert run(*repeat, "a").code == 0

@@ -30,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 SEARCH_SAMPLES, COMPARE_SAMPLES = 2**11, 2**16  # number in the smaller field of view
 MAX_VOLUME_RATIO = 2**4  # of the fields of view; samples are coarser above it
-LEVELS = 6  # number of gray levels
-ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
-CANDIDATES = 5
-ITERATIONS, RATE = 30, 0.03  # steps and learning rate of the refinement, the latter in units of half the field of view
+GRAY_LEVELS = 6
+START_ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
+MAX_CANDIDATES = 5  # refined
+REFINEMENT_ITERATIONS = 30
+REFINEMENT_RATE = 0.03  # learning rate, half fields of view
 PLAUSIBLE_STRETCH = (0.6, 1.6)  # along any direction
 MIN_START_DISTANCE = 0.6  # samples; closer starts converge to the same affine
 MIN_RELATIVE_SCORE = 0.95  # of another start, relative to the affine
@@ -119,7 +120,7 @@ class _Coarse:
     """A low-resolution version of an image.
 
     Attributes:
-        channels: ``(2, *grid.shape)``: gray level, 0 to ``LEVELS - 1``, times weight; weight.
+        channels: ``(2, *grid.shape)``: gray level, 0 to ``GRAY_LEVELS - 1``, times weight; weight.
         grid: of the channels.
     """
 
@@ -144,7 +145,7 @@ class _Coarse:
         return cls(torch.cat((level * mass, mass)), Grid(tuple(mass.shape[1:]), affine))
 
     def at(self, to_world: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Return the fraction of every gray level times the weight, ``(B, N, LEVELS)``.
+        """Return the fraction of every gray level times the weight, ``(B, N, GRAY_LEVELS)``.
 
         Args:
             to_world: matrices ``(B, D + 1, D + 1)`` float64, from points to world mm.
@@ -158,12 +159,12 @@ class _Coarse:
         where = points @ matrix[:, :dims, :dims].mT + matrix[:, None, :dims, dims]
         sampled = sample_normalized(self.channels.expand(len(matrix), *self.channels.shape), where.flip(-1))
         level, weight = sampled[:, 0] / sampled[:, 1].clamp_min(1e-3), sampled[:, 1]
-        levels = torch.arange(LEVELS, device=level.device)
+        levels = torch.arange(GRAY_LEVELS, device=level.device)
         return (1 - (level[..., None] - levels).abs()).clamp_min(0) * weight[..., None]
 
 
 def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Map intensities to gray levels 0 ... ``LEVELS - 1``, a compromise between equal steps and equal counts.
+    """Map intensities to gray levels 0 ... ``GRAY_LEVELS - 1``, a compromise between equal steps and equal counts.
 
     The density of levels is proportional to the cube root of that of the intensities, which minimizes the quantization error
     (Panter and Dite 1951, doi 10.1109/JRPROC.1951.230419): air is assigned little more than one level, the soft tissue of a
@@ -172,7 +173,7 @@ def _levels(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     low, high = SOFT_LIMITS
     counts = torch.histc(values[weight > 0.5], 256, low, high)
     curve = F.pad(counts.pow(1 / 3).cumsum(0), (1, 0))
-    curve = curve / curve[-1].clamp_min(1e-12) * (LEVELS - 1)
+    curve = curve / curve[-1].clamp_min(1e-12) * (GRAY_LEVELS - 1)
     position = ((values - low) / (high - low) * 256).clamp(0, 256 - 1e-3)
     index = position.long()
     return torch.lerp(curve[index], curve[index + 1], position - index)
@@ -206,7 +207,7 @@ class StartSearch:
         return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.device, non_blocking=True)
 
     def _measure(self, joint: torch.Tensor) -> torch.Tensor:
-        """Compute the measure from joint histograms ``(B, LEVELS, LEVELS)``."""
+        """Compute the measure from joint histograms ``(B, GRAY_LEVELS, GRAY_LEVELS)``."""
         count = joint.sum((1, 2)).clamp_min(1e-6)
         both, first, second = (
             -torch.special.xlogy(p, p.clamp_min(1e-9)).flatten(1).sum(1)
@@ -225,7 +226,7 @@ class StartSearch:
     def screened(self, initial: np.ndarray) -> list[np.ndarray]:
         """Return the best matrices over rotations of an initial matrix and all translations, best first."""
         found = [self._translated(initial[:-1, :-1] @ rotation) for rotation in _rotations(self.dims)]
-        return [matrix for _, matrix in sorted(found, key=lambda pair: -pair[0])[:CANDIDATES]]
+        return [matrix for _, matrix in sorted(found, key=lambda pair: -pair[0])[:MAX_CANDIDATES]]
 
     @torch.no_grad()
     def _translated(self, linear: np.ndarray) -> tuple[float, np.ndarray]:
@@ -237,7 +238,9 @@ class StartSearch:
         levels = self.moving.at(self._tensor(_placed(axes, grid.center))[None], self._tensor(_centered_index(own)).float())[0]
         size = [_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True)]
         along = tuple(range(-self.dims, 0))
-        f, m = (torch.fft.rfftn(v.T.reshape(LEVELS, *s), s=size, dim=along) for v, s in ((self.levels, shape), (levels, own)))
+        f, m = (
+            torch.fft.rfftn(v.T.reshape(GRAY_LEVELS, *s), s=size, dim=along) for v, s in ((self.levels, shape), (levels, own))
+        )
         joint = torch.fft.irfftn(f[:, None] * m.conj(), s=size, dim=along).clamp_min(0)
         score = self._measure(joint.flatten(2).movedim(-1, 0))
         best = int(score.argmax())
@@ -254,11 +257,11 @@ class StartSearch:
         center = self._tensor(_placed(np.eye(dims) * scale, self.lattice.center))
         left, right = self._tensor(np.stack(starts)) @ center, torch.linalg.inv(center)
         parameters = torch.zeros(len(starts), len(i) + dims + 1, dtype=torch.float64, device=self.device, requires_grad=True)
-        optimizer = torch.optim.Adam([parameters], lr=RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ITERATIONS, RATE / 10)
+        optimizer = torch.optim.Adam([parameters], lr=REFINEMENT_RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, REFINEMENT_ITERATIONS, REFINEMENT_RATE / 10)
         best = torch.full((len(starts),), -torch.inf, dtype=torch.float32, device=self.device)
         kept = left @ right
-        for _ in range(ITERATIONS):
+        for _ in range(REFINEMENT_ITERATIONS):
             turn, shift, size = parameters.split((len(i), dims, 1), dim=1)
             log = F.pad(torch.diag_embed((size if scaling else 0 * size).expand(-1, dims)), (0, 1, 0, 1))
             log[:, i, j], log[:, j, i], log[:, :dims, dims] = turn, -turn, shift
@@ -294,7 +297,7 @@ def _rotations(dims: int) -> list[np.ndarray]:
     """Return the rotation matrices ``(D, D)`` on a grid of rotation vectors."""
     i, j = np.triu_indices(dims, 1)
     out = []
-    for angles in product(ANGLES[dims], repeat=len(i)):
+    for angles in product(START_ANGLES[dims], repeat=len(i)):
         log = torch.zeros(dims, dims, dtype=torch.float64, device="cpu")
         log[i, j] = torch.deg2rad(torch.tensor(angles, dtype=torch.float64, device="cpu"))
         out.append(matrix_exponential(log - log.T).numpy())
