@@ -80,7 +80,7 @@ def peak(call: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> int:
     return max(forward.peak - result, backward.peak - made)
 
 
-SHAPES = {"even": (24, 24, 24), "last slab smaller": (23, 21, 19), "2-D": (150, 120), "1-D": (6000,)}
+SHAPES = {"last slab smaller": (23, 21, 19), "2-D": (150, 120), "even": (24, 24, 24), "1-D": (6000,)}
 CALLS: dict[str, Callable[[int, tuple[int, ...]], int]] = {
     "learned": partial(learned, basis=LearnedBasis(2), num_basis=5),
     "learned masked": partial(learned, basis=LearnedBasis(2), num_basis=5, masked=True),
@@ -93,7 +93,7 @@ CALLS: dict[str, Callable[[int, tuple[int, ...]], int]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("shape", mostly_slow(SHAPES.values(), 2), ids=SHAPES.keys())
 @pytest.mark.parametrize("call", mostly_slow(CALLS.values(), 3), ids=CALLS.keys())
 def test_a_call_holds_no_more_than_its_budget(call, shape):
     held = call(MIB, shape)
@@ -106,11 +106,10 @@ def test_one_plane_is_the_least():
     assert 40 * 40 * 4 < plane < 1000 * 40 * 40
 
 
-@pytest.mark.parametrize("planes", [47, 48, 49, 63, 65])
-def test_a_smaller_last_slab_costs_nothing(planes):
+def test_a_smaller_last_slab_costs_nothing():
     """The budget allows 16 planes or so: their memory is that of the next slab, whatever its size."""
-    held = [learned(2 * MIB, (n, 16, 16), LearnedBasis(2), 5) for n in (48, planes)]
-    assert held[1] < 1.1 * held[0]
+    held = [learned(2 * MIB, (n, 16, 16), LearnedBasis(2), 5) for n in (48, 47, 49, 65)]
+    assert max(held) < 1.1 * held[0]
 
 
 def test_the_counter_counts():

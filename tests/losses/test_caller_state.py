@@ -60,7 +60,7 @@ def test_windows_are_made_once_for_each_image_size(name, training, monkeypatch):
 @pytest.mark.parametrize("name", WINDOWED)
 def test_what_is_kept_is_bounded(name):
     loss = ALL[name](2)
-    for n in range(20, 60):
+    for n in range(5, 35):
         loss(torch.rand(1, 1, n, n + 1), torch.rand(1, 1, n, n + 1))
     kept = loss.grid.plans if loss.grid is not None else loss._plans
     assert len(kept) == kept.limit == 8
@@ -76,11 +76,10 @@ def odd_defaults() -> Iterator[None]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", ALL)
-def test_default_dtype_and_device_change_nothing(name, training, request):
+def test_default_dtype_and_device_change_nothing(name, request):
     pred, target = images()
-    loss = ALL[name](2).train(training)
+    loss = ALL[name](2)
     torch.manual_seed(1)
     expected = gradients(loss, pred, target)
     request.getfixturevalue("odd_defaults")

@@ -44,8 +44,7 @@ class TestInterface:
     def test_default_is_three_dimensional_with_one_channel(self):
         assert LocalLearnedBasisCRLoss()(pred=noise(8, 8, 8), target=noise(8, 8, 8)).shape == ()
 
-    @pytest.mark.parametrize("channels", [1, 2, 5])
-    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize(("batch", "channels"), [(1, 5), (3, 1)])
     @pytest.mark.parametrize(
         ("shape", "windows"), [((16,), (6,)), ((4, 9), (4, 4)), ((1, 7, 12), (1, 4, 4)), ((3, 12, 13), (3, 4, 5))]
     )
@@ -97,7 +96,8 @@ class TestErrors:
     OPTIONS = [
         *({"spatial_dims": x} for x in (0, 4, None, "3")),
         *({"in_channels": x} for x in (0, -1)),
-        *({name: x} for name in ("ridge", "eps", "truncated", "memory_budget_mb") for x in (0, -1, math.nan, math.inf)),
+        *({"ridge": x} for x in (0, -1, math.nan, math.inf)),
+        *({name: x} for name in ("eps", "truncated", "memory_budget_mb") for x in (0, math.inf)),
         *({name: x} for name in ("kernel_sigma", "stride") for x in (0, math.inf, (1, 2), (1, 1, -1))),
         *({"min_mass": x} for x in (0, -0.5, 1.5, math.nan)),
         *({"basis": x} for x in ("spline", None, 3)),

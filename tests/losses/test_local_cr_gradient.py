@@ -78,10 +78,9 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.
         assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max() + 1e-14
 
 
-@pytest.mark.parametrize("form", ["log", "normalized"])
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize(("form", "masked"), [("log", True), ("normalized", False)], ids=["log masked", "normalized"])
 @pytest.mark.parametrize(("shape", "options"), CASES.values(), ids=CASES.keys())
-def test_value_and_gradients(shape, options, masked, form, device):
+def test_value_and_gradients(shape, options, form, masked, device):
     loss = make(shape, form=form, **options).to(device)
     pred, target = (x.detach().to(device).requires_grad_() for x in images(shape))
     mask = fractional_mask(shape).to(device) if masked else None
@@ -181,10 +180,10 @@ def test_the_number_of_slabs_does_not_matter(budget):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("masked", mostly_slow([True, False]), ids=["masked", "all"])
 @pytest.mark.parametrize("form", ["log", "normalized"])
 @pytest.mark.parametrize("basis", ["learned", "polynomial"])
-@pytest.mark.parametrize("shape", mostly_slow([(5, 4), (12,), (3, 4, 4)]))
+@pytest.mark.parametrize("shape", mostly_slow([(4, 3), (12,), (3, 4, 4)]))
 def test_gradcheck(shape, basis, form, masked):
     loss = make(shape, basis, form=form, num_basis=3, hidden_channels=(3,)).eval()
     pred, target = images(shape, batch=1, channels=2)

@@ -25,7 +25,6 @@ from monai_locor.losses import (
 from . import reference_measures as slow
 from .reference import axis_matrix
 
-SHAPES = [(9,), (5, 7), (3, 5, 4)]
 KERNELS = {"gaussian": slow.gaussian_parzen, "spline": slow.spline_parzen}
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 
@@ -56,8 +55,7 @@ def number(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "masked"), [((9,), True), ((5, 7), False), ((3, 5, 4), True)], ids=str)
 class TestAgainstLoops:
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_mutual_information(self, shape, masked, kernel):
@@ -166,7 +164,7 @@ DIFFERENTIABLE = {
 }
 
 
-@pytest.mark.parametrize(("shape", "reduction"), [((7,), "mean"), ((4, 5), "none"), ((3, 4, 3), "mean")], ids=str)
+@pytest.mark.parametrize(("shape", "reduction"), [((7,), "mean"), ((3, 4, 3), "none")], ids=str)
 @pytest.mark.parametrize("make", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE.keys())
 def test_gradient(make, shape, reduction):
     """In a random direction; coordinate by coordinate along one axis."""

@@ -57,7 +57,7 @@ def test_spline_weights_and_their_moments():
         torch.testing.assert_close(found[0], expected @ bins**power, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("portion", [5, 23, 64])
+@pytest.mark.parametrize("portion", [5, 64])
 @pytest.mark.parametrize("columns", [SplineParzen(4), Powers()], ids=["spline", "powers"])
 @pytest.mark.parametrize("rows", [GaussianParzen(3), SplineParzen(5)], ids=["gaussian", "spline"])
 def test_joint_histogram(rows, columns, portion, monkeypatch):
@@ -71,7 +71,7 @@ def test_joint_histogram(rows, columns, portion, monkeypatch):
 
 
 @pytest.mark.parametrize("spacing", [1, 2, 3, 5])
-@pytest.mark.parametrize("size", [1, 2, 4, 9, 30, 73, 200])
+@pytest.mark.parametrize("size", [1, 2, 9, 73])
 def test_spline_windows(size, spacing):
     windows = GridPlan([WindowPlan.spline(size, spacing)], [False], *LIKE).centered[0]
     dense = slow.spline_matrix(size, spacing)
@@ -84,8 +84,8 @@ def test_spline_windows(size, spacing):
     assert size < 4 * spacing or ((dense.sum(0)[2 * spacing : -2 * spacing] - 1).abs() < 1e-12).all()
 
 
-@pytest.mark.parametrize("radius", [0, 1, 2, 4])
-@pytest.mark.parametrize("size", [1, 2, 3, 9, 33, 100])
+@pytest.mark.parametrize("radius", [0, 1, 4])
+@pytest.mark.parametrize("size", [1, 2, 9, 33])
 def test_replicated_box(size, radius):
     expected = torch.zeros(size, size, dtype=torch.float64)
     for i in range(size):

@@ -15,7 +15,7 @@ from monai_locor.losses.windows import AxisWindows, window_count
 
 from .reference import axis_matrix
 
-SIZES = [1, 2, 3, 5, 7, 24, 71, 72, 73, 97, 200]
+SIZES = [1, 2, 3, 5, 24, 71, 72, 73, 97]
 SHARES = [-0.5, -0.123, 0.0, 0.4, 0.5]  # of the stride
 GEOMETRY = [(0.8, 3, 3.0), (0.8, 1, 3.0), (2.0, 3, 3.0), (0.3, 2, 2.0), (1.0, 2.5, 3.0), (0.7, 0.5, 3.0), (0.5, 11, 1.0)]
 
@@ -79,7 +79,7 @@ def test_any_axis(axis, shape):
 @pytest.mark.parametrize("sigma", [1e-3, 0.05, 0.8, 5.0, 100.0])
 def test_rows_are_averages(sigma, dtype):
     """Also where the whole Gaussian lies between two voxels or almost outside: no row is empty."""
-    for size, share, stride in product(SIZES, (-0.5, 0.0, 0.5), (0.5, 3, 50)):
+    for size, share, stride in product((1, 2, 7, 72), (-0.5, 0.0, 0.5), (0.5, 3, 50)):
         windows = AxisWindows.gaussian(size, sigma, stride, 3.0, torch.tensor(share * stride, dtype=dtype))
         average = windows.filter(torch.ones(1, size, dtype=dtype), 1)
         assert average.dtype == dtype
@@ -94,10 +94,10 @@ def test_symmetric_without_shift(sigma, stride, truncated):
         torch.testing.assert_close(matrix.flip(0, 1), matrix, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [30, 31, 32])
+@pytest.mark.parametrize("size", [30, 31])
 @pytest.mark.parametrize(("sigma", "stride"), [(0.8, 3), (1.5, 4), (0.8, 2.5)])
 def test_on_average_over_the_shifts_all_voxels_count_equally(size, sigma, stride):
-    shares = (torch.arange(200, dtype=torch.float64) + 0.5) / 200 - 0.5
+    shares = (torch.arange(100, dtype=torch.float64) + 0.5) / 100 - 0.5
     columns = [
         make(size, sigma, stride, 3.0, share)[0].filter(torch.eye(size, dtype=torch.float64), 0).sum(0)
         for share in shares.tolist()
