@@ -15,7 +15,7 @@ import numpy as np
 from .itk_library import itk_class, load_itk
 from .itk_linear import ItkTransform
 
-__all__ = ["FIELDS", "SIGNATURE", "itk_parameters", "itk_view", "read_hdf5", "write_hdf5"]
+__all__ = ["FIELDS", "SIGNATURE", "itk_parameters", "itk_transform", "itk_view", "read_hdf5", "write_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: displacement field transforms; the types of ITK's registrations only add smoothing parameters
@@ -92,18 +92,28 @@ def write_hdf5(path: Path, transforms: Sequence[ItkTransform], name: str) -> Non
         RuntimeError: if ITK cannot write the file.
     """
     load_itk(name)
-    parts = [_to_itk(transform) for transform in transforms]
-    whole = parts[0]
-    if len(parts) > 1:
-        whole = itk_class("CompositeTransform", f"D{transforms[0].dims}").New()
-        for part in parts:
-            whole.AddTransform(part)
+    whole = itk_transform(transforms)
     itk_class("HDF5TransformIO", "Factory").RegisterOneFactory()
     writer = itk_class("TransformFileWriter", "TemplateD").New()
     writer.SetInput(whole)
     writer.SetFileName(str(path))
     writer.SetUseCompression(True)
     writer.Update()
+
+
+def itk_transform(transforms: Sequence[ItkTransform]) -> Any:
+    """ITK's object for one transform, or a composite of several, in double precision.
+
+    Raises:
+        ImportError: if ITK is not installed.
+    """
+    parts = [_to_itk(transform) for transform in transforms]
+    if len(parts) == 1:
+        return parts[0]
+    whole = itk_class("CompositeTransform", f"D{transforms[0].dims}").New()
+    for part in parts:
+        whole.AddTransform(part)
+    return whole
 
 
 def _to_itk(transform: ItkTransform) -> Any:

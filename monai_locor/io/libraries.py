@@ -20,7 +20,7 @@ from .stored_image import StoredImage
 if TYPE_CHECKING:
     from ..geometry import Grid
 
-__all__ = ["from_library", "image_for_itk", "image_for_simpleitk", "itk_image", "library_of", "simpleitk_image"]
+__all__ = ["from_library", "image_for_itk", "image_for_simpleitk", "itk_image", "library_of", "placed_image", "simpleitk_image"]
 
 
 def library_of(value: Any) -> str:
@@ -116,12 +116,7 @@ def image_for_simpleitk(image: Any, grid: Grid) -> Any:
     import SimpleITK as sitk
 
     array, vector, grid = _for_itk(image, grid)
-    out = sitk.GetImageFromArray(array, isVector=vector)
-    direction, spacing, origin = geometry_for_itk(grid)
-    out.SetDirection(direction.ravel().tolist())
-    out.SetSpacing(spacing)
-    out.SetOrigin(origin)
-    return out
+    return placed_image(sitk.GetImageFromArray(array, isVector=vector), grid)
 
 
 def image_for_itk(image: Any, grid: Grid) -> Any:
@@ -133,12 +128,17 @@ def image_for_itk(image: Any, grid: Grid) -> Any:
     import itk
 
     array, vector, grid = _for_itk(image, grid)
-    out = itk.image_from_array(array, is_vector=vector)
+    return placed_image(itk.image_from_array(array, is_vector=vector), grid)
+
+
+def placed_image(image: Any, grid: Grid) -> Any:
+    """Set direction, spacing and origin of an image of SimpleITK or ITK to those of a grid, and return it."""
     direction, spacing, origin = geometry_for_itk(grid)
-    out.SetDirection(itk.matrix_from_array(direction))
-    out.SetSpacing(spacing)
-    out.SetOrigin(origin)
-    return out
+    simple = library_of(image) == "SimpleITK"
+    image.SetDirection(direction.ravel().tolist() if simple else sys.modules["itk"].matrix_from_array(direction))
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    return image
 
 
 def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool, Grid]:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, one_line
-from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, SplineStep, Step
-from ..libraries import from_library, itk_image, library_of, simpleitk_image
-from ..lps import flipped, geometry_for_itk, lps_signs
+from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, Step
+from ..itk_hdf5 import itk_transform
+from ..libraries import from_library, itk_image, library_of, placed_image, simpleitk_image
+from ..lps import flipped, lps_signs
 from .itk_steps import field_of_vectors, spline_of, transforms_of_steps, vectors_of_field
 
 __all__ = [
     "field_of_itk",
-    "field_to_itk",
     "from_object",
     "itk_of_steps",
     "simpleitk_of_steps",
@@ -143,65 +143,12 @@ def field_of_itk(image: Any) -> FieldStep:
 
 
 def itk_of_steps(steps: Sequence[Step]) -> Any:
-    """Convert steps to a double-precision ITK transform, a composite if there are several."""
-    import itk
+    """Convert steps to a double-precision ITK transform, a composite if there are several.
 
-    dims = steps[0].dims
-    parts = [_to_itk(step, dims) for step in reversed(steps)]  # ITK applies the last first
-    if len(parts) == 1:
-        return parts[0]
-    whole = itk.CompositeTransform[itk.D, dims].New()
-    for part in parts:
-        whole.AddTransform(part)
-    return whole
-
-
-def _to_itk(step: Step, dims: int) -> Any:
-    import itk
-
-    if isinstance(step, AffineStep):
-        affine = itk.AffineTransform[itk.D, dims].New()
-        lps = flipped(step.matrix)
-        affine.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(lps[:-1, :-1])))
-        affine.SetTranslation(lps[:-1, -1].tolist())
-        return affine
-    if isinstance(step, FieldStep):
-        return itk.DisplacementFieldTransform[itk.D, dims].New(DisplacementField=field_to_itk(step, itk.D))
-    spline = itk.BSplineTransform[itk.D, dims, 3].New()
-    fixed, values = _spline_parameters(step)
-    spline.SetFixedParameters(_parameters(fixed))
-    spline.SetParameters(_parameters(values))
-    return spline
-
-
-def _parameters(values: Any) -> Any:
-    import itk
-
-    out = itk.OptimizerParameters[itk.D](len(values))
-    for index, value in enumerate(values):
-        out[index] = float(value)
-    return out
-
-
-def _spline_parameters(step: SplineStep) -> tuple[list[float], list[float]]:
-    """Return ITK's fixed parameters and parameters."""
-    (transform,) = transforms_of_steps((step,))
-    return transform.fixed.tolist(), transform.parameters.tolist()
-
-
-def field_to_itk(step: FieldStep, pixel: Any) -> Any:
-    """Convert a displacement field to an ITK vector image with components of type ``pixel`` (``itk.F`` or ``itk.D``)."""
-    import itk
-
-    image = itk.Image[itk.Vector[pixel, step.dims], step.dims].New()
-    image.SetRegions(list(step.grid.shape))
-    image.Allocate()
-    itk.array_view_from_image(image)[:] = vectors_of_field(step)
-    direction, spacing, origin = geometry_for_itk(step.grid)
-    image.SetDirection(itk.matrix_from_array(direction))
-    image.SetSpacing(spacing)
-    image.SetOrigin(origin)
-    return image
+    Raises:
+        ImportError: if ITK is not installed.
+    """
+    return itk_transform(transforms_of_steps(steps))
 
 
 def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
@@ -210,10 +157,12 @@ def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
     Raises:
         ImportError: if SimpleITK is not installed.
     """
-    parts = [_to_simpleitk(step) for step in reversed(steps)]
+    import SimpleITK as sitk
+
+    parts = [_to_simpleitk(step) for step in reversed(steps)]  # ITK applies the last first
     if len(parts) == 1:
         return parts[0]
-    whole = sys.modules["SimpleITK"].CompositeTransform(steps[0].dims)
+    whole = sitk.CompositeTransform(steps[0].dims)
     for part in parts:
         whole.AddTransform(part)
     return whole
@@ -222,21 +171,11 @@ def simpleitk_of_steps(steps: Sequence[Step]) -> Any:
 def _to_simpleitk(step: Step) -> Any:
     import SimpleITK as sitk
 
-    if isinstance(step, AffineStep):
-        affine = sitk.AffineTransform(step.dims)
-        lps = flipped(step.matrix)
-        affine.SetMatrix(lps[:-1, :-1].ravel().tolist())
-        affine.SetTranslation(lps[:-1, -1].tolist())
-        return affine
     if isinstance(step, FieldStep):
-        image = sitk.GetImageFromArray(vectors_of_field(step), isVector=True)
-        direction, spacing, origin = geometry_for_itk(step.grid)
-        image.SetDirection(direction.ravel().tolist())
-        image.SetSpacing(spacing)
-        image.SetOrigin(origin)
-        return sitk.DisplacementFieldTransform(image)
-    spline = sitk.BSplineTransform(step.dims, 3)
-    fixed, values = _spline_parameters(step)
-    spline.SetFixedParameters(fixed)
-    spline.SetParameters(values)
-    return spline
+        image = sitk.GetImageFromArray(vectors_of_field(step), isVector=True)  # SetParameters would take minutes
+        return sitk.DisplacementFieldTransform(placed_image(image, step.grid))
+    (written,) = transforms_of_steps((step,))
+    out = sitk.AffineTransform(step.dims) if isinstance(step, AffineStep) else sitk.BSplineTransform(step.dims, 3)
+    out.SetFixedParameters(written.fixed.tolist())
+    out.SetParameters(written.parameters.tolist())
+    return out
