@@ -1,19 +1,29 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Bending energy of a displacement."""
+"""Bending energy of a displacement, with its gradient in closed form."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
 import torch
 
+from ..autograd import StreamedFunction, transforms_active
+
 __all__ = ["bending_energy"]
+
+MAX_POINTS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}  # fits the CPU cache; large kernels on a GPU
+MIXED_WEIGHT = 1 / 8  # 2 for the two orders of differentiation, 1 / 16 for the square of the central differences
 
 
 def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
     """The value of MONAI's ``BendingEnergyLoss``, for the inner loop of a registration.
 
-    MONAI's loss copies a scalar from the host in every call, which blocks a GPU, and holds all terms at once.
+    MONAI's loss copies a scalar from the host in every call, which blocks a GPU, and holds all terms at once. Here the
+    gradient is computed together with the value; it cannot be differentiated again.
     Source: Rueckert et al. 1999, doi 10.1109/42.796284, equation 3, without its constant.
 
     Args:
@@ -27,21 +37,119 @@ def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
     """
     if displacement.ndim < 3 or min(displacement.shape[2:]) < 3:
         raise ValueError(f"displacement must have three voxels or more along each axis, got {tuple(displacement.shape)}.")
-    axes = range(2, displacement.ndim)
-    terms = [_second_difference(displacement, i, i).square().mean() for i in axes]
-    terms += [2 * _second_difference(displacement, i, j).square().mean() for i in axes for j in axes if i < j]
-    return torch.stack(terms).sum()
+    with_gradient = transforms_active() or (torch.is_grad_enabled() and displacement.requires_grad)
+    energies, _ = _BendingFunction.apply(displacement, with_gradient)
+    return energies.reshape(()) if len(energies) == 1 else energies.mean()
 
 
-def _second_difference(u: torch.Tensor, i: int, j: int) -> torch.Tensor:
-    """At the inner voxels: ``[1, -2, 1]`` along one axis, or the four corners around a voxel along two."""
-    if i == j:
-        return _shifted(u, {i: 1}) - 2 * _shifted(u, {}) + _shifted(u, {i: -1})
-    rise = _shifted(u, {i: 1, j: 1}) - _shifted(u, {i: 1, j: -1})
-    return (rise - _shifted(u, {i: -1, j: 1}) + _shifted(u, {i: -1, j: -1})) / 4
+class _BendingFunction(StreamedFunction):
+    """Energy of each item, ``(B,)``, and its gradient: the transposed differences of the differences, since it is quadratic."""
+
+    leading = differentiable = (0,)
+
+    @staticmethod
+    def forward(displacement: torch.Tensor, with_gradient: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        components, count = displacement.flatten(0, 1), _inner_values(displacement)
+        energies, gradients = [], []
+        for part in components.split(_components_at_once(components)):
+            differences = _Differences(part)
+            energies.append(differences.energy())
+            gradients.append(differences.transposed() if with_gradient else part[:0])
+        energy = _joined(energies).view(displacement.shape[:2]).sum(1) / count
+        gradient = _joined(gradients) if with_gradient else components[:0]
+        return energy, (gradient.mul_(2 / count).view_as(displacement) if with_gradient else gradient[:, None])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        ctx.options = {}
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad.view(-1, *(1,) * (gradient.ndim - 1)), None
 
 
-def _shifted(u: torch.Tensor, by: dict[int, int]) -> torch.Tensor:
-    for axis in range(2, u.ndim):
-        u = u.narrow(axis, 1 + by.get(axis, 0), u.shape[axis] - 2)
-    return u
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _components_at_once(components: torch.Tensor) -> int:
+    budget = MAX_POINTS_AT_ONCE.get(components.device.type, MAX_POINTS_AT_ONCE["cpu"])
+    return max(1, budget // components[0].numel())
+
+
+def _inner_values(displacement: torch.Tensor) -> int:
+    """Number of values of an item at inner voxels."""
+    count = displacement.shape[1]
+    for n in displacement.shape[2:]:
+        count *= n - 2
+    return count
+
+
+class _Differences:
+    """Second differences of components at their inner voxels.
+
+    They are stored with two zeros on each side, so that the transposed differences read neighbors beyond the inner voxels.
+
+    Args:
+        u: components, ``(N, *spatial)``.
+
+    Attributes:
+        pure: ``[1, -2, 1]`` along each axis, ``(N, D, *(spatial + 2))``.
+        mixed: products of ``[-1, 0, 1]`` along each pair of axes, ``(N, pairs, *(spatial + 2))``.
+    """
+
+    def __init__(self, u: torch.Tensor) -> None:
+        self.shape, axes = u.shape[1:], range(u.ndim - 1)
+        self.pairs = list(combinations(axes, 2))
+        padded, inner = [n + 2 for n in self.shape], [n - 2 for n in self.shape]
+        self.pure = u.new_zeros(len(u), len(axes), *padded)
+        self.mixed = u.new_zeros(len(u), len(self.pairs), *padded)
+        for i in axes:
+            ends = [_window(u, [1 + by * (a == i) for a in axes], inner) for by in (1, -1)]
+            out = _window(self.pure[:, i], [2] * len(axes), inner)
+            torch.add(*ends, out=out).sub_(_window(u, [1] * len(axes), inner), alpha=2)
+        for i in axes[:-1]:
+            sizes = [n if a > i else n - 2 for a, n in enumerate(self.shape)]  # neighbors are needed along later axes
+            ends = [_window(u, [1 + by if a == i else int(a < i) for a in axes], sizes) for by in (1, -1)]
+            first = torch.sub(*ends)
+            for j in axes[i + 1 :]:
+                ends = [_window(first, [1 + by * (a == j) if a > i else 0 for a in axes], inner) for by in (1, -1)]
+                torch.sub(*ends, out=_window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner))
+
+    def energy(self) -> torch.Tensor:
+        """The energy of each component, times the number of inner voxels, ``(N,)``."""
+        # not a norm or dot product, which add up float32 one after the other on a CPU
+        pure = self.pure.flatten(1).square().sum(1)
+        return pure.add_(self.mixed.flatten(1).square().sum(1), alpha=MIXED_WEIGHT) if self.pairs else pure
+
+    def transposed(self) -> torch.Tensor:
+        """Half the gradient of :meth:`energy`: the transposed differences of the differences, ``(N, *spatial)``."""
+        axes = range(len(self.shape))
+        out = self._window(self.pure.sum(1), {}).mul(-2)
+        for i in axes:
+            for by in (-1, 1):
+                out += self._window(self.pure[:, i], {i: by})
+        for i in axes[:-1]:
+            first = None  # padded along axis i
+            for j in axes[i + 1 :]:
+                mixed = self.mixed[:, self.pairs.index((i, j))]
+                before, after = (self._window(mixed, {j: by}, i) for by in (-1, 1))
+                first = before - after if first is None else first.add_(before).sub_(after)
+            for by, sign in ((-1, 1), (1, -1)):
+                out.add_(first.narrow(i + 1, 1 + by, self.shape[i]), alpha=sign * MIXED_WEIGHT)
+        return out
+
+    def _window(self, padded: torch.Tensor, by: dict[int, int], whole: int | None = None) -> torch.Tensor:
+        """Shifted values at all voxels, ``(N, *spatial)``, with the padding along the axis ``whole``."""
+        sizes = [n + 2 if a == whole else n for a, n in enumerate(self.shape)]
+        return _window(padded, [0 if a == whole else 1 + by.get(a, 0) for a in range(len(sizes))], sizes)
+
+
+def _window(x: torch.Tensor, starts: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        x = x.narrow(axis + 1, start, size)
+    return x
+
