@@ -190,7 +190,8 @@ class RegistrationEngine(nn.Module):
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        shared = [self.affine(inverse=bool(k)) for k in self.directions]
+        matrices = self.affine.both()
+        shared = [matrices[k] for k in self.directions]
         if self.deformable:
             shared.append(self.velocity(self.directions))
         # each direction is backpropagated to these leaves and freed; the shared graph below them is backpropagated once

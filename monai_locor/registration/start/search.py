@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from ...geometry import Grid, apply_affine, sample_normalized, to_normalized
-from ...networks.affine import matrix_exponential
+from ...networks.affine import MatrixExponential, matrix_exponential
 from ...tensors import on_device
 from .prepare import SOFT_LIMITS, PreparedImage
 
@@ -260,12 +260,12 @@ class StartSearch:
         optimizer = torch.optim.Adam([parameters], lr=REFINEMENT_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, REFINEMENT_ITERATIONS, REFINEMENT_RATE / 10)
         best = torch.full((len(starts),), -torch.inf, dtype=torch.float32, device=self.device)
-        kept = left @ right
+        kept, exponential = left @ right, MatrixExponential(dims + 1).to(self.device)
         for _ in range(REFINEMENT_ITERATIONS):
             turn, shift, size = parameters.split((len(i), dims, 1), dim=1)
             log = F.pad(torch.diag_embed((size if scaling else 0 * size).expand(-1, dims)), (0, 1, 0, 1))
             log[:, i, j], log[:, j, i], log[:, :dims, dims] = turn, -turn, shift
-            matrices = left @ matrix_exponential(log) @ right
+            matrices = left @ exponential(log) @ right
             score = self._scores(matrices @ self._tensor(self.placed))
             better = score.detach() > best
             best = torch.where(better, score.detach(), best)
