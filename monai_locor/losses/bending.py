@@ -152,4 +152,3 @@ def _window(x: torch.Tensor, starts: Sequence[int], sizes: Sequence[int]) -> tor
     for axis, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         x = x.narrow(axis + 1, start, size)
     return x
-

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from .channels import single
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .fields import BidirectionalMap, forward_mm, inverse_mm
-from .optimizer import DampedAdam
+from .optimizer import DampedAdam, ParameterGroup
 from .parallel import Exchange
 from .pyramid import Level, level_grid, make_level
 from .resampling import Resampling
@@ -149,8 +148,8 @@ class RegistrationEngine(nn.Module):
             self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
-        self.optimizer = DampedAdam(self._parameter_groups(stage))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rates(stage.iterations))
+        groups = self._parameter_groups(stage)
+        self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
 
@@ -160,28 +159,26 @@ class RegistrationEngine(nn.Module):
         self.coordinates: dict[int, ForwardCoordinates | InverseCoordinates] = {}
         self.resampling: dict[int, Resampling] = {}
 
-    def _parameter_groups(self, stage: Stage) -> list[dict]:
-        groups: list[dict[str, Any]] = [
-            {"params": [p for k in self.directions for p in self.losses[k].parameters()], "lr": self.config.learning_rate_basis}
-        ]
-        self.affine.requires_grad_(self.config.affine)
+    def _parameter_groups(self, stage: Stage) -> list[ParameterGroup]:
+        """Return the bases, the affine and the coefficients; the rate of bases is constant."""
+        config = self.config
+        self.affine.requires_grad_(config.affine)
         self.velocity.requires_grad_(stage.spacing is not None)
-        if self.config.affine:
+        factor = rate_factor(stage.iterations, config.warmup, config.decay_start, config.decay_end)
+        groups = [ParameterGroup(self._own_bases(), config.learning_rate_basis)]
+        if config.affine:
             own = stage.learning_rate if stage.spacing is None else None
-            groups.append({"params": list(self.affine.parameters()), "lr": own or self.config.learning_rate_affine})
+            groups.append(ParameterGroup([self.affine.log_matrix], own or config.learning_rate_affine, factor))
         if stage.spacing is not None:
             # for very coarse images, so that a step does not move one image out of the field of view of the other
             most = MAX_CONTROL_POINT_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
             rate = min(stage.learning_rate or DENSE_RATE, most)
-            groups.append({"params": [self.velocity.coefficients], "lr": rate, "damping": self.config.damping})
-        return [g for g in groups if g["params"]]
+            groups.append(ParameterGroup([self.velocity.coefficients], rate, factor, config.damping))
+        return [group for group in groups if group.parameters]
 
-    def _rates(self, iterations: int) -> list[Callable[[int], float]]:
-        """Return the learning rate factor of each group: constant for bases, :func:`.schedule.rate_factor` for transforms."""
-        config = self.config
-        factor = rate_factor(iterations, config.warmup, config.decay_start, config.decay_end)
-        basis = {id(p) for p in self.losses.parameters()}
-        return [(lambda step: 1.0) if id(g["params"][0]) in basis else factor for g in self.optimizer.param_groups]
+    def _own_bases(self) -> list[nn.Parameter]:
+        """Return the parameters of the losses of this process's directions."""
+        return [p for k in self.directions for p in self.losses[k].parameters()]
 
     @optimized
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,7 +186,6 @@ class RegistrationEngine(nn.Module):
         return self._step()
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
         matrices = self.affine.both()
         shared = [matrices[k] for k in self.directions]
         if self.deformable:
@@ -209,23 +205,21 @@ class RegistrationEngine(nn.Module):
                 pairs.append((bending, torch.ones_like(bending)))
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
-        total, bending = self._reduced(total, bending.detach())
-        self.optimizer.step()
-        self.schedule.step()
-        return total, bending
+        return self._updated(total, bending.detach())
 
-    def _reduced(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum over the processes, if there are two, and set all gradients to zero if one of them is not finite.
+    def _updated(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over the processes, if there are two, and update the parameters; nothing moves if a gradient is not finite.
 
         Does not synchronize with the device.
         """
-        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
-        bad = torch.stack([~g.isfinite().all() for g in gradients]).any().to(total)
+        if self.optimizer is None:
+            return total, bending
+        gradient = self.optimizer.gradient()
+        bad = gradient.mul(0).sum()  # NaN if one of them is not finite, else 0
         if self.exchange is not None:
-            own = {id(p.grad) for loss in self.losses for p in loss.parameters()}
-            self.exchange([g for g in gradients if id(g) not in own] + [total, bending, bad])
-        for gradient in gradients:
-            gradient.copy_(torch.where(bad > 0, 0, gradient))
+            own = sum(p.numel() for p in self._own_bases())
+            self.exchange([gradient[own:], total, bending, bad])
+        self.optimizer.step(gradient.masked_fill_(bad.isnan(), 0))
         return total, bending
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:

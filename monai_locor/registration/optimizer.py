@@ -5,58 +5,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-__all__ = ["DampedAdam"]
+__all__ = ["DampedAdam", "ParameterGroup"]
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-12
 
 
-class DampedAdam(torch.optim.Optimizer):
-    """Adam whose normalization is damped by the typical gradient of the tensor.
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """Parameters with one learning rate.
+
+    Attributes:
+        parameters: tensors to optimize, at least one.
+        rate: learning rate: step size of an element with constant gradient.
+        factor: learning rate at a step, 0 for the first one, relative to ``rate``.
+        damping: strength of the damping, 0 or more.
+    """
+
+    parameters: Sequence[torch.Tensor]
+    rate: float
+    factor: Callable[[int], float] = lambda step: 1.0
+    damping: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return sum(p.numel() for p in self.parameters)
+
+
+class DampedAdam:
+    """Adam whose normalization is damped by the typical gradient of the group.
 
     Adam divides each element by the root mean square of its own gradient, so noise in homogeneous regions moves a control
     point as far as an edge does elsewhere. Here the divisor is ``(rms + damping * typical rms) / (1 + damping)``: elements
     with a typical gradient move as in Adam, elements with a much smaller gradient less. With ``damping`` 0 this is Adam
     (Kingma & Ba, arXiv 1412.6980).
 
+    All gradients are one flat tensor, and the step and all rates are on the device: a step takes few operations, and a
+    CUDA graph can replay it.
+
     Args:
-        params: parameters or groups; ``damping`` may be set per group.
-        lr: step size of an element with constant gradient.
+        groups: the parameters, all on one device.
+        steps: expected number of steps; more are possible.
         betas: decay rates of the running means of gradient and squared gradient.
-        damping: strength of the damping, 0 or more.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        damping: float = 0.0,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "damping": damping})
+    def __init__(self, groups: Sequence[ParameterGroup], steps: int, betas: tuple[float, float] = BETAS) -> None:
+        self.groups, self.betas = list(groups), betas
+        self.parameters = [p for group in self.groups for p in group.parameters]
+        self.sizes = [p.numel() for p in self.parameters]
+        self.device = self.parameters[0].device
+        self.mean, self.square = (torch.zeros(sum(self.sizes), dtype=torch.float32, device=self.device) for _ in range(2))
+        group_sizes = torch.tensor([group.size for group in self.groups], device="cpu")
+        self.owner = torch.repeat_interleave(group_sizes).int().to(self.device)
+        self.index = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.steps_done = 0
+        self._make_table(max(steps, 1))
+
+    def _make_table(self, steps: int) -> None:
+        first, second = self.betas
+        # bias corrections included; those of the root mean square and the damping's denominator are common to all elements
+        bias = [(1 - second**n) ** 0.5 / (1 - first**n) for n in range(1, steps + 1)]
+        rows = [[-g.rate * g.factor(n) * (1 + g.damping) * b for g in self.groups] for n, b in enumerate(bias)]
+        self.table = torch.tensor(rows, dtype=torch.float32, device="cpu").to(self.device)
+
+    def gradient(self) -> torch.Tensor:
+        """Remove the gradients from the parameters and return them as one tensor, ``(elements,)``; zero where there is none."""
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.forget()
+        return torch.cat([part.flatten() for part in parts]).float()
+
+    def forget(self) -> None:
+        """Remove the gradients from the parameters."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Perform one step; parameters without gradient are not changed."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+    def step(self, gradient: torch.Tensor) -> None:
+        """Perform one step, with the result of :meth:`gradient`."""
+        if self.steps_done == len(self.table):
+            self._make_table(2 * self.steps_done)
+        self.steps_done += 1
+        rates = self.table.index_select(0, self.index)[0].index_select(0, self.owner)
+        self.index += 1
+        first, second = self.betas
+        self.mean.lerp_(gradient, 1 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        rms = self.square.sqrt()
+        for group, square, part in zip(self.groups, self._of_groups(self.square), self._of_groups(rms), strict=True):
+            if group.damping:
+                part.add_(square.mean().sqrt_(), alpha=group.damping)
+        change = self.mean / rms.add_(EPSILON)
+        torch._foreach_addcmul_(self.parameters, self._as_parameters(change), self._as_parameters(rates))
 
-    def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["step"] += 1
-        first, second = group["betas"]
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        unbiased = 1 - second ** state["step"]
-        rms = (state["square"] / unbiased).sqrt_()
-        damping = group["damping"]
-        if damping:
-            rms = (rms + damping * (state["square"].mean() / unbiased).sqrt_()) / (1 + damping)
-        parameter.addcdiv_(state["mean"], rms.add_(1e-12), value=-group["lr"] / (1 - first ** state["step"]))
+    def _of_groups(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
+        return flat.split([group.size for group in self.groups])
+
+    def _as_parameters(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        return [part.view_as(p).to(p.dtype) for part, p in zip(flat.split(self.sizes), self.parameters, strict=True)]

@@ -11,6 +11,7 @@ import torch
 from monai_locor import RegistrationConfig
 from monai_locor.geometry import Grid
 from monai_locor.registration import RegistrationEngine, Stage, Start
+from monai_locor.registration.optimizer import ParameterGroup
 from monai_locor.registration.start.prepare import prepare
 
 
@@ -20,28 +21,28 @@ def engine_of(config: RegistrationConfig) -> RegistrationEngine:
     return RegistrationEngine(Start(tuple(images), np.eye(4)), config)
 
 
-def groups_of(config: RegistrationConfig, stage: int) -> dict[str, dict]:
+def groups_of(config: RegistrationConfig, stage: int) -> dict[str, ParameterGroup]:
     engine = engine_of(config)
     engine.enter(config.stages[stage])
     names = {id(p): n.split(".")[0] for n, p in engine.named_parameters()}
-    return {names[id(g["params"][0])]: g for g in engine.optimizer.param_groups}
+    return {names[id(g.parameters[0])]: g for g in engine.optimizer.groups}
 
 
 def test_of_an_affine_stage():
     config = RegistrationConfig(stages=(Stage(4, 5), Stage(4, 5, learning_rate=0.02)), learning_rate_affine=0.003)
     plain, own = (groups_of(config, k) for k in range(2))
     assert set(plain) == set(own) == {"losses", "affine"}
-    assert plain["affine"]["initial_lr"] == 0.003 and own["affine"]["initial_lr"] == 0.02
-    assert plain["losses"]["initial_lr"] == own["losses"]["initial_lr"] == config.learning_rate_basis
+    assert plain["affine"].rate == 0.003 and own["affine"].rate == 0.02
+    assert plain["losses"].rate == own["losses"].rate == config.learning_rate_basis
 
 
 def test_of_a_dense_stage():
     stages = Stage(4, 5, spacing=8), Stage(4, 5, spacing=8, learning_rate=0.02)
     config = RegistrationConfig(stages=stages, learning_rate_affine=0.003, damping=0.7)
     plain, own = (groups_of(config, k) for k in range(2))
-    assert plain["velocity"]["initial_lr"] == 0.08 and own["velocity"]["initial_lr"] == 0.02
-    assert plain["affine"]["initial_lr"] == own["affine"]["initial_lr"] == 0.003
-    assert {name: g["damping"] for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
+    assert plain["velocity"].rate == 0.08 and own["velocity"].rate == 0.02
+    assert plain["affine"].rate == own["affine"].rate == 0.003
+    assert {name: g.damping for name, g in own.items()} == {"losses": 0.0, "affine": 0.0, "velocity": 0.7}
 
 
 def test_without_an_affine():
@@ -51,15 +52,7 @@ def test_without_an_affine():
 
 def rates_of(config: RegistrationConfig, steps: int) -> dict[str, np.ndarray]:
     """Learning rates of the first stage, one more than there are steps, relative to what the stage says."""
-    engine = engine_of(config)
-    full = [g["initial_lr"] for g in groups_of(config, 0).values()]
-    engine.enter(config.stages[0])
-    seen = []
-    for _ in range(steps):
-        seen.append([g["lr"] for g in engine.optimizer.param_groups])
-        engine.step()
-    seen.append([g["lr"] for g in engine.optimizer.param_groups])
-    return dict(zip(groups_of(config, 0), (np.array(seen) / full).T))
+    return {name: np.array([g.factor(n) for n in range(steps + 1)]) for name, g in groups_of(config, 0).items()}
 
 
 def test_they_fall_from_the_start_of_the_decay_to_its_end():
