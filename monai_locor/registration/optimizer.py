@@ -61,8 +61,6 @@ class DampedAdam:
         self.sizes = [p.numel() for p in self.parameters]
         self.device = self.parameters[0].device
         self.mean, self.square = (torch.zeros(sum(self.sizes), dtype=torch.float32, device=self.device) for _ in range(2))
-        group_sizes = torch.tensor([group.size for group in self.groups], device="cpu")
-        self.owner = torch.repeat_interleave(group_sizes).int().to(self.device)
         self.index = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.steps_done = 0
         self._make_table(max(steps, 1))
@@ -91,7 +89,8 @@ class DampedAdam:
         if self.steps_done == len(self.table):
             self._make_table(2 * self.steps_done)
         self.steps_done += 1
-        rates = self.table.index_select(0, self.index)[0].index_select(0, self.owner)
+        current = self.table.index_select(0, self.index)[0]
+        rates = torch.cat([rate.expand(group.size) for rate, group in zip(current, self.groups, strict=True)])
         self.index += 1
         first, second = self.betas
         self.mean.lerp_(gradient, 1 - first)

@@ -34,14 +34,14 @@ LAUNCHES = {
 }
 # storages on the device in a step of the last stage, floats for each sample of both directions
 MEMORY = {
-    "locor": 73.7,
-    "mutual_information": 50.7,
-    "normalized_mutual_information": 50.7,
-    "correlation_ratio": 49.7,
-    "local_parzen_cr": 48.9,
-    "srwcr": 81.1,
-    "local_ncc": 21.5,
-    "mind_ssc": 32.6,
+    "locor": 73.8,
+    "mutual_information": 50.8,
+    "normalized_mutual_information": 50.8,
+    "correlation_ratio": 49.8,
+    "local_parzen_cr": 49.0,
+    "srwcr": 81.2,
+    "local_ncc": 21.6,
+    "mind_ssc": 32.7,
 }
 
 
