@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,26 @@ def table(record: Mapping[str, Any], measure: Measure, chosen: Sequence[Variant]
         over = format(statistics.fmean(complete), measure.style) if len(complete) == len(cases) > 1 else ""
         lines.append([variant.form, variant.basis, WORDS[variant.derivative], *cells, over])
     return markdown([f"{measure.heading}, mean ± SD over seeds: form", "basis", "channel", *cases, "mean of cases"], lines)
+
+
+def figures(record: Mapping[str, Any], chosen: Sequence[Variant]) -> list[dict[str, Any]]:
+    """The tables' numbers for `current.py`: a row for each variant and case, and one for the mean of the cases.
+
+    Rows name the ``problem`` of a failed run.
+    """
+    problems = {(run["preset"], run["case"]): run["problem"] for run in record["runs"] if run["problem"]}
+    rows: dict[tuple[Variant, str], dict[str, Any]] = {}
+    for measure, deviation in zip(MEASURES, ("tre_sd_mm", "dice_sd"), strict=True):
+        found = spread(record, measure)
+        for variant in chosen:
+            cases = dict(found.get(variant.name, {}))
+            if len(cases) > 1:
+                cases["mean"] = {"mean": statistics.fmean(row["mean"] for row in cases.values())}
+            for case, row in cases.items():
+                head = {"case": case, **asdict(variant), "problem": problems.get((variant.name, case), "")}
+                numbers = {measure.key: row["mean"]} | ({deviation: row["deviation"]} if "deviation" in row else {})
+                rows[variant, case] = rows.get((variant, case), head) | numbers
+    return list(rows.values())
 
 
 def learned_wins(record: Mapping[str, Any], measure: Measure, chosen: Sequence[Variant]) -> list[tuple[str, str, int, int]]:
@@ -175,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     told = {v.name: v.settings(options) for v in variants(options)} | {"threads": options.threads, "device": options.device}
     try:
-        record = Record(options.json, {"machine": about(options), "settings": told, "nothing": {}}, options.resume)
+        head = {"machine": about(options), "settings": told, "nothing": {}}
+        record = Record(options.json, head, options.resume, lambda content: {"figures": figures(content, variants(options))})
     except ValueError as error:
         sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as temporary:

@@ -140,6 +140,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(head, ([*name, *cells(row, COLUMNS)] for name, row in zip(names, relative(rows))))
 
 
+def figures(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table's numbers for `current.py`, a row for each case and variant."""
+    kept = ("tre_mm", "tre_p95_mm", "dice", "processor_seconds_ratio", "problem")
+    return [
+        {"case": row["case"], "variant": row["preset"], **{key: row[key] for key in kept if key in row}}
+        for row in relative(medians(runs))
+    ]
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line; `cases` become folders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -174,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     content["runs"].append(attempt(job, Path(folder) / case.name / name / str(seed), options))
                     print(table(medians(content["runs"][-1:])).splitlines()[-1], file=sys.stderr)
                     if options.json:
+                        content["figures"] = figures(content["runs"])
                         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(", ".join(f"{name} {value}" for name, value in content["machine"].items()) + "\n")
     print(table(medians(content["runs"])))

@@ -112,6 +112,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table's errors for `current.py`; a row of a failed run has its ``problem``."""
+    found = [{"case": r["case"], "iterations": r["preset"], "problem": r["problem"]} for r in rows if r["problem"]]
+    for case, both in curves(rows).items():
+        for n in sorted({*both[FRESH]} & {*both[REUSED]}):
+            fresh, reused = both[FRESH][n]["tre_mm"], both[REUSED][n]["tre_mm"]
+            found.append({"case": case, "iterations": n, "fresh_mm": fresh, "reused_mm": reused, "ratio": reused / fresh})
+    return found
+
+
 def _told(iterations: float | None, curve: Mapping[int, float]) -> str:
     if iterations is None:
         return f"more than {max(curve)}"
@@ -164,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(run["case"], run["tool"], run["preset"], run["seed"], told, file=sys.stderr)
         if options.json:  # after every run: there may be hours of them
             content["rows"] = medians(content["runs"])
+            content["figures"] = figures(content["rows"])
             options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(", ".join(f"{name} {value}" for name, value in content["machine"].items()))
     print(f"basis learned on {options.learned_on.name}; iterations are those of the deformable stages\n")

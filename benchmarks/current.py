@@ -6,14 +6,15 @@
     python benchmarks/registration.py CASES --seeds 0 1 2 --json out.json
     python benchmarks/current.py registration out.json     # then write results/registration.md, and `make texts`
 
-Takes the output of `--json` of `registration.py` (sections registration, tools, measures, intersubject, paper), `learning.py`
-and `scaling.py`. Only the numbers that a table shows are kept.
+Takes the output of `--json` of the script that `SOURCES` names for a section: its `figures` if it has any, else its `rows`.
+Only the numbers that a table shows are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,18 @@ SOURCES = {  # section: script, page
     "registration": ("registration.py", "registration.md"),
     "tools": ("registration.py", "registration.md"),
     "measures": ("registration.py", "measures.md"),
+    "seeds": ("registration.py", "registration.md"),
     "intersubject": ("registration.py", "intersubject.md"),
     "paper": ("registration.py", "ablation_engine.md"),
+    "ablation": ("ablation.py", "ablation.md"),
+    "deviations": ("ablation_engine.py", "ablation_engine.md"),
+    "basis_reuse": ("basis_reuse.py", "basis_reuse.md"),
     "learning": ("learning.py", "learning.md"),
     "scaling": ("scaling.py", "scaling.md"),
+    "loss": ("loss.py", "loss.md"),
 }
 LEFT_OUT = {"problem", "hd95_mm", "floats"}
+SEED_COLUMNS = ("case", "tool", "preset", "seed", "problem", "tre_mm", "tre_p95_mm")
 
 
 def section_of(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +45,8 @@ def section_of(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: when a run in it has failed.
     """
     about = content["machine"]
-    failed = [row for row in content["rows"] if row.get("problem")]
+    rows = _rows(name, content)
+    failed = [row for row in rows if row.get("problem")]
     if failed:
         raise ValueError(f"{name}: {failed[0]['problem']}; repeat the failed runs before quoting the table")
     script, page = SOURCES[name]
@@ -51,7 +59,24 @@ def section_of(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "commit": about.get("commit", ""),
     }
     found |= {"exponents": content["exponents"]} if "exponents" in content else {}
-    return found | {"rows": [_rounded(row) for row in content["rows"]]}
+    return found | {"rows": [_rounded(row) for row in rows]}
+
+
+def _rows(name: str, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of a section: every run for `seeds`, with means over the cases for `intersubject`."""
+    if name == "seeds":
+        return [{key: run[key] for key in SEED_COLUMNS if key in run} for run in content["runs"]]
+    rows = list(content.get("figures", content["rows"]))
+    if name != "intersubject":
+        return rows
+    methods: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        methods.setdefault((row["tool"], row["preset"]), []).append(row.get("dice", 0.0))
+    means = [
+        {"case": "mean", "tool": tool, "preset": preset, "dice": statistics.fmean(dice)}
+        for (tool, preset), dice in methods.items()
+    ]
+    return rows + means
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:

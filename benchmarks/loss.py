@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _measure import Measured, Spec, measure
+from _runs import commit_of
 
 if TYPE_CHECKING:
     import torch
@@ -224,6 +225,12 @@ def table(found: dict[str, dict[int, Measured]], sizes: Sequence[int]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def figures(found: dict[str, dict[int, Measured]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """The table's numbers for `current.py`, a row for each size and loss; what could not be measured is left out."""
+    measured = [(name, size, row[size]) for size in sizes for name, row in found.items() if not row[size].problem]
+    return [{"row": name, "size": size, "seconds": m.median, "mib": round(m.bytes / 2**20)} for name, size, m in measured]
+
+
 def exponent(row: dict[int, Measured], value: Callable[[Measured], float]) -> float:
     """Slope of log(value) against log(voxels), least squares; NaN with fewer than two sizes."""
     points = [(3 * math.log(n), math.log(max(value(m), 1e-9))) for n, m in row.items() if not m.problem]
@@ -263,7 +270,8 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
             processor = line.split(":", 1)[1].strip()
             break
     cuda = options.device.startswith("cuda")
-    return {
+    commit = commit_of(Path(__file__).parent)
+    found = {
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name(options.device) if cuda else processor,
         "threads": options.threads,
@@ -271,6 +279,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    return found | ({"commit": commit} if commit else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -301,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"- {group}: " + "; ".join(f"{name} {value:.2f}" for name, value in entry.items()))
     if options.json:
         rows = {name: {str(n): asdict(m) for n, m in row.items()} for name, row in found.items()}
-        content = {"machine": about, "rows": rows, "ratios": compared}
+        content = {"machine": about, "rows": rows, "ratios": compared, "figures": figures(found, options.sizes)}
         options.json.write_text(json.dumps(content, indent=2).replace("NaN", "null") + "\n", encoding="utf-8")
 
 

@@ -75,6 +75,12 @@ def test_mean_and_deviation_over_the_seeds(modules):
     lines = ablation.table(record, measure, [learned, fixed]).splitlines()
     assert "| log | learned | no derivative | 2.000 ± 1.000 | 2.000 ± 0.000 | 2.000 |" in lines
     assert lines[0].endswith("| a | b | mean of cases |") and "3.000 |" in lines[3]
+    first, second, mean, failed = ablation.figures(record, [learned, fixed])[:4]
+    cell = {"form": "log", "basis": "learned", "derivative": "none", "problem": ""}
+    assert first == {"case": "a", **cell, "tre_mm": 2.0, "tre_sd_mm": 1.0}
+    assert second == {"case": "b", **cell, "tre_mm": 2.0, "tre_sd_mm": 0.0}
+    assert mean == {"case": "mean", **cell, "tre_mm": 2.0}
+    assert failed["case"] == "a" and failed["basis"] == "polynomial" and failed["problem"]
 
 
 def test_the_script_alternates_resumes_and_draws(modules, case, tmp_path, monkeypatch, capsys):
@@ -95,7 +101,8 @@ def test_the_script_alternates_resumes_and_draws(modules, case, tmp_path, monkey
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit, match="other log-learned-basis"):
         ablation.main([*common, "--preset", "fast", "--resume"])
-    assert len(json.loads(path.read_text())["runs"]) == 4
+    content = json.loads(path.read_text())
+    assert len(content["runs"]) == 4 and [row["form"] for row in content["figures"]] == ["log", "normalized"]
 
 
 @pytest.mark.slow

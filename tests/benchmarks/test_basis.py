@@ -63,6 +63,9 @@ def test_table(script):
     assert lines[2] == "| a | 10 | 9.00 | 4.000 | 3.000 | 0.75 | 10 or fewer |"
     assert lines[3] == "| a | 40 | 9.00 | 2.500 | 2.000 | 0.80 | 20 |"
     assert lines[4] == "| a | 80 | 9.00 | 1.000 |  |  | more than 40 |" and "reused failed: no memory" in lines[5]
+    failed, first, _ = script.figures(rows)
+    assert failed == {"case": "a", "iterations": 80, "problem": "no memory"}
+    assert first == {"case": "a", "iterations": 10, "fresh_mm": 4, "reused_mm": 3, "ratio": 0.75}
 
 
 @pytest.mark.slow

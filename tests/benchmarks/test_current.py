@@ -42,6 +42,20 @@ def test_a_section_is_replaced_and_the_others_stay(script, tmp_path):
     assert new["registration"] == {**head, "threads": 2, "commit": "abc1234", "rows": [row]}
 
 
+def test_figures_replace_rows_and_seeds_are_single_runs(script):
+    content = {**measured(), "figures": [{"case": "head", "form": "log", "tre_mm": 1.23456}]}
+    assert script.section_of("ablation", content)["rows"] == [{"case": "head", "form": "log", "tre_mm": 1.2346}]
+    runs = [{"case": "head", "tool": "t", "preset": "fast", "seed": k, "problem": "", "tre_mm": k, "dice": 1} for k in (0, 1)]
+    rows = script.section_of("seeds", {**measured(), "runs": runs})["rows"]
+    assert rows == [{"case": "head", "tool": "t", "preset": "fast", "seed": k, "tre_mm": k} for k in (0, 1)]
+
+
+def test_means_of_subjects(script):
+    rows = [{"case": c, "tool": t, "preset": "", "dice": d} for c, t, d in (("a", "x", 0.2), ("b", "x", 0.4), ("a", "y", 1.0))]
+    found = script.section_of("intersubject", {**measured(), "rows": rows})["rows"]
+    assert found[:3] == rows and [(row["tool"], row["dice"]) for row in found[3:]] == [("x", 0.3), ("y", 1.0)]
+
+
 def test_failed_runs_are_refused(script):
     with pytest.raises(ValueError, match="out of memory"):
         script.section_of("registration", measured(problem="out of memory"))
@@ -52,5 +66,6 @@ def test_the_file_is_written_as_the_script_would(script):
 
 
 def test_every_section_has_a_page(script):
+    assert set(json.loads(script.CURRENT.read_text(encoding="utf-8"))) == set(script.SOURCES)
     pages = {page for _, page in script.SOURCES.values()}
     assert all((script.CURRENT.parent / page).is_file() for page in pages)

@@ -82,6 +82,10 @@ class TestAblation:
         ]
         lines = ablation.table(rows).splitlines()
         assert "| 0.50 | 1.25 | 0 | 1.50 |" in lines[3] and "0.50" not in lines[4] and "failed: no" in lines[5]
+        runs = [{**each, "seed": 0} for each in rows]
+        first, second, _, failed = ablation.figures(runs)
+        assert first["variant"] == "default" and first["processor_seconds_ratio"] == 1 and failed["problem"] == "no"
+        assert second["tre_mm"] == 1.0 and second["processor_seconds_ratio"] == 1.5
 
 
 @pytest.mark.slow

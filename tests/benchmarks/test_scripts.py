@@ -32,6 +32,9 @@ def test_table_and_ratios(modules):
     assert len(lines) == 2 + len(loss.ROWS) and all(line.count("|") == 5 for line in lines)
     assert "0.00410 s" in lines[2] or "0.0041 s" in lines[2]
     assert lines[-1].count("not run") == 3
+    rows = loss.figures(found, [8, 16, 32])
+    assert len(rows) == 3 * (len(loss.ROWS) - 1) and not any(row["row"] == loss.ORIGINAL for row in rows)
+    assert rows[0] == {"row": loss.OURS, "size": 8, "seconds": pytest.approx(5.12e-4), "mib": 0}
     compared = loss.ratios(found, [8, 16, 32])
     assert compared["16^3"] == pytest.approx(
         {
