@@ -18,8 +18,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
-CONFIGS = BUNDLE / "configs"
+from .small_bundle import BUNDLE, CONFIGS, NETWORK
+
 TRAIN, MULTI_TRAIN = ["train.json"], ["train.json", "multi_gpu_train.json"]
 EVALUATE, MULTI_EVALUATE = ["train.json", "evaluate.json"], ["train.json", "evaluate.json", "multi_gpu_evaluate.json"]
 
@@ -63,14 +63,7 @@ def options(datalist: str, out: str, **changes: Any) -> dict[str, Any]:
         "preset": {"preset": "default", "initialization": "world"},
         "alignment": "start",
         "spacing": 2.0,
-        "network_def": {
-            "_target_": "VoxelMorphUNet",
-            "spatial_dims": 3,
-            "in_channels": 8,
-            "unet_out_channels": 4,
-            "channels": [4, 4],
-            "final_conv_channels": [4],
-        },
+        "network_def": NETWORK,
         "registration_network#divisible": 2,
         "registration_network#head_std": 0.01,
     }

@@ -26,18 +26,10 @@ from scipy.ndimage import gaussian_filter
 
 from monai_locor.bundle.checkpoints import BestCheckpoint
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
-CONFIGS = BUNDLE / "configs"
+from .small_bundle import BUNDLE, CONFIGS, NETWORK
+
 TRAIN = str(CONFIGS / "train.json")
 EVALUATE = [TRAIN, str(CONFIGS / "evaluate.json")]
-NETWORK = {
-    "_target_": "VoxelMorphUNet",
-    "spatial_dims": 3,
-    "in_channels": 8,
-    "unet_out_channels": 4,
-    "channels": [4, 4],
-    "final_conv_channels": [4],
-}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:Using a non-tuple sequence"),

@@ -20,6 +20,8 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.io import read_image, read_mask, write_image
 
+from .dicom_slices import write_slices
+
 AFFINE = np.array([[0.0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
 
@@ -118,30 +120,14 @@ def test_colors(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "rgb.nii", channel=1)[0].numpy()[0], rgb["G"])
 
 
-def write_dicom(folder: Path, series: str, volume: np.ndarray) -> None:
-    """Slices of an int16 volume ``(Z, Y, X)``, 2 x 3 x 4 mm."""
-    for k in range(len(volume)):
-        image = itk.image_from_array(volume[k : k + 1])
-        image.SetSpacing([2, 3, 4])
-        tags = {"0008|0060": "MR", "0008|0021": "20200101", "0020|000d": "1.2.3", "0020|000e": series}
-        tags |= {"0020|0013": str(k + 1), "0020|0032": f"1\\2\\{4 * k}", "0020|0037": "1\\0\\0\\0\\1\\0", "0018|0050": "4"}
-        for tag, value in tags.items():
-            image.GetMetaDataDictionary()[tag] = value
-        writer = itk.ImageFileWriter[itk.Image[itk.SS, 3]].New(Input=image, FileName=str(folder / f"{series}_{k}.dcm"))
-        gdcm = itk.GDCMImageIO.New()
-        gdcm.KeepOriginalUIDOn()
-        writer.SetImageIO(gdcm)
-        writer.Update()
-
-
 def test_a_folder_of_one_dicom_series(tmp_path):
-    volume = np.random.default_rng(0).integers(0, 1000, (4, 6, 5)).astype(np.int16)
+    volume, thickness = np.random.default_rng(0).integers(0, 1000, (4, 6, 5)).astype(np.int16), {"0018|0050": "4"}
     assert "0 DICOM series" in refusal(tmp_path)
-    write_dicom(tmp_path, "1.2.3.4", volume)
+    write_slices(tmp_path, "1.2.3.4", volume, **thickness)
     image = read_image(tmp_path)[0]
     np.testing.assert_array_equal(image.numpy()[0], volume.T)
     np.testing.assert_allclose(image.affine.numpy(), [[-2, 0, 0, -1], [0, -3, 0, -2], [0, 0, 4, 0], [0, 0, 0, 1]])
-    write_dicom(tmp_path, "1.2.3.5", volume)
+    write_slices(tmp_path, "1.2.3.5", volume, **thickness)
     assert "2 DICOM series" in refusal(tmp_path)
 
 
