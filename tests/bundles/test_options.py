@@ -163,6 +163,13 @@ class TestKnownOptions:
         parser = ConfigParser({**CONFIG, "nested": {"inside": 1}, "mine": 1})
         assert KnownOptions(parser).unknown == ["mine"] and KnownOptions(parser, others=["mine"]).unknown == []
 
+    def test_of_two_with_the_same_name_the_one_beside_it_is_closer(self):
+        for typed, meant in (("insid", "inside"), ("nested#insid", "nested#inside")):
+            nested = {"inside": 1, **({"insid": 2} if "#" in typed else {})}
+            config = {**CONFIG, "inside": 1, "nested": nested, **({} if "#" in typed else {"insid": 2})}
+            found = KnownOptions(ConfigParser(config), others=["inside"])
+            assert found.message() == f"unknown option --{typed}, the closest known one is --{meant}"
+
     def test_targets_that_take_any_argument_know_all(self):
         assert self.found(tensor={"_target_": "builtins.dict", "whatever": "@used", "inside": "@nested::inside"}).unknown == []
 

@@ -173,7 +173,12 @@ class TestPrepared:
         found = prepare(image(values, self.GRID), 3 * weight, 0.0, CPU)
         assert found.weight.unique().tolist() == [0, 1]
         assert found.image[found.weight > 0].min() == 0 and found.image[found.weight > 0].max() == 1
-        assert found.image.max() <= 1.25
+
+    def test_outliers_are_limited_a_quarter_beyond_the_range(self):
+        values = torch.rand(1, *self.GRID.shape)
+        values[0, 1, 2, 3], values[0, 3, 2, 1] = 1e6, -1e6
+        found = prepare(image(values, self.GRID), None, 0.01, CPU).image
+        assert (float(found.min()), float(found.max())) == (-0.25, 1.25)
 
 
 class TestLevels:
