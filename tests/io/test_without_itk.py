@@ -102,6 +102,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]:
     return works, fails
 
 
+@pytest.mark.slow  # another interpreter imports MONAI
 def test_a_registration_is_read_run_saved_and_repeated(found):
     works = found[0]
     assert works["files"] == ["affine.tfm", "forward_field.nii.gz", "inverse_field.nii.gz", "run.json", "warped.nii.gz"]
@@ -110,6 +111,7 @@ def test_a_registration_is_read_run_saved_and_repeated(found):
     assert "itk" not in works["versions"] and "torch" in works["versions"]
 
 
+@pytest.mark.slow
 def test_formats_of_itk_say_what_is_missing(found):
     assert len(found[1]) == 11
     for name, message in found[1].items():

@@ -12,7 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import RegistrationResult
 
 from ..phantoms import pair
-from .short_runs import run
+from .short_runs import TINY, run
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,9 @@ def images() -> tuple[MetaTensor, MetaTensor, torch.Tensor]:
 @pytest.fixture(scope="session")
 def result(images) -> RegistrationResult:
     return run(*images[:2])
+
+
+@pytest.fixture(scope="session")
+def tiny(images) -> RegistrationResult:
+    """Of eight steps: what other ways to the same result are compared with."""
+    return run(*images[:2], TINY)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the caller has switched on or off around a registration changes nothing, and is afterwards as it was."""
+"""PyTorch modes and defaults that the caller has set do not change a registration, and are restored after it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ from monai_locor.inferers import InstanceOptimizationInferer
 from monai_locor.inferers.network_input import align, network_grid, network_image, predict_velocity
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.networks import RegistrationNetwork
-from monai_locor.registration import RegistrationEngine, optimize
+from monai_locor.registration import RegistrationEngine, Stage, optimize
 from monai_locor.registration.start.prepare import prepare
 
+from ..parameters import mostly_slow
 from ..phantoms import grid_of, pair
 from .short_runs import TINY, engine_of, run
 
+SINGLE_STEP = dataclasses.replace(TINY, stages=(Stage(2, 1, spacing=8),))
 SEARCHING = dataclasses.replace(TINY, multistart="always")
 SMALL = grid_of((24, 22), (3.0, 3.0), (0.0, 0.0))
 CUBE = grid_of((18, 17, 15), (4.0, 4.0, 5.0))
@@ -94,6 +96,9 @@ def all_states() -> Iterator[None]:
 
 
 each_state = pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+all_at_once = pytest.mark.parametrize(  # each alone runs with the slow tests
+    "state", mostly_slow([all_states, *STATES.values()]), ids=["all", *STATES]
+)
 
 
 def assert_same(found: RegistrationResult, expected: RegistrationResult) -> None:
@@ -127,7 +132,7 @@ def expected_of_engine(images) -> list[torch.Tensor]:
 
 
 class TestRegister:
-    @each_state
+    @all_at_once
     def test_the_result_is_the_same(self, state, images, expected):
         """Reading, stages, fields, warped images and the verdict."""
         with state():
@@ -186,15 +191,15 @@ class TestRegister:
                 found = call()
             assert found.dtype == known.dtype and torch.equal(found, known)
 
-    @pytest.mark.parametrize("kind", ["images", "masks", "initial", "velocity"])
-    def test_what_was_made_in_inference_mode(self, kind, images):
+    @pytest.mark.parametrize("kind", mostly_slow(["images", "velocity", "masks", "initial"], 2))
+    def test_what_was_made_in_inference_mode(self, kind, images, expected):
         fixed, moving, truth = images
         with torch.inference_mode():
             copies = fixed.clone(), moving.clone()
             mask, velocity, matrix = mask_of(fixed), truth / 3, torch.eye(3)
         assert mask.is_inference() and matrix.is_inference()
         if kind == "images":
-            assert_same(run(*copies, TINY), run(fixed, moving, TINY))
+            assert_same(run(*copies, TINY), expected)
         options = {"masks": {"fixed_mask": mask}, "initial": {"initial": matrix}, "velocity": {"initial_velocity": velocity}}
         if kind in options:
             assert_same(
@@ -205,7 +210,7 @@ class TestRegister:
     def test_an_initial_field_that_asks_for_gradients(self, images):
         fixed, moving, truth = images
         for name, value in (("initial", torch.eye(3)), ("initial", truth), ("initial_velocity", truth)):
-            result = run(fixed, moving, TINY, **{name: value.clone().requires_grad_()})
+            result = run(fixed, moving, SINGLE_STEP, **{name: value.clone().requires_grad_()})
             assert torch.isfinite(result.forward_mm).all() and not result.forward_mm.requires_grad
 
 
@@ -268,7 +273,7 @@ class TestEngine:
             found = used(engine)
         assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected_of_engine, strict=True))
 
-    @each_state
+    @all_at_once
     def test_made_inside_and_used_outside(self, state, images, expected_of_engine):
         with state():
             engine = engine_of(images, TINY, initial=np.eye(3))

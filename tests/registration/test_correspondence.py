@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Two people are told from one by how well the local fits fit, and get the settings that are for them."""
+"""Residuals of the local fits tell inter-subject from intra-subject pairs, and switch to the inter-subject settings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, anatomy, image, other_modality, pair
 from .short_runs import run
 
-STAGES = (Stage(4, 20), Stage(4, 20, spacing=8, learning_rate=0.16), Stage(2, 8, spacing=8, learning_rate=0.08))
+STAGES = (Stage(4, 12), Stage(4, 12, spacing=8, learning_rate=0.16), Stage(2, 4, spacing=8, learning_rate=0.08))
 CONFIG = RegistrationConfig(stages=STAGES, multistart="never", num_basis=3)
 NEVER = dataclasses.replace(CONFIG, intersubject="never")
 
 
-def two_people(grid=CUBE):
-    """The fixed one has tissue of its own on top of what both have."""
+def intersubject_pair(grid=PLANE):
+    """The fixed image has structures of its own on top of what both images share."""
     points = grid.points()
     own = anatomy(points[..., ::-1] + np.arange(5, 5 + grid.dims))
     return image(other_modality(anatomy(points)) + 1.5 * own, grid), image(anatomy(points), grid)
@@ -41,7 +41,7 @@ def two_people(grid=CUBE):
 
 @pytest.fixture(scope="module")
 def images():
-    return two_people()
+    return intersubject_pair()
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,15 @@ def taken(images):
     return run(*images, preset=CONFIG)
 
 
-def test_one_person_is_left_alone():
-    fixed, moving, _ = pair()
+def test_an_intra_subject_pair_keeps_its_settings():
+    fixed, moving, _ = pair(PLANE, PLANE)
     found, never = run(fixed, moving, preset=CONFIG), run(fixed, moving, preset=NEVER)
     assert 0 < found.unexplained < MAX_UNEXPLAINED_SHARE and never.unexplained is None
     assert not found.intersubject and found.last_config == found.config == CONFIG
     assert torch.equal(found.forward_mm, never.forward_mm)
 
 
-def test_two_people_get_their_settings(images, taken):
+def test_an_inter_subject_pair_gets_the_intersubject_settings(images, taken):
     assert taken.intersubject and taken.unexplained > MAX_UNEXPLAINED_SHARE and taken.config == CONFIG
     assert taken.last_config == CONFIG.for_intersubject
     names = ("form", "kernel_sigma", "eps", "bending_weight")
@@ -71,30 +71,30 @@ def test_two_people_get_their_settings(images, taken):
 
 
 @pytest.mark.slow
-def test_it_is_said(images, caplog):
+def test_a_warning_names_the_setting(images, caplog):
     with caplog.at_level(logging.WARNING):
         run(*images, preset=CONFIG)
     assert "indicate an inter-subject pair" in caplog.text and "intersubject=never" in caplog.text
 
 
 @pytest.mark.slow
-def test_again_the_same(images, taken):
+def test_it_is_deterministic(images, taken):
     assert torch.equal(run(*images, preset=CONFIG).forward_mm, taken.forward_mm)
 
 
 @pytest.mark.slow
-def test_in_a_plane():
-    assert run(*two_people(PLANE), preset=CONFIG).intersubject
+def test_in_three_dimensions():
+    assert run(*intersubject_pair(CUBE), preset=CONFIG).intersubject
 
 
 @pytest.mark.parametrize("derivative", mostly_slow(["none", "basis", "both"]))
 @pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
 def test_with_masks(images, derivative, role):
     config = dataclasses.replace(CONFIG, derivative=derivative, stages=(Stage(2, 1), Stage(4, 1, spacing=8)))
-    all_of_it = torch.ones_like(images[0])
-    found = run(*images, preset=config, **{f"{role}_mask": all_of_it})
+    everywhere = torch.ones_like(images[0])
+    found = run(*images, preset=config, **{f"{role}_mask": everywhere})
     assert found.unexplained == pytest.approx(run(*images, preset=config).unexplained, abs=0.02)
-    part = all_of_it.clone()
+    part = everywhere.clone()
     part[:, :12] = 0
     assert run(*images, preset=config, **{f"{role}_mask": part}).unexplained != found.unexplained
 
@@ -110,7 +110,7 @@ class TestMasks:
     MASK = disc(15)
 
     @pytest.fixture
-    def one_person(self):
+    def intra_subject_pair(self):
         fixed, moving, _ = pair(PLANE, PLANE)
         noise = torch.from_numpy(np.random.default_rng(0).normal(size=PLANE.shape))[None]
         noise = torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 6 * self.MASK.as_tensor()
@@ -118,36 +118,37 @@ class TestMasks:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("roles", [("fixed",), ("fixed", "moving")])
-    def test_none_makes_two_people_of_one(self, one_person, roles, monkeypatch):
+    def test_a_mask_does_not_make_a_pair_inter_subject(self, intra_subject_pair, roles, monkeypatch):
         masks = {f"{role}_mask": self.MASK for role in roles}
-        without, found = run(*one_person, preset=CONFIG), run(*one_person, preset=CONFIG, **masks)
+        without, found = run(*intra_subject_pair, preset=CONFIG), run(*intra_subject_pair, preset=CONFIG, **masks)
         assert not without.intersubject and not found.intersubject
         assert found.unexplained == without.unexplained < MAX_UNEXPLAINED_SHARE
-        never = run(*one_person, preset=NEVER, **masks)
+        never = run(*intra_subject_pair, preset=NEVER, **masks)
         assert torch.equal(found.forward_mm, never.forward_mm)
         monkeypatch.setattr(run_module.Run, "_share_without_masks", lambda *_: math.inf)
-        assert run(*one_person, preset=CONFIG, **masks).intersubject  # as they would by themselves
+        assert run(*intra_subject_pair, preset=CONFIG, **masks).intersubject  # as they would by themselves
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
-    def test_two_people_stay_two(self, role):
-        found = run(*two_people(PLANE), preset=CONFIG, **{f"{role}_mask": disc(22)})
+    def test_an_inter_subject_pair_stays_one_with_a_mask(self, role):
+        found = run(*intersubject_pair(), preset=CONFIG, **{f"{role}_mask": disc(22)})
         assert found.intersubject and found.unexplained > MAX_UNEXPLAINED_SHARE
 
     @pytest.mark.slow
-    def test_two_processes_agree(self, one_person):
-        found = run(*one_person, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
+    def test_two_processes_agree(self, intra_subject_pair):
+        found = run(*intra_subject_pair, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
         assert not found.intersubject and found.unexplained < MAX_UNEXPLAINED_SHARE
 
 
 @pytest.mark.parametrize("changes", mostly_slow([{"similarity": "local_ncc"}, {"form": "normalized"}, {"stages": STAGES[:1]}]))
-def test_for_nothing_else(images, changes):
+def test_other_settings_are_left_alone(images, changes):
     assert not run(*images, preset=dataclasses.replace(CONFIG, **changes)).intersubject
 
 
 @pytest.mark.slow
-def test_the_start_of_the_deformation_is_kept(images):
-    """Begun again from the velocity that was given: with no steps to speak of, that is what comes out."""
+def test_the_start_of_the_deformation_is_kept():
+    """The second run starts from the given velocity, and with steps this small returns it."""
+    images = intersubject_pair(CUBE)
     velocity = torch.zeros(3, *CUBE.shape)
     velocity[0] = torch.from_numpy(np.exp(-(CUBE.points() ** 2).sum(-1) / 300))
     stages = (Stage(4, 1, spacing=8, learning_rate=1e-9),)
@@ -161,7 +162,7 @@ def test_the_start_of_the_deformation_is_kept(images):
 
 
 @pytest.mark.slow
-def test_a_prediction_is_asked_for_again(images):
+def test_the_network_predicts_again(images):
     asked = []
 
     def predict(fixed, moving, affine):
@@ -183,14 +184,14 @@ def test_two_processes_agree(images, taken):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("share", "told"), [(math.nan, None), (0.1, 0.1)])
-def test_only_what_is_known_to_be_too_much(images, monkeypatch, share, told):
+def test_a_share_that_is_unknown_or_small_changes_nothing(images, monkeypatch, share, told):
     monkeypatch.setattr(run_module, "median_unexplained_share", lambda engine: share)
     found = run(*images, preset=CONFIG)
     assert not found.intersubject and found.unexplained == told
     json.dumps(found.summary(), allow_nan=False)
 
 
-def test_settings_of_the_users_stay():
+def test_settings_of_the_user_stay():
     own = RegistrationConfig(bending_weight=33.0, kernel_sigma=1.0)
     found = own.for_intersubject
     assert (found.bending_weight, found.kernel_sigma, found.form, found.eps) == (33.0, 1.0, "normalized", 1e-3)
@@ -198,10 +199,10 @@ def test_settings_of_the_users_stay():
 
 
 @pytest.mark.slow
-def test_pictures_and_files_know(images, taken, tmp_path):
+def test_pictures_and_files_record_it(images, taken, tmp_path):
     names = [tmp_path / f"{role}.nii.gz" for role in ("fixed", "moving")]
     for name, values in zip(names, images, strict=True):
-        write_image(name, values, CUBE)
+        write_image(name, values, PLANE)
     found = run(*names, preset=CONFIG)
     assert samples_of_result(found, *names)[1].config.form == "normalized"
     found.save(tmp_path / "out")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor import RegistrationConfig
+from monai_locor import RegistrationConfig, RegistrationResult
 from monai_locor.geometry import Grid, reorder
 from monai_locor.metrics import inverse_consistency, target_registration_error
 from monai_locor.registration import Stage, optimize
@@ -22,8 +22,8 @@ from .short_runs import GENTLE, NOTHING, SHORT, TINY, difference, engine_of, err
 
 
 class TestAnswer:
-    def test_the_deformation_is_found(self, images, device):
-        found = run(*images[:2], device=device)
+    def test_the_deformation_is_found(self, images, result, device):
+        found = result if device.type == "cpu" else run(*images[:2], device=device)
         before, after = errors(found, images[2])
         assert before > 2 and after < before / 5, (before, after)
 
@@ -63,8 +63,9 @@ class TestAnswer:
         wild = Stage(2, 6, 8, learning_rate=0.5)
         found = run(same, same, {"stages": [Stage(2, 20), wild]})
         assert "was undone" in caplog.text and len(found.history) == 2
-        only = run(same, same, {"stages": [Stage(2, 20)]})
-        torch.testing.assert_close(found.forward_mm, only.forward_mm, atol=1e-3, rtol=0)
+        expected = CUBE.points() @ found.affine[:3, :3].T + found.affine[:3, 3] - CUBE.points()
+        np.testing.assert_allclose(found.forward_mm.movedim(0, -1), expected, atol=1e-3)
+        np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=0.02)
 
     @pytest.mark.slow
     def test_swapped_images_give_the_inverse(self, images, result):
@@ -76,7 +77,7 @@ class TestAnswer:
 
     def test_two_dimensions(self, device):
         fixed, moving, truth = pair(PLANE, PLANE)
-        config = RegistrationConfig(stages=(Stage(2, 40), Stage(2, 40, 8, 0.16), Stage(1, 20, 4, 0.08)))
+        config = RegistrationConfig(stages=(Stage(2, 30), Stage(2, 30, 8, 0.16)), multistart="never")
         found = run(fixed, moving, config, device=device)
         assert found.forward_mm.shape == (2, *PLANE.shape) and found.warped_moving.shape == (1, *PLANE.shape)
         before, after = errors(found, truth)
@@ -91,8 +92,9 @@ class TestAnswer:
         ),
         ids=str,
     )
-    def test_every_variant_finds_it(self, images, settings):
-        before, after = errors(run(*images[:2], dataclasses.replace(SHORT, **settings)), images[2])
+    def test_every_variant_finds_it(self, settings):
+        fixed, moving, truth = pair(PLANE, PLANE)
+        before, after = errors(run(fixed, moving, dataclasses.replace(SHORT, **settings)), truth)
         assert after < before / 2, (before, after)
 
 
@@ -164,19 +166,18 @@ class TestGeometry:
 
     @pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
     @pytest.mark.parametrize("order", mostly_slow(ORDERS[7::7], 2), ids=str)
-    def test_storage_order(self, images, role, order):
-        check_order(images, role, *order)
+    def test_storage_order(self, images, tiny, role, order):
+        check_order(images, tiny, role, *order)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     @pytest.mark.parametrize("order", ORDERS, ids=str)
-    def test_every_storage_order(self, images, role, order):
-        check_order(images, role, *order)
+    def test_every_storage_order(self, images, tiny, role, order):
+        check_order(images, tiny, role, *order)
 
 
-def check_order(images, role: str, axes, flips) -> None:
+def check_order(images, expected: RegistrationResult, role: str, axes, flips) -> None:
     """The same world transform, bit by bit: the affines here are exact in binary."""
-    expected = run(*images[:2], TINY)
     stored = {"fixed": images[0], "moving": images[1]}
     grid = CUBE.reordered(axes, flips)
     stored[role] = image(reorder(stored[role].as_tensor(), axes, flips)[0].numpy(), grid)
@@ -244,7 +245,7 @@ class TestStart:
         torch.testing.assert_close(found.forward_ddf, shift.expand(3, *CUBE.shape), atol=1e-4, rtol=0)
         torch.testing.assert_close(found.inverse_ddf, -shift.expand(3, *CUBE.shape), atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("order", ORDERS[3::11], ids=str)
+    @pytest.mark.parametrize("order", ORDERS[3::16], ids=str)
     def test_an_initial_velocity_goes_along_the_stored_axes(self, images, order):
         grid = CUBE.reordered(*order)
         fixed = image(reorder(images[0].as_tensor(), *order)[0].numpy(), grid)

@@ -23,6 +23,7 @@ from monai_locor.registration.manifest import RunManifest
 
 from ..io.library_objects import ANTsTransform, write_ants_transform
 from ..io.transform_cases import inner_points, smooth_field
+from ..parameters import mostly_slow
 from ..phantoms import image, turned
 
 FIXED = turned(0.2, (2.0, -2.0, 2.2), (14, 15, 13))
@@ -122,7 +123,7 @@ def test_files(tmp_path, kind):
     np.testing.assert_allclose(found.transform.points(points), CHAIN.points(points), atol=CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["two", "an inverse", "prefix", "folder"])
+@pytest.mark.parametrize("kind", mostly_slow(["an inverse", "folder", "two", "prefix"], 2))
 def test_a_run_with_a_list_of_files_is_repeated(tmp_path, kind):
     given = files(tmp_path)[kind]
     first = run(given)

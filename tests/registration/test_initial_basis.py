@@ -11,17 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor import RegistrationConfig, RegistrationResult
+from monai_locor import RegistrationConfig
 from monai_locor.errors import InputError
 from monai_locor.registration import InitialLosses, RegistrationEngine, api, optimize
 from monai_locor.registration.basis_pair import BasisPair
 
 from .short_runs import NOTHING, SHORT, TINY, engine_of, errors, run
-
-
-@pytest.fixture(scope="module")
-def tiny(images) -> RegistrationResult:
-    return run(*images[:2], TINY)
 
 
 def same(a: BasisPair, b: BasisPair) -> bool:

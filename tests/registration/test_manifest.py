@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -35,21 +36,34 @@ def images() -> tuple[MetaTensor, MetaTensor]:
     return pair(PLANE, PLANE)[:2]
 
 
-@pytest.fixture
-def files(images, tmp_path) -> tuple[Path, Path]:
-    fixed, moving = (save(tmp_path / f"{name}.nii.gz", i) for name, i in zip(("fixed", "moving"), images))
-    return fixed, moving
+@pytest.fixture(scope="module")
+def original(images, tmp_path_factory) -> tuple[RegistrationResult, Path]:
+    """A registration with everything that can be repeated, and its folder of inputs and outputs."""
+    folder = tmp_path_factory.mktemp("manifest") / "files"
+    folder.mkdir()
+    names = [save(folder / f"{name}.nii.gz", values) for name, values in zip(("fixed", "moving"), images, strict=True)]
+    write_affine(folder / "start.tfm", np.array([[1, 0.02, 1], [0, 1, -1], [0, 0, 1.0]]))
+    mask = save(folder / "mask.nii.gz", MetaTensor(torch.ones(1, *PLANE.shape), affine=nib.load(names[0]).affine))
+    result = run(*names, TINY, initial=folder / "start.tfm", fixed_mask=str(mask), seed=5)
+    result.save(folder / "out")
+    shutil.copytree(folder, folder.with_name("copy"))
+    return result, folder
 
 
 @pytest.fixture
-def saved(files, tmp_path) -> tuple[RegistrationResult, Path]:
-    """A registration with everything that can be repeated."""
-    write_affine(tmp_path / "start.tfm", np.array([[1, 0.02, 1], [0, 1, -1], [0, 0, 1.0]]))
-    mask = save(tmp_path / "mask.nii.gz", MetaTensor(torch.ones(1, *PLANE.shape), affine=nib.load(files[0]).affine))
-    options = {"initial": tmp_path / "start.tfm", "fixed_mask": str(mask), "seed": 5}
-    result = run(*files, TINY, **options)
-    result.save(tmp_path / "out")
-    return result, tmp_path / "out"
+def saved(original) -> tuple[RegistrationResult, Path]:
+    """The result and its folder, as they were saved."""
+    result, folder = original
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("copy"), folder)
+    return result, folder / "out"
+
+
+@pytest.fixture
+def files(saved) -> tuple[Path, Path]:
+    """Fixed and moving image of the saved run."""
+    folder = saved[1].parent
+    return folder / "fixed.nii.gz", folder / "moving.nii.gz"
 
 
 def edited(folder: Path, **changes) -> Path:
@@ -84,12 +98,12 @@ class TestRepeat:
         assert all(seconds >= 0 for seconds in content["timings"].values())
         np.testing.assert_allclose(content["initial"], result.initial)
 
-    def test_relative_names_become_absolute(self, files, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
+    def test_relative_names_become_absolute(self, files, monkeypatch):
+        monkeypatch.chdir(files[0].parent)
         result = run("fixed.nii.gz", "moving.nii.gz", {"stages": []})
         assert result.inputs["fixed"] == "fixed.nii.gz" and result.arguments["fixed"]["path"] == str(files[0])
 
-    def test_other_versions_are_told(self, saved, caplog):
+    def test_other_versions_warn(self, saved, caplog):
         _, folder = saved
         edited(folder, versions={**versions(), "torch": "0.1"})
         with caplog.at_level(logging.WARNING):
@@ -111,8 +125,8 @@ class TestRefusals:
         assert RunManifest.load(saved[1]).arguments(moving=files[1])["moving"] == files[1]
 
     @pytest.mark.parametrize("name", ["moving.nii.gz", "mask.nii.gz", "start.tfm"])
-    def test_a_missing_file(self, saved, tmp_path, name):
-        (tmp_path / name).unlink()
+    def test_a_missing_file(self, saved, name):
+        (saved[1].parent / name).unlink()
         assert name in self.refusal(saved[1]) and "not there" in self.refusal(saved[1])
 
     def test_something_that_was_in_memory(self, images, tmp_path):
@@ -128,7 +142,7 @@ class TestRefusals:
         np.testing.assert_array_equal(arguments["initial"], matrix)
         assert torch.equal(register(**arguments, progress=False).forward_mm, result.forward_mm)
 
-    def test_what_is_no_manifest(self, tmp_path):
+    def test_files_that_are_not_manifests_are_refused(self, tmp_path):
         for content, told in ((None, "no such file"), ("{", "JSON"), ("[]", "not the run.json"), ("{}", "not the run.json")):
             if content is not None:
                 (tmp_path / "run.json").write_text(content)

@@ -24,7 +24,7 @@ from .short_runs import difference, engine_of, errors, run
 
 PAPER = PRESETS["paper"]
 SMALL = dataclasses.replace(  # what suits 32^3 voxels
-    PAPER, stages=(Stage(2, 30), Stage(2, 30, spacing=8, learning_rate=0.04), Stage(2, 10, spacing=4, learning_rate=0.02))
+    PAPER, stages=(Stage(2, 16), Stage(2, 20, spacing=8, learning_rate=0.04), Stage(2, 4, spacing=4, learning_rate=0.02))
 )
 
 

@@ -18,6 +18,7 @@ from monai_locor.registration import RegistrationEngine, Stage, Start, optimize
 from monai_locor.registration.start.prepare import prepare
 from monai_locor.registration.start.reach import box_within, reachable, reached_box
 
+from ..parameters import mostly_slow
 from ..phantoms import anatomy, grid_of, image, other_modality
 from .short_runs import run
 
@@ -44,7 +45,7 @@ def away(affine: np.ndarray, points: np.ndarray) -> float:
     return float(np.linalg.norm(apply_affine(affine, points) - points - SHIFT, axis=-1).mean())
 
 
-@pytest.fixture(scope="module", params=["moving", "fixed"])
+@pytest.fixture(scope="module", params=mostly_slow(["moving", "fixed"]))
 def result(request):
     """The large image is the moving or the fixed one."""
     fixed, moving = (SLAB, BODY) if request.param == "moving" else (BODY, SLAB)
