@@ -33,3 +33,8 @@ LOSSES = {
 def mostly_slow(values: Iterable[Any], fast: int = 1) -> list[Any]:
     """The values of one parameter: the first ``fast`` run with the fast tests, the others are marked slow."""
     return [value if k < fast else pytest.param(value, marks=pytest.mark.slow) for k, value in enumerate(values)]
+
+
+def mostly_slow_cases(cases: Iterable[tuple[Any, ...]], fast: int) -> list[Any]:
+    """The same for the values of several parameters."""
+    return [case if k < fast else pytest.param(*case, marks=pytest.mark.slow) for k, case in enumerate(cases)]

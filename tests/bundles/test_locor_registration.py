@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from monai_locor import __version__
 from monai_locor.bundle import checked_weights
 
-from ..parameters import mostly_slow
+from ..parameters import mostly_slow_cases
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
@@ -273,7 +273,7 @@ def test_network_and_loss_are_moved_to_the_device():
 
 @pytest.mark.parametrize(
     ("change", "texts"),
-    mostly_slow(
+    mostly_slow_cases(
         [
             ({"fixed": None, "moving": None}, ["--fixed and --moving, or --datalist"]),
             ({"fixed": "none.nii.gz"}, ["none.nii.gz", "no such file", "check the path"]),

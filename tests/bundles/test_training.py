@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 
 from monai_locor.bundle.checkpoints import BestCheckpoint
 
-from ..parameters import mostly_slow
+from ..parameters import mostly_slow, mostly_slow_cases
 from .small_bundle import BUNDLE, CONFIGS, NETWORK
 
 TRAIN = str(CONFIGS / "train.json")
@@ -236,15 +236,13 @@ def test_initial_weights(files, tmp_path):
             torch.testing.assert_close(second[name][key], value, atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "change",
-    mostly_slow(
-        [
-            {"similarity": {"_target_": "GlobalMutualInformationLoss"}},
-            {"similarity": "mutual_information", "similarity_options#num_bins": 8},
-        ]
-    ),
-)
+OTHERS = [
+    {"similarity": {"_target_": "GlobalMutualInformationLoss"}},
+    {"similarity": "mutual_information", "similarity_options#num_bins": 8},
+]
+
+
+@pytest.mark.parametrize("change", mostly_slow(OTHERS))
 def test_other_similarities(files, tmp_path, change):
     run(**options(files, tmp_path, **change, augment="false"))
     assert load(tmp_path / "models" / "model.pt")["loss"] == {}
@@ -325,7 +323,7 @@ def test_mistyped_options(files, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "texts"),
-    mostly_slow(
+    mostly_slow_cases(
         [
             ({"datalist": None}, ["--datalist"]),
             ({"datalist": {"training": [0, "missing"], "validation": [2, 3]}}, ["missing.nii.gz", "no such file"]),
