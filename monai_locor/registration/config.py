@@ -87,6 +87,9 @@ class RegistrationConfig:
             :class:`monai_locor.networks.composition.StagedVelocity` (use half of the learning rates of ``"single"``).
         region: region of the loss: ``"foreground"``, the bounding box of voxels brighter than 5 % of the intensity range
             (inside the mask); or ``"image"``, the whole image or the bounding box of the mask.
+        directions: ``"both"``: each step evaluates the loss in both directions; or ``"alternating"``: in one direction, fixed
+            image first, then in the other, which halves the time of a step. With two processes, one per direction, all steps
+            evaluate both.
         undo_worse: whether to restore the state before a stage that increased the loss.
     """
 
@@ -121,6 +124,7 @@ class RegistrationConfig:
     squarings: int = 6
     composition: str = "single"
     region: str = "foreground"
+    directions: str = "both"
     undo_worse: bool = True
 
     def __post_init__(self) -> None:
@@ -281,6 +285,7 @@ CHOICES = {
     "intersubject": ("auto", "never"),
     "composition": ("single", "stages"),
     "region": ("foreground", "image"),
+    "directions": ("both", "alternating"),
 }
 FLAGS = ("affine", "undo_worse")
 

@@ -48,7 +48,8 @@ class RegistrationEngine(nn.Module):
     """Affine and diffeomorphic registration of one pair, in both directions simultaneously.
 
     A fixed world point x is mapped to ``A exp(v)(x)``, a moving world point y to ``exp(-v)(A^-1 y)``. The loss is evaluated
-    on the samples of the fixed image and on those of the moving image, each with its own basis, and averaged.
+    on the samples of the fixed image and on those of the moving image, each with its own basis, and averaged; with the setting
+    ``directions="alternating"``, each step evaluates one of the two.
 
     Call :meth:`enter` for a stage and :meth:`step` for each of its iterations; :func:`.run.optimize` runs all stages of the
     settings.
@@ -66,6 +67,7 @@ class RegistrationEngine(nn.Module):
         super().__init__()
         self.start, self.config, self.device = start.to(start.device), config, start.device
         self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
+        self.alternates = exchange is None and config.directions == "alternating"
         self.shared = exchange is None  # whether this process has the bases of both directions
         self.history: list[dict[str, Any]] = []
         self._begin()
@@ -150,6 +152,7 @@ class RegistrationEngine(nn.Module):
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
         groups = self._parameter_groups(stage)
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
+        self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
 
@@ -186,17 +189,18 @@ class RegistrationEngine(nn.Module):
         return self._step()
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        directions = self._directions_of_step()
         matrices = self.affine.both()
-        shared = [matrices[k] for k in self.directions]
+        shared = [matrices[k] for k in directions]
         if self.deformable:
-            shared.append(self.velocity(self.directions))
+            shared.append(self.velocity(directions))
         # each direction is backpropagated to these leaves and freed; the shared graph below them is backpropagated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for i, k in enumerate(self.directions):
-            value = self._similarity(k, leaves[i], leaves[-1][i] if self.deformable else None) / 2
-            value.backward()
-            total += value.detach()
+        for i, k in enumerate(directions):
+            value = self._similarity(k, leaves[i], leaves[-1][i] if self.deformable else None)
+            (value if self.alternates and len(directions) == 1 else value / 2).backward()
+            self.values[k] = value.detach()
+        total = self.values.mean()
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
         bending = torch.zeros_like(total)
         if self.deformable and self.bending_weight > 0 and self.directions[0] == 0:
@@ -205,7 +209,12 @@ class RegistrationEngine(nn.Module):
                 pairs.append((bending, torch.ones_like(bending)))
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
+        self.step_number += 1
         return self._updated(total, bending.detach())
+
+    def _directions_of_step(self) -> tuple[int, ...]:
+        """Return the directions that the next step evaluates: at the start of a stage all, for the value of the loss there."""
+        return (self.step_number % 2,) if self.alternates and self.step_number > 0 else self.directions
 
     def _updated(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum over the processes, if there are two, and update the parameters; nothing moves if a gradient is not finite.
