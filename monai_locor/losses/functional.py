@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..autograd import transforms_active
+from ..recent import Recent
 from .gram import LocalGram, local_gram
-from .ridge import ridge_residual, ridge_solution
+from .ridge import ridge_residual, ridge_solution, window_residual
 from .streaming import StreamedWindows
 
 __all__ = [
@@ -42,21 +44,41 @@ class LocalMoments:
     """Weighted averages over each window of products of J basis functions psi and T target channels t.
 
     Attributes:
-        psi_psi: ``<psi_i psi_j>`` for i <= j, row by row, ``(B, J (J + 1) / 2, *windows)``.
-        psi_t: ``<psi_j t_c>``, ``(B, J, T, *windows)``.
-        t_t: ``<t_c^2>``, ``(B, T, *windows)``.
-        psi, t: the means, ``(B, J, *windows)`` and ``(B, T, *windows)``; None where they were not asked for.
+        maps: all of them, ``(B, P, *windows)``, divided by the mass.
+        gram: tells which rows of the maps are which.
         mass: mean weight, ``(B, 1, *windows)``; None without weights.
         counts: bool, whether the window has enough mass, ``(B, 1, *windows)``; None without weights.
     """
 
-    psi_psi: torch.Tensor
-    psi_t: torch.Tensor
-    t_t: torch.Tensor
-    psi: torch.Tensor | None = None
-    t: torch.Tensor | None = None
+    maps: torch.Tensor
+    gram: LocalGram
     mass: torch.Tensor | None = None
     counts: torch.Tensor | None = None
+
+    @property
+    def psi_psi(self) -> torch.Tensor:
+        """``<psi_i psi_j>`` in the order of :func:`.ridge.gram_pairs`, ``(B, J (J + 1) / 2, *windows)``."""
+        return self.maps[:, self.gram.layout["psi_psi"]]
+
+    @property
+    def psi_t(self) -> torch.Tensor:
+        """``<psi_j t_c>``, ``(B, J, T, *windows)``."""
+        return self.maps[:, self.gram.layout["psi_t"]].unflatten(1, (self.gram.num_basis, self.gram.channels))
+
+    @property
+    def t_t(self) -> torch.Tensor:
+        """``<t_c^2>``, ``(B, T, *windows)``."""
+        return self.maps[:, self.gram.layout["t_t"]]
+
+    @property
+    def psi(self) -> torch.Tensor | None:
+        """The means of psi, ``(B, J, *windows)``; None where they were not asked for."""
+        return self.maps[:, self.gram.layout["psi"]] if self.gram.first_moments else None
+
+    @property
+    def t(self) -> torch.Tensor | None:
+        """The means of t, ``(B, T, *windows)``; None where they were not asked for."""
+        return self.maps[:, self.gram.layout["t"]] if self.gram.first_moments else None
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,7 @@ def local_moments(
     min_mass: float,
     means: bool = False,
     parameters: Mapping[str, torch.Tensor] | None = None,
+    kept: Recent[Any] | None = None,
 ) -> LocalMoments:
     """The moments of all windows, differentiable in pred, target and the basis.
 
@@ -107,19 +130,18 @@ def local_moments(
         min_mass: windows of less mean weight do not count.
         means: whether to average psi and t themselves as well.
         parameters: those of the basis that are differentiated, by name; by default all that require a gradient.
+        kept: keeps between calls what depends on the sizes.
     """
-    gram = LocalGram(basis, _num_basis(basis, pred), target.shape[1], weight is not None, means)
+    gram = LocalGram(basis, _num_basis(basis, pred), target.shape[1], weight is not None, means, kept)
     if parameters is None:
         every = transforms_active()  # a transform hides what requires a gradient, and must not be closed over
         parameters = {name: p for name, p in basis.named_parameters() if every or p.requires_grad}
-    maps = local_gram(gram, windows, pred, target, None if weight is None else weight.sqrt(), parameters)
-    mass, counts = None, None
-    if weight is not None:
-        mass = maps[:, gram.layout["mass"]]
-        maps, counts = average_by_mass(maps, mass, min_mass)
-    found = {name: maps[:, rows] for name, rows in gram.layout.items() if name != "mass"}
-    found["psi_t"] = found["psi_t"].unflatten(1, (gram.num_basis, gram.channels))
-    return LocalMoments(**found, mass=mass, counts=counts)
+    maps = local_gram(gram, windows, pred, target, weight, parameters)
+    if weight is None:
+        return LocalMoments(maps, gram)
+    mass = maps[:, gram.layout["mass"]].detach()
+    maps, counts = average_by_mass(maps, mass, min_mass)
+    return LocalMoments(maps, gram, mass, counts)
 
 
 def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> WindowFit:
@@ -132,7 +154,8 @@ def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> Win
         eps: floor of the variance and of the deviation in the normalized form.
     """
     if form == "log":
-        residual = ridge_residual(moments.psi_psi, moments.psi_t, moments.t_t, ridge)
+        gram = moments.gram
+        residual = window_residual(moments.maps, gram.num_basis, gram.channels, ridge, gram.kept)
         return WindowFit(moments, moments.psi_t, residual)
     if moments.psi is None or moments.t is None:
         raise ValueError("the normalized form needs the means of psi and t; call local_moments with means=True.")

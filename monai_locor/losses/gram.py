@@ -12,30 +12,67 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..autograd import StreamedFunction
+from ..autograd import StreamedFunction, transforms_active
 from ..networks.basis_tape import BasisTape, basis_tape, tape_numbers_per_voxel
-from .streaming import StreamedWindows
+from ..recent import Recent
+from .streaming import Portion, StreamedWindows
 
-__all__ = ["LocalGram", "local_gram"]
+__all__ = ["Features", "LocalGram", "local_gram"]
+
+Images = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]  # prediction, target, weights
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of the voxels of G slabs, multiplied by the weights of the voxels.
+
+    Attributes:
+        plain: psi without weights, ``(G, J, *slab)``.
+        psi: with weights, ``(G, J + J // 2, *slab)``: the rows beyond J repeat the first ones.
+        target: t with weights, ``(G, T, *slab)``.
+        plain_target: t without weights.
+        weight: ``(G or 1, 1, *slab)``; None where all voxels count.
+    """
+
+    plain: torch.Tensor
+    psi: torch.Tensor
+    target: torch.Tensor
+    plain_target: torch.Tensor
+    weight: torch.Tensor | None
+
+    @classmethod
+    def make(cls, plain: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> Features:
+        """From basis values and target without weights."""
+        size = plain.shape[1]
+        psi = plain.new_empty(len(plain), size + size // 2, *plain.shape[2:])
+        if weight is None:
+            psi[:, :size].copy_(plain)
+        else:
+            torch.mul(plain, weight, out=psi[:, :size])
+        if size > 1:
+            psi[:, size:].copy_(psi[:, : size // 2])
+        return cls(plain, psi, target if weight is None else target * weight, target, weight)
 
 
 class LocalGram:
     """The products whose window averages make up a local Gram matrix.
 
     Args:
-        basis: voxel-wise module, ``(1, C, *spatial)`` to ``(1, num_basis, *spatial)``.
+        basis: voxel-wise module, ``(B, C, *spatial)`` to ``(B, num_basis, *spatial)``.
         num_basis: J.
         channels: channels T of the target.
         masked: whether voxels carry weights; adds the map ``mass``.
         first_moments: adds the maps ``psi`` and ``t``, plain averages.
+        kept: keeps between calls what depends on the sizes.
 
     Attributes:
-        layout: rows of the maps by name: ``psi_psi``, ``psi_i psi_j`` for i <= j row by row; ``psi_t``, ``psi_j t_c`` with j
-            outer; ``t_t``, ``t_c t_c``; and the optional ones.
+        layout: rows of the maps by name: ``psi_psi``, ``psi_i psi_j`` in the order of :func:`.ridge.gram_pairs`; ``psi_t``,
+            ``psi_j t_c`` with j outer; ``t_t``, ``t_c t_c``; and the optional ones.
         count: number of maps P.
     """
 
@@ -46,8 +83,9 @@ class LocalGram:
         channels: int,
         masked: bool = False,
         first_moments: bool = False,
+        kept: Recent[Any] | None = None,
     ) -> None:
-        self.basis, self.num_basis, self.channels = basis, num_basis, channels
+        self.basis, self.num_basis, self.channels, self.kept = basis, num_basis, channels, kept
         self.masked, self.first_moments = masked, first_moments
         sizes = {"psi_psi": num_basis * (num_basis + 1) // 2, "psi_t": num_basis * channels, "t_t": channels}
         sizes |= {"psi": num_basis, "t": channels} if first_moments else {}
@@ -58,59 +96,65 @@ class LocalGram:
 
     def numbers_per_voxel(self, windows: StreamedWindows) -> int:
         """Numbers that the forward or the backward pass holds per voxel of a slab, at most."""
-        features = self.num_basis + self.channels
-        filtering = windows.filter_numbers(self.count) + (self.num_basis if self.first_moments else 0)
-        gradients = self.count + 2 * features  # of the maps, of psi and t, and what these are added up from
+        features = self.num_basis + self.num_basis // 2 + 2 * self.channels
+        filtering = windows.filter_numbers(self.count)
+        gradients = self.count + self.num_basis + self.channels  # of the maps, of psi and t
         channels = getattr(self.basis, "in_channels", self.num_basis)
         return channels + tape_numbers_per_voxel(self.basis, self.num_basis) + features + max(filtering, gradients)
 
-    def products(self, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
-        """All maps of a slab, ``(P, *slab)``, from weighted features ``(J, *slab)``, ``(T, *slab)`` and root weights."""
-        out = psi.new_empty(self.count, *psi.shape[1:])
-        row = 0
-        for j in range(len(psi)):
-            torch.mul(psi[j:], psi[j], out=out[row : row + len(psi) - j])
-            row += len(psi) - j
-        torch.mul(psi[:, None], target, out=out[self.layout["psi_t"]].unflatten(0, (len(psi), -1)))
-        torch.mul(target, target, out=out[self.layout["t_t"]])
+    def products(self, features: Features) -> torch.Tensor:
+        """All maps of slabs, ``(G, P, *slab)``."""
+        size, psi, target = self.num_basis, features.psi, features.target
+        out = psi.new_empty(len(psi), self.count, *psi.shape[2:])
+        whole = (size + 1) // 2  # diagonals of full length
+        # psi_i psi_(i + d) for all i and d: the second factors are overlapping parts of the doubled rows
+        shifted = psi.unfold(1, size, 1).movedim(-1, 2)
+        torch.mul(features.plain[:, None], shifted[:, :whole], out=out[:, : whole * size].unflatten(1, (whole, size)))
+        if size % 2 == 0:
+            rest = slice(whole * size, self.layout["psi_psi"].stop)
+            torch.mul(features.plain[:, : size // 2], psi[:, size // 2 : size], out=out[:, rest])
+        torch.mul(features.plain[:, :, None], target[:, None], out=out[:, self.layout["psi_t"]].unflatten(1, (size, -1)))
+        torch.mul(features.plain_target, target, out=out[:, self.layout["t_t"]])
         if self.first_moments:
-            out[self.layout["psi"]] = psi if root is None else psi * root
-            out[self.layout["t"]] = target if root is None else target * root
-        if root is not None:
-            torch.mul(root, root, out=out[self.layout["mass"]])
+            out[:, self.layout["psi"]].copy_(psi[:, :size])
+            out[:, self.layout["t"]].copy_(target)
+        if features.weight is not None:
+            out[:, self.layout["mass"]].copy_(features.weight)
         return out
 
-    def psi_gradient(
-        self, grad: torch.Tensor, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Adjoint of :meth:`products` in psi, ``(J, *slab)``, from the gradients of the maps."""
-        out = torch.zeros_like(psi)
-        row = 0
-        for j in range(len(psi)):
-            part = grad[row : row + len(psi) - j]
-            out[j:].addcmul_(part, psi[j])
-            for k, values in enumerate(part, j):
-                out[j].addcmul_(values, psi[k])
-            row += len(psi) - j
-        cross = grad[self.layout["psi_t"]].unflatten(0, (len(psi), -1))
-        for c in range(len(target)):
-            out.addcmul_(cross[:, c], target[c])
-        if self.first_moments:
-            part = grad[self.layout["psi"]]
-            out.add_(part if root is None else part * root)
-        return out
+    def psi_gradient(self, grad: torch.Tensor, features: Features) -> torch.Tensor:
+        """Adjoint of :meth:`products` in psi without weights, ``(G, J, *slab)``, from the gradients of the maps."""
+        size, psi, half = self.num_basis, features.psi, self.num_basis // 2
+        cross = grad[:, self.layout["psi_t"]].unflatten(1, (size, -1))
+        out = cross[:, :, 0] * features.target[:, :1]
+        for c in range(1, self.channels):
+            out.addcmul_(cross[:, :, c], features.target[:, c, None])
+        out.addcmul_(grad[:, :size], psi[:, :size], value=2)
+        for d in range(1, (size + 1) // 2):
+            part = grad[:, d * size : (d + 1) * size]
+            out.addcmul_(part, psi[:, d : d + size])
+            out[:, d:].addcmul_(part[:, :-d], psi[:, : size - d])
+            out[:, :d].addcmul_(part[:, -d:], psi[:, size - d : size])
+        if size % 2 == 0:
+            part = grad[:, self.layout["psi_psi"]][:, -half:]
+            out[:, :half].addcmul_(part, psi[:, half:size])
+            out[:, half:].addcmul_(part, psi[:, :half])
+        return self._add_mean(out, grad, "psi", features.weight)
 
-    def target_gradient(
-        self, grad: torch.Tensor, psi: torch.Tensor, target: torch.Tensor, root: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Adjoint of :meth:`products` in the target, ``(T, *slab)``."""
-        out = 2 * grad[self.layout["t_t"]] * target
-        for values, part in zip(psi, grad[self.layout["psi_t"]].unflatten(0, (len(psi), -1)), strict=True):
-            out.addcmul_(part, values)
-        if self.first_moments:
-            part = grad[self.layout["t"]]
-            out.add_(part if root is None else part * root)
-        return out
+    def target_gradient(self, grad: torch.Tensor, features: Features) -> torch.Tensor:
+        """Adjoint of :meth:`products` in the target without weights, ``(G, T, *slab)``."""
+        out = 2 * grad[:, self.layout["t_t"]] * features.target
+        cross = grad[:, self.layout["psi_t"]].unflatten(1, (self.num_basis, -1))
+        for j in range(self.num_basis):
+            out.addcmul_(cross[:, j], features.psi[:, j, None])
+        return self._add_mean(out, grad, "t", features.weight)
+
+    def _add_mean(self, out: torch.Tensor, grad: torch.Tensor, name: str, weight: torch.Tensor | None) -> torch.Tensor:
+        """Add the gradient through the plain averages, if there are any."""
+        if not self.first_moments:
+            return out
+        part = grad[:, self.layout[name]]
+        return out.add_(part) if weight is None else out.addcmul_(part, weight)
 
 
 def local_gram(
@@ -118,7 +162,7 @@ def local_gram(
     windows: StreamedWindows,
     pred: torch.Tensor,
     target: torch.Tensor,
-    root: torch.Tensor | None,
+    weight: torch.Tensor | None,
     parameters: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Window averages of the products of ``[basis(pred), target]``, differentiable in pred, target and the basis.
@@ -128,14 +172,41 @@ def local_gram(
         windows: where they are averaged.
         pred: ``(B, C, *spatial)``, input of the basis functions.
         target: ``(B, T, *spatial)``.
-        root: square roots of the voxel weights, ``(1 or B, 1, *spatial)``, or None; not differentiated.
+        weight: of the voxels, ``(1 or B, 1, *spatial)``, or None; not differentiated.
         parameters: those of the basis that need a gradient, by name.
 
     Returns:
         ``(B, P, *windows)``, rows as in ``gram.layout``.
     """
     parameters = parameters or {}
-    return _LocalGramFunction.apply(gram, windows, tuple(parameters), pred, target, root, *parameters.values())
+    needed = any(x.requires_grad for x in (pred, target, *parameters.values()))
+    call = _Call(gram, windows, tuple(parameters), needed and torch.is_grad_enabled() and not transforms_active())
+    return _LocalGramFunction.apply(call, pred, target, weight, *parameters.values())
+
+
+class _Call:
+    """What a call of :func:`local_gram` consists of beside its tensors.
+
+    Attributes:
+        slabs: of the forward pass, if the whole batch is one portion and a backward pass follows: the features are then not
+            calculated again. Within the memory budget, until the first backward pass.
+    """
+
+    def __init__(self, gram: LocalGram, windows: StreamedWindows, names: tuple[str, ...], keep: bool) -> None:
+        self.gram, self.windows, self.names, self.keep = gram, windows, names, keep
+        self.slabs: _Slabs | None = None
+
+    def made(self, images: Images, parameters: Sequence[torch.Tensor]) -> _Slabs:
+        """The slabs of the forward pass."""
+        slabs = _Slabs(self.gram, self.windows, images, dict(zip(self.names, parameters, strict=True)))
+        if self.keep and slabs.single:
+            self.slabs = slabs
+        return slabs
+
+    def taken(self, images: Images, parameters: Sequence[torch.Tensor]) -> _Slabs:
+        """Those for the backward pass."""
+        slabs, self.slabs, self.keep = self.slabs, None, False
+        return slabs or self.made(images, parameters)
 
 
 class _Slabs:
@@ -145,87 +216,80 @@ class _Slabs:
         self,
         gram: LocalGram,
         windows: StreamedWindows,
-        images: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+        images: Images,
         parameters: Mapping[str, torch.Tensor],
     ) -> None:
-        self.gram, (self.pred, self.target, self.root) = gram, images
-        planes = max(part.stop - part.start for part in windows.slabs(gram, self.pred.element_size()))
-        self.tape: BasisTape = basis_tape(gram.basis, parameters, self.pred, planes * math.prod(windows.shape[1:]))
+        self.gram, (self.pred, self.target, self.weight) = gram, images
+        portions = windows.portions(gram, self.pred)
+        self.single = len(portions) == 1
+        planes = max((items.stop - items.start) * (part.stop - part.start) for items, part in portions)
+        voxels = planes * math.prod(windows.shape[1:])
+        self.tape: BasisTape = basis_tape(gram.basis, parameters, self.pred, voxels, gram.kept)
+        self.found: Features | None = None
 
-    def features(self, item: int, part: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Psi ``(J, *slab)``, t ``(T, *slab)`` and root weights or None."""
-        pred, t = self.pred[item, :, part], self.target[item, :, part]
-        psi = self.tape(pred.flatten(1)).view(-1, *pred.shape[1:])
-        if self.root is None:
-            return psi, t, None
-        root = self.root[item % len(self.root), :, part]
-        return psi * root, t * root, root
+    def features(self, portion: Portion) -> Features:
+        """The features of a portion."""
+        items, part = portion
+        pred, target = self.pred[items, :, part], self.target[items, :, part]
+        psi = self.tape(pred.flatten(2), items).unflatten(2, pred.shape[2:])
+        weight = None
+        if self.weight is not None:
+            weight = (self.weight[items] if len(self.weight) > 1 else self.weight)[:, :, part]
+        return Features.make(psi, target, weight)
 
-    def products(self, item: int, part: slice) -> torch.Tensor:
-        """The maps of a slab."""
-        return self.gram.products(*self.features(item, part))
+    def products(self, portion: Portion) -> torch.Tensor:
+        """The maps of a portion."""
+        features = self.features(portion)
+        if self.single:
+            self.found = features
+        return self.gram.products(features)
 
     def add_gradients(
-        self,
-        maps: torch.Tensor,
-        at: tuple[int, slice],
-        dpred: torch.Tensor | None,
-        dtarget: torch.Tensor | None,
-        dparameters: Sequence[torch.Tensor],
+        self, maps: torch.Tensor, portion: Portion, dpred: torch.Tensor | None, dtarget: torch.Tensor | None, learned: bool
     ) -> None:
-        """From the gradient of the maps of a slab, write those of both images there, and add those of the parameters."""
-        item, part = at
-        psi, t, root = self.features(item, part)
+        """From the gradient of the maps of a portion, write those of both images there, and add those of the parameters."""
+        items, part = portion
+        features, self.found = self.found or self.features(portion), None
         if dtarget is not None:
-            dt = self.gram.target_gradient(maps, psi, t, root)
-            dtarget[item, :, part] = dt if root is None else dt.mul_(root)
-        if dpred is None and not dparameters:
+            dtarget[items, :, part] = self.gram.target_gradient(maps, features)
+        if dpred is None and not learned:
             return
-        dpsi = self.gram.psi_gradient(maps, psi, t, root)
-        dpsi = dpsi if root is None else dpsi.mul_(root)
-        dx, found = self.tape.pullback(dpsi.flatten(1), dpred is not None)
+        dpsi = self.gram.psi_gradient(maps, features).flatten(2)
+        dx = self.tape.pullback(dpsi, maps.view(-1), dpred is not None)
         if dpred is not None and dx is not None:
-            dpred[item, :, part] = dx.view_as(dpred[item, :, part])
-        for total, value in zip(dparameters, found, strict=True):
-            total.add_(value)
+            own = dpred[items, :, part]
+            own.copy_(dx.view_as(own))
 
 
 class _LocalGramFunction(StreamedFunction):
-    leading = (3, 4, 5)
-    differentiable = (3, 4)
-    shared_from = 6
+    leading = (1, 2, 3)
+    differentiable = (1, 2)
+    shared_from = 4
     saved_leading = 3
 
     @staticmethod
     def forward(
-        gram: LocalGram,
-        windows: StreamedWindows,
-        names: tuple[str, ...],
-        pred: torch.Tensor,
-        target: torch.Tensor,
-        root: torch.Tensor | None,
-        *parameters: torch.Tensor,
+        call: _Call, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        slabs = _Slabs(gram, windows, (pred, target, root), dict(zip(names, parameters, strict=True)))
-        return windows.average(gram, pred, slabs.products)
+        slabs = call.made((pred, target, weight), parameters)
+        return call.windows.average(call.gram, pred, slabs.products)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        ctx.options = dict(zip(("gram", "windows", "names"), inputs[:3], strict=True))
-        ctx.save_for_backward(*inputs[3:])
+        ctx.options = {"call": inputs[0]}
+        ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gram, windows, names = ctx.options.values()
-        pred, target, root, *parameters = ctx.saved_tensors
-        need_pred, need_target = ctx.needs_input_grad[3:5]
-        slabs = _Slabs(gram, windows, (pred, target, root), dict(zip(names, parameters, strict=True)))
+        call: _Call = ctx.options["call"]
+        pred, target, weight, *parameters = ctx.saved_tensors
+        need_pred, need_target = ctx.needs_input_grad[1:3]
+        slabs = call.taken((pred, target, weight), parameters)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
-        dparameters = [torch.zeros_like(p) for p in parameters]
 
-        def consume(item: int, part: slice, maps: torch.Tensor) -> None:
-            slabs.add_gradients(maps, (item, part), dpred, dtarget, dparameters)
+        def consume(portion: Portion, maps: torch.Tensor) -> None:
+            slabs.add_gradients(maps, portion, dpred, dtarget, bool(parameters))
 
-        windows.pull_back(gram, pred, grad, consume)
-        return None, None, None, dpred, dtarget, None, *dparameters
+        call.windows.pull_back(call.gram, pred, grad, consume)
+        return None, dpred, dtarget, None, *(slabs.tape.gradients() if parameters else ())

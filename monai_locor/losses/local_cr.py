@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.utils import LossReduction, ensure_tuple_rep, look_up_option
@@ -113,6 +114,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
         super().__init__(spatial_dims, reduction, windows, rescale=rescale, **fit)
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
         self._plans = Recent[GridPlan](8)  # image sizes
+        self._kept = Recent[Any](8)
         if isinstance(basis, nn.Module):
             self.basis = basis
         elif look_up_option(basis, ("learned", "polynomial")) == "learned":
@@ -161,7 +163,8 @@ class LocalLearnedBasisCRLoss(PairLoss):
         return torch.log(residual + self.eps) if self.form == "log" else residual, moments.counts
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
-        return local_moments(self.basis, pred, target, weight, self._windows(pred), self.min_mass, means)
+        windows = self._windows(pred)
+        return local_moments(self.basis, pred, target, weight, windows, self.min_mass, means, kept=self._kept)
 
     def _check_shapes(self, pred: torch.Tensor, target: torch.Tensor) -> None:
         if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:

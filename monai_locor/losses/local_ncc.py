@@ -83,13 +83,13 @@ class LocalNCCLoss(PairLoss):
     def _measure(
         self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        batch, root = pred.shape[:2], weight.sqrt()
+        batch = pred.shape[:2]
         if self.rescale:
             pred, target = (to_common_range(x, weight > 0) for x in (pred, target))
         windows = self._windows(pred)
         gram = LocalGram(nn.Identity(), 1, 1, masked=True, first_moments=True)
-        pred, target, root = (x.flatten(0, 1)[:, None] for x in (pred, target, root.expand_as(pred)))
-        maps = local_gram(gram, windows, pred, target, root)
+        pred, target, weight = (x.flatten(0, 1)[:, None] for x in (pred, target, weight.expand_as(pred)))
+        maps = local_gram(gram, windows, pred, target, weight)
         mass = maps[:, gram.layout["mass"]].detach()
         counts = has_mass(mass, self.min_mass)
         values = -_SquaredCorrelation.apply(self.eps, maps, 1 / torch.where(counts, mass, 1))

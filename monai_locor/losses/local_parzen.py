@@ -15,7 +15,7 @@ import torch
 
 from ..autograd import StreamedFunction
 from .parzen import Encoder
-from .streaming import StreamedWindows
+from .streaming import Portion, StreamedWindows
 
 __all__ = ["LocalParzen", "local_parzen"]
 
@@ -41,29 +41,29 @@ class LocalParzen:
         return self.parzen.size + max(windows.filter_numbers(self.count), self.count + 2 * self.parzen.size) + 8
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Weights of a slab, ``(*slab)`` to ``(K, *slab)``."""
-        return self.parzen.encode(x.reshape(1, -1)).view(-1, *x.shape)
+        """Weights of slabs, ``(G, *slab)`` to ``(G, K, *slab)``."""
+        return self.parzen.encode(x.flatten(1)).view(len(x), -1, *x.shape[1:])
 
     def products(self, x: torch.Tensor, f: torch.Tensor, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """All maps of a slab, ``(2 K + 1, *slab)``."""
+        """All maps of slabs, ``(G, 2 K + 1, *slab)``, from images ``(G, *slab)``."""
         code = self.encode(x)
-        out = code.new_empty(self.count, *f.shape)
-        torch.mul(code, weight, out=out[self.layout["mass"]])
-        torch.mul(out[self.layout["mass"]], f, out=out[self.layout["first"]])
-        torch.mul(s, weight, out=out[-1])
+        out = code.new_empty(len(f), self.count, *f.shape[1:])
+        torch.mul(code, weight[:, None], out=out[:, self.layout["mass"]])
+        torch.mul(out[:, self.layout["mass"]], f[:, None], out=out[:, self.layout["first"]])
+        torch.mul(s, weight, out=out[:, -1])
         return out
 
     def gradients(
         self, grad: torch.Tensor, x: torch.Tensor, f: torch.Tensor, weight: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Gradients of x, f and s of a slab from those of its maps, which are overwritten."""
+        """Gradients of x, f and s of slabs from those of their maps, which are overwritten."""
         code = self.encode(x)
-        mass, first = grad[self.layout["mass"]], grad[self.layout["first"]]
-        df = torch.linalg.vecdot(first, code, dim=0) * weight
-        mass.addcmul_(first, f)
-        flat = mass.reshape(1, len(mass), -1)
-        dx = self.parzen.pullback(flat, code.view_as(flat), x.reshape(1, -1)).view(x.shape) * weight
-        return dx, df, grad[-1] * weight
+        mass, first = grad[:, self.layout["mass"]], grad[:, self.layout["first"]]
+        df = torch.linalg.vecdot(first, code, dim=1) * weight
+        mass.addcmul_(first, f[:, None])
+        flat = mass.flatten(2)
+        dx = self.parzen.pullback(flat, code.view_as(flat), x.flatten(1)).view(x.shape) * weight
+        return dx, df, grad[:, -1] * weight
 
 
 def local_parzen(
@@ -98,7 +98,7 @@ class _LocalParzenFunction(StreamedFunction):
 
     @staticmethod
     def forward(maps: LocalParzen, windows: StreamedWindows, *images: torch.Tensor) -> torch.Tensor:
-        return windows.average(maps, images[0], lambda *at: maps.products(*(image[at] for image in images)))
+        return windows.average(maps, images[0], lambda at: maps.products(*(image[at] for image in images)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -112,8 +112,7 @@ class _LocalParzenFunction(StreamedFunction):
         x, f, weight = ctx.saved_tensors
         dx, df, ds = torch.empty_like(x), torch.empty_like(f), torch.empty_like(f)
 
-        def consume(item: int, part: slice, of_maps: torch.Tensor) -> None:
-            at = item, part
+        def consume(at: Portion, of_maps: torch.Tensor) -> None:
             dx[at], df[at], ds[at] = maps.gradients(of_maps, x[at], f[at], weight[at])
 
         windows.pull_back(maps, x, grad, consume)

@@ -3,21 +3,150 @@
 
 """The closed form: how badly the best linear combination of basis functions fits, window by window.
 
-Small dense systems, one per window, are solved by a Cholesky factorization that is unrolled over matrix entries and
-vectorized over windows: each entry is one long tensor, so a solve is a few dozen element-wise operations on any device.
+Small dense systems, one per window, are factorized together: the entries of a matrix are rows of one tensor, the windows its
+columns, and each pivot of the elimination is a few operations on whole tensors, on any device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..autograd import StreamedFunction
+from ..recent import Recent
 
-__all__ = ["ridge_residual", "ridge_solution"]
+__all__ = ["Systems", "gram_pairs", "ridge_residual", "ridge_solution", "window_residual"]
 
-Factor = list[list[torch.Tensor]]
+PORTION_WINDOWS = {"cpu": 1 << 12, "cuda": 1 << 18}  # solved at once: the processor's cache; large launches on a GPU
+
+
+def gram_pairs(size: int) -> list[tuple[int, int]]:
+    """Pairs (i, j) of the entries of a symmetric matrix, each entry once, in the order in which this package stores them.
+
+    One diagonal after the other, each continued cyclically, so that the entries of one have the same distance in a doubled
+    list of rows: the whole diagonal is one product of two contiguous parts.
+
+    >>> gram_pairs(3), gram_pairs(2)
+    ([(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)], [(0, 0), (1, 1), (0, 1)])
+    """
+    return [(i, (i + d) % size) for d in range(size // 2 + 1) for i in range(size // 2 if 0 < d == size / 2 else size)]
+
+
+@dataclass(frozen=True)
+class Systems:
+    """How the maps of a local Gram matrix become the linear systems of the windows, and back.
+
+    Attributes:
+        size: J.
+        channels: T.
+        ridge: added to the diagonal.
+        source: rows of the maps that fill ``[A | c | anything]``, ``(J (2 J + T),)``.
+        keep, constant: ``[A + ridge I | c | I]`` is ``keep`` times that plus ``constant``, ``(J (2 J + T), 1)``.
+        pairs: where the entries of :func:`gram_pairs` stand in a flattened ``(J, J)``.
+        shares: -1, on the diagonal -1/2, ``(J (J + 1) / 2, 1)``.
+    """
+
+    size: int
+    channels: int
+    ridge: float
+    source: torch.Tensor
+    keep: torch.Tensor
+    constant: torch.Tensor
+    pairs: torch.Tensor
+    shares: torch.Tensor
+
+    @classmethod
+    def make(cls, size: int, channels: int, ridge: float, like: torch.Tensor) -> Systems:
+        """The systems of J basis functions and T channels, on the device and in the dtype of a tensor."""
+        pairs = gram_pairs(size)
+        number = {frozenset(pair): row for row, pair in enumerate(pairs)}
+        source, keep, constant = [], [], []
+        for i in range(size):
+            source += [number[frozenset((i, j))] for j in range(size)]
+            source += [len(pairs) + i * channels + c for c in range(channels)] + [0] * size
+            keep += [1.0] * (size + channels) + [0.0] * size
+            constant += [ridge * (i == j) for j in range(size)] + [0.0] * channels + [float(i == j) for j in range(size)]
+        shares = [-0.5 if i == j else -1.0 for i, j in pairs]
+        numbers = (torch.tensor(x, dtype=like.dtype, device="cpu")[:, None] for x in (keep, constant, shares))
+        indices = (torch.tensor(x, device="cpu") for x in (source, [i * size + j for i, j in pairs]))
+        keep, constant, shares, source, found = (x.to(like.device, non_blocking=True) for x in (*numbers, *indices))
+        return cls(size, channels, ridge, source, keep, constant, found, shares)
+
+    @classmethod
+    def kept(cls, kept: Recent[Any] | None, size: int, channels: int, ridge: float, like: torch.Tensor) -> Systems:
+        """:meth:`make`, or what it returned before."""
+        options = size, channels, ridge
+        if kept is None:
+            return cls.make(*options, like)
+        return kept.get((cls, *options, like.device, like.dtype), lambda: cls.make(*options, like))
+
+    def rows(self) -> tuple[slice, slice, slice]:
+        """Rows of A, c and b in the maps."""
+        first = self.size * (self.size + 1) // 2
+        second = first + self.size * self.channels
+        return slice(0, first), slice(first, second), slice(second, second + self.channels)
+
+    def factored(self, maps: torch.Tensor) -> torch.Tensor:
+        """``[N c | N]`` with ``N^T N = (A + ridge I)^-1``, ``(B, J, T + J, windows)``, from maps ``(B, P, windows)``.
+
+        By elimination in ``[A + ridge I | c | I]``, whose third block becomes the inverse of the unit triangular factor.
+        """
+        size, reach = self.size, self.size + self.channels
+        x = maps.index_select(1, self.source)
+        x = torch.addcmul(self.constant, x, self.keep, out=x).unflatten(1, (size, -1))
+        for k in range(size):
+            pivot = x[:, k, k : k + 1]
+            if k:  # the exact pivot is at least the ridge: a smaller one is rounding error
+                pivot.clamp_min_(0.5 * self.ridge)
+            if k < size - 1:
+                active = slice(k + 1, k + 1 + reach)
+                row = x[:, k, active] / pivot
+                x[:, k + 1 :, active].addcmul_(x[:, k + 1 :, k, None], row[:, None], value=-1)
+        pivots = x.flatten(1, 2)[:, :: x.shape[2] + 1]
+        return x[:, :, size:] * pivots.rsqrt()[:, :, None]
+
+    def solution(self, factor: torch.Tensor) -> torch.Tensor:
+        """Theta, ``(B, J, T, windows)``, from :meth:`factored`."""
+        return _transposed_times(factor[:, :, self.channels :], factor[:, :, : self.channels])
+
+    def residual(self, maps: torch.Tensor, factor: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        """``b - |N c|^2 - ridge |theta|^2``, ``(B, T, windows)``, not clamped."""
+        explained = factor[:, :, : self.channels].square().addcmul_(theta, theta, value=self.ridge).sum(1)
+        return maps[:, self.rows()[2]] - explained
+
+    def gradient(
+        self, out: torch.Tensor, factor: torch.Tensor, theta: torch.Tensor, residual: torch.Tensor, grad: torch.Tensor
+    ) -> None:
+        """Write the gradient of the maps, from that of the clamped residual."""
+        inverse = factor[:, :, self.channels :]
+        a, c, b = self.rows()
+        torch.ops.aten.threshold_backward.grad_input(grad, residual, 0, grad_input=out[:, b])
+        down = out[:, b].neg()[:, None]
+        u = _transposed_times(inverse, _times(inverse, theta))
+        # dR/dA = theta v^T + v theta^T and dR/dc = -theta - 2 v, with v = theta / 2 + ridge u
+        double = torch.add(theta, u, alpha=2 * self.ridge).mul_(down)
+        torch.add(double, theta * down, out=out[:, c].unflatten(1, (self.size, -1)))
+        outer = theta[:, :, None, 0] * double[:, None, :, 0]
+        for channel in range(1, self.channels):
+            outer.addcmul_(theta[:, :, None, channel], double[:, None, :, channel])
+        # off the diagonal an entry of the maps stands twice in A
+        both = torch.add(outer, outer.transpose(1, 2)).flatten(1, 2).index_select(1, self.pairs)
+        torch.mul(both, self.shares, out=out[:, a])
+        if b.stop < out.shape[1]:
+            out[:, b.stop :].zero_()
+
+
+def _times(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Products of matrices ``(B, K, J, windows)`` and ``(B, J, T, windows)``."""
+    return (matrix[:, :, :, None] * x[:, None]).sum(2)
+
+
+def _transposed_times(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Products of the transpose of matrices ``(B, K, J, windows)`` and ``(B, K, T, windows)``."""
+    return (matrix[:, :, :, None] * x[:, :, None]).sum(1)
 
 
 def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -28,7 +157,7 @@ def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: flo
     ``dR/db = 1``, ``dR/dc = -2 theta - 2 ridge u``, ``dR/dA = theta theta^T + ridge (u theta^T + theta u^T)``.
 
     Args:
-        a: upper triangles of A, row by row, ``(B, J (J + 1) / 2, ...)``.
+        a: entries of A in the order of :func:`gram_pairs`, ``(B, J (J + 1) / 2, ...)``.
         c: ``(B, J, C, ...)``.
         b: ``(B, C, ...)``.
         ridge: positive.
@@ -36,88 +165,67 @@ def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: flo
     Returns:
         ``(B, C, ...)``, clamped at zero.
     """
-    return _RidgeResidual.apply(ridge, a, c, b)[0]
+    return window_residual(torch.cat([a, c.flatten(1, 2), b], 1), *c.shape[1:3], ridge)
+
+
+def window_residual(
+    maps: torch.Tensor, size: int, channels: int, ridge: float, kept: Recent[Any] | None = None
+) -> torch.Tensor:
+    """:func:`ridge_residual` of maps that begin with the rows of a, c and b, ``(B, P, ...)``; others have no influence.
+
+    Args:
+        maps: see above.
+        size: J.
+        channels: C.
+        ridge: positive.
+        kept: keeps what depends on the sizes between calls.
+    """
+    systems = Systems.kept(kept, size, channels, ridge, maps)
+    return _WindowResidual.apply(systems, maps.flatten(2))[0].unflatten(2, maps.shape[2:])
 
 
 def ridge_solution(a: torch.Tensor, c: torch.Tensor, ridge: float) -> torch.Tensor:
     """``theta = (A + ridge I)^-1 c``, ``(B, J, C, ...)``; arguments of :func:`ridge_residual`."""
-    return _solve(_cholesky(a, c.shape[1], ridge), c)
+    systems = Systems.make(*c.shape[1:3], ridge, a)
+    maps = torch.cat([a, c.flatten(1, 2)], 1).flatten(2)
+    return systems.solution(systems.factored(maps)).view(c.shape)
 
 
-def _cholesky(a: torch.Tensor, size: int, ridge: float) -> Factor:
-    """Lower factor, row by row; the diagonal holds reciprocals."""
-    upper = {}
-    row = 0
-    for i in range(size):
-        for j in range(i, size):
-            upper[i, j] = a[:, row]
-            row += 1
-    factor: Factor = []
-    for i in range(size):
-        entries: list[torch.Tensor] = []
-        for j in range(i):
-            value = upper[j, i].clone()
-            for k in range(j):
-                value.addcmul_(entries[k], factor[j][k], value=-1)
-            entries.append(value.mul_(factor[j][j]))
-        pivot = upper[i, i] + ridge
-        for k in range(i):
-            pivot.addcmul_(entries[k], entries[k], value=-1)
-        # the exact pivot is at least the ridge: a smaller one is rounding error
-        factor.append([*entries, pivot.clamp_min_(0.5 * ridge).rsqrt_()])
-    return factor
+def _portions(maps: torch.Tensor) -> Iterator[slice]:
+    """Parts of the windows of maps ``(B, P, windows)``."""
+    most = max(1, PORTION_WINDOWS.get(maps.device.type, PORTION_WINDOWS["cpu"]) // len(maps))
+    return (slice(start, start + most) for start in range(0, maps.shape[2], most))
 
 
-def _solve(factor: Factor, rhs: torch.Tensor) -> torch.Tensor:
-    """Solve for the right-hand sides ``(B, J, C, ...)``."""
-    size = len(factor)
-    out = rhs.clone()
-    for i in range(size):
-        for k in range(i):
-            out[:, i].addcmul_(factor[i][k][:, None], out[:, k], value=-1)
-        out[:, i].mul_(factor[i][i][:, None])
-    for i in reversed(range(size)):
-        for k in range(i + 1, size):
-            out[:, i].addcmul_(factor[k][i][:, None], out[:, k], value=-1)
-        out[:, i].mul_(factor[i][i][:, None])
-    return out
+class _WindowResidual(StreamedFunction):
+    """Also returns the unclamped residual, theta and the factors, for the backward pass."""
 
-
-class _RidgeResidual(StreamedFunction):
-    """Also returns the unclamped residual, theta and the entries of the factor, for the backward pass."""
-
-    leading = differentiable = (1, 2, 3)
+    leading = differentiable = (1,)
 
     @staticmethod
-    def forward(ridge: float, a: torch.Tensor, c: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        factor = _cholesky(a, c.shape[1], ridge)
-        theta = _solve(factor, c)
-        residual = b - (c * theta).sum(1) - ridge * theta.square().sum(1)
-        return residual.clamp_min(0), residual, theta, *(entry for row in factor for entry in row)
+    def forward(systems: Systems, maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = []
+        for part in _portions(maps):
+            own = maps[:, :, part]
+            factor = systems.factored(own)
+            theta = systems.solution(factor)
+            found.append((systems.residual(own, factor, theta), theta, factor))
+        residual, theta, factor = found[0] if len(found) == 1 else (torch.cat(x, -1) for x in zip(*found, strict=True))
+        return residual.clamp_min(0), residual, theta, factor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        ctx.options = {"ridge": inputs[0]}
+        ctx.options = {"systems": inputs[0], "rows": inputs[1].shape[1]}
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        residual, theta, *entries = ctx.saved_tensors
-        ridge, size = ctx.options["ridge"], theta.shape[1]
-        factor = [entries[i * (i + 1) // 2 : (i + 1) * (i + 2) // 2] for i in range(size)]
-        u = _solve(factor, theta)
-        grad = grad * (residual > 0)
-        dc = (theta + ridge * u).mul_(-2 * grad[:, None])
-        weighted = theta * grad[:, None]  # grad theta, so that each entry of dA is a sum of plain products over channels
-        pull = weighted + (2 * ridge) * u * grad[:, None]
-        da = []
-        for i in range(size):
-            for j in range(i, size):
-                # dA_ij = grad (theta_i theta_j + ridge (u_i theta_j + theta_i u_j)); off the diagonal A_ij stands twice
-                if i == j:
-                    da.append((pull[:, i] * theta[:, i]).sum(1))
-                else:
-                    da.append((pull[:, i] * theta[:, j] + theta[:, i] * pull[:, j]).sum(1))
-        return None, torch.stack(da, 1), dc, grad
+        residual, theta, factor = ctx.saved_tensors
+        systems = ctx.options["systems"]
+        out = residual.new_empty(len(residual), ctx.options["rows"], residual.shape[2])
+        for part in _portions(out):
+            saved = (x[..., part] for x in (factor, theta, residual, grad))
+            systems.gradient(out[:, :, part], *saved)
+        return None, out

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,11 +22,13 @@ from ..geometry import slabs
 from ..precision import full_precision
 from .banded import BandedMatrix
 
-__all__ = ["SLAB_BUDGET_MB", "StreamedWindows", "VoxelMaps", "slab_budget"]
+__all__ = ["SLAB_BUDGET_MB", "Portion", "StreamedWindows", "VoxelMaps", "slab_budget"]
 
 # working memory of a call: on a CPU the slabs then stay in the processor's cache; a GPU needs large launches
 SLAB_BUDGET_MB = {"cpu": 20.0, "cuda": 2048.0}
 MAX_SLAB_PLANES = 512  # the first axis's matrix is dense within a slab, which long images could not afford
+
+Portion = tuple[slice, slice]  # items of a batch, planes of the first axis
 
 
 def slab_budget(device: torch.device, mebibytes: float | None) -> int:
@@ -68,71 +70,82 @@ class StreamedWindows:
 
     def slabs(self, maps: VoxelMaps, itemsize: int) -> list[slice]:
         """Parts of the first axis that the budget allows for numbers of ``itemsize`` bytes."""
-        voxels = math.prod(self.shape[1:])
+        return slabs(self.shape, min(self._planes(maps, itemsize), MAX_SLAB_PLANES) * math.prod(self.shape[1:]))
+
+    def portions(self, maps: VoxelMaps, like: torch.Tensor) -> list[Portion]:
+        """What is processed at once: several whole items of ``(B, ...)``, or a slab of one of them."""
+        parts = self.slabs(maps, like.element_size())
+        together = self._planes(maps, like.element_size()) // self.shape[0] if len(parts) == 1 else 1
+        return [(items, part) for items in slabs((len(like),), max(1, together)) for part in parts]
+
+    def _planes(self, maps: VoxelMaps, itemsize: int) -> int:
+        """Planes of the first axis that the budget allows."""
         # a plane also has its columns of the first axis's matrix, which is made from a few others of its size
         columns = 5 * MAX_SLAB_PLANES * min(1.0, self.windows[0].count / self.windows[0].size)
-        plane = math.ceil(itemsize * (maps.numbers_per_voxel(self) * voxels + columns))
-        return slabs(self.shape, min(max(1, self.budget // plane), MAX_SLAB_PLANES) * voxels)
+        plane = math.ceil(itemsize * (maps.numbers_per_voxel(self) * math.prod(self.shape[1:]) + columns))
+        return max(1, self.budget // plane)
 
-    def average(self, maps: VoxelMaps, like: torch.Tensor, produce: Callable[[int, slice], torch.Tensor]) -> torch.Tensor:
+    def average(self, maps: VoxelMaps, like: torch.Tensor, produce: Callable[[Portion], torch.Tensor]) -> torch.Tensor:
         """Window averages of all maps.
 
         Args:
             maps: which maps.
             like: ``(B, ...)``, gives the number of items, dtype and device.
-            produce: makes the maps of one slab, ``(P, *slab)``, from the item and the part of the first axis.
+            produce: makes the maps of a portion, ``(G, P, *slab)``.
 
         Returns:
             ``(B, P, *windows)``.
         """
-        out = like.new_zeros(len(like), maps.count, self.window_shape[0], math.prod(self.window_shape[1:]))
-        for item, part in self._portions(maps, like):
-            self._add(self._filtered(produce(item, part)), out[item], part)
-        return out.view(len(like), maps.count, *self.window_shape)
+        portions = self.portions(maps, like)
+        if len(portions) == 1:
+            return self._averaged(produce(portions[0]), portions[0][1])[1]
+        out = like.new_zeros(len(like), maps.count, *self.window_shape)
+        for portion in portions:
+            rows, averages = self._averaged(produce(portion), portion[1])
+            out[portion[0], :, rows].add_(averages)
+        return out
 
     def pull_back(
-        self,
-        maps: VoxelMaps,
-        like: torch.Tensor,
-        grad: torch.Tensor,
-        consume: Callable[[int, slice, torch.Tensor], None],
+        self, maps: VoxelMaps, like: torch.Tensor, grad: torch.Tensor, consume: Callable[[Portion, torch.Tensor], None]
     ) -> None:
         """The adjoint of :meth:`average`, in full precision.
 
         Args:
             maps, like: those of the forward pass.
             grad: gradient of the averages, ``(B, P, *windows)``.
-            consume: takes item, part of the first axis and the gradient of that slab's maps, ``(P, *slab)``.
+            consume: takes a portion and the gradient of its maps, ``(G, P, *slab)``, which it may overwrite.
         """
-        grad = grad.reshape(*grad.shape[:2], self.window_shape[0], -1)
         with full_precision(like.device):
-            for item, part in self._portions(maps, like):
-                # nothing of a slab has a name here, so that its memory is free before the next one
-                consume(item, part, self._spread(grad[item], part))
+            for portion in self.portions(maps, like):
+                # nothing of a portion has a name here, so that its memory is free before the next one
+                consume(portion, self._spread(grad[portion[0]], portion[1]))
 
-    def _portions(self, maps: VoxelMaps, like: torch.Tensor) -> Iterator[tuple[int, slice]]:
-        return itertools.product(range(len(like)), self.slabs(maps, like.element_size()))
+    # The first axis is the first one that is averaged, as its product is the most efficient one, unless the slab is so thin
+    # that it would enlarge the maps; the adjoint goes the other way.
 
-    def _add(self, averages: torch.Tensor, out: torch.Tensor, part: slice) -> None:
-        """Add the share of a slab, averaged along the other axes, to the averages of its item."""
+    def _averaged(self, maps: torch.Tensor, part: slice) -> tuple[slice, torch.Tensor]:
+        """Windows of the first axis that a slab ``(G, P, *slab)`` belongs to, and its share of all averages there."""
         rows, matrix = self.windows[0].part(part)
-        out[:, rows].add_(torch.matmul(matrix, averages))
-
-    def _filtered(self, maps: torch.Tensor) -> torch.Tensor:
-        """Averages along all axes but the first: ``(P, S, ...)`` to ``(P, S, windows)``."""
-        out = maps
+        early = len(matrix) <= matrix.shape[1]
+        if early:
+            maps = _along_first(matrix, maps)
         for axis in range(1, len(self.shape)):
-            out = self.windows[axis].filter(out, axis + 1)
-        return out.reshape(*maps.shape[:2], -1)
+            maps = self.windows[axis].filter(maps, axis + 2)
+        return rows, maps if early else _along_first(matrix, maps)
 
     def _spread(self, grad: torch.Tensor, part: slice) -> torch.Tensor:
-        """Gradient of the maps of a slab, ``(P, *slab)``, from that of the averages of its item."""
+        """Adjoint of :meth:`_averaged`: gradient of the maps of a slab from that of all averages of its items."""
         rows, matrix = self.windows[0].part(part)
-        return self._unfiltered(torch.matmul(matrix.T, grad[:, rows]))
-
-    def _unfiltered(self, maps: torch.Tensor) -> torch.Tensor:
-        """Adjoint of :meth:`_filtered`: ``(P, S, windows)`` to ``(P, S, ...)``."""
-        out = maps.reshape(*maps.shape[:2], *self.window_shape[1:])
+        early = len(matrix) <= matrix.shape[1]
+        grad = grad[:, :, rows].contiguous()
+        if not early:
+            grad = _along_first(matrix.T, grad)
         for axis in range(len(self.shape) - 1, 0, -1):
-            out = self.windows[axis].adjoint(out, axis + 1)
-        return out.reshape(*maps.shape[:2], *self.shape[1:])
+            grad = self.windows[axis].adjoint(grad, axis + 2)
+        return _along_first(matrix.T, grad) if early else grad
+
+
+def _along_first(matrix: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Multiply the first spatial axis of contiguous maps ``(G, P, S, ...)`` by a matrix."""
+    flat = maps.view(-1, maps.shape[2], math.prod(maps.shape[3:]))
+    return torch.bmm(matrix.expand(len(flat), -1, -1), flat).view(*maps.shape[:2], len(matrix), *maps.shape[3:])

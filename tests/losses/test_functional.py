@@ -20,6 +20,8 @@ from monai_locor.losses.functional import (
     ridge_solution,
     unexplained_share,
 )
+from monai_locor.losses.gram import LocalGram
+from monai_locor.losses.ridge import gram_pairs
 from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.networks import PolynomialBasis
@@ -78,7 +80,7 @@ def test_the_solution_satisfies_the_normal_equations(images):
     found = moments(*images)
     theta = ridge_solution(found.psi_psi, found.psi_t, 0.1)[0, :, 0].flatten(1)
     a = torch.zeros(3, 3, *theta.shape[1:], dtype=theta.dtype)
-    for (i, j), value in zip(torch.triu_indices(3, 3).T.tolist(), found.psi_psi[0].flatten(1), strict=True):
+    for (i, j), value in zip(gram_pairs(3), found.psi_psi[0].flatten(1), strict=True):
         a[i, j] = a[j, i] = value
     left = torch.einsum("ijw,jw->iw", a, theta) + 0.1 * theta
     torch.testing.assert_close(left, found.psi_t[0, :, 0].flatten(1))
@@ -111,7 +113,8 @@ def test_the_loss_returns_the_share_of_these_functions(images):
 
 def test_the_normalized_form_needs_the_means(images):
     found = moments(*images)
-    without = LocalMoments(found.psi_psi, found.psi_t, found.t_t)
+    gram = LocalGram(PolynomialBasis(1, 2), 3, 1)
+    without = LocalMoments(found.maps[:, : gram.count], gram)
     with pytest.raises(ValueError, match="means=True"):
         local_fit(without, "normalized", 1e-4, 1e-4)
     assert bool(local_fit(without, "log", 1e-4, 1e-4).counts.all())

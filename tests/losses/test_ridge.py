@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_locor.losses.ridge import ridge_residual
+from monai_locor.losses.ridge import gram_pairs, ridge_residual
 
 RIDGE = 1e-4
 
@@ -19,13 +19,13 @@ def moments(
     """Moments as they occur, averages over `samples` voxels: A as upper triangle, c and b; batch 2, float64."""
     psi = torch.rand(2, size, samples, *windows, dtype=torch.float64)
     t = torch.rand(2, channels, samples, *windows, dtype=torch.float64)
-    rows, cols = torch.triu_indices(size, size)
+    rows, cols = torch.tensor(gram_pairs(size)).T
     return (psi[:, rows] * psi[:, cols]).mean(2), (psi[:, :, None] * t[:, None]).mean(3), t.square().mean(2)
 
 
 def plain(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: float) -> torch.Tensor:
     size = c.shape[1]
-    rows, cols = torch.triu_indices(size, size)
+    rows, cols = torch.tensor(gram_pairs(size)).T
     matrix = a.new_zeros(a.shape[0], size, size, *a.shape[2:])
     matrix[:, rows, cols] = a
     matrix[:, cols, rows] = a

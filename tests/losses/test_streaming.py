@@ -11,7 +11,7 @@ from functools import reduce
 import pytest
 import torch
 
-from monai_locor.losses.streaming import SLAB_BUDGET_MB, StreamedWindows, slab_budget
+from monai_locor.losses.streaming import SLAB_BUDGET_MB, Portion, StreamedWindows, slab_budget
 from monai_locor.losses.windows import AxisWindows
 
 from .reference import axis_matrix
@@ -38,14 +38,14 @@ def streamed(shape: tuple[int, ...], budget: int) -> StreamedWindows:
 @pytest.mark.parametrize("budget", [1, 1 << 30], ids=["plane by plane", "at once"])
 def test_average_and_pull_back(shape, budget):
     windows, maps = streamed(shape, budget), torch.rand(2, COUNT, *shape, dtype=torch.float64)
-    found = windows.average(Maps(), maps, lambda item, part: maps[item, :, part])
+    found = windows.average(Maps(), maps, lambda at: maps[at[0], :, at[1]])
     matrix = reduce(torch.kron, (axis_matrix(n, 0.8, 2.0) for n in shape))
     torch.testing.assert_close(found.flatten(2), maps.flatten(2) @ matrix.T)
 
     grad, back = torch.rand_like(found), torch.full_like(maps, torch.nan)
 
-    def consume(item: int, part: slice, of_maps: torch.Tensor) -> None:
-        back[item, :, part] = of_maps
+    def consume(at: Portion, of_maps: torch.Tensor) -> None:
+        back[at[0], :, at[1]] = of_maps
 
     windows.pull_back(Maps(), maps, grad, consume)
     torch.testing.assert_close(back.flatten(2), grad.flatten(2) @ matrix)

@@ -139,4 +139,4 @@ def test_a_tape_does_not_move_parameters():
     with pytest.raises(RuntimeError, match=r"basis is on meta, the images on cpu.*loss\.to\(device\)"):
         LearnedBasisTape(parameters, torch.zeros(1), 4)
     tape = LearnedBasisTape(list(LearnedBasis(1).double().parameters()), torch.zeros(1), 4)
-    assert tape(torch.rand(1, 4)).dtype == torch.float32
+    assert tape(torch.rand(1, 1, 4), slice(0, 1)).dtype == torch.float32

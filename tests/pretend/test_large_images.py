@@ -25,7 +25,7 @@ SLOW = mostly_slow(LOSSES)
 # of forward and backward at 128^3 with the defaults, which a change may lower: launches, and floats that are alive for each
 # voxel, images and gradients among them
 CEILINGS = {
-    "LocalLearnedBasisCRLoss": (637, 123.1),
+    "LocalLearnedBasisCRLoss": (303, 88.6),
     "MutualInformationLoss": (730, 20.9),
     "CorrelationRatioLoss": (592, 18.3),
     "LocalParzenCRLoss": (441, 77.5),
