@@ -83,6 +83,12 @@ class TestAbdomen:
         found = abdomen_score(case("abdomen", fixed_labels=image(fixed, GRID)), field(*SHIFT))
         assert "dice_left_kidney" not in found and found["dice"] == 1
 
+    def test_only_the_mask_counts(self):
+        mask = torch.zeros(GRID.shape)
+        mask[:6] = 1  # without the second organ
+        found = abdomen_score(case("abdomen", evaluation_mask=image(mask, GRID)), None)
+        assert "dice_left_kidney" not in found and found["dice"] == found["dice_liver"] == pytest.approx(0.8)
+
     def test_no_organ_at_all_is_an_error(self):
         with pytest.raises(InputError, match=r"its fixed labels hold none of .*liver"):
             abdomen_score(case("abdomen", fixed_labels=image(0 * blocks(), GRID)), None)
@@ -177,6 +183,10 @@ class TestSynthetic:
         if dims == 3:
             np.testing.assert_allclose(turn @ vector, vector, atol=1e-12)
             assert np.trace(turn) == pytest.approx(1 + 2 * np.cos(np.linalg.norm(vector)))
+
+    def test_rotations_are_right_handed(self):
+        np.testing.assert_allclose(rotation_matrix(np.array([0, 0, np.pi / 2])) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+        np.testing.assert_allclose(rotation_matrix(np.array([np.pi / 2])) @ [1, 0], [0, 1], atol=1e-12)
 
     def test_noise_has_unit_length_and_the_correlation_of_its_gaussian(self):
         grid = Grid((64, 64), np.diag([1.0, 1.0, 1.0]))
