@@ -17,8 +17,19 @@ if sys.platform == "linux":
     # tests of several processes talk to themselves; gloo would look up this machine's name, which may take minutes or fail
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parents[1] / "shared"
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a process or a large library of its own is kept together, so that one worker of pytest-xdist pays for it.
+
+    The tests on the pretended device come first, those that load all of ITK last. Others take their place in the middle,
+    where the second worker begins.
+    """
+    rank = {HERE / "pretend": 0, HERE / "io": 2, HERE / "registration": 2}
+    items.sort(key=lambda item: next((rank[folder] for folder in item.path.parents if folder in rank), 1))
 
 
 @pytest.fixture(autouse=True)

@@ -152,6 +152,7 @@ class TestSetup:
             file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             file.writestr(f"{info}/RECORD", "")
 
+    @pytest.mark.slow
     def test_what_is_missing_comes_from_the_wheels(self, modules, tmp_path, monkeypatch):
         setup = modules.gpu_setup
         monkeypatch.setattr(setup, "NEEDED", ("numpy", "made_up_package"))

@@ -63,6 +63,7 @@ def files(tmp_path):
     return [str(p) for p in paths]
 
 
+@pytest.mark.slow
 def test_the_built_in_pair_has_a_known_answer(tmp_path, calls, capsys):
     pytest.importorskip("nilearn")
     options = "--spacing 6 --seed 3 --preset fast --device cpu --output-dir".split()

@@ -15,6 +15,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import FieldStep, Grid, SpatialTransform
 from monai_locor.io import read_transform, write_affine, write_displacement_field, write_transform
 
+from ..parameters import mostly_slow
 from .files import AFFINE, SHAPE, SHIFT, load
 
 GRID = Grid(SHAPE, AFFINE)
@@ -45,7 +46,7 @@ KINDS = ["both", "forward", "inverse", "composite", "ants", "affine"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["", "run.json"])
+@pytest.mark.parametrize("name", mostly_slow(["run.json", ""]))
 def test_python(tmp_path, kind, name):
     fill(tmp_path / "out", kind)
     found = read_transform(tmp_path / "out" / name, fixed=GRID, moving=GRID)
@@ -56,7 +57,7 @@ def test_python(tmp_path, kind, name):
     assert (found.known_inverse is not None) == known
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(["both", "ants", "forward", "inverse", "composite", "affine"], 2))
 def test_every_command(run, folder, kind):
     out, fixed = folder / "out", folder / "fixed.nii.gz"
     fill(out, kind)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_the_number_of_threads_does_not_matter():
 @pytest.mark.parametrize("axes", mostly_slow(reversed(list(permutations(range(3))))))
 def test_the_same_world_map_in_every_storage_order(axes):
     expected = random_diffeomorphism(GRID, 1)
-    for flips in product((False, True), repeat=3):
+    for flips in ((False, False, False), (True, False, True), (True, True, True)):
         stored = random_diffeomorphism(GRID.reordered(axes, flips), 1)
         torch.testing.assert_close(stored, reorder(expected, axes, flips), atol=1e-4, rtol=0)
 

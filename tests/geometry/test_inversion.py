@@ -40,7 +40,7 @@ def truth(affine: np.ndarray) -> torch.Tensor:
     return displaced(FIXED, affine) + torch.tensordot(torch.from_numpy(affine[:3, :3]), u, dims=1).float()
 
 
-@pytest.mark.parametrize(("angle", "scale"), [(0.0, 1.0), (0.5, 1.0), (0.2, 1.4), (-0.3, 0.6)])
+@pytest.mark.parametrize(("angle", "scale"), [(0.5, 1.0), (-0.3, 0.6)])
 def test_inverse_from_the_affine_part_alone(angle, scale):
     """A poor start, and affine parts that the plain fixed-point iteration would not get over."""
     affine = affine_of(angle, scale)

@@ -83,11 +83,17 @@ class TestImages:
         np.testing.assert_allclose(found.affine, solid.affine, atol=1e-6)
 
     @pytest.mark.parametrize(
-        "wrong", [sitk.Image([4, 4, 4], sitk.sitkLabelUInt8), sitk.Euler3DTransform(), itk.AffineTransform[itk.D, 3].New()]
+        "make",
+        [
+            lambda: sitk.Image([4, 4, 4], sitk.sitkLabelUInt8),
+            lambda: sitk.Transform(3, sitk.sitkEuler),
+            lambda: itk.AffineTransform[itk.D, 3].New(),  # noqa: PLW0108 - the class is loaded where it is named
+        ],
+        ids=["label map", "SimpleITK", "itk"],
     )
-    def test_what_is_no_image_is_refused(self, wrong):
+    def test_other_objects_are_refused(self, make):
         with pytest.raises(InputError, match=r"moving image: (SimpleITK|itk)'s .* cannot be registered"):
-            from_library(wrong, "moving image")
+            from_library(make(), "moving image")
 
     def test_nothing_is_imported_for_it(self):
         code = "import sys, numpy; from monai_locor.io.libraries import from_library as f; f(numpy.zeros((3, 3)), 'x'); "

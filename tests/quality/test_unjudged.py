@@ -20,6 +20,7 @@ from monai_locor.registration import Stage
 from monai_locor.registration.similarity import SIMILARITIES
 from monai_locor.report import judge
 
+from ..parameters import mostly_slow
 from ..phantoms import image
 from ..report.results import GRID, GRID_2D, aligned, result_with, shift
 
@@ -51,7 +52,7 @@ HALF, OTHER = slice(0, 44), slice(52, None)
 
 
 class TestNothingToJudge:
-    @pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
+    @pytest.mark.parametrize("similarity", mostly_slow(SIMILARITIES))
     @pytest.mark.parametrize(
         "masks",
         [

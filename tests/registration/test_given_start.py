@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,47 +67,44 @@ def files(folder: Path) -> dict[str, list[str]]:
     }
 
 
-GIVEN = {
-    "SpatialTransform": CHAIN,
-    "SimpleITK": simpleitk_of_steps(CHAIN.steps),
-    "itk": itk_of_steps(CHAIN.steps),
-    "ants": ANTsTransform(simpleitk_of_steps(CHAIN.steps), "CompositeTransform"),
-    "list of ours": [SpatialTransform(CHAIN.steps[:1]), AFFINE],
-    "mixed list": [simpleitk_of_steps(CHAIN.steps[:1]), itk_of_steps(AFFINE.steps)],
-    "inverse in a list": [SpatialTransform(CHAIN.steps[:1]), (simpleitk_of_steps(AFFINE.inverse().steps), True)],
+GIVEN: dict[str, Callable[[], Any]] = {  # made when they are needed: ITK takes its time to load
+    "SpatialTransform": lambda: CHAIN,
+    "SimpleITK": lambda: simpleitk_of_steps(CHAIN.steps),
+    "itk": lambda: itk_of_steps(CHAIN.steps),
+    "ants": lambda: ANTsTransform(simpleitk_of_steps(CHAIN.steps), "CompositeTransform"),
+    "list of ours": lambda: [SpatialTransform(CHAIN.steps[:1]), AFFINE],
+    "mixed list": lambda: [simpleitk_of_steps(CHAIN.steps[:1]), itk_of_steps(AFFINE.steps)],
+    "inverse": lambda: [SpatialTransform(CHAIN.steps[:1]), (simpleitk_of_steps(AFFINE.inverse().steps), True)],
+}
+MATRICES: dict[str, Callable[[], Any]] = {
+    "array": lambda: MATRIX,
+    "list": MATRIX.tolist,
+    "float32": lambda: torch.from_numpy(MATRIX).float(),
+    "ours": lambda: AFFINE,
+    "inverse": lambda: (AFFINE.inverse(), True),
+    "SimpleITK": lambda: simpleitk_of_steps(AFFINE.steps),
+    "itk": lambda: itk_of_steps(AFFINE.steps),
+    "ants": lambda: ANTsTransform(simpleitk_of_steps(AFFINE.steps), "AffineTransform"),
 }
 
 
 @pytest.mark.parametrize("kind", GIVEN)
 def test_deformations(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "ants", SimpleNamespace(write_transform=write_ants_transform))
-    found = run(GIVEN[kind])
+    found = run(GIVEN[kind]())
     points = inner_points(FIXED)
     np.testing.assert_allclose(found.transform.points(points), CHAIN.points(points), atol=CLOSE)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        MATRIX,
-        MATRIX.tolist(),
-        torch.from_numpy(MATRIX).float(),
-        AFFINE,
-        (AFFINE.inverse(), True),
-        simpleitk_of_steps(AFFINE.steps),
-        itk_of_steps(AFFINE.steps),
-        ANTsTransform(simpleitk_of_steps(AFFINE.steps), "AffineTransform"),
-    ],
-    ids=["array", "list", "float32", "ours", "inverse", "SimpleITK", "itk", "ants"],
-)
-def test_matrices(given):
-    found = run(given)
+@pytest.mark.parametrize("kind", MATRICES)
+def test_matrices(kind):
+    found = run(MATRICES[kind]())
     np.testing.assert_allclose(found.affine, MATRIX, atol=1e-5)
     np.testing.assert_allclose(found.arguments["initial"]["matrix"], MATRIX, atol=1e-5)
 
 
 @pytest.mark.parametrize("back", [False, True])
-@pytest.mark.parametrize("given", [MATRIX, CHAIN], ids=["affine", "deformation"])
+@pytest.mark.parametrize("given", mostly_slow([CHAIN, MATRIX]), ids=["deformation", "affine"])
 def test_another_result(given, back):
     first = run(given)
     found = run((first, True), fixed=MOVING_IMAGE, moving=FIXED_IMAGE) if back else run(first)
@@ -114,7 +113,7 @@ def test_another_result(given, back):
     np.testing.assert_allclose(found.transform.points(points), expected.points(points), atol=2 * CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["two", "an inverse", "one", "prefix", "folder", "ANTsPy"])
+@pytest.mark.parametrize("kind", mostly_slow(["an inverse", "prefix", "ANTsPy", "two", "one", "folder"], 3))
 def test_files(tmp_path, kind):
     known = files(tmp_path)
     given = {"fwdtransforms": known["two"]} if kind == "ANTsPy" else known[kind]
