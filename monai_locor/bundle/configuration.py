@@ -28,8 +28,9 @@ T = TypeVar("T")
 class Configuration:
     """The configuration that an expression is part of, made by ``$bundle.Configuration(__local_refs)``.
 
-    An expression is given the resolved references of its parser, ``__local_refs``, but not the parser itself. The parser, and
-    the workflow that runs it, are found as the objects that own these references.
+    MONAI gives an expression the resolved references of its parser, ``__local_refs``, but neither the parser nor the workflow
+    that runs it. ``monai.bundle run`` takes a workflow class that could hand them over only as a further option of every
+    command line (``--workflow_name``). Therefore they are looked up among the live objects, by these references.
 
     Args:
         references: ``__local_refs`` of the expression.
