@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests of the benchmarks share: a tiny case with a known answer, and the scripts as the interpreter imports them."""
+"""A tiny case with a known answer, and the benchmark scripts, imported as when they are run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ablation of the measure's parts: every cell of the table is what it says, and its numbers are counted right."""
+"""The ablation of the measure's parts: settings of each cell of the table, and its figures."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_a_wrong_command_line_is_refused(script, cases, wrong):
         script.parse([str(cases), *wrong])
 
 
-def test_a_failure_is_told(script, cases):
+def test_a_failure_is_reported(script, cases):
     options = script.parse([str(cases), "a", "b"])
     (cases / "b" / "moving.nii.gz").write_bytes(b"")
     assert "moving" in script.attempt(cases / "b", 2, 0, None, options)["problem"]

@@ -71,7 +71,7 @@ class TestCases:
             scores.append(modules.score.score(case, tmp_path / "result"))
         assert set(scores[0]) == set(scores[1]) >= {"tre_mm", "tre_before_mm", "tre_p95_mm", "folding_voxels"}
         for key, value in scores[0].items():
-            # a perfect field has nothing but the rounding itself, of which the mean is bounded by 0.001 mm
+            # the error of a perfect field is rounding alone, less than 0.001 mm on average
             assert abs(value - scores[1][key]) < (0.0018 if (key, amount) == ("tre_p95_mm", 0) else 0.001), key
 
     def test_images_change_by_less_than_their_noise(self, modules, folders, tmp_path):
@@ -93,7 +93,7 @@ class TestCases:
 
     @pytest.mark.slow  # makes a case of real images
     def test_a_shared_case_fits(self, modules, shared, tmp_path, monkeypatch):
-        """All five together have less than 20 MiB; of another size or content, the script refuses and leaves what was there."""
+        """All five take less than 20 MiB; the script refuses other sizes and contents and leaves existing files unchanged."""
         folders = [str(shared / "bench"), str(shared / "data"), str(tmp_path / "cases")]
         modules.gpu_cases.main(["pack", *folders, "--cases", "brain_t2_t1_2mm"])
         assert [case.name for case in modules.gpu_cases.packed_cases(tmp_path / "cases")] == ["brain_t2_t1_2mm"]
@@ -112,7 +112,7 @@ class TestWorker:
         yield made
         made.stop()
 
-    def test_what_was_found_is_kept_whatever_happens(self, modules, worker, tmp_path):
+    def test_results_are_kept_after_any_failure(self, modules, worker, tmp_path):
         problems, rows, slack = {}, {}, None
         for name, seconds in (("three", 60), ("fails", 60), ("three", 60), ("dies", 60), ("hangs", 3), ("three", 60)):
             rows[name] = []
@@ -132,7 +132,7 @@ class TestWorker:
         log = (tmp_path / "log").read_text()
         assert "not an answer" in log and "ValueError: too bad" in log
 
-    def test_a_row_that_fails_says_so_unless_the_device_is_lost(self, modules):
+    def test_a_failed_row_names_its_error_unless_the_device_is_lost(self, modules):
         def call(message):
             raise RuntimeError(message)
 
@@ -153,7 +153,7 @@ class TestSetup:
             file.writestr(f"{info}/RECORD", "")
 
     @pytest.mark.slow
-    def test_what_is_missing_comes_from_the_wheels(self, modules, tmp_path, monkeypatch):
+    def test_missing_packages_come_from_the_wheels(self, modules, tmp_path, monkeypatch):
         setup = modules.gpu_setup
         monkeypatch.setattr(setup, "NEEDED", ("numpy", "made_up_package"))
         monkeypatch.setattr(sys, "path", list(sys.path))
@@ -165,7 +165,7 @@ class TestSetup:
         assert len(said) == 1 and said[0].startswith("made_up_package needs numpy<1, here is ")
         assert str(tmp_path / "site") in setup.environment(tmp_path / "site")["PYTHONPATH"]
 
-    def test_the_source_hash_tells_states_of_the_package_apart(self, modules, tmp_path):
+    def test_the_source_hash_differs_between_states_of_the_package(self, modules, tmp_path):
         hashes = set()
         for text in ("a", "b", "a"):
             (tmp_path / "a.py").write_text(text)
@@ -179,7 +179,7 @@ class TestSetup:
 
 
 class TestReport:
-    def test_a_table_shows_what_there_is(self, modules):
+    def test_a_table_shows_all_rows(self, modules):
         parts = {part.name: part for part in modules.gpu_parts.PARTS}
         rows = [
             {"case": "a", "preset": "fast", "seconds": 1.234, "stages_s": [0.5, 0.25], "tre_mm": 0.4567, "check": True},
@@ -190,14 +190,14 @@ class TestReport:
         assert lines[2] == "| a | fast | 1.23 | 0.50, 0.25 | 0.457 | PASS |  |"
         assert lines[3] == "| b | fast |  |  |  | FAIL | out of memory |"
 
-    def test_of_many_checks_those_that_failed_are_shown(self, modules):
+    def test_only_failed_checks_are_listed(self, modules):
         part = next(part for part in modules.gpu_parts.PARTS if part.only_failures)
         rows = [{"what": f"w{k}", "where": "", "check": True} for k in range(5)]
         assert modules.gpu_parts.table(part, rows).strip() == "5 of 5 without a fault."
         text = modules.gpu_parts.table(part, [*rows, {"what": "bad", "where": "gram.py:7", "check": False}])
         assert text.startswith("5 of 6") and "| bad | gram.py:7 | FAIL |" in text and "w3" not in text
 
-    def test_what_counts_as_a_failure(self, modules):
+    def test_failures(self, modules):
         found = [
             {"rows": [{"check": True}, {"check": False}, {}], "problem": ""},
             {"rows": [{"problem": "no time left"}], "problem": ""},
@@ -242,7 +242,7 @@ class TestChecks:
         context = modules.gpu_worker.Context("cuda", True, 60, "", [], "")
         assert checks._checked("step", lambda: space["call"], context) == {"what": "step"} | expected
 
-    def test_what_pytest_found(self, checks, tmp_path):
+    def test_results_of_pytest(self, checks, tmp_path):
         (tmp_path / "test_x.py").write_text(
             "import pytest\n"
             "def test_good(): pass\n"
@@ -263,7 +263,7 @@ class TestChecks:
 
 
 class TestTime:
-    def test_what_a_part_leaves_is_the_next_ones_and_the_last_is_skipped(self, modules, tmp_path, monkeypatch):
+    def test_time_left_by_a_part_goes_to_the_next_and_the_last_is_skipped(self, modules, tmp_path, monkeypatch):
         gpu, part = modules.gpu, modules.gpu_parts.Part
         parts = [part(name, name, "", seconds, [("k", "k", "d")]) for name, seconds in (("a", 10), ("b", 10), ("c", 10))]
         clock, told = [100.0], {}

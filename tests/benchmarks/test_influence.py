@@ -35,7 +35,7 @@ def test_influence_is_the_change_of_the_loss(modules):
         np.testing.assert_allclose(found, change / change.mean(), rtol=1e-3)
 
 
-def test_shares_leave_out_what_does_not_count(modules):
+def test_shares_ignore_voxels_without_a_value(modules):
     residual = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
     variance = np.array([1.0, 1.0, 0.5, 0.5, np.nan])
     counts = np.array([4.0, 3.0, 2.0, 1.0, np.nan])
@@ -43,7 +43,7 @@ def test_shares_leave_out_what_does_not_count(modules):
 
 
 @pytest.mark.slow
-def test_draws_and_tells(modules, tmp_path, capsys):
+def test_the_script_draws_and_prints(modules, tmp_path, capsys):
     case = write_blob_case(tmp_path / "cases" / "blob")
     (tmp_path / "tiny.json").write_text(json.dumps(TWO_ITERATIONS))
     out = tmp_path / "pictures"

@@ -51,7 +51,7 @@ def test_table(script):
     assert lines[4] == "| network | 0.4000 | 0.0000 | -0.1000 | 1 of 2 | 2 | 2.0 |"
 
 
-def test_refuses_what_cannot_be(script, data, tmp_path, capsys):
+def test_invalid_arguments_are_refused(script, data, tmp_path, capsys):
     for words, text in ((["--train", "1", "--test", "9"], "Subj09_T1"), (["--train", "1", "2", "--test", "2"], "must not be")):
         with pytest.raises(SystemExit):
             script.parse([str(data), "--output", str(tmp_path / "out"), *words])

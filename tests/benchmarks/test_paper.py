@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's data sets as cases of the benchmark, and its measures of what was registered."""
+"""The paper's data sets as benchmark cases, and its measures of the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return scripts(monkeypatch, "paper").paper
 
 
-def test_what_is_complete_is_prepared_and_the_rest_named(paper, tmp_path, capsys):
+def test_complete_cases_are_prepared_and_the_others_named(paper, tmp_path, capsys):
     study = Learn2Reg(learn2reg(tmp_path / "data"))
     study.pairs("train")[0].moving.unlink()
     assert paper.main(["prepare", "learn2reg", str(tmp_path / "data"), str(tmp_path / "cases")]) == 1
@@ -66,7 +66,7 @@ def test_scores_are_medians_over_seeds_and_means_over_cases(paper, tmp_path, cap
     assert "tre_keypoints_mm" in printed and "| (nothing) | 2/2 | 0/2 |" in printed
 
 
-def test_what_cannot_be_scored_counts_as_nothing(paper, tmp_path):
+def test_a_result_without_score_counts_as_no_registration(paper, tmp_path):
     learn2reg(tmp_path / "data")
     paper.main(["prepare", "learn2reg", str(tmp_path / "data"), str(tmp_path / "cases"), "--cases", CASES[0][10:]])
     case = read_case(tmp_path / "cases" / CASES[0])

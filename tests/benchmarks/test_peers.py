@@ -1,9 +1,9 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The adapters to other tools convert right, their cost is measured, and the picture shows what the table says.
+"""Adapters to other tools: conversions, measured cost, and agreement of the picture with the table.
 
-No tool is needed: programs and a package that only pretend stand in. The slow test runs those that are installed.
+The fast tests need no tool: they use imitations of the programs and of a package. The slow test runs installed tools.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _main():
         voxels = np.linalg.solve(like.affine[:3, :3], sign * np.array({shift}))
         nib.save(nib.Nifti1Image(np.broadcast_to(voxels, (*like.shape, 3)).astype("f4"), like.affine), path)
 
-_main()  # on import, too, like the real one
+_main()  # also on import, like the real one
 """
 
 
@@ -78,7 +78,7 @@ def case(tmp_path: Path) -> Path:
 
 
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **told: Any) -> Path:
-    """Put programs that pretend to be NiftyReg on the PATH; what they log of their calls."""
+    """Put programs that imitate NiftyReg on the PATH; return the log of their calls."""
     log, folder = tmp_path / "log.txt", tmp_path / "bin"
     folder.mkdir()
     settings = {"ballast": 0, "seconds": 0, "status": 0, **told}
@@ -115,14 +115,14 @@ def test_a_program_is_run_measured_and_scored(modules, case, tmp_path, monkeypat
     assert lines[4].startswith("| blob | niftyreg-mind |  | 0 | 5.39 | 0.000 |")
 
 
-def test_a_program_that_fails_has_a_row_that_says_so(modules, case, tmp_path, monkeypatch, capsys):
+def test_a_failed_program_has_a_row_with_its_error(modules, case, tmp_path, monkeypatch, capsys):
     programs(tmp_path, monkeypatch, status="cannot | read")
     assert run(modules, case, "--tools", "niftyreg-nmi")["problem"].endswith("reg_f3d: exit status 1: cannot | read")
     assert "failed: RuntimeError: reg_f3d: exit status 1: cannot \\| read |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_limit_ends_the_programs_too(modules, case, tmp_path, monkeypatch):
+def test_the_time_limit_also_ends_child_programs(modules, case, tmp_path, monkeypatch):
     log = programs(tmp_path, monkeypatch, seconds=600)
     assert run(modules, case, "--tools", "niftyreg-nmi", "--limit", "6")["problem"] == "more than 6 s"
     status = Path("/proc") / log.read_text(encoding="utf-8").splitlines()[1].split()[1] / "stat"
@@ -152,7 +152,7 @@ def test_tools_that_are_not_installed_are_not_run(modules, case, tmp_path, monke
     assert not (tmp_path / "p.png").exists()
 
 
-def test_every_tool_can_be_asked_for_and_tools_alternate(modules, case):
+def test_every_tool_can_be_chosen_and_tools_alternate(modules, case):
     options = modules.registration.parse([str(case.parent), "--tools", "all", "--seeds", "0", "1", "--presets", "fast"])
     ours = len(options.tools) - len(modules.peers.PEERS)
     assert options.tools[0] == "monai_locor" and options.tools[ours:] == list(modules.peers.PEERS)
@@ -226,13 +226,13 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def test_panels_have_what_can_be_compared(modules):
+def test_panels_compare_the_same_measure(modules):
     found = modules.plot.panels(rows())
     assert {case: key for case, (key, _, _) in found.items()} == {"a": "tre_mm", "b": "dice"}
     assert [modules.plot.name_of(row) for row in found["a"][2]] == ["monai_locor fast", "locor"]
 
 
-def test_points_lie_where_the_numbers_say_and_have_names(modules):
+def test_points_lie_at_their_values_and_have_names(modules):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -244,7 +244,7 @@ def test_points_lie_where_the_numbers_say_and_have_names(modules):
     assert [text.get_text() for text in ax.texts] == ["monai_locor fast", "locor"]
 
 
-def test_names_of_neighbors_do_not_lie_on_each_other(modules):
+def test_names_of_neighbors_do_not_overlap(modules):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     ax = figure.subplots()

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The benchmark of registrations scores right, hides nothing and prints what it promises."""
+"""The benchmark of registrations: scores, failures, and printed tables."""
 
 from __future__ import annotations
 
@@ -159,7 +159,11 @@ def test_methods_are_compared_over_the_cases(modules):
     runs += [run_of(case, "greedy", 0.5) for case in "ab"] + [run_of("c", "greedy", None, problem="more than 1 s")]
     runs += [run_of(case, "elastix", None, problem="not run (No module named 'itk.elastix')") for case in "abc"]
     rows = compare.comparison(runs, NOTHING, compare.MEASURES[0], REFERENCE)
-    assert [row["tool"] for row in rows] == ["monai_locor", "ours:mind_ssc", "greedy"]  # what is not installed does not count
+    assert [row["tool"] for row in rows] == [
+        "monai_locor",
+        "ours:mind_ssc",
+        "greedy",
+    ]  # tools that are not installed are left out
     ours, other, failing = rows
     assert ours["mean"] == pytest.approx(1.35) and ours["deviation"] == pytest.approx(np.std(np.arange(8) / 10, ddof=1))
     assert other["mean"] == pytest.approx(2.35) and (other["reference_better"], other["common"]) == (8, 8)
@@ -191,7 +195,7 @@ def test_every_measure_is_a_tool(modules, case):
     assert job.folder == "blobs/ours-srwcr-fast/3" and modules.registration.Job(case, "fast", 3).folder == "blobs/fast/3"
 
 
-def test_runs_go_on_from_a_file(modules, case, tmp_path, monkeypatch, capsys):
+def test_runs_continue_from_a_file(modules, case, tmp_path, monkeypatch, capsys):
     script, seen, path = modules.registration, [], tmp_path / "runs.json"
 
     def attempt(job, out, options):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The benchmark scripts run and print what they promise."""
+"""The benchmark scripts run and print their tables."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_table_and_ratios(modules):
 
 
 @pytest.mark.slow
-def test_a_row_that_cannot_run_says_so(modules):
+def test_a_row_that_cannot_run_names_the_reason(modules):
     _, helper = modules
     spec = helper.Spec("json", "dumps", {}, seconds=60)
     assert "no-such-python" in helper.measure(spec, "no-such-python").problem

@@ -50,7 +50,7 @@ def mm(ddf: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.tensordot(GRID[:3, :3], ddf, 1)).float()
 
 
-def test_what_a_data_set_lists(dataset):
+def test_pairs_of_a_data_set(dataset):
     assert dataset.task == "PhantomMRCT" and dataset.labels == {n: f"organ {n}" for n in CENTERS}
     assert dataset.splits == {"train": NAMES, "val": NAMES[1:]}
     (pair,) = dataset.pairs("val")
@@ -191,7 +191,7 @@ def test_archives_of_numpy(dataset, tmp_path):
     np.savez(path, array[:, ::3])
     assert str(path) in refusal(evaluate_submission, dataset, tmp_path)
     np.savez(path, np.array([{"a": 1}], dtype=object))
-    assert str(path) in refusal(evaluate_submission, dataset, tmp_path)  # to read it would run what is pickled
+    assert str(path) in refusal(evaluate_submission, dataset, tmp_path)  # reading it would run pickled code
 
 
 def test_errors_name_the_file_and_the_remedy(dataset, tmp_path):

@@ -19,7 +19,7 @@ pytest.importorskip("sklearn")
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the search is asked for, instead of a search."""
+    """The arguments of the search, instead of a search."""
     found: dict = {}
 
     def tune(cases, output, **options):

@@ -39,7 +39,7 @@ def cases(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_draws_and_tells(script, cases, tmp_path, capsys):
+def test_the_script_draws_and_prints(script, cases, tmp_path, capsys):
     point = "-10,12.5,45"
     out = tmp_path / "pictures"
     options = ["--preset", str(tmp_path / "tiny.json"), "--threads", "1", "--dpi", "40", "--output", str(out)]
@@ -54,7 +54,7 @@ def test_draws_and_tells(script, cases, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [["--point", "middle"], ["--point", "1,2"], ["--preset", "nothing"], ["b"]])
-def test_refuses_what_cannot_be(script, cases, wrong, capsys):
+def test_invalid_arguments_are_refused(script, cases, wrong, capsys):
     if wrong == ["--point", "1,2"]:
         assert script.coordinates("1,2") == [1, 2]  # an image may be 2-D
         wrong = ["--point", "1,2,3,4"]

@@ -18,7 +18,7 @@ def fast_studies() -> Iterator[None]:
     try:
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
-    except ImportError:  # nor is there Optuna then
+    except ImportError:  # Optuna is missing as well
         yield
         return
 

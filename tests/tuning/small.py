@@ -29,7 +29,7 @@ def blobs(points: np.ndarray) -> np.ndarray:
 
 
 def write_plane_case(folder: Path, *, truth: bool = True, labels: bool = False, landmarks: bool = False, shift=SHIFT) -> Path:
-    """Two contrasts, shifted, and what is asked for of the answer."""
+    """Two contrasts, shifted, and the requested references."""
     folder.mkdir(parents=True)
     points = GRID.points()
     anatomy = {"fixed": blobs(points + np.array(shift)), "moving": blobs(points)}

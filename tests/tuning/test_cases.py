@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Cases and what they are scored by."""
+"""Cases and their scores."""
 
 from __future__ import annotations
 

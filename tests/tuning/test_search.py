@@ -115,7 +115,7 @@ def test_the_report_agrees_with_the_result(oracle, cases, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_best_that_is_worse_than_the_start_is_said_and_gives_no_preset(oracle, cases, tmp_path, caplog):
+def test_a_best_that_is_worse_than_the_start_is_reported_and_gives_no_preset(oracle, cases, tmp_path, caplog):
     go(cases, tmp_path, base={**BASE, "kernel_sigma": 1.0})
     assert (tmp_path / "preset.json").is_file()
     (tmp_path / "worse").mkdir()
@@ -130,7 +130,7 @@ def test_a_best_that_is_worse_than_the_start_is_said_and_gives_no_preset(oracle,
 @pytest.mark.parametrize(
     ("mean", "start", "nothing", "improved"), [(1, 2, 3, True), (2, 1, 3, False), (1, 1, 3, False), (2, 3, 1, False)]
 )
-def test_what_an_improvement_is(mean, start, nothing, improved):
+def test_improvement(mean, start, nothing, improved):
     objective = SimpleNamespace(nothing=nothing)
     base, other = Trial(0, {}, start, (), base=True), Trial(1, {}, 0.5, ())
     finalists = (Finalist(other, 0.5, scores=(mean,)),)
@@ -141,7 +141,7 @@ def test_what_an_improvement_is(mean, start, nothing, improved):
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was(oracle, cases, tmp_path):
+def test_a_search_continues(oracle, cases, tmp_path):
     first = go(cases, tmp_path, trials=3)
     done = len(oracle.log)
     second = go(cases, tmp_path, trials=5)
@@ -153,7 +153,7 @@ def test_it_goes_on_where_it_was(oracle, cases, tmp_path):
     assert go(cases, tmp_path, trials=5).best == second.best and len(oracle.log) == done
 
 
-def test_interrupted_and_continued_it_tries_the_same(oracle, cases, tmp_path):
+def test_an_interrupted_search_tries_the_same_after_continuing(oracle, cases, tmp_path):
     oracle.stops_at = 3  # in the second trial
     with pytest.raises(KeyboardInterrupt):
         go(cases, tmp_path, trials=2)
@@ -165,7 +165,7 @@ def test_interrupted_and_continued_it_tries_the_same(oracle, cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_workers_do_not_decide(oracle, cases, tmp_path):
+def test_the_number_of_workers_does_not_matter(oracle, cases, tmp_path):
     one, four = (go(cases, tmp_path / str(n), workers=n, trials=2, finalists=1, repeats=1) for n in (1, 4))
     assert one.trials == four.trials and one.best == four.best
 
@@ -177,7 +177,7 @@ def test_the_seed_decides(name):
     def first(seed: int, trials: int = 0) -> dict[str, float]:
         return optuna.create_study(sampler=make_sampler(name, seed, trials)[1]).ask(space).params
 
-    assert first(3) == first(3) != first(4) and first(3) != first(3, trials=5)  # a search that goes on draws others
+    assert first(3) == first(3) != first(4) and first(3) != first(3, trials=5)  # a continued search draws other numbers
 
 
 def test_a_failed_run_counts_as_no_displacement(oracle, cases, tmp_path):
@@ -188,7 +188,7 @@ def test_a_failed_run_counts_as_no_displacement(oracle, cases, tmp_path):
 
 
 @pytest.mark.slow
-def test_when_nothing_works_it_says_so_at_once(oracle, cases, tmp_path):
+def test_a_search_without_any_result_fails_at_once(oracle, cases, tmp_path):
     oracle.fails = set(range(100))
     with pytest.raises(InputError, match="all registrations of the first trial failed; first error: RuntimeError: no luck"):
         go(cases, tmp_path)
@@ -199,7 +199,7 @@ def test_when_nothing_works_it_says_so_at_once(oracle, cases, tmp_path):
 
 @pytest.fixture(scope="module")
 def study(cases, tmp_path_factory) -> Path:
-    """A study of one trial, as there is no time for more."""
+    """A study of one trial, because more would take too long."""
     output = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "Pool", Oracle)
@@ -221,7 +221,7 @@ def study(cases, tmp_path_factory) -> Path:
         ({"score": "dice"}, "not available for a, b"),
     ],
 )
-def test_what_cannot_be_is_refused(oracle, cases, study, options, message):
+def test_invalid_arguments_are_refused(oracle, cases, study, options, message):
     before = (study / "study.db").read_bytes()
     with pytest.raises(InputError, match=message):
         go(cases, study, **options)
@@ -235,7 +235,7 @@ def test_other_cases_are_refused(oracle, cases, study):
         go([cases / "a", cases / "a"], study)
 
 
-def test_hebo_that_is_not_there(monkeypatch):
+def test_without_hebo(monkeypatch):
     from monai_locor.tuning import samplers
 
     monkeypatch.setattr(samplers, "find_spec", lambda name: None)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's parameters, and what they become in the settings."""
+"""The paper's parameters, and the settings made from them."""
 
 from __future__ import annotations
 
@@ -150,12 +150,12 @@ def test_a_part_of_it_and_other_bounds():
         ({"parameters": []}, "no parameter to search"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(options, message):
+def test_invalid_spaces_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         search_space(config(), **options)
 
 
-def test_a_measure_of_ones_own_has_no_space():
+def test_a_custom_measure_has_no_space():
     with pytest.raises(InputError, match="'custom' has no search space; use one of locor, "):
         search_space(config("custom"))
     with pytest.raises(InputError, match="unknown parameters: sigma; locor has"):

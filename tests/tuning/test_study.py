@@ -26,7 +26,7 @@ def path(tmp_path):
     return tmp_path / "study.db"
 
 
-def test_the_same_question_goes_on(path):
+def test_the_same_search_continues(path):
     with open_study(path, IDENTITY) as study:
         assert len(study.trials) == 1
 
@@ -38,14 +38,14 @@ def test_the_same_question_goes_on(path):
         ({"set of cases": {"x": "2f", "y": "0"}, "seed": 1}, r"another set of cases \(x, y\), another seed \(0 instead of 1\)"),
     ],
 )
-def test_another_question_is_refused_and_the_file_left_as_it_is(path, change, message):
+def test_another_search_is_refused_and_the_file_unchanged(path, change, message):
     before = path.read_bytes()
     with pytest.raises(InputError, match=message), open_study(path, {**IDENTITY, **change}):
         pass
     assert path.read_bytes() == before
 
 
-def test_files_of_others_are_refused_and_left_as_they_are(tmp_path):
+def test_other_files_are_refused_and_unchanged(tmp_path):
     path = tmp_path / "study.db"
     path.write_text("a shopping list, long enough to be looked at: " * 9)
     before = path.read_bytes()
@@ -71,7 +71,7 @@ def test_one_search_at_a_time(path):
         pass
 
 
-def test_what_was_left_undone_waits(path):
+def test_unfinished_trials_are_queued_again(path):
     space = distributions(search_space(RegistrationConfig(), parameters=["kernel_sigma", "num_basis"]))
     with open_study(path, IDENTITY) as study:
         left = study.ask(space).params  # and the process is killed

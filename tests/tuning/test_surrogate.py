@@ -17,7 +17,7 @@ def valley(points: np.ndarray) -> np.ndarray:
     return 1 + 4 * (points[:, 0] - 0.3) ** 2  # the second parameter does nothing
 
 
-def test_the_mean_is_truer_than_the_scores():
+def test_the_mean_is_closer_to_the_truth_than_the_scores():
     lucky, expected, errors = 0.0, 0.0, []
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ def test_the_mean_is_truer_than_the_scores():
     assert expected < 0.6 * lucky  # nearer the bottom than the lowest scores
 
 
-def test_a_failed_run_bends_little():
+def test_a_failed_run_has_little_influence():
     points = np.linspace(0, 1, 20)[:, None]
     values = valley(points)
     values[4] = 50.0
@@ -48,7 +48,7 @@ def test_order_and_mean_agree_and_depend_on_the_seed_only():
 
 
 @pytest.mark.parametrize("values", [[2.0], [2.0, 2.0, 2.0]])
-def test_where_there_is_nothing_to_tell_apart(values):
+def test_equal_scores(values):
     points = np.arange(len(values))[:, None] / 3
     found = Surrogate(points, np.array(values))
     assert found.mean(np.array([[0.5]])) == pytest.approx([2.0]) and found.order(points) == list(range(len(values)))

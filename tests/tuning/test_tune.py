@@ -28,7 +28,7 @@ def job(case, **settings) -> Job:
     return Job(str(case), {**BASE, **settings}, 0)
 
 
-def test_a_run_measures_or_says_what_is_wrong(tmp_path):
+def test_a_run_measures_or_names_the_problem(tmp_path):
     case = write_plane_case(tmp_path / "a", labels=True)
     run = execute(job(case))
     assert run.case == "a" and not run.problem and run.measures["tre"] < 5**0.5 and 0 < run.measures["dice"] <= 1
@@ -101,7 +101,7 @@ def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path
 
 @pytest.mark.slow
 def test_the_gaussian_process_finds_a_valley():
-    """In three dimensions, in 25 trials, of which ten are random."""
+    """In three dimensions and 25 trials, ten of them random."""
     optuna = pytest.importorskip("optuna")
     space = search_space(RegistrationConfig(), parameters=["bending_weight", "kernel_sigma", "learning_rate_basis"])
 
