@@ -138,6 +138,7 @@ class _Differences:
                 mixed = self.mixed[:, self.pairs.index((i, j))]
                 before, after = (self._window(mixed, {j: by}, i) for by in (-1, 1))
                 first = before - after if first is None else first.add_(before).sub_(after)
+            assert first is not None  # an axis follows
             for by, sign in ((-1, 1), (1, -1)):
                 out.add_(first.narrow(i + 1, 1 + by, self.shape[i]), alpha=sign * MIXED_WEIGHT)
         return out
