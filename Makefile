@@ -16,13 +16,14 @@ OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tes
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
+.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
 	@echo "make test       run the tests and the doctests, print what they cover"
 	@echo "make test-slow  run the tests marked slow"
 	@echo "make test-interop  run the tests that compare files with ANTs and elastix (installs both)"
+	@echo "make test-kernels  run the tests of the GPU kernels in Triton's interpreter (installs Triton, 1 GB)"
 	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (OLDEST_TORCH=$(OLDEST_TORCH))"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       run tutorials with stale outputs, build the documentation into site/"
@@ -48,6 +49,9 @@ test-slow: .venv/.stamp-run
 
 test-interop: .venv/.stamp-interop
 	$(PYTEST) --dist=loadfile tests/io/test_points.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
+
+test-kernels: .venv/.stamp-kernels
+	TRITON_INTERPRET=1 $(PYTEST) --dist=worksteal tests/losses/kernels
 
 test-oldest: .venv-oldest/.stamp-torch-$(OLDEST_TORCH)
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -p no:cacheprovider --numprocesses=auto --maxprocesses=8 $(OLDEST_TESTS)
@@ -91,6 +95,10 @@ gpu-reference: .venv/.stamp-run
 
 .venv/.stamp-interop: .venv/.stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check --only-binary antspyx,itk-elastix -c constraints.txt -e '.[interop]'
+	@touch $@
+
+.venv/.stamp-kernels: .venv/.stamp-run
+	$(BIN)/python -m pip install --disable-pip-version-check --only-binary triton -c constraints.txt -e '.[kernels]'
 	@touch $@
 
 .venv/.stamp-dev: .venv/.stamp-run

@@ -57,6 +57,15 @@ class BandedMatrix:
         """The rows that touch the voxels ``cols``, and that part of the matrix, ``(rows, cols)``."""
         raise NotImplementedError
 
+    def rows(self, cols: slice) -> slice:
+        """The rows that touch the voxels ``cols``, without the matrix."""
+        raise NotImplementedError
+
+    @property
+    def overlap(self) -> tuple[int, int] | None:
+        """Largest number of consecutive voxels of a window and of windows of a voxel; None where they are not known."""
+        return None
+
 
 class ReplicatedBox(BandedMatrix):
     """Mean over ``2 radius + 1`` voxels around every voxel; beyond the border the image continues with its last value.

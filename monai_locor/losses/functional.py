@@ -118,6 +118,7 @@ def local_moments(
     means: bool = False,
     parameters: Mapping[str, torch.Tensor] | None = None,
     kept: Recent[Any] | None = None,
+    fused: bool | None = None,
 ) -> LocalMoments:
     """The moments of all windows, differentiable in pred, target and the basis.
 
@@ -131,8 +132,10 @@ def local_moments(
         means: whether to average psi and t themselves as well.
         parameters: those of the basis that are differentiated, by name; by default all that require a gradient.
         kept: keeps between calls what depends on the sizes.
+        fused: whether Triton kernels compute them; None where they can and the images are on a GPU.
     """
-    gram = LocalGram(basis, _num_basis(basis, pred), target.shape[1], weight is not None, means, kept)
+    num_basis = _num_basis(basis, pred)
+    gram = LocalGram(basis, num_basis, target.shape[1], weight is not None, means, kept, fused)
     if parameters is None:
         every = transforms_active()  # a transform hides what requires a gradient, and must not be closed over
         parameters = {name: p for name, p in basis.named_parameters() if every or p.requires_grad}

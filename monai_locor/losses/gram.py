@@ -20,6 +20,7 @@ import torch
 from ..autograd import StreamedFunction, transforms_active
 from ..networks.basis_tape import BasisTape, basis_tape, tape_numbers_per_voxel
 from ..recent import Recent
+from .kernels import fused_average, fused_gradients
 from .streaming import Portion, StreamedWindows
 
 __all__ = ["Features", "LocalGram", "local_gram"]
@@ -69,6 +70,8 @@ class LocalGram:
         masked: whether voxels carry weights; adds the map ``mass``.
         first_moments: adds the maps ``psi`` and ``t``, plain averages.
         kept: keeps between calls what depends on the sizes.
+        fused: whether Triton kernels compute them; None where they can and the images are on a GPU, see
+            :mod:`monai_locor.losses.kernels`.
 
     Attributes:
         layout: rows of the maps by name: ``psi_psi``, ``psi_i psi_j`` in the order of :func:`.ridge.gram_pairs`; ``psi_t``,
@@ -84,9 +87,10 @@ class LocalGram:
         masked: bool = False,
         first_moments: bool = False,
         kept: Recent[Any] | None = None,
+        fused: bool | None = None,
     ) -> None:
         self.basis, self.num_basis, self.channels, self.kept = basis, num_basis, channels, kept
-        self.masked, self.first_moments = masked, first_moments
+        self.masked, self.first_moments, self.fused = masked, first_moments, fused
         sizes = {"psi_psi": num_basis * (num_basis + 1) // 2, "psi_t": num_basis * channels, "t_t": channels}
         sizes |= {"psi": num_basis, "t": channels} if first_moments else {}
         sizes |= {"mass": 1} if masked else {}
@@ -196,9 +200,13 @@ class _Call:
         self.gram, self.windows, self.names, self.keep = gram, windows, names, keep
         self.slabs: _Slabs | None = None
 
+    def named(self, parameters: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The parameters by name."""
+        return dict(zip(self.names, parameters, strict=True))
+
     def made(self, images: Images, parameters: Sequence[torch.Tensor]) -> _Slabs:
         """The slabs of the forward pass."""
-        slabs = _Slabs(self.gram, self.windows, images, dict(zip(self.names, parameters, strict=True)))
+        slabs = _Slabs(self.gram, self.windows, images, self.named(parameters))
         if self.keep and slabs.single:
             self.slabs = slabs
         return slabs
@@ -271,7 +279,11 @@ class _LocalGramFunction(StreamedFunction):
     def forward(
         call: _Call, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        slabs = call.made((pred, target, weight), parameters)
+        images = pred, target, weight
+        fused = fused_average(call.gram, call.windows, images, call.named(parameters))
+        if fused is not None:
+            return fused
+        slabs = call.made(images, parameters)
         return call.windows.average(call.gram, pred, slabs.products)
 
     @staticmethod
@@ -283,8 +295,12 @@ class _LocalGramFunction(StreamedFunction):
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         call: _Call = ctx.options["call"]
         pred, target, weight, *parameters = ctx.saved_tensors
-        need_pred, need_target = ctx.needs_input_grad[1:3]
-        slabs = call.taken((pred, target, weight), parameters)
+        images, needs = (pred, target, weight), ctx.needs_input_grad[1:3]
+        fused = fused_gradients(call.gram, call.windows, images, call.named(parameters), grad, needs)
+        if fused is not None:
+            return None, *fused[:2], None, *fused[2]
+        need_pred, need_target = needs
+        slabs = call.taken(images, parameters)
         dpred = torch.empty_like(pred) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
 

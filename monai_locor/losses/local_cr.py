@@ -71,6 +71,10 @@ class LocalLearnedBasisCRLoss(PairLoss):
         memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
             CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
+        fused: whether Triton kernels compute the window averages and their gradient, to the same result within 1e-5 without
+            holding products in memory. They need Triton, an NVIDIA GPU, three axes, float32 and a learned basis with two hidden
+            layers. None uses them where they can be used and never on a CPU; if they fail, a warning is logged once and they
+            are not used again. False never uses them; True raises a ``ValueError`` with the reason where they cannot be used.
 
     Returns:
         A scalar, to be minimized (see ``reduction``).
@@ -88,6 +92,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
     stride: tuple[float, ...]
     ridge: float
     form: str
+    fused: bool | None
 
     def __init__(
         self,
@@ -108,9 +113,10 @@ class LocalLearnedBasisCRLoss(PairLoss):
         min_mass: float = 0.25,
         memory_budget_mb: float | None = None,
         generator: torch.Generator | None = None,
+        fused: bool | None = None,
     ) -> None:
         windows = WindowOptions(kernel_sigma, truncated, stride, min_mass, memory_budget_mb, generator)
-        fit = {"in_channels": in_channels, "ridge": ridge, "eps": eps, "form": look_up_option(form, FORMS)}
+        fit = {"in_channels": in_channels, "ridge": ridge, "eps": eps, "form": look_up_option(form, FORMS), "fused": fused}
         super().__init__(spatial_dims, reduction, windows, rescale=rescale, **fit)
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
         self._plans = Recent[GridPlan](8)  # image sizes
@@ -163,8 +169,8 @@ class LocalLearnedBasisCRLoss(PairLoss):
         return torch.log(residual + self.eps) if self.form == "log" else residual, moments.counts
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
-        windows = self._windows(pred)
-        return local_moments(self.basis, pred, target, weight, windows, self.min_mass, means, kept=self._kept)
+        options: dict[str, Any] = {"kept": self._kept, "fused": self.fused}
+        return local_moments(self.basis, pred, target, weight, self._windows(pred), self.min_mass, means, **options)
 
     def _check_shapes(self, pred: torch.Tensor, target: torch.Tensor) -> None:
         if pred.ndim != self.spatial_dims + 2 or pred.shape[1] != self.in_channels:

@@ -14,7 +14,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -62,6 +62,7 @@ class StreamedWindows:
         self.windows, self.budget = windows, budget
         self.shape = tuple(w.size for w in windows)
         self.window_shape = tuple(w.count for w in windows)
+        self.tables: Any = None  # of the kernels for a GPU, made in the forward pass
 
     def filter_numbers(self, count: int) -> int:
         """Numbers per voxel of ``count`` maps before, between and after the filters of the axes, the first axis last."""

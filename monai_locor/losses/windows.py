@@ -145,6 +145,16 @@ class WindowPlan:
         row = np.arange(rows.start, rows.stop)[:, None]
         return np.where((column >= 0) & (column < self.width), row * self.width + column, -1)
 
+    @cached_property
+    def overlap(self) -> tuple[int, int]:
+        """Largest number of voxels of a window and of windows of a voxel, for any shift."""
+        span = 2 * self.reach + 1e-6
+        covering = math.floor(span / self.stride) + 1
+        # a center on the edge of the image may be as near as half a stride to the next one
+        last = math.floor(max(self.reach - 0.5, 0)) + self.reach + 0.5
+        covering = max(covering, math.floor(last / self.stride - 0.5) + 2)
+        return min(math.floor(span) + 1, self.size), min(covering, self.count)
+
     def scatter(self, rows: slice, cols: slice, device: torch.device) -> torch.Tensor:
         """Where the band goes in a matrix of these rows and columns that has ``width`` further columns on either side."""
 
@@ -278,3 +288,12 @@ class AxisWindows(BandedMatrix):
         index = self._plan.scatter(rows, cols, self._band.device)
         out = self._band.new_zeros(rows.stop - rows.start, cols.stop - cols.start + 2 * width)
         return rows, out.scatter_(1, index, self._band[rows])[:, width:-width]
+
+    def rows(self, cols: slice) -> slice:
+        """The rows that touch the voxels ``cols``, without the matrix."""
+        return self._plan.rows(cols)
+
+    @property
+    def overlap(self) -> tuple[int, int]:
+        """Largest number of consecutive voxels of a window and of windows of a voxel, for any shift."""
+        return self._plan.overlap

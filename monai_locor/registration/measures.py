@@ -91,7 +91,7 @@ NCC_OPTIONS = ("kernel_type", "kernel_size", *WINDOW_OPTIONS, "rescale", "eps", 
 SIMILARITIES: dict[str, Similarity] = {
     # networks are also trained on inter-subject pairs, for which the weight of a registration is too large
     "locor": Similarity(
-        *("LocalLearnedBasisCRLoss", 120.0, ("degree", "rescale", "memory_budget_mb")),
+        *("LocalLearnedBasisCRLoss", 120.0, ("degree", "rescale", "memory_budget_mb", "fused")),
         settings=LOCOR_SETTINGS,
         training_bending_weight=60.0,
     ),
