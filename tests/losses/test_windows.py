@@ -112,11 +112,11 @@ def test_on_average_over_the_shifts_all_voxels_count_equally(size, sigma, stride
 
 @pytest.mark.parametrize(("sigma", "stride", "truncated"), GEOMETRY)
 def test_no_shift_exceeds_the_overlap(sigma, stride, truncated):
-    for size, shift in product((1, 2, 5, 30, 61), (-0.5, -0.45, -0.2, 0, 0.3, 0.5)):
-        windows = AxisWindows.gaussian(size, sigma, stride, truncated, torch.tensor(shift * stride))
+    for size, share in product((1, 2, 5, 30, 61), (-0.5, -0.45, -0.2, 0.0, 0.3, 0.5)):
+        windows, _ = make(size, sigma, stride, truncated, share)
         seen = windows.part(slice(0, size))[1] != 0
         # consecutive, so that the first voxel and the largest number find them all
         assert seen.int().diff(dim=1).clamp_min(0).sum(1).max() <= 1
-        assert seen.sum(1).max() <= windows.overlap[0] <= seen.sum(1).max() + 1
+        assert seen.sum(1).max() <= windows.overlap[0] <= seen.sum(1).max() + 2
         assert seen.sum(0).max() <= windows.overlap[1]
         assert windows.rows(slice(0, size)) == windows.part(slice(0, size))[0]

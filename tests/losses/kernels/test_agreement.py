@@ -96,4 +96,4 @@ def test_under_function_transforms(interpreter):
     gradients = torch.func.vmap(torch.func.grad(loss))(pred, target)
     loss.fused = False
     expected = torch.stack([torch.func.grad(loss)(x, y) for x, y in zip(pred, target, strict=True)])
-    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(gradients.detach(), expected.detach(), rtol=1e-3, atol=1e-6)
