@@ -74,8 +74,8 @@ class FusedGram:
     Args:
         gram: the products; its basis is a :class:`LearnedBasis`.
         windows: where they are averaged.
-        images: pred ``(B, C, *spatial)``, target ``(B, T, *spatial)`` and the weights of the voxels ``(1 or B, 1, *spatial)`` or
-            None, float32.
+        images: pred ``(B, C, *spatial)``, target ``(B, T, *spatial)`` and the weights of the voxels ``(1 or B, 1, *spatial)``
+            or None, float32.
         parameters: those of the basis that need a gradient, by name.
     """
 
