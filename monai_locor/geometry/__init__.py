@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from .mapping import warped
     from .partition import grid_slabs, slabs
     from .planes import full_affine
-    from .sampling import identity_points, reorder, sample, sample_gradient, sample_gradients, sample_normalized, to_normalized
+    from .sampling import (
+        identity_points,
+        reorder,
+        sample,
+        sample_gradient,
+        sample_gradients,
+        sample_normalized,
+        sample_planar,
+        to_normalized,
+    )
     from .steps import AffineStep, FieldStep, SplineStep, Step
     from .transform import SpatialTransform
     from .warping import from_voxels, inside, mapped_points, to_voxels, warp
@@ -46,6 +55,7 @@ __all__ = [
     "sample_gradient",
     "sample_gradients",
     "sample_normalized",
+    "sample_planar",
     "separable",
     "slabs",
     "stored_order",
@@ -72,6 +82,7 @@ __getattr__, __dir__ = lazy(
             "sample_gradient",
             "sample_gradients",
             "sample_normalized",
+            "sample_planar",
             "to_normalized",
         ],
         "axiswise": ["interpolation_matrix", "separable", "toeplitz"],

@@ -12,7 +12,18 @@ import torch.nn.functional as F
 
 from ..precision import guarded
 
-__all__ = ["identity_points", "reorder", "sample", "sample_gradient", "sample_gradients", "sample_normalized", "to_normalized"]
+__all__ = [
+    "identity_points",
+    "reorder",
+    "sample",
+    "sample_gradient",
+    "sample_gradients",
+    "sample_normalized",
+    "sample_planar",
+    "to_normalized",
+]
+
+MIN_SAMPLES_TO_DIVIDE = 16384  # between the threads of a CPU
 
 
 def identity_points(
@@ -49,8 +60,8 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
         return _nearest(image, points, padding_mode)
     # axis by axis with Python numbers: a tensor of them would have to be copied to the GPU
     scaled = [points[:, axis] * scale + offset for axis, (scale, offset) in enumerate(zip(*to_normalized(image.shape[2:])))]
-    flat = torch.stack(scaled[::-1], -1).flatten(1, -2)
-    return sample_normalized(image, flat, padding_mode).reshape(*image.shape[:2], *points.shape[2:])
+    found = sample_planar(image, torch.stack(scaled[::-1], 1).flatten(2), padding_mode)
+    return found.reshape(*image.shape[:2], *points.shape[2:])
 
 
 SIGNED_TYPES = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # types that gather supports
@@ -82,78 +93,103 @@ def sample_normalized(image: torch.Tensor, points: torch.Tensor, padding_mode: s
     Returns:
         ``(B, C, N)``.
     """
+    return sample_planar(image, points.transpose(1, 2), padding_mode)
+
+
+def sample_planar(
+    image: torch.Tensor, points: torch.Tensor, padding_mode: str = "zeros", out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """:func:`sample_normalized` at positions with their components first, which need not be reordered in memory.
+
+    Args:
+        image: ``(B, C, *spatial)``, D = 2 or 3.
+        points: ``(B, D, *out)`` in [-1, 1], *last array axis first*.
+        out: receives the result; not differentiable then.
+
+    Returns:
+        ``(B, C, *out)``.
+    """
     chunks = _cpu_chunks(image, points)
-    if chunks > 1:  # on the CPU, grid_sample parallelizes over the batch axis only
-        out = _grid_sample(image.expand(chunks, *image.shape[1:]), _chunked(points, chunks), padding_mode)
-        return out.transpose(0, 1).reshape(1, image.shape[1], -1)[..., : points.shape[1]]
-    return _grid_sample(image, points, padding_mode)
+    if chunks == 1:
+        grid = _as_grid(points)
+        found = F.grid_sample(image, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
+        found = found.view(*image.shape[:2], *points.shape[2:])
+        return found if out is None else out.copy_(found)
+    out = image.new_empty(1, image.shape[1], *points.shape[2:]) if out is None else out
+    target, flat = out.view(image.shape[1], -1), points.reshape(points.shape[1], -1)
+    for part, count in _portions(flat.shape[1], chunks):  # on the CPU, grid_sample parallelizes over the batch axis only
+        where = flat[:, part].unflatten(1, (count, -1)).transpose(0, 1)
+        found = sample_planar(image.expand(count, *image.shape[1:]), where, padding_mode)
+        target[:, part].unflatten(1, (count, -1)).copy_(found.transpose(0, 1))
+    return out
 
 
 def sample_gradient(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Gradient of :func:`sample_normalized` (zeros outside) with respect to the positions, without a forward pass.
+    """Gradient of :func:`sample_planar` (zeros outside) with respect to the positions, without a forward pass.
 
     Args:
         image: ``(1, C, *spatial)``.
-        points: ``(1, N, D)``.
-        gradient: ``(1, C, N)``, gradient with respect to the sampled values.
+        points: ``(1, D, *out)``.
+        gradient: ``(1, C, *out)``, gradient with respect to the sampled values.
 
     Returns:
-        ``(1, N, D)``.
+        ``(1, D, *out)``, contiguous.
     """
-    chunks = _cpu_chunks(image, points)
-    if chunks > 1:
-        image = image.expand(chunks, *image.shape[1:])
-        gradient = _chunked(gradient.transpose(1, 2), chunks).transpose(1, 2)
-    out = _backward(image, _chunked(points, chunks), gradient, "zeros", False)[1]
-    return out.reshape(1, -1, points.shape[2])[:, : points.shape[1]]
+    out = torch.empty_like(points, memory_format=torch.contiguous_format)
+    target, flat, values = (x.reshape(x.shape[1], -1) for x in (out, points, gradient))
+    for part, count in _portions(flat.shape[1], _cpu_chunks(image, points)):
+        where, given = (x[:, part].unflatten(1, (count, -1)).transpose(0, 1) for x in (flat, values))
+        found = _backward(image.expand(count, *image.shape[1:]), where, given, "zeros", False)[1]
+        target[:, part].unflatten(1, (count, -1)).copy_(found.transpose(0, 1))
+    return out
 
 
 def sample_gradients(image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of :func:`sample_normalized` (``"border"``) with respect to the image and to the positions.
+    """Gradients of :func:`sample_planar` (``"border"``) with respect to the image and to the positions.
 
     Args:
         image: ``(B, C, *spatial)``.
-        points: ``(B, N, D)``.
-        gradient: ``(B, C, N)``, gradient with respect to the sampled values.
+        points: ``(B, D, *out)``.
+        gradient: ``(B, C, *out)``, gradient with respect to the sampled values.
 
     Returns:
-        gradients ``(B, C, *spatial)`` and ``(B, N, D)``.
+        gradients ``(B, C, *spatial)`` and ``(B, D, *out)``.
     """
-    found, where = _backward(image, points, gradient, "border", True)
-    return found, where.view_as(points)
+    return _backward(image, points, gradient, "border", True)
 
 
 def _backward(
     image: torch.Tensor, points: torch.Tensor, gradient: torch.Tensor, padding_mode: str, need_image: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    dims = points.shape[2]
+    dims = points.shape[1]
     backward = torch.ops.aten.grid_sampler_2d_backward if dims == 2 else torch.ops.aten.grid_sampler_3d_backward
-    values = gradient.reshape(*gradient.shape[:2], *(1,) * (dims - 1), -1)
+    grid = _as_grid(points)
+    values = gradient.reshape(*gradient.shape[:2], *grid.shape[1:-1])
     # arguments: linear, padding mode, aligned corners
-    return backward(values, image, _as_grid(points), 0, ("zeros", "border").index(padding_mode), True, [need_image, True])
+    found, where = backward(values, image, grid, 0, ("zeros", "border").index(padding_mode), True, [need_image, True])
+    return found, where.movedim(-1, 1).reshape(points.shape)
 
 
 def _cpu_chunks(image: torch.Tensor, points: torch.Tensor) -> int:
-    worth = image.device.type == "cpu" and points.shape[0] == 1 and points.shape[1] >= 16384 and points.shape[2] == 3
+    """Number of parts of a large batch of one item."""
+    if image.device.type != "cpu" or len(points) > 1 or points.shape[1] != 3 or points[0, 0].numel() < MIN_SAMPLES_TO_DIVIDE:
+        return 1
     # the gradient of an expanded image would be stored once per chunk
-    return torch.get_num_threads() if worth and not image.requires_grad else 1
+    differentiated = torch.is_grad_enabled() and (image.requires_grad or points.requires_grad)
+    return 1 if differentiated else torch.get_num_threads()
 
 
-def _chunked(values: torch.Tensor, chunks: int) -> torch.Tensor:
-    """Split ``(1, N, C)`` into ``(chunks, ceil(N / chunks), C)``, padded with zeros."""
-    if chunks == 1:
-        return values
-    count = values.shape[1]
-    size = -(-count // chunks)
-    return F.pad(values, (0, 0, 0, size * chunks - count)).reshape(chunks, size, -1)
+def _portions(count: int, chunks: int) -> list[tuple[slice, int]]:
+    """Divide samples into a range of as many equal parts as there are chunks, and the few that remain."""
+    most = count - count % chunks
+    return [(part, n) for part, n in ((slice(most), chunks), (slice(most, count), 1)) if len(range(count)[part])]
 
 
 def _as_grid(points: torch.Tensor) -> torch.Tensor:
-    return points.reshape(points.shape[0], *(1,) * (points.shape[2] - 1), -1, points.shape[2])
-
-
-def _grid_sample(image: torch.Tensor, points: torch.Tensor, padding_mode: str) -> torch.Tensor:
-    return F.grid_sample(image, _as_grid(points), mode="bilinear", padding_mode=padding_mode, align_corners=True).flatten(2)
+    """Positions ``(B, D, *out)`` as a view in the layout of ``grid_sample``, with D axes between the first and the last."""
+    grid = points.movedim(1, -1)
+    missing = points.shape[1] + 2 - grid.ndim
+    return grid.reshape(len(grid), *(1,) * missing, *grid.shape[1:])
 
 
 def reorder(image: torch.Tensor, axes: Sequence[int], flips: Sequence[bool], leading: int = 1) -> torch.Tensor:

@@ -73,9 +73,9 @@ class StagedVelocity(SplineVelocity):
         super().set_base(velocity_mm)
         self._around = None
 
-    def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
-        """Displacements of the whole map (direction 0) and its inverse (1), ``(directions, D, *lattice)``, lattice voxels."""
-        update = super().forward(directions)
+    def reversed(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
+        """Displacements of the whole map and of its inverse, see :meth:`SplineVelocity.reversed`."""
+        update = super().reversed(directions)
         if self.base is None and not self._finished:
             return self._chain([update, update])
         if self._around is None:
@@ -98,18 +98,18 @@ class StagedVelocity(SplineVelocity):
 
     @torch.no_grad()
     def _on_either_side(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Displacements before and after this stage, each ``(2, D, *lattice)``: of the map and of its inverse."""
+        """Displacements before and after this stage, of the map and of its inverse, each as in :meth:`reversed`."""
         velocities = [stage.on(self) for stage in self._finished]
         if self.base is not None:
             velocities.insert(0, self.base / 2)
-        updates = [self.exponential(torch.stack([v, -v])) for v in velocities]
+        updates = [self._exponentials(v, (0, 1)) for v in velocities]
         return self._chain(updates), self._chain(updates[::-1])
 
     def _chain(self, displacements: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Displacement of a composition of maps, the first one applied first; all ``(B, D, *lattice)``."""
+        """Displacement of a composition of maps, the first one applied first; all as in :meth:`reversed`."""
         total = displacements[0]
         for displacement in displacements[1:]:
-            total = total + self.exponential.warp_layer(displacement, total)
+            total = self.exponential.follow(displacement, total)
         return total
 
 

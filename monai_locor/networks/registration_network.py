@@ -17,9 +17,9 @@ from ..geometry import identity_points, sample
 from ..precision import full_precision
 from ..recent import Recent
 from ..tensors import plain
+from .exponential import AnyLatticeWarp, LatticeWarp, monai_exponential
 from .forces import forces
 from .lattice import cropped, pooled, samples, upsampled
-from .velocity import AnyLatticeWarp, LatticeWarp, exponential
 
 __all__ = ["RegistrationNetwork", "small_head"]
 
@@ -110,7 +110,7 @@ class RegistrationNetwork(nn.Module):
         self.divisible, self.squarings, self.downsampling, self.stride = divisible, squarings, downsampling, stride
         self.guide: tuple[nn.Module, ...] = () if guide is None else (guide,)  # a tuple: not a submodule
         self._exponentials = Recent[DVF2DDF](MAX_KEPT_SIZES)
-        self._any_size = [exponential(AnyLatticeWarp(), squarings)]  # a list: not a submodule
+        self._any_size = [monai_exponential(AnyLatticeWarp(), squarings)]  # a list: not a submodule
         if head_std is not None:
             small_head(network, head_std)
 
@@ -225,7 +225,7 @@ class RegistrationNetwork(nn.Module):
         if torch.compiler.is_compiling():  # a compiled graph keeps constants itself
             return self._any_size[0](velocity)
         key = tuple(velocity.shape[2:]), velocity.device
-        return self._exponentials.get(key, lambda: exponential(LatticeWarp(key[0]), self.squarings).to(key[1]))(velocity)
+        return self._exponentials.get(key, lambda: monai_exponential(LatticeWarp(key[0]), self.squarings).to(key[1]))(velocity)
 
 
 @torch.no_grad()

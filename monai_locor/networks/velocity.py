@@ -6,104 +6,22 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from monai.networks.blocks import DVF2DDF
 from torch import nn
 
-from ..autograd import StreamedFunction
-from ..geometry import (
-    Grid,
-    cubic_bspline,
-    identity_points,
-    interpolation_matrix,
-    sample_gradients,
-    sample_normalized,
-    separable,
-    to_normalized,
-    to_voxels,
-)
+from ..geometry import Grid, cubic_bspline, interpolation_matrix, separable, to_voxels
 from ..tensors import on_device, plain
+from .exponential import LatticeExponential
 
-__all__ = ["AnyLatticeWarp", "LatticeWarp", "SplineVelocity", "exponential", "spline_matrix"]
-
-
-def exponential(warp: nn.Module, squarings: int) -> DVF2DDF:
-    """MONAI's scaling and squaring with another warp."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI warns that it uses torch's grid_sample
-        made = DVF2DDF(num_steps=squarings)
-    made.warp_layer = warp  # type: ignore[assignment]
-    return made
-
-
-def _lattice(shape: Sequence[int], device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalized positions of the voxels, ``(voxels, D)``, last axis first; and the size of a voxel, ``(D,)``."""
-    scale, offset = (torch.tensor(v[::-1], dtype=torch.float32, device=device) for v in to_normalized(shape))
-    return identity_points(shape, device).flatten(1).T.flip(-1) * scale + offset, scale
+__all__ = ["SplineVelocity", "spline_matrix"]
 
 
 def spline_matrix(positions: np.ndarray, spacing: float, count: int) -> np.ndarray:
     """``count`` splines, the first one ``spacing`` before the origin, at positions in mm, ``(positions, count)``."""
     return cubic_bspline(positions[:, None] / spacing - (np.arange(count) - 1))
-
-
-class LatticeWarp(nn.Module):
-    """MONAI's ``Warp`` (linear, ``"border"``) for one lattice whose voxel positions are kept.
-
-    MONAI's module computes them at every call, on the host.
-    """
-
-    identity: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
-        identity, scale = _lattice(shape)
-        self.register_buffer("identity", identity, persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
-
-    def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
-        """``image(x + ddf(x))``, ``(B, C, *lattice)``, from an image of that shape and ``(B, D, *lattice)`` in voxels."""
-        return _LatticeWarpFunction.apply(image, ddf, self.identity, self.scale)
-
-
-class AnyLatticeWarp(nn.Module):
-    """:class:`LatticeWarp` for any lattice, in operations that ``torch.compile`` can fuse."""
-
-    def forward(self, image: torch.Tensor, ddf: torch.Tensor) -> torch.Tensor:
-        """See :meth:`LatticeWarp.forward`."""
-        return _LatticeWarpFunction.forward(image, ddf, *_lattice(ddf.shape[2:], ddf.device))
-
-
-class _LatticeWarpFunction(StreamedFunction):
-    """Positions are recomputed in the backward pass: kept for all squarings, they would dominate the memory."""
-
-    leading = differentiable = (0, 1)
-    saved_leading = 2
-
-    @staticmethod
-    def forward(image: torch.Tensor, ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return sample_normalized(image, _positions(ddf, identity, scale), padding_mode="border").view_as(image)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        ctx.options = {}
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        image, ddf, identity, scale = ctx.saved_tensors
-        of_image, of_points = sample_gradients(image, _positions(ddf, identity, scale), grad.flatten(2))
-        return of_image, (of_points * scale).flip(-1).transpose(1, 2).reshape(ddf.shape), None, None
-
-
-def _positions(ddf: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return torch.addcmul(identity, ddf.flatten(2).transpose(1, 2).flip(-1), scale)
 
 
 class SplineVelocity(nn.Module):
@@ -123,6 +41,7 @@ class SplineVelocity(nn.Module):
     """
 
     base: torch.Tensor | None
+    starts: torch.Tensor
 
     def __init__(self, grid: Grid, spacing: float, step: float, margin: float = 0.0, squarings: int = 6) -> None:
         super().__init__()
@@ -132,10 +51,13 @@ class SplineVelocity(nn.Module):
         knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
         self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots, dtype=torch.float32, device="cpu"))
         for axis, n in enumerate(self.shape):
-            matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis)).float()
+            unit = self.spacing / self.step if axis == 0 else 1.0  # the velocity is in lattice voxels
+            matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis) * unit).float()
             self.register_buffer(f"basis_{axis}", matrix, persistent=False)
         self.register_buffer("base", None, persistent=False)
-        self.exponential = exponential(LatticeWarp(self.shape), squarings)
+        self.exponential = LatticeExponential(self.shape, squarings)
+        reverse = np.eye(grid.dims)[::-1]
+        self.register_buffer("starts", torch.from_numpy(np.vstack((reverse, -reverse))).float(), persistent=False)
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
@@ -164,7 +86,7 @@ class SplineVelocity(nn.Module):
 
     def _splines(self) -> torch.Tensor:
         matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
-        return separable(matrices, self.coefficients) * (self.spacing / self.step)
+        return separable(matrices, self.coefficients)
 
     @torch.no_grad()
     def fit_base(self, displacement_mm: torch.Tensor, iterations: int = 15) -> float:
@@ -191,8 +113,8 @@ class SplineVelocity(nn.Module):
     def _remainder(self, target: torch.Tensor) -> torch.Tensor:
         """Remainder of a displacement after ``exp(-base)``, both ``(D, *lattice)`` in lattice voxels."""
         assert self.base is not None
-        back = self.exponential(-self.base[None])
-        return self.exponential.warp_layer(target[None], back)[0] + back[0]
+        back = self._exponentials(self.base, [1])
+        return self.exponential.follow(target.flip(0)[None], back)[0].flip(0)
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
         """Add a constant velocity, for instance one predicted by a network: ``(D, *fixed)`` on the fixed grid, RAS mm."""
@@ -206,8 +128,18 @@ class SplineVelocity(nn.Module):
 
     def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
         """Displacements of ``exp(v)`` (direction 0) and ``exp(-v)`` (1), ``(directions, D, *lattice)``, in lattice voxels."""
-        velocity = self.velocity()
-        return self.exponential(torch.stack([-velocity if k else velocity for k in directions]))
+        return self.reversed(directions).flip(1)
+
+    def reversed(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
+        """:meth:`forward` with the component along the last axis first, the order of ``grid_sample``: nothing is reordered."""
+        return self._exponentials(self.velocity(), directions)
+
+    def _exponentials(self, velocity: torch.Tensor, directions: Sequence[int]) -> torch.Tensor:
+        """:meth:`reversed` for any velocity ``(D, *lattice)`` in lattice voxels."""
+        parts = self.starts.split(self.dims)  # the reversal and the sign of each direction
+        matrix = self.starts if tuple(directions) == (0, 1) else torch.cat([parts[k] for k in directions])
+        start = (matrix @ velocity.flatten(1)).view(-1, *velocity.shape)
+        return self.exponential(start)
 
     @torch.no_grad()
     def take(self, other: SplineVelocity) -> None:

@@ -17,7 +17,7 @@ from ..geometry import (
     Grid,
     identity_points,
     interpolation_matrix,
-    sample_normalized,
+    sample_planar,
     separable,
     to_normalized,
     voxel_to_voxel,
@@ -52,18 +52,19 @@ class _Coordinates:
         self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity | None, device: torch.device | str
     ) -> None:
         self.dims, self.shape, self.device = level.dims, level.shape, torch.device(device)
-        to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalized
-        self.to_other = self._double(np.vstack((to_other, np.eye(1, level.dims + 1, level.dims))))
+        self.to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalized
         if velocity is not None:
-            self.directions = self._double(fixed.affine[:-1, :-1] / fixed.spacing * velocity.step)  # lattice voxels to mm
+            axes = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step
+            self.directions = axes[:, ::-1].copy()  # lattice voxels, last axis first, to mm
 
     def _double(self, value: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(value, dtype=np.float64, order="C")).to(self.device, non_blocking=True)
 
     def _place_nodes(self, nodes: tuple[int, ...], affine: np.ndarray, positions: list[np.ndarray]) -> None:
         """Set the nodes from their affine (to world) and the positions of the samples relative to them, one list per axis."""
-        self.nodes, self.node_affine = nodes, self._double(affine)
+        self.nodes, self.node_affine = nodes, affine
         self.node_index = identity_points(nodes, self.device)
+        self.index = self.node_index.flatten(1)
         matrices = [interpolation_matrix(p, n) for p, n in zip(positions, nodes, strict=True)]
         self.upsample = [self._double(m).float() for m in matrices]
 
@@ -86,18 +87,18 @@ class _Coordinates:
 
         Args:
             matrix: ``(D + 1, D + 1)`` float64, from world points at the samples to world points in the other image.
-            displacement: displacement on the lattice, ``(D, *lattice)`` in its voxels, or None.
+            displacement: displacement on the lattice, ``(D, *lattice)`` in its voxels, last axis first; or None.
         """
-        points = _transformed(self.to_other @ matrix @ self.node_affine, self.node_index)
-        linear, moved = self._move(matrix, displacement)
-        if moved is None:
-            return points
-        to_other = self.to_other[: self.dims, : self.dims] @ linear
-        return points + torch.tensordot(to_other.to(moved), moved, dims=1)
+        raise NotImplementedError
+
+    def _columns(self, matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split a product with :attr:`right` into linear part, shift and, if there is one, effect of the displacement."""
+        sizes = [self.dims, 1] + ([self.dims] if matrix.shape[1] > self.dims + 1 else [])
+        return matrix.to(self.index).split(sizes, 1)
 
     def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the displacement of the samples, ``(D, *level)`` float32, RAS mm; arguments as for :meth:`__call__`."""
-        change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self.node_affine
+        change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self._double(self.node_affine)
         nodes = _transformed(change, self.node_index.double())
         linear, moved = self._move(matrix, displacement)
         if moved is not None:
@@ -119,15 +120,28 @@ class ForwardCoordinates(_Coordinates):
         super().__init__(level, fixed, moving, velocity, device)
         if velocity is None:
             self._place_nodes_along(level, np.inf)
-            return
-        matrix = voxel_to_voxel(level, fixed)  # diagonal: the level has the fixed image's axes
-        voxels = [matrix[axis, -1] + matrix[axis, axis] * np.arange(n) for axis, n in enumerate(level.shape)]
-        positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
-        self._place_nodes(velocity.shape, velocity.lattice.affine, positions)
+        else:
+            matrix = voxel_to_voxel(level, fixed)  # diagonal: the level has the fixed image's axes
+            voxels = [matrix[axis, -1] + matrix[axis, axis] * np.arange(n) for axis, n in enumerate(level.shape)]
+            positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
+            self._place_nodes(velocity.shape, velocity.lattice.affine, positions)
+        columns = [] if velocity is None else [np.vstack((self.directions, np.zeros((1, self.dims))))]
+        self.left, self.right = self._double(self.to_other), self._double(np.hstack((self.node_affine, *columns)))
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         # the affine is applied after the displacement
-        return matrix if displacement is None else matrix[: self.dims, : self.dims] @ self.directions, displacement
+        if displacement is None:
+            return matrix, None
+        return matrix[: self.dims, : self.dims] @ self._double(self.directions), displacement
+
+    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """See the base class."""
+        right = self.right if displacement is not None else self.right[:, : self.dims + 1]
+        linear, shift, *move = self._columns(self.left @ matrix @ right)
+        points = torch.addmm(shift, linear, self.index)
+        if displacement is not None:
+            points = torch.addmm(points, move[0], displacement.flatten(1))
+        return points.view(self.dims, *self.nodes)
 
 
 class InverseCoordinates(_Coordinates):
@@ -139,17 +153,36 @@ class InverseCoordinates(_Coordinates):
     def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity | None, device: torch.device | str = "cpu") -> None:
         super().__init__(level, fixed, fixed, velocity, device)
         self._place_nodes_along(level, np.inf if velocity is None else velocity.step)
+        self.left, self.right = self._double(self.to_other), self._double(self.node_affine)
         if velocity is not None:
             lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
             lattice[:-1, -1] = velocity.margin / velocity.step
-            self.to_lattice = self._double(_normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine))
+            to_lattice = _normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine)
+            self.left_with_lattice = self._double(np.vstack((self.to_other, to_lattice)))
+            self.move = self._double(self.to_other[:, :-1] @ self.directions).float()
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         if displacement is None:
             return matrix, None
-        where = _transformed(self.to_lattice @ matrix @ self.node_affine, self.node_index).flatten(1).T
-        values = sample_normalized(displacement[None], where[None], padding_mode="border")
-        return self.directions, values.reshape(self.dims, *self.nodes)
+        where = self._in_both(matrix)[self.dims :]
+        return self._double(self.directions), self._at_nodes(displacement, where).view(self.dims, *self.nodes)
+
+    def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """See the base class."""
+        if displacement is None:
+            linear, shift = self._columns(self.left @ matrix @ self.right)
+            return torch.addmm(shift, linear, self.index).view(self.dims, *self.nodes)
+        points, where = self._in_both(matrix).split(self.dims)
+        return torch.addmm(points, self.move, self._at_nodes(displacement, where)).view(self.dims, *self.nodes)
+
+    def _in_both(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return normalized positions of the nodes without displacement, in the image and on the lattice, ``(2 D, N)``."""
+        linear, shift = self._columns(self.left_with_lattice @ matrix @ self.right)
+        return torch.addmm(shift, linear, self.index)
+
+    def _at_nodes(self, displacement: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        """Sample the displacement at normalized positions on the lattice, both ``(D, N)``."""
+        return sample_planar(displacement[None], where.view(1, self.dims, *self.nodes), "border")[0].flatten(1)
 
 
 def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

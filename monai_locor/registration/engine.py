@@ -70,6 +70,7 @@ class RegistrationEngine(nn.Module):
         self.alternates = exchange is None and config.directions == "alternating"
         self.shared = exchange is None  # whether this process has the bases of both directions
         self.history: list[dict[str, Any]] = []
+        self.half = torch.tensor(0.5, dtype=torch.float32, device="cpu").to(self.device)  # weight of each direction
         self._begin()
 
     @optimized
@@ -193,24 +194,31 @@ class RegistrationEngine(nn.Module):
         matrices = self.affine.both()
         shared = [matrices[k] for k in directions]
         if self.deformable:
-            shared.append(self.velocity(directions))
+            shared.extend(self.velocity.reversed(directions).unbind())
         # each direction is backpropagated to these leaves and freed; the shared graph below them is backpropagated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
-        for i, k in enumerate(directions):
-            value = self._similarity(k, leaves[i], leaves[-1][i] if self.deformable else None)
-            (value if self.alternates and len(directions) == 1 else value / 2).backward()
+        fields = leaves[len(directions) :] or [None] * len(directions)
+        share = 2 * self.half if self.alternates and len(directions) == 1 else self.half
+        for k, matrix, field in zip(directions, leaves, fields, strict=False):
+            value = self._similarity(k, matrix, field)
+            value.backward(share.to(value))
             self.values[k] = value.detach()
         total = self.values.mean()
+        bending = self._add_bending(fields[0])
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
-        bending = torch.zeros_like(total)
-        if self.deformable and self.bending_weight > 0 and self.directions[0] == 0:
-            bending = bending_energy(shared[-1][:1]) * self.bending_weight
-            if bending.requires_grad:
-                pairs.append((bending, torch.ones_like(bending)))
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
         self.step_number += 1
-        return self._updated(total, bending.detach())
+        return self._updated(total, bending)
+
+    def _add_bending(self, field: torch.Tensor | None) -> torch.Tensor:
+        """Return the weighted bending energy of a forward displacement, and add its gradient to that of the displacement."""
+        if field is None or self.bending_weight == 0 or self.directions[0] != 0:
+            return torch.zeros((), dtype=torch.float32, device=self.device)
+        energy = bending_energy(field[None])
+        if energy.requires_grad:
+            energy.backward(self.half * (2 * self.bending_weight))
+        return energy.detach() * self.bending_weight
 
     def _directions_of_step(self) -> tuple[int, ...]:
         """Return the directions that the next step evaluates: at the start of a stage all, for the value of the loss there."""
@@ -253,7 +261,7 @@ class RegistrationEngine(nn.Module):
     @torch.no_grad()
     def compared(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the inputs of the loss of a direction: warped image, target image, weights."""
-        displacement = self.velocity([k])[0] if self.deformable else None
+        displacement = self.velocity.reversed([k])[0] if self.deformable else None
         warped, weight = self._warped(k, self.affine(inverse=bool(k)), displacement)
         return warped[:, : channels_of(self.losses[k])], self.levels[k].reference, weight
 

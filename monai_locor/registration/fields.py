@@ -40,8 +40,8 @@ class BidirectionalMap:
     device: torch.device
 
     def direction(self, k: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the matrix of a direction (0 forward, 1 inverse) and its displacement on the lattice, or None."""
-        return self.affine(inverse=bool(k)), None if self.velocity is None else self.velocity([k])[0]
+        """Return the matrix of a direction (0 forward, 1 inverse) and its displacement as in ``SplineVelocity.reversed``."""
+        return self.affine(inverse=bool(k)), None if self.velocity is None else self.velocity.reversed([k])[0]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def forward_mm(found: BidirectionalMap) -> torch.Tensor:
     if field is None or found.velocity is None or found.part[0] is fixed:
         return ForwardCoordinates(fixed, fixed, moving, found.velocity, found.device).displacement_mm(matrix, field)
     out = ForwardCoordinates(fixed, fixed, moving, None, found.device).displacement_mm(matrix, None)
-    linear = (matrix[:-1, :-1] @ _lattice_axes(found.velocity)).to(out)
+    linear = (matrix[:-1, :-1] @ _lattice_axes(found.velocity).flip(1)).to(out)  # the last axis comes first
     out += torch.tensordot(linear, warp(field, found.velocity.lattice, None, fixed, padding_mode="border"), dims=1)
     return out
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..geometry import sample_gradient, sample_normalized, separable, slabs
+from ..geometry import sample_gradient, sample_planar, separable, slabs
 
 __all__ = ["Resampling"]
 
@@ -32,18 +32,19 @@ class _Slab:
     matrices: list[torch.Tensor]
 
     def points(self, nodes: torch.Tensor) -> torch.Tensor:
-        """Interpolate the positions of the samples, ``(1, N, D)``."""
+        """Interpolate the positions of the samples, ``(D, *rows)``."""
+        dims, first = len(nodes), self.matrices[0]
         # start with the first axis, along which a slab needs only a few nodes
-        first = torch.tensordot(nodes[:, self.columns], self.matrices[0], dims=([1], [1])).movedim(-1, 1)
-        rest = separable(self.matrices[1:], first.flatten(0, 1)) if len(self.matrices) > 1 else first
-        return rest.reshape(len(nodes), -1).T.contiguous()[None]
+        found = torch.bmm(first.expand(dims, -1, -1), nodes[:, self.columns].reshape(dims, first.shape[1], -1))
+        found = found.view(-1, *nodes.shape[2:])
+        return separable(self.matrices[1:], found).view(dims, len(first), *(len(m) for m in self.matrices[1:]))
 
-    def adjoint(self, gradient: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient for the nodes ``columns``, ``(D, columns, *nodes)``, given that of :meth:`points`."""
-        out = gradient[0].T.reshape(-1, *shape[1:])
-        out = separable([m.T for m in self.matrices[1:]], out) if len(self.matrices) > 1 else out
-        out = out.reshape(gradient.shape[-1], len(self.matrices[0]), *out.shape[1:])
-        return torch.tensordot(out, self.matrices[0], dims=([1], [0])).movedim(-1, 1)
+        dims, first = len(gradient), self.matrices[0]
+        found = separable([m.T for m in self.matrices[1:]], gradient.flatten(0, 1))
+        nodes = found.shape[1:]
+        return torch.bmm(first.T.expand(dims, -1, -1), found.view(dims, len(first), -1)).view(dims, -1, *nodes)
 
 
 class Resampling:
@@ -60,9 +61,10 @@ class Resampling:
 
     def _divided(self, upsample: Sequence[torch.Tensor], budget: int) -> Iterator[_Slab]:
         used = (upsample[0] != 0).cpu()
-        for rows in slabs(self.shape, budget):
+        ranges = list(slabs(self.shape, budget))
+        for rows in ranges:
             columns = used[rows].any(0).nonzero().flatten().tolist()
-            between = slice(columns[0], columns[-1] + 1)
+            between = slice(columns[0], columns[-1] + 1) if len(ranges) > 1 else slice(0, used.shape[1])
             yield _Slab(rows, between, [upsample[0][rows, between].contiguous(), *upsample[1:]])
 
     def __call__(self, image: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,24 +85,24 @@ class _ResamplingFunction(torch.autograd.Function):
     def forward(ctx: Any, nodes: torch.Tensor, image: torch.Tensor, plan: Resampling) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(nodes, image)
         ctx.plan = plan
-        values = image.new_empty(1, image.shape[1], *plan.shape)
         inside = image.new_empty(1, 1, *plan.shape)
+        single = len(plan.slabs) == 1
+        values = None if single else image.new_empty(1, image.shape[1], *plan.shape)
         for slab in plan.slabs:
             points = slab.points(nodes)
-            part = values[:, :, slab.rows]
-            part.copy_(sample_normalized(image, points).view(part.shape))
-            part = inside[:, :, slab.rows]
-            part.copy_((points.abs().amax(-1) <= 1).view(part.shape))
+            found = sample_planar(image, points[None], out=None if values is None else values[:, :, slab.rows])
+            torch.le(points.abs_().amax(0), 1, out=inside[0, 0, slab.rows])
         ctx.mark_non_differentiable(inside)
-        return values, inside
+        return found if values is None else values, inside
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         nodes, image = ctx.saved_tensors
-        out = torch.zeros_like(nodes)
+        out = None if len(ctx.plan.slabs) == 1 else torch.zeros_like(nodes)
         for slab in ctx.plan.slabs:
-            part = gradient[:, :, slab.rows]
-            found = sample_gradient(image, slab.points(nodes), part.flatten(2))
-            out[:, slab.columns] += slab.adjoint(found, part.shape[2:])
+            found = slab.adjoint(sample_gradient(image, slab.points(nodes)[None], gradient[:, :, slab.rows])[0])
+            if out is None:
+                return found, None, None
+            out[:, slab.columns] += found
         return out, None, None

@@ -24,6 +24,7 @@ from monai_locor.geometry import (
     sample,
     sample_gradient,
     sample_normalized,
+    sample_planar,
     to_voxels,
     warp,
 )
@@ -198,6 +199,23 @@ def test_gradient_of_the_positions_is_that_of_autograd(shape, count, threads):
     points = (torch.rand(1, count, len(shape), dtype=torch.float64) * 2.4 - 1.2).requires_grad_()
     gradient = torch.rand(1, 2, count, dtype=torch.float64)
     (expected,) = torch.autograd.grad(sample_normalized(image, points), points, gradient)
-    found = sample_gradient(image, points.detach(), gradient)
-    assert found.shape == points.shape and float(expected.abs().max()) > 0
-    torch.testing.assert_close(found, expected)
+    found = sample_gradient(image, points.detach().mT, gradient)
+    assert found.shape == points.mT.shape and float(expected.abs().max()) > 0
+    torch.testing.assert_close(found.mT, expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7)])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_positions_of_any_layout(shape, padding, threads):
+    """Components first or last, on a lattice or in a row, into a given tensor or not: the same values."""
+    dims, out = len(shape), (26, 27, 25)[: len(shape)]
+    image, points = torch.rand(1, 2, *shape), torch.rand(1, dims, *out) * 2.4 - 1.2
+    expected = sample_normalized(image, points.flatten(2).mT.contiguous(), padding)
+    given = torch.empty(1, 2, *out)
+    for found in (
+        sample_planar(image, points, padding),
+        sample_planar(image, points.movedim(1, -1).contiguous().movedim(-1, 1), padding),
+        sample_planar(image, points, padding, given),
+        given,
+    ):
+        assert torch.equal(found.flatten(2), expected) and found.shape == (1, 2, *out)

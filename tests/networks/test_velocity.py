@@ -15,7 +15,8 @@ from scipy.interpolate import BSpline, NdBSpline
 from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import Grid, cubic_bspline
-from monai_locor.networks.velocity import LatticeWarp, SplineVelocity
+from monai_locor.networks.exponential import LatticeWarp
+from monai_locor.networks.velocity import SplineVelocity
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2], [0.2, 0.2, 2.5], [0.1, -1.9, 0.3]])
 OBLIQUE, _ = np.linalg.qr(OBLIQUE)
@@ -157,7 +158,7 @@ class TestExponential:
 
     def test_more_squarings_change_little(self):
         fine, coarse = (randomized(CUBE, spacing=24, size=0) for _ in range(2))
-        fine.exponential.num_steps = 9
+        fine.exponential.squarings = 9
         with torch.no_grad():
             fine.coefficients.copy_(0.15 * torch.randn_like(fine.coefficients))
             coarse.coefficients.copy_(fine.coefficients)

@@ -58,7 +58,8 @@ def velocity_of(fixed: Grid, size: float = 0.0, spacing: float = 12.0, step: flo
 def at_samples(coordinates: ForwardCoordinates | InverseCoordinates, matrix, field=None) -> torch.Tensor:
     """Positions of the samples, ``(1, N, D)``."""
     matrix = torch.as_tensor(matrix)
-    return separable(coordinates.upsample, coordinates(matrix, field)).flatten(1).T[None]
+    reverse = None if field is None else field.flip(0)
+    return separable(coordinates.upsample, coordinates(matrix, reverse)).flatten(1).T[None]
 
 
 def look_up(field: torch.Tensor, velocity: SplineVelocity, world: np.ndarray) -> np.ndarray:
@@ -165,7 +166,8 @@ def test_displacement_in_mm_is_that_of_the_positions(case):
         (InverseCoordinates(moving, fixed, velocity), moving, fixed, np.linalg.inv(matrix), fields[1]),
     ):
         for displacement in (field, None):
-            found = coordinates.displacement_mm(torch.as_tensor(world), displacement)
+            reverse = None if displacement is None else displacement.flip(0)
+            found = coordinates.displacement_mm(torch.as_tensor(world), reverse)
             assert found.shape == (source.dims, *source.shape) and found.dtype == torch.float32
             moved = source.points() + np.moveaxis(found.double().numpy(), 0, -1)
             expected = at_samples(coordinates, world, displacement)[0]
