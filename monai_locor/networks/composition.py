@@ -68,6 +68,21 @@ class StagedVelocity(SplineVelocity):
         """``(D, *lattice)`` in lattice voxels, of this stage alone."""
         return self._splines()
 
+    @torch.no_grad()
+    def largest(self) -> float:
+        """Largest component of the velocities of all stages, lattice voxels. Waits for the device."""
+        return max([super().largest(), *(float(v.abs().max()) for v in self._fixed_velocities())])
+
+    def choose_squarings(self, growth: float = 0.0) -> None:
+        """See :meth:`SplineVelocity.choose_squarings`."""
+        super().choose_squarings(growth)
+        self._around = None
+
+    def _fixed_velocities(self) -> list[torch.Tensor]:
+        """The velocities of the earlier stages and of half the base, ``(D, *lattice)`` each, the first one first."""
+        fixed = [stage.on(self) for stage in self._finished]
+        return fixed if self.base is None else [self.base / 2, *fixed]
+
     def set_base(self, velocity_mm: torch.Tensor) -> None:
         """See :meth:`SplineVelocity.set_base`."""
         super().set_base(velocity_mm)
@@ -99,10 +114,7 @@ class StagedVelocity(SplineVelocity):
     @torch.no_grad()
     def _on_either_side(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Displacements before and after this stage, of the map and of its inverse, each as in :meth:`reversed`."""
-        velocities = [stage.on(self) for stage in self._finished]
-        if self.base is not None:
-            velocities.insert(0, self.base / 2)
-        updates = [self._exponentials(v, (0, 1)) for v in velocities]
+        updates = [self._exponentials(v, (0, 1)) for v in self._fixed_velocities()]
         return self._chain(updates), self._chain(updates[::-1])
 
     def _chain(self, displacements: Sequence[torch.Tensor]) -> torch.Tensor:

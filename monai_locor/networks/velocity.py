@@ -14,7 +14,7 @@ from torch import nn
 
 from ..geometry import Grid, cubic_bspline, interpolation_matrix, separable, to_voxels
 from ..tensors import on_device, plain
-from .exponential import LatticeExponential
+from .exponential import LatticeExponential, squarings_for
 
 __all__ = ["SplineVelocity", "spline_matrix"]
 
@@ -37,7 +37,7 @@ class SplineVelocity(nn.Module):
         spacing: distance of control points, mm.
         step: distance of lattice points, mm.
         margin: extent of the lattice beyond the outermost voxel centers, mm.
-        squarings: number of squarings; 6 as in the reference method.
+        squarings: number of squarings; :meth:`choose_squarings` may take fewer.
     """
 
     base: torch.Tensor | None
@@ -55,6 +55,7 @@ class SplineVelocity(nn.Module):
             matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis) * unit).float()
             self.register_buffer(f"basis_{axis}", matrix, persistent=False)
         self.register_buffer("base", None, persistent=False)
+        self.squarings = squarings
         self.exponential = LatticeExponential(self.shape, squarings)
         reverse = np.eye(grid.dims)[::-1]
         self.register_buffer("starts", torch.from_numpy(np.vstack((reverse, -reverse))).float(), persistent=False)
@@ -83,6 +84,19 @@ class SplineVelocity(nn.Module):
         """``(D, *lattice)`` in lattice voxels: the sum of the splines and, if set, the base."""
         splines = self._splines()
         return splines if self.base is None else splines + self.base
+
+    @torch.no_grad()
+    def largest(self) -> float:
+        """Largest component of the velocity, lattice voxels. Waits for the device."""
+        return float(self.velocity().abs().max())
+
+    def choose_squarings(self, growth: float = 0.0) -> None:
+        """Take as many squarings as the velocity needs, at most those given at construction. Waits for the device.
+
+        Args:
+            growth: by how much the largest component may increase, lattice voxels.
+        """
+        self.exponential.squarings = squarings_for(self.largest() + growth, self.squarings)
 
     def _splines(self) -> torch.Tensor:
         matrices = [getattr(self, f"basis_{axis}") for axis in range(self.dims)]
@@ -134,12 +148,15 @@ class SplineVelocity(nn.Module):
         """:meth:`forward` with the component along the last axis first, the order of ``grid_sample``: nothing is reordered."""
         return self._exponentials(self.velocity(), directions)
 
-    def _exponentials(self, velocity: torch.Tensor, directions: Sequence[int]) -> torch.Tensor:
-        """:meth:`reversed` for any velocity ``(D, *lattice)`` in lattice voxels."""
+    def starts_of(self, velocity: torch.Tensor, directions: Sequence[int] = (0, 1)) -> torch.Tensor:
+        """The velocity of each direction, from one in array order, ``(D, *lattice)``; ordered as by :meth:`reversed`."""
         parts = self.starts.split(self.dims)  # the reversal and the sign of each direction
         matrix = self.starts if tuple(directions) == (0, 1) else torch.cat([parts[k] for k in directions])
-        start = (matrix @ velocity.flatten(1)).view(-1, *velocity.shape)
-        return self.exponential(start)
+        return (matrix @ velocity.flatten(1)).view(-1, *velocity.shape)
+
+    def _exponentials(self, velocity: torch.Tensor, directions: Sequence[int]) -> torch.Tensor:
+        """:meth:`reversed` for any velocity ``(D, *lattice)`` in lattice voxels."""
+        return self.exponential(self.starts_of(velocity, directions))
 
     @torch.no_grad()
     def take(self, other: SplineVelocity) -> None:

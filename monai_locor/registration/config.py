@@ -81,7 +81,7 @@ class RegistrationConfig:
             restart. Applies to the default measure in its form ``"log"`` only. See
             :mod:`monai_locor.registration.correspondence`.
         quantile: fraction of voxels below and above the intensity range that is mapped to [0, 1].
-        squarings: number of squarings of the exponential.
+        squarings: maximum number of squarings of the exponential; each stage takes as many as its velocity needs.
         composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as
             in the paper, a new field for every stage, which enters the map twice, see
             :class:`monai_locor.networks.composition.StagedVelocity` (use half of the learning rates of ``"single"``).

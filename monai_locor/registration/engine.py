@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ __all__ = ["RegistrationEngine"]
 logger = logging.getLogger(__name__)
 
 MAX_CONTROL_POINT_STEP = 0.05  # fraction of the field of view
+GROWTH = 0.25  # of the velocity in a stage, relative to steps that all go the same way
 
 
 class RegistrationEngine(nn.Module):
@@ -151,11 +153,23 @@ class RegistrationEngine(nn.Module):
             self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
+        self._choose_squarings(stage)
         groups = self._parameter_groups(stage)
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
         self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
+
+    def _choose_squarings(self, stage: Stage) -> None:
+        """Take as many squarings as the deformation is likely to need until the end of a stage."""
+        if not self.deformable:
+            return
+        growth = 0.0
+        if stage.spacing is not None:
+            rate = self._rate_of_coefficients(stage)
+            path = sum(rate * self._rate_factor(stage)(n) for n in range(stage.iterations))  # control-point spacings
+            growth = GROWTH * path * self.velocity.spacing / self.velocity.step
+        self.velocity.choose_squarings(growth)
 
     def release(self) -> None:
         """Free the images of the current stage."""
@@ -165,20 +179,28 @@ class RegistrationEngine(nn.Module):
 
     def _parameter_groups(self, stage: Stage) -> list[ParameterGroup]:
         """Return the bases, the affine and the coefficients; the rate of bases is constant."""
-        config = self.config
+        config, factor = self.config, self._rate_factor(stage)
         self.affine.requires_grad_(config.affine)
         self.velocity.requires_grad_(stage.spacing is not None)
-        factor = rate_factor(stage.iterations, config.warmup, config.decay_start, config.decay_end)
         groups = [ParameterGroup(self._own_bases(), config.learning_rate_basis)]
         if config.affine:
             own = stage.learning_rate if stage.spacing is None else None
             groups.append(ParameterGroup([self.affine.log_matrix], own or config.learning_rate_affine, factor))
         if stage.spacing is not None:
-            # for very coarse images, so that a step does not move one image out of the field of view of the other
-            most = MAX_CONTROL_POINT_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
-            rate = min(stage.learning_rate or DENSE_RATE, most)
+            rate = self._rate_of_coefficients(stage)
             groups.append(ParameterGroup([self.velocity.coefficients], rate, factor, config.damping))
         return [group for group in groups if group.parameters]
+
+    def _rate_of_coefficients(self, stage: Stage) -> float:
+        """Return the learning rate of a deformable stage, in control-point spacings."""
+        assert stage.spacing is not None
+        # for very coarse images, so that a step does not move one image out of the field of view of the other
+        most = MAX_CONTROL_POINT_STEP * float(self.fixed.grid.extent.max()) / (stage.spacing * self.unit)
+        return min(stage.learning_rate or DENSE_RATE, most)
+
+    def _rate_factor(self, stage: Stage) -> Callable[[int], float]:
+        config = self.config
+        return rate_factor(stage.iterations, config.warmup, config.decay_start, config.decay_end)
 
     def _own_bases(self) -> list[nn.Parameter]:
         """Return the parameters of the losses of this process's directions."""
@@ -299,5 +321,7 @@ class RegistrationEngine(nn.Module):
         return inverse_mm(self._map(), forward)
 
     def _map(self) -> BidirectionalMap:
+        if self.deformable:
+            self.velocity.choose_squarings()  # it may have grown more, or less, than expected
         whole, part = (self.whole[0].grid, self.whole[1].grid), (self.fixed.grid, self.moving.grid)
         return BidirectionalMap(self.affine, self.velocity if self.deformable else None, whole, part, self.device)

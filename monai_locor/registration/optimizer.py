@@ -72,6 +72,11 @@ class DampedAdam:
         rows = [[-g.rate * g.factor(n) * (1 + g.damping) * b for g in self.groups] for n, b in enumerate(bias)]
         self.table = torch.tensor(rows, dtype=torch.float32, device="cpu").to(self.device)
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the next step is one more than expected: it must not be a replayed one."""
+        return self.steps_done >= len(self.table)
+
     def gradient(self) -> torch.Tensor:
         """Remove the gradients from the parameters and return them as one tensor, ``(elements,)``; zero where there is none."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
@@ -86,7 +91,7 @@ class DampedAdam:
     @torch.no_grad()
     def step(self, gradient: torch.Tensor) -> None:
         """Perform one step, with the result of :meth:`gradient`."""
-        if self.steps_done == len(self.table):
+        if self.at_end:
             self._make_table(2 * self.steps_done)
         self.steps_done += 1
         current = self.table.index_select(0, self.index)[0]

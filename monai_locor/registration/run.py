@@ -23,6 +23,7 @@ from ..precision import optimized
 from .channels import single
 from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share
 from .engine import RegistrationEngine
+from .graph import stepper
 from .history import stage_record
 from .parallel import from_first
 from .schedule import Stage
@@ -184,8 +185,9 @@ def _run_stages(engine: RegistrationEngine, stages: Sequence[Stage], bar: tqdm) 
             engine.enter(stage)
             parameters = engine.transform_parameters()
             before = [p.detach().clone() for p in parameters]
+            step = stepper(engine)
             for _ in range(stage.iterations):
-                values.append(torch.stack(engine.step()))
+                values.append(torch.stack(step()))
                 bar.update()
             if engine.config.undo_worse:
                 _undo_if_worse(parameters, before, torch.stack(values))

@@ -15,7 +15,7 @@ from scipy.interpolate import BSpline, NdBSpline
 from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import Grid, cubic_bspline
-from monai_locor.networks.exponential import LatticeWarp
+from monai_locor.networks.exponential import LatticeExponential, LatticeWarp, monai_exponential
 from monai_locor.networks.velocity import SplineVelocity
 
 OBLIQUE = np.array([[-1.4, 0.3, 0.2], [0.2, 0.2, 2.5], [0.1, -1.9, 0.3]])
@@ -156,13 +156,41 @@ class TestExponential:
             back = moved + at(second, moved)
             assert np.linalg.norm(back - start, axis=-1).max() < 0.03
 
-    def test_more_squarings_change_little(self):
-        fine, coarse = (randomized(CUBE, spacing=24, size=0) for _ in range(2))
-        fine.exponential.squarings = 9
+    @pytest.mark.parametrize(("spacing", "step", "largest"), [(24.0, 6.0, 1.0), (24.0, 6.0, 4.0), (16.0, 8.0, 2.5)])
+    def test_squarings_chosen_by_the_velocity_are_enough(self, spacing, step, largest):
+        """As close to eight squarings as six of MONAI's, which begin with a cruder step; the inverse as well."""
+        module = SplineVelocity(CUBE, spacing, step, 2 * step, squarings=8)
         with torch.no_grad():
-            fine.coefficients.copy_(0.15 * torch.randn_like(fine.coefficients))
-            coarse.coefficients.copy_(fine.coefficients)
-        assert float((fine() - coarse()).detach().abs().max()) < 0.03
+            module.coefficients.copy_(torch.randn_like(module.coefficients))
+            smooth = torch.nn.functional.avg_pool3d(module.coefficients, 3, 1, 1)
+            module.coefficients.copy_(smooth * (largest / module.velocity().abs().max()))
+            module.coefficients.mul_(largest / module.largest())
+        many = module.reversed().detach()
+        monais = monai_exponential(LatticeWarp(module.shape, reverse=False), 6)(module.starts_of(module.velocity())).detach()
+        module.choose_squarings()
+        chosen = module.reversed().detach()
+        assert module.exponential.squarings < 6
+        assert float((chosen - many).norm(dim=1).mean()) < min(0.02, 2 * float((monais - many).norm(dim=1).mean()))
+        both = [self.inconsistency(module, fields) for fields in (chosen, monais)]
+        assert both[0] < 1.05 * both[1]
+
+    @staticmethod
+    def inconsistency(module: SplineVelocity, fields: torch.Tensor) -> float:
+        rest = module.exponential.follow(fields[:1], fields[1:]).detach()
+        return float(rest[:, :, 2:-2, 2:-2, 2:-2].norm(dim=1).mean())
+
+    def test_squarings_grow_with_the_velocity_up_to_the_setting(self):
+        module = SplineVelocity(CUBE, 24, 3, 6, squarings=5)
+        found = []
+        for growth in (0.0, 4.0, 4.1, 16.0, 1e6, math.nan):
+            module.choose_squarings(growth)
+            found.append(module.exponential.squarings)
+        assert found == [2, 2, 3, 4, 5, 5]
+
+    def test_the_gradient_of_the_exponential_is_that_of_differences(self):
+        module = LatticeExponential((5, 4, 6), 2).double()
+        velocity = (0.7 * torch.randn(2, 3, 5, 4, 6, dtype=torch.float64)).requires_grad_()
+        assert torch.autograd.gradcheck(module, (velocity,), eps=1e-7, atol=1e-4)
 
 
 class TestTake:
