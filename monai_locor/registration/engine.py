@@ -213,7 +213,7 @@ class RegistrationEngine(nn.Module):
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
         directions = self._directions_of_step()
-        matrices = self.affine.both()
+        matrices = self.affine.both().unbind()
         shared = [matrices[k] for k in directions]
         if self.deformable:
             shared.extend(self.velocity.reversed(directions).unbind())

@@ -47,8 +47,10 @@ def obstacle(engine: RegistrationEngine) -> str:
         return f"the device is {engine.device}"
     if engine.exchange is not None:
         return "each direction has a process"
+    if engine.alternates:
+        return "the steps are not all alike"
     for loss in engine.losses:
-        if not isinstance(loss, (PairLoss, ChannelLosses)) or not all(hasattr(x, "static_windows") for x in _parts(loss)):
+        if not isinstance(loss, (PairLoss, ChannelLosses)) or not all(isinstance(x, PairLoss) for x in _parts(loss)):
             return f"{type(loss).__name__} is not a similarity of this package"
     return ""
 
@@ -109,7 +111,9 @@ class StepGraph:
         if self.graph is None and not self.failed and self.ordinary_steps >= WARMUP_STEPS:
             self._record()
         optimizer = self.engine.optimizer
-        if self.graph is None or self.results is None or (optimizer is not None and optimizer.at_end):
+        if optimizer is not None and optimizer.at_end:  # its table of rates is replaced by a longer one
+            self.graph, self.failed = None, True
+        if self.graph is None or self.results is None:
             return self._ordinary()
         self.graph.replay()
         if optimizer is not None:
