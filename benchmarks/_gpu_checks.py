@@ -25,6 +25,7 @@ from _gpu_worker import Context, Row, guarded
 from monai_locor import losses
 from monai_locor.registration import RegistrationConfig, optimize
 from monai_locor.registration.config import PRESETS
+from monai_locor.registration.graph import stepper
 from monai_locor.registration.similarity import SIMILARITIES, named_similarity
 
 # folders whose tests use the fixture `device`, and the tests that need a GPU
@@ -115,6 +116,25 @@ def registration_agrees(shape: list[int], config: RegistrationConfig, device: st
     return {"p95_mm": p95, "max_mm": float(error.max()), "check": p95 <= FIELD_MM}
 
 
+def replay_agrees(shape: list[int], config: RegistrationConfig, device: str) -> Row:
+    """Distance of two registrations, one with ordinary steps and one with replayed ones, mm; fails if none was recorded."""
+    fields, recorded = [], []
+    for choose in (stepper, lambda engine: engine.step):
+        torch.manual_seed(0)
+        engine = engine_of(shape, config, device)
+        for stage in config.stages:
+            engine.enter(stage)
+            step = choose(engine)
+            for _ in range(stage.iterations):
+                step()
+            recorded.append(getattr(step, "graph", None) is not None)
+        fields.append(engine.forward_mm().cpu().double())
+    error = (fields[0] - fields[1]).norm(dim=0).flatten()
+    p95, stages = float(error.quantile(0.95)), len(config.stages)
+    complete = all(recorded[:stages]) or not device.startswith("cuda")
+    return {"p95_mm": p95, "max_mm": float(error.max()), "check": p95 <= FIELD_MM and complete}
+
+
 def agreement(context: Context) -> Iterator[Row]:
     """Value and gradient of every measure, and a registration of a few steps, on the device and on the CPU."""
     size = 12 if context.smoke else LOSS_SIZE
@@ -126,6 +146,8 @@ def agreement(context: Context) -> Iterator[Row]:
     row = {"what": f"registration, {sum(stage.iterations for stage in config.stages)} steps", "type": "float32"}
     shape = [16 if context.smoke else PAIR_SIZE] * 3
     yield guarded(row, lambda: registration_agrees(shape, config, context.device))
+    row = {"what": "the same, its steps replayed as a CUDA graph and not, both on the device", "type": "float32"}
+    yield guarded(row, lambda: replay_agrees(shape, config, context.device))
 
 
 @contextlib.contextmanager

@@ -122,7 +122,12 @@ PARTS = (
         "_gpu_times:launches",
         20,
         [("stage", "stage", "d"), ("factor", "factor", "g"), ("control points", "spacing", ""), ("ms", "ms", ".2f")]
-        + [("kernels", "kernels", "d"), ("launches", "launches", "d"), ("GPU busy", "busy", ".0%")],
+        + [
+            ("ms replayed", "replayed_ms", ".2f"),
+            ("kernels", "kernels", "d"),
+            ("launches", "launches", "d"),
+            ("GPU busy", "busy", ".0%"),
+        ],
     ),
 )
 TOTAL = sum(part.seconds for part in PARTS)
