@@ -46,7 +46,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--moving", type=Path, help="image file of any other modality")
     parser.add_argument("-o", "--output-dir", type=Path, default=Path("demo_output"), help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="overwrite files that are no earlier demonstration")
-    parser.add_argument("--preset", choices=("default", "fast", "paper"), default="default", help="default: %(default)s")
+    parser.add_argument(
+        "--preset", choices=("default", "fast", "draft", "paper"), default="default", help="default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the made pair and of the registration")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size of the made pair, mm, 1 to 8")
     parser.add_argument("--device", help="such as cpu or cuda; by default chosen by the package")

@@ -81,8 +81,9 @@ def register(
             registered jointly: the first fixed with the first moving image, and so on, or a single image of one side with
             each of the other. All images of a side are resampled to the grid of the first. The verdict, the warped images and
             the multi-start search use the first pair; :attr:`RegistrationResult.basis` is None.
-        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"intersubject"`` for
-            images of two subjects, or ``"paper"``, close to the published method), a mapping of settings or their JSON file.
+        preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"draft"``,
+            ``"intersubject"`` for images of two subjects, or ``"paper"``, close to the published method), a mapping of settings
+            or their JSON file.
         fixed_mask, moving_mask: masks of the voxels to use, on any grid.
         initial: initial transform: ``"world"`` (coordinates), ``"centers"`` (of the fields of view), ``"moments"`` (centers of
             mass) or ``"auto"``, overriding the setting ``initialization``; an affine, ``(D + 1, D + 1)`` RAS mm from fixed to

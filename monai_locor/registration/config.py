@@ -18,7 +18,7 @@ from ..errors import InputError
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
-from .schedule import DEFAULT_STAGES, FAST_STAGES, PAPER_STAGES, Stage, schedule_of
+from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, PAPER_STAGES, Stage, schedule_of
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
@@ -87,9 +87,6 @@ class RegistrationConfig:
             :class:`monai_locor.networks.composition.StagedVelocity` (use half of the learning rates of ``"single"``).
         region: region of the loss: ``"foreground"``, the bounding box of voxels brighter than 5 % of the intensity range
             (inside the mask); or ``"image"``, the whole image or the bounding box of the mask.
-        directions: ``"both"``: each step evaluates the loss in both directions; or ``"alternating"``: in one direction, fixed
-            image first, then in the other, which halves the time of a step. With two processes, one per direction, all steps
-            evaluate both.
         undo_worse: whether to restore the state before a stage that increased the loss.
     """
 
@@ -124,7 +121,6 @@ class RegistrationConfig:
     squarings: int = 6
     composition: str = "single"
     region: str = "foreground"
-    directions: str = "both"
     undo_worse: bool = True
 
     def __post_init__(self) -> None:
@@ -285,7 +281,6 @@ CHOICES = {
     "intersubject": ("auto", "never"),
     "composition": ("single", "stages"),
     "region": ("foreground", "image"),
-    "directions": ("both", "alternating"),
 }
 FLAGS = ("affine", "undo_worse")
 
@@ -306,6 +301,7 @@ PAPER: dict[str, Any] = {
 PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
+    "draft": RegistrationConfig(stages=DRAFT_STAGES),
     "intersubject": RegistrationConfig(stages=FAST_STAGES, **INTERSUBJECT),
     "paper": RegistrationConfig(stages=PAPER_STAGES, **PAPER),
 }

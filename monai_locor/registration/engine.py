@@ -50,7 +50,7 @@ class RegistrationEngine(nn.Module):
     """Affine and diffeomorphic registration of one pair, in both directions simultaneously.
 
     A fixed world point x is mapped to ``A exp(v)(x)``, a moving world point y to ``exp(-v)(A^-1 y)``. The loss is evaluated
-    on the samples of the fixed image and on those of the moving image, each with its own basis, and averaged; with the setting
+    on the samples of the fixed image and on those of the moving image, each with its own basis, and averaged; in a stage with
     ``directions="alternating"``, each step evaluates one of the two.
 
     Call :meth:`enter` for a stage and :meth:`step` for each of its iterations; :func:`.run.optimize` runs all stages of the
@@ -69,7 +69,6 @@ class RegistrationEngine(nn.Module):
         super().__init__()
         self.start, self.config, self.device = start.to(start.device), config, start.device
         self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
-        self.alternates = exchange is None and config.directions == "alternating"
         self.shared = exchange is None  # whether this process has the bases of both directions
         self.history: list[dict[str, Any]] = []
         self.half = torch.tensor(0.5, dtype=torch.float32, device="cpu").to(self.device)  # weight of each direction
@@ -156,6 +155,7 @@ class RegistrationEngine(nn.Module):
         self._choose_squarings(stage)
         groups = self._parameter_groups(stage)
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
+        self.alternates = self.exchange is None and stage.directions == "alternating"
         self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2

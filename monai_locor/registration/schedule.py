@@ -11,9 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..errors import InputError
 from .numbers import POSITIVE, POSITIVE_OR_NONE, STEPS
 
 __all__ = ["Stage", "rate_factor", "schedule_of"]
+
+
+DIRECTIONS = ("both", "alternating")
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,24 @@ class Stage:
         spacing: control-point spacing; None keeps the deformation fixed (affine only).
         learning_rate: learning rate of the coefficients in control-point spacings per step, by default 0.08, limited to a
             twentieth of the field of view; in an affine stage, of the affine, by default that of the configuration.
+        directions: ``"both"``: each step evaluates the loss in both directions; or ``"alternating"``: from the second step on,
+            in one direction, then in the other, which halves the time of a step. With two processes, one per direction, all
+            steps evaluate both.
     """
 
     factor: float
     iterations: int
     spacing: float | None = None
     learning_rate: float | None = None
+    directions: str = "both"
 
     def __post_init__(self) -> None:
         POSITIVE.check("factor", self.factor)
         POSITIVE_OR_NONE.check("spacing", self.spacing)
         POSITIVE_OR_NONE.check("learning_rate", self.learning_rate)
         STEPS.check("iterations", self.iterations)
+        if self.directions not in DIRECTIONS:
+            raise InputError(f"directions must be one of {', '.join(DIRECTIONS)}, got {self.directions!r}.")
 
 
 DENSE_RATE = 8e-2  # default learning rate of deformable stages
@@ -50,16 +60,24 @@ DEFAULT_STAGES = (
     Stage(factor=4, iterations=40, learning_rate=7.5e-3),
     Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
     Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
-    Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
-    Stage(factor=1, iterations=20, spacing=4, learning_rate=16e-2),
+    Stage(factor=2, iterations=66, spacing=8, learning_rate=16e-2, directions="alternating"),
+    Stage(factor=1, iterations=26, spacing=4, learning_rate=16e-2, directions="alternating"),
 )
 FAST_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1.5e-2),
     Stage(factor=4, iterations=20, learning_rate=7.5e-3),
     Stage(factor=4, iterations=40, spacing=32, learning_rate=24e-2),
     Stage(factor=4, iterations=40, spacing=16, learning_rate=24e-2),
-    Stage(factor=2, iterations=40, spacing=8, learning_rate=12e-2),
-    Stage(factor=1, iterations=10, spacing=4, learning_rate=7.5e-2),
+    Stage(factor=2, iterations=46, spacing=8, learning_rate=12e-2, directions="alternating"),
+    Stage(factor=1, iterations=14, spacing=4, learning_rate=7.5e-2, directions="alternating"),
+)
+DRAFT_STAGES = (
+    Stage(factor=8, iterations=40, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=15, learning_rate=7.5e-3),
+    Stage(factor=4, iterations=25, spacing=32, learning_rate=32e-2),
+    Stage(factor=4, iterations=25, spacing=16, learning_rate=32e-2),
+    Stage(factor=2, iterations=24, spacing=8, learning_rate=16e-2, directions="alternating"),
+    Stage(factor=1, iterations=6, spacing=4, learning_rate=10e-2, directions="alternating"),
 )
 PAPER_STAGES = (
     Stage(factor=2, iterations=80),

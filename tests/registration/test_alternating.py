@@ -10,12 +10,15 @@ import dataclasses
 import pytest
 import torch
 
+from monai_locor.errors import InputError
 from monai_locor.registration import Stage
 
 from ..phantoms import CUBE, pair
 from .short_runs import SHORT, TINY, difference, engine_of, errors, run
 
-ALTERNATING = dataclasses.replace(TINY, directions="alternating")
+
+def alternating(config):
+    return dataclasses.replace(config, stages=tuple(dataclasses.replace(s, directions="alternating") for s in config.stages))
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +36,11 @@ def evaluated(engine) -> list[int]:
 
 @pytest.mark.parametrize(("directions", "expected"), [("both", [0, 1] * 4), ("alternating", [0, 1, 1, 0, 1])])
 def test_directions_of_each_step(images, directions, expected):
-    engine = engine_of(images, dataclasses.replace(TINY, directions=directions))
-    for stage in (Stage(4, 4), Stage(4, 4, spacing=16)):  # every stage starts with both
+    engine = engine_of(images, TINY)
+    for stage in (
+        Stage(4, 4, directions=directions),
+        Stage(4, 4, spacing=16, directions=directions),
+    ):  # every stage starts with both
         engine.enter(stage)
         calls = evaluated(engine)
         for _ in range(4):
@@ -44,8 +50,8 @@ def test_directions_of_each_step(images, directions, expected):
 
 
 def test_the_loss_is_the_mean_of_the_last_values(images):
-    engine = engine_of(images, ALTERNATING)
-    engine.enter(Stage(4, 4))
+    engine = engine_of(images, TINY)
+    engine.enter(Stage(4, 4, directions="alternating"))
     first, values = float(engine.step()[0]), engine.values.clone()
     assert first == pytest.approx(float(values.mean()))
     second = float(engine.step()[0])
@@ -55,12 +61,11 @@ def test_the_loss_is_the_mean_of_the_last_values(images):
 
 def test_gradients_of_one_direction_add_up_to_those_of_both(images):
     """Twice the mean over both directions is the sum of the steps that evaluate one."""
-    stage = Stage(4, 4, spacing=16)
     found = {}
-    for name, config in (("both", TINY), ("alternating", ALTERNATING)):
-        engine = engine_of(images, dataclasses.replace(config, bending_weight=0.0))
+    for name in ("both", "alternating"):
+        engine = engine_of(images, dataclasses.replace(TINY, bending_weight=0.0))
         engine.losses.eval()  # the same windows in every step
-        engine.enter(stage)
+        engine.enter(Stage(4, 4, spacing=16, directions=name))
         gradients: list[torch.Tensor] = []
         engine.optimizer.step = lambda gradient, into=gradients: into.append(gradient.clone())  # nothing moves
         for _ in range(3):
@@ -72,8 +77,13 @@ def test_gradients_of_one_direction_add_up_to_those_of_both(images):
 
 @pytest.mark.slow
 def test_the_result_is_about_that_of_both_directions(images):
-    both, alternating = (run(*images[:2], dataclasses.replace(SHORT, directions=d)) for d in ("both", "alternating"))
-    before, after = errors(alternating, images[2])
+    both, found = run(*images[:2], SHORT), run(*images[:2], alternating(SHORT))
+    before, after = errors(found, images[2])
     assert after < before / 4
-    assert difference(both.forward_mm, alternating.forward_mm, CUBE, 0.95) < 0.5 * CUBE.spacing[0]
-    assert torch.equal(alternating.forward_mm, run(*images[:2], alternating.config).forward_mm)
+    assert difference(both.forward_mm, found.forward_mm, CUBE, 0.95) < 0.5 * CUBE.spacing[0]
+    assert torch.equal(found.forward_mm, run(*images[:2], found.config).forward_mm)
+
+
+def test_unknown_directions_are_refused():
+    with pytest.raises(InputError, match="directions must be one of both, alternating, got 'one'"):
+        Stage(1, 1, directions="one")

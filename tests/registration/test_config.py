@@ -236,7 +236,7 @@ def test_the_tables_without_torch_agree_with_the_classes():
 
 class TestPresets:
     def test_names(self):
-        assert set(PRESETS) == {"default", "fast", "intersubject", "paper"}
+        assert set(PRESETS) == {"default", "fast", "draft", "intersubject", "paper"}
 
     @pytest.mark.parametrize("name", list(PRESETS))
     def test_coarse_to_fine_and_affine_first(self, name):
@@ -251,8 +251,9 @@ class TestPresets:
         assert between.stages == fast.stages and between.form == "normalized"
         assert between.effective_bending_weight < dataclasses.replace(fast, form="normalized").effective_bending_weight
 
-    def test_fast_has_fewer_steps_and_differs_in_nothing_else(self):
-        fast, default = PRESETS["fast"], PRESETS["default"]
+    @pytest.mark.parametrize(("less", "more"), [("fast", "default"), ("draft", "fast")])
+    def test_fewer_steps_and_no_other_difference(self, less, more):
+        fast, default = PRESETS[less], PRESETS[more]
         assert dataclasses.replace(fast, stages=default.stages) == default
         assert len(fast.stages) == len(default.stages)
         assert all(a.iterations <= b.iterations for a, b in zip(fast.stages, default.stages))
