@@ -24,8 +24,8 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="default, fast, intersubject, paper (default: default); intersubject is for images of two subjects, paper is "
-        "close to the published method and slow",
+        help="default, fast, draft, intersubject, paper (default: default); intersubject is for images of two subjects, paper "
+        "is close to the published method and slow",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file of settings; it may name a preset to modify")
     parser.add_argument(

@@ -63,7 +63,7 @@ def test_dots_lead_into_the_schedule_and_the_options():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "slow"], "preset must be one of default, fast, intersubject, paper, got 'slow'"),
+        (["--preset", "slow"], "preset must be one of default, fast, draft, intersubject, paper, got 'slow'"),
         (["--similarity", "ssd"], "similarity must be one of locor"),
         (["--transform", "elastic"], "transform must be one of rigid, similarity, affine, deformable, got 'elastic'"),
         (["--transform", "rigid", "--set", "affine=false"], "affine false leaves"),
