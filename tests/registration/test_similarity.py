@@ -21,7 +21,7 @@ from monai_locor import InputError, RegistrationConfig
 from monai_locor.geometry import reorder
 from monai_locor.losses import LocalLearnedBasisCRLoss, LocalNCCLoss, MutualInformationLoss
 from monai_locor.registration import PRESETS, InitialLosses, Stage, optimize, pyramid
-from monai_locor.registration.similarity import CUSTOM, SIMILARITIES, make_similarity
+from monai_locor.registration.similarity import CUSTOM_SIMILARITY, SIMILARITIES, make_similarity
 
 from ..phantoms import CUBE, ORDERS, PLANE, anatomy, image, pair
 from .short_runs import SHORT, TINY, engine_of, errors, run
@@ -234,7 +234,7 @@ class TestOwn:
     )
     def test_losses_of_monai_and_classes(self, images, similarity):
         found = run(*images[:2], ONE_STEP, similarity=similarity)
-        assert found.config.similarity == CUSTOM and np.isfinite(found.history[0]["loss"]).all()
+        assert found.config.similarity == CUSTOM_SIMILARITY and np.isfinite(found.history[0]["loss"]).all()
         assert float(found.forward_mm.std()) > 0
 
     @pytest.mark.slow
