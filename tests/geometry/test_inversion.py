@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The refined inverse undoes the forward displacement."""
+"""Inverses of steps, and the refined inverse, which undoes the forward displacement."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from monai_locor.data import random_diffeomorphism
-from monai_locor.geometry import Grid, from_voxels
-from monai_locor.geometry.inversion import refined_inverse
+from monai_locor.geometry import FieldStep, Grid, from_voxels
+from monai_locor.geometry.inversion import _covering, fitted_affine, inverted_step, refined_inverse
 from monai_locor.metrics import inverse_consistency
 
 from ..phantoms import grid_of
@@ -79,3 +79,63 @@ def test_two_dimensions():
     found = refined_inverse(-forward, grid, forward, grid, np.eye(3))
     before, after = (inverse_consistency(forward, grid, v, grid, inner(grid)).quantile(0.95) for v in (-forward, found))
     assert float(after) < 0.02 < float(before)
+
+
+class TestInvertedStep:
+    GRID = grid_of((12, 11, 10), (2.0, 1.8, 2.4), (3, -4, 8), turn=0.2)
+
+    def test_no_displacement_is_its_own_inverse(self):
+        found = inverted_step(FieldStep(torch.zeros(3, *self.GRID.shape), self.GRID))
+        assert float(found.displacement.abs().max()) < 1e-5
+        np.testing.assert_allclose(found.grid.spacing, self.GRID.spacing)
+        assert (np.array(found.grid.shape) - self.GRID.shape <= 1).all()  # it need not start at a voxel of the domain
+
+    def test_a_translation_is_undone_by_the_opposite_one_on_the_moved_grid(self):
+        shift = torch.tensor([5.0, -3.0, 1.0]).reshape(3, 1, 1, 1)
+        found = inverted_step(FieldStep(shift.expand(3, *self.GRID.shape), self.GRID))
+        torch.testing.assert_close(found.displacement, -shift.expand(3, *found.grid.shape), rtol=0, atol=1e-4)
+        apart = np.abs(found.grid.center - self.GRID.center - [5, -3, 1])
+        assert (apart < self.GRID.spacing.max()).all()
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_an_affine_field_has_the_inverse_matrix_everywhere(self, seed):
+        """Also outside the mapped domain, where the step is extrapolated by its affine map."""
+        matrix = np.eye(4)
+        matrix[:3] += np.random.default_rng(seed).uniform(-0.15, 0.15, (3, 4))
+        larger = grid_of((14, 14, 14), (3.0, 3.0, 3.0), (3, -4, 8))
+        found = inverted_step(FieldStep(displaced(self.GRID, matrix), self.GRID), larger)
+        expected = displaced(larger, np.linalg.inv(matrix))
+        torch.testing.assert_close(found.displacement, expected, rtol=0, atol=5e-3)
+
+    def test_a_smooth_field_and_its_inverse_cancel_at_the_nodes(self):
+        step = FieldStep(0.2 * random_diffeomorphism(self.GRID, seed=5), self.GRID)
+        found = inverted_step(step, self.GRID)
+        nodes = torch.from_numpy(self.GRID.points().reshape(-1, 3))
+        back = step.apply(found.apply(nodes))
+        away = torch.linalg.vector_norm(back - nodes, dim=1)
+        assert float(away.quantile(0.5)) < 5e-3  # nodes that are mapped from outside the domain have no exact inverse
+
+
+class TestFittedAffine:
+    POINTS = torch.from_numpy(np.random.default_rng(0).uniform(-20, 20, (40, 3)))
+
+    def test_it_commutes_with_translations_of_both_sides(self):
+        mapped = self.POINTS @ torch.diag(torch.tensor([1.1, 0.9, 1.0], dtype=torch.float64)) + torch.randn(40, 3)
+        one, two = fitted_affine(self.POINTS, mapped), fitted_affine(self.POINTS + 100, mapped - 7)
+        np.testing.assert_allclose(one[:3, :3], two[:3, :3], atol=1e-9)
+        np.testing.assert_allclose(two[:3, 3], one[:3, 3] - 7 - one[:3, :3] @ np.full(3, 100), atol=1e-7)
+
+    def test_residuals_are_orthogonal_to_all_affine_maps(self):
+        mapped = self.POINTS + torch.randn(40, 3, dtype=torch.float64)
+        matrix = fitted_affine(self.POINTS, mapped)
+        rest = mapped.numpy() - self.POINTS.numpy() @ matrix[:3, :3].T - matrix[:3, 3]
+        np.testing.assert_allclose(rest.sum(0), 0, atol=1e-9)
+        np.testing.assert_allclose(self.POINTS.numpy().T @ rest, 0, atol=1e-7)
+
+
+def test_the_covering_grid_holds_all_points_with_the_same_spacing():
+    points = torch.from_numpy(np.random.default_rng(0).uniform(-9, 9, (50, 3)))
+    found = _covering(points, FIXED, affine_of(0.3, 1.0))
+    np.testing.assert_allclose(found.spacing, FIXED.spacing)
+    voxels = (points.numpy() - found.affine[:3, 3]) @ np.linalg.inv(found.affine[:3, :3]).T
+    assert voxels.min() > -1e-5 and (voxels.max(0) < np.array(found.shape) - 1 + 1e-5).all()
