@@ -137,5 +137,6 @@ def test_the_covering_grid_holds_all_points_with_the_same_spacing():
     points = torch.from_numpy(np.random.default_rng(0).uniform(-9, 9, (50, 3)))
     found = _covering(points, FIXED, affine_of(0.3, 1.0))
     np.testing.assert_allclose(found.spacing, FIXED.spacing)
+    np.testing.assert_allclose(found.affine[:3, :3], affine_of(0.3, 1.0)[:3, :3] @ FIXED.affine[:3, :3], atol=1e-12)
     voxels = (points.numpy() - found.affine[:3, 3]) @ np.linalg.inv(found.affine[:3, :3]).T
     assert voxels.min() > -1e-5 and (voxels.max(0) < np.array(found.shape) - 1 + 1e-5).all()
