@@ -212,7 +212,7 @@ class RegistrationEngine(nn.Module):
         return self._step()
 
     def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        directions = self._directions_of_step()
+        directions = self.directions_of_step()
         matrices = self.affine.both().unbind()
         shared = [matrices[k] for k in directions]
         if self.deformable:
@@ -233,6 +233,12 @@ class RegistrationEngine(nn.Module):
         self.step_number += 1
         return self._updated(total, bending)
 
+    def recount(self, steps: int) -> None:
+        """Set the number of steps of the stage so far, after a step was replayed or only recorded."""
+        self.step_number = steps
+        if self.optimizer is not None:
+            self.optimizer.steps_done = steps
+
     def _add_bending(self, field: torch.Tensor | None) -> torch.Tensor:
         """Return the weighted bending energy of a forward displacement, and add its gradient to that of the displacement."""
         if field is None or self.bending_weight == 0 or self.directions[0] != 0:
@@ -242,7 +248,7 @@ class RegistrationEngine(nn.Module):
             energy.backward(self.half * (2 * self.bending_weight))
         return energy.detach() * self.bending_weight
 
-    def _directions_of_step(self) -> tuple[int, ...]:
+    def directions_of_step(self) -> tuple[int, ...]:
         """Return the directions that the next step evaluates: at the start of a stage all, for the value of the loss there."""
         return (self.step_number % 2,) if self.alternates and self.step_number > 0 else self.directions
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +48,6 @@ def obstacle(engine: RegistrationEngine) -> str:
         return f"the device is {engine.device}"
     if engine.exchange is not None:
         return "each direction has a process"
-    if engine.alternates:
-        return "the steps are not all alike"
     for loss in engine.losses:
         if not isinstance(loss, (PairLoss, ChannelLosses)) or not all(isinstance(x, PairLoss) for x in _parts(loss)):
             return f"{type(loss).__name__} is not a similarity of this package"
@@ -67,32 +66,48 @@ class RecordedWindows:
     """
 
     def __init__(self, engine: RegistrationEngine) -> None:
-        self.windows: list[tuple[Any, Any]] = []
+        self.windows: list[tuple[int, Any, Any]] = []
         for k in engine.directions:
             reference = engine.levels[k].reference
             for loss in _parts(engine.losses[k]):
                 static = loss.static_windows(tuple(reference.shape[2:]), reference.device, reference.dtype)
                 if static is not None:
-                    self.windows.append((loss, static))
+                    self.windows.append((k, loss, static))
 
-    def draw(self) -> None:
-        """Draw the windows of the next step, in the order of an ordinary one."""
-        for _, static in self.windows:
-            static.draw()
+    def draw(self, directions: Sequence[int]) -> None:
+        """Draw the windows of a step that evaluates some directions, in the order of an ordinary one."""
+        for k, _, static in self.windows:
+            if k in directions:
+                static.draw()
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """Context manager: the losses use these windows instead of drawing their own."""
         with contextlib.ExitStack() as stack:
-            for loss, static in self.windows:
+            for _, loss, static in self.windows:
                 stack.enter_context(loss.windows_from(static))
             yield
+
+
+@dataclass
+class _Recording:
+    """The steps that evaluate the same directions.
+
+    Attributes:
+        ordinary_steps: number of them that were not replayed.
+        graph: the recorded one.
+        results: what it returned; a replay overwrites them.
+    """
+
+    ordinary_steps: int = 0
+    graph: Any = None
+    results: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class StepGraph:
     """Performs the steps of a stage: a few ordinary ones, then one that is recorded, and replays of it.
 
-    If recording fails, all steps are ordinary ones.
+    Steps that evaluate one direction in turn are recorded for each. If recording fails, all steps are ordinary ones.
 
     Args:
         engine: engine on a CUDA device that has entered the stage, without an :func:`obstacle`.
@@ -101,28 +116,32 @@ class StepGraph:
     def __init__(self, engine: RegistrationEngine) -> None:
         self.engine, self.windows = engine, RecordedWindows(engine)
         self.stream = torch.cuda.Stream(engine.device)
-        self.graph: Any = None
-        self.results: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.ordinary_steps, self.failed = 0, False
+        self.recordings: dict[tuple[int, ...], _Recording] = {}
+        self.failed = False
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a step was recorded."""
+        return any(recording.graph is not None for recording in self.recordings.values())
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Perform a step; return similarity and bending energy, which the next step may overwrite."""
-        self.windows.draw()
-        if self.graph is None and not self.failed and self.ordinary_steps >= WARMUP_STEPS:
-            self._record()
-        optimizer = self.engine.optimizer
-        if optimizer is not None and optimizer.at_end:  # its table of rates is replaced by a longer one
-            self.graph, self.failed = None, True
-        if self.graph is None or self.results is None:
+        engine, directions = self.engine, self.engine.directions_of_step()
+        self.windows.draw(directions)
+        recording = self.recordings.setdefault(directions, _Recording())
+        if engine.optimizer is not None and engine.optimizer.at_end:  # its table of rates is replaced by a longer one
+            self.failed = True
+        if recording.graph is None and not self.failed and recording.ordinary_steps >= WARMUP_STEPS:
+            self._record(recording)
+        if self.failed or recording.graph is None or recording.results is None:
+            recording.ordinary_steps += 1
             return self._ordinary()
-        self.graph.replay()
-        if optimizer is not None:
-            optimizer.steps_done += 1
-        return self.results
+        recording.graph.replay()
+        engine.recount(engine.step_number + 1)
+        return recording.results
 
     def _ordinary(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A step on the stream of the recording, as CUDA asks of those before it."""
-        self.ordinary_steps += 1
         current = torch.cuda.current_stream(self.engine.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream), self.windows.used():
@@ -130,17 +149,16 @@ class StepGraph:
         current.wait_stream(self.stream)
         return found
 
-    def _record(self) -> None:
-        optimizer = self.engine.optimizer
-        done = 0 if optimizer is None else optimizer.steps_done
+    def _record(self, recording: _Recording) -> None:
+        engine, done = self.engine, self.engine.step_number
         try:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self.stream), self.windows.used():
-                self.results = self.engine.step()  # nothing is computed yet
-            self.graph = graph
-        except Exception as error:
+                recording.results = engine.step()  # nothing is computed yet
+            recording.graph = graph
+        except Exception as error:  # ordinary steps work or raise it again
             logger.debug("no CUDA graph: %s", error)
             self.failed = True
-        if optimizer is not None:
-            optimizer.steps_done = done
-            optimizer.forget()
+        engine.recount(done)
+        if engine.optimizer is not None:
+            engine.optimizer.forget()

@@ -23,10 +23,10 @@ GRID = grid_of((14, 12, 13), (3.0, 3.0, 3.0))
 AFFINE, DEFORMABLE = Stage(2, 8, learning_rate=0.02), Stage(1, 8, spacing=4, learning_rate=0.16)
 
 
-def entered(stage: Stage, similarity: str = "locor", masked: bool = False) -> RegistrationEngine:
+def entered(stage: Stage, similarity: str = "locor", masked: bool = False, directions: str = "both") -> RegistrationEngine:
     """An engine at the beginning of a stage, with the same random numbers each time."""
     torch.manual_seed(5)
-    config = dataclasses.replace(RegistrationConfig(), stages=(stage,))
+    config = dataclasses.replace(RegistrationConfig(), stages=(stage,), directions=directions)
     config = config if similarity == "locor" else config.with_similarity(similarity)
     images = pair(GRID, GRID)[:2]
     engine = engine_of(images, config, masks=[(i > 0.1).float() if masked else None for i in images])
@@ -50,15 +50,15 @@ def test_nothing_that_changes_from_step_to_step_is_recorded(stage, similarity, m
     windows = graph.RecordedWindows(found)
     assert bool(windows.windows) == (similarity == "locor")
     with windows.used():
-        windows.draw()
+        windows.draw((0, 1))
         found.step()
-        windows.draw()
+        windows.draw((0, 1))
         with SoftwareGraph() as recorded:
             results = found.step()
     torch.testing.assert_close(results, values[1], rtol=0, atol=0)
     for value in values[2:]:
         before = parameters(found)
-        windows.draw()
+        windows.draw((0, 1))
         recorded.replay()
         torch.testing.assert_close(results, value, rtol=0, atol=0)
         assert not all(torch.equal(*both) for both in zip(before, parameters(found)))
@@ -112,7 +112,7 @@ class FakeCuda:
 def graphed(monkeypatch, engine: RegistrationEngine, fails: bool = False) -> tuple[graph.Step, FakeCuda]:
     fake = FakeCuda(fails)
     optimizer = engine.optimizer
-    fake.state = lambda: [*engine.parameters(), optimizer.mean, optimizer.square, optimizer.index]
+    fake.state = lambda: [*engine.parameters(), optimizer.mean, optimizer.square, optimizer.index, engine.values]
     monkeypatch.setattr(graph.torch, "cuda", fake)
     monkeypatch.setattr(graph, "obstacle", lambda engine: "")
     return graph.stepper(engine), fake
@@ -129,6 +129,16 @@ def test_steps_are_the_ordinary_ones(monkeypatch, caplog, fails, more):
         assert all(torch.equal(torch.stack(step()), value) for value in values)
     assert fake.replays == (0 if fails else AFFINE.iterations - graph.WARMUP_STEPS)
     assert ("not permitted" in caplog.text) == fails
+    assert all(torch.equal(*both) for both in zip(parameters(found), parameters(expected)))
+
+
+def test_each_direction_in_turn_has_its_graph(monkeypatch):
+    expected = entered(DEFORMABLE, directions="alternating")
+    values = [torch.stack(expected.step()) for _ in range(8)]
+    found = entered(DEFORMABLE, directions="alternating")
+    step, fake = graphed(monkeypatch, found)
+    assert all(torch.equal(torch.stack(step()), value) for value in values)
+    assert fake.replays == 8 - 1 - 2 * graph.WARMUP_STEPS  # the first step evaluates both
     assert all(torch.equal(*both) for both in zip(parameters(found), parameters(expected)))
 
 
