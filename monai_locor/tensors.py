@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-__all__ = ["on_device", "plain"]
+__all__ = ["lengths", "on_device", "plain", "squared_lengths"]
 
 MaybeTensor = TypeVar("MaybeTensor", torch.Tensor, None)
 
@@ -37,3 +37,16 @@ def on_device(values: np.ndarray | Sequence[float], like: torch.Tensor) -> torch
     """A few host numbers as a tensor with dtype and device of ``like``, without synchronizing the device."""
     host = torch.from_numpy(np.array(values, dtype=np.float64))
     return host.to(like.dtype).to(like.device, non_blocking=True)
+
+
+def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """Squared lengths ``(*any)`` of vectors ``(D, *any)``; a norm along the first axis by torch is ten times slower."""
+    out = vectors[0].square()
+    for component in vectors[1:]:
+        out.addcmul_(component, component)
+    return out
+
+
+def lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """Lengths ``(*any)`` of vectors ``(D, *any)``."""
+    return squared_lengths(vectors).sqrt_()

@@ -24,7 +24,9 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
     """The values of a result for the JSON object."""
     import torch
 
-    lengths = torch.linalg.vector_norm(result.forward_mm.double(), dim=0)
+    from ..tensors import lengths
+
+    moved = lengths(result.forward_mm)
     return {
         "seconds": round(result.seconds, 3),
         "device": result.device,
@@ -32,7 +34,7 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
         "warnings": list(result.warnings),
         "verdict": None if result.verdict is None else result.verdict.to_dict(),
         "affine": result.affine.tolist(),
-        "displacement_mm": {"mean": float(lengths.mean()), "max": float(lengths.max())},
+        "displacement_mm": {"mean": float(moved.mean(dtype=torch.float64)), "max": float(moved.max())},
         "jacobian": result.jacobian,
     }
 

@@ -12,12 +12,12 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from ..tensors import on_device
+from ..tensors import on_device, squared_lengths
 from .grid import Grid
 from .partition import grid_slabs
-from .sampling import sample
+from .sampling import normalized_points, sample_planar, to_normalized
 from .steps import FieldStep, SplineStep, world_points, world_to_voxels
-from .warping import inside, mapped_points
+from .warping import mapped_points
 
 __all__ = ["fitted_affine", "inverted_step", "refined_inverse"]
 
@@ -49,7 +49,7 @@ def inverted_step(step: FieldStep | SplineStep, grid: Grid | None = None, iterat
     matrix, back = (torch.tensor(m, device=mapped.device) for m in (affine, np.linalg.inv(affine)))
     tolerance = STEP_TOLERANCE_VOXELS * float(grid.spacing.min())
     parts = []
-    for _, part in grid_slabs(grid):
+    for _, part in grid_slabs(grid, mapped.device):
         target = world_points(part).to(mapped.device)
         start = target @ back[:-1, :-1].T + back[:-1, -1]
 
@@ -89,12 +89,17 @@ def refined_inverse(
     out = inverse_mm.float().clone()
     back = on_device(np.linalg.inv(affine[:dims, :dims]), out)
     tolerance = FIELD_TOLERANCE_VOXELS * float(fixed.spacing.min())
-    for rows, part in grid_slabs(moving):
+    # rows in the reversed axis order of grid_sample
+    normalizing = np.diag(to_normalized(fixed.shape)[0])[::-1] @ np.linalg.inv(fixed.affine[:dims, :dims])
+    to_sampler = on_device(normalizing, out)
+    for rows, part in grid_slabs(moving, out.device):
+        # the positions without the displacement, in float64 up to here, do not change from iteration to iteration
+        start = normalized_points(mapped_points(part, fixed, device=out.device), fixed.shape).float()
 
-        def residual(v: torch.Tensor, _: torch.Tensor | slice, part: Grid = part) -> torch.Tensor:
-            points = mapped_points(part, fixed, v.reshape(dims, *part.shape))
-            found = v + sample(forward_mm[None], points.float()[None], padding_mode="border")[0].flatten(1)
-            return torch.where(inside(points, fixed.shape).flatten(), found, 0)
+        def residual(v: torch.Tensor, _: torch.Tensor | slice, start: torch.Tensor = start) -> torch.Tensor:
+            points = torch.addmm(start, to_sampler, v)
+            found = sample_planar(forward_mm[None], points[None], padding_mode="border")[0].add_(v)
+            return found.mul_((points.abs() <= 1 + 1e-6).all(0))
 
         found = _fixed_point(residual, out[:, rows].flatten(1), back, tolerance, iterations, damped=False)
         out[:, rows] = found.view(dims, *part.shape)
@@ -127,20 +132,20 @@ def _fixed_point(
     best, everywhere = start.clone(), slice(None)
     chosen: torch.Tensor | slice
     rest = residual(best, everywhere)
-    left = torch.linalg.vector_norm(rest, dim=0)
+    left = squared_lengths(rest)
     length = torch.ones_like(left)
     for _ in range(iterations):
-        unsolved = left > tolerance
+        unsolved = left > tolerance**2
         if not bool(unsolved.any()):
             break
         chosen = unsolved.nonzero()[:, 0] if damped else everywhere
         step = back @ rest[:, chosen]
         trial = best[:, chosen] - (length[chosen] * step if damped else step)
         trial_rest = residual(trial, chosen)
-        trial_left = torch.linalg.vector_norm(trial_rest, dim=0)
+        trial_left = squared_lengths(trial_rest)
         better = trial_left < left[chosen]
         if damped:
-            overshot = ((trial_rest * rest[:, chosen]).sum(0) < 0) & (trial_left > 0.5 * left[chosen])
+            overshot = ((trial_rest * rest[:, chosen]).sum(0) < 0) & (trial_left > 0.25 * left[chosen])
             length[chosen] = torch.where(~better | overshot, length[chosen] / 2, length[chosen])
         best[:, chosen] = torch.where(better, trial, best[:, chosen])
         rest[:, chosen] = torch.where(better, trial_rest, rest[:, chosen])

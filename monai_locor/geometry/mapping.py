@@ -89,7 +89,7 @@ def displacement(steps: Sequence[Step], grid: Grid) -> torch.Tensor:
     if known is not None and len(steps) == 1:
         return known
     parts = []
-    for rows, part in grid_slabs(grid):
+    for rows, part in grid_slabs(grid, "cpu" if known is None else known.device):
         start = world_points(part)
         if known is None:
             end = _apply(steps, start)

@@ -8,15 +8,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .grid import Grid
 
-__all__ = ["VOXELS_PER_SLAB", "grid_slabs", "slabs"]
+if TYPE_CHECKING:  # torch takes seconds to import
+    import torch
 
-VOXELS_PER_SLAB = 2**18  # float64 positions of more voxels would need more memory than the images
+__all__ = ["VOXELS_PER_SLAB", "grid_slabs", "slabs", "voxels_per_slab"]
+
+VOXELS_PER_SLAB = {"cpu": 2**17, "cuda": 2**21}  # intermediate results fit the CPU cache; large kernels on a GPU
 
 
-def slabs(shape: Sequence[int], voxels: int = VOXELS_PER_SLAB) -> list[slice]:
+def voxels_per_slab(device: torch.device | str) -> int:
+    """Return the number of voxels whose intermediate results are computed at once on a device."""
+    kind = device if isinstance(device, str) else device.type
+    return VOXELS_PER_SLAB.get(kind.partition(":")[0], VOXELS_PER_SLAB["cpu"])
+
+
+def slabs(shape: Sequence[int], voxels: int = VOXELS_PER_SLAB["cpu"]) -> list[slice]:
     """Split the first axis into as few slabs of about equal size as possible, with at least one plane each.
 
     Args:
@@ -31,7 +41,7 @@ def slabs(shape: Sequence[int], voxels: int = VOXELS_PER_SLAB) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def grid_slabs(grid: Grid, voxels: int = VOXELS_PER_SLAB) -> Iterator[tuple[slice, Grid]]:
-    """The :func:`slabs` of a grid, each with its own grid."""
-    for rows in slabs(grid.shape, voxels):
+def grid_slabs(grid: Grid, device: torch.device | str = "cpu") -> Iterator[tuple[slice, Grid]]:
+    """The :func:`slabs` of a grid for computations on a device, each with its own grid."""
+    for rows in slabs(grid.shape, voxels_per_slab(device)):
         yield rows, grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])

@@ -58,10 +58,15 @@ def sample(image: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", pa
     """
     if mode == "nearest":
         return _nearest(image, points, padding_mode)
+    flat = torch.stack([normalized_points(item, image.shape[2:]) for item in points])
+    return sample_planar(image, flat, padding_mode).reshape(*image.shape[:2], *points.shape[2:])
+
+
+def normalized_points(points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Convert voxel positions ``(D, *out)`` in an image ``shape`` to positions ``(D, N)`` for :func:`sample_planar`."""
     # axis by axis with Python numbers: a tensor of them would have to be copied to the GPU
-    scaled = [points[:, axis] * scale + offset for axis, (scale, offset) in enumerate(zip(*to_normalized(image.shape[2:])))]
-    found = sample_planar(image, torch.stack(scaled[::-1], 1).flatten(2), padding_mode)
-    return found.reshape(*image.shape[:2], *points.shape[2:])
+    scaled = [p.flatten() * scale + offset for p, scale, offset in zip(points, *to_normalized(shape), strict=True)]
+    return torch.stack(scaled[::-1])
 
 
 SIGNED_TYPES = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # types that gather supports

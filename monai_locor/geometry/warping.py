@@ -13,7 +13,7 @@ from ..tensors import on_device, plain
 from .grid import Grid, voxel_to_voxel
 from .interpolation import SMOOTH_MODES, sample_labels, sample_smooth, spline_coefficients
 from .partition import grid_slabs
-from .sampling import identity_points, sample
+from .sampling import sample
 
 __all__ = ["EXACT_MODES", "MODES", "from_voxels", "inside", "mapped_points", "to_voxels", "warp"]
 
@@ -63,9 +63,11 @@ def mapped_points(
         _check_shape(displacement_mm, grid)
         device = displacement_mm.device
     dims = grid.dims
-    index = identity_points(grid.shape, device, torch.float64)
-    matrix = on_device(voxel_to_voxel(grid, image_grid), index)
-    points = torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *[1] * dims)
+    matrix = voxel_to_voxel(grid, image_grid)
+    points = torch.zeros((), dtype=torch.float64, device=device)
+    for axis, n in enumerate(grid.shape):  # the products with the indices along one axis are constant along the others
+        steps = matrix[:dims, axis, None] * np.arange(n) + (matrix[:dims, dims:] if axis == 0 else 0)
+        points = points + on_device(steps, points).reshape(dims, *[n if a == axis else 1 for a in range(dims)])
     return points if displacement_mm is None else points.add_(to_voxels(displacement_mm.double(), image_grid))
 
 
@@ -132,7 +134,7 @@ def warp(
     if mode == "bspline":
         values = spline_coefficients(values)
     parts = []
-    for rows, part in grid_slabs(grid):
+    for rows, part in grid_slabs(grid, values.device):
         shift = None if displacement_mm is None else displacement_mm[:, rows]
         points = mapped_points(part, image_grid, shift, values.device)
         points = points if mode in EXACT_MODES else points.to(values)

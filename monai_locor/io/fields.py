@@ -65,10 +65,11 @@ def write_displacement_field(
         displacement = displacement.detach().cpu().numpy()
     if not np.isfinite(displacement).all():
         raise ValueError("the displacement field holds NaN or infinite values")
-    data = displacement.astype(np.float64)
-    data = np.moveaxis(data, 0, -1) * lps_signs(grid.dims)
-    shape = (*grid.shape, *(1,) * (4 - grid.dims), grid.dims)
-    save_nifti(path, data.reshape(shape).astype(np.float32), grid, intent="vector", intent_name=VELOCITY if velocity else "")
+    data = np.array(displacement, dtype=np.float32)  # a copy
+    for component, sign in zip(data, lps_signs(grid.dims), strict=True):
+        component *= np.float32(sign)
+    data = np.moveaxis(data.reshape(grid.dims, *grid.shape, *(1,) * (4 - grid.dims)), 0, -1)
+    save_nifti(path, data, grid, intent="vector", intent_name=VELOCITY if velocity else "")
 
 
 def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor, Grid]:

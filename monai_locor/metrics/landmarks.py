@@ -9,6 +9,7 @@ import torch
 
 from ..geometry import Grid, inside, mapped_points, warp
 from ..precision import guarded
+from ..tensors import lengths
 from .selection import check_displacement, select, spatial_mask
 
 __all__ = ["inverse_consistency", "target_registration_error"]
@@ -34,7 +35,7 @@ def target_registration_error(
     if displacement_mm.shape != truth_mm.shape:
         raise ValueError(f"displacement and truth differ in shape: {tuple(displacement_mm.shape)}, {tuple(truth_mm.shape)}")
     difference = displacement_mm.double() - truth_mm.to(displacement_mm.device).double()
-    return select(torch.linalg.vector_norm(difference, dim=0), mask)
+    return select(lengths(difference), mask)
 
 
 @guarded
@@ -63,8 +64,8 @@ def inverse_consistency(
     """
     check_displacement(forward_mm, fixed_grid)
     check_displacement(inverse_mm, moving_grid)
-    back = warp(inverse_mm.to(forward_mm.device).double(), moving_grid, forward_mm, fixed_grid, padding_mode="border")
+    back = warp(inverse_mm.to(forward_mm.device), moving_grid, forward_mm, fixed_grid, padding_mode="border")
     counted = inside(mapped_points(fixed_grid, moving_grid, forward_mm), moving_grid.shape, margin=1.0)
     if mask is not None:
         counted &= spatial_mask(mask, fixed_grid.shape).to(counted.device)
-    return torch.linalg.vector_norm(forward_mm.double() + back, dim=0)[counted]
+    return lengths(forward_mm.double() + back)[counted]

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 
+from ..tensors import plain
 from .selection import spatial_mask
 
-__all__ = ["normalized_mutual_information"]
+__all__ = ["normalized_mutual_information", "quantiles"]
 
 WINDOW_QUANTILES = (0.005, 0.995)  # so that outliers do not compress all other voxels into one bin
 
@@ -36,24 +38,36 @@ def normalized_mutual_information(
     """
     if first.shape != second.shape:
         raise ValueError(f"the images differ in shape: {tuple(first.shape)}, {tuple(second.shape)}")
-    a, b = (np.asarray(torch.as_tensor(i).detach().cpu().double()) for i in (first, second))
-    chosen = np.isfinite(a) & np.isfinite(b)
+    a, b = (plain(torch.as_tensor(i)).detach().double() for i in (first, second))
+    b = b.to(a.device)
+    chosen = a.isfinite() & b.isfinite()
     if mask is not None:
         spatial = tuple(first.shape[1:] if mask.ndim < first.ndim else first.shape)
-        chosen &= spatial_mask(mask, spatial).cpu().numpy()
-    if chosen.sum() < 2:
+        chosen &= spatial_mask(mask, spatial).to(a.device)
+    a, b = a[chosen], b[chosen]
+    if len(a) < 2:
         raise ValueError("fewer than two voxels to measure mutual information in")
-    pairs = _binned(a[chosen], bins) * bins + _binned(b[chosen], bins)
-    joint = np.bincount(pairs, minlength=bins**2).reshape(bins, bins)
-    whole = _entropy(joint.ravel())
-    return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / whole) if whole > 0 else float("nan")
+    joint = torch.bincount(_binned(a, bins) * bins + _binned(b, bins), minlength=bins**2).view(bins, bins)
+    whole, *parts = torch.stack([_entropy(table) for table in (joint.flatten(), joint.sum(0), joint.sum(1))]).tolist()
+    return sum(parts) / whole if whole > 0 else float("nan")
 
 
-def _binned(values: np.ndarray, bins: int) -> np.ndarray:
-    low, high = np.quantile(values, WINDOW_QUANTILES)
-    return (np.clip((values - low) / max(high - low, np.finfo(float).tiny), 0, 1 - 1e-12) * bins).astype(np.int64)
+def _binned(values: torch.Tensor, bins: int) -> torch.Tensor:
+    low, high = quantiles(values, WINDOW_QUANTILES)
+    span = (high - low).clamp_min(torch.finfo(values.dtype).tiny)
+    return ((values - low).div_(span).clamp_(0, 1 - 1e-12) * bins).long()
 
 
-def _entropy(counts: np.ndarray) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log(p)).sum())
+def quantiles(values: torch.Tensor, shares: Sequence[float]) -> list[torch.Tensor]:
+    """Quantiles of values ``(N,)`` by linear interpolation; ``torch.quantile`` is limited to 16 million values."""
+    found = []
+    for share in shares:
+        rank = share * (len(values) - 1)
+        low = int(rank)
+        ends = [values.kthvalue(min(k, len(values))).values for k in (low + 1, low + 2)]
+        found.append(torch.lerp(ends[0], ends[1], rank - low))
+    return found
+
+
+def _entropy(counts: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(counts / counts.sum()).sum()

@@ -9,7 +9,9 @@ import math
 from itertools import product
 
 import numpy as np
+import torch
 
+from ..metrics.mutual_information import quantiles
 from .samples import MIN_VALID_SAMPLES, NUM_SAMPLES, Reading, SampledPair, mutual_information
 
 __all__ = ["GLOBAL_SHIFT", "LOCAL_SHIFTS", "NMI_BIAS", "local_support", "shifted_information_ratio"]
@@ -35,10 +37,11 @@ def shifted_information_ratio(pair: SampledPair, after: Reading) -> float:
     Returns:
         about 1 for unrelated images; NaN if too few samples are valid.
     """
+    length = GLOBAL_SHIFT * float(pair.grid.extent.max())
+    shifts = length * np.concatenate((np.eye(pair.grid.dims), -np.eye(pair.grid.dims)))
     found = []
-    for axis, sign in product(np.eye(pair.grid.dims), (-1, 1)):
-        offset = sign * GLOBAL_SHIFT * float(pair.grid.extent.max()) * axis
-        here, there = mutual_information(pair, [after, pair.read(offset)], max_samples=NUM_SAMPLES // 3)
+    for reading in zip(*pair.read_shifted(shifts), strict=True):
+        here, there = mutual_information(pair, [after, reading], max_samples=NUM_SAMPLES // 3)
         found.append((here - 1) / max(there - 1 + NMI_BIAS, NMI_BIAS))
     return min((f for f in found if math.isfinite(f)), default=math.nan)
 
@@ -56,25 +59,28 @@ def local_support(pair: SampledPair, after: Reading) -> tuple[float, int]:
     Returns:
         the share, NaN with fewer than :data:`MIN_BLOCKS` usable blocks; the number of blocks.
     """
-    offsets = [length * pair.unit * way for length in LOCAL_SHIFTS for way in _directions(pair.grid.dims)]
-    readings = [after, *(pair.read(offset) for offset in offsets)]
-    valid = np.logical_and.reduce([v for _, v in readings])
-    if valid.sum() < MIN_VALID_SAMPLES:
+    ways = _directions(pair.grid.dims)
+    others, valid = pair.read_shifted(np.concatenate([length * pair.unit * ways for length in LOCAL_SHIFTS]))
+    valid = after[1] & valid.all(0)
+    first, best = pair.fixed[valid], after[0][valid]
+    if len(first) < MIN_VALID_SAMPLES:
         return math.nan, 0
-    blocks, block_size = _blocks(pair)
-    first = pair.fixed[valid]
+    blocks, count, block_size = _blocks(pair)
     rows = blocks[valid] * BLOCK_BINS + _bins(first, _intensity_range(first))
-    shape = (blocks.max() + 1, BLOCK_BINS, BLOCK_BINS)
-    values, limits = [], _intensity_range(after[0][valid])
-    for other, _ in readings:
-        joint = rows * BLOCK_BINS + _bins(other[valid], limits)
-        table = np.bincount(joint, minlength=math.prod(shape)).reshape(shape)
-        values.append(_entropy(table.sum(1)) - _entropy(table.reshape(len(table), -1)))
-    contrast = _entropy(table.sum(2))
-    used = (table.sum((1, 2)) >= MIN_BLOCK_OVERLAP * block_size) & (contrast > MIN_BLOCK_ENTROPY)
-    if used.sum() < MIN_BLOCKS:
-        return math.nan, int(used.sum())
-    return float((values[0] > np.max(values[1:], axis=0))[used].mean()), int(used.sum())
+    columns = _bins(torch.cat((best[None], others[:, valid])), _intensity_range(best))
+    tables = torch.stack([_joint(rows, column, count) for column in columns])
+    values = _entropy(tables.sum(2)) - _entropy(tables.flatten(2))
+    contrast, size = _entropy(tables[0].sum(2)), tables[0].sum((1, 2))
+    used = (size >= MIN_BLOCK_OVERLAP * block_size) & (contrast > MIN_BLOCK_ENTROPY)
+    supported = (values[0] > values[1:].amax(0)) & used
+    numbers = torch.stack((supported.sum(), used.sum())).tolist()
+    return (numbers[0] / numbers[1] if numbers[1] >= MIN_BLOCKS else math.nan), numbers[1]
+
+
+def _joint(rows: torch.Tensor, columns: torch.Tensor, blocks: int) -> torch.Tensor:
+    """Joint histograms of all blocks, ``(blocks, BLOCK_BINS, BLOCK_BINS)``."""
+    counts = torch.bincount(rows * BLOCK_BINS + columns, minlength=blocks * BLOCK_BINS**2)
+    return counts.view(blocks, BLOCK_BINS, BLOCK_BINS)
 
 
 def _directions(dims: int) -> np.ndarray:
@@ -87,27 +93,27 @@ def _directions(dims: int) -> np.ndarray:
     return np.array(corners) / math.hypot(1, golden)
 
 
-def _blocks(pair: SampledPair) -> tuple[np.ndarray, int]:
-    """Block index of each sample, ``(*grid)``, and the number of samples in a whole block."""
+def _blocks(pair: SampledPair) -> tuple[torch.Tensor, int, int]:
+    """Block index of each sample, ``(*grid)``, the number of blocks and that of the samples in a whole block."""
     grid, side = pair.grid, BLOCK_SIDE[pair.grid.dims] * pair.unit
     sides = [max(1, min(n, round(side / float(s)))) for n, s in zip(grid.shape, grid.spacing, strict=True)]
-    axes = [np.arange(n) // k for n, k in zip(grid.shape, sides, strict=True)]
-    shape = tuple(int(a[-1]) + 1 for a in axes)
-    return np.ravel_multi_index(tuple(np.meshgrid(*axes, indexing="ij")), shape), math.prod(sides)
+    index = torch.zeros((), dtype=torch.int64, device=pair.fixed.device)
+    for n, k in zip(grid.shape, sides, strict=True):
+        index = index[..., None] * ((n - 1) // k + 1) + torch.arange(n, device=index.device) // k
+    return index, math.prod((n - 1) // k + 1 for n, k in zip(grid.shape, sides, strict=True)), math.prod(sides)
 
 
-def _intensity_range(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, INTENSITY_QUANTILES)
-    return float(low), float(high)
+def _intensity_range(values: torch.Tensor) -> list[torch.Tensor]:
+    return quantiles(values.double(), INTENSITY_QUANTILES)
 
 
-def _bins(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+def _bins(values: torch.Tensor, limits: list[torch.Tensor]) -> torch.Tensor:
     """Histogram bins, 0 to ``BLOCK_BINS - 1``."""
     low, high = limits
-    return np.clip((values - low) * (BLOCK_BINS / max(high - low, 1e-30)), 0, BLOCK_BINS - 1).astype(np.int64)
+    return ((values - low) * (BLOCK_BINS / (high - low).clamp_min(1e-30))).clamp_(0, BLOCK_BINS - 1).long()
 
 
-def _entropy(tables: np.ndarray) -> np.ndarray:
-    """Entropy in nats, ``(B,)``, of counts ``(B, N)``."""
-    p = tables / np.maximum(tables.sum(1, keepdims=True), 1)
-    return -(p * np.log(np.where(p > 0, p, 1))).sum(1)
+def _entropy(tables: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats, ``(*any)``, of counts ``(*any, N)``."""
+    p = tables / tables.sum(-1, keepdim=True).clamp_min(1).double()
+    return torch.special.entr(p).sum(-1)

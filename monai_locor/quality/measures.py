@@ -96,7 +96,7 @@ def valid_voxels(pair: SampledPair, after: Reading, voxels: Sequence[int]) -> in
         voxels: numbers of voxels of the fixed and of the moving image that are finite and inside the mask.
     """
     fewest = min(voxels)
-    voxels_per_sample = math.prod(pair.fixed_shape) / pair.fixed.size
+    voxels_per_sample = math.prod(pair.fixed_shape) / pair.fixed.numel()
     if fewest <= MIN_VALID_SAMPLES * voxels_per_sample:
         return fewest
     return min(fewest, round(float(after[1].sum()) * voxels_per_sample))
@@ -124,9 +124,10 @@ def stages_without_overlap(
         return math.nan
     first, second = pair.fixed[after[1]], after[0][after[1]]
     empty = EMPTY_LOSS.get(similarity, 0.0)
-    comparable = empty in ends and len(first) >= MIN_VALID_SAMPLES and first.std() > 0 and second.std() > 0
-    if comparable and abs(float(np.corrcoef(first, second)[0, 1])) > SAME_IMAGE_CORRELATION:
-        return 0.0
+    if empty in ends and len(first) >= MIN_VALID_SAMPLES:
+        correlation = torch.corrcoef(torch.stack((first, second.to(first))))[0, 1]  # NaN without contrast
+        if bool(correlation.abs() > SAME_IMAGE_CORRELATION):
+            return 0.0
     return ends.count(empty) / len(ends)
 
 
@@ -135,7 +136,7 @@ def shared_field_of_view(forward_mm: torch.Tensor, fixed: Grid, inverse_mm: torc
     shares = []
     for displacement, grid, other in ((forward_mm, fixed, moving), (inverse_mm, moving, fixed)):
         cut, coarse = every_nth(grid, OVERLAP_SAMPLES)
-        points = mapped_points(coarse, other, plain(displacement)[cut].detach().cpu())
+        points = mapped_points(coarse, other, plain(displacement)[cut].detach())
         shares.append(float(inside(points, other.shape, margin=-0.5).double().mean()))
     return max(shares)
 
@@ -146,8 +147,7 @@ def inverse_error(forward_mm: torch.Tensor, fixed: Grid, inverse_mm: torch.Tenso
     NaN if the fields of view do not overlap.
     """
     cut, grid = every_nth(fixed, INVERSE_SAMPLES)
-    part = plain(forward_mm)[cut].detach().cpu()
-    errors = inverse_consistency(part, grid, plain(inverse_mm).detach().cpu(), moving)
+    errors = inverse_consistency(plain(forward_mm)[cut].detach(), grid, plain(inverse_mm).detach(), moving)
     return float(errors.quantile(0.95)) if len(errors) else math.nan
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..geometry import Grid, apply_affine, inside, mapped_points, sample, to_voxels
+from ..geometry import Grid, apply_affine, inside, mapped_points, sample, slabs
+from ..geometry.partition import voxels_per_slab
 from ..metrics import normalized_mutual_information
-from ..tensors import plain
+from ..tensors import on_device, plain
 
 __all__ = ["MIN_VALID_SAMPLES", "NUM_SAMPLES", "Reading", "SampledPair", "every_nth", "mutual_information"]
 
@@ -23,7 +24,7 @@ MIN_VALID_SAMPLES = 500  # fewer are too few for a histogram
 UNITS_PER_VIEW = {2: 2**14, 3: 2**17}  # by number of axes: a field of view has this many cubes with a side of one unit
 HISTOGRAM_BINS = (8, 32)  # fewest and most
 
-Reading = tuple[np.ndarray, np.ndarray]  # intensities of the moving image, and whether they are valid
+Reading = tuple[torch.Tensor, torch.Tensor]  # intensities of the moving image, and whether they are valid
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SampledPair:
     """A regular subset of the fixed voxels, and the moving image to be sampled at the corresponding points.
 
     Attributes:
-        fixed: intensities, ``(*grid)``.
+        fixed: intensities, ``(*grid)`` float64, on the device of the transform, like all tensors.
         valid: ``(*grid)`` bool: finite, and inside the fixed mask.
         grid: positions of the samples.
         fixed_shape: shape of the fixed image.
@@ -41,8 +42,8 @@ class SampledPair:
         points: the samples mapped by the transform, ``(D, *grid)`` float32, voxels of the moving grid.
     """
 
-    fixed: np.ndarray
-    valid: np.ndarray
+    fixed: torch.Tensor
+    valid: torch.Tensor
     grid: Grid
     fixed_shape: tuple[int, ...]
     unit: float
@@ -70,31 +71,47 @@ class SampledPair:
             forward_mm: displacement, ``(D, *fixed_grid)``, RAS mm.
         """
         cut, grid = every_nth(fixed_grid, NUM_SAMPLES)
-        values = plain(fixed)[cut][0].detach().cpu().double().numpy()
-        valid = np.isfinite(values)
+        device = forward_mm.device
+        values = plain(fixed)[cut][0].detach().to(device).double()
+        valid = values.isfinite()
         if fixed_weight is not None:
-            valid &= plain(fixed_weight)[cut][0].cpu().numpy() > 0
-        channels = [plain(x).detach().cpu().float() for x in (moving, moving_weight) if x is not None]
-        points = mapped_points(grid, moving_grid, plain(forward_mm)[cut].detach().cpu()).float()
+            valid &= plain(fixed_weight)[cut][0].to(device) > 0
+        channels = [plain(x).detach().to(device).float() for x in (moving, moving_weight) if x is not None]
+        points = mapped_points(grid, moving_grid, plain(forward_mm)[cut].detach()).float()
         size, voxels = np.prod(fixed_grid.extent), np.prod(fixed_grid.shape)
         unit = float((size / min(UNITS_PER_VIEW[grid.dims], voxels)) ** (1 / grid.dims))
-        return cls(values, valid, grid, fixed_grid.shape, unit, torch.cat(channels)[None], moving_grid, points)
+        stacked = channels[0] if len(channels) == 1 else torch.cat(channels)
+        return cls(values, valid, grid, fixed_grid.shape, unit, stacked[None], moving_grid, points)
 
-    def read(self, offset_mm: np.ndarray | None = None, points: torch.Tensor | None = None) -> Reading:
+    def read(self, offset_mm: np.ndarray | None = None) -> Reading:
         """Sample the moving image, ``(*grid)`` each.
 
         Args:
             offset_mm: shift added to the points, ``(D,)``, RAS mm.
-            points: points instead of those mapped by the transform, voxels of the moving grid.
         """
-        where = self.points if points is None else points
-        if offset_mm is not None:
-            where = where + to_voxels(torch.from_numpy(offset_mm).float(), self.moving_grid).reshape(-1, *[1] * self.grid.dims)
-        values = sample(self.moving, where[None], padding_mode="border")[0]
-        valid = inside(where, self.moving_grid.shape, margin=-0.5) & values.isfinite().all(0)
+        values, valid = self.read_shifted(np.zeros((1, self.grid.dims)) if offset_mm is None else offset_mm[None])
+        return values[0], valid[0]
+
+    def read_shifted(self, offsets_mm: np.ndarray) -> Reading:
+        """Sample the moving image with several shifts of the points, ``(K, *grid)`` each.
+
+        Args:
+            offsets_mm: shifts, ``(K, D)``, RAS mm.
+        """
+        shifts = on_device(np.linalg.inv(self.moving_grid.affine[:-1, :-1]) @ offsets_mm.T, self.points)
+        shifts = shifts.reshape(*shifts.shape, *[1] * self.grid.dims)
+        # all shifts of a few samples at once, so that the voxels around them stay in the cache
+        rows = slabs(self.grid.shape, voxels_per_slab(self.points.device) // len(offsets_mm))
+        values, valid = zip(*(self._read(self.points[:, None, part] + shifts, self.valid[part]) for part in rows), strict=True)
+        return torch.cat(values, 1), torch.cat(valid, 1)
+
+    def _read(self, points: torch.Tensor, counted: torch.Tensor) -> Reading:
+        """Sample at ``(D, *any)``, voxels of the moving grid; valid only where ``counted``, which is broadcast."""
+        values = sample(self.moving, points[None], padding_mode="border")[0]
+        valid = inside(points, self.moving_grid.shape, margin=-0.5) & values.isfinite().all(0) & counted
         if len(values) > 1:
             valid &= values[1] > 0.5
-        return values[0].numpy(), valid.numpy() & self.valid
+        return values[0], valid
 
     def read_affine(self, affine: np.ndarray) -> Reading:
         """Sample the moving image through an affine instead of the transform.
@@ -103,7 +120,8 @@ class SampledPair:
             affine: ``(D + 1, D + 1)``, fixed to moving points, RAS mm.
         """
         moved = Grid(self.grid.shape, affine @ self.grid.affine)
-        return self.read(points=mapped_points(moved, self.moving_grid).float())
+        points = mapped_points(moved, self.moving_grid, device=self.points.device)
+        return self._read(points.float(), self.valid)
 
 
 def every_nth(grid: Grid, count: int) -> tuple[tuple[slice, ...], Grid]:
@@ -130,11 +148,10 @@ def mutual_information(pair: SampledPair, readings: Sequence[Reading], max_sampl
     Returns:
         one value per reading, NaN if there are fewer than :data:`MIN_VALID_SAMPLES` samples.
     """
-    common = np.logical_and.reduce([valid for _, valid in readings])
-    number = int(common.sum())
-    if number < MIN_VALID_SAMPLES:
+    common = torch.stack([valid for _, valid in readings]).all(0)
+    first = pair.fixed[common]
+    if len(first) < MIN_VALID_SAMPLES:
         return [math.nan] * len(readings)
-    every = -(-number // max_samples)
-    bins = int(np.clip(round(float(number // every) ** (1 / 3)), *HISTOGRAM_BINS))
-    first = torch.from_numpy(pair.fixed[common][::every])
-    return [normalized_mutual_information(first, torch.from_numpy(v[common][::every]), bins=bins) for v, _ in readings]
+    every = -(-len(first) // max_samples)
+    bins = int(np.clip(round(float(len(first) // every) ** (1 / 3)), *HISTOGRAM_BINS))
+    return [normalized_mutual_information(first[::every], values[common][::every], bins=bins) for values, _ in readings]

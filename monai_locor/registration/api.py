@@ -16,13 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import warped
 from ..io import ImageSource
-from ..metrics import jacobian_statistics
-from ..metrics.jacobian import unmirrored
 from ..precision import optimizing
 from ..run_log import RunLog, collecting
 from .basis_pair import BasisPair
@@ -30,8 +26,7 @@ from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
-from .fields import stationary_velocity
-from .judging import judge
+from .finish import finished_result
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
@@ -154,9 +149,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     first_images = {role: first_image(given[role]) for role in ("fixed", "moving")}
     names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
     times.append(time.perf_counter())
-    result = _result(run, pair, times[-1] - began, names)
-    result = dataclasses.replace(result, warnings=tuple(log.warnings), doubts=tuple(log.doubts))
-    return _judged(dataclasses.replace(result, interrupted=interrupted, arguments=arguments), pair, times)
+    return finished_result(run, pair, times, log, interrupted=interrupted, arguments=arguments, inputs=names)
 
 
 def _check_prediction(given: Mapping[str, Any], config: RegistrationConfig, second: torch.device | None) -> None:
@@ -276,52 +269,3 @@ def _searches(config: RegistrationConfig, given: bool, pair: Pair) -> bool:
 def _second_direction(exchange: Exchange, start: Start, config: RegistrationConfig) -> None:
     """Run the optimization of the second direction in the second process."""
     optimize(RegistrationEngine(start, config, exchange)).share_bases()
-
-
-def _result(run: Run, pair: Pair, seconds: float, names: dict[str, str]) -> RegistrationResult:
-    engine = run.engine
-    prepared = engine.forward_mm()
-    forward = pair.fixed.to_stored(prepared).cpu()
-    inverse = pair.moving.to_stored(engine.inverse_mm(prepared)).cpu()
-    del prepared
-    fixed_grid, moving_grid = pair.fixed.stored, pair.moving.stored
-    mask = None if pair.fixed.weight is None else pair.fixed.to_stored(pair.fixed.weight).cpu()
-    affine = engine.matrix()
-    return RegistrationResult(
-        affine=affine,
-        forward_mm=forward,
-        inverse_mm=inverse,
-        warped_moving=warped(pair.moving_image, moving_grid, forward, fixed_grid),
-        warped_fixed=warped(pair.fixed_image, fixed_grid, inverse, moving_grid),
-        fixed_grid=fixed_grid,
-        moving_grid=moving_grid,
-        history=engine.history,
-        jacobian=jacobian_statistics(unmirrored(forward, fixed_grid, affine), fixed_grid, mask),
-        config=run.config,
-        intersubject=engine.config is not run.config,
-        unexplained=run.unexplained_share,
-        seed=run.start.losses.seed,
-        seconds=seconds,
-        device=str(engine.device),
-        inputs=names,
-        basis=engine.learned_bases(),
-        velocity=stationary_velocity(engine.velocity) if run.config.transform == "deformable" else None,
-        initial=pair.affine,
-        fixed_image=pair.fixed_image,
-        moving_image=pair.moving_image,
-    )
-
-
-def _judged(result: RegistrationResult, pair: Pair, times: list[float]) -> RegistrationResult:
-    """Add verdict and timings to a result; ``times`` has the start and the ends of the previous parts."""
-    times.append(time.perf_counter())
-    sources = {"fixed": (pair.fixed, pair.fixed_image), "moving": (pair.moving, pair.moving_image)}
-    masks = {
-        role: None if seen.weight is None else MetaTensor(seen.to_stored(seen.weight).cpu(), affine=image.affine)
-        for role, (seen, image) in sources.items()
-    }
-    verdict = judge(result, pair.fixed_image, pair.moving_image, fixed_mask=masks["fixed"], moving_mask=masks["moving"])
-    result = dataclasses.replace(result, verdict=verdict)
-    times.append(time.perf_counter())
-    parts = dict(zip(("reading", "optimization", "fields", "verdict"), np.diff(times).round(3).tolist(), strict=True))
-    return dataclasses.replace(result, timings=parts)

@@ -19,7 +19,7 @@ from ..quality import Outcome, Thresholds, Verdict, judge_outcome
 from .channels import first_image
 from .result import RegistrationResult
 
-__all__ = ["judge"]
+__all__ = ["judge", "outcome_of"]
 
 
 def judge(
@@ -46,10 +46,11 @@ def judge(
     """
     first, first_weight = _read("fixed", fixed, fixed_mask, result.fixed_grid)
     second, second_weight = _read("moving", moving, moving_mask, result.moving_grid)
-    return judge_outcome(_outcome(result), first, second, thresholds, fixed_weight=first_weight, moving_weight=second_weight)
+    return judge_outcome(outcome_of(result), first, second, thresholds, fixed_weight=first_weight, moving_weight=second_weight)
 
 
-def _outcome(result: RegistrationResult) -> Outcome:
+def outcome_of(result: RegistrationResult) -> Outcome:
+    """Return the quantities of a result that its verdict is based on."""
     return Outcome(
         fixed_grid=result.fixed_grid,
         moving_grid=result.moving_grid,

@@ -1,0 +1,108 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The result of a finished optimization: fields, warped images, statistics and verdict, computed on its device."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from ..geometry import Grid, warped
+from ..metrics import jacobian_statistics
+from ..metrics.jacobian import unmirrored
+from ..quality import judge_outcome
+from ..run_log import RunLog
+from .fields import stationary_velocity
+from .judging import outcome_of
+from .pair import Pair
+from .result import RegistrationResult
+from .run import Run
+from .start.prepare import PreparedImage
+
+__all__ = ["finished_result"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two images as stored, on the device of the registration.
+
+    Attributes:
+        image: intensities, ``(1, *grid)``.
+        weight: weights of the voxels, ``(1, *grid)``, or None.
+        grid: grid of the stored image.
+    """
+
+    image: torch.Tensor
+    weight: torch.Tensor | None
+    grid: Grid
+
+    @classmethod
+    def of(cls, image: MetaTensor, prepared: PreparedImage) -> _Side:
+        """Copy the image to the device and reorder its weights."""
+        weight = None if prepared.weight is None else prepared.to_stored(prepared.weight)
+        return cls(image.as_tensor().to(prepared.device, non_blocking=True), weight, prepared.stored)
+
+
+@torch.no_grad()
+def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, **known: Any) -> RegistrationResult:
+    """Compute the result of an optimization. Only finished fields and images are copied to the host.
+
+    Args:
+        run: the finished or interrupted run.
+        pair: its images.
+        times: when the run started, when the images were read, when the optimization ended, seconds.
+        log: warnings of the run.
+        known: further fields of the result.
+    """
+    engine, affine = run.engine, run.engine.matrix()
+    fixed, moving = _Side.of(pair.fixed_image, pair.fixed), _Side.of(pair.moving_image, pair.moving)
+    prepared = engine.forward_mm()
+    inverse_mm = pair.moving.to_stored(engine.inverse_mm(prepared))
+    forward_mm = pair.fixed.to_stored(prepared)
+    del prepared
+    result = RegistrationResult(
+        affine=affine,
+        forward_mm=forward_mm,
+        inverse_mm=inverse_mm,
+        warped_moving=warped(moving.image, moving.grid, forward_mm, fixed.grid),
+        warped_fixed=warped(fixed.image, fixed.grid, inverse_mm, moving.grid),
+        fixed_grid=fixed.grid,
+        moving_grid=moving.grid,
+        history=engine.history,
+        jacobian=jacobian_statistics(unmirrored(forward_mm, fixed.grid, affine), fixed.grid, fixed.weight),
+        config=run.config,
+        intersubject=engine.config is not run.config,
+        unexplained=run.unexplained_share,
+        seed=run.start.losses.seed,
+        seconds=times[-1] - times[0],
+        device=str(engine.device),
+        basis=engine.learned_bases(),
+        velocity=stationary_velocity(engine.velocity) if run.config.transform == "deformable" else None,
+        initial=pair.affine,
+        fixed_image=pair.fixed_image,
+        moving_image=pair.moving_image,
+        warnings=tuple(log.warnings),
+        doubts=tuple(log.doubts),
+        **known,
+    )
+    computed = time.perf_counter()
+    weights = {"fixed_weight": fixed.weight, "moving_weight": moving.weight}
+    verdict = judge_outcome(outcome_of(result), fixed.image, moving.image, **weights)
+    result = dataclasses.replace(_on_host(result), verdict=verdict)
+    parts = np.diff([*times, computed, time.perf_counter()]).round(3).tolist()
+    timings = dict(zip(("reading", "optimization", "fields", "verdict"), parts, strict=True))
+    return dataclasses.replace(result, timings=timings)
+
+
+def _on_host(result: RegistrationResult) -> RegistrationResult:
+    """Copy the fields and the warped images to the host."""
+    names = ("forward_mm", "inverse_mm", "warped_moving", "warped_fixed")
+    return dataclasses.replace(result, **{name: getattr(result, name).cpu() for name in names})
