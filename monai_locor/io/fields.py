@@ -66,8 +66,7 @@ def write_displacement_field(
     if not np.isfinite(displacement).all():
         raise ValueError("the displacement field holds NaN or infinite values")
     data = np.array(displacement, dtype=np.float32)  # a copy
-    for component, sign in zip(data, lps_signs(grid.dims), strict=True):
-        component *= np.float32(sign)
+    data *= lps_signs(grid.dims).astype(np.float32).reshape(-1, *[1] * grid.dims)
     data = np.moveaxis(data.reshape(grid.dims, *grid.shape, *(1,) * (4 - grid.dims)), 0, -1)
     save_nifti(path, data, grid, intent="vector", intent_name=VELOCITY if velocity else "")
 

@@ -91,4 +91,6 @@ def judge_outcome(
 def _valid_voxels(image: torch.Tensor, weight: torch.Tensor | None) -> int:
     """Sum of the weights of the finite voxels."""
     finite = plain(image).isfinite()
-    return int(finite.sum()) if weight is None else round(float(plain(weight).to(finite.device)[finite].sum(dtype=torch.float64)))
+    if weight is None:
+        return int(finite.sum())
+    return round(float(plain(weight).to(finite.device)[finite].sum(dtype=torch.float64)))
