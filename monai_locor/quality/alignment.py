@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -103,11 +104,11 @@ def _blocks(pair: SampledPair) -> tuple[torch.Tensor, int, int]:
     return index, math.prod((n - 1) // k + 1 for n, k in zip(grid.shape, sides, strict=True)), math.prod(sides)
 
 
-def _intensity_range(values: torch.Tensor) -> list[torch.Tensor]:
+def _intensity_range(values: torch.Tensor) -> Sequence[torch.Tensor]:
     return quantiles(values.double(), INTENSITY_QUANTILES)
 
 
-def _bins(values: torch.Tensor, limits: list[torch.Tensor]) -> torch.Tensor:
+def _bins(values: torch.Tensor, limits: Sequence[torch.Tensor]) -> torch.Tensor:
     """Histogram bins, 0 to ``BLOCK_BINS - 1``."""
     low, high = limits
     return ((values - low) * (BLOCK_BINS / (high - low).clamp_min(1e-30))).clamp_(0, BLOCK_BINS - 1).long()

@@ -78,8 +78,14 @@ class TestReadings:
         """The same anatomy on an oblique grid gives nearly the same values at the same world positions."""
         here, there = sampled((2.0, 1.0)).read(), sampled((2.0, 1.0), moving=OBLIQUE).read()
         both = here[1] & there[1]
-        assert both.mean() > 0.6
-        assert np.abs(here[0] - there[0])[both].max() < 0.25
+        assert both.float().mean() > 0.6
+        assert (here[0] - there[0])[both].abs().max() < 0.25
+
+    def test_several_shifts_are_read_as_one_by_one(self):
+        pair, shifts = sampled((1.0, 2.0)), np.array([[0.0, 0.0], [3.0, -5.0], [-90.0, 0.5]])
+        values, valid = pair.read_shifted(shifts)
+        for shift, *found in zip(shifts, values, valid):
+            torch.testing.assert_close(found, [*pair.read(shift)])
 
     def test_points_outside_are_not_valid(self):
         _, valid = sampled((0.6 * 2, 0.0)).read()
@@ -156,23 +162,24 @@ class TestAlignment:
 
     def test_blocks_number_whole_cubes_and_what_is_left(self):
         pair = sampled()
-        blocks, size = _blocks(pair)
-        counts = np.bincount(blocks.ravel())
-        assert blocks.shape == pair.grid.shape and counts.max() == size and counts.sum() == blocks.size
+        blocks, number, size = _blocks(pair)
+        counts = blocks.flatten().bincount()
+        assert blocks.shape == pair.grid.shape and len(counts) == number
+        assert counts.max() == size and counts.sum() == blocks.numel()
         first = blocks == 0
         assert first[: int(first.any(1).sum()), : int(first.any(0).sum())].all()
 
     def test_entropy(self):
-        tables = np.array([[4, 4, 4, 4], [9, 0, 0, 0], [0, 0, 0, 0], [1, 3, 0, 0]])
+        tables = torch.tensor([[4, 4, 4, 4], [9, 0, 0, 0], [0, 0, 0, 0], [1, 3, 0, 0]])
         expected = [math.log(4), 0, 0, -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))]
         np.testing.assert_allclose(_entropy(tables), expected, atol=1e-12)
 
     def test_bins_stay_in_range_and_ignore_scale(self):
-        values = np.random.default_rng(0).normal(size=200)
-        found = _bins(values, (-1.0, 1.0))
+        values = torch.from_numpy(np.random.default_rng(0).normal(size=200))
+        found = _bins(values, torch.tensor([-1.0, 1.0]))
         assert found.min() == 0 and found.max() == 7
-        np.testing.assert_array_equal(_bins(50 * values + 3, (-47.0, 53.0)), found)
-        assert not _bins(np.ones(3), (1.0, 1.0)).any()
+        assert torch.equal(_bins(50 * values + 3, torch.tensor([-47.0, 53.0])), found)
+        assert not _bins(torch.ones(3), torch.ones(2)).any()
 
 
 class TestLabelOverlap:
