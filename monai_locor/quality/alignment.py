@@ -69,7 +69,7 @@ def local_support(pair: SampledPair, after: Reading) -> tuple[float, int]:
     blocks, count, block_size = _blocks(pair)
     rows = blocks[valid] * BLOCK_BINS + _bins(first, _intensity_range(first))
     columns = _bins(torch.cat((best[None], others[:, valid])), _intensity_range(best))
-    tables = torch.stack([_joint(rows, column, count) for column in columns])
+    tables = _joint(rows, columns, count)
     values = _entropy(tables.sum(2)) - _entropy(tables.flatten(2))
     contrast, size = _entropy(tables[0].sum(2)), tables[0].sum((1, 2))
     used = (size >= MIN_BLOCK_OVERLAP * block_size) & (contrast > MIN_BLOCK_ENTROPY)
@@ -79,9 +79,17 @@ def local_support(pair: SampledPair, after: Reading) -> tuple[float, int]:
 
 
 def _joint(rows: torch.Tensor, columns: torch.Tensor, blocks: int) -> torch.Tensor:
-    """Joint histograms of all blocks, ``(blocks, BLOCK_BINS, BLOCK_BINS)``."""
-    counts = torch.bincount(rows * BLOCK_BINS + columns, minlength=blocks * BLOCK_BINS**2)
-    return counts.view(blocks, BLOCK_BINS, BLOCK_BINS)
+    """Joint histograms of all blocks, ``(K, blocks, BLOCK_BINS, BLOCK_BINS)``.
+
+    Args:
+        rows: block and bin of the fixed image, ``(N,)``: ``block * BLOCK_BINS + bin``.
+        columns: bins of K images, ``(K, N)``.
+        blocks: number of blocks.
+    """
+    size = blocks * BLOCK_BINS**2
+    offsets = torch.arange(len(columns), device=rows.device)[:, None] * size
+    counts = torch.bincount((rows * BLOCK_BINS + columns + offsets).flatten(), minlength=len(columns) * size)
+    return counts.view(len(columns), blocks, BLOCK_BINS, BLOCK_BINS)
 
 
 def _directions(dims: int) -> np.ndarray:
