@@ -158,6 +158,7 @@ def test_datalist_from_the_command_line_in_another_folder(files, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_one_pair(files, tmp_path):
     options = dict(
         fixed="fixed.nii.gz",
@@ -211,10 +212,8 @@ def test_from_the_network(files, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("fixd", "--fixed"),
         ("inferer#num_iteratons", "--inferer#num_iterations"),
         ("inferer::num_iteratons", "--inferer#num_iterations"),
-        ("num_iterations", "--inferer#num_iterations"),
         ("evaluator#amb", "--evaluator#amp"),  # a parameter of the target that the file does not name
         ("handlers#1#output_dr", "--handlers#1#output_dir"),
     ],

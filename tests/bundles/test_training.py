@@ -202,7 +202,8 @@ def test_trains_and_evaluates(files, tmp_path):
     assert [line.split(",")[0] for line in table[1:3]] == ["s3_to_s2", "s2_to_s3"]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_training_is_the_same_bit_by_bit(files, tmp_path, workers):
     """With augmentation and random windows, and a best score that must not be forgotten."""
     run(**options(files, tmp_path / "whole", epochs=2, num_workers=workers))
@@ -242,7 +243,8 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("change", mostly_slow(OTHERS))
+@pytest.mark.slow
+@pytest.mark.parametrize("change", OTHERS)
 def test_other_similarities(files, tmp_path, change):
     run(**options(files, tmp_path, **change, augment="false"))
     assert load(tmp_path / "models" / "model.pt")["loss"] == {}
@@ -352,7 +354,7 @@ def test_mistyped_options(files, tmp_path):
             ({"device": "cpi"}, ["device cpi"]),
             ({"ckpt_path": "text.pt"}, ["text.pt: cannot be read"]),
         ],
-        13,
+        9,
     ),
 )
 def test_bad_input(files, tmp_path, change, texts):

@@ -19,7 +19,6 @@ from monai_locor.io.fields import write_affine
 from monai_locor.io.images import write_image
 from monai_locor.quality import Verdict
 
-from ..parameters import mostly_slow
 from .files import AFFINE, SHAPE, load, save
 
 
@@ -187,7 +186,8 @@ def test_a_slice_out_of_the_plane(run, tmp_path):
     assert "orientation AS (axes run to the anterior, superior); center at (0.0, 3.0, 6.0) mm RAS" in out
 
 
-@pytest.mark.parametrize("suffix", mostly_slow([".nrrd", ".nii.gz"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
 def test_without_torch(folder, tmp_path, suffix):
     pytest.importorskip("SimpleITK")  # ITK's own package may bring what it likes
     path = tmp_path / f"a{suffix}"

@@ -20,6 +20,8 @@ from monai_locor.io.image_files import read_stored
 from monai_locor.io.itk_images import itk_geometry
 from monai_locor.io.itk_library import load_simpleitk
 
+from ..parameters import mostly_slow
+
 RNG = np.random.default_rng(0)
 MODES = ("L", "RGB", "RGBA", "P")
 COLORS = ("red", "green", "blue", "alpha")
@@ -50,7 +52,7 @@ def test_volumes(tmp_path, suffix, dtype, count):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", mostly_slow([3, 1, 2, 7]))
 def test_volumes_with_both_libraries(tmp_path, library, dtype, count):
     check_volume(tmp_path, ".nrrd", dtype, count)
 

@@ -14,6 +14,7 @@ from pydicom.uid import (
 from monai_locor.errors import InputError
 from monai_locor.io import read_image
 
+from ..parameters import mostly_slow
 from .dicom_files import (
     AXIAL,
     CORONAL,
@@ -60,7 +61,7 @@ REPEATS = {
 
 
 @pytest.mark.parametrize("kind", REPEATS)
-@pytest.mark.parametrize("with_pydicom", [True, False])
+@pytest.mark.parametrize("with_pydicom", mostly_slow([True, False]))
 def test_volumes_at_the_same_positions_are_channels(tmp_path, monkeypatch, kind, with_pydicom):
     volumes, names, order = REPEATS[kind]
     write_series(tmp_path, places(CORONAL, 5), CORONAL, volumes)

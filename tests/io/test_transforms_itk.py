@@ -16,6 +16,7 @@ from monai_locor.geometry import AffineStep, FieldStep, Grid, SpatialTransform, 
 from monai_locor.io import read_transform, read_transforms, write_displacement_field, write_image, write_transform
 from monai_locor.io.transforms import itk_fields
 
+from ..parameters import mostly_slow
 from .transform_cases import (
     GRIDS,
     LIMIT,
@@ -54,7 +55,7 @@ def some_spline(fixed: Grid) -> SplineStep:
 
 
 @pytest.mark.parametrize("case", GRIDS)
-@pytest.mark.parametrize("suffix", [".h5", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("suffix", mostly_slow([".h5", ".nii.gz", ".nrrd", ".mha"], 2))
 def test_simpleitk_resamples_as_we_do(tmp_path, sitk, case, suffix):
     fixed, moving = GRIDS[case]
     ours = some_transform(fixed)

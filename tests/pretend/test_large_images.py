@@ -55,14 +55,16 @@ def test_launches_and_memory(name):
     at_most(counted, dict(zip(counted, CEILINGS[name])), name)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_plane_more_takes_a_plane_more(name):
     """The last portion of an image is smaller than the others; that must not cost as much as one of them."""
     one, other = (called(LOSSES[name], size).peak / size**3 for size in (128, 129))
     assert other < 1.1 * one
 
 
-@pytest.mark.parametrize("size", [pytest.param(256, marks=pytest.mark.slow), 257, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [256, 257, 300])
 def test_the_default_loss_keeps_to_its_budget(size):
     """That is of what it makes portion by portion. Images, gradients and sums over windows come on top."""
     peak = called(LocalLearnedBasisCRLoss, size).peak

@@ -20,7 +20,7 @@ from monai_locor.losses import (
 )
 from monai_locor.registration.similarity import SIMILARITIES, named_similarity
 
-from ..parameters import LOSSES
+from ..parameters import LOSSES, mostly_slow
 from .agreement import at_most, elsewhere, use_portions_of_a_gpu
 
 FORMS = {
@@ -66,7 +66,7 @@ def called(loss: nn.Module, images: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["whole", "masked"])
-@pytest.mark.parametrize("name", [*LOSSES, *FORMS])
+@pytest.mark.parametrize("name", mostly_slow([*LOSSES, *FORMS], len(LOSSES)))
 def test_values_and_gradients_are_the_cpus(cuda, monkeypatch, name, masked):
     use_portions_of_a_gpu(monkeypatch)
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_values_and_gradients_are_the_cpus(cuda, monkeypatch, name, masked):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=share * float(b.detach().abs().max()))
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("masked", mostly_slow([True, False]), ids=["masked", "whole"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_call_does_not_wait(cuda, name, masked):
     loss, images = LOSSES[name]().to("cuda"), made("cuda", masked)

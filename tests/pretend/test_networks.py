@@ -38,7 +38,7 @@ KINDS = {
     "guided": {"guided": True, "downsampling": 2, "stride": 2},
     "guided displacement": {"guided": True, "output": "displacement"},
 }
-MARKED = [pytest.param(kind, marks=pytest.mark.slow if "displacement" in kind else ()) for kind in KINDS]
+MARKED = [pytest.param(kind, marks=() if kind == "guided" else pytest.mark.slow) for kind in KINDS]
 # of a training step at 16^3 with the default measure, a small network and Adam; a change may lower them
 LAUNCHES = {
     "velocity": 1282,
@@ -136,7 +136,8 @@ CONFIGURED = {
 }
 
 
-@pytest.mark.parametrize("name", ["guided network", *(pytest.param(n, marks=pytest.mark.slow) for n in list(CONFIGURED)[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGURED)
 def test_the_bundle_infers_what_it_does_on_the_cpu(cuda, monkeypatch, name):
     use_portions_of_a_gpu(monkeypatch)
     there, here = inferred("cuda", **CONFIGURED[name]), inferred("cpu", **CONFIGURED[name])

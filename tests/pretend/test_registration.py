@@ -130,7 +130,7 @@ def many_starts(there: There) -> dict[str, Any]:
     return {"fixed": fixed, "moving": moving, "initial": start, "preset": changed(stages=stages, multistart="always")}
 
 
-def two_people(there: There) -> dict[str, Any]:
+def intersubject_pair(there: There) -> dict[str, Any]:
     """Images that have nothing to do with each other."""
     fixed, _, _ = pair(PLANE, PLANE)
     noise = nn.functional.avg_pool2d(torch.rand(1, *PLANE.shape, generator=torch.Generator().manual_seed(1)), 3, 1, 1)
@@ -148,11 +148,22 @@ def changed(**settings: Any) -> RegistrationConfig:
     return dataclasses.replace(CONFIG, **settings)
 
 
-FAST = [masked_volumes_there, masked_planes, holes_and_masks_of_the_host, matrix_there, field_there, two_people]
-SLOW = [volumes, planes, holes_and_masks_there, matrix_with_gradient, field_with_gradient, velocity_there]
+FAST = [holes_and_masks_of_the_host, field_there]
+SLOW = [
+    masked_volumes_there,
+    masked_planes,
+    matrix_there,
+    intersubject_pair,
+    volumes,
+    planes,
+    holes_and_masks_there,
+    matrix_with_gradient,
+    field_with_gradient,
+    velocity_there,
+]
 SLOW += [velocity_of_the_host, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
-TOLD = {"many_starts": "from another start", "two_people": "indicate an inter-subject pair", "undone": "was undone"}
+TOLD = {"many_starts": "from another start", "intersubject_pair": "indicate an inter-subject pair", "undone": "was undone"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

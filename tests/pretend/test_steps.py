@@ -14,6 +14,7 @@ import pytest
 from monai_locor.registration import PRESETS, RegistrationConfig, RegistrationEngine, Stage
 from monai_locor.registration.similarity import SIMILARITIES
 
+from ..parameters import mostly_slow
 from ..phantoms import grid_of, pair
 from ..registration.short_runs import engine_of
 from .agreement import at_most
@@ -45,6 +46,9 @@ MEMORY = {
 }
 
 
+MEASURES = mostly_slow(SIMILARITIES, 2)
+
+
 def engine_there(config: RegistrationConfig, masked: bool) -> RegistrationEngine:
     images = pair(GRID, GRID)[:2]
     masks = [(image > 0.1).float() if masked else None for image in images]
@@ -73,8 +77,9 @@ def of_measure(name: str) -> RegistrationConfig:
     return config if name == "locor" else config.with_similarity(name)
 
 
-@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["whole", "masked"])
-@pytest.mark.parametrize("preset", ["default", *(pytest.param(p, marks=pytest.mark.slow) for p in PRESETS if p != "default")])
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_no_stage_waits(cuda, preset, masked):
     engine = engine_there(PRESETS[preset], masked)
     launches: dict[str, set[int]] = {"affine": set(), "deformable": set()}
@@ -110,19 +115,19 @@ def measured(name: str) -> dict[str, tuple[Record, int]]:
     return found
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@pytest.mark.parametrize("name", MEASURES)
 def test_no_measure_waits(name):
     for kind, (record, _) in measured(name).items():
         check(kind, record)
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@pytest.mark.parametrize("name", MEASURES)
 def test_launches(name):
     counted = {kind: sum(record.launches.values()) for kind, (record, _) in measured(name).items()}
     at_most(counted, dict(zip(("affine", "deformable"), LAUNCHES[name])), f"launches of a step with {name}")
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@pytest.mark.parametrize("name", MEASURES)
 def test_memory(name):
     record, samples = measured(name)["deformable"]
     at_most({name: round(record.peak / 4 / samples, 1)}, MEMORY, "floats for each sample")

@@ -266,7 +266,7 @@ def used(engine: RegistrationEngine) -> list[torch.Tensor]:
 
 
 class TestEngine:
-    @each_state
+    @all_at_once
     def test_used_inside(self, state, images, expected_of_engine):
         engine = engine_of(images, TINY, initial=np.eye(3))
         with state():

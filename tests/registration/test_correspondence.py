@@ -49,6 +49,7 @@ def taken(images):
     return run(*images, preset=CONFIG)
 
 
+@pytest.mark.slow
 def test_an_intra_subject_pair_keeps_its_settings():
     fixed, moving, _ = pair(PLANE, PLANE)
     found, never = run(fixed, moving, preset=CONFIG), run(fixed, moving, preset=NEVER)

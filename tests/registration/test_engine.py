@@ -57,6 +57,7 @@ class TestAnswer:
         assert float(moved.mean()) < 0.2 * CUBE.spacing[0]
         np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=0.02)
 
+    @pytest.mark.slow
     def test_a_stage_that_makes_it_worse_is_undone(self, caplog):
         """Long steps next to a perfect fit, where the gradient is noise."""
         same = image(anatomy(CUBE.points()), CUBE)
@@ -85,11 +86,10 @@ class TestAnswer:
         error = inverse_consistency(found.forward_mm, PLANE, found.inverse_mm, PLANE)
         assert float(error.quantile(0.95)) < 0.15 and found.jacobian["folding_percent"] == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "settings",
-        mostly_slow(
-            [{"basis": "polynomial"}, {"derivative": "none"}, {"derivative": "both"}, {"form": "normalized"}, {"damping": 0.0}]
-        ),
+        [{"basis": "polynomial"}, {"derivative": "none"}, {"derivative": "both"}, {"form": "normalized"}, {"damping": 0.0}],
         ids=str,
     )
     def test_every_variant_finds_it(self, settings):
@@ -165,7 +165,7 @@ class TestGeometry:
         assert difference(found.forward_mm, expected, CUBE, 0.95) < 0.1
 
     @pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
-    @pytest.mark.parametrize("order", mostly_slow(ORDERS[7::7], 2), ids=str)
+    @pytest.mark.parametrize("order", mostly_slow(ORDERS[7::7]), ids=str)
     def test_storage_order(self, images, tiny, role, order):
         check_order(images, tiny, role, *order)
 
@@ -245,7 +245,7 @@ class TestStart:
         torch.testing.assert_close(found.forward_ddf, shift.expand(3, *CUBE.shape), atol=1e-4, rtol=0)
         torch.testing.assert_close(found.inverse_ddf, -shift.expand(3, *CUBE.shape), atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("order", ORDERS[3::16], ids=str)
+    @pytest.mark.parametrize("order", mostly_slow(ORDERS[3::16]), ids=str)
     def test_an_initial_velocity_goes_along_the_stored_axes(self, images, order):
         grid = CUBE.reordered(*order)
         fixed = image(reorder(images[0].as_tensor(), *order)[0].numpy(), grid)

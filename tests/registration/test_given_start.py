@@ -137,9 +137,7 @@ def test_a_run_with_a_list_of_files_is_repeated(tmp_path, kind):
         RunManifest.load(tmp_path / "out").arguments(fixed=FIXED_IMAGE, moving=MOVING_IMAGE)
 
 
-@pytest.mark.parametrize(
-    ("word", "meant"), [("center", "centers"), ("centers", "centers"), ("moments", "moments"), ("world", "world")]
-)
+@pytest.mark.parametrize(("word", "meant"), [("center", "centers"), ("moments", "moments")])
 def test_words_are_settings(word, meant):
     affine = MOVING.affine.copy()
     affine[:3, 3] += [8, 0, 0]

@@ -93,6 +93,7 @@ def papers_energy(field: np.ndarray, step: float, dims: int) -> float:
 
 
 class TestRun:
+    @pytest.mark.slow
     def test_it_finds_the_deformation(self, images):
         fixed, moving, truth = images
         result = run(fixed, moving, SMALL)
