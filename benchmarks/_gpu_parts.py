@@ -42,7 +42,7 @@ PARTS = (
         "tests",
         "Tests on the GPU",
         "_gpu_checks:tests",
-        100,
+        90,
         [("passed", "passed", "d"), ("failed", "failed", "d"), ("skipped", "skipped", "d"), ("seconds", "seconds", ".0f")]
         + [("which failed", "which", ""), CHECK],
     ),
@@ -50,9 +50,18 @@ PARTS = (
         "agreement",
         "The same as on the CPU",
         "_gpu_checks:agreement",
-        45,
+        40,
         [("", "what", ""), ("type", "type", ""), ("value, relative", "value", ".1e"), ("gradient, relative", "gradient", ".1e")]
         + [("95 %, mm", "p95_mm", ".4f"), ("most, mm", "max_mm", ".4f"), CHECK],
+    ),
+    Part(
+        "kernels",
+        "The loss in Triton kernels against its portable path, forward and backward",
+        "_gpu_kernels:kernels",
+        20,
+        [("form", "what", ""), ("edge, voxels", "size", "d"), ("value, relative", "value", ".1e")]
+        + [("gradient, relative", "gradient", ".1e"), ("portable, ms", "portable_ms", ".3f"), ("Triton, ms", "fused_ms", ".3f")]
+        + [CHECK],
     ),
     Part(
         "waits",
@@ -82,7 +91,7 @@ PARTS = (
         "loss",
         "The loss, forward and backward",
         "_gpu_times:loss_times",
-        60,
+        55,
         [("", "what", ""), ("edge, voxels", "size", "d"), ("ms", "ms", ".3f"), ("fastest", "fastest", ".3f")]
         + [("slowest", "slowest", ".3f"), ("times the bytes", "times_floor", ".1f"), MEMORY, ("TB/s", "tb_s", ".2f")],
     ),

@@ -78,11 +78,11 @@ def _images(size: int, channels: int, device: str) -> tuple[torch.Tensor, torch.
     return pred, torch.rand(1, channels, size, size, size, device=device)
 
 
-def ours(size: int, device: str, rescale: bool = False, form: str = "log") -> Callable[[], None]:
+def ours(size: int, device: str, rescale: bool = False, form: str = "log", fused: bool | None = None) -> Callable[[], None]:
     """The package's loss, two channels, learned basis."""
     from monai_locor.losses import LocalLearnedBasisCRLoss
 
-    loss = LocalLearnedBasisCRLoss(3, CHANNELS, NUM_BASIS, HIDDEN, rescale=rescale, form=form).to(device)
+    loss = LocalLearnedBasisCRLoss(3, CHANNELS, NUM_BASIS, HIDDEN, rescale=rescale, form=form, fused=fused).to(device)
     return _step(loss, *_images(size, CHANNELS, device))
 
 

@@ -315,7 +315,7 @@ def test_the_whole_script_at_tiny_sizes(tmp_path):
     (path,) = tmp_path.glob("cpu-*.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert list(content["parts"]) == [
-        *("tests", "agreement", "waits", "cases", "loss", "training", "together", "large", "launches"),
+        *("tests", "agreement", "kernels", "waits", "cases", "loss", "training", "together", "large", "launches"),
     ]
     for name, part in content["parts"].items():
         assert part["rows"] and not part["problem"] and not part["skipped"], name
