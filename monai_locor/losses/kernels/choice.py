@@ -10,9 +10,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
+from torch import nn
 
 from ...networks.basis import LearnedBasis
 from ..streaming import StreamedWindows
@@ -132,7 +133,7 @@ def _of_basis(gram: LocalGram) -> str:
     basis = gram.basis
     if type(basis) is not LearnedBasis or basis.changed():
         return "the basis is not a plain LearnedBasis"
-    hidden = [layer.out_features for layer in list(basis.layers)[:-1]]  # type: ignore[arg-type, union-attr]
+    hidden = [layer.out_features for layer in cast("list[nn.Linear]", basis.layers)][:-1]
     if len(hidden) != HIDDEN_LAYERS or max(hidden) > MAX_HIDDEN_UNITS:
         return f"the hidden layers are {hidden}, not {HIDDEN_LAYERS} of at most {MAX_HIDDEN_UNITS} units"
     if basis.in_channels > MAX_INPUT_CHANNELS:
@@ -144,7 +145,7 @@ def _of_basis(gram: LocalGram) -> str:
 def _of_tensors(images: Images, parameters: Mapping[str, torch.Tensor], gram: LocalGram) -> str:
     given = [image for image in images if image is not None]
     weights = [*gram.basis.parameters(), *parameters.values()]  # type: ignore[attr-defined]
-    if any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in (*given, *weights)):
+    if any(type(x) not in (torch.Tensor, nn.Parameter) for x in (*given, *weights)):
         return "a tensor is of a class of its own"
     if any(image.dtype != torch.float32 for image in given):
         return "the images are not float32"

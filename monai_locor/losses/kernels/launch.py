@@ -153,7 +153,7 @@ class FusedGram:
         """The gradients of pred, target and parameters from that of the maps, ``(B, P, *windows)``; None where not needed."""
         wanted = self.gram.num_basis + self.gram.channels * need_target
         slopes = self._slopes(grad, wanted)
-        # what is not needed is not written, but the kernel takes an address
+        # the kernel takes an address even for a gradient that it does not write
         dpred, dtarget = (
             torch.empty_like(x) if need else x for x, need in ((self.pred, need_pred), (self.target, need_target))
         )

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Compile the kernels as a call would, for GPUs that need not be there, and print what they need as JSON lines.
+"""Compile the kernels as a call would, for GPUs that need not exist, and print their registers and memory as JSON lines.
 
 Without Triton's interpreter: `test_compile.py` runs this in a process of its own.
 """

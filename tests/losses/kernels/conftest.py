@@ -35,7 +35,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @dataclass
 class Problem:
-    """Images, windows and a basis, and what is to come of them."""
+    """Images, windows and a basis, computed by either path."""
 
     shape: tuple[int, ...] = (6, 7, 8)
     channels: tuple[int, int] = (2, 2)  # of pred and target
