@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ from ..errors import InputError
 from ..geometry import Grid, same_grid, warp
 from ..io import ImageSource, read_image
 from ..io.arrays import images_of_channels
+from ..losses.base import PairLoss
 from ..losses.compare import channels_of, compare
 from ..tensors import plain
 from .pairing import pair_count
 from .start.prepare import PreparedImage
 
-__all__ = ["ChannelLosses", "compared_parts", "first_image", "paired", "read_channels", "single"]
+__all__ = ["ChannelLosses", "compared_parts", "first_image", "foreign", "paired", "parts_of", "read_channels", "single"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,16 @@ class ChannelLosses(nn.Module):
         """Iterate over the losses with their channels of ``pred`` and ``target``."""
         count = len(self.losses)
         yield from zip(self.losses, pred.chunk(count, 1), target.chunk(count, 1), strict=True)
+
+
+def parts_of(loss: nn.Module) -> list[nn.Module]:
+    """Return the losses of all pairs of channels."""
+    return list(loss.losses) if isinstance(loss, ChannelLosses) else [loss]
+
+
+def foreign(losses: Iterable[nn.Module]) -> nn.Module | None:
+    """Return the first loss that is not of this package, whose random numbers and waits are unknown; None if all are."""
+    return next((x for loss in losses for x in parts_of(loss) if not isinstance(x, PairLoss)), None)
 
 
 def single(loss: nn.Module) -> nn.Module:

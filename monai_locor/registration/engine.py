@@ -25,9 +25,10 @@ from ..networks.composition import COMPOSITIONS
 from ..networks.velocity import SplineVelocity
 from ..precision import optimized
 from .basis_pair import BasisPair
-from .channels import single
+from .channels import foreign, single
 from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
+from .directions import DirectionThreads
 from .fields import BidirectionalMap, forward_mm, inverse_mm
 from .optimizer import DampedAdam, ParameterGroup
 from .parallel import Exchange
@@ -84,6 +85,8 @@ class RegistrationEngine(nn.Module):
         self._reset_velocity()
         self.affine = AffineMap(self.fixed.grid, start.affine, self.config.transform).to(self.device)
         self.losses = nn.ModuleList(start.losses.make(self.config, self.fixed.grid.dims)).to(self.device)
+        # random numbers of other losses may depend on the order of the directions
+        self.threads = DirectionThreads(self.device.type == "cpu" and foreign(self.losses) is None)
         self.release()
 
     def _reset_velocity(self) -> None:
@@ -221,10 +224,7 @@ class RegistrationEngine(nn.Module):
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
         fields = leaves[len(directions) :] or [None] * len(directions)
         share = 2 * self.half if self.alternates and len(directions) == 1 else self.half
-        for k, matrix, field in zip(directions, leaves, fields, strict=False):
-            value = self._similarity(k, matrix, field)
-            value.backward(share.to(value))
-            self.values[k] = value.detach()
+        self.threads(self._evaluate, [(share, *job) for job in zip(directions, leaves, fields, strict=False)])
         total = self.values.mean()
         bending = self._add_bending(fields[0])
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
@@ -238,6 +238,13 @@ class RegistrationEngine(nn.Module):
         self.step_number = steps
         if self.optimizer is not None:
             self.optimizer.steps_done = steps
+
+    @optimized
+    def _evaluate(self, share: torch.Tensor, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> None:
+        """Evaluate the loss of a direction and add its gradient, times its share, to those of its arguments and its basis."""
+        value = self._similarity(k, matrix, displacement)
+        value.backward(share.to(value))
+        self.values[k] = value.detach()
 
     def _add_bending(self, field: torch.Tensor | None) -> torch.Tensor:
         """Return the weighted bending energy of a forward displacement, and add its gradient to that of the displacement."""

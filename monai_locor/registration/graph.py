@@ -9,13 +9,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 
 from ..losses.base import PairLoss
-from .channels import ChannelLosses
+from .channels import foreign, parts_of
 
 if TYPE_CHECKING:
     from .engine import RegistrationEngine
@@ -48,14 +47,8 @@ def obstacle(engine: RegistrationEngine) -> str:
         return f"the device is {engine.device}"
     if engine.exchange is not None:
         return "each direction has a process"
-    for loss in engine.losses:
-        if not isinstance(loss, (PairLoss, ChannelLosses)) or not all(isinstance(x, PairLoss) for x in _parts(loss)):
-            return f"{type(loss).__name__} is not a similarity of this package"
-    return ""
-
-
-def _parts(loss: nn.Module) -> list[Any]:
-    return list(loss.losses) if isinstance(loss, ChannelLosses) else [loss]
+    loss = foreign(engine.losses)
+    return "" if loss is None else f"{type(loss).__name__} is not a similarity of this package"
 
 
 class RecordedWindows:
@@ -69,7 +62,7 @@ class RecordedWindows:
         self.windows: list[tuple[int, Any, Any]] = []
         for k in engine.directions:
             reference = engine.levels[k].reference
-            for loss in _parts(engine.losses[k]):
+            for loss in cast("list[PairLoss]", parts_of(engine.losses[k])):
                 static = loss.static_windows(tuple(reference.shape[2:]), reference.device, reference.dtype)
                 if static is not None:
                     self.windows.append((k, loss, static))
