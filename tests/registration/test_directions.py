@@ -73,7 +73,7 @@ def test_steps_are_those_of_one_direction_after_the_other(two_threads, monkeypat
             losses = [engine.step()[0] for _ in range(3)]
         found.append((torch.stack(losses), *(p.detach() for p in engine.parameters())))
     for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # half of the threads sum in another order
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)  # half of the threads sum in another order
 
 
 def test_losses_of_others_run_one_after_the_other(two_threads):

@@ -101,6 +101,7 @@ class TestSettings:
         assert {name: preset.effective_bending_weight for name, preset in PRESETS.items()} == {
             "default": 120,
             "fast": 120,
+            "draft": 120,
             "intersubject": 10,
             "paper": 400 / 18,
         }
