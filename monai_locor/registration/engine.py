@@ -72,7 +72,7 @@ class RegistrationEngine(nn.Module):
         self.exchange, self.directions = exchange, (0, 1) if exchange is None else (exchange.direction,)
         self.shared = exchange is None  # whether this process has the bases of both directions
         self.history: list[dict[str, Any]] = []
-        self.half = torch.tensor(0.5, dtype=torch.float32, device="cpu").to(self.device)  # weight of each direction
+        self.direction_share = torch.tensor(0.5, dtype=torch.float32, device="cpu").to(self.device)
         self._begin()
 
     @optimized
@@ -222,8 +222,8 @@ class RegistrationEngine(nn.Module):
             shared.extend(self.velocity.reversed(directions).unbind())
         # each direction is backpropagated to these leaves and freed; the shared graph below them is backpropagated once
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in shared]
-        fields = leaves[len(directions) :] or [None] * len(directions)
-        share = 2 * self.half if self.alternates and len(directions) == 1 else self.half
+        fields: list[torch.Tensor | None] = [*leaves[len(directions) :]] or [None] * len(directions)
+        share = 2 * self.direction_share if self.alternates and len(directions) == 1 else self.direction_share
         self.threads(self._evaluate, [(share, *job) for job in zip(directions, leaves, fields, strict=False)])
         total = self.values.mean()
         bending = self._add_bending(fields[0])
@@ -252,7 +252,7 @@ class RegistrationEngine(nn.Module):
             return torch.zeros((), dtype=torch.float32, device=self.device)
         energy = bending_energy(field[None])
         if energy.requires_grad:
-            energy.backward(self.half * (2 * self.bending_weight))
+            energy.backward(self.direction_share * (2 * self.bending_weight))
         return energy.detach() * self.bending_weight
 
     def directions_of_step(self) -> tuple[int, ...]:

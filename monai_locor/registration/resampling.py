@@ -97,7 +97,7 @@ class _ResamplingFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         nodes, image = ctx.saved_tensors
         out = None if len(ctx.plan.slabs) == 1 else torch.zeros_like(nodes)
         for slab in ctx.plan.slabs:
