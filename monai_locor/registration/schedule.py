@@ -34,8 +34,8 @@ class Stage:
         learning_rate: learning rate of the coefficients in control-point spacings per step, by default 0.08, limited to a
             twentieth of the field of view; in an affine stage, of the affine, by default that of the configuration.
         directions: ``"both"``: each step evaluates the loss in both directions; or ``"alternating"``: from the second step on,
-            in one direction, then in the other, which halves the time of a step. With two processes, one per direction, all
-            steps evaluate both.
+            in one direction, then in the other, which halves the time of a step, except on a CPU with several threads, where
+            both run at the same time. With two processes, one per direction, all steps evaluate both.
     """
 
     factor: float
@@ -57,27 +57,27 @@ DENSE_RATE = 8e-2  # default learning rate of deformable stages
 
 DEFAULT_STAGES = (
     Stage(factor=8, iterations=60, learning_rate=1.5e-2),
-    Stage(factor=4, iterations=40, learning_rate=7.5e-3),
-    Stage(factor=4, iterations=60, spacing=32, learning_rate=32e-2),
-    Stage(factor=4, iterations=60, spacing=16, learning_rate=32e-2),
-    Stage(factor=2, iterations=66, spacing=8, learning_rate=16e-2, directions="alternating"),
-    Stage(factor=1, iterations=26, spacing=4, learning_rate=16e-2, directions="alternating"),
+    Stage(factor=4, iterations=30, learning_rate=7.5e-3),
+    Stage(factor=4, iterations=50, spacing=32, learning_rate=32e-2),
+    Stage(factor=4, iterations=50, spacing=16, learning_rate=32e-2),
+    Stage(factor=2, iterations=60, spacing=8, learning_rate=16e-2),
+    Stage(factor=1, iterations=20, spacing=4, learning_rate=16e-2),
 )
 FAST_STAGES = (
-    Stage(factor=8, iterations=60, learning_rate=1.5e-2),
+    Stage(factor=8, iterations=50, learning_rate=1.5e-2),
     Stage(factor=4, iterations=20, learning_rate=7.5e-3),
-    Stage(factor=4, iterations=40, spacing=32, learning_rate=24e-2),
-    Stage(factor=4, iterations=40, spacing=16, learning_rate=24e-2),
-    Stage(factor=2, iterations=46, spacing=8, learning_rate=12e-2, directions="alternating"),
-    Stage(factor=1, iterations=14, spacing=4, learning_rate=7.5e-2, directions="alternating"),
+    Stage(factor=4, iterations=30, spacing=32, learning_rate=30e-2),
+    Stage(factor=4, iterations=30, spacing=16, learning_rate=30e-2),
+    Stage(factor=2, iterations=32, spacing=8, learning_rate=15e-2),
+    Stage(factor=1, iterations=10, spacing=4, learning_rate=9.5e-2),
 )
 DRAFT_STAGES = (
-    Stage(factor=8, iterations=40, learning_rate=1.5e-2),
-    Stage(factor=4, iterations=15, learning_rate=7.5e-3),
-    Stage(factor=4, iterations=25, spacing=32, learning_rate=32e-2),
-    Stage(factor=4, iterations=25, spacing=16, learning_rate=32e-2),
-    Stage(factor=2, iterations=24, spacing=8, learning_rate=16e-2, directions="alternating"),
-    Stage(factor=1, iterations=6, spacing=4, learning_rate=10e-2, directions="alternating"),
+    Stage(factor=8, iterations=30, learning_rate=1.5e-2),
+    Stage(factor=4, iterations=12, learning_rate=7.5e-3),
+    Stage(factor=4, iterations=14, spacing=32, learning_rate=38e-2),
+    Stage(factor=4, iterations=14, spacing=16, learning_rate=38e-2),
+    Stage(factor=2, iterations=12, spacing=8, learning_rate=19e-2),
+    Stage(factor=1, iterations=3, spacing=4, learning_rate=12e-2),
 )
 PAPER_STAGES = (
     Stage(factor=2, iterations=80),
