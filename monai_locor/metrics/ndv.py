@@ -134,17 +134,17 @@ class _Neighbors:
 
     def edge(self, offset: Sequence[int]) -> torch.Tensor:
         """Return the mapped edge from each voxel to its neighbor at an offset, ``(D, N)``."""
-        step = int(sum(o * s for o, s in zip(offset, self.strides, strict=True)))
+        step = sum(o * s for o, s in zip(offset, self.strides, strict=True))
         out = self.flat[:, self.span.start + step : self.span.stop + step] - self.center
         for axis, o in enumerate(offset):
             if o:
-                out[axis] += int(o)
+                out[axis] += o
         return out
 
     def determinants(self) -> Iterator[torch.Tensor]:
         """Yield the signed volume times D! of each mapped simplex, ``(N,)``, positive for the identity."""
         axes = np.eye(self.dims, dtype=int)
-        pairs = [[(sign, self.edge(sign * axis)) for sign in (1, -1)] for axis in axes]
+        pairs = [[(sign, self.edge((sign * axis).tolist())) for sign in (1, -1)] for axis in axes]
         if self.dims == 2:
             for (s, a), (t, b) in product(*pairs):
                 yield determinant((a, b)).mul_(s * t)

@@ -94,8 +94,8 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         **known,
     )
     computed = time.perf_counter()
-    weights = {"fixed_weight": fixed.weight, "moving_weight": moving.weight}
-    verdict = judge_outcome(outcome_of(result), fixed.image, moving.image, **weights)
+    outcome = outcome_of(result)
+    verdict = judge_outcome(outcome, fixed.image, moving.image, fixed_weight=fixed.weight, moving_weight=moving.weight)
     result = dataclasses.replace(_on_host(result), verdict=verdict)
     parts = np.diff([*times, computed, time.perf_counter()]).round(3).tolist()
     timings = dict(zip(("reading", "optimization", "fields", "verdict"), parts, strict=True))

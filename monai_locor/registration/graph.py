@@ -9,15 +9,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
 from ..losses.base import PairLoss
 from .channels import foreign, parts_of
-
-if TYPE_CHECKING:
-    from .engine import RegistrationEngine
+from .engine import RegistrationEngine
 
 __all__ = ["RecordedWindows", "StepGraph", "obstacle", "stepper"]
 
