@@ -40,6 +40,10 @@ def _rates(stages: Stages, factor: float) -> list[dict[str, Any]]:
     ]
 
 
+def _alternating(stages: Stages, coarsest: float) -> list[dict[str, Any]]:
+    return [{**stage, "directions": "alternating"} if stage["factor"] <= coarsest else dict(stage) for stage in stages]
+
+
 def variants(stages: Stages) -> dict[str, dict[str, Any]]:
     """Changes to a preset with these stages, by name."""
     return {
@@ -55,7 +59,9 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
         "ridge-1e-5": {"ridge": 1e-5},
         "ridge-and-eps-1e-6": {"ridge": 1e-6, "eps": 1e-6},
         "num-basis-3": {"num_basis": 3},
+        "num-basis-4": {"num_basis": 4},
         "num-basis-8": {"num_basis": 8},
+        "hidden-8-8": {"hidden_channels": [8, 8]},
         "window-0.6": {"kernel_sigma": 0.6},
         "window-1.2": {"kernel_sigma": 1.2},
         "stride-2": {"stride": 2.0},
@@ -87,6 +93,10 @@ def variants(stages: Stages) -> dict[str, dict[str, Any]]:
             "stages": [*stages[:5], {"factor": 2, "iterations": 40, "spacing": 4, "learning_rate": 0.08}, stages[5]]
         },
         "no-full-resolution": {"stages": stages[:5]},
+        "finest-1.5": {"stages": [*stages[:5], {**stages[5], "factor": 1.5}]},
+        "alternating": {"stages": _alternating(stages, 8)},
+        "alternating-at-2x-and-1x": {"stages": _alternating(stages, 2)},
+        "alternating-at-1x": {"stages": _alternating(stages, 1)},
         **_of_the_paper(stages),
     }
 
