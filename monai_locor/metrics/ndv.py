@@ -132,7 +132,7 @@ class _Neighbors:
         self.span = slice(farthest, self.flat.shape[1] - farthest)
         self.center = self.flat[:, self.span]
 
-    def edge(self, offset: Sequence[int]) -> torch.Tensor:
+    def edge(self, offset: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Return the mapped edge from each voxel to its neighbor at an offset, ``(D, N)``."""
         step = sum(o * s for o, s in zip(offset, self.strides, strict=True))
         out = self.flat[:, self.span.start + step : self.span.stop + step] - self.center
