@@ -22,6 +22,8 @@ from .window_grid import StaticWindows, WindowGrid
 
 __all__ = ["PairLoss", "clamped_weight", "finite_in_both", "reduced"]
 
+MIN_TOTAL_WEIGHT = 1e-30  # where nothing counts, the mean is 0 / this
+
 
 class PairLoss(_Loss):
     """Base of the losses of this package: similarity of two images, to be minimized.
@@ -228,7 +230,7 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
         ValueError: for another reduction.
     """
     if weights is not None:
-        values = torch.where(weights > 0, values, 0)
+        values = values.masked_fill(~weights if weights.dtype == torch.bool else weights <= 0, 0)
     if reduction == LossReduction.NONE.value:
         return values
     if reduction == LossReduction.SUM.value:
@@ -237,8 +239,8 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
         raise ValueError(f'Unsupported reduction: {reduction}, available options are ["mean", "sum", "none"].')
     if weights is None:
         return values.mean()
-    total = weights.flatten(2).sum(2)
-    return (values.flatten(2).sum(2) / torch.where(total > 0, total, 1)).mean()
+    total = weights.flatten(2).sum(2, dtype=values.dtype).clamp_min(MIN_TOTAL_WEIGHT)
+    return (values.flatten(2).sum(2) / total).mean()
 
 
 def _result(

@@ -55,6 +55,11 @@ class LocalMoments:
     mass: torch.Tensor | None = None
     counts: torch.Tensor | None = None
 
+    def parts(self) -> list[torch.Tensor]:
+        """The rows of the maps that follow, in order: one view of all, whose gradients are put together at once."""
+        sizes = [rows.stop - rows.start for rows in self.gram.layout.values()]
+        return list(self.maps.split(sizes, 1))[: len(sizes) - self.gram.masked]
+
     @property
     def psi_psi(self) -> torch.Tensor:
         """``<psi_i psi_j>`` in the order of :func:`.ridge.gram_pairs`, ``(B, J (J + 1) / 2, *windows)``."""
@@ -160,13 +165,14 @@ def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> Win
         gram = moments.gram
         residual = window_residual(moments.maps, gram.num_basis, gram.channels, ridge, gram.kept)
         return WindowFit(moments, moments.psi_t, residual)
-    if moments.psi is None or moments.t is None:
+    if not moments.gram.first_moments:
         raise ValueError("the normalized form needs the means of psi and t; call local_moments with means=True.")
-    variance = (moments.t_t - moments.t.square()).clamp_min(0)
+    psi_psi, psi_t, t_t, psi, t = moments.parts()
+    variance = (t_t - t.square()).clamp_min(0)
     deviation = (variance + eps).sqrt() + eps
-    covariance = (moments.psi_t - moments.psi[:, :, None] * moments.t[:, None]) / deviation[:, None]
-    residual = ridge_residual(moments.psi_psi, covariance, torch.ones_like(variance), ridge)
-    return WindowFit(moments, covariance, residual, moments.t, deviation, variance)
+    covariance = (psi_t.unflatten(1, (psi.shape[1], -1)) - psi[:, :, None] * t[:, None]) / deviation[:, None]
+    residual = ridge_residual(psi_psi, covariance, torch.ones_like(variance), ridge, moments.gram.kept)
+    return WindowFit(moments, covariance, residual, t, deviation, variance)
 
 
 def unexplained_share(moments: LocalMoments, ridge: float, eps: float) -> tuple[torch.Tensor, torch.Tensor]:

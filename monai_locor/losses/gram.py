@@ -263,10 +263,8 @@ class _Slabs:
         if dpred is None and not learned:
             return
         dpsi = self.gram.psi_gradient(maps, features).flatten(2)
-        dx = self.tape.pullback(dpsi, maps.view(-1), dpred is not None)
-        if dpred is not None and dx is not None:
-            own = dpred[items, :, part]
-            own.copy_(dx.view_as(own))
+        out = None if dpred is None else dpred[items, :, part].view(len(dpsi), dpred.shape[1], -1)
+        self.tape.pullback(dpsi, maps.view(-1), out)
 
 
 class _LocalGramFunction(StreamedFunction):
@@ -301,11 +299,13 @@ class _LocalGramFunction(StreamedFunction):
             return None, *fused[:2], None, *fused[2]
         need_pred, need_target = needs
         slabs = call.taken(images, parameters)
-        dpred = torch.empty_like(pred) if need_pred else None
+        dpred = torch.empty_like(pred, memory_format=torch.contiguous_format) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
 
         def consume(portion: Portion, maps: torch.Tensor) -> None:
             slabs.add_gradients(maps, portion, dpred, dtarget, bool(parameters))
 
-        call.windows.pull_back(call.gram, pred, grad, consume)
+        # the maps of the target and of the mass come last, and only the gradient of the target needs them
+        used = slice(0, None if need_target or call.gram.first_moments else call.gram.layout["psi_t"].stop)
+        call.windows.pull_back(call.gram, pred, grad[:, used], consume)
         return None, dpred, dtarget, None, *(slabs.tape.gradients() if parameters else ())

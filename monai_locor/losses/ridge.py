@@ -149,7 +149,9 @@ def _transposed_times(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (matrix[:, :, :, None] * x[:, :, None]).sum(1)
 
 
-def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: float) -> torch.Tensor:
+def ridge_residual(
+    a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: float, kept: Recent[Any] | None = None
+) -> torch.Tensor:
     """Residual at the ridge solution, with the ridge term taken out again.
 
     With ``theta = (A + ridge I)^-1 c`` it is ``R = b - c^T theta - ridge |theta|^2`` (Locor, arXiv 2503.05335). The
@@ -161,11 +163,12 @@ def ridge_residual(a: torch.Tensor, c: torch.Tensor, b: torch.Tensor, ridge: flo
         c: ``(B, J, C, ...)``.
         b: ``(B, C, ...)``.
         ridge: positive.
+        kept: keeps what depends on the sizes between calls.
 
     Returns:
         ``(B, C, ...)``, clamped at zero.
     """
-    return window_residual(torch.cat([a, c.flatten(1, 2), b], 1), *c.shape[1:3], ridge)
+    return window_residual(torch.cat([a, c.flatten(1, 2), b], 1), *c.shape[1:3], ridge, kept)
 
 
 def window_residual(

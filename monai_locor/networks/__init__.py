@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .basis import LearnedBasis, PolynomialBasis
+from .basis import BatchedBasis, LearnedBasis, PolynomialBasis
 from .registration_network import RegistrationNetwork, small_head
 
-__all__ = ["LearnedBasis", "PolynomialBasis", "RegistrationNetwork", "small_head"]
+__all__ = ["BatchedBasis", "LearnedBasis", "PolynomialBasis", "RegistrationNetwork", "small_head"]

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-__all__ = ["LearnedBasis", "PolynomialBasis"]
+__all__ = ["BatchedBasis", "LearnedBasis", "PolynomialBasis"]
 
 
 class LearnedBasis(nn.Module):
@@ -77,6 +77,38 @@ class LearnedBasis(nn.Module):
             weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
             out = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), out)
             out = out.relu_() if number < len(self.layers) - 1 else out.sigmoid_()
+        return out.reshape(len(x), self.num_basis, *x.shape[2:])
+
+
+class BatchedBasis(nn.Module):
+    """One :class:`LearnedBasis` for each item of a batch, evaluated together.
+
+    Args:
+        bases: of the same sizes; their weights are copied.
+
+    Attributes:
+        stacked: weights ``(B, outputs, inputs)`` and biases ``(B, outputs)`` of each layer, in turn.
+
+    Raises:
+        ValueError: if there are none, or their sizes differ.
+    """
+
+    def __init__(self, bases: Sequence[LearnedBasis]) -> None:
+        super().__init__()
+        every = [list(basis.parameters()) for basis in bases]
+        if len({tuple(p.shape for p in parameters) for parameters in every}) != 1:
+            raise ValueError(f"the bases must be of one size, at least one, got {list(bases)}.")
+        self.in_channels, self.num_basis = bases[0].in_channels, bases[0].num_basis
+        self.stacked = nn.ParameterList(torch.stack([p.detach() for p in group]) for group in zip(*every, strict=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, *spatial)`` intensities to ``(B, J, *spatial)`` basis values in (0, 1)."""
+        out, parameters = x.flatten(2), [p.to(x.dtype) for p in self.stacked]
+        if len(x) != len(parameters[0]):
+            raise ValueError(f"a batch of {len(parameters[0])} bases takes as many items, got {len(x)}.")
+        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            out = torch.baddbmm(bias[:, :, None], weight, out)
+            out = out.sigmoid() if weight is parameters[-2] else out.relu()
         return out.reshape(len(x), self.num_basis, *x.shape[2:])
 
 

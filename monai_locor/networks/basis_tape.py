@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ..recent import Recent
-from .basis import LearnedBasis
+from .basis import BatchedBasis, LearnedBasis
 
 __all__ = ["AutogradTape", "BasisTape", "LearnedBasisTape", "basis_tape", "tape_numbers_per_voxel"]
 
@@ -34,16 +33,13 @@ class BasisTape(Protocol):
             ``(G, J, N)``, valid until the next call.
         """
 
-    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, need_input: bool) -> torch.Tensor | None:
-        """The gradient of the last call's input, and add that of the parameters; both may overwrite the values.
+    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, out: torch.Tensor | None) -> None:
+        """Write the gradient of the last call's input, and add that of the parameters; the values are lost.
 
         Args:
             gradient: of the last call's output, ``(G, J, N)``; may be overwritten.
             scratch: ``(numbers,)``, memory that may be overwritten.
-            need_input: whether the gradient of the input is needed; otherwise the result is None.
-
-        Returns:
-            ``(G, C, N)``, valid until the next call.
+            out: gradient of the input, ``(G, C, N)``; None where it is not needed.
         """
 
     def gradients(self) -> list[torch.Tensor]:
@@ -68,12 +64,18 @@ def basis_tape(
     """
     if type(basis) is LearnedBasis and not basis.changed() and len(parameters) == 2 * len(basis.layers):
         return LearnedBasisTape(list(parameters.values()), like, voxels, kept)
+    if isinstance(basis, BatchedBasis):
+        if len(basis.stacked[0]) != len(like):
+            raise ValueError(f"a batch of {len(basis.stacked[0])} bases takes as many items, got {len(like)}.")
+        every = dict(basis.named_parameters()) | dict(parameters)
+        wanted = [number for number, name in enumerate(every) if name in parameters]
+        return LearnedBasisTape(list(every.values()), like, voxels, kept, wanted)
     return AutogradTape(basis, parameters, like.ndim - 2)
 
 
 def tape_numbers_per_voxel(basis: Callable[[torch.Tensor], torch.Tensor], num_basis: int) -> int:
     """Numbers that a tape holds per voxel of a portion; for a basis of an unknown kind, an estimate."""
-    if isinstance(basis, LearnedBasis):
+    if isinstance(basis, LearnedBasis | BatchedBasis):
         return LearnedBasisTape.numbers_per_voxel(basis)
     return 4 * num_basis  # the values, what autograd keeps for their derivative, and the gradients
 
@@ -104,18 +106,16 @@ class AutogradTape:
             self.out = values.flatten(2)
         return self.out.detach()
 
-    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, need_input: bool) -> torch.Tensor | None:
+    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, out: torch.Tensor | None) -> None:
         """See :class:`BasisTape`."""
-        wanted = [self.x] * need_input + self.parameters
-        if not wanted:
-            return None
+        wanted = [self.x] * (out is not None) + self.parameters
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)
-        if self.out.requires_grad:
+        if wanted and self.out.requires_grad:
             found = torch.autograd.grad(self.out, wanted, gradient, allow_unused=True)
         filled = [torch.zeros_like(w) if f is None else f for w, f in zip(wanted, found, strict=True)]
-        own = filled[need_input:]
-        self.totals = own if self.totals is None else [a.add_(b) for a, b in zip(self.totals, own, strict=True)]
-        return filled[0] if need_input else None
+        if out is not None:
+            out.copy_(filled.pop(0))
+        self.totals = filled if self.totals is None else [a.add_(b) for a, b in zip(self.totals, filled, strict=True)]
 
     def gradients(self) -> list[torch.Tensor]:
         """See :class:`BasisTape`."""
@@ -131,18 +131,26 @@ class LearnedBasisTape:
     has one more row, which passes it on.
 
     Args:
-        parameters: weight and bias of each layer, in order, on the device of ``like``.
+        parameters: weight and bias of each layer, in order, on the device of ``like``; or a stack of each, with one set for
+            each item of the batch.
         like: gives the dtype to compute in.
         voxels: of the largest portion, over all of its items.
         kept: keeps what depends on the sizes between calls.
+        wanted: numbers of the parameters whose gradients are wanted; None for all.
 
     Raises:
         RuntimeError: if the parameters are on another device, where no gradient would reach them.
     """
 
     def __init__(
-        self, parameters: Sequence[torch.Tensor], like: torch.Tensor, voxels: int, kept: Recent[Any] | None = None
+        self,
+        parameters: Sequence[torch.Tensor],
+        like: torch.Tensor,
+        voxels: int,
+        kept: Recent[Any] | None = None,
+        wanted: Sequence[int] | None = None,
     ) -> None:
+        self.wanted = range(len(parameters)) if wanted is None else wanted
         elsewhere = next((p.device for p in parameters if p.device != like.device), None)
         if elsewhere is not None:
             raise RuntimeError(f"the basis is on {elsewhere}, the images on {like.device}; move the loss with loss.to(device)")
@@ -154,10 +162,9 @@ class LearnedBasisTape:
         self.total: torch.Tensor | None = None
 
     @staticmethod
-    def numbers_per_voxel(basis: LearnedBasis) -> int:
+    def numbers_per_voxel(basis: LearnedBasis | BatchedBasis) -> int:
         """Numbers held per voxel of the largest portion."""
-        layers = cast("list[nn.Linear]", basis.layers)
-        widths = [layer.in_features for layer in layers]
+        widths = [int(p.shape[-1]) for p in list(basis.parameters())[::2]]
         # a gradient that does not fit into the values of the next layer, the last one into those of the maps
         rooms = [*(width + 1 for width in widths[2:]), basis.num_basis * (basis.num_basis + 1) // 2]
         more = sum(width for width, room in zip(widths[1:], rooms, strict=False) if width > room)
@@ -188,7 +195,7 @@ class LearnedBasisTape:
         self.values = [_room(flat, len(x), n, x.shape[2]) for flat, n in zip(self.flat, rows, strict=True)]
         self.values[0][:, -1].fill_(1)
 
-    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, need_input: bool) -> torch.Tensor | None:
+    def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, out: torch.Tensor | None) -> None:
         """See :class:`BasisTape`."""
         items, _, voxels = gradient.shape
         # the memory of a layer's values is free for the gradient of the layer before it
@@ -197,32 +204,35 @@ class LearnedBasisTape:
         for number in reversed(range(len(self.weights))):
             values, weight = self.values[number], self._of_items(number)[:, : outward.shape[1], :-1]
             self._add(number, outward, values)
-            if number == 0 and not need_input:
-                return None
-            inward = _room(free, items, weight.shape[2], voxels)
+            if number == 0 and out is None:
+                return
+            inward = out if out is not None and number == 0 else _room(free, items, weight.shape[2], voxels)
             torch.bmm(weight.mT, outward, out=inward)
             if number:
                 torch.ops.aten.threshold_backward.grad_input(inward, values[:, :-1], 0, grad_input=inward)
                 free = self.flat[number]
             outward = inward
-        return outward
 
     def _add(self, number: int, outward: torch.Tensor, values: torch.Tensor) -> None:
         """Add the gradient of a layer's weights."""
+        sets = len(self.weights[0])
         if self.total is None:
-            self.total, self.totals = self.layout.room_for_gradients(outward, len(self.weights[0]))
-        total = self.totals[number]
-        if len(total) > 1:
-            total[self.items].baddbmm_(outward, values.mT)
-        elif len(outward) == 1:
-            total.baddbmm_(outward, values.mT)
+            self.total, self.totals = self.layout.room_for_gradients(outward, sets)
+            self.empty = {(number, first) for number in range(len(self.weights)) for first in range(sets)}
+        total = self.totals[number][self.items] if sets > 1 else self.totals[number]
+        first = self.items.start if sets > 1 else 0
+        if sets == 1 and len(outward) > 1:
+            product = torch.bmm(outward, values.mT).sum(0, keepdim=True)
+            _ = total.copy_(product) if (number, first) in self.empty else total.add_(product)
         else:
-            total.add_(torch.bmm(outward, values.mT).sum(0, keepdim=True))
+            torch.baddbmm(total, outward, values.mT, beta=0 if (number, first) in self.empty else 1, out=total)
+        self.empty.discard((number, first))
 
     def gradients(self) -> list[torch.Tensor]:
         """See :class:`BasisTape`."""
         assert self.total is not None
-        return self.layout.unpacked(self.total, self.parameters)
+        found = self.layout.unpacked(self.total, self.parameters)
+        return [found[number] for number in self.wanted]
 
 
 @dataclass(frozen=True)
@@ -279,7 +289,7 @@ class _Layout:
     def room_for_gradients(self, like: torch.Tensor, sets: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Memory of the gradients of all matrices, ``(L, numbers)``, and its part for each layer."""
         shapes = [(rows - (number < len(self.shapes) - 1), columns) for number, (rows, columns) in enumerate(self.shapes)]
-        room = like.new_zeros(sets, sum(rows * columns for rows, columns in shapes))
+        room = like.new_empty(sets, sum(rows * columns for rows, columns in shapes))
         parts = room.split([rows * columns for rows, columns in shapes], 1)
         return room, [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
