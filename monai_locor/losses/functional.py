@@ -17,7 +17,8 @@ from torch import nn
 
 from ..autograd import transforms_active
 from ..recent import Recent
-from .gram import LocalGram, local_gram
+from .gram import local_gram
+from .products import LocalGram
 from .ridge import ridge_residual, ridge_solution, window_residual
 from .streaming import StreamedWindows
 

@@ -15,9 +15,10 @@ from torch import nn
 from ..autograd import StreamedFunction
 from .base import PairLoss
 from .functional import has_mass
-from .gram import LocalGram, local_gram
+from .gram import local_gram
 from .intensity import rescale as to_common_range
 from .options import WindowOptions
+from .products import LocalGram
 from .window_grid import WindowGrid
 
 __all__ = ["LocalNCCLoss"]

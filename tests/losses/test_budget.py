@@ -16,9 +16,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from monai_locor.losses.gram import LocalGram, local_gram
+from monai_locor.losses.gram import local_gram
 from monai_locor.losses.local_parzen import LocalParzen, local_parzen
 from monai_locor.losses.parzen import GaussianParzen, SplineParzen
+from monai_locor.losses.products import LocalGram
 from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import GridPlan, WindowPlan
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis

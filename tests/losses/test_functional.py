@@ -20,7 +20,7 @@ from monai_locor.losses.functional import (
     ridge_solution,
     unexplained_share,
 )
-from monai_locor.losses.gram import LocalGram
+from monai_locor.losses.products import LocalGram
 from monai_locor.losses.ridge import gram_pairs
 from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import AxisWindows

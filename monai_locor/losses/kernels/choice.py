@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ...networks.basis import LearnedBasis
+from ..products import LocalGram
 from ..streaming import StreamedWindows
 
 if TYPE_CHECKING:
-    from ..gram import LocalGram
     from .launch import FusedGram
 
 __all__ = ["fused_average", "fused_gradients", "unsupported"]

@@ -7,7 +7,7 @@ Tensors have features or units first and voxels or windows last. With one warp p
 its voxels, and a sum over features needs no exchange between threads.
 
 The features are ``[psi, t, root]``, with psi and t weighted by the root. The upper triangle of their Gram matrix holds every
-map of a :class:`monai_locor.losses.gram.LocalGram`: the means are products with the root, and the mass is its square.
+map of a :class:`monai_locor.losses.products.LocalGram`: the means are products with the root, and the mass is its square.
 
 The weights of the network lie in one buffer, padded with zeros: ``w1`` ``(C, P1)``, ``b1`` ``(P1)``, ``w2`` ``(P1, P2)``,
 ``b2`` ``(P2)``, ``w3`` ``(J, P2)``, ``b3`` ``(J)``. P1, P2 and FP are powers of two.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
@@ -15,13 +15,11 @@ from ...geometry import slabs
 from ...networks.basis import LearnedBasis
 from ...recent import Recent
 from ..banded import BandedMatrix
+from ..products import LocalGram
 from ..ridge import gram_pairs
 from ..streaming import StreamedWindows
 from .device import average_kernel, features_kernel, gradient_kernel
 from .network import PackedNetwork, power_of_two
-
-if TYPE_CHECKING:
-    from ..gram import LocalGram
 
 __all__ = ["FusedGram", "WindowTables"]
 

@@ -21,8 +21,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from monai_locor.losses.gram import LocalGram
 from monai_locor.losses.kernels import launch
+from monai_locor.losses.products import LocalGram
 from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.networks.basis import LearnedBasis

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from monai_locor.losses.gram import LocalGram, local_gram
+from monai_locor.losses.gram import local_gram
+from monai_locor.losses.products import LocalGram
 from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import AxisWindows
 from monai_locor.networks.basis import LearnedBasis

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.gram import LocalGram
 from monai_locor.losses.kernels import choice
+from monai_locor.losses.products import LocalGram
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 
 from .conftest import Problem
