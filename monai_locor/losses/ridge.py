@@ -63,17 +63,19 @@ class Systems:
         """The systems of J basis functions and T channels, on the device and in the dtype of a tensor."""
         pairs = gram_pairs(size)
         number = {frozenset(pair): row for row, pair in enumerate(pairs)}
-        source, keep, constant = [], [], []
+        source: list[int] = []
+        keep: list[float] = []
+        constant: list[float] = []
         for i in range(size):
             source += [number[frozenset((i, j))] for j in range(size)]
             source += [len(pairs) + i * channels + c for c in range(channels)] + [0] * size
             keep += [1.0] * (size + channels) + [0.0] * size
             constant += [ridge * (i == j) for j in range(size)] + [0.0] * channels + [float(i == j) for j in range(size)]
         shares = [-0.5 if i == j else -1.0 for i, j in pairs]
-        numbers = (torch.tensor(x, dtype=like.dtype, device="cpu")[:, None] for x in (keep, constant, shares))
-        indices = (torch.tensor(x, device="cpu") for x in (source, [i * size + j for i, j in pairs]))
-        keep, constant, shares, source, found = (x.to(like.device, non_blocking=True) for x in (*numbers, *indices))
-        return cls(size, channels, ridge, source, keep, constant, found, shares)
+        numbers = [torch.tensor(x, dtype=like.dtype, device="cpu")[:, None] for x in (keep, constant, shares)]
+        indices = [torch.tensor(x, device="cpu") for x in (source, [i * size + j for i, j in pairs])]
+        k, c, s, rows, found = (x.to(like.device, non_blocking=True) for x in (*numbers, *indices))
+        return cls(size, channels, ridge, rows, k, c, found, s)
 
     @classmethod
     def kept(cls, kept: Recent[Any] | None, size: int, channels: int, ridge: float, like: torch.Tensor) -> Systems:
@@ -168,7 +170,8 @@ def ridge_residual(
     Returns:
         ``(B, C, ...)``, clamped at zero.
     """
-    return window_residual(torch.cat([a, c.flatten(1, 2), b], 1), *c.shape[1:3], ridge, kept)
+    size, channels = c.shape[1:3]
+    return window_residual(torch.cat([a, c.flatten(1, 2), b], 1), size, channels, ridge, kept)
 
 
 def window_residual(
@@ -189,7 +192,8 @@ def window_residual(
 
 def ridge_solution(a: torch.Tensor, c: torch.Tensor, ridge: float) -> torch.Tensor:
     """``theta = (A + ridge I)^-1 c``, ``(B, J, C, ...)``; arguments of :func:`ridge_residual`."""
-    systems = Systems.make(*c.shape[1:3], ridge, a)
+    size, channels = c.shape[1:3]
+    systems = Systems.make(size, channels, ridge, a)
     maps = torch.cat([a, c.flatten(1, 2)], 1).flatten(2)
     return systems.solution(systems.factored(maps)).view(c.shape)
 
