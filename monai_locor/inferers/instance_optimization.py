@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..losses import LocalLearnedBasisCRLoss
 from ..losses.registration_loss import RegistrationLoss
 from ..networks import LearnedBasis, RegistrationNetwork
-from ..registration import RegistrationConfig, RegistrationResult, register
+from ..registration import RegistrationConfig, RegistrationResult, register_batch
 from ..registration.basis_pair import BasisPair
 from ..registration.numbers import COUNT, POSITIVE, STEPS
 from ..registration.similarity import OwnSimilarity, chosen_similarity
@@ -33,9 +33,10 @@ __all__ = ["InstanceOptimizationInferer"]
 
 
 class InstanceOptimizationInferer(Inferer):
-    """Register every pair of a batch with :func:`monai_locor.register`, optionally from the velocity a network predicts.
+    """Register every pair of a batch, optionally from the velocity that a network predicts.
 
-    MONAI's evaluators call inferers without gradients; this one enables them. Results:
+    Small pairs of equal shape share the steps of the optimization, see :func:`monai_locor.register_batch`. MONAI's evaluators
+    call inferers without gradients; this one enables them. Results:
 
     ==================  =================  ====================================================
     ``use_network``     ``num_iterations``  result
@@ -62,7 +63,7 @@ class InstanceOptimizationInferer(Inferer):
             functions, if any. It may be on any device; for images on another device, a copy is used.
         coarsest: see ``num_iterations``; sampling factor.
         divisible: the network's input is padded with zeros to a multiple of this, its output cropped.
-        seed: of the optimization; every pair starts from it, so that a pair gives the same result in any batch.
+        seed: of the optimization; every pair starts from it, so that a pair gives the same result in any batch, to rounding.
         progress: show a progress bar.
         similarity: replaces the measure of the settings, see :func:`monai_locor.register`.
         similarity_options: of a named measure, see :class:`monai_locor.registration.RegistrationConfig`.
@@ -146,32 +147,35 @@ class InstanceOptimizationInferer(Inferer):
             columns = [_items(given, count) for given in (moving, fixed_mask, moving_mask)]
             if any(len(column) != count for column in columns):
                 raise ValueError(f"{count} fixed images and {', '.join(str(len(c)) for c in columns)} moving images and masks")
-            return [self._register(network, *items) for items in zip(fixed_images, *columns, strict=True)]
+            return self._register(network, fixed_images, *columns)
 
     def _register(
         self,
         network: Callable[[torch.Tensor], torch.Tensor] | None,
-        fixed: torch.Tensor,
-        moving: torch.Tensor,
-        fixed_mask: torch.Tensor | None,
-        moving_mask: torch.Tensor | None,
-    ) -> RegistrationResult:
-        result = register(
-            fixed,
-            moving,
-            preset=self.config,
-            fixed_mask=fixed_mask,
-            moving_mask=moving_mask,
-            predict=self._predictor(network) if self.use_network else None,
-            initial_basis=self._basis() if self.use_network else None,
-            similarity=self.similarity,
-            device=fixed.device,
-            seed=self.seed,
-            progress=self.progress,
-        )
-        images = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
-        names = {role: _file_name(image) for role, image in images.items()}
-        return dataclasses.replace(result, inputs={role: name for role, name in names.items() if name})
+        fixed: Sequence[torch.Tensor],
+        *others: Sequence[torch.Tensor],
+    ) -> list[RegistrationResult]:
+        """Register the pairs of each device; ``others`` are the moving images and the masks."""
+        images = dict(zip(("fixed", "moving", "fixed_mask", "moving_mask"), (fixed, *others), strict=True))
+        results: dict[int, RegistrationResult] = {}
+        for device in dict.fromkeys(image.device for image in fixed):
+            there = [i for i, image in enumerate(fixed) if image.device == device]
+            found = register_batch(
+                **{role: [column[i] for i in there] for role, column in images.items()},
+                preset=self.config,
+                predict=self._predictor(network) if self.use_network else None,
+                initial_basis=self._basis() if self.use_network else None,
+                similarity=self.similarity,
+                device=device,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            results |= dict(zip(there, found, strict=True))
+        names = [{role: _file_name(column[i]) for role, column in images.items()} for i in range(len(fixed))]
+        return [
+            dataclasses.replace(results[i], inputs={role: name for role, name in own.items() if name})
+            for i, own in enumerate(names)
+        ]
 
     def _basis(self) -> BasisPair | None:
         """The learned basis of the network's loss; None if it or the registration uses another measure."""

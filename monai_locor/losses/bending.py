@@ -13,7 +13,7 @@ import torch
 
 from ..autograd import StreamedFunction, transforms_active
 
-__all__ = ["bending_energy"]
+__all__ = ["bending_energies", "bending_energy"]
 
 MAX_POINTS_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}  # fits the CPU cache; large kernels on a GPU
 MIXED_WEIGHT = 1 / 8  # 2 for the two orders of differentiation, 1 / 16 for the square of the central differences
@@ -35,11 +35,16 @@ def bending_energy(displacement: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: if an axis has fewer than three voxels.
     """
+    energies = bending_energies(displacement)
+    return energies.reshape(()) if len(energies) == 1 else energies.mean()
+
+
+def bending_energies(displacement: torch.Tensor) -> torch.Tensor:
+    """:func:`bending_energy` of each item, ``(B,)``."""
     if displacement.ndim < 3 or min(displacement.shape[2:]) < 3:
         raise ValueError(f"displacement must have three voxels or more along each axis, got {tuple(displacement.shape)}.")
     with_gradient = transforms_active() or (torch.is_grad_enabled() and displacement.requires_grad)
-    energies, _ = _BendingFunction.apply(displacement, with_gradient)
-    return energies.reshape(()) if len(energies) == 1 else energies.mean()
+    return _BendingFunction.apply(displacement, with_gradient)[0]
 
 
 class _BendingFunction(StreamedFunction):

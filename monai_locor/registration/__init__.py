@@ -12,6 +12,7 @@ from ..lazy import lazy
 if TYPE_CHECKING:
     from .api import register
     from .basis_pair import BasisPair
+    from .batch_api import register_batch
     from .config import PRESETS, RegistrationConfig
     from .engine import RegistrationEngine
     from .pair import Pair, load_pair, select_device
@@ -34,6 +35,7 @@ __all__ = [
     "load_pair",
     "optimize",
     "register",
+    "register_batch",
     "select_device",
 ]
 
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy(
     {
         "api": ["register"],
         "basis_pair": ["BasisPair"],
+        "batch_api": ["register_batch"],
         "config": ["PRESETS", "RegistrationConfig"],
         "engine": ["RegistrationEngine"],
         "pair": ["Pair", "load_pair", "select_device"],

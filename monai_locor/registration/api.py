@@ -10,6 +10,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -38,7 +39,7 @@ from .start.losses import InitialLosses
 from .start.prepare import PreparedImage
 from .start.start import Start
 
-__all__ = ["register"]
+__all__ = ["Task", "prepare_task", "register"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,55 @@ def register(
 
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
     """Implement :func:`register` on the selected devices."""
+    task = prepare_task(given, first, second)
+    began = time.perf_counter()
+    run, interrupted = _optimized(task.start, task.config, second, given["progress"], given["keep_interrupted"])
+    return task.result(run, log, time.perf_counter() - began, interrupted)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A registration before its optimization.
+
+    Attributes:
+        given: all arguments of :func:`register`.
+        config: settings.
+        pair: the images.
+        start: the start of the optimization.
+        arguments: description of the arguments, for ``run.json``.
+        reading_seconds: time to read the images and to prepare the start.
+    """
+
+    given: Mapping[str, Any]
+    config: RegistrationConfig
+    pair: Pair
+    start: Start
+    arguments: dict[str, Any]
+    reading_seconds: float
+
+    def result(self, run: Run, log: RunLog, seconds: float, interrupted: bool = False) -> RegistrationResult:
+        """Return the result of a completed optimization, with its verdict.
+
+        Args:
+            run: the optimization.
+            log: warnings.
+            seconds: duration of the optimization.
+            interrupted: whether it was interrupted.
+        """
+        now = time.perf_counter()
+        times = [now - seconds - self.reading_seconds, now - seconds, now]
+        first_images = {role: first_image(self.given[role]) for role in ("fixed", "moving")}
+        names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
+        known = {"interrupted": interrupted, "arguments": self.arguments, "inputs": names}
+        return finished_result(run, self.pair, times, log, **known)
+
+
+def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.device | None = None) -> Task:
+    """Read and check the arguments of :func:`register`.
+
+    Raises:
+        InputError: if the input cannot be registered.
+    """
     began = time.perf_counter()
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
@@ -143,13 +193,7 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
     start = _start(given, pair, config, own, basis)
-    arguments = described_arguments(given)
-    times = [began, time.perf_counter()]
-    run, interrupted = _optimized(start, config, second, given["progress"], given["keep_interrupted"])
-    first_images = {role: first_image(given[role]) for role in ("fixed", "moving")}
-    names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
-    times.append(time.perf_counter())
-    return finished_result(run, pair, times, log, interrupted=interrupted, arguments=arguments, inputs=names)
+    return Task(given, config, pair, start, described_arguments(given), time.perf_counter() - began)
 
 
 def _check_prediction(given: Mapping[str, Any], config: RegistrationConfig, second: torch.device | None) -> None:

@@ -53,14 +53,25 @@ class DampedAdam:
         groups: the parameters, all on one device.
         steps: expected number of steps; more are possible.
         betas: decay rates of the running means of gradient and squared gradient.
+        items: if given, the first axis of all parameters, along which independent problems are stacked: each has its own
+            typical gradients, as if it had an optimizer of its own.
     """
 
-    def __init__(self, groups: Sequence[ParameterGroup], steps: int, betas: tuple[float, float] = BETAS) -> None:
+    def __init__(
+        self,
+        groups: Sequence[ParameterGroup],
+        steps: int,
+        betas: tuple[float, float] = BETAS,
+        items: int | None = None,
+    ) -> None:
         self.groups, self.betas = list(groups), betas
         self.parameters = [p for group in self.groups for p in group.parameters]
-        self.sizes = [p.numel() for p in self.parameters]
+        self.leading = () if items is None else (items,)
+        self.sizes = [p.numel() // (items or 1) for p in self.parameters]
+        self.group_sizes = [group.size // (items or 1) for group in self.groups]
         self.device = self.parameters[0].device
-        self.mean, self.square = (torch.zeros(sum(self.sizes), dtype=torch.float32, device=self.device) for _ in range(2))
+        shape = *self.leading, sum(self.sizes)
+        self.mean, self.square = (torch.zeros(shape, dtype=torch.float32, device=self.device) for _ in range(2))
         self.index = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.steps_done = 0
         self._make_table(max(steps, 1))
@@ -78,10 +89,12 @@ class DampedAdam:
         return self.steps_done >= len(self.table)
 
     def gradient(self) -> torch.Tensor:
-        """Remove the gradients from the parameters and return them as one tensor, ``(elements,)``; zero where there is none."""
+        """Remove the gradients from the parameters and return them as one tensor, ``([items, ]elements)``; zero where there is
+        none.
+        """
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.forget()
-        return torch.cat([part.flatten() for part in parts]).float()
+        return torch.cat([part.reshape(*self.leading, -1) for part in parts], -1).float()
 
     def forget(self) -> None:
         """Remove the gradients from the parameters."""
@@ -95,7 +108,7 @@ class DampedAdam:
             self._make_table(2 * self.steps_done)
         self.steps_done += 1
         current = self.table.index_select(0, self.index)[0]
-        rates = torch.cat([rate.expand(group.size) for rate, group in zip(current, self.groups, strict=True)])
+        rates = torch.cat([rate.expand(size) for rate, size in zip(current, self.group_sizes, strict=True)])
         self.index += 1
         first, second = self.betas
         self.mean.lerp_(gradient, 1 - first)
@@ -103,12 +116,12 @@ class DampedAdam:
         rms = self.square.sqrt()
         for group, square, part in zip(self.groups, self._of_groups(self.square), self._of_groups(rms), strict=True):
             if group.damping:
-                part.add_(square.mean().sqrt_(), alpha=group.damping)
+                part.add_(square.mean(-1, keepdim=True).sqrt_(), alpha=group.damping)
         change = self.mean / rms.add_(EPSILON)
-        torch._foreach_addcmul_(self.parameters, self._as_parameters(change), self._as_parameters(rates))
+        torch._foreach_addcmul_(self.parameters, self._as_parameters(change), self._as_parameters(rates.expand_as(change)))
 
     def _of_groups(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
-        return flat.split([group.size for group in self.groups])
+        return flat.split(self.group_sizes, -1)
 
     def _as_parameters(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        return [part.view_as(p).to(p.dtype) for part, p in zip(flat.split(self.sizes), self.parameters, strict=True)]
+        return [part.view_as(p).to(p.dtype) for part, p in zip(flat.split(self.sizes, -1), self.parameters, strict=True)]

@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import math
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from ..losses.compare import takes_mask
@@ -23,19 +21,19 @@ from ..precision import optimized
 from .channels import single
 from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share
 from .engine import RegistrationEngine
-from .graph import stepper
-from .history import stage_record
 from .parallel import from_first
 from .schedule import Stage
+from .stages import FINAL_STEPS, run_stage
 from .start.search import better_start, second_is_better
 
-__all__ = ["Run", "optimize"]
+__all__ = ["Run", "Work", "optimize"]
 
 logger = logging.getLogger(__name__)
 
 COARSE_FACTOR = 4  # minimum sample distance of coarse deformable stages, in units of the smallest voxel side
-FINAL_STEPS = 5  # number of steps averaged for the final loss of a stage
-MAX_LOSS_INCREASE = 0.02  # relative; the random window shifts change the loss by up to this
+
+#: an engine and the stage that it has to run next
+Work: TypeAlias = tuple[RegistrationEngine, Stage]
 
 
 def optimize(engine: RegistrationEngine, progress: bool = False) -> RegistrationEngine:
@@ -60,6 +58,7 @@ class Run:
     Attributes:
         engine: engine with the current state, also after an interrupt.
         config: requested settings; those of ``engine`` differ after a restart with the inter-subject settings.
+        steps: number of steps, including those of repeated stages as far as they are known.
         unexplained_share: median over the local fits of the unexplained share of the target's variance, after the coarse
             stages; None if it was not measured.
     """
@@ -75,34 +74,42 @@ class Run:
         if self.start.masked and not takes_mask(loss):
             logger.warning("%s takes no mask: it is evaluated on the whole images", type(loss).__name__)
 
+        self.first_steps = _steps(self.affine_stages) + _steps(self.coarse_stages)
+        self.steps = self.first_steps + _steps(self.fine_stages)
+
     @optimized
     def complete(self, progress: bool = False) -> RegistrationEngine:
         """Run all stages; if interrupted, :attr:`engine` has the current state."""
-        first = _steps(self.affine_stages) + _steps(self.coarse_stages)
-        total = first + _steps(self.fine_stages)
-        try:
-            with tqdm(total=total, disable=not progress, desc="registration", unit="it") as bar:
-                self.run_coarse(bar)
-                if self.coarse_stages and self._is_intersubject(bar):
-                    self.engine.release()
-                    self.engine = RegistrationEngine(self.start, self.config.for_intersubject, self.exchange)
-                    bar.total += first
-                    self.run_coarse(bar)
-                _run_stages(self.engine, self.fine_stages, bar)
-        finally:
-            self.engine.release()
+        bar = tqdm(total=self.steps, disable=not progress, desc="registration", unit="it")
+        with bar, contextlib.closing(self.work()) as work:
+            for engine, stage in work:
+                bar.total = self.steps
+                run_stage(engine, stage, bar.update)
         return self.engine
 
-    def run_coarse(self, bar: tqdm) -> None:
-        """Run the affine stages, with multi-start, and the coarse deformable stages."""
-        _run_stages(self.engine, self.affine_stages, bar)
+    def work(self) -> Generator[Work, None, None]:
+        """Yield the stages in order, each of which must be run before the next one is requested."""
+        try:
+            yield from self._coarse()
+            if self.coarse_stages and (yield from self._is_intersubject()):
+                self.engine.release()
+                self.engine = RegistrationEngine(self.start, self.config.for_intersubject, self.exchange)
+                self.steps += self.first_steps
+                yield from self._coarse()
+            yield from _each(self.engine, self.fine_stages)
+        finally:
+            self.engine.release()
+
+    def _coarse(self) -> Generator[Work, None, None]:
+        """The affine stages, with multi-start, and the coarse deformable stages."""
+        yield from _each(self.engine, self.affine_stages)
         if self.affine_stages and self.start.search:
-            self._try_another_start(bar)
+            yield from self._try_another_start()
         if self.start.predict is not None:
             self.engine.set_velocity(self.start.predict(self.engine.matrix()))
-        _run_stages(self.engine, self.coarse_stages, bar)
+        yield from _each(self.engine, self.coarse_stages)
 
-    def _try_another_start(self, bar: tqdm) -> None:
+    def _try_another_start(self) -> Generator[Work, None, None]:
         """Repeat the affine stages if the search finds another start, and keep the better result."""
         first, images, initial = self.engine, self.start.images, self.start.affine
         matrix, scaling = first.matrix(), self.config.transform != "rigid"
@@ -118,8 +125,8 @@ class Run:
         logger.info("repeating the affine stages from another start")
         first.release()
         second = RegistrationEngine(dataclasses.replace(self.start, affine=start), first.config, self.exchange)
-        bar.total += _steps(self.affine_stages)
-        _run_stages(second, self.affine_stages, bar)
+        self.steps += _steps(self.affine_stages)
+        yield from _each(second, self.affine_stages)
         losses = _final_loss(first.history), _final_loss(second.history)
         affines = matrix, second.matrix()
 
@@ -130,13 +137,13 @@ class Run:
             self.engine = second
             logger.warning("replaced the first affine by one from another start")
 
-    def _is_intersubject(self, bar: tqdm) -> bool:
+    def _is_intersubject(self) -> Generator[Work, None, bool]:
         """Whether the residuals after the coarse stages indicate an inter-subject pair; logged if so."""
         if not checks_correspondence(self.config):
             return False
         share = median_unexplained_share(self.engine)
         if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # residuals inside a mask are larger for any pair
-            share = min(share, self._share_without_masks(bar))
+            share = min(share, (yield from self._share_without_masks()))
         self.unexplained_share = share if math.isfinite(share) else None  # JSON has no NaN
         if not share > MAX_UNEXPLAINED_SHARE:
             return False
@@ -147,20 +154,17 @@ class Run:
         )
         return True
 
-    def _share_without_masks(self, bar: tqdm) -> float:
+    def _share_without_masks(self) -> Generator[Work, None, float]:
         """Return the unexplained share after the same stages without masks."""
-
-        def measure() -> np.ndarray:
-            if self.start.unmasked is None:
-                return np.array([math.inf])
+        share = math.inf
+        if self.start.unmasked is not None:  # with two processes, it is None in the second one
             logger.info("large residuals inside the masks: registering the whole images")
             start = dataclasses.replace(self.start, images=self.start.unmasked(), unmasked=None)
             other = Run(RegistrationEngine(start, self.config))
-            bar.total += _steps(self.affine_stages) + _steps(self.coarse_stages)
-            other.run_coarse(bar)
-            return np.array([median_unexplained_share(other.engine)])
-
-        return float(from_first(self.exchange, measure, (1,))[0])
+            self.steps += self.first_steps
+            yield from other._coarse()
+            share = median_unexplained_share(other.engine)
+        return float(from_first(self.exchange, lambda: np.array([share]), (1,))[0])
 
 
 def _is_coarse(stage: Stage) -> bool:
@@ -177,34 +181,6 @@ def _final_loss(history: Sequence[Mapping[str, Any]]) -> float:
     return sum(last) / len(last)
 
 
-def _run_stages(engine: RegistrationEngine, stages: Sequence[Stage], bar: tqdm) -> None:
-    """Run stages and record them in the history of the engine."""
+def _each(engine: RegistrationEngine, stages: Sequence[Stage]) -> Generator[Work, None, None]:
     for stage in stages:
-        start, values = time.perf_counter(), []
-        try:
-            engine.enter(stage)
-            parameters = engine.transform_parameters()
-            before = [p.detach().clone() for p in parameters]
-            step = stepper(engine)
-            for _ in range(stage.iterations):
-                values.append(torch.stack(step()))
-                bar.update()
-            if engine.config.undo_worse:
-                _undo_if_worse(parameters, before, torch.stack(values))
-        finally:
-            if values:
-                engine.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start))
-
-
-@torch.no_grad()
-def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
-    """Restore the state before a stage if the loss increased.
-
-    Near a perfect fit the gradient is only noise, but the optimizer's steps do not become shorter.
-    """
-    loss = values.sum(1)
-    first, last = loss[0], loss[-FINAL_STEPS:].nanmean()
-    if bool(last > first + MAX_LOSS_INCREASE * first.abs()):
-        logger.warning("a stage increased the loss from %.3f to %.3f and was undone", first, last)
-        for parameter, value in zip(parameters, before, strict=True):
-            parameter.copy_(value)
+        yield engine, stage
