@@ -109,10 +109,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def registration(section: Section) -> str:
     """Error, time and memory of the presets."""
-    head = ["case", "voxels", "preset", "TRE before, mm", "TRE mean", "TRE 95 %", "seconds", "MiB"]
+    head = ["case", "voxels", "preset or tool", "TRE before, mm", "TRE mean", "TRE 95 %", "seconds", "MiB"]
     rows = [
         [
-            *(CASES[row["case"]], VOXELS[row["case"]], f"`{row['preset']}`", f"{row['tre_before_mm']:.2f}"),
+            *(CASES[row["case"]], VOXELS[row["case"]], _tool(row), f"{row['tre_before_mm']:.2f}"),
             *(f"{row['tre_mm']:.3f}", f"{row['tre_p95_mm']:.3f}", f"{row['seconds']:.0f}", f"{row['memory_mib']:.0f}"),
         ]
         for row in section["rows"]
