@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..autograd import StreamedFunction, transforms_active
-from ..networks.basis_tape import BasisTape, basis_tape
+from ..networks.basis_tape import BasisTape, LearnedBasisTape, basis_tape
 from .kernels import fused_average, fused_gradients
 from .products import Features, LocalGram
 from .streaming import Portion, StreamedWindows
@@ -57,8 +57,8 @@ class _Call:
     """What a call of :func:`local_gram` consists of beside its tensors.
 
     Attributes:
-        slabs: of the forward pass, if the whole batch is one portion and a backward pass follows: the features are then not
-            calculated again. Within the memory budget, until the first backward pass.
+        slabs: of the forward pass, if the basis is learned, the whole batch is one portion and a backward pass follows: the
+            features are then not calculated again. Within the memory budget, until the first backward pass.
     """
 
     def __init__(self, gram: LocalGram, windows: StreamedWindows, names: tuple[str, ...], keep: bool) -> None:
@@ -94,10 +94,11 @@ class _Slabs:
     ) -> None:
         self.gram, (self.pred, self.target, self.weight) = gram, images
         portions = windows.portions(gram, self.pred)
-        self.single = len(portions) == 1
         planes = max((items.stop - items.start) * (part.stop - part.start) for items, part in portions)
         voxels = planes * math.prod(windows.shape[1:])
         self.tape: BasisTape = basis_tape(gram.basis, parameters, self.pred, voxels, gram.kept)
+        # features that a network makes are worth keeping between forward and backward pass
+        self.single = len(portions) == 1 and isinstance(self.tape, LearnedBasisTape)
         self.found: Features | None = None
 
     def features(self, portion: Portion) -> Features:

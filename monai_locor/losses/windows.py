@@ -214,7 +214,7 @@ class GridPlan:
                 index = np.where(index < 0, zero, self._in_table(axis, index))
                 found.append((index.T if transposed else index).ravel())
         self._sizes = [len(index) for index in found]
-        self._index = torch.tensor(np.concatenate(found), device="cpu").to(self.device, non_blocking=True)
+        self._index = torch.tensor(np.concatenate(found), dtype=torch.int32, device="cpu").to(self.device, non_blocking=True)
 
     def _in_table(self, axis: int, index: np.ndarray) -> np.ndarray:
         """From the index in the band of an axis to that in the table."""

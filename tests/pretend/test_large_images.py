@@ -28,10 +28,10 @@ CEILINGS = {
     "LocalLearnedBasisCRLoss": (297, 88.6),
     "MutualInformationLoss": (730, 20.9),
     "CorrelationRatioLoss": (592, 18.3),
-    "LocalParzenCRLoss": (441, 77.5),
-    "SRWCRLoss": (478, 146.6),
-    "LocalNCCLoss": (384, 33.3),
-    "MINDSSCLoss": (1594, 46.2),
+    "LocalParzenCRLoss": (309, 77.5),
+    "SRWCRLoss": (373, 146.6),
+    "LocalNCCLoss": (283, 32.8),
+    "MINDSSCLoss": (1276, 46.2),
 }
 
 

@@ -38,13 +38,13 @@ FORMS = {
 }
 # of forward and backward at 16^3 with the defaults, without and with a mask; a change may lower them
 LAUNCHES = {
-    "LocalLearnedBasisCRLoss": (717, 720),
+    "LocalLearnedBasisCRLoss": (296, 299),
     "MutualInformationLoss": (284, 287),
     "CorrelationRatioLoss": (286, 289),
-    "LocalParzenCRLoss": (486, 489),
-    "SRWCRLoss": (520, 523),
-    "LocalNCCLoss": (375, 378),
-    "MINDSSCLoss": (2016, 2019),
+    "LocalParzenCRLoss": (310, 313),
+    "SRWCRLoss": (372, 375),
+    "LocalNCCLoss": (278, 281),
+    "MINDSSCLoss": (2012, 2015),
 }
 
 
