@@ -20,6 +20,7 @@ from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
 from ..quality import judge_outcome
 from ..run_log import RunLog
+from ..tensors import plain
 from .fields import stationary_velocity
 from .judging import outcome_of
 from .pair import Pair
@@ -48,7 +49,7 @@ class _Side:
     def of(cls, image: MetaTensor, prepared: PreparedImage) -> _Side:
         """Copy the image to the device and reorder its weights."""
         weight = None if prepared.weight is None else prepared.to_stored(prepared.weight)
-        return cls(image.as_tensor().to(prepared.device, non_blocking=True), weight, prepared.stored)
+        return cls(plain(image).to(prepared.device, non_blocking=True), weight, prepared.stored)
 
 
 @torch.no_grad()

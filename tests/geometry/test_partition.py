@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from monai_locor.geometry import grid_slabs, slabs
+from monai_locor.geometry.partition import VOXELS_PER_SLAB
 
 from ..phantoms import turned
 
@@ -39,8 +40,9 @@ def test_a_larger_limit_never_needs_more_slabs():
 
 
 @pytest.mark.parametrize("voxels", [1, 30, 10**6])
-def test_grid_slabs_hold_the_positions_of_the_whole_grid_in_order(voxels):
-    parts = list(grid_slabs(GRID, voxels))
+def test_grid_slabs_hold_the_positions_of_the_whole_grid_in_order(voxels, monkeypatch):
+    monkeypatch.setitem(VOXELS_PER_SLAB, "cpu", voxels)
+    parts = list(grid_slabs(GRID))
     assert [rows for rows, _ in parts] == slabs(GRID.shape, voxels)
     np.testing.assert_allclose(np.concatenate([part.points() for _, part in parts]), GRID.points(), atol=1e-12)
     for rows, part in parts:

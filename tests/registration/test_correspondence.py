@@ -90,7 +90,8 @@ def test_in_three_dimensions():
 
 @pytest.mark.parametrize("derivative", mostly_slow(["none", "basis", "both"]))
 @pytest.mark.parametrize("role", mostly_slow(["fixed", "moving"]))
-def test_with_masks(images, derivative, role):
+def test_with_masks(derivative, role):
+    images = intersubject_pair(CUBE)
     config = dataclasses.replace(CONFIG, derivative=derivative, stages=(Stage(2, 1), Stage(4, 1, spacing=8)))
     everywhere = torch.ones_like(images[0])
     found = run(*images, preset=config, **{f"{role}_mask": everywhere})
