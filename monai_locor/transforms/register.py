@@ -169,7 +169,7 @@ class Registerd(MapTransform):
     def _on_fixed(self, values: torch.Tensor, meta: dict[str, Any], fixed: Any, result: RegistrationResult) -> torch.Tensor:
         """Values on the fixed grid as the fixed image has it, with its affine."""
         shape = result.fixed_grid.shape
-        affine = values.affine if isinstance(values, MetaTensor) else result.held("warped_moving").affine
+        affine = values.affine if isinstance(values, MetaTensor) else torch.tensor(result.fixed_grid.full_affine)
         if isinstance(fixed, torch.Tensor):
             known = tuple(fixed.shape[1:])  # with trailing axes of one voxel
             shape = known if known[: len(shape)] == shape and set(known[len(shape) :]) <= {1} else shape
