@@ -160,8 +160,9 @@ class InstanceOptimizationInferer(Inferer):
         results: dict[int, RegistrationResult] = {}
         for device in dict.fromkeys(image.device for image in fixed):
             there = [i for i, image in enumerate(fixed) if image.device == device]
+            arguments: dict[str, Any] = {role: [column[i] for i in there] for role, column in images.items()}
             found = register_batch(
-                **{role: [column[i] for i in there] for role, column in images.items()},
+                **arguments,
                 preset=self.config,
                 predict=self._predictor(network) if self.use_network else None,
                 initial_basis=self._basis() if self.use_network else None,

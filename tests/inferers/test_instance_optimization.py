@@ -19,6 +19,7 @@ from monai_locor.inferers.instance_optimization import _on
 from monai_locor.inferers.network_input import network_grid
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.losses.registration_loss import RegistrationLoss
+from monai_locor.registration import batch
 from monai_locor.registration.start.prepare import prepare
 
 DENSE = {"stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}
@@ -324,3 +325,15 @@ def test_a_loss_on_another_device_stays_there():
     assert _on(torch.device("cpu"), loss) is loss
     without = RegistrationLoss(torch.nn.MSELoss())
     assert _on(torch.device("meta"), without) is without
+
+
+def test_small_pairs_of_a_batch_share_their_steps(monkeypatch):
+    sizes, made = [], batch.BatchStep
+    monkeypatch.setattr(batch, "BatchStep", lambda engines, steps: sizes.append(len(engines)) or made(engines, steps))
+    fixed, moving = (torch.stack([blobs(16, 16, seed=s).as_tensor() for s in seeds]) for seeds in ((0, 1), (2, 3)))
+    inferer = InstanceOptimizationInferer({**PRESET, "region": "image", "multistart": "never"}, progress=False)
+    together = inferer(fixed, None, moving=moving)
+    assert sizes == [2, 2]
+    for k, result in enumerate(together):
+        (alone,) = inferer(fixed[k : k + 1], None, moving=moving[k : k + 1])
+        torch.testing.assert_close(result.forward_mm, alone.forward_mm, atol=2e-3, rtol=0)
