@@ -54,7 +54,7 @@ def local_gram(
 
 
 class _Call:
-    """What a call of :func:`local_gram` consists of beside its tensors.
+    """The arguments of a call of :func:`local_gram` that are not tensors.
 
     Attributes:
         slabs: of the forward pass, if the basis is learned, the whole batch is one portion and a backward pass follows: the

@@ -37,7 +37,7 @@ def gram_pairs(size: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Systems:
-    """How the maps of a local Gram matrix become the linear systems of the windows, and back.
+    """Conversion of the maps of a local Gram matrix to the linear systems of the windows, and back.
 
     Attributes:
         size: J.

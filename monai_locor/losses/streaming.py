@@ -74,7 +74,7 @@ class StreamedWindows:
         return slabs(self.shape, min(self._planes(maps, itemsize), MAX_SLAB_PLANES) * math.prod(self.shape[1:]))
 
     def portions(self, maps: VoxelMaps, like: torch.Tensor) -> list[Portion]:
-        """What is processed at once: several whole items of ``(B, ...)``, or a slab of one of them."""
+        """The part processed at once: several whole items of ``(B, ...)``, or a slab of one of them."""
         parts = self.slabs(maps, like.element_size())
         together = self._planes(maps, like.element_size()) // self.shape[0] if len(parts) == 1 else 1
         return [(items, part) for items in slabs((len(like),), max(1, together)) for part in parts]
