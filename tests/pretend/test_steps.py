@@ -22,10 +22,10 @@ from .record import Record
 from .tensor import PretendedCuda
 
 GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
-# of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one, which evaluates one direction
+# of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one
 LAUNCHES = {
-    "locor": (309, 267),
-    "mutual_information": (335, 274),
+    "locor": (309, 383),
+    "mutual_information": (335, 421),
     "normalized_mutual_information": (383, 469),
     "correlation_ratio": (355, 441),
     "local_parzen_cr": (411, 497),
