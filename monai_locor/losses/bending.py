@@ -115,14 +115,14 @@ class _Differences:
         for i in axes:
             ends = [_window(u, [1 + by * (a == i) for a in axes], inner) for by in (1, -1)]
             out = _window(self.pure[:, i], [2] * len(axes), inner)
-            torch.add(*ends, out=out).sub_(_window(u, [1] * len(axes), inner), alpha=2)
+            out.copy_(ends[0]).add_(ends[1]).sub_(_window(u, [1] * len(axes), inner), alpha=2)
         for i in axes[:-1]:
             sizes = [n if a > i else n - 2 for a, n in enumerate(self.shape)]  # neighbors are needed along later axes
             ends = [_window(u, [1 + by if a == i else int(a < i) for a in axes], sizes) for by in (1, -1)]
             first = torch.sub(*ends)
             for j in axes[i + 1 :]:
                 ends = [_window(first, [1 + by * (a == j) if a > i else 0 for a in axes], inner) for by in (1, -1)]
-                torch.sub(*ends, out=_window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner))
+                _window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner).copy_(ends[0]).sub_(ends[1])
 
     def energy(self) -> torch.Tensor:
         """The energy of each component, times the number of inner voxels, ``(N,)``."""

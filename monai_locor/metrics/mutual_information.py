@@ -70,4 +70,4 @@ def quantiles(values: torch.Tensor, shares: Sequence[float]) -> list[torch.Tenso
 
 
 def _entropy(counts: torch.Tensor) -> torch.Tensor:
-    return torch.special.entr(counts / counts.sum()).sum()
+    return torch.special.entr(counts.double() / counts.sum()).sum()

@@ -204,7 +204,7 @@ def test_two_devices(cuda, monkeypatch, request, tmp_path, devices):
         there = registered(volumes(lambda x: x), None, devices=devices)
     agree(there, registered(volumes(lambda x: x), "cpu"))
     assert not elsewhere(there, "cpu") and there.device == devices[0] and there.basis is not None
-    assert bool(cuda.record.launches) == devices[0].startswith("cuda") and int(launches.read_text()) > 1000
+    assert bool(cuda.record.launches) == devices[0].startswith("cuda") and int(launches.read_text()) > 500
 
 
 def registered(options: dict[str, Any], device: str | None, **more: Any) -> RegistrationResult:

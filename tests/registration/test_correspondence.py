@@ -127,7 +127,12 @@ class TestMasks:
         assert found.unexplained == without.unexplained < MAX_UNEXPLAINED_SHARE
         never = run(*intra_subject_pair, preset=NEVER, **masks)
         assert torch.equal(found.forward_mm, never.forward_mm)
-        monkeypatch.setattr(run_module.Run, "_share_without_masks", lambda *_: math.inf)
+
+        def not_measured(_):
+            yield from ()
+            return math.inf
+
+        monkeypatch.setattr(run_module.Run, "_share_without_masks", not_measured)
         assert run(*intra_subject_pair, preset=CONFIG, **masks).intersubject  # as they would by themselves
 
     @pytest.mark.slow
@@ -169,7 +174,7 @@ def test_the_network_predicts_again(images):
 
     def predict(fixed, moving, affine):
         asked.append(affine)
-        return torch.zeros(3, *fixed.image.shape[1:])
+        return torch.zeros(fixed.grid.dims, *fixed.grid.shape)
 
     found = run(*images, preset=CONFIG, predict=predict)
     assert found.intersubject and len(asked) == 2 and not np.array_equal(*asked)

