@@ -24,13 +24,13 @@ from .tensor import PretendedCuda
 GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one
 LAUNCHES = {
-    "locor": (309, 383),
-    "mutual_information": (335, 421),
-    "normalized_mutual_information": (383, 469),
-    "correlation_ratio": (355, 441),
+    "locor": (309, 389),
+    "mutual_information": (335, 427),
+    "normalized_mutual_information": (383, 475),
+    "correlation_ratio": (355, 447),
     "local_parzen_cr": (411, 497),
     "srwcr": (593, 679),
-    "local_ncc": (329, 415),
+    "local_ncc": (329, 417),
     "mind_ssc": (1337, 1423),
 }
 # storages on the device in a step of the last stage, floats for each sample of both directions
