@@ -38,13 +38,14 @@ class BatchStep:
 
     Args:
         engines: engines that have entered the same stage, alike in the sense of :func:`.batch_group.partition` and sorted by
-            their number of squarings. Their parameters change in :meth:`finish` only.
+            their number of squarings. Their parameters change in :meth:`finish` only; the first one counts the
+            steps.
         steps: number of steps of the stage.
     """
 
     def __init__(self, engines: Sequence[RegistrationEngine], steps: int) -> None:
         self.engines, self.first, self.device = list(engines), engines[0], engines[0].device
-        self.step_number, count = 0, len(engines)
+        count = len(engines)
         self.stacks = _Stacks(engines)
         self.optimizer = self._make_optimizer(steps)
         self.affine = _Affine(engines, self.stacks)
@@ -67,8 +68,7 @@ class BatchStep:
     @optimized
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one step; return similarity and weighted bending energy of each pair, ``(B,)`` on the device."""
-        alternating = self.first.alternates and self.step_number > 0
-        directions = (self.step_number % 2,) if alternating else self.first.directions
+        directions = self.first.directions_of_step()
         matrices = self.affine().unbind()
         shared = [matrices[k] for k in directions]
         if self.velocity is not None:
@@ -84,7 +84,7 @@ class BatchStep:
         pairs = [(x, leaf.grad) for x, leaf in zip(shared, leaves, strict=True) if leaf.grad is not None]
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
-        self.step_number += 1
+        self.first.step_number += 1
         self._update()
         return self.values.mean(0), bending
 
@@ -108,7 +108,7 @@ class BatchStep:
         """Set the parameters and the random states of the engines to those after the last step."""
         self.stacks.write_back()
         for engine in self.engines:
-            engine.step_number = self.step_number
+            engine.step_number = self.first.step_number
             for own, used in zip(_generators(engine), _generators(self.first), strict=True):
                 own.set_state(used.get_state())
 

@@ -44,7 +44,7 @@ __all__ = ["RegistrationEngine"]
 logger = logging.getLogger(__name__)
 
 MAX_CONTROL_POINT_STEP = 0.05  # fraction of the field of view
-GROWTH = 0.25  # of the velocity in a stage, relative to steps that all go the same way
+VELOCITY_GROWTH = 0.25  # of the velocity in a stage, relative to steps that all go the same way
 
 
 class RegistrationEngine(nn.Module):
@@ -169,9 +169,9 @@ class RegistrationEngine(nn.Module):
             return
         growth = 0.0
         if stage.spacing is not None:
-            rate = self._rate_of_coefficients(stage)
-            path = sum(rate * self._rate_factor(stage)(n) for n in range(stage.iterations))  # control-point spacings
-            growth = GROWTH * path * self.velocity.spacing / self.velocity.step
+            rate, factor = self._rate_of_coefficients(stage), self._rate_factor(stage)
+            path = sum(rate * factor(n) for n in range(stage.iterations))  # control-point spacings
+            growth = VELOCITY_GROWTH * path * self.velocity.spacing / self.velocity.step
         self.velocity.choose_squarings(growth)
 
     def release(self) -> None:
