@@ -12,9 +12,9 @@ from ._version import __version__
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from .registration import RegistrationConfig, RegistrationResult, register, register_batch
+    from .registration import RegistrationConfig, RegistrationResult, check, register, register_batch
 
-__all__ = ["InputError", "RegistrationConfig", "RegistrationResult", "__version__", "register", "register_batch"]
+__all__ = ["InputError", "RegistrationConfig", "RegistrationResult", "__version__", "check", "register", "register_batch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .inputs import check_file, check_image
+from .parser import whole_number
 from .settings import read_object, settings_of
 from .transforms import load_transforms
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ..registration import RegistrationConfig
 
 __all__ = [
+    "add_channels",
+    "add_masks",
+    "add_thresholds",
     "check_inputs",
     "given_arguments",
     "images_of",
@@ -32,6 +36,25 @@ __all__ = [
     "thresholds_of",
     "with_images",
 ]
+
+
+def add_masks(parser: argparse._ActionsContainer) -> None:
+    """``--fixed-mask`` and ``--moving-mask``."""
+    for role in ("fixed", "moving"):
+        parser.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"mask of the {role} image, on any grid")
+
+
+def add_channels(parser: argparse._ActionsContainer) -> None:
+    """``--fixed-channel`` and ``--moving-channel``."""
+    for role in ("fixed", "moving"):
+        text = f"channel or frame of the {role} image, counted from 0"
+        parser.add_argument(f"--{role}-channel", type=whole_number(0), metavar="N", help=text)
+
+
+def add_thresholds(parser: argparse._ActionsContainer) -> None:
+    """``--thresholds``, see :func:`thresholds_of`."""
+    text = "JSON file of WARN/FAIL thresholds of the verdict, name: [warn, fail]"
+    parser.add_argument("--thresholds", type=Path, metavar="FILE", help=text)
 
 
 def given_arguments(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Console", "console_of", "plain_values", "session", "threads"]
+__all__ = ["Console", "console_of", "plain_values", "session", "threads", "write_json"]
 
 
 class Console:
@@ -75,6 +75,15 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> Path:
+    """Write values as a JSON file; it appears only when it is complete."""
+    from ..io import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain_values(values), indent=1), encoding="utf-8")
+    return path
 
 
 class _Stderr(logging.Handler):

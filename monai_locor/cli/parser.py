@@ -33,8 +33,8 @@ __all__ = [
 
 MAX_HELP_COLUMNS = 100
 EXIT_CODES = {
-    0: "success; the verdict of a registration is PASS or WARN",
-    1: "the verdict of the registration is FAIL; all outputs are still written",
+    0: "success; the verdict of register or check is PASS or WARN",
+    1: "the verdict of register or check is FAIL; all outputs are still written",
     2: "invalid input or usage: one line on stderr names the file or option, its value and the remedy",
     3: "internal error, please report it; -v shows the traceback",
     130: "interrupted (Ctrl-C); register writes its current result, marked as interrupted",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import (
+    add_channels,
+    add_masks,
+    add_thresholds,
     check_inputs,
     given_arguments,
     images_of,
@@ -27,10 +29,10 @@ from .arguments import (
     with_images,
 )
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
-from .console import Console, console_of, listed, plain_values
+from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
 from .output_files import check_outputs, stem_of, suffix_of
-from .parser import CommandHelp, add_command, add_device, add_from, add_output, whole_number
+from .parser import CommandHelp, add_command, add_device, add_from, add_output
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
 from .result_text import dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
@@ -92,9 +94,7 @@ def add_parser(commands: Any) -> None:
         metavar="RUN.JSON",
         help="repeat the registration of a run.json, with the changes given by other options",
     )
-    parser.add_argument(
-        "--thresholds", type=Path, metavar="FILE", help="JSON file of WARN/FAIL thresholds of the verdict, name: [warn, fail]"
-    )
+    add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
     _add_carried(parser.add_argument_group("also transform (each may be given several times)"))
@@ -107,11 +107,8 @@ def _add_images(group: argparse._ActionsContainer) -> None:
         group.add_argument(f"--{role}", dest=f"{role}_images", nargs="+", metavar="IMAGE", help=text)
     text = "weight of each pair of --fixed and --moving (default: equal)"
     group.add_argument("--channel-weights", nargs="+", type=float, metavar="W", help=text)
-    for role in ("fixed", "moving"):
-        group.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"mask of the {role} image, on any grid")
-    for role in ("fixed", "moving"):
-        text = f"channel or frame of the {role} image, counted from 0"
-        group.add_argument(f"--{role}-channel", type=whole_number(0), metavar="N", help=text)
+    add_masks(group)
+    add_channels(group)
     group.add_argument(
         "--initial",
         action="append",
@@ -285,13 +282,10 @@ def _finish(
 
 def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, Any]]) -> Path:
     """Write run.json, with the other transformed files for a later report."""
-    from ..io import atomic_path
     from ..registration.manifest import sha256
 
     carried = [{**each, "input": each["input"].absolute(), "sha256": sha256(each["input"])} for each in carried]
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain_values({**result.summary(), "carried": carried}), indent=1))
-    return path
+    return write_json(path, {**result.summary(), "carried": carried})
 
 
 def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) -> list[dict[str, Any]]:

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from ..quality import Verdict
     from ..registration import RegistrationResult
 
-__all__ = ["dice_lines", "label_dice", "result_lines", "result_values", "verdict_lines", "warning_lines"]
+__all__ = [
+    "dice_lines",
+    "label_dice",
+    "result_lines",
+    "result_values",
+    "transform_lines",
+    "verdict_lines",
+    "warning_lines",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +49,17 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
 
 def result_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[str]:
     """The values of a result as lines of text."""
-    from .jacobian import folding_line
-
-    moved = values["displacement_mm"]
     if values["interrupted"]:
         yield "INTERRUPTED: the output is the best result so far"
     yield f"{values['seconds']:.1f} s on {values['device']}"
+    yield from transform_lines(values, verdict)
+
+
+def transform_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator[str]:
+    """The transform and the verdict as lines of text."""
+    from .jacobian import folding_line
+
+    moved = values["displacement_mm"]
     yield f"displacement: mean {moved['mean']:.3g} mm, maximum {moved['max']:.3g} mm"
     yield folding_line(values["jacobian"])
     if verdict is not None:

@@ -51,13 +51,13 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
     support, blocks = local_support(pair, after)
     return {
         "counted": valid_voxels(pair, after, voxels),
-        "blind": stages_without_overlap(outcome.history, pair, after, outcome.similarity),
+        "blind": stages_without_overlap(outcome.history or (), pair, after, outcome.similarity),
         "overlap": shared_field_of_view(outcome.forward_mm, outcome.fixed_grid, outcome.inverse_mm, outcome.moving_grid),
         **_information(outcome, pair, after),
         "local_support": support,
         "blocks": blocks,
         "beside": shifted_information_ratio(pair, after),
-        **affine_shape(outcome.affine, outcome.initial),
+        **affine_shape(outcome.affine, outcome.start),
         **_jacobian(outcome),
         **_inverse(outcome),
         **convergence(outcome.history),
@@ -66,14 +66,14 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
 
 def _information(outcome: Outcome, pair: SampledPair, after: Reading) -> dict[str, float]:
     """NMI at the start and at the end."""
-    end, start = mutual_information(pair, [after, pair.read_affine(outcome.initial)])
+    end, start = mutual_information(pair, [after, pair.read_affine(outcome.start)])
     return {"nmi_before": start, "nmi_after": end, "information_gain": (end - 1 + NMI_BIAS) / (start - 1 + NMI_BIAS)}
 
 
 def _jacobian(outcome: Outcome) -> dict[str, float]:
     """Folding and volume change."""
     jacobian = outcome.jacobian
-    scale = max(abs(float(np.linalg.det(outcome.initial[:-1, :-1]))), 1e-30)
+    scale = max(abs(float(np.linalg.det(outcome.start[:-1, :-1]))), 1e-30)
     return {
         **{f"jacobian_{name}": jacobian[name] for name in ("min", "p01", "p99", "max")},
         "folding_percent": jacobian["folding_percent"],
@@ -171,13 +171,16 @@ def affine_shape(affine: np.ndarray, initial: np.ndarray) -> dict[str, float]:
     }
 
 
-def convergence(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def convergence(history: Sequence[Mapping[str, Any]] | None) -> dict[str, float]:
     """How the optimization ended.
 
     Returns:
         ``rest``, the share of the total change of all losses that falls into the last quarter of the last stage, negative if
         the loss rose there, NaN without steps; ``dropped``, the share of steps skipped because their loss was not finite.
+        Both are NaN if the history is unknown (None).
     """
+    if history is None:
+        return {"rest": math.nan, "dropped": math.nan}
     losses = [[v for v in stage["loss"] if v is not None] for stage in history]
     steps = sum(len(stage["loss"]) for stage in history)
     falls: list[list[float]] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .alignment import GLOBAL_SHIFT, LOCAL_SHIFTS
+from .outcome import Outcome
 from .samples import SampledPair
 from .thresholds import Thresholds
 
@@ -39,27 +40,32 @@ class Reason:
     advice: str = ""
 
 
-def reasons_of(
-    measures: Mapping[str, Any], limits: Thresholds, pair: SampledPair, similarity: str, transform: str = "deformable"
-) -> list[Reason]:
+UNKNOWN_RUN = Reason(
+    "optimization",
+    "SKIP",
+    "not known, since the transform was computed elsewhere: convergence, skipped steps, overlap of stages",
+)
+
+
+def reasons_of(measures: Mapping[str, Any], limits: Thresholds, pair: SampledPair, outcome: Outcome) -> list[Reason]:
     """All checks.
 
     Args:
         measures: see :func:`.measures.measured`; NaN where one could not be measured.
         limits: thresholds of the measures.
         pair: sampled images that were measured.
-        similarity: similarity measure of the registration; it changes the texts only.
-        transform: transform model, see :class:`monai_locor.registration.RegistrationConfig`.
+        outcome: the transform, and what is known of the registration that computed it.
     """
     near, far = LOCAL_SHIFTS
     shifts_mm = near * pair.unit, far * pair.unit, GLOBAL_SHIFT * float(pair.grid.extent.max())
+    gain = _information_gain(measures, limits, outcome)
     return [
         _valid_voxels(measures, limits),
         _overlap(measures, limits),
-        _warn_if_skipped(_information_gain(measures, limits, similarity), limits, "information_gain"),
-        _warn_if_skipped(_alignment(measures, limits, shifts_mm, transform), limits, "local_support", "beside"),
+        gain if outcome.initial is None else _warn_if_skipped(gain, limits, "information_gain"),
+        _warn_if_skipped(_alignment(measures, limits, shifts_mm, outcome.transform), limits, "local_support", "beside"),
         *_transform_reasons(measures, limits),
-        *_run_reasons(measures, limits),
+        *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
 
 
@@ -74,11 +80,13 @@ def _overlap(m: Mapping[str, Any], limits: Thresholds) -> Reason:
     return _reason("overlap", "overlap", m, limits, text, advice)
 
 
-def _information_gain(m: Mapping[str, Any], limits: Thresholds, similarity: str) -> Reason:
-    text = "NMI not measured: too few voxels are valid both at the start and in the result"
+def _information_gain(m: Mapping[str, Any], limits: Thresholds, outcome: Outcome) -> Reason:
+    without = " without the transform" if outcome.initial is None else ""
+    text = f"NMI not measured: too few voxels are valid both{without or ' at the start'} and in the result"
     if not math.isnan(m["information_gain"]):
-        kind = "related to the optimized measure" if similarity in INFORMATION_MEASURES else "not optimized"
-        text = f"normalized mutual information ({kind}) changed from {m['nmi_before']:.3f} to {m['nmi_after']:.3f}"
+        kind = " (related to the optimized measure)" if outcome.similarity in INFORMATION_MEASURES else " (not optimized)"
+        kind = kind if outcome.similarity else ""
+        text = f"normalized mutual information{kind} changed from {m['nmi_before']:.3f}{without} to {m['nmi_after']:.3f}"
     advice = "compare both images before and after in the report"
     return _reason("information gain", "information_gain", m, limits, text, advice)
 

@@ -65,7 +65,7 @@ def judge_outcome(
     fixed_weight: torch.Tensor | None = None,
     moving_weight: torch.Tensor | None = None,
 ) -> Verdict:
-    """Judge a registration by measures that it did not optimize.
+    """Judge a transform by measures that its registration did not optimize.
 
     Args:
         outcome: transform and course of the registration.
@@ -77,7 +77,7 @@ def judge_outcome(
     grids = outcome.fixed_grid, outcome.moving_grid
     pair = SampledPair.of(fixed, grids[0], moving, grids[1], outcome.forward_mm, fixed_weight, moving_weight)
     measures = measured(outcome, pair, [_valid_voxels(fixed, fixed_weight), _valid_voxels(moving, moving_weight)])
-    reasons = reasons_of(measures, limits, pair, outcome.similarity, outcome.transform)
+    reasons = reasons_of(measures, limits, pair, outcome)
     reasons += [Reason("warning", "WARN", text, "check whether it affects this result") for text in outcome.doubts]
     if outcome.interrupted:
         text, advice = "interrupted: this is the best result so far", "run it to completion"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .api import register
     from .basis_pair import BasisPair
     from .batch_api import register_batch
+    from .checking import check
     from .config import PRESETS, RegistrationConfig
     from .engine import RegistrationEngine
     from .pair import Pair, load_pair, select_device
@@ -32,6 +33,7 @@ __all__ = [
     "RegistrationResult",
     "Stage",
     "Start",
+    "check",
     "load_pair",
     "optimize",
     "register",
@@ -45,6 +47,7 @@ __getattr__, __dir__ = lazy(
         "api": ["register"],
         "basis_pair": ["BasisPair"],
         "batch_api": ["register_batch"],
+        "checking": ["check"],
         "config": ["PRESETS", "RegistrationConfig"],
         "engine": ["RegistrationEngine"],
         "pair": ["Pair", "load_pair", "select_device"],

@@ -21,9 +21,9 @@ from ..io.libraries import library_of
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..tensors import plain
-from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, sha256, stored_place
+from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
 
-__all__ = ["described_arguments", "described_start"]
+__all__ = ["described_arguments", "described_image", "described_inputs", "described_start"]
 
 
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Files are recorded by absolute path and hash, matrices by their values, other arrays by shape and hash, code by its name.
     """
-    out: dict[str, Any] = {name: _kind(name)(arguments[name]) for name in INPUT_NAMES if arguments.get(name) is not None}
+    out = described_inputs({name: arguments.get(name) for name in INPUT_NAMES})
     for name in CODE_ARGUMENTS:
         value = arguments.get(name)
         if value is not None and not isinstance(value, str):
@@ -45,15 +45,20 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def described_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe images, transforms and other inputs by name, except those that are None."""
+    return {name: _kind(name)(value) for name, value in inputs.items() if value is not None}
+
+
 def _kind(name: str) -> Callable[[Any], dict[str, Any]]:
-    return _image if name in INPUT_IMAGES else described_start if name == "initial" else _described
+    return described_image if name in INPUT_IMAGES else described_start if name in TRANSFORM_NAMES else _described
 
 
-def _image(value: Any) -> dict[str, Any]:
+def described_image(value: Any) -> dict[str, Any]:
     """Describe an image, or a list of them."""
     several = images_of_channels(value)
     if several is not None:
-        return {"list": [_image(item) for item in several]}
+        return {"list": [described_image(item) for item in several]}
     if library_of(value) == "nibabel":  # reading it would repeat warnings about its header
         return _described(MetaTensor(torch.from_numpy(np.array(value.dataobj, np.float32))[None], affine=value.affine))
     known = isinstance(value, (str, PathLike, torch.Tensor, np.ndarray))

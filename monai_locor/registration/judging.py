@@ -51,16 +51,17 @@ def judge(
 
 def outcome_of(result: RegistrationResult) -> Outcome:
     """Return the quantities of a result that its verdict is based on."""
+    start = np.eye(result.fixed_grid.dims + 1) if result.initial is None else result.initial
     return Outcome(
         fixed_grid=result.fixed_grid,
         moving_grid=result.moving_grid,
         forward_mm=result.forward_mm,
         inverse_mm=result.inverse_mm,
         affine=result.affine,
-        initial=np.eye(result.fixed_grid.dims + 1) if result.initial is None else result.initial,
+        initial=start if result.registered else None,
         jacobian=result.jacobian,
-        history=result.history,
-        similarity=result.config.similarity,
+        history=result.history if result.registered else None,
+        similarity=result.config.similarity if result.registered else "",
         transform=result.config.transform,
         doubts=result.doubts,
         interrupted=result.interrupted,

@@ -29,6 +29,7 @@ __all__ = [
     "INPUT_IMAGES",
     "INPUT_NAMES",
     "MANIFEST_FORMAT",
+    "TRANSFORM_NAMES",
     "RunManifest",
     "sha256",
     "stored_place",
@@ -42,6 +43,7 @@ MANIFEST_NAME = "run.json"
 HASH_CHUNK_BYTES = 2**20
 INPUT_IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
 INPUT_NAMES = (*INPUT_IMAGES, "initial", "initial_velocity", "initial_basis")
+TRANSFORM_NAMES = ("initial", "transform", "inverse")  # arguments that are transforms; the last two of a check
 RECORDED_VALUES = ("seed", "device", "devices", "channel_weights")
 CODE_ARGUMENTS = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
 # suffixes of files with a companion file, and the suffixes of the companion
@@ -158,6 +160,8 @@ class RunManifest:
                 f"{file}: cannot be read as JSON ({reason}); name the {MANIFEST_NAME} of a registration."
             ) from error
         found = content.get("format") if isinstance(content, dict) else None
+        if found == MANIFEST_FORMAT and content.get("kind") == "check":
+            raise InputError(f"{file}: records a check; name the {MANIFEST_NAME} of a registration.")
         if found != MANIFEST_FORMAT or not all(isinstance(content.get(key), dict) for key in ("arguments", "settings")):
             raise InputError(
                 f"{file}: is not the {MANIFEST_NAME} of a registration (format {found!r}, this version reads "
@@ -205,7 +209,7 @@ class RunManifest:
         if "path" not in entry:
             what = entry.get("code") or entry.get("name") or "an object"
             raise InputError(f"{self.path}: {name} was {what} in memory, and must be given again to repeat the registration.")
-        path, transform = Path(entry["path"]), name == "initial"
+        path, transform = Path(entry["path"]), name in TRANSFORM_NAMES
         if not stored_place(path).is_dir() and not list(_files(stored_place(path), transform)):
             raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
         if sha256(stored_place(path), transform) != entry.get("sha256"):

@@ -27,7 +27,7 @@ from .start.given import Initial, given_start
 from .start.initial import check_kind, check_overlap
 from .start.prepare import PreparedImage, prepare
 
-__all__ = ["Pair", "load_pair", "select_device"]
+__all__ = ["Pair", "check_grids", "load_pair", "select_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,7 @@ def load_pair(
     """Read and check a pair; arguments and errors as for :func:`monai_locor.register`."""
     target = select_device(device)
     images = {"fixed": read_channels(fixed, "fixed"), "moving": read_channels(moving, "moving")}
-    grids = {role: Grid.of(image) for role, (image, _) in images.items()}
-    if grids["fixed"].dims != grids["moving"].dims:
-        shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
-        raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
-    names = {role: f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, (image, _) in images.items()}
-    _check_slices({names[role]: grid for role, grid in grids.items()})
+    grids = check_grids({role: image for role, (image, _) in images.items()})
     masks = {"fixed": fixed_mask, "moving": moving_mask}
     for role, (image, _) in images.items():
         if masks[role] is None and has_noisy_background(image):
@@ -117,14 +112,27 @@ def load_pair(
     )
 
 
-def _check_slices(grids: Mapping[str, Grid]) -> None:
-    """Raise InputError for slices in different planes, warn about single-slice 3-D images; grids by name of the image."""
-    (first, one), (second, other) = grids.items()
-    check_planes(one, other, (first, second))
-    for name, grid in grids.items():
+def check_grids(images: Mapping[str, MetaTensor]) -> dict[str, Grid]:
+    """The grids of the fixed and the moving image; single-slice 3-D images are doubtful.
+
+    Args:
+        images: by role, ``"fixed"`` and ``"moving"``.
+
+    Raises:
+        InputError: if one is 2-D and the other 3-D, or if they are slices in different planes.
+    """
+    grids = {role: Grid.of(image) for role, image in images.items()}
+    if grids["fixed"].dims != grids["moving"].dims:
+        shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
+        raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
+    names = {role: f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, image in images.items()}
+    check_planes(grids["fixed"], grids["moving"], (names["fixed"], names["moving"]))
+    for role, grid in grids.items():
+        name = names[role]
         if grid.dims == 3 and min(grid.shape) == 1:
             text = "%s: has one voxel along an axis, %s, and may move out of its plane; store it as (X, Y, 1) for 2-D"
             doubt(logger, text, name, grid.shape)
+    return grids
 
 
 def select_device(device: torch.device | str | None) -> torch.device:

@@ -74,6 +74,7 @@ class RegistrationResult:
         arguments: arguments of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
         timings: wall times of the parts of the run, seconds.
         interrupted: whether the optimization was interrupted; the transform is the state at the interrupt.
+        registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
     """
 
     affine: np.ndarray
@@ -103,6 +104,7 @@ class RegistrationResult:
     warnings: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     velocity: StationaryVelocity | None = None
+    registered: bool = True
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -304,9 +306,10 @@ class RegistrationResult:
         """Return everything except fields and images, as plain values for JSON."""
         return {
             "format": MANIFEST_FORMAT,
+            "kind": "registration" if self.registered else "check",
             "inputs": self.inputs,
-            "settings": self.config.to_dict(),
-            "seed": self.seed,
+            "settings": self.config.to_dict() if self.registered else None,
+            "seed": self.seed if self.registered else None,
             "device": self.device,
             "seconds": round(self.seconds, 3),
             "fixed_grid": _described(self.fixed_grid),

@@ -24,12 +24,13 @@ from ..config import STARTS
 from .initial import initial_affine, split_displacement
 from .prepare import PreparedImage
 
-__all__ = ["Initial", "given_start", "start_word"]
+__all__ = ["Initial", "given_start", "given_transform", "start_word"]
 
 logger = logging.getLogger(__name__)
 
 #: a name, a matrix or field, a transform of this or of another library, a file or a list of these
 Initial: TypeAlias = "np.ndarray | torch.Tensor | str | PathLike[str] | SpatialTransform | Sequence[Any] | Any | None"
+MIN_DETERMINANT = 1e-6  # of an invertible matrix
 MIN_FIELD_COVERAGE = 0.95  # fraction of the fixed image, below which a warning is logged
 
 
@@ -62,15 +63,15 @@ def given_start(
     word = initialization if initial is None else start_word(initial)
     if word is not None:
         return initial_affine(fixed, moving, word), None
-    _check_name(initial)
+    _check_name(initial, f"initial {initial!r} is neither a file nor one of {', '.join(STARTS)}.")
     transform = as_transform(initial, "initial", fixed=fixed.stored, moving=moving.stored)
-    values = _numbers(initial) if transform is None else _of_transform(transform, fixed.stored)
+    values = _numbers(initial, "initial") if transform is None else _of_transform(transform, fixed.stored, "initial")
     dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
     if finite and shape == (dims, *fixed.stored.shape):
         matrix, rest = split_displacement(values, fixed.stored)
         return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
     matrix = values.double().numpy()
-    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < 1e-6:
+    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < MIN_DETERMINANT:
         raise InputError(
             f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
             f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
@@ -78,29 +79,69 @@ def given_start(
     return matrix, None
 
 
-def _check_name(initial: Initial) -> None:
+def given_transform(given: Initial, name: str, fixed: Grid, moving: Grid) -> SpatialTransform:
+    """Return a transform from fixed to moving points given as a matrix, a field, an object, or files.
+
+    Args:
+        given: as ``initial`` of :func:`monai_locor.register`, except the names of starts.
+        name: used in messages.
+        fixed, moving: grids of the images.
+
+    Raises:
+        InputError: if it is not a transform, singular, not finite, or of another number of dimensions.
+    """
+    _check_name(given, f"{name} {given!r}: no such file; check its path.")
+    found = as_transform(given, name, fixed=fixed, moving=moving)
+    if found is not None:
+        _check_dims(found, fixed, name)
+        _warn_of_coverage(found, fixed, name)
+        return found
+    values = _numbers(given, name)
+    dims, shape, finite = fixed.dims, tuple(values.shape), bool(values.isfinite().all())
+    if finite and shape == (dims, *fixed.shape):
+        return SpatialTransform.of_field(values.float(), fixed)
+    if finite and shape == (dims + 1, dims + 1) and abs(np.linalg.det(values.double().numpy())) >= MIN_DETERMINANT:
+        return SpatialTransform.of_affine(values.double().numpy())
+    raise InputError(
+        f"{name} must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape {(dims, *fixed.shape)}, "
+        f"all finite; got {values.tolist() if values.numel() <= 16 else shape}."
+    )
+
+
+def _check_name(given: Initial, message: str) -> None:
     """Raise InputError for a mistyped name."""
-    if isinstance(initial, str) and not Path(initial).suffix and not initial.startswith("["):
-        path = Path(initial).expanduser()
+    if isinstance(given, str) and not Path(given).suffix and not given.startswith("["):
+        path = Path(given).expanduser()
         if not path.exists() and not list(path.parent.glob(f"{path.name}*")):  # the prefix of an ANTs registration
-            raise InputError(f"initial {initial!r} is neither a file nor one of {', '.join(STARTS)}.")
+            raise InputError(message)
 
 
-def _numbers(initial: Any) -> torch.Tensor:
+def _numbers(given: Any, name: str) -> torch.Tensor:
     try:
-        values = plain(torch.as_tensor(np.asarray(initial) if isinstance(initial, (list, tuple)) else initial))
+        values = plain(torch.as_tensor(np.asarray(given) if isinstance(given, (list, tuple)) else given))
     except Exception as error:  # libraries raise various types
         kinds = "a matrix, a displacement field, a transform, a file, a list of transforms"
-        raise InputError(f"initial is a {type(initial).__name__}; give {kinds} or one of {', '.join(STARTS)}.") from error
+        words = f" or one of {', '.join(STARTS)}" if name == "initial" else ""
+        raise InputError(f"{name} is a {type(given).__name__}; give {kinds}{words}.") from error
     return values.detach().cpu()
 
 
-def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
+def _of_transform(transform: SpatialTransform, fixed: Grid, name: str) -> torch.Tensor:
     """Return the matrix of an affine transform, or else the displacement on the fixed grid."""
-    if transform.dims != fixed.dims:
-        raise InputError(f"initial has {transform.dims} dimensions, the fixed image {fixed.dims}; give one of the same.")
+    _check_dims(transform, fixed, name)
     if transform.is_affine:
         return torch.from_numpy(transform.matrix.copy())
+    _warn_of_coverage(transform, fixed, name)
+    return transform.displacement(fixed).cpu()
+
+
+def _check_dims(transform: SpatialTransform, fixed: Grid, name: str) -> None:
+    if transform.dims != fixed.dims:
+        raise InputError(f"{name} has {transform.dims} dimensions, the fixed image {fixed.dims}; give one of the same.")
+
+
+def _warn_of_coverage(transform: SpatialTransform, fixed: Grid, name: str) -> None:
+    """Log a doubt if a field covers only a part of the fixed image."""
     domain = transform.domain
     if domain is not None:
         step = np.maximum(1, np.array(fixed.shape) // 16)
@@ -110,11 +151,10 @@ def _of_transform(transform: SpatialTransform, fixed: Grid) -> torch.Tensor:
         if share < MIN_FIELD_COVERAGE:
             doubt(
                 logger,
-                "initial: its field covers %.0f %% of the fixed image, and is zero outside, as in ITK; it may belong to "
+                "%s: its field covers %.0f %% of the fixed image, and is zero outside, as in ITK; it may belong to "
                 "another fixed image, or to the other direction",
-                100 * share,
+                *(name, 100 * share),
             )
-    return transform.displacement(fixed).cpu()
 
 
 def _centers(size: int, step: int) -> np.ndarray:

@@ -142,6 +142,8 @@ def _facts(result: RegistrationResult) -> str:
         channels = len((result.arguments.get(role) or {}).get("list", ()))
         if channels > 1:
             sizes.append(f"the first of {channels} {role} images is shown")
+    if not result.registered:
+        return " · ".join([*sizes, "the transform was computed elsewhere"])
     return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *result.remarks])
 
 

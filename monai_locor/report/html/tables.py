@@ -33,18 +33,15 @@ def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
 def run_tables(result: RegistrationResult) -> str:
     """Tables of the inputs, settings, stages, versions and times of a run."""
     summary = result.summary()
-    settings = {k: v for k, v in summary["settings"].items() if k != "stages"}
-    run = {"seed": result.seed, "device": result.device, "seconds": f"{result.seconds:.1f}", **_times(result.timings)}
-    return "".join(
-        _fold(name, content, opened)
-        for name, content, opened in (
-            ("Inputs", table(_inputs(result)), True),
-            ("Run and versions", table({**run, **summary["versions"]}), False),
-            ("Stages", _grid(summary["settings"]["stages"]), False),
-            ("Settings", table(settings), False),
-            ("Affine part, fixed to moving points, RAS mm", _matrix(result.affine.tolist()), False),
-        )
-    )
+    parts = {"Inputs": table(_inputs(result))}
+    if result.registered:
+        settings = {k: v for k, v in summary["settings"].items() if k != "stages"}
+        run = {"seed": result.seed, "device": result.device, "seconds": f"{result.seconds:.1f}", **_times(result.timings)}
+        parts["Run and versions"] = table({**run, **summary["versions"]})
+        parts["Stages"] = _grid(summary["settings"]["stages"])
+        parts["Settings"] = table(settings)
+    parts["Affine part, fixed to moving points, RAS mm"] = _matrix(result.affine.tolist())
+    return "".join(_fold(name, content, name == "Inputs") for name, content in parts.items())
 
 
 def _inputs(result: RegistrationResult) -> dict[str, Any]:

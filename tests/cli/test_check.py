@@ -1,0 +1,91 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""``check``: the verdict on a transform from any tool."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from monai_locor.geometry import Grid, SpatialTransform, same_grid
+from monai_locor.io.transforms import write_transform
+from monai_locor.quality import Verdict
+from monai_locor.registration import checking
+
+from ..phantoms import grid_of
+from ..report.results import aligned
+from .files import SHIFT, save
+
+GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
+PAIR = ("fixed.nii.gz", "moving.nii.gz")
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """An aligned pair of two modalities, and a translation of 12 mm, as files in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(PAIR, aligned(GRID), strict=True):
+        save(tmp_path / name, image[0].numpy(), GRID.affine)
+    matrix = np.eye(4)
+    for name, mm in (("right.tfm", 0.0), ("wrong.tfm", 12.0)):
+        matrix[0, 3] = mm
+        write_transform(tmp_path / name, SpatialTransform.of_affine(matrix))
+    return tmp_path
+
+
+def test_exit_codes_and_outputs(run, pair):
+    right = run("check", *PAIR, "right.tfm", "-o", "check.json")
+    assert right.code == 0 and "verdict: PASS" in right.out and "output: check.json" in right.out
+    content = json.loads((pair / "check.json").read_text())
+    assert content["kind"] == "check" and content["settings"] is None and content["stages"] == []
+    assert content["arguments"]["transform"]["path"].endswith("right.tfm")
+    wrong = run("check", *PAIR, "wrong.tfm", "--json")
+    assert wrong.code == 1 and wrong.json["verdict"]["status"] == "FAIL"
+    assert {r["check"] for r in wrong.json["verdict"]["reasons"] if r["status"] == "FAIL"} >= {"alignment"}
+    assert "records a check" in run("register", "--from", "check.json", "-o", "out").err
+
+
+def test_a_list_with_an_inverse_is_the_identity(run, pair):
+    answer = run("check", *PAIR, "wrong.tfm", "[wrong.tfm,1]", "--inverse-transform", "right.tfm", "--json")
+    assert answer.json["verdict"] == run("check", *PAIR, "right.tfm", "--json").json["verdict"]
+
+
+def test_formats_are_those_of_the_transforms(run, pair):
+    named = run("check", *PAIR, "wrong.tfm", "--from", "itk", "-o", "check.json", "--json").json
+    assert named["verdict"] == run("check", *PAIR, "wrong.tfm", "--json").json["verdict"]
+    assert json.loads((pair / "check.json").read_text())["arguments"]["transform"]["list"][0]["path"].endswith("wrong.tfm")
+
+
+def test_the_options_reach_the_verdict(run, folder, monkeypatch):
+    """Masks, channel, thresholds and the inverse; the field has the images apart by SHIFT."""
+    seen = {}
+
+    def judge(result, fixed, moving, thresholds, **masks):
+        seen.update(result=result, thresholds=thresholds, **masks)
+        return Verdict("WARN", ())
+
+    monkeypatch.setattr(checking, "judge", judge)
+    (folder / "limits.json").write_text('{"overlap": [0.9, 0.5]}')
+    images = [folder / name for name in PAIR]
+    answer = run(
+        *("check", *images, folder / "field.nii.gz", "--inverse-transform", folder / "back.nii.gz"),
+        *("--fixed-mask", folder / "fixed.nii.gz", "--thresholds", folder / "limits.json"),
+    )
+    assert answer.code == 0 and "verdict: WARN" in answer.out
+    assert seen["thresholds"].overlap == (0.9, 0.5) and seen["fixed_mask"] == str(folder / "fixed.nii.gz")
+    result = seen["result"]
+    assert not result.registered and same_grid(result.moving_grid, Grid.of(result.moving_image))
+    np.testing.assert_allclose(result.forward_mm.mean((1, 2, 3)), SHIFT)
+    np.testing.assert_allclose(result.inverse_mm.mean((1, 2, 3)), -np.array(SHIFT))
+    np.testing.assert_allclose(result.affine[:3, 3], SHIFT, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_real_page(run, pair):
+    pytest.importorskip("matplotlib")
+    assert run("check", *PAIR, "right.tfm", "--report", "check.html").code == 0
+    page = (pair / "check.html").read_text()
+    assert "the transform was computed elsewhere" in page and "Settings" not in page and "seed" not in page
