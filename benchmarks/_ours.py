@@ -31,6 +31,8 @@ def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | No
     tiny = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 8}]}
     register(*torch.rand(2, 1, 12, 12, 12), preset=tiny, similarity=similarity, device=options["device"], progress=False)
     arguments = {"similarity": similarity} | {name: options[name] for name in ("preset", "seed", "device")}
+    if options.get("masks"):
+        arguments |= {f"{role}_mask": case / f"{role}_mask.nii.gz" for role in ("fixed", "moving")}
     names = (case / f"{role}.nii.gz" for role in ("fixed", "moving"))
     result, cost = _cost(lambda: register(*names, **arguments, progress=False), options["device"])
     if options.get("save", True):
@@ -39,9 +41,9 @@ def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | No
 
 
 # A tool with presets, of this interpreter, runs in a process of its own. It gets the folder of the case (of which it may read
-# the two images only), the folder for its result and the options preset, seed, threads and device; it leaves the fields there,
-# as `_score.py` reads them, and returns the cost of the registration itself. It raises what goes wrong; the last line of that
-# is the row. All other tools are in `_peers.py`.
+# the two images only, with the option masks also their masks), the folder for its result and the options preset, seed, threads
+# and device; it leaves the fields there, as `_score.py` reads them, and returns the cost of the registration itself. It raises
+# what goes wrong; the last line of that is the row. All other tools are in `_peers.py`.
 TOOLS: dict[str, Callable[[Path, Path, Mapping[str, Any]], Measured]] = {OURS: ours}
 TOOLS |= {f"ours:{name}": partial(ours, similarity=name) for name in SIMILARITIES if name != "locor"}
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One registration: the two images, the files for the two fields, a folder for what is in between, seed, threads."""
+    """One registration: two images, files for both fields, a folder for temporary files, seed, threads, dimensions."""
 
     fixed: Path
     moving: Path
@@ -32,6 +32,7 @@ class Task:
     work: Path
     seed: int
     threads: int
+    dims: int = 3
 
 
 class Peer(ABC):
@@ -42,6 +43,7 @@ class Peer(ABC):
     """
 
     version = ""
+    dims: tuple[int, ...] = (2, 3)  # numbers of dimensions that it registers
     programs = False  # whether it registers in programs of its own, whose memory it is then
 
     def __init__(self, task: Task) -> None:
@@ -79,29 +81,32 @@ class Peer(ABC):
 
 
 def write_field(path: Path, displacement: np.ndarray, like: Path) -> None:
-    """A field ``(X, Y, Z, 3)``, LPS mm, on the grid of the image `like`, as ITK reads it."""
+    """A field ``(X, Y, Z, 3)`` or ``(X, Y, 2)``, LPS mm, on the grid of the image `like`, as ITK reads it."""
     import nibabel as nib
     import numpy as np
 
-    image = nib.Nifti1Image(np.asarray(displacement, dtype=np.float32)[..., None, :], nib.load(like).affine)
+    data = np.asarray(displacement, dtype=np.float32)
+    dims = data.shape[-1]
+    image = nib.Nifti1Image(data.reshape(*data.shape[:dims], *(1,) * (4 - dims), dims), nib.load(like).affine)
     image.header.set_intent("vector")
     nib.save(image, path)
 
 
 def read_vectors(path: str) -> np.ndarray:
-    """The vectors ``(X, Y, Z, 3)`` of a file with or without the axis of one time point."""
+    """The vectors ``(X, Y, Z, 3)`` or ``(X, Y, 2)`` of a file with or without axes of one slice and one time point."""
     import nibabel as nib
     import numpy as np
 
     data = np.asarray(nib.load(path).dataobj, dtype=np.float64)
-    return data.reshape(*data.shape[:3], 3)
+    dims = data.shape[-1]
+    return data.reshape(*data.shape[:dims], dims)
 
 
 def flip(displacement: np.ndarray) -> np.ndarray:
-    """Vectors ``(..., 3)`` from RAS to LPS or back."""
+    """Vectors ``(..., 3)`` or ``(..., 2)`` from RAS to LPS or back."""
     import numpy as np
 
-    return displacement * np.array([-1.0, -1.0, 1.0])
+    return displacement * np.array([-1.0, -1.0, 1.0])[: displacement.shape[-1]]
 
 
 def program(name: str) -> str:

@@ -28,18 +28,37 @@ from typing import Any
 from _measure import MEMORY_ERRORS, Measured, _limit_memory, _reset_peak, _status
 from _peer import Peer, Task
 
-# name: module of this folder, class, arguments of it
+ANTS_SYN = {"type_of_transform": "SyN", "syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": [100, 70, 50, 20]}
+ELASTIX = {
+    "maps": ["affine", "bspline"],
+    "changes": {"AutomaticTransformInitialization": "true", "WriteResultImage": "false"},
+}
+GREEDY = {"affine": "-m NMI -n 100x50x10 -ia-image-centers", "deformable": "-m NMI -n 100x100x50 -s 2vox 1vox"}
+SITK_AFFINE = {
+    "bins": 50,
+    "sampling": 0.2,
+    "shrink": [4, 2, 1],
+    "sigmas_voxels": [2, 1, 0],
+    "descent": {"learningRate": 1.0, "minStep": 1e-4, "numberOfIterations": 300},
+}
+SITK_SPLINE = {
+    "spacing_mm": 10.0,
+    "sampling": 0.05,
+    "lbfgs": {"solutionAccuracy": 1e-6, "numberOfIterations": 30, "deltaConvergenceTolerance": 1e-3},
+}
+
+# name: module of this folder, class, arguments of it, which `arena.py` freezes
 PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "ants-syn": ("_peers_python", "Ants", {}),
-    "ants-quick": ("_peers_python", "Ants", {"quick": True}),
-    "convexadam": ("_peers_python", "ConvexAdam", {}),
-    "elastix": ("_peers_python", "Elastix", {}),
-    "greedy": ("_peers_python", "Greedy", {}),
-    "niftyreg-mind": ("_peers_programs", "NiftyReg", {"measure": ("--mind", "1")}),
-    "niftyreg-mindssc": ("_peers_programs", "NiftyReg", {"measure": ("--mindssc", "1")}),
-    "niftyreg-nmi": ("_peers_programs", "NiftyReg", {}),
+    "ants-syn": ("_peers_python", "Ants", ANTS_SYN),
+    "ants-quick": ("_peers_python", "Ants", {"type_of_transform": "antsRegistrationSyNQuick[s]"}),
+    "convexadam": ("_peers_python", "ConvexAdam", {"affine": SITK_AFFINE}),
+    "elastix": ("_peers_python", "Elastix", ELASTIX),
+    "greedy": ("_peers_python", "Greedy", GREEDY),
+    "niftyreg-mind": ("_peers_programs", "NiftyReg", {"measure": ["--mind", "1"]}),
+    "niftyreg-mindssc": ("_peers_programs", "NiftyReg", {"measure": ["--mindssc", "1"]}),
+    "niftyreg-nmi": ("_peers_programs", "NiftyReg", {"measure": []}),
     "locor": ("_peers_programs", "Original", {}),
-    "simpleitk": ("_peers_python", "SimpleItk", {}),
+    "simpleitk": ("_peers_python", "SimpleItk", {"affine": SITK_AFFINE, "spline": SITK_SPLINE}),
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 MISSING = "not run"  # begins the problem of a tool that is not installed
@@ -52,14 +71,14 @@ def run(tool: str, files: Mapping[str, Path], cost: Path, settings: Mapping[str,
         tool: a name in `PEERS`.
         files: fixed and moving image, and the forward and inverse field that are written.
         cost: file for time, memory and the tool's version.
-        settings: the seed, the number of threads and the limit in seconds.
+        settings: the seed, the number of threads, the limit in seconds and, of 2-D images, ``"dims": 2``.
         python: interpreter that the tool is installed for.
 
     Returns:
         The problem, "not run ..." when the tool is not installed, otherwise an empty string.
     """
     told = {name: str(path.absolute()) for name, path in files.items()}
-    told |= {"seed": settings["seed"], "threads": settings["threads"]}
+    told |= {"seed": settings["seed"], "threads": settings["threads"], "dims": settings.get("dims", 3)}
     command = [python, str(Path(__file__).absolute()), json.dumps([tool, told, str(cost.absolute())])]
     environment = os.environ | dict.fromkeys(THREADS, str(settings["threads"]))
     nothing = subprocess.DEVNULL
@@ -113,9 +132,12 @@ def main(tool: str, told: Mapping[str, Any], cost: str) -> None:
     module, name, arguments = PEERS[tool]
     paths = {key: Path(told[key]) for key in ("fixed", "moving", "forward", "inverse")}
     with tempfile.TemporaryDirectory() as work:
-        task = Task(**paths, work=Path(work), seed=told["seed"], threads=told["threads"])
+        task = Task(**paths, work=Path(work), **{key: told[key] for key in ("seed", "threads", "dims")})
         try:
-            peer = getattr(importlib.import_module(module), name)(task, **arguments)
+            adapter = getattr(importlib.import_module(module), name)
+            if task.dims not in adapter.dims:
+                sys.exit(f"{MISSING} (registers no {task.dims}-D images)")
+            peer = adapter(task, **arguments)
         except (ImportError, FileNotFoundError) as error:
             sys.exit(f"{MISSING} ({error})")
         _limit_memory()

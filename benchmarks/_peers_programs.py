@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class NiftyReg(Peer):
-    """``reg_aladin``, then ``reg_f3d``, with defaults (NMI).
+    """``reg_aladin``, then ``reg_f3d``, with defaults.
 
     Args:
         task: what to register.
-        measure: options of ``reg_f3d`` that choose another measure.
+        measure: options of ``reg_f3d`` that choose another measure than NMI.
     """
 
     programs = True
 
-    def __init__(self, task: Task, measure: tuple[str, ...] = ()) -> None:
+    def __init__(self, task: Task, measure: Sequence[str]) -> None:
         super().__init__(task)
         self.measure = measure
         self.aladin, self.f3d, self.transform = (program(f"reg_{name}") for name in ("aladin", "f3d", "transform"))

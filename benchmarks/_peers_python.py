@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from _peer import Peer, Task, call, flip, program, read_vectors
 
-GRID_MM = 10.0  # distance of the control points of SimpleITK's finest B-spline grid
-
 
 class Ants(Peer):
-    """ANTs: affine and SyN, both by Mattes' mutual information, or as ``antsRegistrationSyNQuick.sh``."""
+    """ANTs: affine and SyN, both by Mattes' mutual information, or as ``antsRegistrationSyNQuick.sh``.
 
-    FULL = {"type_of_transform": "SyN", "syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": (100, 70, 50, 20)}
-    QUICK = {"type_of_transform": "antsRegistrationSyNQuick[s]"}
+    Args:
+        task: what to register.
+        settings: arguments of ``ants.registration``.
+    """
 
-    def __init__(self, task: Task, quick: bool = False) -> None:
+    def __init__(self, task: Task, **settings: Any) -> None:
         super().__init__(task)
         import ants
 
@@ -28,7 +29,7 @@ class Ants(Peer):
         if not hasattr(ants, "config"):
             raise ImportError(f"antspyx {version('antspyx')} cannot be seeded; 0.6 can")
         self.ants.config._random_seed = task.seed + 1  # its setter also sets the number of threads
-        self.settings = self.QUICK if quick else self.FULL
+        self.settings = settings
         self.version = f"antspyx {version('antspyx')}"
 
     def register(self) -> None:
@@ -46,11 +47,15 @@ class Ants(Peer):
 
 
 class Elastix(Peer):
-    """Elastix: its default affine and B-spline parameter maps, from the images' centers."""
+    """Elastix: default parameter maps, one after the other.
 
-    CHANGES = {"AutomaticTransformInitialization": "true", "WriteResultImage": "false"}
+    Args:
+        task: what to register.
+        maps: their names.
+        changes: of entries of every map.
+    """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, maps: Sequence[str], changes: Mapping[str, str]) -> None:
         super().__init__(task)
         from importlib.metadata import PackageNotFoundError
 
@@ -61,15 +66,16 @@ class Elastix(Peer):
         import itk
 
         self.itk = itk
-        self.kind = itk.Image[itk.F, 3]
+        self.names, self.changes = maps, changes
+        self.kind = itk.Image[itk.F, task.dims]
         itk.ElastixRegistrationMethod[self.kind, self.kind]  # loads the library
 
     def maps(self) -> Any:
-        """Parameter maps of both stages."""
+        """Parameter maps of the stages."""
         parameters = self.itk.ParameterObject.New()
-        for name in ("affine", "bspline"):
+        for name in self.names:
             stage = parameters.GetDefaultParameterMap(name)
-            for key, value in {**self.CHANGES, "RandomSeed": str(self.task.seed + 1)}.items():
+            for key, value in {**self.changes, "RandomSeed": str(self.task.seed + 1)}.items():
                 stage[key] = [value]
             parameters.AddParameterMap(stage)
         return parameters
@@ -88,15 +94,24 @@ class Elastix(Peer):
         """Write the forward field; there is no inverse."""
         moving = self.itk.imread(self.moving, self.itk.F)
         field = self.itk.transformix_deformation_field(moving, self.found)
-        self.write_forward(self.itk.array_from_image(field).transpose(2, 1, 0, 3))
+        self.write_forward(_axes_reversed(self.itk.array_from_image(field)))
 
 
 class SimpleItk(Peer):
-    """SimpleITK: affine, then a B-spline grid that is refined twice, both by Mattes' mutual information."""
+    """SimpleITK: affine, then a B-spline grid that is refined twice, both by Mattes' mutual information.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what to register.
+        affine: settings of `sitk_affine`.
+        spline: of the B-splines: spacing of the finest control points, share of sampled voxels, and L-BFGS. The gradient is
+            small beside the parameters: at an accuracy of 1e-2 nothing would move.
+    """
+
+    def __init__(self, task: Task, affine: Mapping[str, Any], spline: Mapping[str, Any]) -> None:
         super().__init__(task)
         import SimpleITK as sitk
+
+        self.settings, self.of_spline = affine, spline
 
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(task.threads)
         self.sitk = sitk
@@ -105,18 +120,19 @@ class SimpleItk(Peer):
     def register(self) -> None:
         """Both transforms, the B-splines in the space of the fixed image."""
         fixed, moving = (self.sitk.ReadImage(name, self.sitk.sitkFloat32) for name in (self.fixed, self.moving))
-        affine = sitk_affine(self.sitk, fixed, moving, self.task.seed)
+        affine = sitk_affine(self.sitk, fixed, moving, self.task.seed, self.settings)
         self.found = self.sitk.CompositeTransform([affine, self._spline(fixed, moving, affine)])
 
     def _spline(self, fixed: Any, moving: Any, affine: Any) -> Any:
-        method = sitk_method(self.sitk, self.task.seed)
-        coarse = [max(1, round(size * step / GRID_MM / 4)) for size, step in zip(fixed.GetSize(), fixed.GetSpacing())]
+        told = self.of_spline
+        method = sitk_method(self.sitk, self.task.seed, self.settings)
+        extents = [size * step for size, step in zip(fixed.GetSize(), fixed.GetSpacing())]
+        coarse = [max(1, round(extent / told["spacing_mm"] / 4)) for extent in extents]
         spline = self.sitk.BSplineTransformInitializer(fixed, coarse, order=3)
         method.SetMovingInitialTransform(affine)
         method.SetInitialTransformAsBSpline(spline, inPlace=True, scaleFactors=[1, 2, 4])
-        method.SetMetricSamplingPercentage(0.05, self.task.seed + 1)
-        # The gradient is small beside the parameters: at an accuracy of 1e-2 nothing would move.
-        method.SetOptimizerAsLBFGS2(solutionAccuracy=1e-6, numberOfIterations=30, deltaConvergenceTolerance=1e-3)
+        method.SetMetricSamplingPercentage(told["sampling"], self.task.seed + 1)
+        method.SetOptimizerAsLBFGS2(**told["lbfgs"])
         return method.Execute(fixed, moving)
 
     def convert(self) -> None:
@@ -124,51 +140,63 @@ class SimpleItk(Peer):
         like = self.sitk.ReadImage(self.fixed)
         geometry = like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection()
         field = self.sitk.TransformToDisplacementField(self.found, self.sitk.sitkVectorFloat64, *geometry)
-        self.write_forward(self.sitk.GetArrayFromImage(field).transpose(2, 1, 0, 3))
+        self.write_forward(_axes_reversed(self.sitk.GetArrayFromImage(field)))
 
 
-def sitk_method(sitk: Any, seed: int) -> Any:
+def _axes_reversed(field: Any) -> Any:
+    """Vectors ``(Z, Y, X, 3)`` as ``(X, Y, Z, 3)``, or ``(Y, X, 2)`` as ``(X, Y, 2)``."""
+    return field.transpose(*reversed(range(field.ndim - 1)), field.ndim - 1)
+
+
+def sitk_method(sitk: Any, seed: int, settings: Mapping[str, Any]) -> Any:
     """Common settings of SimpleITK's two stages."""
     method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=50)
+    method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=settings["bins"])
     method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(0.2, seed + 1)  # a seed of 0 would be the clock
+    method.SetMetricSamplingPercentage(settings["sampling"], seed + 1)  # a seed of 0 would be the clock
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([2, 1, 0])
+    method.SetShrinkFactorsPerLevel(settings["shrink"])
+    method.SetSmoothingSigmasPerLevel(settings["sigmas_voxels"])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     return method
 
 
-def sitk_affine(sitk: Any, fixed: Any, moving: Any, seed: int) -> Any:
+def sitk_affine(sitk: Any, fixed: Any, moving: Any, seed: int, settings: Mapping[str, Any]) -> Any:
     """Affine transform from fixed to moving points, from the images' centers of mass."""
     centered = sitk.CenteredTransformInitializerFilter.MOMENTS
-    start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(3), centered)
-    method = sitk_method(sitk, seed)
+    start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(fixed.GetDimension()), centered)
+    method = sitk_method(sitk, seed, settings)
     method.SetInitialTransform(start, inPlace=False)
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-4, numberOfIterations=300)
+    method.SetOptimizerAsRegularStepGradientDescent(**settings["descent"])
     method.SetOptimizerScalesFromPhysicalShift()
     found = method.Execute(fixed, moving)
     return sitk.AffineTransform(found.GetNthTransform(0) if found.GetName() == "CompositeTransform" else found)
 
 
 class ConvexAdam(Peer):
-    """ConvexAdam with its defaults (MIND-SSC), after SimpleITK's affine; it works on one voxel grid."""
+    """ConvexAdam with its defaults (MIND-SSC), after SimpleITK's affine; it works on one voxel grid of three dimensions.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what to register.
+        affine: settings of `sitk_affine`.
+    """
+
+    dims = (3,)
+
+    def __init__(self, task: Task, affine: Mapping[str, Any]) -> None:
         super().__init__(task)
         import SimpleITK as sitk
         import torch
         from convexAdam.convex_adam_MIND import convex_adam_pt
 
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(task.threads)
-        self.sitk, self.device, self.function = sitk, torch.device("cpu"), convex_adam_pt
+        self.sitk, self.device, self.function, self.settings = sitk, torch.device("cpu"), convex_adam_pt, affine
         self.version = f"convexAdam {version('convexAdam')}"
 
     def register(self) -> None:
         """Affine, the moving image on the fixed grid, displacements in voxels of it, ``(X, Y, Z, 3)``."""
         fixed, moving = (self.sitk.ReadImage(name, self.sitk.sitkFloat32) for name in (self.fixed, self.moving))
-        self.affine = sitk_affine(self.sitk, fixed, moving, self.task.seed)
+        self.affine = sitk_affine(self.sitk, fixed, moving, self.task.seed, self.settings)
         moved = self.sitk.Resample(moving, fixed, self.affine)
         arrays = (self.sitk.GetArrayFromImage(image).T.copy() for image in (fixed, moved))
         self.found = self.function(*arrays, device=self.device)
@@ -187,10 +215,16 @@ class ConvexAdam(Peer):
 
 
 class Greedy(Peer):
-    """Greedy: affine, then deformable, both by NMI; as a Python package or as a program."""
+    """Greedy: affine, then deformable; as a Python package or as a program.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what to register.
+        affine, deformable: options of the two calls.
+    """
+
+    def __init__(self, task: Task, affine: str, deformable: str) -> None:
         super().__init__(task)
+        self.affine, self.deformable = affine, deformable
         try:
             import picsl_greedy
 
@@ -204,18 +238,18 @@ class Greedy(Peer):
 
     def run(self, words: str) -> None:
         """One call."""
-        words = f"-d 3 -threads {self.task.threads} {words}"
+        words = f"-d {self.task.dims} -threads {self.task.threads} {words}"
         if self.package:
             with open(os.devnull, "w", encoding="utf-8") as nothing:
-                self.package.Greedy3D().execute(words, out=nothing, err=nothing)
+                getattr(self.package, f"Greedy{self.task.dims}D")().execute(words, out=nothing, err=nothing)
         else:
             call("greedy", *words.split())
 
     def register(self) -> None:
         """Affine from the images' centers, then deformable with the inverse, saved without rounding."""
-        pair = f"-m NMI -i fixed.nii.gz moving.nii.gz -seed {self.task.seed + 1}"
-        self.run(f"-a {pair} -n 100x50x10 -ia-image-centers -o affine.mat")
-        self.run(f"{pair} -n 100x100x50 -s 2vox 1vox -it affine.mat -o warp.nii.gz -oinv back.nii.gz -wp 0")
+        pair = f"-i fixed.nii.gz moving.nii.gz -seed {self.task.seed + 1}"
+        self.run(f"-a {pair} {self.affine} -o affine.mat")
+        self.run(f"{pair} {self.deformable} -it affine.mat -o warp.nii.gz -oinv back.nii.gz -wp 0")
 
     def convert(self) -> None:
         """Greedy composes affine and field itself."""

@@ -4,7 +4,7 @@
 """Scores of a registration from its files and the known answer of the case.
 
 Of the measured package only the overlap of label maps is used here. Files are read with nibabel, everything else is numpy and
-scipy. Displacements are held in RAS mm, ``(X, Y, Z, 3)``; in the files they are LPS.
+scipy. Displacements are held in RAS mm, ``(X, Y, Z, 3)``, of 2-D images ``(X, Y, 2)``; in the files they are LPS.
 """
 
 from __future__ import annotations
@@ -32,20 +32,26 @@ def score(case: Path, result: Path) -> dict[str, Any]:
         case: folder of the case.
         result: folder with ``forward_field.nii.gz`` and, for the inverse consistency, ``inverse_field.nii.gz``.
 
+    Returns:
+        numbers by name; a measure that the case has no data for is left out.
+
     Raises:
         ValueError: when a field or the mask does not lie on its grid, is empty, not finite or of another kind.
         OSError: when a file is missing.
     """
     fixed, moving = (nib.load(case / f"{role}.nii.gz") for role in ("fixed", "moving"))
     forward = read_field(result / FORWARD, fixed)
-    mask = np.ones(forward.shape[:3], dtype=bool)
+    mask = np.ones(forward.shape[:-1], dtype=bool)
     if (case / "mask.nii.gz").exists():
         mask = _volume(nib.load(case / "mask.nii.gz")) > 0
-    if mask.shape != forward.shape[:3] or not mask.any():
+    if mask.shape != forward.shape[:-1] or not mask.any():
         raise ValueError(f"mask.nii.gz: shape {mask.shape}, {mask.sum()} voxels: needed are some on the fixed grid")
     found: dict[str, Any] = {"voxels": int(mask.sum()), "folding_voxels": folding(forward, fixed.affine, mask)}
     if (case / "truth.nii.gz").exists():
         found |= target_error(forward[mask], read_field(case / "truth.nii.gz", fixed)[mask])
+    if (case / "fixed_landmarks.csv").exists():
+        points = (np.loadtxt(case / f"{role}_landmarks.csv", delimiter=",", skiprows=1) for role in ("fixed", "moving"))
+        found |= landmark_error(forward, fixed.affine, *points)
     if (case / "fixed_labels.nii.gz").exists():
         labels = (nib.load(case / f"{role}_labels.nii.gz") for role in ("fixed", "moving"))
         found |= overlap(forward, fixed.affine, *labels)
@@ -56,16 +62,17 @@ def score(case: Path, result: Path) -> dict[str, Any]:
 
 
 def read_field(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    """A displacement field ``(X, Y, Z, 3)``, RAS mm, that must lie on the grid of the image."""
+    """A displacement field ``(X, Y, Z, 3)`` or ``(X, Y, 2)``, RAS mm, that must lie on the grid of the image."""
+    dims = min(3, len(image.shape))
     field = nib.load(path)
     data = np.asarray(field.dataobj, dtype=np.float64)
-    if data.ndim != 5 or data.shape[3:] != (1, 3) or int(field.header["intent_code"]) != VECTOR:
-        raise ValueError(f"{path.name}: shape {data.shape}, intent {int(field.header['intent_code'])}: no 3-D ITK field")
-    if data.shape[:3] != image.shape[:3] or not np.allclose(field.affine, image.affine, atol=SLACK):
+    if data.ndim != 5 or data.shape[dims:] != (*(1,) * (4 - dims), dims) or int(field.header["intent_code"]) != VECTOR:
+        raise ValueError(f"{path.name}: shape {data.shape}, intent {int(field.header['intent_code'])}: no {dims}-D ITK field")
+    if data.shape[:dims] != image.shape[:dims] or not np.allclose(field.affine, image.affine, atol=SLACK):
         raise ValueError(f"{path.name}: does not lie on the grid of its image")
     if not np.isfinite(data).all():
         raise ValueError(f"{path.name}: holds NaN or infinite values")
-    return data[..., 0, :] * np.array([-1.0, -1.0, 1.0])
+    return data.reshape(*data.shape[:dims], dims) * np.array([-1.0, -1.0, 1.0])[:dims]
 
 
 def target_error(forward: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -78,12 +85,32 @@ def target_error(forward: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
+def landmark_error(forward: np.ndarray, affine: np.ndarray, fixed: np.ndarray, moving: np.ndarray) -> dict[str, float]:
+    """Distance between mapped fixed landmarks and moving landmarks, ``(N, D)`` each, RAS mm; linear between voxels.
+
+    The median counts, as in the ANHIR challenge: two readers may differ by ten times their median on single landmarks.
+    """
+    where = _index(fixed, affine).T
+    shift = np.stack([map_coordinates(forward[..., k], where, order=1, mode="nearest") for k in range(forward.shape[-1])], -1)
+    error = np.linalg.norm(fixed + shift - moving, axis=-1)
+    return {
+        "landmarks": len(error),
+        "landmark_before_mm": float(np.median(np.linalg.norm(fixed - moving, axis=-1))),
+        "landmark_mm": float(np.median(error)),
+        "landmark_p95_mm": float(np.percentile(error, 95)),
+    }
+
+
 def folding(forward: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> int:
     """Mask voxels whose Jacobian determinant is not positive: central differences, one-sided at the border of the grid."""
-    moved = (np.gradient(forward[..., k], axis=a)[mask] + affine[k, a] for k in range(3) for a in range(3))
-    (a, b, c, d, e, f, g, h, i) = moved
-    determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    return int((determinant * np.linalg.det(affine[:3, :3]) <= 0).sum())
+    dims = forward.shape[-1]
+    moved = [np.gradient(forward[..., k], axis=a)[mask] + affine[k, a] for k in range(dims) for a in range(dims)]
+    if dims == 2:
+        determinant = moved[0] * moved[3] - moved[1] * moved[2]
+    else:
+        (a, b, c, d, e, f, g, h, i) = moved
+        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return int((determinant * np.linalg.det(affine[:dims, :dims]) <= 0).sum())
 
 
 def overlap(
@@ -115,21 +142,24 @@ def inverse_error(
     Over the mask voxels that the forward transform maps into the moving grid.
     """
     index = _index(_world(np.argwhere(mask), fixed_affine) + forward[mask], moving_affine)
-    inside = ((index >= -SLACK) & (index <= np.array(inverse.shape[:3]) - 1 + SLACK)).all(-1)
+    dims = inverse.shape[-1]
+    inside = ((index >= -SLACK) & (index <= np.array(inverse.shape[:-1]) - 1 + SLACK)).all(-1)
     if not inside.any():
         return {}
     where = index[inside].T
-    back = np.stack([map_coordinates(inverse[..., k], where, order=1, mode="nearest") for k in range(3)], -1)
-    error = (forward[mask][inside] + back) @ np.linalg.inv(fixed_affine[:3, :3]).T
+    back = np.stack([map_coordinates(inverse[..., k], where, order=1, mode="nearest") for k in range(dims)], -1)
+    error = (forward[mask][inside] + back) @ np.linalg.inv(fixed_affine[:dims, :dims]).T
     return {"inverse_p95_vox": float(np.percentile(np.linalg.norm(error, axis=-1), 95)), "inverse_voxels": int(inside.sum())}
 
 
 def _world(index: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return index @ affine[:3, :3].T + affine[:3, 3]
+    dims = index.shape[-1]
+    return index @ affine[:dims, :dims].T + affine[:dims, 3]
 
 
 def _index(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    return (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    dims = points.shape[-1]
+    return (points - affine[:dims, 3]) @ np.linalg.inv(affine[:dims, :dims]).T
 
 
 def _volume(image: nib.Nifti1Image) -> np.ndarray:

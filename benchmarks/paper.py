@@ -7,10 +7,12 @@
     python benchmarks/paper.py prepare cermep DATA CASES --pseudo-ct PSEUDO
     python benchmarks/registration.py CASES --tools all --seeds 0 1 2 3 4 --output RESULTS
     python benchmarks/paper.py score CASES RESULTS --json paper.json
+    python benchmarks/paper.py public DATA --output DIR
 
 `prepare` reads a data set as published and writes a folder for every complete case; it lists the other cases and their missing
 files. `score` prints the measures of the paper: the median over the seeds of each case, mean and standard deviation over the
-cases. A failed registration counts as zero displacement.
+cases. A failed registration counts as zero displacement. `public` registers and scores all public pairs of the abdomen in both
+directions as frozen in `paper_public.json`, and compares them with published figures (see `_paper_public.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import _paper_public
 import torch
 from studies import CERMEP, STUDIES, AbdomenMRCT, Study
 
@@ -137,6 +140,17 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
+def public(options: argparse.Namespace) -> int:
+    """Print the table of all public abdomen pairs; without data, that they are not run."""
+    configuration, settings = _paper_public.read_configuration()
+    print(f"{configuration['about']} ({_paper_public.CONFIGURATION.name}, hash {settings})\n")
+    if options.folder is None:
+        print(f"{_paper_public.table(configuration, [])}\n\n{_paper_public.NOT_RUN}")
+    else:
+        print(_paper_public.run(options.folder, options.output))
+    return 0
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,6 +167,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     second.add_argument("cases", type=Path, help="folder that cases were prepared in")
     second.add_argument("results", type=Path, help="`--output` of registration.py: RESULTS/CASE/TOOL/SEED/forward_field.nii.gz")
     second.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
+    third = commands.add_parser("public", help="all public abdomen pairs in both directions, frozen; against published figures")
+    third.add_argument("folder", type=Path, nargs="?", help="the data as published; without it, prints what is not run")
+    third.add_argument("--output", type=Path, default=Path("abdomen_public"), metavar="DIR", help="cases, fields, stored runs")
     return parser.parse_args(arguments)
 
 
@@ -160,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit status 2 for invalid arguments."""
     options = parse(arguments)
     try:
-        return {"prepare": prepare, "score": score}[options.command](options)
+        return {"prepare": prepare, "score": score, "public": public}[options.command](options)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -97,7 +97,11 @@ def _run_peer(job: Job, out: Path, options: argparse.Namespace) -> str:
     """Run one of `_peers.PEERS`; return the problem."""
     files = {role: job.case / f"{role}.nii.gz" for role in ("fixed", "moving")}
     files |= {"forward": out / FORWARD, "inverse": out / INVERSE}
-    settings = {"seed": job.seed, "threads": options.threads, "limit": options.limit}
+    try:
+        dims = dims_of(job.case)
+    except (OSError, EOFError, ImageFileError) as error:
+        return f"fixed image not read: {error}"
+    settings = {"seed": job.seed, "threads": options.threads, "limit": options.limit, "dims": dims}
     return _peers.run(job.tool, files, out / COST, settings, options.pythons.get(job.tool, sys.executable))
 
 
@@ -110,13 +114,18 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
                     yield Job(case, preset, seed, tool)
 
 
+def dims_of(case: Path) -> int:
+    """Dimensions of the images of a case."""
+    return min(3, len(nib.load(case / "fixed.nii.gz").shape))
+
+
 def nothing(case: Path) -> dict[str, Any]:
     """Score of zero displacement; empty if the case cannot be scored, which its runs report."""
     fixed = case / "fixed.nii.gz"
     with tempfile.TemporaryDirectory() as folder:
         try:
             shape = nib.load(fixed).shape[:3]
-            write_field(Path(folder) / FORWARD, np.zeros((*shape, 3)), fixed)
+            write_field(Path(folder) / FORWARD, np.zeros((*shape, len(shape))), fixed)
             return score(case, Path(folder))
         except (OSError, EOFError, ValueError, ImageFileError):
             return {}

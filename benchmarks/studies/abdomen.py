@@ -35,7 +35,7 @@ MASK_CHOICES = ("foreground", "roi", "none")
 FOREGROUND_THRESHOLD = {"MR": 0.0, "CT": -1024.0}  # lower limit of measured voxels
 CASE_THRESHOLDS = {("0010", "CT"): -1023.0}
 CASE_EROSIONS = {("0010", "MR"): 3, ("0014", "MR"): 4}  # others: one, to remove the margin left by interpolation
-SIDES = {"fixed": ("MR", 0), "moving": ("CT", 1)}
+CHANNELS = {"MR": 0, "CT": 1}
 
 
 class AbdomenMRCT(Study):
@@ -47,9 +47,10 @@ class AbdomenMRCT(Study):
     Args:
         folder: with the data in one of the layouts above.
         masks: for the registration: ``"foreground"``, ``"roi"`` (foreground in the region of interest) or ``"none"``.
+        fixed: modality of the fixed image, ``"MR"`` as in the paper, or ``"CT"``.
 
     Raises:
-        InputError: if the folder does not exist, or for unknown masks.
+        InputError: if the folder does not exist, or for unknown masks or an unknown modality.
     """
 
     name = "abdomen"
@@ -61,27 +62,30 @@ class AbdomenMRCT(Study):
     }
     measures = ("dice", "hd95", "ndv_percent", "det_std")
 
-    def __init__(self, folder: str | PathLike[str], masks: str = "foreground") -> None:
+    def __init__(self, folder: str | PathLike[str], masks: str = "foreground", fixed: str = "MR") -> None:
         super().__init__(folder)
         if masks not in MASK_CHOICES:
             raise InputError(f"{self.name}: has no masks {masks!r}; choose from {', '.join(MASK_CHOICES)}")
+        if fixed not in CHANNELS:
+            raise InputError(f"{self.name}: has no modality {fixed!r}; choose from {', '.join(CHANNELS)}")
         self.masks = masks
+        self.modalities = {"fixed": fixed, "moving": next(other for other in CHANNELS if other != fixed)}
 
     def files(self, name: str) -> dict[str, Path]:
         """Images and label maps of a case, and its regions of interest if they are used."""
         return {
-            part + ending: self._first(_places(name, kind, *side))
-            for part, side in SIDES.items()
+            part + ending: self._first(_places(name, kind, modality))
+            for part, modality in self.modalities.items()
             for ending, kind in (("", "img"), ("_labels", "seg"), ("_roi", "mask"))
             if kind != "mask" or self.masks == "roi"
         }
 
     def _load(self, name: str, files: Mapping[str, Path]) -> StudyCase:
-        images = {part: read_image(files[part], part)[0] for part in SIDES}
-        labels = {part: read_label(files[f"{part}_labels"], part) for part in SIDES}
-        foreground = {part: _foreground(images[part], name, modality) for part, (modality, _) in SIDES.items()}
-        masks: dict[str, MetaTensor | None] = dict.fromkeys(SIDES)
-        for part in SIDES if self.masks != "none" else ():
+        images = {part: read_image(files[part], part)[0] for part in self.modalities}
+        labels = {part: read_label(files[f"{part}_labels"], part) for part in self.modalities}
+        foreground = {part: _foreground(images[part], name, modality) for part, modality in self.modalities.items()}
+        masks: dict[str, MetaTensor | None] = dict.fromkeys(self.modalities)
+        for part in self.modalities if self.masks != "none" else ():
             roi = read_mask(files[f"{part}_roi"], part) if self.masks == "roi" else None
             masks[part] = foreground[part] if roi is None else _both(foreground[part], roi, files[f"{part}_roi"])
         _check_same_grid(images["fixed"], labels["fixed"], files["fixed_labels"])
@@ -99,10 +103,10 @@ class AbdomenMRCT(Study):
         )
 
 
-def _places(name: str, kind: str, modality: str, channel: int) -> list[str]:
+def _places(name: str, kind: str, modality: str) -> list[str]:
     """Candidate paths of a file of a case, below the folder."""
     old = f"{kind}{name}_tcia_{modality}.nii.gz"
-    new = f"AbdomenMRCT_{int(name) // 2:04d}_{channel:04d}.nii.gz" if name.isdigit() else ""
+    new = f"AbdomenMRCT_{int(name) // 2:04d}_{CHANNELS[modality]:04d}.nii.gz" if name.isdigit() else ""
     folder = {"img": "imagesTr", "seg": "labelsTr", "mask": "masksTr"}[kind]
     homes = ("L2R_Task1_MRCT/Train", "Train", "") if kind == "mask" else ("Train", "L2R_Task1_MRCT/Train", "")
     return [*(f"{home}/{old}".lstrip("/") for home in homes), *(f"{home}{folder}/{new}" for home in ("", "AbdomenMRCT/"))]
