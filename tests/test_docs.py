@@ -104,7 +104,7 @@ def figures() -> ModuleType:
 
 def test_help_texts_and_formats_are_up_to_date(texts):
     pages = list(texts.pages())
-    assert {page.name for page in pages} == {"command-line.md", "transforms.md"}
+    assert {page.name for page in pages} == {"command-line.md", "run-json.md", "transforms.md"}
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert texts.updated(text) == text, "make texts"

@@ -1,12 +1,13 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Help texts and the table of formats in the pages, generated between two markers.
+"""Help texts, the table of formats and the numbers of run.json in the pages, generated between two markers.
 
     python docs/hooks/help_texts.py    # updates all pages; tests/test_docs.py checks them
 
 ``monai-locor register --help`` goes between ``<!-- help: register -->`` and ``<!-- end -->``, the table of transform formats
-between ``<!-- formats -->`` and ``<!-- end -->``, so that the pages can be read in the repository without a build.
+between ``<!-- formats -->`` and ``<!-- end -->``, the tables of the schema of ``run.json`` between ``<!-- schema -->`` and
+``<!-- end -->``, so that the pages can be read in the repository without a build.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DOCS = Path(__file__).parents[1]
 END = "<!-- end -->"
 HELP = re.compile(rf"^(<!-- help:( [\w-]+)? -->)\n.*?^{END}$", re.MULTILINE | re.DOTALL)
 FORMATS = re.compile(rf"^(<!-- formats -->)\n.*?^{END}$", re.MULTILINE | re.DOTALL)
+SCHEMA = re.compile(rf"^(<!-- schema -->)\n.*?^{END}$", re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -32,7 +34,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def updated(markdown: str) -> str:
     """Return the text of a page with its generated parts brought up to date."""
     markdown = HELP.sub(lambda found: f"{found[1]}\n\n```text\n{_help((found[2] or '').strip())}\n```\n\n{END}", markdown)
-    return FORMATS.sub(lambda found: f"{found[1]}\n\n{_formats()}\n\n{END}", markdown)
+    markdown = FORMATS.sub(lambda found: f"{found[1]}\n\n{_formats()}\n\n{END}", markdown)
+    return SCHEMA.sub(lambda found: f"{found[1]}\n\n{_schema()}\n\n{END}", markdown)
 
 
 def pages() -> Iterator[Path]:
@@ -69,6 +72,19 @@ def _formats() -> str:
             f"| `{kind.name}` | {kind.description}{f' ({suffixes})' if suffixes else ''} | {told} | {' | '.join(does)} |"
         )
     return "\n".join(rows)
+
+
+def _schema() -> str:
+    from monai_locor.schemas import declared_numbers, run_schema
+
+    schema = run_schema()
+    parts = ["| field | content |", "| --- | --- |"]
+    for name, node in schema["properties"].items():
+        target = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+        parts.append(f"| `{name}` | {target['description'].rstrip('.')} |")
+    numbers = ["| number | unit | meaning |", "| --- | --- | --- |"]
+    numbers += [f"| `{name}` | {'' if unit == '1' else unit} | {text} |" for name, (unit, text) in declared_numbers().items()]
+    return "\n".join(parts) + "\n\n" + "\n".join(numbers)
 
 
 def main() -> None:

@@ -133,6 +133,8 @@ def _affine_parts(matrix: np.ndarray) -> dict[str, Any]:
 
 def lines_of(path: Path, found: dict[str, Any]) -> list[str]:
     """A description as lines of text."""
+    if found["what"] == "check":
+        return []
     if found["what"] == "image":
         return _image_lines(path, found)
     if found["what"] == "points":

@@ -14,7 +14,7 @@ from ..errors import InputError
 from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
-from .output_files import suffix_of
+from .output_files import check_outputs, suffix_of
 from .parser import CommandHelp, add_command, add_other_image
 from .result_text import verdict_lines, warning_lines
 from .transforms import check_formats, load_transforms
@@ -32,11 +32,14 @@ __all__ = ["add_parser", "check", "run"]
 TEXT = """\
 Describe a file. Image: size, spacing, orientation, intensities, mask or label map. Transform: type, rotation and
 scaling, mean and maximum displacement, folding. Points: number and extent. Output folder of register: the contents of
-run.json, and the transform."""
+run.json, and the transform.
+
+--csv writes a table of many runs instead, one row for each: verdict, checks with problems, and all numbers of run.json."""
 
 EXAMPLE = """\
 monai-locor info t1.nii.gz dicom_folder out/affine.tfm
-monai-locor info out --json"""
+monai-locor info out --json
+monai-locor info study/*/run.json --csv study.csv"""
 
 TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".1d")
 
@@ -55,6 +58,9 @@ def add_parser(commands: Any) -> None:
     add_other_image(parser, "moving")
     parser.add_argument("--channel", metavar="N", type=int, help="channel or frame, counted from 0 (default: all)")
     parser.add_argument("--from", dest="format", metavar="FORMAT", help="FILEs are transforms of this format")
+    text = "write a table of the runs; FILEs are output folders, run.json files, or files of check -o"
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--force", action="store_true", help="overwrite an existing table")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -65,10 +71,29 @@ def check(args: argparse.Namespace) -> None:
         check_formats([args.format], 1)
     for path in args.files:
         check_any(path, "file")
+    if args.csv is not None:
+        check_outputs([args.csv], args.force, args.files)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe each file."""
+    """Describe each file, or write the table of the runs."""
+    return _describe_files(args) if args.csv is None else _tabulate(args)
+
+
+def _tabulate(args: argparse.Namespace) -> int:
+    from ..registration.manifest import MANIFEST_NAME, read_run
+    from ..report.summary import run_row, summary_lines, write_summary
+
+    console, rows = console_of(args), []
+    for file, content in map(read_run, args.files):
+        rows.append(run_row(content, file.absolute().parent.name if file.name == MANIFEST_NAME else file.stem))
+    write_summary(args.csv.expanduser(), rows)
+    for line in [*summary_lines(rows), f"table: {args.csv}"]:
+        console.say(line)
+    return console.answer({"output": args.csv, "runs": rows})
+
+
+def _describe_files(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
     from .describe import lines_of
 
@@ -92,7 +117,8 @@ def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
     if folder is not None and (files_in(folder) or (folder / MANIFEST).is_file()):
         return {**_transform(path, grids), "run": _run_of(folder / "run.json")}
     if is_points(path) and path.exists():
-        return _points(path)
+        record = _run_of(path) if suffix_of(path) == ".json" else None
+        return {"what": "check", "run": record} if (record or {}).get("kind") == "check" else _points(path)
     if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path) or shows_transform(path):
         return _transform(path, grids)
     kind, hint = _vector_kind(path, grids)
@@ -163,7 +189,8 @@ def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
         return []
     inputs = content.get("inputs") or {}
     names = [f"{role} {_name(inputs.get(role))}" for role in ("fixed", "moving") if inputs.get(role)]
-    lines = [f"{path}: a registration of {', '.join(names) or 'images in memory'}, {content.get('seconds', '?')} s"]
+    kind = "check of a transform between" if content.get("kind") == "check" else "registration of"
+    lines = [f"{path}: a {kind} {', '.join(names) or 'images in memory'}, {content.get('seconds', '?')} s"]
     verdict = content.get("verdict")
     if isinstance(verdict, dict) and "reasons" in verdict:
         from ..quality import Verdict

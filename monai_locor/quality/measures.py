@@ -50,13 +50,13 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
     after = pair.read()
     support, blocks = local_support(pair, after)
     return {
-        "counted": valid_voxels(pair, after, voxels),
-        "blind": stages_without_overlap(outcome.history or (), pair, after, outcome.similarity),
+        "valid_voxels": valid_voxels(pair, after, voxels),
+        "stages_without_overlap": stages_without_overlap(outcome.history or (), pair, after, outcome.similarity),
         "overlap": shared_field_of_view(outcome.forward_mm, outcome.fixed_grid, outcome.inverse_mm, outcome.moving_grid),
         **_information(outcome, pair, after),
         "local_support": support,
-        "blocks": blocks,
-        "beside": shifted_information_ratio(pair, after),
+        "support_blocks": blocks,
+        "nmi_shift_ratio": shifted_information_ratio(pair, after),
         **affine_shape(outcome.affine, outcome.start),
         **_jacobian(outcome),
         **_inverse(outcome),
@@ -155,8 +155,8 @@ def affine_shape(affine: np.ndarray, initial: np.ndarray) -> dict[str, float]:
     """Stretch and shear of the linear part of an affine, relative to another one.
 
     Returns:
-        ``determinant``; ``stretch``, the largest factor by which a length grows or shrinks; ``shear_degrees``, the largest
-        change of a right angle.
+        ``affine_determinant``; ``stretch``, the largest factor by which a length grows or shrinks; ``shear_degrees``, the
+        largest change of a right angle.
 
     >>> affine_shape(np.diag([2.0, 1, 1, 1]), np.eye(4))["stretch"]
     2.0
@@ -165,7 +165,7 @@ def affine_shape(affine: np.ndarray, initial: np.ndarray) -> dict[str, float]:
     scales = np.linalg.svd(linear, compute_uv=False)
     squares = scales[0] ** 2, scales[-1] ** 2
     return {
-        "determinant": float(np.linalg.det(linear)),
+        "affine_determinant": float(np.linalg.det(linear)),
         "stretch": float(max(scales[0], 1 / max(scales[-1], 1e-12))),
         "shear_degrees": math.degrees(math.asin((squares[0] - squares[1]) / max(squares[0] + squares[1], 1e-30))),
     }
@@ -175,12 +175,12 @@ def convergence(history: Sequence[Mapping[str, Any]] | None) -> dict[str, float]
     """How the optimization ended.
 
     Returns:
-        ``rest``, the share of the total change of all losses that falls into the last quarter of the last stage, negative if
-        the loss rose there, NaN without steps; ``dropped``, the share of steps skipped because their loss was not finite.
-        Both are NaN if the history is unknown (None).
+        ``late_change``, the share of the total change of all losses that falls into the last quarter of the last stage,
+        negative if the loss rose there, NaN without steps; ``skipped_steps``, the share of steps skipped because their loss was
+        not finite. Both are NaN if the history is unknown (None).
     """
     if history is None:
-        return {"rest": math.nan, "dropped": math.nan}
+        return {"late_change": math.nan, "skipped_steps": math.nan}
     losses = [[v for v in stage["loss"] if v is not None] for stage in history]
     steps = sum(len(stage["loss"]) for stage in history)
     falls: list[list[float]] = []
@@ -190,4 +190,4 @@ def convergence(history: Sequence[Mapping[str, Any]] | None) -> dict[str, float]
         falls.append([float(a - b) for a, b in pairwise(parts)])
     total = sum(abs(f) for fall in falls for f in fall)
     rest = falls[-1][-1] / total if falls and falls[-1] and total > 0 else math.nan
-    return {"rest": float(rest), "dropped": 1 - sum(map(len, losses)) / steps if steps else 0.0}
+    return {"late_change": float(rest), "skipped_steps": 1 - sum(map(len, losses)) / steps if steps else 0.0}

@@ -63,15 +63,17 @@ def reasons_of(measures: Mapping[str, Any], limits: Thresholds, pair: SampledPai
         _valid_voxels(measures, limits),
         _overlap(measures, limits),
         gain if outcome.initial is None else _warn_if_skipped(gain, limits, "information_gain"),
-        _warn_if_skipped(_alignment(measures, limits, shifts_mm, outcome.transform), limits, "local_support", "beside"),
+        _warn_if_skipped(
+            _alignment(measures, limits, shifts_mm, outcome.transform), limits, "local_support", "nmi_shift_ratio"
+        ),
         *_transform_reasons(measures, limits),
         *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
 
 
 def _valid_voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:
-    text = f"{m['counted']} valid voxels: finite, inside the masks and the field of view of the other image"
-    return _reason("voxels", "counted", m, limits, text, "check that the masks cover the structures to align")
+    text = f"{m['valid_voxels']} valid voxels: finite, inside the masks and the field of view of the other image"
+    return _reason("voxels", "valid_voxels", m, limits, text, "check that the masks cover the structures to align")
 
 
 def _overlap(m: Mapping[str, Any], limits: Thresholds) -> Reason:
@@ -103,17 +105,17 @@ def _alignment(m: Mapping[str, Any], limits: Thresholds, shifts_mm: tuple[float,
     Without a deformation, blocks of an inter-subject pair may match better elsewhere: this alone is then not a failure.
     """
     near, far, whole = shifts_mm
-    local, around = (limits.status(name, m[name]) for name in ("local_support", "beside"))
+    local, around = (limits.status(name, m[name]) for name in ("local_support", "nmi_shift_ratio"))
     if transform != "deformable" and local == "FAIL":
         local = "WARN"
     worse = max(local, around, key=RANK.index)
     status = "WARN" if around == "FAIL" and local == "PASS" else worse
     texts = []
     if local != "SKIP":
-        share = f"{100 * m['local_support']:.0f} % of {m['blocks']} blocks"
+        share = f"{100 * m['local_support']:.0f} % of {m['support_blocks']} blocks"
         texts.append(f"{share} match best in place, compared with shifts of {near:.1f} and {far:.1f} mm")
     if around != "SKIP":
-        texts.append(f"NMI - 1 is {m['beside']:.2f} times its value after a shift of {whole:.0f} mm")
+        texts.append(f"NMI - 1 is {m['nmi_shift_ratio']:.2f} times its value after a shift of {whole:.0f} mm")
     advice = "the images may be unrelated or the start too far off: give an initial affine"
     if transform != "deformable":
         advice = f'a deformation may be needed (transform "deformable" instead of "{transform}"); otherwise {advice}'
@@ -125,8 +127,8 @@ def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]
     """Checks of the transform."""
     affine = max((limits.status(name, m[name]) for name in ("stretch", "shear_degrees")), key=RANK.index)
     text = f"lengths change by a factor of up to {m['stretch']:.2f}, right angles by up to {m['shear_degrees']:.0f} degrees"
-    if m["determinant"] <= 0:
-        affine, text = "FAIL", f"the affine mirrors the image (determinant {m['determinant']:.2f})"
+    if m["affine_determinant"] <= 0:
+        affine, text = "FAIL", f"the affine mirrors the image (determinant {m['affine_determinant']:.2f})"
     advice = "give an initial affine, or masks of the structures to align"
     folding = "no folding" if m["folding_percent"] == 0 else f"{m['folding_percent']:.2g} % of the voxels fold"
     jacobian = (
@@ -147,27 +149,34 @@ def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]
 
 def _run_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
     """Checks of the optimization."""
-    rest, text = m["rest"], "no optimization steps"
+    rest, text = m["late_change"], "no optimization steps"
     if not math.isnan(rest):
         text = f"the loss {'fell' if rest >= 0 else 'rose'} in the last quarter of the last stage by {100 * abs(rest):.1f} % "
         text += "of its total change"
-    converged = limits.status("rest", abs(rest))
-    skipped = f"{100 * m['dropped']:.1f} % of the steps were skipped because their loss was not finite"
+    converged = limits.status("late_change", abs(rest))
+    skipped = f"{100 * m['skipped_steps']:.1f} % of the steps were skipped because their loss was not finite"
     return [
         _stages(m, limits),
         Reason("convergence", converged, text, "give the last stage more iterations" if converged in ("WARN", "FAIL") else ""),
-        _reason("steps", "dropped", m, limits, skipped if m["dropped"] else "no step was skipped", "lower the learning rates"),
+        _reason(
+            "steps",
+            "skipped_steps",
+            m,
+            limits,
+            skipped if m["skipped_steps"] else "no step was skipped",
+            "lower the learning rates",
+        ),
     ]
 
 
 def _stages(m: Mapping[str, Any], limits: Thresholds) -> Reason:
     """Whether the images overlap in the stages."""
-    text = "the images overlap in every stage"
-    if math.isnan(m["blind"]):
+    share, text = m["stages_without_overlap"], "the images overlap in every stage"
+    if math.isnan(share):
         text = "no stage has steps"
-    elif m["blind"]:
-        text = f"no valid overlap between the images or masks at the end of {100 * m['blind']:.0f} % of the stages"
-    return _reason("stages", "blind", m, limits, text, "check the masks; give an initial affine")
+    elif share:
+        text = f"no valid overlap between the images or masks at the end of {100 * share:.0f} % of the stages"
+    return _reason("stages", "stages_without_overlap", m, limits, text, "check the masks; give an initial affine")
 
 
 def _reason(check: str, name: str, m: Mapping[str, Any], limits: Thresholds, text: str, advice: str) -> Reason:

@@ -15,7 +15,7 @@ from ..errors import InputError
 
 __all__ = ["Thresholds"]
 
-LOWER_IS_WORSE = ("counted", "overlap", "information_gain", "local_support", "beside")
+LOWER_IS_WORSE = ("valid_voxels", "overlap", "information_gain", "local_support", "nmi_shift_ratio")
 
 
 @dataclass(frozen=True)
@@ -26,39 +26,40 @@ class Thresholds:
     unrelated pairs (brain and abdomen, noise), and on good results that were shifted, rotated and deformed.
 
     Args:
-        counted: number of valid voxels (finite, inside the mask and the field of view of the other image) of the image that
-            has fewer; lower is worse.
-        blind: share of the stages whose final loss was exactly that of an empty overlap.
+        valid_voxels: number of valid voxels (finite, inside the mask and the field of view of the other image) of the image
+            that has fewer; lower is worse.
+        stages_without_overlap: share of the stages whose final loss was exactly that of an empty overlap.
         overlap: share of the smaller field of view that lies inside the other one; lower is worse. Good results: 0.85 to 1.
         information_gain: NMI - 1 relative to that of the start; lower is worse. Good results: 1 (aligned before) and more.
         local_support: share of the image blocks that match better in place than after a small shift
             (:func:`.alignment.local_support`); lower is worse. Good results: 0.69 to 1, between two abdomens 0.2; shifted by
             4 mm: 0.03 to 0.12, deformed by another 4 mm: 0.2 to 0.35; unrelated images: up to 0.35.
-        beside: NMI - 1 relative to that of the result shifted by 6 % of the field of view; lower is worse. Good results: 1.5
-            to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if the local support is low as well.
+        nmi_shift_ratio: NMI - 1 relative to that of the result shifted by 6 % of the field of view; lower is worse. Good
+            results: 1.5 to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if the local support
+            is low as well.
         stretch: factor by which the affine changes a length, relative to the start. Good results: up to 1.13.
         shear_degrees: change of a right angle by the affine. Good results: up to 14.
         folding_percent: percentage of voxels with a Jacobian determinant of zero or less.
         volume_change: factor by which volumes change, from the 1st to the 99th percentile. Good results: up to 2.2.
         inverse_voxels: inverse consistency error in voxels of the fixed image, 95th percentile. Good results: up to 0.06.
-        rest: share of the total change of the losses that falls into the last quarter of the last stage. Good results: up to
-            0.03.
-        dropped: share of steps skipped because their loss was not finite.
+        late_change: share of the total change of the losses that falls into the last quarter of the last stage. Good
+            results: up to 0.03.
+        skipped_steps: share of steps skipped because their loss was not finite.
     """
 
-    counted: tuple[float, float | None] = (500.0, 50.0)
-    blind: tuple[float, float | None] = (0.0, 0.99)
+    valid_voxels: tuple[float, float | None] = (500.0, 50.0)
+    stages_without_overlap: tuple[float, float | None] = (0.0, 0.99)
     overlap: tuple[float, float | None] = (0.5, 0.2)
     information_gain: tuple[float, float | None] = (0.9, 0.7)
     local_support: tuple[float, float | None] = (0.65, 0.15)
-    beside: tuple[float, float | None] = (1.35, 1.2)
+    nmi_shift_ratio: tuple[float, float | None] = (1.35, 1.2)
     stretch: tuple[float, float | None] = (1.35, 1.6)
     shear_degrees: tuple[float, float | None] = (20.0, 35.0)
     folding_percent: tuple[float, float | None] = (0.01, 1.0)
     volume_change: tuple[float, float | None] = (3.0, 10.0)
     inverse_voxels: tuple[float, float | None] = (0.5, 2.0)
-    rest: tuple[float, float | None] = (0.15, None)
-    dropped: tuple[float, float | None] = (0.0, 0.2)
+    late_change: tuple[float, float | None] = (0.15, None)
+    skipped_steps: tuple[float, float | None] = (0.0, 0.2)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -29,8 +29,10 @@ __all__ = [
     "INPUT_IMAGES",
     "INPUT_NAMES",
     "MANIFEST_FORMAT",
+    "MANIFEST_NAME",
     "TRANSFORM_NAMES",
     "RunManifest",
+    "read_run",
     "sha256",
     "stored_place",
     "versions",
@@ -122,6 +124,36 @@ def stored_place(path: Path) -> Path:
     return path.parent if not path.exists() and is_series(path) else path
 
 
+def read_run(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """Read the record of a registration or of a check.
+
+    Args:
+        path: ``run.json``, its folder, or the file that ``monai-locor check -o`` wrote.
+
+    Returns:
+        path of the file, and its content, see :func:`monai_locor.schemas.run_schema`.
+
+    Raises:
+        InputError: if it is missing, not JSON, or not of this format.
+    """
+    file = Path(path).expanduser()
+    file = file / MANIFEST_NAME if file.is_dir() else file
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file; name the {MANIFEST_NAME} of a registration, or its folder.") from error
+    except (ValueError, OSError) as error:
+        reason = one_line(error)
+        raise InputError(f"{file}: cannot be read as JSON ({reason}); name the {MANIFEST_NAME} of a registration.") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    wanted = ("arguments",) if found == MANIFEST_FORMAT and content.get("kind") == "check" else ("arguments", "settings")
+    if found != MANIFEST_FORMAT or not all(isinstance(content.get(key), dict) for key in wanted):
+        raise InputError(
+            f"{file}: is not the {MANIFEST_NAME} of a registration (format {found!r}, this version reads {MANIFEST_FORMAT!r})."
+        )
+    return file, content
+
+
 @dataclass(frozen=True)
 class RunManifest:
     """The content of a ``run.json``.
@@ -146,27 +178,11 @@ class RunManifest:
             path: the file or its folder.
 
         Raises:
-            InputError: if it is missing, not JSON, or not of this format.
+            InputError: if it is missing, not JSON, not of this format, or the record of a check.
         """
-        file = Path(path).expanduser()
-        file = file / MANIFEST_NAME if file.is_dir() else file
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(f"{file}: no such file; name the {MANIFEST_NAME} of a registration, or its folder.") from error
-        except (ValueError, OSError) as error:
-            reason = one_line(error)
-            raise InputError(
-                f"{file}: cannot be read as JSON ({reason}); name the {MANIFEST_NAME} of a registration."
-            ) from error
-        found = content.get("format") if isinstance(content, dict) else None
-        if found == MANIFEST_FORMAT and content.get("kind") == "check":
+        file, content = read_run(path)
+        if content.get("kind") == "check":
             raise InputError(f"{file}: records a check; name the {MANIFEST_NAME} of a registration.")
-        if found != MANIFEST_FORMAT or not all(isinstance(content.get(key), dict) for key in ("arguments", "settings")):
-            raise InputError(
-                f"{file}: is not the {MANIFEST_NAME} of a registration (format {found!r}, this version reads "
-                f"{MANIFEST_FORMAT!r})."
-            )
         return cls(file, content)
 
     def arguments(self, **changes: Any) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..io.paths import atomic_path
+from ..schemas import numbers_of
 
 if TYPE_CHECKING:
     from ..quality.verdict import Verdict
     from ..registration.result import RegistrationResult
 
-__all__ = ["summary_lines", "summary_row", "verdict_lines", "write_summary"]
+__all__ = ["run_row", "summary_lines", "summary_row", "verdict_lines", "write_summary"]
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
@@ -29,28 +30,34 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 
 def summary_row(result: RegistrationResult, pair: str) -> dict[str, Any]:
-    """One row of the table: files, verdict, failed checks, seconds, folding, and the measures of the verdict.
+    """The row of a result, see :func:`run_row`."""
+    return run_row(result.summary(), pair)
+
+
+def run_row(content: Mapping[str, Any], pair: str) -> dict[str, Any]:
+    """One row of the table: files, verdict, its checks with problems, and all single numbers of ``run.json``.
+
+    The numbers have the names of the schema, such as ``verdict.measures.overlap``; see
+    :func:`monai_locor.schemas.declared_numbers`.
 
     Args:
-        result: registration result.
+        content: content of ``run.json``.
         pair: name of the pair.
     """
-    verdict = result.verdict
-    problems = [] if verdict is None else [r.check for r in verdict.reasons if r.status in ("WARN", "FAIL")]
+    verdict, inputs = content.get("verdict") or {}, content.get("inputs") or {}
+    problems = [reason["check"] for reason in verdict.get("reasons", ()) if reason["status"] in ("WARN", "FAIL")]
     return {
         "pair": pair,
-        "fixed": result.inputs.get("fixed", ""),
-        "moving": result.inputs.get("moving", ""),
-        "verdict": "" if verdict is None else verdict.status,
+        "fixed": inputs.get("fixed", ""),
+        "moving": inputs.get("moving", ""),
+        "verdict": verdict.get("status", ""),
         "why": "; ".join(dict.fromkeys(problems)),
-        "seconds": round(result.seconds, 1),
-        "folding_percent": result.jacobian.get("folding_percent"),
-        **{f"measure_{k}": v for k, v in ({} if verdict is None else verdict.measures).items() if isinstance(v, int | float)},
+        **numbers_of(content),
     }
 
 
 def write_summary(path: str | PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of :func:`summary_row` as CSV; the file appears only when it is complete."""
+    """Write rows of :func:`run_row` as CSV; the file appears only when it is complete."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")

@@ -25,6 +25,7 @@ from monai_locor import __version__
 from monai_locor.bundle import checked_weights
 
 from ..parameters import mostly_slow_cases
+from ..run_schema import valid_run
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
@@ -174,7 +175,7 @@ def test_one_pair(files, tmp_path):
         run(**options)  # of white noise, in five steps
     folder = tmp_path / "new" / "out"
     assert {p.name for p in folder.iterdir()} == OUTPUTS
-    report = json.loads((folder / "run.json").read_text())
+    report = valid_run(folder / "run.json")
     assert report["seed"] == 5 and report["device"] == "cpu"
     assert [len(stage["loss"]) for stage in report["stages"]] == [2, 3]
     assert report["inputs"]["moving"] == files.moving and report["inputs"]["fixed_mask"].endswith("mask.nii.gz")

@@ -12,6 +12,7 @@ import pytest
 
 from monai_locor.io import read_displacement_field
 
+from ..run_schema import valid_run
 from .files import load, save
 
 SHORT = {"stages": [{"factor": 2, "iterations": 1}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
@@ -35,7 +36,7 @@ def field(path) -> np.ndarray:
 def test_for_real(run, several, folder):
     answer = run(*several, "--channel-weights", "1", "0.5", *WORDS, "-o", "out")
     assert answer.code in (0, 1) and "registering moving.nii.gz, moving2.nii.gz to fixed.nii.gz, fixed2.nii.gz" in answer.out
-    told = json.loads((folder / "out" / "run.json").read_text())["arguments"]
+    told = valid_run(folder / "out" / "run.json")["arguments"]
     assert told["channel_weights"] == [1, 0.5] and len(told["fixed"]["list"]) == 2
     assert run("register", "--from", "out/run.json", "-o", "again", "--outputs", "forward").code == answer.code
     np.testing.assert_array_equal(field(folder / "again/forward_field.nii.gz"), field(folder / "out/forward_field.nii.gz"))

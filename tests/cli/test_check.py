@@ -17,6 +17,7 @@ from monai_locor.registration import checking
 
 from ..phantoms import grid_of
 from ..report.results import aligned
+from ..run_schema import valid_run
 from .files import SHIFT, save
 
 GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
@@ -39,7 +40,7 @@ def pair(tmp_path, monkeypatch):
 def test_exit_codes_and_outputs(run, pair):
     right = run("check", *PAIR, "right.tfm", "-o", "check.json")
     assert right.code == 0 and "verdict: PASS" in right.out and "output: check.json" in right.out
-    content = json.loads((pair / "check.json").read_text())
+    content = valid_run(pair / "check.json")
     assert content["kind"] == "check" and content["settings"] is None and content["stages"] == []
     assert content["arguments"]["transform"]["path"].endswith("right.tfm")
     wrong = run("check", *PAIR, "wrong.tfm", "--json")

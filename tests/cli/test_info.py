@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -97,6 +99,23 @@ def test_an_affine(run, folder):
 
 def test_points(run, folder):
     assert "2 points in 3-D, from (8.0 x 10.0 x 12.0) to (10.0 x 12.0 x 15.0) mm RAS" in run("info", folder / "fixed.csv").out
+
+
+def test_a_table_of_runs(run, refused, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run("check", "fixed.nii.gz", "moving.nii.gz", "field.nii.gz", "-o", "one.json")
+    (folder / "two").mkdir()
+    shutil.copy("one.json", "two/run.json")
+    answer = run("info", "one.json", "two", "--csv", "table.csv")
+    assert answer.code == 0 and "2 registrations: " in answer.out and "table: table.csv" in answer.out
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["pair"] for row in rows] == ["one", "two"] and rows[0] | {"pair": "two"} == rows[1]
+    written = json.loads((folder / "one.json").read_text())
+    assert float(rows[0]["jacobian.p50"]) == written["jacobian"]["p50"] and rows[0]["verdict"] == written["verdict"]["status"]
+    assert run("info", "one.json").out.startswith("one.json: a check of a transform between fixed fixed.nii.gz, moving")
+    assert "table.csv: already exists" in refused("info", "two", "--csv", "table.csv")
+    assert "fixed.csv: cannot be read as JSON" in refused("info", "fixed.csv", "--csv", "table.csv", "--force")
 
 
 def test_a_folder_of_register(run, folder):

@@ -23,12 +23,14 @@ from monai.data.meta_tensor import MetaTensor
 import monai_locor
 from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
+from monai_locor.metrics import jacobian_statistics
 from monai_locor.quality import Reason, Thresholds, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.fields import StationaryVelocity
 from monai_locor.registration.manifest import MANIFEST_FORMAT
 
+from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
 USUAL = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json", "report.html"}
@@ -56,7 +58,7 @@ def called(monkeypatch):
             fixed_grid=grids[0],
             moving_grid=grids[1],
             history=[],
-            jacobian={"min": 1.0, "p01": 1.0, "p50": 1.0, "p99": 1.0, "max": 1.0, "folding_percent": 0.0, "ndv": 0.0},
+            jacobian=jacobian_statistics(torch.zeros(3, *grids[0].shape), grids[0]),
             config=options["preset"],
             seed=options["seed"],
             seconds=1.5,
@@ -95,7 +97,7 @@ def test_everything_for_real(run, pair, folder):
     field, grid = read_displacement_field(folder / "out" / "forward_field.nii.gz")
     assert grid.shape == SHAPE
     assert found["displacement_mm"]["max"] == pytest.approx(float(torch.linalg.vector_norm(field, dim=0).max()), rel=1e-5)
-    content = json.loads((folder / "out" / "run.json").read_text())
+    content = valid_run(folder / "out" / "run.json")
     assert content["seed"] == 3 and content["verdict"]["status"] == found["verdict"]["status"]
     assert answer.code == int(found["verdict"]["status"] == "FAIL")
     again = run("register", "--from", "out/run.json", "-o", "again", "-q", "--outputs", "warped,forward")
@@ -263,7 +265,7 @@ def test_label_maps_of_both_images_are_compared(run, pair, called, folder):
     answer = run(*pair, "--force", "--moving-labels", "fixed_labels.nii.gz", "--fixed-labels", "moving_labels.nii.gz")
     assert "overlap less than before the registration" in answer.err
     assert "dice" not in run(*pair, *labels[:2], "--json", "--force").json
-    carried = json.loads((folder / "out" / "run.json").read_text())["carried"]
+    carried = valid_run(folder / "out" / "run.json")["carried"]
     assert [(c["kind"], c["space"], c["input"]) for c in carried] == [
         ("labels", "moving", str(folder / "moving_labels.nii.gz"))
     ]
@@ -292,7 +294,7 @@ def test_an_interrupted_registration_is_written_and_labeled(run, pair, called, f
     answer = run(*pair, "--moving-labels", "moving_labels.nii.gz", "--json")
     assert answer.code == 130 and answer.json["interrupted"] is True
     assert names(folder / "out") >= {*USUAL, "moving_labels_on_fixed.nii.gz"}
-    assert json.loads((folder / "out" / "run.json").read_text())["interrupted"] is True
+    assert valid_run(folder / "out" / "run.json")["interrupted"] is True
     assert "INTERRUPTED" in run(*pair, "--force").out and "INTERRUPTED" in run("info", "out").out
 
 
@@ -367,7 +369,7 @@ def test_ctrl_c_and_sigterm_leave_the_best_so_far(pair, folder, sent, code):
     assert process.returncode == code, err
     assert "INTERRUPTED" in out and "Traceback" not in err
     assert names(folder / "out") >= USUAL
-    assert json.loads((folder / "out" / "run.json").read_text())["interrupted"] is True
+    assert valid_run(folder / "out" / "run.json")["interrupted"] is True
 
 
 def test_a_missing_image_leaves_no_new_folder(folder, pair):

@@ -236,7 +236,7 @@ class TestTexts:
 
     ROWS = (
         {"pair": "one", "verdict": "PASS", "why": "", "seconds": 10.0},
-        {"pair": "three", "verdict": "FAIL", "why": "overlap", "seconds": 2.5, "measure_nmi": 1.2},
+        {"pair": "three", "verdict": "FAIL", "why": "overlap", "seconds": 2.5, "verdict.measures.nmi_after": 1.2},
         {"pair": "two", "verdict": "", "why": "", "seconds": 1.0},
     )
 
@@ -250,7 +250,7 @@ class TestTexts:
         write_summary(tmp_path / "s.csv", self.ROWS)
         with (tmp_path / "s.csv").open(newline="") as file:
             found = list(csv.DictReader(file))
-        assert [row["measure_nmi"] for row in found] == ["", "1.2", ""] and [row["pair"] for row in found] == [
+        assert [row["verdict.measures.nmi_after"] for row in found] == ["", "1.2", ""] and [row["pair"] for row in found] == [
             "one",
             "three",
             "two",

@@ -26,6 +26,10 @@ class Result:
     def __init__(self, name: str) -> None:
         self.name, self.inputs, self.jacobian = name, {"fixed": f"{name}.nii"}, {"folding_percent": 0.5}
 
+    def summary(self) -> dict[str, Any]:
+        verdict = None if self.verdict is None else self.verdict.to_dict()
+        return {"inputs": self.inputs, "jacobian": self.jacobian, "seconds": self.seconds, "verdict": verdict}
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "name").write_text(self.name)
@@ -106,7 +110,8 @@ def test_verdicts_are_logged_and_kept_and_several_pairs_get_a_table(tmp_path, ca
     assert [(r["pair"], r["verdict"], r["why"]) for r in rows] == [
         ("p0", "PASS", ""), ("p1", "FAIL", "overlap"), ("p2", "WARN", "overlap"),
     ]  # fmt: skip
-    assert rows[0]["fixed"] == "PASS.nii" and rows[0]["measure_overlap"] == "0.25" and rows[0]["folding_percent"] == "0.5"
+    assert rows[0]["fixed"] == "PASS.nii" and rows[0]["jacobian.folding_percent"] == "0.5"
+    assert rows[0]["verdict.measures.overlap"] == "0.25" and rows[0]["verdict.measures.nmi_after"] == ""
     assert [row["verdict"] for row in engine.state.registrations] == ["PASS", "FAIL", "WARN"]
     (first,) = [r.getMessage() for r in caplog.records if "registrations:" in r.getMessage()]
     assert first == "3 registrations: 1 FAIL, 1 WARN, 1 PASS"

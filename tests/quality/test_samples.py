@@ -232,14 +232,14 @@ class TestLabelOverlap:
 
 
 class TestThresholds:
-    @pytest.mark.parametrize("name", ["overlap", "information_gain", "counted", "local_support", "beside"])
+    @pytest.mark.parametrize("name", ["overlap", "information_gain", "valid_voxels", "local_support", "nmi_shift_ratio"])
     def test_lower_is_worse(self, name):
         warn, fail = getattr(Thresholds(), name)
         values = [warn + 1, warn, (warn + fail) / 2, fail, fail - 1]
         assert [Thresholds().status(name, v) for v in values] == ["PASS", "PASS", "WARN", "WARN", "FAIL"]
 
     @pytest.mark.parametrize(
-        "name", ["stretch", "shear_degrees", "folding_percent", "volume_change", "inverse_voxels", "blind"]
+        "name", ["stretch", "shear_degrees", "folding_percent", "volume_change", "inverse_voxels", "stages_without_overlap"]
     )
     def test_higher_is_worse(self, name):
         warn, fail = getattr(Thresholds(), name)
@@ -247,8 +247,8 @@ class TestThresholds:
         assert [Thresholds().status(name, v) for v in values] == ["PASS", "PASS", "WARN", "WARN", "FAIL"]
 
     def test_none_is_never_and_nan_is_skipped(self):
-        never = Thresholds(overlap=(None, None), rest=(0.1, None))
-        assert never.status("overlap", -1e9) == "PASS" and never.status("rest", 1e9) == "WARN"
+        never = Thresholds(overlap=(None, None), late_change=(0.1, None))
+        assert never.status("overlap", -1e9) == "PASS" and never.status("late_change", 1e9) == "WARN"
         assert never.status("overlap", math.nan) == "SKIP"
 
     def test_of_is_idempotent_and_keeps_the_other_defaults(self):
@@ -262,7 +262,7 @@ class TestThresholds:
             Thresholds(overlap=value)
 
     def test_unknown_names_are_listed_with_the_known_ones(self):
-        with pytest.raises(InputError, match="unknown thresholds: overlapp; choose from counted, blind, overlap"):
+        with pytest.raises(InputError, match="unknown thresholds: overlapp; choose from valid_voxels, stages_"):
             Thresholds.of({"overlapp": (1, 2)})
 
 

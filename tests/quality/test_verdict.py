@@ -161,12 +161,12 @@ class TestMasks:
             "information gain": "WARN",
             "alignment": "WARN",
         }
-        assert verdict.measures["nmi_after"] is None and verdict.measures["counted"] == 10
+        assert verdict.measures["nmi_after"] is None and verdict.measures["valid_voxels"] == 10
 
 
 class TestThresholds:
     def test_they_decide(self, flat):
-        assert found(result_with(*flat), thresholds={"beside": (100.0, None)}) == {"alignment": "WARN"}
+        assert found(result_with(*flat), thresholds={"nmi_shift_ratio": (100.0, None)}) == {"alignment": "WARN"}
         assert found(result_with(*flat, interrupted=True), thresholds=Thresholds(overlap=(1.1, 1.05))).keys() == {
             "finished",
             "overlap",
@@ -177,7 +177,7 @@ class TestThresholds:
         result = result_with(*flat)
         result = dataclasses.replace(result, config=dataclasses.replace(result.config, transform=transform))
         assert found(result, thresholds={"local_support": (1.2, 1.1)}) == {"alignment": status}
-        assert found(result, thresholds={"beside": (200, 100), "local_support": (1.2, 1.1)}) == {"alignment": "FAIL"}
+        assert found(result, thresholds={"nmi_shift_ratio": (200, 100), "local_support": (1.2, 1.1)}) == {"alignment": "FAIL"}
 
     def test_they_are_kept_and_json_brings_the_verdict_back(self, flat):
         verdict = judge(result_with(*flat, interrupted=True), *flat, {"stretch": [1.1, None]})
@@ -230,10 +230,13 @@ class TestMeasures:
         assert 300 < np.prod(thin.shape) <= 750 and thin.shape[2] == 7  # the thick axis is left alone
 
     def test_convergence(self):
-        assert math.isnan(convergence([])["rest"])
+        assert math.isnan(convergence([])["late_change"])
         two = [{"loss": [4.0, 2.0, 1.0, 0.0]}, {"loss": [9.0, 9.0, 9.0, 8.0]}]
-        assert convergence(two) == {"rest": pytest.approx(1 / 5), "dropped": 0}
-        assert convergence([{"loss": [None, None]}]) == {"rest": pytest.approx(math.nan, nan_ok=True), "dropped": 1}
+        assert convergence(two) == {"late_change": pytest.approx(1 / 5), "skipped_steps": 0}
+        assert convergence([{"loss": [None, None]}]) == {
+            "late_change": pytest.approx(math.nan, nan_ok=True),
+            "skipped_steps": 1,
+        }
 
     def test_local_support_falls_with_the_displacement_in_every_direction(self):
         grid = grid_of((40, 36, 34))

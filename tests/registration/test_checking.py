@@ -19,6 +19,7 @@ from monai_locor.registration import Stage
 
 from ..phantoms import anatomy, image
 from ..report.results import GRID, GRID_2D, aligned, noise, result_with, shift
+from ..run_schema import valid_run
 
 STEPS = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, 4)), multistart="never", intersubject="never")
 GRIDS = pytest.mark.parametrize("grid", [GRID_2D, pytest.param(GRID, marks=pytest.mark.slow)], ids=["2-D", "3-D"])
@@ -103,6 +104,7 @@ def test_a_folder_of_a_registration_keeps_its_verdict(grid, tmp_path, caplog):
         write_image(path, values, grid)
     result = register(files[0], files[1], fixed_mask=files[2], preset=STEPS, device="cpu", progress=False)
     result.save(tmp_path / "out")
+    assert valid_run(tmp_path / "out" / "run.json")["kind"] == "registration"
     for folder in (tmp_path / "out", str(tmp_path / "out" / "run.json")):
         again = check(files[0], files[1], folder)
         assert again.registered

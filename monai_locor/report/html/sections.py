@@ -140,7 +140,8 @@ def _numbers(result: RegistrationResult, verdict: Verdict) -> dict[str, str]:
         "folding": f"{j['folding_voxels']} voxels ({j['folding_percent']:.2g} %)",
         "non-diffeomorphic volume": "not measured" if j["ndv"] is None else f"{j['ndv']:.2g} %",
         "inverse consistency, 95 %": "not measured" if inverse is None else f"{inverse:.3g} mm",
-        "affine part": f"stretch {m['stretch']:.3f}, shear {m['shear_degrees']:.1f}°, determinant {m['determinant']:.3f}",
+        "affine part": f"stretch {m['stretch']:.3f}, shear {m['shear_degrees']:.1f}°, "
+        f"determinant {m['affine_determinant']:.3f}",
     }
 
 
