@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..io.paths import is_picture
 from .carried import add_interpolation, check_target, is_points, load_carried, mode_of
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
@@ -34,6 +35,7 @@ EXAMPLE = """\
 monai-locor apply t1.nii.gz -t out -r flair.nii.gz -o t1_on_flair.nii.gz
 monai-locor apply atlas_labels.nii.gz -t 1Warp.nii.gz -t 0GenericAffine.mat -r scan.nii.gz --labels -o labels.nii.gz
 monai-locor apply landmarks_fixed.csv -t out -o landmarks_moving.csv
+monai-locor apply cd31.tif -t out -r he.tif -o cd31_on_he.tif
 monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels -o labels_on_moving.nii.gz"""
 
 
@@ -49,7 +51,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("input", type=Path, metavar="INPUT", help="image, label map (--labels) or points (.csv, .fcsv, .json)")
     add_transforms(parser)
-    add_output(parser, "image (.nii.gz, .nii, .nrrd, .mha) or points (.csv, .fcsv, .mrk.json)")
+    add_output(parser, "image (.nii.gz, .nii, .nrrd, .mha; pictures .png, .jpg, .tif, .bmp) or points (.csv, .fcsv, .mrk.json)")
     parser.add_argument("--inverse", action="store_true", help="use the inverse of the whole list")
     parser.add_argument(
         "-r", "--reference", type=Path, metavar="IMAGE", help="grid of the output (default: that of the first field)"
@@ -67,6 +69,14 @@ def add_parser(commands: Any) -> None:
         help="axes of the components of diffusion tensors (NIfTI, symmetric matrix) (default: %(default)s, as in ANTs)",
     )
     parser.add_argument("--lps", action="store_true", help="points in .csv files are LPS, as in ANTs (default: RAS)")
+    parser.add_argument(
+        "--pixels",
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE", "OTHER"),
+        help="points in .csv files are pixels, x from the left and y from the top, counted from 0: INPUT of IMAGE, the output "
+        "of OTHER (default: mm)",
+    )
     parser.add_argument("--channel", metavar="N", help="channel or frame, counted from 0, or 'all'")
 
 
@@ -78,10 +88,14 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             f"-n {args.interpolation}: would interpolate between label values; give nearest or smooth, or leave --labels out"
         )
-    check_target(args.output, kind)
+    check_target(args.output, kind, pictures=is_picture(args.input))
     (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
+    for image in args.pixels or ():
+        check_image(image, "image of --pixels")
+    if args.pixels and (args.lps or kind != "points"):
+        raise InputError(f"--pixels {args.pixels[0]}: is for points, and not together with --lps; leave one out")
     check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
 
 
@@ -105,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
 
     console, kind, role = console_of(args), _kind(args), _role(args)
     mode = mode_of(args.interpolation)
-    carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes)
+    pixels = None if args.pixels is None else (read_grid(args.pixels[0]), read_grid(args.pixels[1]))
+    carried = load_carried(args.input, kind, role, _channel(args.channel), args.lps, mode, args.tensor_axes, pixels)
     reference = None if args.reference is None else read_grid(args.reference)
     grids = {"fixed": reference, "moving": carried.grid}  # of the transform that is applied, inverted or not
     transform = load_transforms(args.transforms, inverse=args.inverse, **grids, formats=args.formats)

@@ -138,17 +138,18 @@ def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(arguments)
     for role in ("fixed", "moving"):
         channel = out.pop(f"{role}_channel", None)
-        read = [_image(role, image, channel) if isinstance(image, str) else image for image in images_of(out[role])]
+        most = out["preset"].max_pixels
+        read = [_image(role, image, channel, most) if isinstance(image, str) else image for image in images_of(out[role])]
         out[role] = read if isinstance(out[role], list) else read[0]
     return out
 
 
-def _image(role: str, path: str, channel: int | None) -> Any:
+def _image(role: str, path: str, channel: int | None, max_pixels: int) -> Any:
     if channel is None and (Path(path).expanduser().exists() or not _names_series(path)):
         return path
     from ..io.image_source import load_source
 
-    return load_source(path, f"{role} image", channel)[1]
+    return load_source(path, f"{role} image", channel, max_pixels=max_pixels)[1]
 
 
 def _names_series(path: str) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError
 from .output_files import suffix_of
 
@@ -73,6 +75,7 @@ class Carried:
         lps: whether points in .csv files are LPS, as in ANTs.
         mode: of interpolation, see :func:`monai_locor.geometry.warp`; a label map's is ``"nearest"`` or ``"smooth"``.
         tensor_axes: axes of the components of a tensor image, ``"voxels"`` or ``"world"``.
+        pixels_of: images in whose pixels points of .csv files are, before and after the transform; None for mm.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class Carried:
     lps: bool = False
     mode: str = "bilinear"
     tensor_axes: str = "voxels"
+    pixels_of: tuple[Grid, Grid] | None = None
 
     @property
     def grid(self) -> Grid | None:
@@ -137,7 +141,8 @@ class Carried:
 
         moved = transform.points(self.content.points)
         self._warn_outside(transform)
-        write_points(target, PointList(moved, self.content.labels), lps=self.lps)
+        image = None if self.pixels_of is None else self.pixels_of[1]
+        write_points(target, PointList(moved, self.content.labels), lps=self.lps, pixels_of=image)
         return {"input": self.path, "kind": "points", "output": target, "count": len(moved)}
 
     def _warn_outside(self, transform: SpatialTransform) -> None:
@@ -159,8 +164,16 @@ class Carried:
             )
 
     def _image(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
+        from ..geometry import warp_in_blocks
+        from ..io.paths import is_picture
+        from ..io.pictures import background_of
+        from ..tensors import plain
+
         own, stored = self.grid, self.content.meta["stored_dtype"]
         assert own is not None
+        if is_picture(self.path) and own.dims == 2:
+            fill = background_of(np.moveaxis(plain(self.content).numpy(), 0, -1)).tolist()
+            return warp_in_blocks(transform, self.content, own, grid, self.mode, fill), stored
         if holds_tensors(self.content, f"image {self.path}"):
             return transform.warp_tensors(self.content, own, grid, self.mode, self.tensor_axes), "float32"
         moved = transform.warp(self.content, own, grid, self.mode)
@@ -233,6 +246,7 @@ def load_carried(
     lps: bool = False,
     mode: str | None = None,
     tensor_axes: str = "voxels",
+    pixels_of: tuple[Grid, Grid] | None = None,
 ) -> Carried:
     """Read an image, a label map or points.
 
@@ -243,6 +257,7 @@ def load_carried(
         lps: whether points in a .csv file are LPS, as in ANTs.
         mode: interpolation; by default linear, and nearest for label maps and, with a warning, for images that look like one.
         tensor_axes: axes of the components of a tensor image, ``"voxels"`` or ``"world"``.
+        pixels_of: images in whose pixels points of a .csv file are, before and after the transform; None for mm.
 
     Raises:
         InputError: if it cannot be read.
@@ -251,18 +266,44 @@ def load_carried(
     if kind == "points":
         from ..io.points import read_points
 
-        return Carried(path, kind, read_points(path, lps=lps, what=f"{role} points"), lps)
+        image = None if pixels_of is None else pixels_of[0]
+        points = read_points(path, lps=lps, what=f"{role} points", pixels_of=image)
+        return Carried(path, kind, points, lps, pixels_of=pixels_of)
     if kind == "labels":
         return _carried_labels(path, role, channel, mode or "nearest")
     import torch
 
+    from ..io.grids import read_grid
     from ..io.image_source import load_source
+    from ..io.paths import is_picture
 
+    if is_picture(path) and read_grid(path, f"{role} image").dims == 2:
+        return _carried_picture(path, role, channel, mode)
     exact = torch.float64 if mode == "nearest" else torch.float32  # nearest keeps the values
     name, image = load_source(path, f"{role} image", channel, exact)
     if mode is None and _is_label_map(image, name):
         return _carried_labels(path, role, channel, "nearest", image)
     return Carried(path, kind, image, mode=mode or "bilinear", tensor_axes=tensor_axes)
+
+
+TESTED_PIXELS = 2048  # along each axis of a picture, to recognize a label map
+
+
+def _carried_picture(path: Path, role: str, channel: int | str | None, mode: str | None) -> Carried:
+    """A picture with its colors in the type of the file; by default all channels."""
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+
+    from ..io.image_files import read_stored
+
+    name = f"{role} image {path}"
+    stored = read_stored(path, name).chosen("all" if channel is None else channel, name)
+    image = MetaTensor(torch.from_numpy(np.moveaxis(stored.voxels, -1, 0)), affine=torch.from_numpy(stored.affine))
+    image.meta.update(filename_or_obj=str(path), stored_dtype=stored.dtype)
+    box = (slice(None), *(slice(max(0, (n - TESTED_PIXELS) // 2), (n + TESTED_PIXELS) // 2) for n in image.shape[1:]))
+    if mode is None and len(image) == 1 and _is_label_map(image[box], name):
+        return _carried_labels(path, role, channel, "nearest")
+    return Carried(path, "image", image, mode=mode or "bilinear")
 
 
 MAX_EXACT_LABEL = 2**23  # smaller whole numbers are exact in float32, even after a rounding error
@@ -295,14 +336,18 @@ def _is_label_map(image: MetaTensor, name: str) -> bool:
     return True
 
 
-def check_target(path: Path, kind: str) -> None:
+def check_target(path: Path, kind: str, pictures: bool = False) -> None:
     """Check that the suffix of an output is one of its kind.
+
+    Args:
+        pictures: whether an image may be written as a picture.
 
     Raises:
         InputError: it names the allowed suffixes.
     """
-    from ..io.paths import IMAGE_SUFFIXES
+    from ..io.paths import IMAGE_SUFFIXES, LOSSY_SUFFIXES, PICTURE_SUFFIXES
 
-    known = POINTS if kind == "points" else IMAGE_SUFFIXES
+    lossless = [suffix for suffix in PICTURE_SUFFIXES if suffix not in LOSSY_SUFFIXES or kind == "image"]
+    known = POINTS if kind == "points" else (*IMAGE_SUFFIXES, *lossless) if pictures else IMAGE_SUFFIXES
     if suffix_of(path) not in known:
         raise InputError(f"output file {path}: its name must end in {', '.join(known)} for {kind}")

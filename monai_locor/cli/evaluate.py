@@ -58,6 +58,11 @@ def add_parser(commands: Any) -> None:
         "--moving-points", type=Path, metavar="FILE", help="the same in moving space, matched by label or order"
     )
     parser.add_argument(
+        "--pixels",
+        action="store_true",
+        help="landmarks in .csv files are pixels of --fixed and --moving, x from the left, y from the top (default: mm)",
+    )
+    parser.add_argument(
         "--mask", type=Path, metavar="IMAGE", help="mask in fixed space for folding, consistency and mutual information"
     )
 
@@ -71,6 +76,8 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"{pair[0] or pair[1]}: {options} must be given together")
     if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
         raise InputError("evaluate: nothing to evaluate; give a transform with -t, or label maps, landmarks or images")
+    if args.pixels and not (args.fixed_points and args.moving):
+        raise InputError("--pixels: needs --fixed, --moving and landmarks; give these, or leave it out")
     _labels(args.labels)
     check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())], args.formats)
     for role in ("fixed", "moving"):

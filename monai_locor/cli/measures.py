@@ -45,7 +45,8 @@ def evaluate(args: argparse.Namespace, labels: list[int] | None = None) -> dict[
     if args.fixed_labels:
         found.update(_overlap(args, transform, labels))
     if args.fixed_points:
-        found["tre_mm"] = _landmarks(args.fixed_points, args.moving_points, transform)
+        grids = (fixed, moving) if args.pixels else (None, None)
+        found["tre_mm"] = _landmarks((args.fixed_points, args.moving_points), grids, transform)
     if args.moving:
         found["nmi"] = _information(args, transform)
     if transform is not None:
@@ -109,12 +110,15 @@ def _pair(args: argparse.Namespace, what: str) -> list[tuple[Path, str]]:
     return [(getattr(args, f"{role}_{what}"), role) for role in ("fixed", "moving")]
 
 
-def _landmarks(fixed_path: Path, moving_path: Path, transform: SpatialTransform | None) -> dict[str, Any]:
+def _landmarks(
+    paths: tuple[Path, Path], pixels_of: tuple[Grid | None, Grid | None], transform: SpatialTransform | None
+) -> dict[str, Any]:
     import torch
 
     from ..io.points import read_points
 
-    lists = [read_points(p) for p in (fixed_path, moving_path)]
+    fixed_path, moving_path = paths
+    lists = [read_points(path, pixels_of=grid) for path, grid in zip(paths, pixels_of, strict=True)]
     fixed, moving = (torch.as_tensor(each.points).double() for each in lists)
     order = _matching(*(tuple(each.labels) for each in lists))
     if order is not None:

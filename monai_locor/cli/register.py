@@ -39,6 +39,7 @@ from .settings import add_settings
 from .transforms import check_formats
 
 if TYPE_CHECKING:
+    from ..geometry import Grid
     from ..quality import Thresholds
     from ..registration import RegistrationResult
 
@@ -125,6 +126,8 @@ def _add_carried(group: argparse._ActionsContainer) -> None:
         for kind, what in CARRIED.items():
             text = f"{what} in {role} space, written on the {other} image" + ", all channels" * (kind == "image")
             group.add_argument(f"--{role}-{kind}", action="append", default=[], metavar="FILE", help=text)
+    text = "points in .csv files are pixels of their image, x from the left, y from the top, counted from 0 (default: RAS mm)"
+    group.add_argument("--pixels", action="store_true", help=text)
     add_interpolation(group, "; smooth is for label maps")
 
 
@@ -137,29 +140,44 @@ class Plan:
         folder: output folder.
         outputs: path of each output, by name.
         carried: other files to transform: ``(role of its space, kind, file, output)``.
+        pictures: likewise the images themselves, if they are pictures, in their colors and size.
+        flat: whether both images are pictures.
+        pixels: whether points in .csv files are pixels of the images.
     """
 
     arguments: Mapping[str, Any]
     folder: Path
     outputs: Mapping[str, Path]
     carried: tuple[tuple[str, str, str, Path], ...]
+    pictures: tuple[tuple[str, str, str, Path], ...] = ()
+    flat: bool = False
+    pixels: bool = False
 
-    def load(self, mode: str | None) -> list[tuple[Carried, str, Path]]:
+    def load(self, mode: str | None, pictures: bool = False) -> list[tuple[Carried, str, Path]]:
         """Read the files of ``carried``, all channels of images: ``(content, role of its space, output)`` of each.
 
         Args:
             mode: interpolation; ``"smooth"`` reads images as label maps.
+            pictures: read those of ``pictures`` instead.
 
         Raises:
             InputError: if a file cannot be read.
         """
         found = []
-        for role, kind, path, target in self.carried:
+        for role, kind, path, target in self.pictures if pictures else self.carried:
             read_as = "labels" if kind == "image" and mode == "smooth" else kind
             fits = mode if read_as == "image" or mode in EXACT_MODES else None
             channel = "all" if read_as == "image" else None
-            found.append((load_carried(path, read_as, role, channel, mode=fits), role, target))
+            pixels_of = self.grids(role) if self.pixels and kind == "points" else None
+            found.append((load_carried(path, read_as, role, channel, mode=fits, pixels_of=pixels_of), role, target))
         return found
+
+    def grids(self, role: str) -> tuple[Grid, Grid]:
+        """The grids of the image of a role and of the other image, as in their files."""
+        from ..io.grids import read_grid
+
+        first, second = (read_grid(images_of(self.arguments[each])[0], f"{each} image") for each in (role, _other(role)))
+        return first, second
 
 
 def check(args: argparse.Namespace) -> None:
@@ -193,6 +211,7 @@ def run(args: argparse.Namespace) -> int:
         console.say("registering {} to {} ...".format(*named))
         result = register(**arguments, progress=console.progress, keep_interrupted=True)
     result = _with_start(result, args)
+    carried += plan.load(mode_of(args.interpolation), pictures=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
     return _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
@@ -228,17 +247,20 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
         raise InputError(f"output folder {folder}: is a file; name a folder")
     several = any(len(images_of(arguments[role])) > 1 for role in ("fixed", "moving"))
     outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"], several)}
+    check_inputs(arguments)
+    flat = all(_is_flat_picture(images_of(arguments[role])[0]) for role in _ROLES)
+    pictures = _take_pictures(outputs, arguments) if flat else []
     wanted = [
         (role, kind, path) for role in ("moving", "fixed") for kind in CARRIED for path in getattr(args, f"{role}_{kind}")
     ]
-    check_inputs(arguments)
     for role, kind, path in wanted:
         (check_file if kind == "points" else check_image)(path, f"{role} {kind}")
-    targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path)}" for role, kind, path in wanted]
+    targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path, flat)}" for role, kind, path in wanted]
     files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
+    files += [target for *_, target in pictures]
     check_outputs([*files, *targets, folder / "run.json"], args.force, [*_files(arguments), *(p for *_, p in wanted)])
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
-    return Plan(arguments, folder, outputs, tuple(carried))
+    return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)
 
 
 def _files(arguments: Mapping[str, Any]) -> list[str]:
@@ -250,8 +272,30 @@ def _other(role: str) -> str:
     return "fixed" if role == "moving" else "moving"
 
 
-def _suffix(kind: str, path: str) -> str:
-    return suffix_of(path) if kind == "points" else ".nii.gz"
+def _take_pictures(outputs: dict[str, Path], arguments: Mapping[str, Any]) -> list[tuple[str, str, str, Path]]:
+    """Take the warped images from the outputs, to be written in the format of the images."""
+    found = []
+    for role, name in (("moving", "warped"), ("fixed", "warped-fixed")):
+        if name in outputs:
+            file = images_of(arguments[role])[0]
+            target = outputs.pop(name)
+            found.append((role, "image", file, target.with_name(stem_of(target) + suffix_of(file))))
+    return found
+
+
+def _is_flat_picture(path: Any) -> bool:
+    """Whether an image is a picture file of one plane."""
+    from ..io.grids import read_grid
+    from ..io.paths import is_picture
+
+    return isinstance(path, str) and is_picture(path) and read_grid(path).dims == 2
+
+
+def _suffix(kind: str, path: str, pictures: bool) -> str:
+    """Suffix of a transformed file: that of the file for points, and for pictures that go with pictures."""
+    from ..io.paths import is_picture
+
+    return suffix_of(path) if kind == "points" or (pictures and is_picture(path)) else ".nii.gz"
 
 
 def _finish(
@@ -264,7 +308,7 @@ def _finish(
     """Write all outputs and print the result."""
     data = {name: path for name, path in plan.outputs.items() if name != "report"}
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
-    carried = _carry(loaded, result)
+    carried = _carry(loaded, result, plan)
     written["run"] = [_manifest(result, plan.folder / "run.json", carried)]  # last, so its presence means a complete run
     labels = {f"{s}_labels": [c.content for c, role, _ in loaded if c.kind == "labels" and role == s] for s in _ROLES}
     dice = label_dice(result, labels)
@@ -273,7 +317,7 @@ def _finish(
         console.say(line)
     if "report" in plan.outputs:
         written["report"] = OUTPUTS["report"].write(result, plan.outputs["report"], **masks, **labels)
-    files = [*(p for paths in written.values() for p in paths), *(t for *_, t in plan.carried)]
+    files = [*(p for paths in written.values() for p in paths), *(t for *_, t in (*plan.carried, *plan.pictures))]
     console.say(f"in {plan.folder}: {listed(files, plan.folder)}")
     failed = result.verdict is not None and result.verdict.status == "FAIL"
     code = console.interrupted if result.interrupted else int(failed)
@@ -288,7 +332,7 @@ def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, An
     return write_json(path, {**result.summary(), "carried": carried})
 
 
-def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) -> list[dict[str, Any]]:
+def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult, plan: Plan) -> list[dict[str, Any]]:
     """Transform images of moving space to the fixed grid and its points by the inverse; files of fixed space vice versa."""
     from ..geometry import SpatialTransform
 
@@ -302,6 +346,8 @@ def _carry(loaded: list[tuple[Carried, str, Path]], result: RegistrationResult) 
         transform = forward if (role == "moving") != moves_points else forward.inverse()
         grid = result.fixed_grid if role == "moving" else result.moving_grid
         own = result.moving_grid if role == "moving" else result.fixed_grid
+        if plan.flat:  # the result of large pictures lies on smaller grids
+            own, grid = plan.grids(role)
         moved = carried.beside(own).through(transform, None if moves_points else grid, target)
         done.append({**moved, "space": role})
     return done

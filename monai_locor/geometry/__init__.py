@@ -11,6 +11,7 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .axiswise import interpolation_matrix, separable, toeplitz
+    from .blocks import warp_in_blocks
     from .bspline import cubic_bspline
     from .comparison import check_planes, plane_angle, same_grid
     from .grid import Grid, apply_affine, stored_order, voxel_to_voxel
@@ -64,6 +65,7 @@ __all__ = [
     "toeplitz",
     "voxel_to_voxel",
     "warp",
+    "warp_in_blocks",
     "warped",
 ]
 
@@ -89,6 +91,7 @@ __getattr__, __dir__ = lazy(
         "steps": ["AffineStep", "FieldStep", "SplineStep", "Step"],
         "transform": ["SpatialTransform"],
         "mapping": ["warped"],
+        "blocks": ["warp_in_blocks"],
         "warping": ["from_voxels", "inside", "mapped_points", "to_voxels", "warp"],
     },
 )

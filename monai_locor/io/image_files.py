@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,19 +15,23 @@ from ..errors import InputError
 from .dicom import dicom_geometry, is_dicom, is_series, read_dicom
 from .itk_images import itk_geometry, read_itk
 from .nibabel_images import is_nibabel, nibabel_geometry, read_nibabel
+from .paths import is_picture
+from .pictures import picture_geometry, read_picture
 from .read_errors import read_error
 from .stored_image import StoredImage
 
 __all__ = ["read_geometry", "read_stored"]
 
 Read = TypeVar("Read")
+Reader: TypeAlias = Callable[[Path, str], Read]
 
 
 def read_stored(path: Path, name: str) -> StoredImage:
     """Read an image as stored, without checks or conversion.
 
     NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, DICOM files and folders with
-    :func:`monai_locor.io.dicom.read_dicom` (``FOLDER/UID`` is one of several series in a folder), all others with ITK.
+    :func:`monai_locor.io.dicom.read_dicom` (``FOLDER/UID`` is one of several series in a folder), pictures with
+    :func:`monai_locor.io.pictures.read_picture`, all others with ITK.
 
     Args:
         path: the file or folder, with ``~`` expanded.
@@ -36,9 +40,7 @@ def read_stored(path: Path, name: str) -> StoredImage:
     Raises:
         InputError: if there is no such file or it cannot be read.
     """
-    if is_series(path):
-        return _reading(read_dicom, path, name)
-    return _reading(read_nibabel if is_nibabel(path) else read_dicom if is_dicom(path) else read_itk, path, name)
+    return _reading(_chosen(path, read_dicom, read_nibabel, read_picture, read_itk), path, name)
 
 
 def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -46,12 +48,19 @@ def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
 
     For NIfTI and most other formats only the header is read. Arguments and errors as for :func:`read_stored`.
     """
-    if is_series(path):
-        return _reading(dicom_geometry, path, name)
-    return _reading(nibabel_geometry if is_nibabel(path) else dicom_geometry if is_dicom(path) else itk_geometry, path, name)
+    return _reading(_chosen(path, dicom_geometry, nibabel_geometry, picture_geometry, itk_geometry), path, name)
 
 
-def _reading(read: Callable[[Path, str], Read], path: Path, name: str) -> Read:
+def _chosen(path: Path, dicom: Reader[Read], nibabel: Reader[Read], picture: Reader[Read], itk: Reader[Read]) -> Reader[Read]:
+    """The reader for a file."""
+    if not is_series(path) and is_nibabel(path):
+        return nibabel
+    if is_series(path) or is_dicom(path):
+        return dicom
+    return picture if is_picture(path) else itk
+
+
+def _reading(read: Reader[Read], path: Path, name: str) -> Read:
     if not path.exists() and not is_series(path):
         raise InputError(f"{name}: no such file; check its path")
     try:

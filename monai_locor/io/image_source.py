@@ -19,6 +19,8 @@ from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
 from .image_files import read_stored
 from .libraries import from_library, library_of
+from .paths import is_picture
+from .pictures import for_registration
 from .stored_image import StoredImage, channel_index
 
 __all__ = ["ImageSource", "load_source"]
@@ -29,7 +31,11 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray | S
 
 
 def load_source(
-    source: ImageSource, what: str, channel: int | str | None = None, dtype: torch.dtype = torch.float32
+    source: ImageSource,
+    what: str,
+    channel: int | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    max_pixels: int | None = None,
 ) -> tuple[str, MetaTensor]:
     """Load one or all channels of an image, without checking intensities.
 
@@ -38,6 +44,8 @@ def load_source(
         what: role of the image in the registration, for messages, e.g. ``"fixed image"``.
         channel: index of the channel to select; ``"all"`` selects all.
         dtype: dtype of the result: float32, or float64, which is exact for 32-bit label maps.
+        max_pixels: convert a picture file (PNG, JPEG, TIFF, BMP) to an image for registration with this number of pixels at
+            most: one intensity per pixel, or the selected channel, see :mod:`monai_locor.io.pictures`.
 
     Returns:
         a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` for all channels, D = 2 or 3, with a 4x4
@@ -53,6 +61,8 @@ def load_source(
     name = f"{what} {filename or '(in memory)'}"
     stored = from_library(source, name) if in_memory else read_stored(Path(filename).expanduser(), name)
     if stored is not None:
+        if max_pixels is not None and not in_memory and is_picture(filename):
+            stored = for_registration(stored, name, channel is None, max_pixels)
         stored = stored.chosen(channel, name, in_memory)
         array, affine, said = tensor_of(np.moveaxis(stored.voxels, -1, 0), dtype), stored.affine, _said(stored)
     else:

@@ -23,7 +23,8 @@ from .image_source import ImageSource, load_source
 from .itk_library import load_itk
 from .libraries import image_for_itk
 from .nifti import has_shear, save_nifti
-from .paths import IMAGE_SUFFIXES, atomic_path
+from .paths import IMAGE_SUFFIXES, atomic_path, is_picture
+from .pictures import MAX_PIXELS, write_picture
 from .stored_image import named_channels
 
 __all__ = ["IMAGE_SUFFIXES", "read_image", "read_labels", "read_mask", "rounded_labels", "write_image"]
@@ -41,7 +42,9 @@ PRESERVED_INTENTS = (
 _STORED = {"bool": "uint8", "int64": "int32", "uint64": "uint32", "float16": "float32", "float64": "float32"}
 
 
-def read_image(source: ImageSource, role: str = "fixed", channel: int | None = None) -> tuple[MetaTensor, torch.Tensor | None]:
+def read_image(
+    source: ImageSource, role: str = "fixed", channel: int | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[MetaTensor, torch.Tensor | None]:
     """Read an image and check that it can be registered.
 
     Reads all formats of :func:`monai_locor.io.image_files.read_stored` and folders of one DICOM series; ``FOLDER/UID`` is
@@ -53,7 +56,10 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
     Args:
         source: a file, or an image in memory ``(C, *spatial)``; a plain tensor or array has 1 mm voxels.
         role: ``"fixed"`` or ``"moving"``, for messages.
-        channel: index of the channel, frame or color to select.
+        channel: index of the channel, frame or color to select. Without it, a color picture (PNG, JPEG, TIFF, BMP) is reduced
+            to one intensity, and one on a bright background to its optical density, see
+            :func:`monai_locor.io.pictures.for_registration`.
+        max_pixels: pictures with more pixels are averaged over blocks.
 
     Returns:
         the image ``(1, *spatial)``, D = 2 or 3, float32, with a 4x4 affine (RAS, mm) and its file name in ``meta``; and a
@@ -64,7 +70,7 @@ def read_image(source: ImageSource, role: str = "fixed", channel: int | None = N
             complex, has the wrong number of axes or a singular or non-finite affine, or is constant; or if more than half
             of its voxels are not finite.
     """
-    name, image = load_source(source, f"{role} image", channel)
+    name, image = load_source(source, f"{role} image", channel, max_pixels=max_pixels)
     data = image.as_tensor()
     valid = torch.isfinite(data)
     bad = int((~valid).sum())
@@ -158,7 +164,8 @@ def write_image(
     """Write an image atomically, as NIfTI or with ITK.
 
     Args:
-        path: must end in one of :data:`IMAGE_SUFFIXES`.
+        path: must end in one of :data:`IMAGE_SUFFIXES` or, on the grid of a picture, :data:`.paths.PICTURE_SUFFIXES`, see
+            :func:`.pictures.write_picture`.
         image: ``(C, *spatial)`` or ``(*spatial)``. 2-D images are written with two axes, ``(H, W)``, since ITK ignores the
             direction of a NIfTI file of shape ``(H, W, 1)`` that it reads as 2-D. Slices outside the x-y plane are written
             as ``(H, W, 1)`` at their 3-D position. Channels become the last axis, ``(X, Y, Z, C)`` or ``(X, Y, 1, C)``.
@@ -179,7 +186,9 @@ def write_image(
         raise ValueError(f"an image of shape {tuple(image.shape)} does not fit a grid of shape {grid.shape}")
     array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
     array = _cast(array, np.dtype(dtype if dtype is not None else _STORED.get(array.dtype.name, array.dtype.name)))
-    if os.fspath(path).lower().endswith((".nrrd", ".mha")):
+    if is_picture(path):
+        write_picture(path, array, grid)
+    elif os.fspath(path).lower().endswith((".nrrd", ".mha")):
         _write_itk(path, array, grid)
     elif len(array) == 1:
         save_nifti(path, array[0], grid, **_header(said or {}, 1))
@@ -222,4 +231,4 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         limits = np.iinfo(dtype)
         if not (array.min() >= limits.min and array.max() <= limits.max):  # also fails for NaN
             raise ValueError(f"values from {array.min()} to {array.max()} do not fit {dtype}; choose another dtype")
-    return array.astype(dtype)
+    return array.astype(dtype, copy=False)

@@ -14,10 +14,31 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["FORWARD", "IMAGE_SUFFIXES", "INVERSE", "atomic_path", "check_output_dir", "no_empty_folders"]
+__all__ = [
+    "FORWARD",
+    "IMAGE_SUFFIXES",
+    "INVERSE",
+    "LOSSY_SUFFIXES",
+    "PICTURE_SUFFIXES",
+    "atomic_path",
+    "check_output_dir",
+    "is_picture",
+    "no_empty_folders",
+]
 
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # transform files in the output folder of `register`
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # image formats that can be written
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # of 2-D images without a position in space
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file name has a suffix of pictures.
+
+    >>> is_picture("he.JPG"), is_picture("t1.nii.gz")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _missing(folder: Path) -> list[Path]:

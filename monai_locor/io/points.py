@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError, one_line
+from ..geometry import Grid, apply_affine
 from .lps import lps_signs
 from .markups import fcsv_text, finite_point, from_fcsv, from_markups, markups_text, rows_of, table_text
 from .paths import atomic_path
@@ -64,31 +65,47 @@ class PointList:
         return len(self.points)
 
 
-def read_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> PointList:
+def read_points(
+    path: str | os.PathLike[str], *, lps: bool = False, what: str = "points", pixels_of: Grid | None = None
+) -> PointList:
     """Read points from ``.csv``, Slicer's ``.fcsv`` or Slicer's markups ``.json`` (``.mrk.json``).
 
     Args:
-        path: the file. CSV files have the columns ``x,y,z`` (``x,y`` in 2-D) and optionally ``label``; others are ignored.
+        path: the file. CSV files have the columns ``x,y,z`` (``x,y`` in 2-D) and optionally ``label``; a first column without
+            a name holds the labels, too. Other columns are ignored.
         lps: whether the coordinates of a CSV file are LPS, as in ANTs, instead of RAS. Slicer's files state it themselves.
         what: role of the points, for messages.
+        pixels_of: grid of an image: the coordinates of a CSV file are indices of its voxels along the array axes, for a
+            picture pixels from the left (x) and from the top (y), with the center of the first one at 0.
 
     Raises:
         InputError: if the file cannot be read, has no points, or a point does not have D finite coordinates.
     """
     import torch
 
-    points, labels = load_points(path, lps=lps, what=what)
+    points, labels = load_points(path, lps=lps, what=what, pixels_of=pixels_of)
     return PointList(torch.from_numpy(points), labels)
 
 
-def load_points(path: str | os.PathLike[str], *, lps: bool = False, what: str = "points") -> tuple[np.ndarray, tuple[str, ...]]:
+def load_points(
+    path: str | os.PathLike[str], *, lps: bool = False, what: str = "points", pixels_of: Grid | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """:func:`read_points` without torch: points ``(N, D)`` float64, RAS mm, and one label per point."""
     name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
     text = _text(file, name)
     suffix = file.suffix.lower()
+    if pixels_of is not None and suffix == ".csv":
+        return _from_pixels(*_from_csv(text, name, False), pixels_of, name)
     if suffix == ".json":
         return from_markups(text, name)
     return from_fcsv(text, name) if suffix == ".fcsv" else _from_csv(text, name, lps)
+
+
+def _from_pixels(values: np.ndarray, labels: tuple[str, ...], grid: Grid, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert pixels of a grid to RAS mm."""
+    if values.shape[1] != grid.dims:
+        raise InputError(f"{name}: has {values.shape[1]} coordinates, but its image {grid.dims} axes; give points of the image")
+    return apply_affine(grid.affine, values), labels
 
 
 def _text(path: Path, name: str) -> str:
@@ -110,13 +127,14 @@ def _from_csv(text: str, name: str, lps: bool) -> tuple[np.ndarray, tuple[str, .
     if "t" in header and not lps:
         logger.warning("%s: has a column t, as ANTs writes it, and is read as RAS; ANTs' points are LPS", name)
     columns = [header.index(axis) for axis in axes]
-    named = header.index("label") if "label" in header else len(max(rows, key=lambda row: len(row[1]))[1])
+    names = [n for n, cell in enumerate(header) if cell == "label"] + [0] * (header[0] == "")
+    named = (names or [len(max(rows, key=lambda row: len(row[1]))[1])])[0]
     points = [finite_point([*row, *[""] * 9], columns, f"{name}, line {n}", ",".join(row)) for n, row in rows[1:]]
     labels = tuple(row[named].strip() if named < len(row) else "" for _, row in rows[1:])
     return np.array(points, dtype=np.float64) * (lps_signs(len(axes)) if lps else 1), labels
 
 
-def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False) -> None:
+def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False, pixels_of: Grid | None = None) -> None:
     """Write points in the format given by the suffix, see :func:`read_points`.
 
     Args:
@@ -124,6 +142,7 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         points: points in RAS mm, which must be 3-D for Slicer's formats.
         lps: write ANTs' CSV: LPS, columns ``x,y,z,t,label``. Labels are integers there; if any label is not, the points are
             numbered from 1.
+        pixels_of: write a CSV file of pixels of this grid, see :func:`read_points`.
 
     Raises:
         InputError: if the suffix is not supported, or 2-D points are written in a format of Slicer.
@@ -134,12 +153,14 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
     if suffix not in (".csv", ".fcsv", ".json"):
         raise InputError(f"output file {os.fspath(path)}: points are written as .csv, .fcsv or .mrk.json; name one of them")
     given = points.points.detach().cpu().numpy()
+    if pixels_of is not None and suffix == ".csv":
+        given = apply_affine(np.linalg.inv(pixels_of.affine), given)
     if not np.isfinite(given).all():
         raise ValueError("points that are written must be finite")
     dims = given.shape[1]
     if suffix != ".csv" and dims != 3:
         raise InputError(f"output file {os.fspath(path)}: Slicer's points have three dimensions, these have two; write .csv")
-    signs = np.ones(dims) if suffix == ".csv" and not lps else lps_signs(dims)
+    signs = np.ones(dims) if suffix == ".csv" and (pixels_of is not None or not lps) else lps_signs(dims)
     values = (given * signs).tolist()
     writer = {".csv": _ants_text if lps else _csv_text, ".fcsv": fcsv_text, ".json": markups_text}[suffix]
     text = writer(values, points.labels)

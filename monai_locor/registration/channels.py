@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..geometry import Grid, same_grid, warp
 from ..io import ImageSource, read_image
 from ..io.arrays import images_of_channels
+from ..io.pictures import MAX_PIXELS
 from ..losses.base import PairLoss
 from ..losses.compare import channels_of, compare
 from ..tensors import plain
@@ -37,12 +38,13 @@ def first_image(source: ImageSource) -> ImageSource:
     return source if several is None else several[0]
 
 
-def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Tensor | None]:
+def read_channels(source: ImageSource, role: str, max_pixels: int = MAX_PIXELS) -> tuple[MetaTensor, torch.Tensor | None]:
     """Read the images of one side, resampled to the grid of the first.
 
     Args:
         source: one image or a list of images.
         role: ``"fixed"`` or ``"moving"``, used in messages.
+        max_pixels: see :func:`monai_locor.io.read_image`.
 
     Returns:
         the images, ``(K, *spatial)``, and the mask of voxels that are finite in all of them, ``(1, *spatial)`` bool, or None
@@ -53,10 +55,10 @@ def read_channels(source: ImageSource, role: str) -> tuple[MetaTensor, torch.Ten
     """
     several = images_of_channels(source)
     if several is None:
-        return read_image(source, role)
+        return read_image(source, role, max_pixels=max_pixels)
     if not several:
         raise InputError(f"{role} images: the list is empty; give one image or more")
-    (first, valid), *others = (read_image(item, role) for item in several)
+    (first, valid), *others = (read_image(item, role, max_pixels=max_pixels) for item in several)
     channels = [plain(first)]
     for image, finite in others:
         channel, counts = _on_grid(image, finite, Grid.of(first), role)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
@@ -88,6 +89,8 @@ class RegistrationConfig:
         region: region of the loss: ``"foreground"``, the bounding box of voxels brighter than 5 % of the intensity range
             (inside the mask); or ``"image"``, the whole image or the bounding box of the mask.
         undo_worse: whether to restore the state before a stage that increased the loss.
+        max_pixels: 2-D picture files (PNG, JPEG, TIFF, BMP) with more pixels are averaged over blocks of n x n pixels before
+            the registration, with the smallest n that suffices. The displacement fields lie on the averaged grids.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -122,6 +125,7 @@ class RegistrationConfig:
     composition: str = "single"
     region: str = "foreground"
     undo_worse: bool = True
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
@@ -258,7 +262,7 @@ class RegistrationConfig:
 
 
 NUMBERS = {
-    **dict.fromkeys(("num_basis", "squarings"), COUNT),
+    **dict.fromkeys(("num_basis", "squarings", "max_pixels"), COUNT),
     **dict.fromkeys(("kernel_sigma", "truncated", "stride", "ridge", "eps"), POSITIVE),
     **dict.fromkeys(("learning_rate_affine", "learning_rate_basis"), POSITIVE),
     "min_mass": Numbers("in (0, 1]", lambda x: 0 < x <= 1),

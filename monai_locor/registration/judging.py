@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..geometry import Grid
 from ..io import ImageSource, read_image
 from ..io.masks import mask_on_grid
 from ..quality import Outcome, Thresholds, Verdict, judge_outcome
@@ -44,8 +43,8 @@ def judge(
     Raises:
         InputError: if the images do not belong to the result.
     """
-    first, first_weight = _read("fixed", fixed, fixed_mask, result.fixed_grid)
-    second, second_weight = _read("moving", moving, moving_mask, result.moving_grid)
+    first, first_weight = _read("fixed", fixed, fixed_mask, result)
+    second, second_weight = _read("moving", moving, moving_mask, result)
     return judge_outcome(outcome_of(result), first, second, thresholds, fixed_weight=first_weight, moving_weight=second_weight)
 
 
@@ -68,9 +67,12 @@ def outcome_of(result: RegistrationResult) -> Outcome:
     )
 
 
-def _read(role: str, image: ImageSource, mask: ImageSource | None, grid: Grid) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _read(
+    role: str, image: ImageSource, mask: ImageSource | None, result: RegistrationResult
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Read an image and the weights of its voxels, each ``(1, *grid)``."""
-    values, valid = read_image(first_image(image), role)
+    grid = result.fixed_grid if role == "fixed" else result.moving_grid
+    values, valid = read_image(first_image(image), role, max_pixels=result.config.max_pixels)
     shape = tuple(values.shape[1:])
     if shape != grid.shape:
         raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")

@@ -77,7 +77,7 @@ def load_pair(
 ) -> Pair:
     """Read and check a pair; arguments and errors as for :func:`monai_locor.register`."""
     target = select_device(device)
-    images = {"fixed": read_channels(fixed, "fixed"), "moving": read_channels(moving, "moving")}
+    images = {role: read_channels(image, role, config.max_pixels) for role, image in (("fixed", fixed), ("moving", moving))}
     grids = check_grids({role: image for role, (image, _) in images.items()})
     masks = {"fixed": fixed_mask, "moving": moving_mask}
     for role, (image, _) in images.items():

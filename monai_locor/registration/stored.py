@@ -88,7 +88,8 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
             raise
         logger.warning("the result is loaded without the %s image: %s", role, error)
         return None
-    return read_image(first_image(source), role)[0]
+    max_pixels = RegistrationConfig.of(manifest.content["settings"]).max_pixels
+    return read_image(first_image(source), role, max_pixels=max_pixels)[0]
 
 
 def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, MetaTensor | None]) -> SpatialTransform:

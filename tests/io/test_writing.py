@@ -82,8 +82,8 @@ def test_images_that_cannot_be_written(tmp_path):
     for value in (300.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="do not fit uint8"):
             write_image(tmp_path / "a.nii", torch.full((4, 5), value), grid, "uint8")
-    with pytest.raises(InputError, match=r"a\.png: its name must end in \.nii"):
-        write_image(tmp_path / "a.png", torch.zeros(4, 5), grid)
+    with pytest.raises(InputError, match=r"a\.gif: its name must end in \.nii"):
+        write_image(tmp_path / "a.gif", torch.zeros(4, 5), grid)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,7 +79,8 @@ class ReportImages:
             labels: see :func:`monai_locor.report.labels.label_overlaps`.
             residuals: whether to map the local residual.
         """
-        images = {"fixed": read_image(fixed, "fixed")[0], "moving": read_image(moving, "moving")[0]}
+        most = result.config.max_pixels
+        images = {role: read_image(x, role, max_pixels=most)[0] for role, x in (("fixed", fixed), ("moving", moving))}
         for role, grid in (("fixed", result.fixed_grid), ("moving", result.moving_grid)):
             if tuple(images[role].shape[1:]) != grid.shape:
                 shape = tuple(images[role].shape[1:])

@@ -1,0 +1,90 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Resampling of images that are large compared with memory, block by block."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..tensors import plain
+from .grid import Grid
+from .warping import mapped_points, warp
+
+if TYPE_CHECKING:
+    from .transform import SpatialTransform
+
+__all__ = ["warp_in_blocks"]
+
+BLOCK_VOXELS = 2**20
+MARGINS = {"nearest": 1, "bilinear": 2, "lanczos": 5, "bspline": 24}  # voxels: supports; the spline's prefilter to 1e-12
+
+
+def warp_in_blocks(
+    transform: SpatialTransform,
+    image: torch.Tensor,
+    image_grid: Grid,
+    grid: Grid,
+    mode: str = "bilinear",
+    fill: Sequence[float] | None = None,
+) -> torch.Tensor:
+    """Resample the moving image to a grid in fixed space, as :meth:`.SpatialTransform.warp`, block by block.
+
+    Only the part of the image that a block needs is converted to float, so the memory is that of the image and the result.
+
+    Args:
+        image: ``(C, *image_grid.shape)``, any real dtype.
+        mode: ``"bilinear"``, ``"nearest"``, ``"bspline"`` or ``"lanczos"``.
+        fill: value of each channel outside the image; zero if not given.
+
+    Returns:
+        ``(C, *grid.shape)`` with the dtype of the image; interpolated values of integer types are rounded. In memory, the
+        channels are the fastest axis and the first spatial axis the next one, as in files of pictures.
+    """
+    values = plain(image)
+    back = torch.tensor(fill or [0.0] * len(values), dtype=torch.float32).reshape(-1, *[1] * grid.dims)
+    out = torch.empty((*reversed(grid.shape), len(values)), dtype=values.dtype).permute(*reversed(range(grid.dims + 1)))
+    for box in _blocks(grid.shape):
+        part = grid.cropped(box)
+        shift = transform.displacement(part)
+        source = _needed(mapped_points(part, image_grid, shift), image_grid.shape, MARGINS[mode])
+        target = out[(slice(None), *box)]
+        if source is None:
+            target.copy_(_as_stored(back, values.dtype).expand(target.shape))
+            continue
+        some = values[(slice(None), *source)].to(torch.float64 if values.dtype in _WIDE else torch.float32) - back
+        target.copy_(_as_stored(warp(some, image_grid.cropped(source), shift, part, mode) + back, values.dtype))
+    return out
+
+
+_WIDE = (torch.int32, torch.uint32, torch.int64, torch.float64)  # types that float32 does not represent
+
+
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    side = max(1, round(BLOCK_VOXELS ** (1 / len(shape))))
+    starts = itertools.product(*(range(0, n, side) for n in shape))
+    return (tuple(slice(first, min(first + side, n)) for first, n in zip(start, shape, strict=True)) for start in starts)
+
+
+def _needed(points: torch.Tensor, shape: Sequence[int], margin: int) -> tuple[slice, ...] | None:
+    """The box of the image that is needed to sample it at points ``(D, *any)``; None if they all lie outside.
+
+    It starts at even indices, since ties between nearest voxels go to the even index, and has two voxels along each axis.
+    """
+    flat = points.flatten(1)
+    low, high = (flat.amin(1).floor() - margin).long().tolist(), (flat.amax(1).ceil() + margin).long().tolist()
+    if any(b < 0 or a >= n for a, b, n in zip(low, high, shape, strict=True)):
+        return None
+    starts = [max(min(a, n - 2), 0) // 2 * 2 for a, n in zip(low, shape, strict=True)]
+    return tuple(slice(a, min(max(b + 1, a + 2), n)) for a, b, n in zip(starts, high, shape, strict=True))
+
+
+def _as_stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if dtype.is_floating_point:
+        return values.to(dtype)
+    limits = torch.iinfo(dtype)  # splines and sincs overshoot
+    return values.round().clamp(limits.min, limits.max).to(dtype)
