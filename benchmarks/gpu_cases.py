@@ -61,7 +61,7 @@ def store_truth(source: Path, mask: np.ndarray, path: Path) -> float:
 
 def read_truth(path: Path) -> np.ndarray:
     """Read the output of `store_truth`: ``(X, Y, Z, 3)``, mm."""
-    steps = np.load(path)["differences"]
+    steps = np.load(path, allow_pickle=False)["differences"]
     for axis in range(3):
         steps = np.cumsum(steps, axis=axis, dtype=np.int16)
     return steps * STEP

@@ -8,10 +8,14 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.resources
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import monai_locor
 
@@ -125,3 +129,19 @@ def test_the_docstring_check_finds_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "a.py").write_text('class A:\n    """Doc."""\n    def f(self): ...\n    def _g(self): ...\ndef h(): ...\n')
     assert undocumented(tmp_path / "a.py") == ["a.py: module", "a.py: A.f", "a.py: h"]
+
+
+def test_every_python_version_is_tested_and_has_pinned_versions():
+    """The versions of the classifiers are those of the workflow, and each has at most one pin of every package."""
+    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    versions = re.findall(r"Python :: (3\.\d+)", metadata)
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert f"python: {json.dumps(versions)}" in workflow and f'requires-python = ">={versions[0]}"' in metadata
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    pins = [Requirement(line) for line in lines if line]
+    for version in versions:
+        here = {"python_version": version, "sys_platform": "linux"}
+        names = [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate(here)]
+        missing = {pin.name for pin in pins} - set(names)
+        assert len(names) == len(set(names)), version
+        assert all(name.startswith("mkdocs") for name in missing), (version, missing)  # of the documentation, made with 3.11

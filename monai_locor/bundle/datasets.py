@@ -42,14 +42,13 @@ def checked_training_pairs(datalist: Any, section: str, supervised: bool = True,
 def cached_dataset(data: Sequence[Any], transform: Any, cache_dir: Any = None, num_workers: int = 0) -> Dataset:
     """Cache the deterministic transforms of each pair, in memory or as files in ``cache_dir``.
 
-    Files are identified by the paths of a pair and the settings of the transforms; delete them if an image changes.
+    Files are identified by the paths of a pair and the settings of the transforms; delete them if an image changes. They are
+    read with ``weights_only=True``: a file that contains anything but tensors, numbers and text is computed again.
     """
     if path_in(cache_dir) is None:
         return CacheDataset(data, transform, num_workers=max(num_workers, 1), progress=rank() == 0 and len(data) > 0)
     try:
-        return PersistentDataset(
-            data, transform, str(cache_dir), hash_transform=pickle_hashing, track_meta=True, weights_only=False
-        )
+        return PersistentDataset(data, transform, str(cache_dir), hash_transform=pickle_hashing, track_meta=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cache_dir {cache_dir}: {error}; name another folder") from error
 

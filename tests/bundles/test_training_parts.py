@@ -9,9 +9,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import Transform
 
 from monai_locor.bundle import BestCheckpoint, EpochSampler, LastCheckpoint, cached_dataset, checked_weights, flag
 from monai_locor.errors import InputError
@@ -100,6 +103,42 @@ def test_weights_of_another_architecture(tmp_path):
     torch.save(small.state_dict(), path)
     with pytest.raises(InputError, match=r"has weight, bias \.\.\., but no model"):
         checked_weights(path, {"model": small})
+
+
+class Prepared(Transform):
+    """Counts its calls; returns what :class:`AlignPaird` returns."""
+
+    calls = 0
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        type(self).calls += 1
+        volume = MetaTensor(torch.rand(1, 3, 4, 5), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64)))
+        return {"name": name, "fixed": volume, "affine": np.eye(4), "fixed_landmarks": torch.rand(2, 3)}
+
+
+class Payload:
+    """An object whose unpickling runs code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_files_of_the_cache_are_data(tmp_path, monkeypatch):
+    """A second run reads what the first one wrote; a file that would run code is not run, and computed again."""
+    monkeypatch.setattr(Prepared, "calls", 0)
+    first, second = (cached_dataset(["a"], Prepared(), tmp_path / "cache")[0] for _ in range(2))
+    assert Prepared.calls == 1 and isinstance(second["fixed"], MetaTensor) and second["name"] == "a"
+    for name in ("fixed", "affine", "fixed_landmarks"):
+        torch.testing.assert_close(torch.as_tensor(second[name]), torch.as_tensor(first[name]), check_dtype=False)
+    torch.testing.assert_close(second["fixed"].affine, first["fixed"].affine)
+    (file,) = (tmp_path / "cache").glob("*.pt")
+    torch.save({"fixed": Payload(tmp_path / "ran")}, file)
+    with pytest.warns(UserWarning, match="Corrupt cache file"):
+        third = cached_dataset(["a"], Prepared(), tmp_path / "cache")[0]
+    assert Prepared.calls == 2 and third["fixed"].shape == (1, 3, 4, 5) and not (tmp_path / "ran").exists()
 
 
 def test_a_cache_that_cannot_be(tmp_path):

@@ -65,7 +65,7 @@ class Header:
                 if tag in layer:
                     found = layer[tag]
                     return getattr(found, "value", found)
-            except Exception:  # pydicom raises various types for malformed values, which count as absent
+            except Exception:  # noqa: S112 -- pydicom raises various types for malformed values, which count as absent
                 continue
         return None
 
