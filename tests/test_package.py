@@ -24,11 +24,11 @@ MAX_LINES = 400
 HEADER = Path(__file__).read_text(encoding="utf-8").split("\n\n")[0] + "\n"
 NOT_SOURCE = {"build", "dist", "demo_output", "node_modules"}
 OPTIONAL = (
-    *("fire", "ignite", "ipyniivue", "itk", "jsonschema", "matplotlib", "nilearn", "optuna"),
+    *("dask", "distributed", "fire", "ignite", "ipyniivue", "itk", "jsonschema", "matplotlib", "nilearn", "optuna"),
     *("safetensors", "scipy", "sklearn", "tensorboard"),
 )
 PACKAGES = (
-    *("cli", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
+    *("cli", "cohort", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
     *("tuning", "visualize"),
 )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -28,6 +29,7 @@ __all__ = [
     "add_output",
     "add_transform_list",
     "add_transforms",
+    "positive_number",
     "whole_number",
 ]
 
@@ -212,3 +214,14 @@ def whole_number(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def positive_number(text: str) -> float:
+    """Argument type: a finite number greater than zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return value

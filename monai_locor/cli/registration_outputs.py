@@ -118,6 +118,12 @@ def _basis_files(path: Path) -> list[Path]:
     return list(weights_paths(path))
 
 
+def _thumbnail(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..report.html.thumbnail import write_thumbnail
+
+    return [write_thumbnail(path, result)]
+
+
 def _report(result: RegistrationResult, path: Path, **shown: Any) -> list[Path]:
     from ..report.html import write_report
 
@@ -152,6 +158,12 @@ OUTPUTS: dict[str, Output] = {
     ),
     "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _image(_determinant, "fixed_grid")),
     "basis": Output("basis", "the learned basis, to start another pair from", _basis, _basis_files, ("safetensors",)),
+    "thumbnail": Output(
+        "thumbnail.jpg",
+        "small picture: fixed and warped image with outlines of the fixed one",
+        _thumbnail,
+        needs=("matplotlib",),
+    ),
     "report": Output("report.html", "HTML report with images and the verdict", _report, needs=("matplotlib",)),
 }
 DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "report")

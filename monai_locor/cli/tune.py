@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .console import Console, console_of
 from .inputs import check_device
-from .parser import CommandHelp, add_command, whole_number
+from .parser import CommandHelp, add_command, positive_number, whole_number
 from .settings import add_settings, settings_of
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def add_parser(commands: Any) -> None:
 def _add_search(group: argparse._ActionsContainer) -> None:
     group.add_argument("--trials", type=whole_number(1), default=100, metavar="N", help="total number of trials (default: 100)")
     group.add_argument(
-        "--minutes", type=_positive, metavar="N", help="start no trial after N minutes; the repetitions run in addition"
+        "--minutes", type=positive_number, metavar="N", help="start no trial after N minutes; the repetitions run in addition"
     )
     group.add_argument("--parameters", metavar="NAME,...", help="parameters to search (default: all of the measure)")
     group.add_argument(
@@ -118,7 +117,7 @@ def _add_machine(group: argparse._ActionsContainer) -> None:
         help="worker processes, which share --threads; 0 runs in this process (default: 1)",
     )
     group.add_argument("--device", metavar="NAME,...", help="cpu, cuda, cuda:1 ...; several are distributed over the workers")
-    group.add_argument("--limit", type=_positive, metavar="SECONDS", help="time limit of one registration")
+    group.add_argument("--limit", type=positive_number, metavar="SECONDS", help="time limit of one registration")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -179,16 +178,6 @@ def _ranges(words: Sequence[str]) -> dict[str, tuple[float, float]]:
             raise InputError(f"--range {word}: give NAME=LOW:HIGH, as in kernel_sigma=0.5:2") from error
         found[name] = (low, high)
     return found
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return value
 
 
 def _say(console: Console, found: Tuning) -> int:

@@ -5,6 +5,13 @@
 
 from __future__ import annotations
 
-from .synthetic import deform, random_diffeomorphism
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .synthetic import deform, random_diffeomorphism
 
 __all__ = ["deform", "random_diffeomorphism"]
+
+__getattr__, __dir__ = lazy(__name__, {"synthetic": ["deform", "random_diffeomorphism"]})

@@ -131,15 +131,20 @@ def section_of(
     return list(content), name
 
 
-def refuse(faults: Sequence[str], source: str) -> None:
+def refuse(faults: Sequence[str], source: str, remedy: str = "check the paths") -> None:
     """Raise one message for all faults of a list, naming the first ones.
+
+    Args:
+        faults: one text each.
+        source: name of the list; may be empty.
+        remedy: end of the message.
 
     Raises:
         InputError: if there is a fault.
     """
     if faults:
         more = f" (and {len(faults) - MAX_NAMED_FAULTS} more)" if len(faults) > MAX_NAMED_FAULTS else ""
-        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; check the paths")
+        raise InputError(f"{source}{': ' if source else ''}{'; '.join(faults[:MAX_NAMED_FAULTS])}{more}; {remedy}")
 
 
 def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, str]]:

@@ -13,9 +13,7 @@ from typing import Any
 
 from .cases import Case
 
-__all__ = ["READY_LINE", "Job", "Run", "execute"]
-
-READY_LINE = "ready"  # a worker's first line
+__all__ = ["Job", "Run", "execute"]
 
 
 @dataclass(frozen=True)

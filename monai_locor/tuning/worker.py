@@ -16,7 +16,8 @@ def main() -> int:
     os.dup2(2, 1)  # other output goes to stderr and cannot mix with the answers
     import torch
 
-    from .runs import READY_LINE, Job, execute
+    from ..child_process import READY_LINE
+    from .runs import Job, execute
 
     if len(sys.argv) > 1:
         torch.set_num_threads(int(sys.argv[1]))

@@ -1,0 +1,188 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The output folder of a cohort: layout, lock, and which pairs are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..io.paths import atomic_path, check_output_dir
+from .pairs import CohortPair
+
+__all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
+
+RECORD_FORMAT = "monai_locor cohort pair 1"
+
+
+@dataclass(frozen=True)
+class CohortFolder:
+    """The output folder of a cohort.
+
+    ``pairs/ID`` has the results of a finished pair: the outputs of ``register`` and ``pair.json``. It is moved there as a
+    whole, so it is never incomplete. ``failed/ID.json`` is the record of a failed pair, ``work`` has the unfinished ones.
+
+    Attributes:
+        root: the folder.
+    """
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Registration settings of the cohort, for ``register --config``."""
+        return self.root / "settings.json"
+
+    @property
+    def thresholds(self) -> Path:
+        """Thresholds of the verdict, for ``register --thresholds``."""
+        return self.root / "thresholds.json"
+
+    @property
+    def work(self) -> Path:
+        """Folder of the unfinished pairs."""
+        return self.root / "work"
+
+    def pair(self, name: str) -> Path:
+        """Folder of a finished pair."""
+        return self.root / "pairs" / name
+
+    def failure(self, name: str) -> Path:
+        """Record of a failed pair."""
+        return self.root / "failed" / f"{name}.json"
+
+    def scratch(self, name: str) -> Path:
+        """A new name in :attr:`work` for the results of a pair."""
+        return self.work / f"{name}.{secrets.token_hex(4)}"
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Content of ``pair.json`` of a finished pair; None if it is not finished."""
+        folder = self.pair(name)
+        record = _read_object(folder / "pair.json")
+        complete = record.get("format") == RECORD_FORMAT and (folder / "run.json").is_file()
+        return record if complete else None
+
+    def finished(self, pair: CohortPair, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The record of a pair that was finished with these inputs and this request, else None."""
+        record = self.record(pair.id)
+        return record if record is not None and not changes(record, pair, request, self.pair(pair.id)) else None
+
+    def place(self, scratch: Path, name: str) -> None:
+        """Move the results of a pair to their place, replacing outdated ones."""
+        target = self.pair(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            outdated = self.scratch(name)
+            os.replace(target, outdated)
+            os.replace(scratch, target)
+            shutil.rmtree(outdated, ignore_errors=True)
+        else:
+            os.replace(scratch, target)
+        self.failure(name).unlink(missing_ok=True)
+
+    def fail(self, name: str, values: Mapping[str, Any]) -> None:
+        """Record a failed pair."""
+        path = self.failure(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_object(path, values)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder, keep other runs out of it, and remove unfinished pairs before and after.
+
+        Raises:
+            InputError: if another process works in the folder, or it cannot be written.
+        """
+        check_output_dir(self.root)
+        lock = self.root / ".lock"
+        with lock.open("w") as file:
+            _lock(file.fileno(), self.root)
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.work.mkdir()
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Lock a file until it is closed, which the system does if the process is killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"output folder {folder}: another run is working in it; wait for its end, or name another") from error
+    except OSError:  # some network file systems have no locks
+        return
+
+
+def changes(record: Mapping[str, Any], pair: CohortPair, request: Mapping[str, Any], folder: Path) -> str:
+    """How inputs and request differ from those of a finished pair; empty if they do not."""
+    then = record["request"]
+    for key in sorted({*then, *request}):
+        if then.get(key) != request.get(key):
+            return _difference(key, then.get(key), request.get(key))
+    if record["files"].keys() != pair.files.keys():
+        return "other inputs"
+    for key, path in pair.files.items():
+        if record["files"][key]["path"] != path:
+            return f"{key} {record['files'][key]['path']} then, {path} now"
+        if record["files"][key]["signature"] != signature(path) and not _same_content(folder, key):
+            return f"{path} has changed"
+    return ""
+
+
+def _difference(key: str, then: Any, now: Any) -> str:
+    """The first difference of two values, for a message."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}):
+            if then.get(name) != now.get(name):
+                return _difference(name, then.get(name), now.get(name))
+    texts = [text if len(text := str(value)) <= 60 else f"{text[:57]}..." for value in (then, now)]
+    return f"{key} {texts[0]} then, {texts[1]} now"
+
+
+def _same_content(folder: Path, key: str) -> bool:
+    """Whether an input has the hash that is recorded in run.json; labels have none."""
+    from ..registration.manifest import RunManifest
+
+    try:
+        RunManifest.load(folder).input(key)
+    except (InputError, KeyError):
+        return False
+    return True
+
+
+def signature(path: str) -> list[int]:
+    """Total size in bytes and last modification in ns of a file, or of the files in a folder."""
+    place = Path(path)
+    files = [each for each in place.iterdir() if each.is_file()] if place.is_dir() else [place]
+    stats = [each.stat() for each in files if each.exists()]  # the name of a DICOM series is not a file
+    return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
+
+
+def write_object(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file; it appears only when it is complete."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
