@@ -74,9 +74,10 @@ class RegistrationConfig:
             initial shear is kept. For the stages that run without a deformation see :attr:`schedule`.
         affine: whether to optimize the affine part.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
-        multistart: whether to compare the affine of the first stages with the best of a search over rotations up to 35
-            degrees and all translations. If another start is about as good, the stages are repeated from it and the better
-            result is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
+        multistart: whether to compare the affine of the first stages with the best of a search over all rotations and
+            translations. If a start near the initial orientation is about as good, or one of another orientation clearly
+            better, the stages are repeated from it and the better result is kept. ``"auto"``: if no initial transform was
+            given; ``"always"``; or ``"never"``.
         intersubject: ``"auto"``: if the residuals after the coarse stages indicate an inter-subject pair, restart with
             :attr:`for_intersubject`; with masks, only if the residuals without masks also indicate one. ``"never"``: do not
             restart. Applies to the default measure in its form ``"log"`` only. See

@@ -14,8 +14,10 @@ import torch
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.registration.start.initial import check_kind, check_overlap, initial_affine, overlap, split_displacement
+from monai_locor.registration.start.measure import _centered_index, _placed, _smooth_length
 from monai_locor.registration.start.prepare import PreparedImage, prepare
-from monai_locor.registration.start.search import _centered_index, _placed, _plausible, _rotations, _smooth_length, _stretch
+from monai_locor.registration.start.rivals import is_plausible, stretch_of
+from monai_locor.registration.start.rotations import near_rotations
 
 from ..phantoms import ORDERS, grid_of, image, turned
 
@@ -175,7 +177,7 @@ class TestKind:
 class TestSearch:
     @pytest.mark.parametrize(("dims", "count"), [(2, 13), (3, 27)])
     def test_rotations_are_rotations_with_their_inverses(self, dims, count):
-        found = np.stack(_rotations(dims))
+        found = np.stack(near_rotations(dims))
         assert found.shape == (count, dims, dims)
         np.testing.assert_allclose(found @ found.swapaxes(1, 2), np.broadcast_to(np.eye(dims), found.shape), atol=1e-12)
         np.testing.assert_allclose(np.linalg.det(found), 1)
@@ -193,10 +195,10 @@ class TestSearch:
 
     def test_stretch_is_relative_to_the_initial_matrix(self):
         initial = some_affine()
-        np.testing.assert_allclose(_stretch(initial, initial), 1)
-        np.testing.assert_allclose(_stretch(np.diag([2.0, 0.5, 1, 1]) @ initial, initial), [2, 1, 0.5])
-        assert _plausible(np.array([1.6, 1.0, 0.6]))
-        assert not _plausible(np.array([1.61, 1, 1])) and not _plausible(np.array([1, 1, 0.59]))
+        np.testing.assert_allclose(stretch_of(initial, initial), 1)
+        np.testing.assert_allclose(stretch_of(np.diag([2.0, 0.5, 1, 1]) @ initial, initial), [2, 1, 0.5])
+        assert is_plausible(np.array([1.6, 1.0, 0.6]))
+        assert not is_plausible(np.array([1.61, 1, 1])) and not is_plausible(np.array([1, 1, 0.59]))
 
     def test_a_lattice_is_centered_on_the_place_of_its_origin(self):
         index = _centered_index((4, 3))

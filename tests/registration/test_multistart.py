@@ -19,13 +19,15 @@ from monai_locor.geometry import Grid, apply_affine
 from monai_locor.io import read_image
 from monai_locor.networks.affine import matrix_exponential
 from monai_locor.registration import Stage
+from monai_locor.registration.start.measure import StartSearch
 from monai_locor.registration.start.prepare import PreparedImage, prepare
-from monai_locor.registration.start.search import StartSearch, better_start, second_is_better
+from monai_locor.registration.start.search import better_start, second_is_better
 
 from ..phantoms import anatomy, grid_of, other_modality
 
 WIDE = grid_of((28, 25, 26), (4.0, 4.0, 4.0))  # 112 mm: some air around the anatomy
 PLANE = grid_of((72, 64), (1.5, 1.5), (0.0, 0.0))
+SMALL = grid_of((28, 25), (4.0, 4.0), (0.0, 0.0))
 CPU = torch.device("cpu")
 I = np.eye(4)
 
@@ -53,6 +55,13 @@ def motion(grid: Grid, degrees: float, axis: tuple[float, ...], share: tuple[flo
     matrix = np.eye(dims + 1)
     matrix[:-1, :-1] = matrix_exponential(log).numpy()
     matrix[:-1, -1] = center - matrix[:-1, :-1] @ center + np.array(share) * grid.extent
+    return matrix
+
+
+def scaling(grid: Grid, factor: float) -> np.ndarray:
+    """Scaling about the center of a grid, ``(D + 1, D + 1)``."""
+    matrix = np.diag([*[factor] * grid.dims, 1.0])
+    matrix[:-1, -1] = (1 - factor) * grid.center
     return matrix
 
 
@@ -114,6 +123,21 @@ class TestRecovery:
         truth = motion(PLANE, degrees, (1,), share)
         found = better_start(prepared(PLANE, True), moved(prepared(PLANE), truth), np.eye(3), np.eye(3))
         assert error(found, truth, PLANE) < 3
+
+    @pytest.mark.parametrize("degrees", [75, 180])
+    def test_turned_planes(self, degrees):
+        truth = motion(SMALL, degrees, (1,), (0.2, -0.3))
+        found = better_start(prepared(SMALL, True), moved(prepared(SMALL), truth), np.eye(3), np.eye(3))
+        assert error(found, truth, SMALL) < 5
+
+    @pytest.mark.parametrize(
+        ("degrees", "axis", "scale"), [(180, (0, 0, 1), 1), (110, (1, -1, 2), 0.75), (130, (3, 1, 0), 1.3)]
+    )
+    @pytest.mark.slow
+    def test_turned_volumes(self, degrees, axis, scale):
+        truth = motion(WIDE, degrees, axis, (0.3, -0.2, 0.1)) @ scaling(WIDE, scale)
+        found = better_start(prepared(WIDE, True), moved(prepared(WIDE), truth), I, I)
+        assert error(found, truth, WIDE) < 5
 
     @pytest.mark.slow
     def test_rotations_count_from_the_initial_matrix(self):
