@@ -23,14 +23,16 @@ class _Finished:
     """The velocity of a finished stage.
 
     Attributes:
-        coefficients: of its splines, ``(D, *knots)``, in units of ``spacing``.
-        spacing: distance of its control points, mm.
+        coefficients: of its splines, ``(D, *knots)``, in units of ``unit``.
+        unit: smallest distance of its control points, mm.
+        spacing: distance of its control points along each axis, ``(D,)``, mm.
         margin: extent of its lattice beyond the outermost voxel centers, mm.
         length: of its lattice along each axis, mm.
     """
 
     coefficients: torch.Tensor
-    spacing: float
+    unit: float
+    spacing: np.ndarray
     margin: float
     length: np.ndarray
 
@@ -40,9 +42,9 @@ class _Finished:
         for axis, size in enumerate(lattice.shape):
             positions = np.arange(size) * lattice.step - lattice.margin + self.margin
             inside = positions.clip(0, self.length[axis])  # beyond its border a velocity continues with its border value
-            matrix = spline_matrix(inside, self.spacing, self.coefficients.shape[axis + 1])
+            matrix = spline_matrix(inside, self.spacing[axis], self.coefficients.shape[axis + 1])
             matrices.append(torch.from_numpy(matrix).to(self.coefficients))
-        return separable(matrices, self.coefficients) * (self.spacing / lattice.step)
+        return separable(matrices, self.coefficients) * (self.unit / lattice.step)
 
 
 class StagedVelocity(SplineVelocity):
@@ -107,7 +109,7 @@ class StagedVelocity(SplineVelocity):
         """
         if not isinstance(other, StagedVelocity):
             raise TypeError(f"expected a StagedVelocity, got {type(other).__name__}.")
-        last = _Finished(other.coefficients.detach().clone(), other.spacing, other.margin, other.length)
+        last = _Finished(other.coefficients.detach().clone(), other.unit, other.spacing, other.margin, other.length)
         self._finished = [*other._finished, last]
         self._around = None
 

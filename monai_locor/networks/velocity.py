@@ -28,30 +28,38 @@ class SplineVelocity(nn.Module):
     """Stationary velocity of cubic B-splines over the fixed field of view, integrated on an isotropic lattice.
 
     Control points lie ``spacing`` mm apart along the fixed image's axes, the points of the integration lattice ``step`` mm.
-    The lattice is isotropic in mm for any voxel size. Therefore a displacement in its voxels times ``step`` is in mm, and
-    MONAI's bending energy over its voxels divided by ``step ** 2`` is the bending energy in mm. Outside the lattice, the
-    velocity continues with its border value.
+    The lattice is isotropic in mm for any voxel size and any spacing of the control points. Therefore a displacement in its
+    voxels times ``step`` is in mm, and MONAI's bending energy over its voxels divided by ``step ** 2`` is the bending energy
+    in mm. Outside the lattice, the velocity continues with its border value.
 
     Args:
         grid: fixed grid.
-        spacing: distance of control points, mm.
+        spacing: distance of control points, mm: one number, or one per axis.
         step: distance of lattice points, mm.
         margin: extent of the lattice beyond the outermost voxel centers, mm.
         squarings: number of squarings; :meth:`choose_squarings` may take fewer.
+
+    Attributes:
+        coefficients: of the splines, ``(D, *knots)``, in units of ``unit`` along the fixed image's axes.
+        unit: smallest distance of control points, mm.
     """
 
     base: torch.Tensor | None
     starts: torch.Tensor
 
-    def __init__(self, grid: Grid, spacing: float, step: float, margin: float = 0.0, squarings: int = 6) -> None:
+    def __init__(
+        self, grid: Grid, spacing: float | Sequence[float], step: float, margin: float = 0.0, squarings: int = 6
+    ) -> None:
         super().__init__()
-        self.grid, self.spacing, self.step, self.margin = grid, float(spacing), float(step), float(margin)
+        self.grid, self.step, self.margin = grid, float(step), float(margin)
+        self.spacing = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (grid.dims,))
+        self.unit = float(self.spacing.min())
         self.length = (np.array(grid.shape) - 1) * grid.spacing + 2 * self.margin
         self.shape = tuple(max(3, math.ceil(n / step - 1e-6) + 1) for n in self.length)
-        knots = tuple(max(4, math.ceil(n / spacing - 1e-6) + 3) for n in self.length)
+        knots = tuple(max(4, math.ceil(x - 1e-6) + 3) for x in self.length / self.spacing)
         self.coefficients = nn.Parameter(torch.zeros(grid.dims, *knots, dtype=torch.float32, device="cpu"))
         for axis, n in enumerate(self.shape):
-            unit = self.spacing / self.step if axis == 0 else 1.0  # the velocity is in lattice voxels
+            unit = self.unit / self.step if axis == 0 else 1.0  # the velocity is in lattice voxels
             matrix = torch.from_numpy(self._evaluation(np.arange(n) * step, axis) * unit).float()
             self.register_buffer(f"basis_{axis}", matrix, persistent=False)
         self.register_buffer("base", None, persistent=False)
@@ -62,7 +70,7 @@ class SplineVelocity(nn.Module):
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
         """The splines along an axis at positions in mm from the lattice's origin, ``(positions, knots)``."""
-        return spline_matrix(positions, self.spacing, self.coefficients.shape[axis + 1])
+        return spline_matrix(positions, self.spacing[axis], self.coefficients.shape[axis + 1])
 
     @property
     def dims(self) -> int:
@@ -172,4 +180,4 @@ class SplineVelocity(nn.Module):
             theirs = other._evaluation(x + other.margin, axis)
             matrices.append(torch.from_numpy(np.linalg.lstsq(mine, theirs, rcond=1e-6)[0]))
         new = separable([m.to(other.coefficients.device) for m in matrices], other.coefficients.double())
-        self.coefficients.copy_(new * (other.spacing / self.spacing))
+        self.coefficients.copy_(new * (other.unit / self.unit))

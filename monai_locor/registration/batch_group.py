@@ -78,7 +78,7 @@ def _layout(engine: RegistrationEngine) -> Hashable:
     lattice = (
         velocity.shape,
         velocity.coefficients.shape,
-        _rounded(np.array([velocity.spacing, velocity.margin]) / velocity.step),
+        _rounded(np.array([*velocity.spacing, velocity.margin]) / velocity.step),
     )
     rates = tuple((g.rate, g.damping) for g in engine.optimizer.groups) if engine.optimizer is not None else None
     return tuple(sides), lattice, velocity.base is None, rates

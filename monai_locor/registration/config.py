@@ -60,8 +60,8 @@ class RegistrationConfig:
         form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: minimum valid fraction of a window; other windows are ignored.
-        bending_weight: weight of the bending energy (mm) times the squared sample distance (mm^2); None for the default of
-            the measure, see :attr:`effective_bending_weight`.
+        bending_weight: weight of the bending energy (mm) times the squared sample distance (mm^2; the geometric mean over the
+            axes); None for the default of the measure, see :attr:`effective_bending_weight`.
         learning_rate_affine: learning rate of the affine, in units of half the field of view per step.
         learning_rate_basis: learning rate of the basis networks.
         damping: damping of the optimizer of the coefficients, see :class:`monai_locor.registration.optimizer.DampedAdam`.

@@ -32,7 +32,7 @@ from .directions import DirectionThreads
 from .fields import BidirectionalMap, forward_mm, inverse_mm
 from .optimizer import DampedAdam, ParameterGroup
 from .parallel import Exchange
-from .pyramid import Level, level_grid, make_level
+from .pyramid import Level, distance_ratios, level_grid, make_level
 from .resampling import Resampling
 from .schedule import DENSE_RATE, Stage, rate_factor
 from .start.prepare import SOFT_LIMITS
@@ -90,7 +90,7 @@ class RegistrationEngine(nn.Module):
         self.release()
 
     def _reset_velocity(self) -> None:
-        self.velocity = self._make_velocity(4.0, 1.0)  # only the initial deformation, if any
+        self.velocity = self._make_velocity(4.0, 1.0, np.ones(self.fixed.grid.dims))  # only the initial deformation, if any
         self.deformable = self.initial_velocity is not None or self.start.displacement is not None
 
     @optimized
@@ -123,12 +123,15 @@ class RegistrationEngine(nn.Module):
         """The setting ``derivative``, or ``"none"`` for measures that use intensities only."""
         return self.config.derivative if channels_of(single(self.losses[0])) > 1 else "none"
 
-    def _make_velocity(self, spacing: float, factor: float) -> SplineVelocity:
+    def _make_velocity(self, spacing: float, factor: float, ratios: np.ndarray) -> SplineVelocity:
+        """Return a velocity of zero with as many samples between two control points along every axis."""
         step = max(2.0, min(spacing / 2, 2 * factor)) * self.unit
         grid = self.fixed.grid
         # at least three lattice points along the longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
-        velocity = COMPOSITIONS[self.config.composition](grid, spacing * self.unit, step, 2 * step, self.config.squarings)
+        velocity = COMPOSITIONS[self.config.composition](
+            grid, spacing * self.unit * ratios, step, 2 * step, self.config.squarings
+        )
         velocity = velocity.to(self.device)
         if self.initial_velocity is not None:
             velocity.set_base(self.initial_velocity)
@@ -140,8 +143,9 @@ class RegistrationEngine(nn.Module):
     @optimized
     def enter(self, stage: Stage) -> None:
         """Prepare the images, the lattice and a new optimizer for a stage."""
+        ratios = distance_ratios(self.fixed.grid, self.moving.grid, stage.factor, self.matrix())
         if stage.spacing is not None:
-            velocity = self._make_velocity(stage.spacing, stage.factor)
+            velocity = self._make_velocity(stage.spacing, stage.factor, ratios)
             if self.deformable:
                 velocity.take(self.velocity)
             self.velocity, self.deformable = velocity, True
@@ -160,7 +164,8 @@ class RegistrationEngine(nn.Module):
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
         self.alternates = self.exchange is None and stage.directions == "alternating"
         self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
-        spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min())
+        # the geometric mean over the axes
+        spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
 
     def _choose_squarings(self, stage: Stage) -> None:
@@ -171,7 +176,7 @@ class RegistrationEngine(nn.Module):
         if stage.spacing is not None:
             rate, factor = self._rate_of_coefficients(stage), self._rate_factor(stage)
             path = sum(rate * factor(n) for n in range(stage.iterations))  # control-point spacings
-            growth = VELOCITY_GROWTH * path * self.velocity.spacing / self.velocity.step
+            growth = VELOCITY_GROWTH * path * self.velocity.unit / self.velocity.step
         self.velocity.choose_squarings(growth)
 
     def release(self) -> None:

@@ -14,7 +14,7 @@ from ..geometry import Grid, warp
 from ..transforms import derivative_magnitude
 from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
-__all__ = ["Level", "image_features", "level_grid", "make_level"]
+__all__ = ["Level", "distance_ratios", "image_features", "level_grid", "make_level"]
 
 MIN_SAMPLES = 8  # along an axis, unless the image itself has fewer
 MIN_FOREGROUND = 0.05  # relative to the robust intensity range
@@ -44,10 +44,39 @@ class Level:
 
 def level_grid(grid: Grid, factor: float) -> Grid:
     """Return the grid of samples, ``factor`` smallest voxel sides apart, not finer than voxels, at least eight per axis."""
-    step = np.maximum(grid.spacing, factor * grid.spacing.min())
+    step = _sample_distances(grid, factor)
     most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (MIN_SAMPLES - 1))
     step = np.minimum(step, most)
     return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
+
+
+def _sample_distances(grid: Grid, factor: float) -> np.ndarray:
+    """Return the distance of the samples along each axis if there are enough of them, ``(D,)``, mm."""
+    return np.maximum(grid.spacing, factor * grid.spacing.min())
+
+
+def distance_ratios(fixed: Grid, moving: Grid, factor: float, matrix: np.ndarray) -> np.ndarray:
+    """Return the distances of the samples along the axes of the fixed image, relative to the smallest.
+
+    The larger distance of both directions counts, because a deformation is determined only by what both images resolve. Along
+    a unit vector e, the samples of a grid with axes a_k (mm) are taken to be ``sqrt(sum_k (a_k . e)^2)`` apart: the exact
+    distance along an axis, and the same along all e if the grid is isotropic.
+
+    Args:
+        fixed, moving: grids of the images.
+        factor: sample distance of the stage, in units of the smallest voxel side of either image.
+        matrix: affine from fixed to moving points, ``(D + 1, D + 1)``, RAS mm. Only its rotation is used.
+
+    Returns:
+        ``(D,)``, at least 1, rounded to six digits, so that rounding errors of the affines do not matter.
+    """
+    own, other = _sample_distances(fixed, factor), _sample_distances(moving, factor)
+    left, _, right = np.linalg.svd(matrix[:-1, :-1])
+    along_fixed = left @ right @ (fixed.affine[:-1, :-1] / fixed.spacing)
+    along_moving = moving.affine[:-1, :-1] / moving.spacing
+    found = np.maximum(own, np.linalg.norm(other[:, None] * (along_moving.T @ along_fixed), axis=0))
+    found[np.array(fixed.shape) == 1] = found.min()  # a single slice has no samples along its axis
+    return np.round(found / found.min(), 6)
 
 
 def make_level(

@@ -30,7 +30,8 @@ class Stage:
     Args:
         factor: sample distance of the loss.
         iterations: number of optimization steps.
-        spacing: control-point spacing; None keeps the deformation fixed (affine only).
+        spacing: control-point spacing, larger across thick slices, see :func:`.pyramid.distance_ratios`; None keeps the
+            deformation fixed (affine only).
         learning_rate: learning rate of the coefficients in control-point spacings per step, by default 0.08, limited to a
             twentieth of the field of view; in an affine stage, of the affine, by default that of the configuration.
         directions: ``"both"``: each step evaluates the loss in both directions; or ``"alternating"``: from the second step on,

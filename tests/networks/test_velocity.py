@@ -35,7 +35,12 @@ THIN = grid_of((49, 25, 9), (1.0, 2.0, 6.0))  # same field of view as CUBE
 GRIDS = {"cube": CUBE, "plane": PLANE, "thin": THIN}
 
 
-def randomized(grid: Grid, spacing: float = 12.0, step: float = 3.0, margin: float = 6.0, size: float = 0.3) -> SplineVelocity:
+SPACINGS = (12.0, 17.0, 30.0)  # of control points, mm, one per axis
+
+
+def randomized(
+    grid: Grid, spacing: float | tuple[float, ...] = 12.0, step: float = 3.0, margin: float = 6.0, size: float = 0.3
+) -> SplineVelocity:
     module = SplineVelocity(grid, spacing, step, margin)
     with torch.no_grad():
         module.coefficients.copy_(size * torch.randn_like(module.coefficients))
@@ -44,9 +49,9 @@ def randomized(grid: Grid, spacing: float = 12.0, step: float = 3.0, margin: flo
 
 def spline(module: SplineVelocity) -> NdBSpline:
     """scipy's splines of the same coefficients, positions and values in lattice voxels."""
-    unit = module.spacing / module.step
-    knots = tuple(unit * (np.arange(n + 4) - 3.0) for n in module.coefficients.shape[1:])
-    values = np.moveaxis(module.coefficients.detach().double().numpy(), 0, -1) * unit
+    distances = module.spacing / module.step
+    knots = tuple(h * (np.arange(n + 4) - 3.0) for h, n in zip(distances, module.coefficients.shape[1:]))
+    values = np.moveaxis(module.coefficients.detach().double().numpy(), 0, -1) * distances.min()
     return NdBSpline(knots, values, 3, extrapolate=True)
 
 
@@ -107,8 +112,9 @@ class TestLattice:
                 at_voxels(module, field), sign * np.broadcast_to(expected, (*grid.shape, grid.dims)), atol=1e-4
             )
 
-    def test_velocity_is_scipys_spline(self, grid):
-        module = randomized(grid)
+    @pytest.mark.parametrize("spacing", [(12.0, 12.0, 12.0), SPACINGS], ids=["equal", "per axis"])
+    def test_velocity_is_scipys_spline(self, grid, spacing):
+        module = randomized(grid, spacing[: grid.dims])
         np.testing.assert_allclose(module.velocity().detach().movedim(0, -1), spline(module)(lattice_points(module)), atol=1e-5)
 
     def test_gradients_reach_every_coefficient(self, grid):
@@ -123,6 +129,12 @@ def test_velocity_does_not_depend_on_the_voxels():
     with torch.no_grad():
         thin.coefficients.copy_(cube.coefficients)
     torch.testing.assert_close(thin(), cube())
+
+
+def test_control_points_along_each_axis():
+    module = SplineVelocity(CUBE, SPACINGS, 3, 6)
+    assert module.unit == 12 and module.coefficients.shape == (3, 8, 7, 5)  # 60 mm: one before, two or more after
+    assert module.shape == SplineVelocity(CUBE, 12, 3, 6).shape  # the lattice is isotropic
 
 
 class TestExponential:
@@ -217,6 +229,11 @@ class TestTake:
         fine.take(coarse)
         again.take(fine)
         torch.testing.assert_close(again.coefficients, coarse.coefficients, atol=1e-4, rtol=0)
+
+    def test_refinement_along_each_axis_keeps_the_field(self):
+        coarse, fine = randomized(CUBE, (48.0, 24.0, 36.0), 3, 12), SplineVelocity(CUBE, (24.0, 12.0, 36.0), 3, 12)
+        fine.take(coarse)
+        torch.testing.assert_close(fine.velocity(), coarse.velocity(), atol=1e-3, rtol=0)
 
     @pytest.mark.parametrize("spacing", [10.0, 17.0, 40.0])
     def test_knots_that_do_not_nest_come_close(self, spacing):

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import minimum_filter
 
 from monai_locor.geometry import Grid, apply_affine
-from monai_locor.registration.pyramid import level_grid, make_level
+from monai_locor.registration.pyramid import distance_ratios, level_grid, make_level
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.transforms import derivative_magnitude
 
@@ -58,6 +58,53 @@ class TestLevelGrid:
 
     def test_full_resolution_is_the_grid_itself(self):
         assert level_grid(ANISO, 1) is ANISO
+
+
+class TestDistanceRatios:
+    @pytest.mark.parametrize("angle", [0.0, 0.4])
+    @pytest.mark.parametrize("factor", [1, 4, 8])
+    def test_are_one_for_isotropic_voxels(self, angle, factor):
+        for voxel in (0.7, 2.0, 2.9):  # of the moving image
+            moving = turned(angle, (voxel,) * 3, (9, 100, 100))
+            assert distance_ratios(ISO, moving, factor, np.eye(4)).tolist() == [1, 1, 1]
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize(("factor", "expected"), [(1, 6), (2, 3), (4, 1.5), (8, 1)])
+    def test_follow_the_slices_of_either_image(self, axis, factor, expected):
+        spacing = np.where(np.arange(3) == axis, 6.0, 1.0)
+        thick = grid_of(tuple(np.where(spacing > 1, 18, 100)), tuple(spacing))
+        thin = grid_of((100, 100, 100), (1.0, 1.0, 1.0))
+        for pair in ((thick, thick), (thick, thin), (thin, thick)):
+            np.testing.assert_allclose(distance_ratios(*pair, factor, np.eye(4)), np.where(spacing > 1, expected, 1), rtol=1e-6)
+
+    def test_follow_the_affine_between_the_images(self):
+        """A quarter turn about z: the slices of the moving image lie across the y axis of the fixed image."""
+        fixed, moving = Grid((90, 90, 90), np.eye(4)), Grid((15, 90, 90), np.diag([6.0, 1.0, 1.0, 1.0]))
+        turn = np.eye(4)
+        turn[:2, :2] = [[0, -1.0], [1.0, 0]]
+        np.testing.assert_allclose(distance_ratios(fixed, moving, 1, np.eye(4)), [6, 1, 1], rtol=1e-6)
+        # scales do not matter
+        np.testing.assert_allclose(
+            distance_ratios(fixed, moving, 1, turn @ np.diag([1.1, 0.9, 1.0, 1.0])), [1, 6, 1], rtol=1e-6
+        )
+
+    def test_change_steadily_with_the_angle(self):
+        fixed = Grid((90, 90, 90), np.eye(4))
+        angles = np.linspace(0, np.pi / 2, 7)
+        moving = [grid_about_x(a, (90, 90, 15), (1.0, 1.0, 6.0)) for a in angles]
+        found = np.array([distance_ratios(fixed, m, 1, np.eye(4)) for m in moving])
+        np.testing.assert_allclose(found[:, 1], np.sqrt(np.cos(angles) ** 2 + 36 * np.sin(angles) ** 2), rtol=1e-5)
+        np.testing.assert_allclose(found[:, 2], found[::-1, 1], rtol=1e-5)
+
+    def test_a_single_slice_has_no_thickness(self):
+        one = grid_of((40, 40, 1), (1.0, 1.0, 6.0))
+        assert distance_ratios(one, one, 1, np.eye(4)).tolist() == [1, 1, 1]
+
+
+def grid_about_x(angle: float, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return Grid(shape, turn @ np.diag([*spacing, 1.0]))
 
 
 class TestLevel:
