@@ -168,7 +168,8 @@ hash {hash}, frozen before the runs. {about}
 
 No tool gets a mask. A failed run counts as zero displacement. The error left is the error after registration divided by \
 the error without it (for Dice, of one minus Dice): geometric mean over the cases of the medians over the seeds. Intervals \
-are 95 % bootstrap intervals over cases and seeds. Relative errors are geometric means over the common cases. p is \
+are 95 % bootstrap intervals over cases and seeds. Relative errors are geometric means over the common cases: \
+where methods ran on different cases, compare these. p is \
 Wilcoxon's signed-rank test over the cases, two-sided, corrected for the number of methods by Holm; it needs six cases.
 
 ## All cases

@@ -121,9 +121,11 @@ class Arena:
                 _end(pid)
 
     def is_done(self, job: Job) -> bool:
-        """Return whether there is such a run; of this package, of its present code."""
+        """Return whether there is such a run; of this package, of its present code; with `--retry`, one without a problem."""
         found = self.runs.by_key.get((job.case.name, job.tool, job.preset, job.seed))
-        return found is not None and (job.tool not in TOOLS or found.get("source") == self.machine["source"])
+        if found is None or (found["problem"] and self.options.retry):
+            return False
+        return job.tool not in TOOLS or found.get("source") == self.machine["source"]
 
     def _work(self, todo: queue.SimpleQueue[Job], seconds: float) -> None:
         while not self.stopped.is_set() and time.monotonic() - self.start < seconds:
@@ -204,6 +206,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, nargs="?", help="folder of cases; without it only the page is written")
     parser.add_argument("--histology", type=Path, metavar="DIR", help="stains and landmarks, to make these cases in the folder")
     parser.add_argument("--quick", action="store_true", help="about 15 minutes: some cases and methods, chosen by the settings")
+    parser.add_argument("--retry", action="store_true", help="repeat failed runs, for example after a tool was repaired")
     parser.add_argument("--python", action="append", default=[], metavar="[TOOL=]PATH", help="as of registration.py")
     parser.add_argument("--records", type=Path, default=RECORDS, metavar="FILE", help="runs; the page is written beside them")
     parser.add_argument("--settings", type=Path, default=SETTINGS, metavar="FILE", help="frozen settings")

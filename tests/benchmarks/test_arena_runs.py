@@ -43,12 +43,14 @@ def settings() -> dict[str, Any]:
     return settings_of(methods=methods, kinds={"heads": {"measure": "tre_mm", "about": "", "cases": ["a", "b"]}})
 
 
-def arena_of(modules: SimpleNamespace, path: Path, monkeypatch: pytest.MonkeyPatch, source: str = "s1") -> Any:
+def arena_of(
+    modules: SimpleNamespace, path: Path, monkeypatch: pytest.MonkeyPatch, source: str = "s1", retry: bool = False
+) -> Any:
     """The arena with a machine that needs no version of anything."""
     machine = {"date": "2030-01-02", "processor": "Some CPU", "source": source, "commit": "abc1234"}
     monkeypatch.setattr(modules.arena, "about", lambda options: machine)
     runs = modules.arena_records.Runs(path, "h1")
-    return modules.arena.Arena(settings(), runs, argparse.Namespace())
+    return modules.arena.Arena(settings(), runs, argparse.Namespace(retry=retry))
 
 
 def imitate(modules: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, **shares: float | str) -> list[tuple[str, str]]:
@@ -84,6 +86,8 @@ def test_runs_failures_and_tools_that_are_not_installed(modules, cases, tmp_path
     assert [job.tool for job in jobs if not again.is_done(job)] == ["elastix", "elastix"]
     changed = arena_of(modules, arena.runs.path, monkeypatch, source="s2")
     assert [job.tool for job in jobs if not changed.is_done(job)] == ["monai_locor", "elastix"] * 2
+    retry = arena_of(modules, arena.runs.path, monkeypatch, retry=True)
+    assert [job.tool for job in jobs if not retry.is_done(job)] == ["greedy", "elastix"] * 2
 
 
 def test_no_run_starts_after_the_given_time(modules, cases, tmp_path, monkeypatch):
