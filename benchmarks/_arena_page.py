@@ -207,9 +207,9 @@ Wilcoxon's signed-rank test over the cases, two-sided, corrected for the number 
 
 ## Worst case of every method
 
-From left to right: fixed image, moving image without registration, after registration, and the error (black 0 to white, the \
-largest error without registration; where the truth is not known everywhere, the difference of the two images' edges). Failed \
-runs are listed above.
+From left to right: fixed image, moving image without registration, after registration, and the error inside the mask (black \
+0 to white, the largest displacement of the truth; where the truth is not known everywhere, the difference of the two images' \
+edges). Failed runs are listed above.
 
 {pictures}
 """
@@ -237,14 +237,16 @@ def summary(settings: Settings, runs: Runs) -> str:
     reference = reference_of(settings, runs)
     cases = len({run["case"] for run in runs if run["tool"] != NOTHING})
     kinds = len({kind_of(settings, run["case"]) for run in runs})
-    head = ["method", "cases", "error left, % [95 %]", f"relative to `{name_of(reference)}`" if reference else "relative", "p"]
+    versus = f"relative to `{name_of(reference)}`" if reference else "relative"
+    head = ["method", "cases", "failed runs", "error left, % [95 %]", versus, "p"]
     lines = []
     for row in rows:
         compared = row.get("paired") or {}
         ratio = f"{compared['ratio']:.2f}" if compared else ""
         p = f"{compared['p']:.2g}" if "p" in compared else ""
         left = f"{100 * row['left']:.1f}{_interval(row['interval'], '.1f', 100)}"
-        lines.append([f"`{row['method']}`", str(row["cases"]), left, ratio, p])
+        failed = f"{row['failed']}/{row['runs']}"
+        lines.append([f"`{row['method']}`", str(row["cases"]), failed, left, ratio, p])
     told = f"{cases} cases of {kinds} kinds. {provenance(settings, runs)}"
     return f"{told}\n\n{markdown(head, lines)}\n\n[Definitions, every kind, every case, pictures](benchmarks/results/arena.md)"
 
