@@ -3,8 +3,8 @@
 
 """Map landmarks by ANTs, for `histology.py`: ``python _histology_ants.py KIND FOLDER``.
 
-The folder holds `fixed.npy` and `moving.npy`, ``(X, Y)``, and `points.npy`, ``(N, 2)`` pixels of the fixed picture; `moved.npy` is
-written. Needs antspyx.
+The folder holds `fixed.npy` and `moving.npy`, ``(X, Y)``, and `points.npy`, ``(N, 2)`` pixels of the fixed picture;
+`moved.npy` is written. Needs antspyx.
 """
 
 import sys

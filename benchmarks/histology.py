@@ -127,7 +127,8 @@ def readers(options: argparse.Namespace) -> Iterator[str]:
         if second.is_file():
             both = (landmarks(file, options.scale) for file in (landmarks_file(path), second))
             found = statistics(*paired(*both))
-            yield f"two readers of {name}: median {found['median']:.1f}, mean {found['mean']:.1f}, 95 % {found['p95']:.1f} pixels"
+            numbers = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
+            yield f"two readers of {name}: {numbers} pixels"
 
 
 def main(arguments: list[str] | None = None) -> int:
