@@ -92,6 +92,21 @@ def _transform_files(format: str | None = None) -> Callable[[Path], Sequence[Pat
     return files
 
 
+def _missing(role: str) -> Writer:
+    """Write the probability of missing tissue in the image of a role."""
+
+    def write(result: RegistrationResult, path: Path) -> list[Path]:
+        from ..io.images import write_image
+
+        values = getattr(result, f"missing_{role}")
+        if values is None:
+            raise InputError(f"{path}: the result has no map of missing tissue; register with --missing map")
+        write_image(path, values, getattr(result, f"{role}_grid"))
+        return [path]
+
+    return write
+
+
 def _affine(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io import write_affine
 
@@ -157,6 +172,10 @@ OUTPUTS: dict[str, Output] = {
         _field("velocity_mm", "fixed_grid", velocity=True),
     ),
     "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _image(_determinant, "fixed_grid")),
+    "missing-fixed": Output(
+        "missing_fixed.nii.gz", "probability that the moving image lacks the tissue of a voxel", _missing("fixed")
+    ),
+    "missing-moving": Output("missing_moving.nii.gz", "likewise for the moving image, on its grid", _missing("moving")),
     "basis": Output("basis", "the learned basis, to start another pair from", _basis, _basis_files, ("safetensors",)),
     "thumbnail": Output(
         "thumbnail.jpg",
@@ -167,6 +186,7 @@ OUTPUTS: dict[str, Output] = {
     "report": Output("report.html", "HTML report with images and the verdict", _report, needs=("matplotlib",)),
 }
 DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "report")
+MISSING_OUTPUTS = ("missing-fixed", "missing-moving")  # also by default, if missing tissue is looked for
 
 
 def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool = False) -> list[str]:
@@ -181,7 +201,9 @@ def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool =
         InputError: for an unknown name, or an output that these settings or the installed packages do not allow.
     """
     if text in (None, "all"):
-        wanted = list(DEFAULT_OUTPUTS if text is None else OUTPUTS)
+        wanted = [*(DEFAULT_OUTPUTS if text is None else OUTPUTS), *MISSING_OUTPUTS]
+        skipped = MISSING_OUTPUTS if config.missing == "never" else ()
+        wanted = [name for name in dict.fromkeys(wanted) if name not in skipped]
         problems = {name: _problem(name, config, several) for name in wanted}
         for name, problem in problems.items():
             if problem:
@@ -207,6 +229,8 @@ def _problem(name: str, config: RegistrationConfig, several: bool) -> str:
         return "needs similarity locor with basis learned; use those, or leave it out"
     if name == "basis" and several:
         return "needs one image per side, and there are several; leave it out"
+    if name in MISSING_OUTPUTS and config.missing == "never":
+        return "needs a search for missing tissue; add --missing map, or leave it out"
     if name == "velocity" and config.transform != "deformable":
         return f"needs a deformation, but transform is {config.transform}; use deformable, or leave it out"
     if name == "velocity" and config.composition != "single":

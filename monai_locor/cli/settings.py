@@ -20,7 +20,7 @@ __all__ = ["add_settings", "read_object", "settings_of"]
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
-    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--set``."""
+    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--missing``, ``--set``."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -41,6 +41,12 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         help="transform model: rigid, similarity (rigid and one scale), affine, deformable (default: deformable)",
     )
     parser.add_argument(
+        "--missing",
+        metavar="WORD",
+        help="tissue that only one image shows (resection, lesion, metal): never; map, write its probability; or auto, also "
+        "leave it out of the registration (default: never)",
+    )
+    parser.add_argument(
         "--set",
         dest="changes",
         action="append",
@@ -51,7 +57,7 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
 
 
 def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None) -> RegistrationConfig:
-    """Combine preset, file, measure, transform model and single values; the later ones override the earlier ones.
+    """Combine preset, file, other options and single values; the later ones override the earlier ones.
 
     Args:
         args: arguments of :func:`add_settings`.
@@ -74,6 +80,8 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
     config = config.with_transform(args.kind)
+    if args.missing is not None:
+        config = RegistrationConfig.of({**config.to_dict(), "missing": args.missing})
     return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config
 
 

@@ -52,8 +52,7 @@ class RegistrationConfig:
             smallest voxel side of the image.
         num_basis: number of basis functions J.
         hidden_channels: widths of the hidden layers of the basis network.
-        kernel_sigma: standard deviation of the Gaussian window of 3-D images, samples of the stage; in 2-D, windows are wider,
-            see :meth:`window_sigma`.
+        kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
         truncated: truncation radius of the window, standard deviations.
         stride: distance between windows, samples of the stage.
         ridge: regularization of the local least-squares fit.
@@ -83,6 +82,10 @@ class RegistrationConfig:
             :attr:`for_intersubject`; with masks, only if the residuals without masks also indicate one. ``"never"``: do not
             restart. Applies to the default measure in its form ``"log"`` only. See
             :mod:`monai_locor.registration.correspondence`.
+        missing: tissue that only one image shows, such as at a resection, a lesion or metal, see
+            :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
+            see :attr:`RegistrationResult.missing_fixed`, which does not change the transform; ``"auto"``: also estimated
+            before each stage finer than the coarse ones and left out there.
         quantile: fraction of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: maximum number of squarings of the exponential; each stage takes as many as its velocity needs.
         composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as
@@ -122,6 +125,7 @@ class RegistrationConfig:
     initialization: str = "auto"
     multistart: str = "auto"
     intersubject: str = "auto"
+    missing: str = "never"
     quantile: float = 0.001
     squarings: int = 6
     composition: str = "single"
@@ -165,17 +169,6 @@ class RegistrationConfig:
         """Return a copy with the preset ``"intersubject"`` applied to all settings that have their default values."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
-
-    def window_sigma(self, dims: int) -> float:
-        """Return the standard deviation of the window in ``dims`` dimensions, samples.
-
-        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In 2-D it is widened to have as many as in
-        3-D: with a third of the samples, the basis functions would fit any image.
-
-        >>> [round(RegistrationConfig().window_sigma(dims), 2) for dims in (2, 3)]
-        [1.35, 0.8]
-        """
-        return self.kernel_sigma if dims != 2 else max(self.kernel_sigma, (4 * math.pi) ** 0.25 * self.kernel_sigma**1.5)
 
     def with_transform(self, transform: str | None) -> RegistrationConfig:
         """Return a copy with another ``transform``; None keeps the present one.
@@ -296,6 +289,7 @@ CHOICES = {
     "initialization": tuple(dict.fromkeys(STARTS.values())),
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),
+    "missing": ("never", "map", "auto"),
     "composition": ("single", "stages"),
     "region": ("foreground", "image"),
 }

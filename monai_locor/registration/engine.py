@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ class RegistrationEngine(nn.Module):
         self.whole, self.initial_velocity = start.images, start.velocity
         given, predicted = (start.velocity, start.displacement), start.predict is not None
         self.fixed, self.moving = parts_in_reach(self.whole, start.affine, self.config.quantile, given, predicted)
+        self.unweighted = self.fixed, self.moving  # without the weights of missing tissue
         self.unit = float(self.whole[0].grid.spacing.min())
         self._reset_velocity()
         self.affine = AffineMap(self.fixed.grid, start.affine, self.config.transform).to(self.device)
@@ -289,13 +291,22 @@ class RegistrationEngine(nn.Module):
     def _warped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the other image at the samples of a direction, and the weights of the samples."""
         level = self.levels[k]
-        warped, weight = self.resampling[k](level.other, self.coordinates[k](matrix, displacement))
-        with torch.no_grad():
-            if level.masked:
-                weight *= warped[:, -1:]
-            if level.weight is not None:
-                weight *= level.weight
-        return warped, weight
+        return level.weighted(*self.resampling[k](level.other, self.coordinates[k](matrix, displacement)))
+
+    @torch.no_grad()
+    def sampled(self, k: int, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the other image at the samples of any level of a direction, ``(1, C, *grid)``, and the weights."""
+        coordinates = self._coordinates(k, level.grid)
+        displacement = self.velocity.reversed([k])[0] if self.deformable else None
+        nodes = coordinates(self.affine(inverse=bool(k)), displacement)
+        return level.weighted(*Resampling(coordinates.upsample)(level.other, nodes))
+
+    def weigh(self, fixed: torch.Tensor, moving: torch.Tensor) -> None:
+        """Multiply the weights of the images, for the stages to come, by ``(1, *spatial)`` on their grids."""
+        self.fixed, self.moving = (
+            replace(image, weight=weight if image.weight is None else image.weight * weight)
+            for image, weight in zip(self.unweighted, (fixed, moving), strict=True)
+        )
 
     @optimized
     @torch.no_grad()

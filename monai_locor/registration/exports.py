@@ -1,14 +1,17 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Conversion of parts of a result to objects of nibabel, SimpleITK and ITK."""
+"""Files of a result, and conversion of its parts to objects of nibabel, SimpleITK and ITK."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +19,17 @@ import torch
 
 from ..errors import InputError
 from ..geometry import Grid
-from ..io import write_displacement_field, write_image
+from ..io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
 
-__all__ = ["FIELDS", "IMAGES", "TRANSFORMS", "check_part", "importing", "nibabel_image"]
+if TYPE_CHECKING:
+    from .result import RegistrationResult
+
+__all__ = ["FIELDS", "IMAGES", "MISSING_FILES", "TRANSFORMS", "check_part", "importing", "nibabel_image", "write_files"]
 
 IMAGES = ("warped_moving", "warped_fixed")
 FIELDS = ("forward_field", "inverse_field")
 TRANSFORMS = ("transform", "inverse")
+MISSING_FILES = {role: f"missing_{role}.nii.gz" for role in ("fixed", "moving")}
 
 
 def check_part(what: str, choices: tuple[str, ...]) -> None:
@@ -55,3 +62,23 @@ def nibabel_image(values: torch.Tensor, grid: Grid, vectors: bool = False) -> ni
         image = nib.load(path)
         assert isinstance(image, nib.Nifti1Image)
         return nib.Nifti1Image(np.array(image.dataobj), image.affine, image.header)
+
+
+def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list[Path]:
+    """Write the files of a result, each atomically; see its ``save``."""
+    root = check_output_dir(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json")
+    paths = [root / name for name in names]
+    write_image(paths[0], result.held("warped_moving"), result.fixed_grid)
+    write_displacement_field(paths[1], result.forward_mm, result.fixed_grid)
+    write_displacement_field(paths[2], result.inverse_mm, result.moving_grid)
+    write_affine(paths[3], result.affine)
+    with atomic_path(paths[4]) as temporary:
+        temporary.write_text(json.dumps(result.summary(), indent=1))
+    maps = {"fixed": (result.missing_fixed, result.fixed_grid), "moving": (result.missing_moving, result.moving_grid)}
+    for role, (probability, grid) in maps.items():
+        if probability is not None:
+            paths.append(root / MISSING_FILES[role])
+            write_image(paths[-1], probability, grid)
+    return paths

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ..geometry import Grid, warped
+from ..geometry import Grid, warp, warped
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
 from ..quality import judge_outcome
@@ -23,6 +23,7 @@ from ..run_log import RunLog
 from ..tensors import plain
 from .fields import stationary_velocity
 from .judging import outcome_of
+from .missing import estimate_missing
 from .pair import Pair
 from .result import RegistrationResult
 from .run import Run
@@ -90,6 +91,7 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         initial=pair.affine,
         fixed_image=pair.fixed_image,
         moving_image=pair.moving_image,
+        **_missing(run, pair),
         warnings=tuple(log.warnings),
         doubts=tuple(log.doubts),
         **known,
@@ -101,6 +103,19 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
     parts = np.diff([*times, computed, time.perf_counter()]).round(3).tolist()
     timings = dict(zip(("reading", "optimization", "fields", "verdict"), parts, strict=True))
     return dataclasses.replace(result, timings=timings)
+
+
+def _missing(run: Run, pair: Pair) -> dict[str, Any]:
+    """Return the fields of a result on missing tissue, on the host; none if it was not looked for."""
+    if run.config.missing == "never":
+        return {}
+    found = dict(zip(("fixed", "moving"), estimate_missing(run.engine), strict=True))
+    parts, wholes = (run.engine.fixed, run.engine.moving), run.engine.whole
+    maps = {}
+    for (role, missing), part, whole, image in zip(found.items(), parts, wholes, (pair.fixed, pair.moving), strict=True):
+        on_whole = missing.probability if part.grid is whole.grid else warp(missing.probability, part.grid, None, whole.grid)
+        maps[f"missing_{role}"] = image.to_stored(on_whole).cpu()
+    return {**maps, "missing_ml": {role: round(missing.ml, 2) for role, missing in found.items()}}
 
 
 def _on_host(result: RegistrationResult) -> RegistrationResult:

@@ -41,6 +41,15 @@ class Level:
     other_grid: Grid
     masked: bool
 
+    @torch.no_grad()
+    def weighted(self, warped: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the warped ``other``, with its weights, and the weights of the samples, from those inside its grid."""
+        if self.masked:
+            inside *= warped[:, -1:]
+        if self.weight is not None:
+            inside *= self.weight
+        return warped, inside
+
 
 def level_grid(grid: Grid, factor: float) -> Grid:
     """Return the grid of samples, ``factor`` smallest voxel sides apart, not finer than voxels, at least eight per axis."""

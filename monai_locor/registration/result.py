@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,13 +20,13 @@ from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, Step, apply_affine, to_voxels, warped
-from ..io import ImageSource, atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from ..io import ImageSource
 from ..io.libraries import image_for_itk, image_for_simpleitk
 from ..io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
 from ..quality import Verdict
 from .basis_pair import BasisPair
 from .config import RegistrationConfig
-from .exports import FIELDS, IMAGES, TRANSFORMS, check_part, importing, nibabel_image
+from .exports import FIELDS, IMAGES, TRANSFORMS, check_part, importing, nibabel_image, write_files
 from .fields import StationaryVelocity
 from .manifest import MANIFEST_FORMAT, versions
 from .stored import stored_fields
@@ -74,6 +73,9 @@ class RegistrationResult:
         arguments: arguments of the registration as plain values, see :mod:`monai_locor.registration.manifest`.
         timings: wall times of the parts of the run, seconds.
         interrupted: whether the optimization was interrupted; the transform is the state at the interrupt.
+        missing_fixed, missing_moving: probability that the other image does not show the tissue of a voxel, ``(1, *grid)`` on
+            the fixed and the moving grid; None with the setting ``missing`` ``"never"``.
+        missing_ml: volume of the places found in each image, ml, ``{"fixed": ..., "moving": ...}``, or None.
         registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
     """
 
@@ -105,6 +107,9 @@ class RegistrationResult:
     doubts: tuple[str, ...] = ()
     velocity: StationaryVelocity | None = None
     registered: bool = True
+    missing_fixed: torch.Tensor | None = None
+    missing_moving: torch.Tensor | None = None
+    missing_ml: dict[str, float] | None = None
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -324,6 +329,7 @@ class RegistrationResult:
             "interrupted": self.interrupted,
             "intersubject": self.intersubject,
             "unexplained": self.unexplained,
+            "missing_ml": self.missing_ml,
             "warnings": list(self.warnings),
             "doubts": list(self.doubts),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
@@ -358,22 +364,13 @@ class RegistrationResult:
 
         The files are ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
         ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm including the affine, ``affine.tfm``
-        (the affine part alone) and ``run.json`` (:meth:`summary`).
+        (the affine part alone), ``run.json`` (:meth:`summary`) and, if missing tissue was looked for,
+        ``missing_fixed.nii.gz`` and ``missing_moving.nii.gz``.
 
         Raises:
             InputError: if the folder is not writable.
         """
-        root = check_output_dir(folder)
-        root.mkdir(parents=True, exist_ok=True)
-        names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json")
-        paths = [root / name for name in names]
-        write_image(paths[0], self.held("warped_moving"), self.fixed_grid)
-        write_displacement_field(paths[1], self.forward_mm, self.fixed_grid)
-        write_displacement_field(paths[2], self.inverse_mm, self.moving_grid)
-        write_affine(paths[3], self.affine)
-        with atomic_path(paths[4]) as temporary:
-            temporary.write_text(json.dumps(self.summary(), indent=1))
-        return paths
+        return write_files(self, folder)
 
     def save_basis(self, path: str | PathLike[str], contrasts: tuple[str, str] | None = None) -> list[Path]:
         """Write the learned basis functions, for other pairs of the same contrasts (``register(initial_basis=path)``).

@@ -21,6 +21,7 @@ from ..precision import optimized
 from .channels import single
 from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share
 from .engine import RegistrationEngine
+from .missing import estimate_missing
 from .parallel import from_first
 from .schedule import Stage
 from .stages import FINAL_STEPS, run_stage
@@ -71,7 +72,7 @@ class Run:
         self.coarse_stages = tuple(itertools.takewhile(_is_coarse, rest))
         self.fine_stages = rest[len(self.coarse_stages) :]
         loss = single(engine.losses[0])
-        if self.start.masked and not takes_mask(loss):
+        if (self.start.masked or engine.config.missing == "auto") and not takes_mask(loss):
             logger.warning("%s takes no mask: it is evaluated on the whole images", type(loss).__name__)
 
         self.first_steps = _steps(self.affine_stages) + _steps(self.coarse_stages)
@@ -96,9 +97,16 @@ class Run:
                 self.engine = RegistrationEngine(self.start, self.config.for_intersubject, self.exchange)
                 self.steps += self.first_steps
                 yield from self._coarse()
-            yield from _each(self.engine, self.fine_stages)
+            for stage in self.fine_stages:
+                self._leave_out_missing()
+                yield self.engine, stage
         finally:
             self.engine.release()
+
+    def _leave_out_missing(self) -> None:
+        """Give voxels whose tissue the other image does not show less weight in the next stage."""
+        if self.config.missing == "auto":
+            self.engine.weigh(*(1 - missing.found for missing in estimate_missing(self.engine)))
 
     def _coarse(self) -> Generator[Work, None, None]:
         """The affine stages, with multi-start, and the coarse deformable stages."""

@@ -23,6 +23,7 @@ from ..quality import Verdict
 from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
+from .exports import MISSING_FILES
 from .manifest import RunManifest
 
 __all__ = ["stored_fields"]
@@ -57,6 +58,7 @@ def stored_fields(
         "fixed_image": images["fixed"],
         "moving_image": images["moving"],
         "basis": _basis(root / "basis.safetensors"),
+        **{f"missing_{role}": _map(root / file, f"missing {role}") for role, file in MISSING_FILES.items()},
         **_run_fields(content),
     }
 
@@ -74,6 +76,7 @@ def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
         "initial": None if initial is None else np.array(initial),
         "intersubject": content.get("intersubject", False),
         "unexplained": content.get("unexplained"),
+        "missing_ml": content.get("missing_ml"),
         "warnings": tuple(content.get("warnings", ())),
         "doubts": tuple(content.get("doubts", ())),
     }
@@ -136,6 +139,10 @@ def _warped(
         return None
     found = read_image(path, f"warped {role}")[0]
     return found if Grid.of(found).shape == target.shape else None
+
+
+def _map(path: Path, what: str) -> MetaTensor | None:
+    return read_image(path, what)[0] if path.is_file() else None
 
 
 def _basis(path: Path) -> BasisPair | None:

@@ -44,6 +44,12 @@ def test_the_kind_of_transform(kind, tmp_path):
         assert settings(*words).transform == kind
 
 
+def test_missing_tissue():
+    assert settings("--missing", "map").missing == "map"
+    with pytest.raises(InputError, match="never, map, auto"):
+        settings("--missing", "yes")
+
+
 def test_values_are_json_or_words():
     found = settings("--set", "affine=false", "--set", "initialization=moments", "--set", "hidden_channels=[8]")
     assert found.affine is False and found.initialization == "moments" and found.hidden_channels == (8,)

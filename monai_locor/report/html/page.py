@@ -22,7 +22,7 @@ from ..labels import label_overlaps
 from .assets import asset
 from .explanations import CHECKS
 from .labels import labels_section
-from .sections import basis_section, loss_curves, residual_section, transform_section
+from .sections import basis_section, loss_curves, missing_section, residual_section, transform_section
 from .tables import run_tables
 from .viewer import ReportImages
 
@@ -95,6 +95,7 @@ def write_report(
         "labels": labels_section(labels),
         "transform": transform_section(images, verdict),
         "residual": residual_section(images),
+        "missing": missing_section(images),
         "basis": basis_section(result),
         "curves": loss_curves(result),
         "tables": run_tables(result),

@@ -29,7 +29,7 @@ from .viewer import ReportImages
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
-__all__ = ["basis_section", "loss_curves", "residual_section", "transform_section"]
+__all__ = ["basis_section", "loss_curves", "missing_section", "residual_section", "transform_section"]
 
 MIN_LOG2_RANGE = math.log2(1.25)  # the colors of the determinant span at least this range, so that a rigid map looks calm
 MIN_RESIDUAL = 1e-6  # lower residuals get the same color
@@ -90,6 +90,28 @@ def residual_section(images: ReportImages) -> str:
     )
     bar = _scale(f"{10**low:.1g}", f"{10**high:.1g}", "inferno")
     return _section("residual", "Local residual", f'<p>{text}</p><div class="maps">{"".join(rows)}</div>{bar}')
+
+
+def missing_section(images: ReportImages) -> str:
+    """The section with the map of missing tissue, if it was looked for."""
+    result = images.result
+    if result.missing_fixed is None:
+        return ""
+    probability = upright(result.missing_fixed, result.fixed_grid)[0][0]
+    maps = []
+    for view in images.views:
+        image = _image(view, colors(view.picture(probability), 0, 1, "inferno"), f"missing tissue, {view.name}")
+        maps.append(_figure(view, "dark", image, view.name))
+    volumes = result.missing_ml or {}
+    found = ", ".join(f"{ml:.1f} ml of the {role} image" for role, ml in volumes.items()) or "not measured"
+    used = "These places were left out of the last stages." if result.config.missing == "auto" else "All voxels were used."
+    text = (
+        "Probability that the moving image does not show the tissue of a voxel of the fixed image, for instance at a "
+        f"resection, a lesion or metal. Found without a counterpart: {found}. {used}"
+    )
+    return _section(
+        "missing", "Missing tissue", f'<p>{text}</p><div class="maps">{"".join(maps)}</div>{_scale("0", "1", "inferno")}'
+    )
 
 
 def basis_section(result: RegistrationResult) -> str:
