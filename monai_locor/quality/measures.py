@@ -16,7 +16,8 @@ import torch
 from ..geometry import Grid, inside, mapped_points
 from ..metrics import inverse_consistency
 from ..tensors import plain
-from .alignment import NMI_BIAS, local_support, shifted_information_ratio
+from .alignment import NMI_BIAS, local_fit, shifted_information_ratio
+from .orientation import orientation_ratios
 from .outcome import Outcome
 from .samples import MIN_VALID_SAMPLES, Reading, SampledPair, every_nth, mutual_information
 
@@ -33,6 +34,7 @@ __all__ = [
 OVERLAP_SAMPLES = 2**14
 INVERSE_SAMPLES = 2**15
 EMPTY_LOSS = {"normalized_mutual_information": -1.0}  # loss of an empty overlap; 0 for the other similarity measures
+START_TOLERANCE = 0.25  # of a voxel of the moving image along every axis
 SAME_IMAGE_CORRELATION = 0.999  # images that correlate more are equal up to their contrast
 
 
@@ -48,15 +50,14 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
         plain values, NaN where one cannot be measured.
     """
     after = pair.read()
-    support, blocks = local_support(pair, after)
     return {
         "valid_voxels": valid_voxels(pair, after, voxels),
         "stages_without_overlap": stages_without_overlap(outcome.history or (), pair, after, outcome.similarity),
         "overlap": shared_field_of_view(outcome.forward_mm, outcome.fixed_grid, outcome.inverse_mm, outcome.moving_grid),
         **_information(outcome, pair, after),
-        "local_support": support,
-        "support_blocks": blocks,
+        **local_fit(pair, after),
         "nmi_shift_ratio": shifted_information_ratio(pair, after),
+        **orientation_ratios(pair, after),
         **affine_shape(outcome.affine, outcome.start),
         **_jacobian(outcome),
         **_inverse(outcome),
@@ -65,9 +66,17 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
 
 
 def _information(outcome: Outcome, pair: SampledPair, after: Reading) -> dict[str, float]:
-    """NMI at the start and at the end."""
-    end, start = mutual_information(pair, [after, pair.read_affine(outcome.start)])
-    return {"nmi_before": start, "nmi_after": end, "information_gain": (end - 1 + NMI_BIAS) / (start - 1 + NMI_BIAS)}
+    """NMI at the start and at the end.
+
+    The gain is relative to the start displaced by a fraction of a voxel, if that is lower: where the voxels of both images
+    coincide, nothing is interpolated, and NMI is higher than that of any result (2 for an image with itself).
+    """
+    voxel = np.abs(outcome.moving_grid.affine[:-1, :-1]).sum(1)
+    beside = outcome.start.copy()
+    beside[:-1, -1] += START_TOLERANCE * voxel
+    end, start, near = mutual_information(pair, [after, pair.read_affine(outcome.start), pair.read_affine(beside)])
+    gain = (end - 1 + NMI_BIAS) / (min(start, near) - 1 + NMI_BIAS)
+    return {"nmi_before": start, "nmi_after": end, "information_gain": gain}
 
 
 def _jacobian(outcome: Outcome) -> dict[str, float]:

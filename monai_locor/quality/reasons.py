@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from .alignment import GLOBAL_SHIFT, LOCAL_SHIFTS
+from .alignment import GLOBAL_SHIFT, LOCAL_SHIFTS, near_length
 from .outcome import Outcome
 from .samples import SampledPair
 from .thresholds import Thresholds
 
-__all__ = ["RANK", "Reason", "reasons_of"]
+__all__ = ["RANK", "Reason", "ShiftLengths", "reasons_of"]
 
 RANK = ("SKIP", "PASS", "WARN", "FAIL")
 INFORMATION_MEASURES = ("mutual_information", "normalized_mutual_information")  # NMI is not independent of these
+
+ALIGNMENT_MEASURES = ("local_support", "far_contrast", "nmi_shift_ratio")
 
 NOT_CHECKED = "the result could not be checked: inspect it, or evaluate landmarks or label maps (monai-locor evaluate)"
 
@@ -47,25 +49,38 @@ UNKNOWN_RUN = Reason(
 )
 
 
-def reasons_of(measures: Mapping[str, Any], limits: Thresholds, pair: SampledPair, outcome: Outcome) -> list[Reason]:
+class ShiftLengths(NamedTuple):
+    """Lengths in mm of the shifts that a result is compared with: near, those of the blocks, and that of the whole image."""
+
+    near: float
+    middle: float
+    far: float
+    whole: float
+
+    @classmethod
+    def of(cls, pair: SampledPair) -> ShiftLengths:
+        """The lengths used for a pair."""
+        middle, far = (length * pair.unit for length in LOCAL_SHIFTS)
+        return cls(near_length(pair), middle, far, GLOBAL_SHIFT * float(pair.grid.extent.max()))
+
+
+def reasons_of(measures: Mapping[str, Any], limits: Thresholds, shifts: ShiftLengths, outcome: Outcome) -> list[Reason]:
     """All checks.
 
     Args:
         measures: see :func:`.measures.measured`; NaN where one could not be measured.
         limits: thresholds of the measures.
-        pair: sampled images that were measured.
+        shifts: lengths of the shifts.
         outcome: the transform, and what is known of the registration that computed it.
     """
-    near, far = LOCAL_SHIFTS
-    shifts_mm = near * pair.unit, far * pair.unit, GLOBAL_SHIFT * float(pair.grid.extent.max())
     gain = _information_gain(measures, limits, outcome)
     return [
         _valid_voxels(measures, limits),
         _overlap(measures, limits),
         gain if outcome.initial is None else _warn_if_skipped(gain, limits, "information_gain"),
-        _warn_if_skipped(
-            _alignment(measures, limits, shifts_mm, outcome.transform), limits, "local_support", "nmi_shift_ratio"
-        ),
+        _warn_if_skipped(_alignment(measures, limits, shifts, outcome.transform), limits, *ALIGNMENT_MEASURES),
+        _precision(measures, limits, shifts.near),
+        _orientation(measures, limits),
         *_transform_reasons(measures, limits),
         *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
@@ -99,28 +114,53 @@ def _warn_if_skipped(reason: Reason, limits: Thresholds, *names: str) -> Reason:
     return replace(reason, status="WARN", advice=NOT_CHECKED) if reason.status == "SKIP" and required else reason
 
 
-def _alignment(m: Mapping[str, Any], limits: Thresholds, shifts_mm: tuple[float, float, float], transform: str) -> Reason:
+def _alignment(m: Mapping[str, Any], limits: Thresholds, shifts: ShiftLengths, transform: str) -> Reason:
     """Whether the images match better at the result than after small shifts.
 
-    Without a deformation, blocks of an inter-subject pair may match better elsewhere: this alone is then not a failure.
+    Blocks of an inter-subject pair may match better elsewhere, and blurred images nearly as well, so this is a failure only if
+    the blocks and the whole image say so.
     """
-    near, far, whole = shifts_mm
-    local, around = (limits.status(name, m[name]) for name in ("local_support", "nmi_shift_ratio"))
-    if transform != "deformable" and local == "FAIL":
-        local = "WARN"
-    worse = max(local, around, key=RANK.index)
-    status = "WARN" if around == "FAIL" and local == "PASS" else worse
+    found = {name: limits.status(name, m[name]) for name in ALIGNMENT_MEASURES}
+    status = max(found.values(), key=RANK.index)
+    if status == "FAIL" and not {found["far_contrast"], found["nmi_shift_ratio"]} <= {"FAIL", "SKIP"}:
+        status = "WARN"
     texts = []
-    if local != "SKIP":
+    if found["local_support"] != "SKIP":
         share = f"{100 * m['local_support']:.0f} % of {m['support_blocks']} blocks"
-        texts.append(f"{share} match best in place, compared with shifts of {near:.1f} and {far:.1f} mm")
-    if around != "SKIP":
-        texts.append(f"NMI - 1 is {m['nmi_shift_ratio']:.2f} times its value after a shift of {whole:.0f} mm")
+        texts.append(f"{share} match best in place, compared with shifts of {shifts.middle:.1f} and {shifts.far:.1f} mm")
+    if found["far_contrast"] != "SKIP":
+        texts.append(f"their mutual information is {m['far_contrast']:.2f} times its value after the latter")
+    if found["nmi_shift_ratio"] != "SKIP":
+        texts.append(f"NMI - 1 is {m['nmi_shift_ratio']:.2f} times its value after a shift of {shifts.whole:.0f} mm")
     advice = "the images may be unrelated or the start too far off: give an initial affine"
     if transform != "deformable":
         advice = f'a deformation may be needed (transform "deformable" instead of "{transform}"); otherwise {advice}'
     text = "; ".join(texts) or "too few valid voxels with contrast to compare the result with shifted ones"
     return Reason("alignment", status, text, advice if status in ("WARN", "FAIL") else "")
+
+
+def _precision(m: Mapping[str, Any], limits: Thresholds, shift_mm: float) -> Reason:
+    """Whether the images determine the alignment to the length of a small shift."""
+    text = "too few blocks with contrast to measure how precisely the images determine the alignment"
+    if not math.isnan(m["near_contrast"]):
+        after = f"a shift of {shift_mm:.1f} mm (or a voxel, if that is more)"
+        text = f"mutual information of the blocks is {m['near_contrast']:.2f} times its value after {after}"
+    advice = f"the images may not determine the alignment to {shift_mm:.1f} mm, or it is wrong: compare them in the report"
+    return _reason("precision", "near_contrast", m, limits, text, advice)
+
+
+def _orientation(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    """Whether the moving image would fit as well turned by 180 degrees or mirrored."""
+    found = {name: limits.status(name, m[name]) for name in ("nmi_turn_ratio", "nmi_mirror_ratio")}
+    status = max(found.values(), key=RANK.index)
+    if status == "SKIP":
+        return Reason("orientation", status, "too few valid voxels to compare the result with turned and mirrored copies")
+    text = (
+        f"NMI - 1 is {m['nmi_turn_ratio']:.2f} times that of the best copy turned by 180 degrees and "
+        f"{m['nmi_mirror_ratio']:.2f} times that of the best mirrored one"
+    )
+    advice = "another orientation may fit as well: check left and right, front and back, top and bottom"
+    return Reason("orientation", status, text, advice if status in ("WARN", "FAIL") else "")
 
 
 def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:

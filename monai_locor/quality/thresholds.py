@@ -15,7 +15,17 @@ from ..errors import InputError
 
 __all__ = ["Thresholds"]
 
-LOWER_IS_WORSE = ("valid_voxels", "overlap", "information_gain", "local_support", "nmi_shift_ratio")
+LOWER_IS_WORSE = (
+    "valid_voxels",
+    "overlap",
+    "information_gain",
+    "local_support",
+    "near_contrast",
+    "far_contrast",
+    "nmi_shift_ratio",
+    "nmi_turn_ratio",
+    "nmi_mirror_ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Thresholds:
     """WARN and FAIL thresholds of the measures: pairs ``(warn, fail)``, None for never.
 
     The defaults were set on 15 registrations of brains, heads and abdomens, MR and CT, intra- and inter-subject, on 8
-    unrelated pairs (brain and abdomen, noise), and on good results that were shifted, rotated and deformed.
+    unrelated pairs (brain and abdomen, noise), and on good results that were shifted, rotated and deformed; those of alignment,
+    precision and orientation on the first half of the cases of ``benchmarks/results/verdict.md``.
 
     Args:
         valid_voxels: number of valid voxels (finite, inside the mask and the field of view of the other image) of the image
@@ -32,11 +43,18 @@ class Thresholds:
         overlap: share of the smaller field of view that lies inside the other one; lower is worse. Good results: 0.85 to 1.
         information_gain: NMI - 1 relative to that of the start; lower is worse. Good results: 1 (aligned before) and more.
         local_support: share of the image blocks that match better in place than after a small shift
-            (:func:`.alignment.local_support`); lower is worse. Good results: 0.69 to 1, between two abdomens 0.2; shifted by
-            4 mm: 0.03 to 0.12, deformed by another 4 mm: 0.2 to 0.35; unrelated images: up to 0.35.
+            (:func:`.alignment.local_fit`); lower is worse. Good results: 0.69 to 1, between two abdomens 0.2; shifted by 4 mm:
+            0.03 to 0.12, deformed by another 4 mm: 0.2 to 0.35; unrelated images: up to 0.35.
+        near_contrast: mutual information of the blocks relative to that after the best near shift; lower is worse. The truth:
+            1.15 to 1.35; 4 mm from it: up to 1.1; blurred images (PET), wherever they lie: up to 1.05.
+        far_contrast: the same for a far shift; lower is worse. The truth: 1.8 to 3; unrelated images and wrong orientations:
+            0.8 to 1.2. A FAIL only if ``nmi_shift_ratio`` is low as well.
         nmi_shift_ratio: NMI - 1 relative to that of the result shifted by 6 % of the field of view; lower is worse. Good
-            results: 1.5 to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if the local support
-            is low as well.
+            results: 1.5 to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if ``far_contrast`` is low
+            as well.
+        nmi_turn_ratio: NMI - 1 relative to that of the best copy turned by 180 degrees (:mod:`.orientation`); lower is worse.
+            The truth: 1.5 to 3.3; turned images: 0.5 to 1.
+        nmi_mirror_ratio: the same for mirrored copies. The truth: 1.2 to 1.9; mirrored images: 0.5 to 1.
         stretch: factor by which the affine changes a length, relative to the start. Good results: up to 1.13.
         shear_degrees: change of a right angle by the affine. Good results: up to 14.
         folding_percent: percentage of voxels with a Jacobian determinant of zero or less.
@@ -51,8 +69,12 @@ class Thresholds:
     stages_without_overlap: tuple[float, float | None] = (0.0, 0.99)
     overlap: tuple[float, float | None] = (0.5, 0.2)
     information_gain: tuple[float, float | None] = (0.9, 0.7)
-    local_support: tuple[float, float | None] = (0.65, 0.15)
+    local_support: tuple[float, float | None] = (0.65, None)
+    near_contrast: tuple[float, float | None] = (1.12, None)
+    far_contrast: tuple[float, float | None] = (1.35, 1.2)
     nmi_shift_ratio: tuple[float, float | None] = (1.35, 1.2)
+    nmi_turn_ratio: tuple[float, float | None] = (1.2, 0.8)
+    nmi_mirror_ratio: tuple[float, float | None] = (1.1, 0.8)
     stretch: tuple[float, float | None] = (1.35, 1.6)
     shear_degrees: tuple[float, float | None] = (20.0, 35.0)
     folding_percent: tuple[float, float | None] = (0.01, 1.0)

@@ -16,7 +16,7 @@ import torch
 from ..tensors import plain
 from .measures import measured
 from .outcome import Outcome
-from .reasons import RANK, Reason, reasons_of
+from .reasons import RANK, Reason, ShiftLengths, reasons_of
 from .samples import SampledPair
 from .thresholds import Thresholds
 
@@ -77,7 +77,7 @@ def judge_outcome(
     grids = outcome.fixed_grid, outcome.moving_grid
     pair = SampledPair.of(fixed, grids[0], moving, grids[1], outcome.forward_mm, fixed_weight, moving_weight)
     measures = measured(outcome, pair, [_valid_voxels(fixed, fixed_weight), _valid_voxels(moving, moving_weight)])
-    reasons = reasons_of(measures, limits, pair, outcome)
+    reasons = reasons_of(measures, limits, ShiftLengths.of(pair), outcome)
     reasons += [Reason("warning", "WARN", text, "check whether it affects this result") for text in outcome.doubts]
     if outcome.interrupted:
         text, advice = "interrupted: this is the best result so far", "run it to completion"

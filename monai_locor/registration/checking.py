@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, warped
@@ -179,7 +178,7 @@ def _transforms(transform: Initial, inverse: Initial, fixed: Grid, moving: Grid)
         return forward, given_transform(inverse, "inverse transform", moving, fixed)
     try:
         return forward, forward.inverse(moving)
-    except (ValueError, np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+    except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"transform: cannot be inverted ({error}); give its inverse.") from error
 
 

@@ -22,7 +22,7 @@ GRID = grid_of((30, 28, 32), (2.0, 2.0, 2.0))
 CONFIG = RegistrationConfig(stages=(Stage(4, 1), Stage(2, 1, spacing=16)), multistart="never", intersubject="never")
 VOLUME = math.prod(GRID.shape)
 # to the host two fields and two images, to the device two images; most waits are for a few numbers of the verdict
-CEILINGS = {"volumes to the host": 4, "volumes to the device": 2, "operations on the host": 0, "waits": 120, "launches": 1733}
+CEILINGS = {"volumes to the host": 4, "volumes to the device": 2, "operations on the host": 0, "waits": 200, "launches": 2800}
 
 
 class Host(TorchDispatchMode):

@@ -15,8 +15,9 @@ import torch
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.quality import Thresholds
-from monai_locor.quality.alignment import _bins, _blocks, _directions, _entropy, local_support, shifted_information_ratio
+from monai_locor.quality.alignment import _bins, _blocks, _directions, _entropy, local_fit, shifted_information_ratio
 from monai_locor.quality.labels import LabelOverlap, label_overlap
+from monai_locor.quality.orientation import orientation_ratios
 from monai_locor.quality.samples import MIN_VALID_SAMPLES, SampledPair, every_nth, mutual_information
 
 from ..phantoms import ORDERS, anatomy, grid_of, image, other_modality, turned
@@ -122,6 +123,13 @@ class TestMutualInformation:
         assert found[0] == found[1] > found[2] + 0.02
 
 
+def _mapped(pair: SampledPair, matrix: np.ndarray) -> torch.Tensor:
+    """The points of a pair after an affine map in world space."""
+    to_world = pair.moving_grid.affine
+    change = torch.from_numpy(np.linalg.inv(to_world) @ matrix @ to_world).float()
+    return torch.einsum("ij,j...->i...", change[:-1, :-1], pair.points) + change[:-1, -1].reshape(-1, 1, 1)
+
+
 class TestAlignment:
     def test_an_aligned_pair_beats_its_shifted_copies_and_a_shifted_one_does_not(self):
         for shift, low, high in (((0.0, 0.0), 1.5, 99.0), ((12.0, 0.0), 0.0, 1.2)):
@@ -138,17 +146,35 @@ class TestAlignment:
     def test_gain_offset_and_sign_of_either_image_change_nothing(self):
         grid = grid_of((128, 120), (0.8, 0.8))
         pair = sampled((0.0, 0.0), grid, grid)
-        share, blocks = local_support(pair, pair.read())
-        assert share > 0.5 and blocks >= 8
+        one = local_fit(pair, pair.read())
+        assert one["local_support"] > 0.5 and one["support_blocks"] >= 8 and one["near_contrast"] > 1.1
         scaled = replace(pair, fixed=-3 * pair.fixed + 7, moving=0.5 * pair.moving - 2)
-        found, number = local_support(scaled, scaled.read())
-        assert number == blocks and abs(found - share) <= 1 / blocks
+        other = local_fit(scaled, scaled.read())
+        assert other["support_blocks"] == one["support_blocks"]
+        assert abs(other["local_support"] - one["local_support"]) <= 1 / one["support_blocks"]
+        for name in ("near_contrast", "far_contrast"):
+            assert other[name] == pytest.approx(one[name], rel=0.02)
 
     def test_without_enough_samples_there_is_no_answer(self):
         pair = sampled(fixed_weight=torch.zeros(1, *PLANE.shape))
         assert math.isnan(shifted_information_ratio(pair, pair.read()))
-        share, blocks = local_support(pair, pair.read())
-        assert math.isnan(share) and blocks == 0
+        assert all(math.isnan(value) for value in orientation_ratios(pair, pair.read()).values())
+        found = local_fit(pair, pair.read())
+        assert found.pop("support_blocks") == 0 and all(math.isnan(value) for value in found.values())
+
+    @pytest.mark.parametrize("signs", [(-1, 1), (1, -1), (-1, -1)])
+    def test_a_turned_or_mirrored_result_fits_worse_than_its_copy_that_is_right(self, signs):
+        """Wherever its center is, and in whatever order it is stored."""
+        for moving in (PLANE, PLANE.reordered((1, 0), (False, True))):
+            pair = sampled(moving=moving)
+            right = orientation_ratios(pair, pair.read())
+            assert min(right.values()) > 1.3
+            matrix = np.diag([*signs, 1.0])
+            matrix[:2, 2] = 1.5, -1.0  # the copy turns about the center of the contrast, which is near
+            wrong = replace(pair, points=_mapped(pair, matrix))
+            found = orientation_ratios(wrong, wrong.read())
+            name = "nmi_turn_ratio" if signs == (-1, -1) else "nmi_mirror_ratio"
+            assert found[name] < 1.1 < right[name]
 
     @pytest.mark.parametrize(("dims", "count"), [(2, 8), (3, 12)])
     def test_directions_are_unit_vectors_spread_evenly(self, dims, count):
@@ -232,7 +258,7 @@ class TestLabelOverlap:
 
 
 class TestThresholds:
-    @pytest.mark.parametrize("name", ["overlap", "information_gain", "valid_voxels", "local_support", "nmi_shift_ratio"])
+    @pytest.mark.parametrize("name", ["overlap", "information_gain", "valid_voxels", "far_contrast", "nmi_shift_ratio"])
     def test_lower_is_worse(self, name):
         warn, fail = getattr(Thresholds(), name)
         values = [warn + 1, warn, (warn + fail) / 2, fail, fail - 1]

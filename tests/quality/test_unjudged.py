@@ -101,7 +101,8 @@ class TestNothingToJudge:
 
     def test_thresholds_that_say_never_ask_for_nothing(self):
         fixed, moving = aligned(GRID_2D)
-        never = {name: (None, None) for name in ("valid_voxels", "information_gain", "local_support", "nmi_shift_ratio")}
+        names = ("valid_voxels", "information_gain", "local_support", "far_contrast", "nmi_shift_ratio")
+        never = dict.fromkeys(names, (None, None))
         assert judge(result_with(fixed, moving), fixed, moving, fixed_mask=few(GRID_2D, 9)).status == "FAIL"
         assert judge(result_with(fixed, moving), fixed, moving, never, fixed_mask=few(GRID_2D, 9)).status == "PASS"
 

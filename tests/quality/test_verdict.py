@@ -19,7 +19,7 @@ from monai_locor import InputError, RegistrationResult, register
 from monai_locor.data import random_diffeomorphism
 from monai_locor.geometry import Grid
 from monai_locor.metrics import inverse_consistency
-from monai_locor.quality.alignment import local_support
+from monai_locor.quality.alignment import local_fit
 from monai_locor.quality.measures import affine_shape, convergence, inverse_error, shared_field_of_view
 from monai_locor.quality.samples import SampledPair, every_nth
 from monai_locor.report import Thresholds, Verdict, judge
@@ -57,8 +57,15 @@ def found(result: RegistrationResult, **options) -> dict[str, str]:
 class TestPasses:
     def test_an_aligned_pair_that_was_not_moved(self, images):
         verdict = judge(result_with(*images), *images)
-        assert set(statuses(verdict).values()) == {"PASS"} and str(verdict).startswith("PASS")
-        assert verdict.measures["information_gain"] == 1 and verdict.measures["overlap"] == 1
+        assert set(statuses(verdict).values()) <= {"PASS", "SKIP"} and str(verdict).startswith("PASS")
+        assert 1 <= verdict.measures["information_gain"] < 1.5 and verdict.measures["overlap"] == 1
+
+    @pytest.mark.parametrize("grid", [GRID_2D, pytest.param(GRID, marks=pytest.mark.slow)], ids=["2-D", "3-D"])
+    def test_an_image_with_itself(self, grid):
+        """Interpolation between the voxels lowers NMI from 2."""
+        fixed, _ = aligned(grid)
+        assert found(result_with(fixed, fixed)) == {}
+        assert found(result_with(fixed, fixed, shift(grid, *[0.1] * grid.dims))) == {}
 
     def test_two_dimensions(self):
         assert found(result_with(*aligned(GRID_2D))) == {}
@@ -156,7 +163,7 @@ class TestMasks:
         mask = torch.zeros(GRID.shape)
         mask[16, 14, 10:20] = 1
         verdict = judge(result_with(*images), *images, fixed_mask=image(mask.numpy(), GRID))
-        assert {c: s for c, s in statuses(verdict).items() if s != "PASS"} == {
+        assert {c: s for c, s in statuses(verdict).items() if s not in ("PASS", "SKIP")} == {
             "voxels": "FAIL",
             "information gain": "WARN",
             "alignment": "WARN",
@@ -172,12 +179,14 @@ class TestThresholds:
             "overlap",
         }
 
-    @pytest.mark.parametrize(("transform", "status"), [("deformable", "FAIL"), ("affine", "WARN"), ("rigid", "WARN")])
-    def test_blocks_beside_are_no_failure_without_a_deformation(self, flat, transform, status):
+    def test_the_blocks_and_the_whole_image_must_agree_on_a_failure(self, flat):
         result = result_with(*flat)
-        result = dataclasses.replace(result, config=dataclasses.replace(result.config, transform=transform))
-        assert found(result, thresholds={"local_support": (1.2, 1.1)}) == {"alignment": status}
-        assert found(result, thresholds={"nmi_shift_ratio": (200, 100), "local_support": (1.2, 1.1)}) == {"alignment": "FAIL"}
+        local, whole = {"far_contrast": (200, 100)}, {"nmi_shift_ratio": (200, 100)}
+        for limits, status in ((local, "WARN"), (whole, "WARN"), ({**local, **whole}, "FAIL")):
+            assert found(result, thresholds=limits) == {"alignment": status}
+
+    def test_images_that_do_not_determine_the_alignment_do_not_pass(self, flat):
+        assert found(result_with(*flat), thresholds={"near_contrast": (100, None)}) == {"precision": "WARN"}
 
     def test_they_are_kept_and_json_brings_the_verdict_back(self, flat):
         verdict = judge(result_with(*flat, interrupted=True), *flat, {"stretch": [1.1, None]})
@@ -238,13 +247,15 @@ class TestMeasures:
             "skipped_steps": 1,
         }
 
-    def test_local_support_falls_with_the_displacement_in_every_direction(self):
+    def test_the_local_fit_falls_with_the_displacement_in_every_direction(self):
         grid = grid_of((40, 36, 34))
         fixed, moving = aligned(grid)
         pair = SampledPair.of(fixed, grid, moving, grid, shift(grid, 0, 0, 0))
         offsets = np.array([[0, 0, 0], [6.0, 0, 0], [-3.0, -4, 4]])
-        shares = [local_support(pair, pair.read(offset))[0] for offset in offsets]
-        assert shares[0] > 0.8 and max(shares[1:]) < 0.3
+        fits = [local_fit(pair, pair.read(offset)) for offset in offsets]
+        for name, right, wrong in (("local_support", 0.8, 0.3), ("near_contrast", 1.15, 1.1), ("far_contrast", 1.5, 1.2)):
+            first, *others = (fit[name] for fit in fits)
+            assert first > right and max(others) < wrong, (name, first, others)
 
 
 class TestRealPairs:

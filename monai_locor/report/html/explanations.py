@@ -13,6 +13,11 @@ CHECKS = {
     "information gain": "Normalized mutual information measures how well one image predicts the other: 1 not at all, 2 "
     "perfectly. Registration should raise it, or keep it if the images were aligned at the start.",
     "alignment": "A small shift makes a good result worse. If it does not, the images do not match here.",
+    "precision": "The less the images agree after a shift of a few millimeters, the more precisely they determine the "
+    "alignment. Blurred images, such as PET, determine it less precisely, whatever the registration did.",
+    "orientation": "Copies turned by 180 degrees or mirrored should match much worse. A symmetric head that was mirrored left "
+    "to right matches nearly as well.",
+    "optimization": "A transform from elsewhere does not tell how it was computed.",
     "affine": "Largest factor by which the affine part stretches a length, and largest angle by which it shears. In two scans "
     "of one subject, the factor is near 1 and the angle near 0.",
     "folding": "Folding maps several points to the same place, which tissue does not do. It should be 0.",
