@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from _arena_records import NOTHING, Runs, cases_of, kind_of, names_of_methods
-from _arena_statistics import MEASURES, Bootstrap, errors_left, geometric_mean, holm, medians, paired
-from _compare import Method, name_of, values
+from _arena_statistics import MEASURES, SPREADS, Bootstrap, errors_left, geometric_mean, holm, medians, paired
+from _compare import Measure, Method, name_of, values
 from _tables import markdown
 
 README_BLOCK = re.compile(r"^<!-- arena -->\n.*?^<!-- end arena -->$", re.MULTILINE | re.DOTALL)
@@ -74,16 +74,17 @@ def _interval(found: tuple[float, float] | None, style: str, factor: float = 1) 
 
 
 def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
-    """Markdown: for one kind of cases, the mean over them, the comparison, and every case; best mean first."""
+    """Markdown: of one kind of cases the mean, the comparison, and every case; best mean first, best values bold."""
     told = settings["kinds"][kind]
-    measure = MEASURES[told["measure"]][0]
+    measure, spread = MEASURES[told["measure"]][0], SPREADS[told["measure"]]
     own = [run for run in runs if run["case"] in told["cases"]]
     found = values(own, runs.nothing, measure)
     shown = [case for case in told["cases"] if any(case in cases for cases in found.values())]
     if not shown:
         return "No runs yet."
-    left = errors_left(own, runs.nothing, told["cases"], told["measure"])
+    left, wide = errors_left(own, runs.nothing, told["cases"], told["measure"]), values(own, runs.nothing, spread)
     reference, bootstrap = reference_of(settings, runs), Bootstrap(**settings["bootstrap"])
+    best = _best(found, shown, measure)
     lines = []
     for method, numbers in found.items():
         middle = medians(numbers)
@@ -91,12 +92,34 @@ def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
         compared = paired(left[method], left[reference], bootstrap) if reference in left and method != reference else None
         ratio = f"{compared['ratio']:.2f}{_interval(compared['interval'], '.2f')}" if compared else ""
         total = f"{mean:{measure.style}}{_interval(bootstrap.interval(numbers), measure.style)}"
-        cells = [format(middle[case], measure.style) if case in middle else "" for case in shown]
-        name = f"`{name_of(method)}`" if method[0] != NOTHING else "no registration"
-        lines.append((mean, [name, f"{len(middle)}/{len(shown)}", total, ratio, *cells]))
+        widths = medians(wide.get(method, {})).values()
+        cells = [f"`{name_of(method)}`" if method[0] != NOTHING else "no registration", f"{len(middle)}/{len(shown)}", total]
+        cells += [f"{statistics.fmean(widths):{spread.style}}" if widths else "", ratio, *_regularity(own, method)]
+        lines.append((mean, [*cells, *(_cell(middle.get(case), best[case], measure.style) for case in shown)]))
     lines.sort(key=lambda line: line[0], reverse=not measure.lower_is_better)
-    head = ["method", "cases", f"{measure.heading}, mean over cases [95 %]", "relative error [95 %]"]
+    head = ["method", "cases", f"{measure.heading}, mean over cases [95 %]", spread.heading, "relative error [95 %]"]
+    head += ["folding, %, max", "inverse 95 %, voxels, max"]
     return markdown([*head, *(f"`{case}`" for case in shown)], [cells for _, cells in lines])
+
+
+def _best(found: Mapping[Method, Mapping[str, Sequence[float]]], cases: Sequence[str], measure: Measure) -> dict[str, float]:
+    """Case to the best median of all methods."""
+    choose = min if measure.lower_is_better else max
+    return {case: choose(statistics.median(own[case]) for own in found.values() if case in own) for case in cases}
+
+
+def _cell(value: float | None, best: float, style: str) -> str:
+    if value is None:
+        return ""
+    return f"**{value:{style}}**" if format(value, style) == format(best, style) else format(value, style)
+
+
+def _regularity(runs: Sequence[Mapping[str, Any]], method: Method) -> list[str]:
+    """Largest share of folding voxels and largest inverse error of the finished runs of a method."""
+    own = [run for run in runs if (run["tool"], run["preset"]) == method and not run["problem"]]
+    folding = [100 * run["folding_voxels"] / run["voxels"] for run in own if run.get("voxels")]
+    inverse = [run["inverse_p95_vox"] for run in own if "inverse_p95_vox" in run]
+    return [f"{max(folding):.2g}" if folding else "", f"{max(inverse):.2f}" if inverse else ""]
 
 
 def failures(runs: Runs) -> str:
@@ -184,9 +207,9 @@ Wilcoxon's signed-rank test over the cases, two-sided, corrected for the number 
 
 ## Worst case of every method
 
-From left to right: fixed image, moving image without registration, after registration, and the error (black 0 to white, the \
-largest error without registration; where the truth is not known everywhere, the difference of the two images' edges). Failed \
-runs are listed above.
+From left to right: fixed image, moving image without registration, after registration, and the error inside the mask (black \
+0 to white, the largest displacement of the truth; where the truth is not known everywhere, the difference of the two images' \
+edges). Failed runs are listed above.
 
 {pictures}
 """
@@ -214,14 +237,16 @@ def summary(settings: Settings, runs: Runs) -> str:
     reference = reference_of(settings, runs)
     cases = len({run["case"] for run in runs if run["tool"] != NOTHING})
     kinds = len({kind_of(settings, run["case"]) for run in runs})
-    head = ["method", "cases", "error left, % [95 %]", f"relative to `{name_of(reference)}`" if reference else "relative", "p"]
+    versus = f"relative to `{name_of(reference)}`" if reference else "relative"
+    head = ["method", "cases", "failed runs", "error left, % [95 %]", versus, "p"]
     lines = []
     for row in rows:
         compared = row.get("paired") or {}
         ratio = f"{compared['ratio']:.2f}" if compared else ""
         p = f"{compared['p']:.2g}" if "p" in compared else ""
         left = f"{100 * row['left']:.1f}{_interval(row['interval'], '.1f', 100)}"
-        lines.append([f"`{row['method']}`", str(row["cases"]), left, ratio, p])
+        failed = f"{row['failed']}/{row['runs']}"
+        lines.append([f"`{row['method']}`", str(row["cases"]), failed, left, ratio, p])
     told = f"{cases} cases of {kinds} kinds. {provenance(settings, runs)}"
     return f"{told}\n\n{markdown(head, lines)}\n\n[Definitions, every kind, every case, pictures](benchmarks/results/arena.md)"
 

@@ -50,7 +50,8 @@ def _rows(case: Path, result: Path) -> Iterator[list[np.ndarray]]:
     truth = read_field(case / "truth.nii.gz", fixed) if (case / "truth.nii.gz").exists() else None
     images = [_scaled(_volume(image)) for image in (fixed, moving)]
     largest = 1.0 if truth is None else float(np.linalg.norm(truth, axis=-1).max())
-    for points in planes(fixed, _center(case, forward.shape[:-1])):
+    mask = _mask(case, forward.shape[:-1])
+    for points in planes(fixed, _center(mask)):
         where = _index(points, fixed.affine)
         shift = np.stack([_sample(forward[..., k], where) for k in range(forward.shape[-1])], -1)
         tile = _sample(images[0], where)
@@ -59,7 +60,7 @@ def _rows(case: Path, result: Path) -> Iterator[list[np.ndarray]]:
             error = np.abs(_edges(tile) - _edges(after))
         else:
             known = np.stack([_sample(truth[..., k], where) for k in range(truth.shape[-1])], -1)
-            error = np.linalg.norm(shift - known, axis=-1) / max(largest, 1e-6)
+            error = np.linalg.norm(shift - known, axis=-1) / max(largest, 1e-6) * _sample(mask, where)
         yield [_upright(np.clip(255 * image, 0, 255).astype(np.uint8)) for image in (tile, before, after, error)]
 
 
@@ -76,12 +77,17 @@ def planes(image: nib.Nifti1Image, center: np.ndarray) -> Iterator[np.ndarray]:
         yield _world(index, affine)
 
 
-def _center(case: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The middle voxel of the mask, or of the grid."""
+def _mask(case: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Where errors count, 0 or 1; without a mask everywhere."""
     if (case / "mask.nii.gz").exists():
-        inside = np.argwhere(_volume(nib.load(case / "mask.nii.gz")) > 0)
-        return (inside.min(0) + inside.max(0)) / 2
-    return (np.array(shape) - 1) / 2
+        return (_volume(nib.load(case / "mask.nii.gz")) > 0).astype(np.float32)
+    return np.ones(shape, dtype=np.float32)
+
+
+def _center(mask: np.ndarray) -> np.ndarray:
+    """The middle voxel of a mask."""
+    inside = np.argwhere(mask > 0)
+    return (inside.min(0) + inside.max(0)) / 2
 
 
 def _scaled(data: np.ndarray) -> np.ndarray:

@@ -24,6 +24,11 @@ MEASURES = {  # key: measure, key of its value without registration
     "dice": (Measure("dice", "Dice", False), "dice_before"),
     "landmark_mm": (Measure("landmark_mm", "landmark error, median, pixels", True, ".1f"), "landmark_before_mm"),
 }
+SPREADS = {  # key of a measure: a second measure of the same kind of cases
+    "tre_mm": Measure("tre_p95_mm", "95 %, mm", True, ".2f"),
+    "dice": Measure("hd95_mm", "HD 95 %, mm", True, ".2f"),
+    "landmark_mm": Measure("landmark_p95_mm", "95 %, pixels", True, ".1f"),
+}
 MIN_ERROR_LEFT = 1e-6  # its logarithm is taken
 MIN_CASES_WILCOXON = 6  # with fewer, no result can be significant at 5 %
 Values = Mapping[str, Sequence[float]]  # case: one number for each seed

@@ -186,6 +186,10 @@ def _end(pid: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def write_histology(settings: Mapping[str, Any], data: Path, folder: Path) -> None:
     """Make the cases of stained sections that are not there yet."""
     for name, (fixed, moving) in settings["histology"].items():
@@ -232,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(str(error))
     runs = Runs(options.records.absolute(), hash_of(settings))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell has it ignored, as in the background
+        signal.signal(number, _interrupt)
     options.threads, options.limit, options.device = settings["threads"], settings["limit_seconds"], "cpu"
     try:
         if options.folder:

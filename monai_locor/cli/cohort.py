@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "check", "run"]
 
 TEXT = """\
-Register many pairs, each as register does it, on a Dask cluster: by default processes of this machine, one for each GPU; with
---scheduler, the workers of an existing cluster.
+Register many pairs, each as register does it, on a Dask cluster: by default processes of this machine, one for each GPU or
+core; with --scheduler, the workers of an existing cluster.
 
 PAIRS is one of
   a CSV file             columns fixed and moving; optional: id, fixed_mask, moving_mask, fixed_labels, moving_labels
@@ -77,7 +77,7 @@ def add_parser(commands: Any) -> None:
 
 def _add_machine(group: argparse._ActionsContainer) -> None:
     group.add_argument("--scheduler", metavar="ADDRESS", help="existing Dask scheduler: tcp://HOST:PORT, or its JSON file")
-    text = "worker processes on this machine, which share its CPU threads (default: one for each GPU, or 1)"
+    text = "worker processes on this machine, which share its CPU threads (default: one for each GPU, or core)"
     group.add_argument("--workers", type=whole_number(1), metavar="N", help=text)
     group.add_argument("--timeout", type=positive_number, metavar="SECONDS", help="time limit of a pair")
     group.add_argument("--device", metavar="NAME", help="device of all workers: cpu, cuda (default: a GPU each, or the CPU)")

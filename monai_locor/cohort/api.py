@@ -37,6 +37,7 @@ __all__ = ["Cohort", "run_cohort"]
 
 logger = logging.getLogger(__name__)
 
+WORKER_BYTES = 4 * 2**30  # enough for a pair of 256^3 voxels
 SUMMARY_SECONDS = 20.0  # at most so old is summary.csv while pairs are running
 
 
@@ -96,7 +97,8 @@ def run_cohort(
         thresholds: of the verdict, or those that differ from the defaults.
         device: device of all workers. By default, each worker of a local cluster uses a GPU of its own if there are GPUs.
         scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
-        workers: number of processes of a local cluster; by default one for each GPU, or one without GPUs.
+        workers: number of processes of a local cluster; by default one for each GPU, or without GPUs one for each core, but
+            at most one for each 4 GiB of memory.
         threads: CPU threads of each worker; by default those of the machine, divided among the workers of a local cluster.
         timeout: time limit of a pair in seconds.
         force: register pairs again that were finished with other inputs or settings, instead of refusing.
@@ -119,7 +121,7 @@ def run_cohort(
         if request["thresholds"] is not None:
             write_object(folder.thresholds, request["thresholds"])
         devices = _devices(device, scheduler)
-        count = 1 if scheduler is not None else min(workers or max(len(devices), 1), max(len(run.missing), 1))
+        count = 1 if scheduler is not None else min(workers or _local_workers(devices), max(len(run.missing), 1))
         share = threads if scheduler is not None else threads or _threads_of_worker(count)
         jobs = [Job(pair, str(folder.root), request, share, devices, timeout) for pair in run.missing]
         try:
@@ -157,6 +159,16 @@ def _devices(device: str | None, scheduler: str | None) -> tuple[str, ...]:
     import torch
 
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+def _local_workers(devices: Sequence[str]) -> int:
+    """Default number of workers of a local cluster: one for each GPU, or for each core as far as the memory allows."""
+    if devices and devices[0].startswith("cuda"):
+        return len(devices)
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
+
+    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
 
 
 def _threads_of_worker(workers: int) -> int:

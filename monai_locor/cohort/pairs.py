@@ -61,7 +61,7 @@ class CohortPair:
         if unknown or missing:
             text = f"has no {', '.join(missing)}" if missing else f"has the unknown key {', '.join(unknown)}"
             raise InputError(f"pair {values.get('id', '')!r}: {text}; give {', '.join(known[:3])}, and optionally {known[3:]}")
-        return cls(**{name: None if value is None else str(value) for name, value in values.items()})
+        return cls(**{name: str(value) for name, value in values.items() if value is not None})
 
     @property
     def files(self) -> dict[str, str]:

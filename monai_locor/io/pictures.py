@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -191,4 +192,12 @@ def write_picture(path: str | os.PathLike[str], array: np.ndarray, grid: Grid) -
     image = itk.image_from_array(rows if len(array) > 1 else rows[..., 0], is_vector=len(array) > 1)
     image.SetSpacing(spacing)
     with atomic_path(path) as temporary:
-        itk.imwrite(image, str(temporary), compression=True)
+        options = {"imageio": _deflating(itk)} if suffix in (".tif", ".tiff") else {}
+        itk.imwrite(image, str(temporary), compression=True, **options)
+
+
+def _deflating(itk: Any) -> Any:
+    """A writer of TIFF with Deflate, which compresses photographs, unlike ITK's default."""
+    writer = itk.TIFFImageIO.New()
+    writer.SetCompressor("Deflate")
+    return writer

@@ -33,6 +33,7 @@ from .pairing import checked_weights
 from .parallel import Exchange, second_process
 from .result import RegistrationResult
 from .run import Run, optimize
+from .schedule import for_pictures
 from .similarity import OwnSimilarity, chosen_similarity
 from .start.given import Initial, start_word
 from .start.losses import InitialLosses
@@ -192,6 +193,10 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
     basis = _basis(given["initial_basis"], config)
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
+    grid = pair.fixed.grid
+    if grid.dims == 2:
+        size = float((grid.extent / grid.spacing.min()).max())
+        config = dataclasses.replace(config, stages=for_pictures(config.stages, size))
     start = _start(given, pair, config, own, basis)
     return Task(given, config, pair, start, described_arguments(given), time.perf_counter() - began)
 

@@ -52,7 +52,8 @@ class RegistrationConfig:
             smallest voxel side of the image.
         num_basis: number of basis functions J.
         hidden_channels: widths of the hidden layers of the basis network.
-        kernel_sigma: standard deviation of the Gaussian window, samples of the stage.
+        kernel_sigma: standard deviation of the Gaussian window of 3-D images, samples of the stage; in 2-D, windows are wider,
+            see :meth:`window_sigma`.
         truncated: truncation radius of the window, standard deviations.
         stride: distance between windows, samples of the stage.
         ridge: regularization of the local least-squares fit.
@@ -169,6 +170,17 @@ class RegistrationConfig:
         """Return a copy with the preset ``"intersubject"`` applied to all settings that have their default values."""
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
+
+    def window_sigma(self, dims: int) -> float:
+        """Return the standard deviation of the window in ``dims`` dimensions, samples.
+
+        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In 2-D it is widened to have as many as in
+        3-D: with a third of the samples, the basis functions would fit any image.
+
+        >>> [round(RegistrationConfig().window_sigma(dims), 2) for dims in (2, 3)]
+        [1.35, 0.8]
+        """
+        return self.kernel_sigma if dims != 2 else max(self.kernel_sigma, (4 * math.pi) ** 0.25 * self.kernel_sigma**1.5)
 
     def with_transform(self, transform: str | None) -> RegistrationConfig:
         """Return a copy with another ``transform``; None keeps the present one.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from .numbers import POSITIVE, POSITIVE_OR_NONE, STEPS
 
-__all__ = ["Stage", "rate_factor", "schedule_of"]
+__all__ = ["Stage", "for_pictures", "rate_factor", "schedule_of"]
 
 
 DIRECTIONS = ("both", "alternating")
@@ -88,6 +88,34 @@ PAPER_STAGES = (
     Stage(factor=2, iterations=40, spacing=4, learning_rate=8e-2),
     Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
 )
+
+
+MAX_COARSE_SAMPLES = 32  # along the longest axis of a 2-D image, in the first stage
+
+
+def for_pictures(stages: tuple[Stage, ...], size: float) -> tuple[Stage, ...]:
+    """Return the stages for a 2-D image, which may have many more pixels along an axis than volumes have voxels.
+
+    The stages of the presets start with about 25 samples along an axis of a head. For larger pictures, all their lengths are
+    doubled until the first stage has at most ``MAX_COARSE_SAMPLES``, and the last stage is repeated at halved lengths until it
+    is back at its own. Other stages are returned unchanged.
+
+    Args:
+        stages: stages of the settings.
+        size: longest side of the image in units of its smallest pixel side.
+
+    >>> [(s.factor, s.spacing) for s in for_pictures(FAST_STAGES, 500)]
+    [(16, None), (8, None), (8, 64), (8, 32), (4, 16), (2, 8), (1, 4)]
+    """
+    if stages not in (DEFAULT_STAGES, FAST_STAGES, DRAFT_STAGES):
+        return stages
+    octaves = max(0, math.ceil(math.log2(size / (MAX_COARSE_SAMPLES * max(s.factor for s in stages)))))
+    coarse = [_scaled(stage, 2**octaves) for stage in stages]
+    return (*coarse, *(_scaled(stages[-1], 2**octave) for octave in reversed(range(octaves))))
+
+
+def _scaled(stage: Stage, by: int) -> Stage:
+    return dataclasses.replace(stage, factor=stage.factor * by, spacing=None if stage.spacing is None else stage.spacing * by)
 
 
 def schedule_of(

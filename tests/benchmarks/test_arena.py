@@ -62,7 +62,7 @@ def filled(modules: SimpleNamespace, path: Path) -> Any:
         run_of("a", REFERENCE, 1, tre_mm=3.0, left=0.3),
         run_of("b", REFERENCE, 0, tre_mm=4.0, left=0.4),
         run_of("c", REFERENCE, 0, dice=0.6, left=0.5),
-        run_of("a", ("greedy", ""), tre_mm=4.0, left=0.4),
+        run_of("a", ("greedy", ""), tre_mm=4.0, left=0.4, folding_voxels=10, voxels=500, inverse_p95_vox=0.05),
         run_of("b", ("greedy", ""), problem="more than 1 s"),
     ):
         runs.add(run)
@@ -216,8 +216,10 @@ def test_the_page_of_some_runs(modules, tmp_path):
     assert list(rows) == ["monai_locor default", "greedy"] and rows["greedy"]["failed"] == 1
     assert rows["greedy"]["paired"]["ratio"] == pytest.approx(math.sqrt(0.4 / 0.2 * 1 / 0.4))
     lines = page.splitlines()
-    assert any(line.startswith("| `greedy` | 2/2 | 7.00 [4.00, 10.00] |") for line in lines)
+    (greedy,) = [line for line in lines if line.startswith("| `greedy` | 2/2 | 7.00 [4.00, 10.00] |")]
+    assert greedy.endswith("| 2 | 0.05 | 4.00 | 10.00 |")  # folding, inverse consistency, both cases
     assert any(line.startswith("| no registration | 2/2 | 10.00 ") for line in lines)
+    assert any(line.startswith("| `monai_locor default` | 2/2 ") and line.endswith("| **2.00** | **4.00** |") for line in lines)
     assert "| b | greedy | 0 | more than 1 s |" in lines and "Methods without runs: convexadam." in page
     assert "`c`, seed 0: Dice 0.600, without registration 0.200." in page  # the worst of ours: half of the error is left
     assert page.count("![") == 1 and "(runs-greedy.png)" in page

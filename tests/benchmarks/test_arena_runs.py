@@ -199,4 +199,4 @@ def test_a_picture_shows_the_error(modules, tmp_path):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert picture.ndim == 2 and min(picture.shape) > 200
         brightness.append(picture[: picture.shape[0] // 4, -picture.shape[1] // 8 :].mean())
-    assert brightness[0] == 0 and brightness[1] > 100
+    assert brightness[0] == 0 and brightness[1] > 50

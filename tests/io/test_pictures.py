@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
@@ -136,6 +136,19 @@ class TestSize:
         stack = RNG.integers(0, 255, (3, 20, 20)).astype(np.uint8)
         sitk.WriteImage(sitk.GetImageFromArray(stack), str(tmp_path / "a.tif"))
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif", max_pixels=9)[0].numpy()[0], stack.T)
+
+
+def test_the_full_size_of_a_pyramid_is_read(tmp_path):
+    pixels = RNG.integers(0, 255, (16, 12, 3)).astype(np.uint8)
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "a.tif", True) as pages:
+        for level in range(3):
+            tags = TiffImagePlugin.ImageFileDirectory_v2()
+            if level:
+                tags[254] = 1  # a reduced image
+            Image.fromarray(pixels[:: 2**level, :: 2**level]).save(pages, format="TIFF", tiffinfo=tags)
+            pages.newFrame()
+    assert read_grid(tmp_path / "a.tif").shape == (12, 16)
+    np.testing.assert_array_equal(read_stored(tmp_path / "a.tif", "a").voxels, pixels.transpose(1, 0, 2))
 
 
 class TestWriting:

@@ -5,14 +5,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import numpy as np
+import pytest
 import torch
 
-from monai_locor import RegistrationConfig
+from monai_locor import RegistrationConfig, register
 from monai_locor.geometry import Grid
 from monai_locor.registration import RegistrationEngine, Stage, Start
+from monai_locor.registration.api import prepare_task
 from monai_locor.registration.optimizer import ParameterGroup
+from monai_locor.registration.schedule import MAX_COARSE_SAMPLES, for_pictures
 from monai_locor.registration.start.prepare import prepare
+
+ARGUMENTS = {name: p.default for name, p in inspect.signature(register).parameters.items()}
 
 
 def engine_of(config: RegistrationConfig) -> RegistrationEngine:
@@ -76,3 +84,39 @@ def test_the_basis_never_stops_learning():
     rates = rates_of(RegistrationConfig(stages=(Stage(4, 6, spacing=16),), warmup=3, decay_end=0.0), 6)
     np.testing.assert_allclose(rates["losses"], 1)
     np.testing.assert_allclose(rates["velocity"][-1], 0, atol=1e-12)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("name", ["default", "fast", "draft"])
+    @pytest.mark.parametrize("size", [40, 256, 257, 900, 10_000])
+    def test_start_coarse_and_end_fine(self, name, size):
+        given = RegistrationConfig.of(name).stages
+        found = for_pictures(given, size)
+        factors = [stage.factor for stage in found]
+        assert size / max(factors) <= MAX_COARSE_SAMPLES and factors == sorted(factors, reverse=True)
+        assert found[-1] == given[-1] and (found == given) == (size <= 256)
+        ratios = [[s.spacing / s.factor for s in stages if s.spacing] for stages in (given, found)]
+        assert ratios[1][: len(ratios[0])] == ratios[0] and set(ratios[1][len(ratios[0]) :]) <= {ratios[0][-1]}
+        assert for_pictures(found, size) == found  # a run repeated from its settings has the same stages
+
+    def test_own_stages_stay(self):
+        own = (Stage(2, 5), Stage(1, 5, spacing=4))
+        assert for_pictures(own, 5000) == own
+
+    def test_registration_of_a_picture_uses_them(self):
+        image = torch.rand(1, 300, 20)
+        config = dataclasses.replace(RegistrationConfig.of("draft"), multistart="never")
+        task = prepare_task({**ARGUMENTS, "fixed": image, "moving": image.clone(), "preset": config}, torch.device("cpu"))
+        assert task.config.stages == for_pictures(config.stages, 300) != config.stages
+        volume = torch.rand(1, 300, 4, 4)
+        task = prepare_task({**ARGUMENTS, "fixed": volume, "moving": volume.clone(), "preset": config}, torch.device("cpu"))
+        assert task.config == config
+
+    @pytest.mark.parametrize("sigma", [0.8, 1.3, 2.0])
+    def test_windows_hold_as_many_samples_as_in_three_dimensions(self, sigma):
+        counts = []
+        for dims in (2, 3):
+            width = RegistrationConfig(kernel_sigma=sigma).window_sigma(dims)
+            weights = np.exp(-(np.arange(-30, 31) ** 2) / (2 * width**2))
+            counts.append((weights.sum() ** 2 / (weights**2).sum()) ** dims)
+        assert counts[0] == pytest.approx(counts[1], rel=0.02)

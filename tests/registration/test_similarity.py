@@ -140,9 +140,9 @@ class TestSettings:
 
     def test_the_default_measure_has_the_settings(self):
         config = RegistrationConfig(num_basis=3, eps=1e-3, form="normalized", derivative="none", kernel_sigma=1.5)
-        loss = make_similarity(config, 2, torch.Generator())
-        assert isinstance(loss, LocalLearnedBasisCRLoss) and loss.spatial_dims == 2 and loss.in_channels == 1
-        assert (loss.basis.num_basis, loss.eps, loss.form, loss.kernel_sigma) == (3, 1e-3, "normalized", (1.5, 1.5))
+        loss = make_similarity(config, 3, torch.Generator())
+        assert isinstance(loss, LocalLearnedBasisCRLoss) and loss.spatial_dims == 3 and loss.in_channels == 1
+        assert (loss.basis.num_basis, loss.eps, loss.form, loss.kernel_sigma) == (3, 1e-3, "normalized", (1.5, 1.5, 1.5))
         assert not loss.rescale and loss.generator is not None
 
 

@@ -44,7 +44,9 @@ def test_residuals_are_those_of_the_loss(dims, form, derivative, basis):
     module = basis_of(samples, basis)
     values = loss_of(samples, module)(samples.moving, samples.fixed, samples.weight)
     shift = torch.zeros((), dtype=torch.float64)
-    windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in samples.grid.shape]
+    windows = [
+        AxisWindows.gaussian(n, config.window_sigma(dims), config.stride, config.truncated, shift) for n in samples.grid.shape
+    ]
     found = fit_windows(samples, module, windows)
     expected = values.exp() - config.eps if form == "log" else values
     seen = found.counts.expand_as(values)

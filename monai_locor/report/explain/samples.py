@@ -111,7 +111,7 @@ def samples_of_result(
     Raises:
         InputError: if the images do not belong to the result, or cannot be read.
     """
-    config = _settings(result.last_config, result.basis)
+    config = _settings(result.last_config, result.basis, result.fixed_grid.dims)
     pair = load_pair(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=result.affine)
     for role, image, grid in (("fixed", pair.fixed, result.fixed_grid), ("moving", pair.moving, result.moving_grid)):
         if image.stored.shape != grid.shape:
@@ -150,7 +150,8 @@ def samples_of_images(
         InputError: when no voxel is left to compare, or the basis does not fit the settings.
         ValueError: when the images do not share a grid.
     """
-    config, grid = _settings(config, basis), Grid.of(fixed)
+    grid = Grid.of(fixed)
+    config = _settings(config, basis, grid.dims)
     for name, image in (("moving_on_fixed", moving_on_fixed), ("mask", mask)):
         if image is not None and tuple(image.shape) != (1, *grid.shape):
             raise ValueError(f"{name} must be {(1, *grid.shape)}, as the fixed image, got {tuple(image.shape)}.")
@@ -179,8 +180,12 @@ def _affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0).astype(np.float32))
 
 
-def _settings(config: RegistrationConfig, basis: BasisPair | None) -> RegistrationConfig:
-    """Those that the basis was learned with: a measure of the caller's own need not be of the sizes in the settings."""
+def _settings(config: RegistrationConfig, basis: BasisPair | None, dims: int) -> RegistrationConfig:
+    """Those that the basis was learned with: a measure of the caller's own need not be of the sizes in the settings.
+
+    The window is that of ``dims`` dimensions.
+    """
+    config = dataclasses.replace(config, kernel_sigma=config.window_sigma(dims))
     if basis is None:
         return config
     sizes = {name: getattr(basis, name) for name in ("derivative", "num_basis", "hidden_channels")}
