@@ -237,6 +237,15 @@ def test_outputs_that_cannot_be(run, refused, pair, called, folder, monkeypatch)
     assert answer.code == 0 and "report.html is not written" in answer.err and "report.html" not in names(folder / "plain")
 
 
+def test_maps_of_missing_tissue(run, refused, pair, called, folder):
+    assert "missing-fixed: it needs a search for missing tissue" in refused(*pair, "--outputs", "missing-fixed")
+    called["changes"] = {f"missing_{role}": torch.rand(1, *SHAPE) for role in ("fixed", "moving")}
+    assert run(*pair, "--missing", "map").code == 0
+    assert called["preset"].missing == "map"
+    assert {"missing_fixed.nii.gz", "missing_moving.nii.gz", "warped.nii.gz"} <= names(folder / "out")
+    np.testing.assert_allclose(load(folder / "out" / "missing_fixed.nii.gz"), called["changes"]["missing_fixed"][0], atol=1e-6)
+
+
 def test_what_is_carried_along(run, pair, called, folder):
     save(folder / "other.nii.gz", load(folder / "moving.nii.gz") + 1)
     found = run(
