@@ -19,6 +19,7 @@ from ..tensors import plain
 from .alignment import NMI_BIAS, local_fit, shifted_information_ratio
 from .orientation import orientation_ratios
 from .outcome import Outcome
+from .rivals import leads, turn_degrees
 from .samples import MIN_VALID_SAMPLES, Reading, SampledPair, every_nth, mutual_information
 
 __all__ = [
@@ -59,6 +60,7 @@ def measured(outcome: Outcome, pair: SampledPair, voxels: Sequence[int]) -> dict
         "nmi_shift_ratio": shifted_information_ratio(pair, after),
         **orientation_ratios(pair, after),
         **affine_shape(outcome.affine, outcome.start),
+        **leads(outcome.rivals),
         **_jacobian(outcome),
         **_inverse(outcome),
         **convergence(outcome.history),
@@ -165,18 +167,19 @@ def affine_shape(affine: np.ndarray, initial: np.ndarray) -> dict[str, float]:
 
     Returns:
         ``affine_determinant``; ``stretch``, the largest factor by which a length grows or shrinks; ``shear_degrees``, the
-        largest change of a right angle.
+        largest change of a right angle; ``turn_degrees``, the angle of the rotation, NaN with a reflection.
 
     >>> affine_shape(np.diag([2.0, 1, 1, 1]), np.eye(4))["stretch"]
     2.0
     """
     linear = affine[:-1, :-1] @ np.linalg.inv(initial[:-1, :-1])
-    scales = np.linalg.svd(linear, compute_uv=False)
+    scales, determinant = np.linalg.svd(linear, compute_uv=False), float(np.linalg.det(linear))
     squares = scales[0] ** 2, scales[-1] ** 2
     return {
-        "affine_determinant": float(np.linalg.det(linear)),
+        "affine_determinant": determinant,
         "stretch": float(max(scales[0], 1 / max(scales[-1], 1e-12))),
         "shear_degrees": math.degrees(math.asin((squares[0] - squares[1]) / max(squares[0] + squares[1], 1e-30))),
+        "turn_degrees": turn_degrees(linear) if determinant > 0 else math.nan,
     }
 
 

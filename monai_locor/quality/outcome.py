@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..geometry import Grid
+from .rivals import Rival
 
 __all__ = ["Outcome"]
 
@@ -33,6 +34,7 @@ class Outcome:
         transform: transform model: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``.
         doubts: warnings of the run that make the result doubtful.
         interrupted: whether the optimization was interrupted.
+        rivals: the best alignments of other orientations, if they were compared.
     """
 
     fixed_grid: Grid
@@ -47,6 +49,7 @@ class Outcome:
     transform: str = "deformable"
     doubts: Sequence[str] = ()
     interrupted: bool = False
+    rivals: Sequence[Rival] = ()
 
     @property
     def start(self) -> np.ndarray:

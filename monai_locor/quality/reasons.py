@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .alignment import GLOBAL_SHIFT, LOCAL_SHIFTS, near_length
 from .outcome import Outcome
+from .rivals import mirror_text, rival_text, turn_text
 from .samples import SampledPair
 from .thresholds import Thresholds
 
@@ -81,6 +84,7 @@ def reasons_of(measures: Mapping[str, Any], limits: Thresholds, shifts: ShiftLen
         _warn_if_skipped(_alignment(measures, limits, shifts, outcome.transform), limits, *ALIGNMENT_MEASURES),
         _precision(measures, limits, shifts.near),
         _orientation(measures, limits),
+        *_rival_reasons(measures, limits, outcome),
         *_transform_reasons(measures, limits),
         *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
@@ -161,6 +165,21 @@ def _orientation(m: Mapping[str, Any], limits: Thresholds) -> Reason:
     )
     advice = "another orientation may fit as well: check left and right, front and back, top and bottom"
     return Reason("orientation", status, text, advice if status in ("WARN", "FAIL") else "")
+
+
+def _rival_reasons(m: Mapping[str, Any], limits: Thresholds, outcome: Outcome) -> list[Reason]:
+    """Checks of the orientation; those against others only if they were compared."""
+    linear = outcome.affine[:-1, :-1] @ np.linalg.inv(outcome.start[:-1, :-1])
+    headers = "check the orientation in the headers of both images (monai-locor info), also whether one is mirrored"
+    other = f"{headers}; give an initial affine"
+    turn = _reason("turn", "turn_degrees", m, limits, turn_text(m, linear), headers)
+    if not outcome.rivals:
+        return [turn]
+    return [
+        turn,
+        _reason("other orientations", "rival_lead", m, limits, rival_text(outcome.rivals), other),
+        _reason("mirror image", "mirror_lead", m, limits, mirror_text(outcome.rivals), headers),
+    ]
 
 
 def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:

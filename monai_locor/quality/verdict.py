@@ -17,6 +17,7 @@ from ..tensors import plain
 from .measures import measured
 from .outcome import Outcome
 from .reasons import RANK, Reason, ShiftLengths, reasons_of
+from .rivals import Rival
 from .samples import SampledPair
 from .thresholds import Thresholds
 
@@ -32,12 +33,14 @@ class Verdict:
         reasons: all checks, the worst first.
         measures: plain values by name; None where one could not be measured.
         thresholds: that the measures were compared with.
+        rivals: the best alignments of other orientations, if they were compared.
     """
 
     status: str
     reasons: tuple[Reason, ...]
     measures: dict[str, Any] = field(default_factory=dict)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    rivals: tuple[Rival, ...] = ()
 
     def __str__(self) -> str:
         texts = [r.text for r in self.reasons if r.status == self.status] if self.status != "PASS" else []
@@ -47,13 +50,16 @@ class Verdict:
         """As plain values for JSON."""
         thresholds = {name: list(pair) for name, pair in dataclasses.asdict(self.thresholds).items()}
         reasons = [dataclasses.asdict(reason) for reason in self.reasons]
-        return {"status": self.status, "reasons": reasons, "measures": self.measures, "thresholds": thresholds}
+        rivals = [dataclasses.asdict(rival) for rival in self.rivals]
+        parts = {"reasons": reasons, "measures": self.measures, "thresholds": thresholds, "rivals": rivals}
+        return {"status": self.status, **parts}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Verdict:
         """Inverse of :meth:`to_dict`."""
         reasons = tuple(Reason(**reason) for reason in values["reasons"])
-        return cls(values["status"], reasons, dict(values["measures"]), Thresholds.of(values["thresholds"]))
+        rivals = tuple(Rival(**rival) for rival in values.get("rivals", ()))
+        return cls(values["status"], reasons, dict(values["measures"]), Thresholds.of(values["thresholds"]), rivals)
 
 
 def judge_outcome(
@@ -85,7 +91,7 @@ def judge_outcome(
     reasons.sort(key=lambda reason: -RANK.index(reason.status))
     worst = max([*(r.status for r in reasons), "PASS"], key=RANK.index)
     plain_values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in measures.items()}
-    return Verdict(worst, tuple(reasons), plain_values, limits)
+    return Verdict(worst, tuple(reasons), plain_values, limits, tuple(outcome.rivals))
 
 
 def _valid_voxels(image: torch.Tensor, weight: torch.Tensor | None) -> int:

@@ -97,7 +97,8 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         **known,
     )
     computed = time.perf_counter()
-    outcome = outcome_of(result)
+    rivals = run.rivals.compared(affine) if run.config.multistart != "never" else ()
+    outcome = dataclasses.replace(outcome_of(result), rivals=rivals)
     verdict = judge_outcome(outcome, fixed.image, moving.image, fixed_weight=fixed.weight, moving_weight=moving.weight)
     result = dataclasses.replace(_on_host(result), verdict=verdict)
     parts = np.diff([*times, computed, time.perf_counter()]).round(3).tolist()

@@ -25,6 +25,7 @@ from .missing import estimate_missing
 from .parallel import from_first
 from .schedule import Stage
 from .stages import FINAL_STEPS, run_stage
+from .start.rivals import RivalStarts
 from .start.search import better_start, second_is_better
 
 __all__ = ["Run", "Work", "optimize"]
@@ -59,6 +60,7 @@ class Run:
     Attributes:
         engine: engine with the current state, also after an interrupt.
         config: requested settings; those of ``engine`` differ after a restart with the inter-subject settings.
+        rivals: starts of other orientations, for the multi-start search and the verdict.
         steps: number of steps, including those of repeated stages as far as they are known.
         unexplained_share: median over the local fits of the unexplained share of the target's variance, after the coarse
             stages; None if it was not measured.
@@ -67,6 +69,7 @@ class Run:
     def __init__(self, engine: RegistrationEngine) -> None:
         self.engine, self.config, self.exchange = engine, engine.config, engine.exchange
         self.start, self.device = engine.start, engine.device
+        self.rivals = RivalStarts(*self.start.images, self.start.affine, self.config.transform != "rigid")
         self.unexplained_share: float | None = None
         self.affine_stages, rest = engine.config.schedule
         self.coarse_stages = tuple(itertools.takewhile(_is_coarse, rest))
@@ -124,7 +127,7 @@ class Run:
         none = np.zeros_like(matrix)  # sent if there is no other start
 
         def search() -> np.ndarray:
-            found = better_start(*images, matrix, initial, scaling)
+            found = better_start(*images, matrix, initial, scaling, self.rivals)
             return none if found is None else found
 
         start = from_first(self.exchange, search, matrix.shape)

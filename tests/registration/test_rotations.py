@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monai_locor.registration.start.rotations import axis_reflections, axis_rotations, even_rotations, turn_degrees
+from monai_locor.quality.rivals import turn_degrees
+from monai_locor.registration.start.rotations import axis_reflections, axis_rotations, even_rotations
 
 
 def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:

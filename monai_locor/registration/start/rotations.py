@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sets of rotations and reflections for the multi-start search, and names of them."""
+"""Sets of rotations and reflections for the multi-start search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from ...networks.affine import matrix_exponential
 
-__all__ = ["axis_reflections", "axis_rotations", "even_rotations", "near_rotations", "turn_degrees"]
+__all__ = ["axis_reflections", "axis_rotations", "even_rotations", "near_rotations"]
 
 NEAR_ANGLES = {2: (-36, -30, -24, -18, -12, -6, 0, 6, 12, 18, 24, 30, 36), 3: (-20, 0, 20)}  # degrees, about every axis
 
@@ -69,16 +69,3 @@ def _of_quaternion(quaternion: np.ndarray) -> np.ndarray:
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     rotation: np.ndarray = (w * w - vector @ vector) * np.eye(3) + 2 * np.outer(vector, vector) + 2 * w * cross
     return rotation
-
-
-def turn_degrees(linear: np.ndarray) -> float:
-    """Return the angle of the rotation nearest to a matrix ``(D, D)``, of its negative if it has a reflection in 3-D.
-
-    >>> turn_degrees(np.array([[0.0, -2], [2, 0]]))
-    90.0
-    """
-    left, _, right = np.linalg.svd(linear)
-    trace = float(np.trace(left @ right))
-    if len(linear) == 2:
-        return math.degrees(math.acos(max(-1.0, min(1.0, trace / 2))))
-    return math.degrees(math.acos(max(-1.0, min(1.0, (trace - 1) / 2))))

@@ -14,10 +14,11 @@ import math
 
 import numpy as np
 
+from ...quality.rivals import turn_degrees
 from .measure import StartSearch
 from .prepare import PreparedImage
 from .rivals import COMPARE_SAMPLES, MAX_NEAR_TURN, SEARCH_SAMPLES, RivalStarts, is_plausible, stretch_of
-from .rotations import near_rotations, turn_degrees
+from .rotations import near_rotations
 
 __all__ = ["better_start", "second_is_better"]
 
