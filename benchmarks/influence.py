@@ -1,13 +1,13 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The windows that dominate a registration, in the logarithmic and in the normalized form of the loss.
+"""The windows that dominate a registration, in the forms of the loss.
 
 Registers each case once. Around every sample the residual R of the local fit and the variance V of the fixed image are
 computed. A fit that improves by a hundredth of the variance changes the logarithm by V / (R + eps) hundredths, the
-normalized form by V / (V + eps) hundredths: this is the weight of the window. Prints, for each form, the share of
-the total weight of the best fitting quarter of the windows (by R / V) and of the flatter half (by V), without windows of
-constant intensity, and draws a plane.
+normalized form by V / (V + eps) hundredths, and the robust form in proportion to V / (R + s (V + eps)), s being the mean of
+R / (V + eps): this is the weight of the window. Prints, for each form, the share of the total weight of the best fitting
+quarter of the windows (by R / V) and of the flatter half (by V), without windows of constant intensity, and draws a plane.
 
     python benchmarks/influence.py FOLDER brain_t2_t1_2mm subjects_flair01_t1_02 --preset fast --output pictures
 """
@@ -39,7 +39,7 @@ COLUMNS = ("case", "form", "eps", "windows", "median R / V", "best quarter's sha
 FORMS = {  # name: form and floor
     "log": ("log", PRESETS["default"].eps),
     "normalized": ("normalized", PRESETS["default"].eps),
-    "intersubject": ("normalized", PRESETS["intersubject"].eps),
+    "robust": ("robust", PRESETS["intersubject"].eps),
 }
 
 
@@ -61,7 +61,12 @@ def residual_and_variance(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
 
 def influence(residual: np.ndarray, variance: np.ndarray, form: str, eps: float) -> np.ndarray:
     """Weight of each window, relative to the mean."""
-    value = variance / ((residual if form == "log" else variance) + eps)
+    if form == "robust":
+        contrast = variance / (variance + eps)
+        scale = np.nansum(contrast * residual / (variance + eps)) / np.nansum(contrast)
+        value = variance / (residual + scale * (variance + eps))
+    else:
+        value = variance / ((residual if form == "log" else variance) + eps)
     return value / np.nanmean(value)
 
 

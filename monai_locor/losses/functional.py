@@ -33,10 +33,14 @@ __all__ = [
     "one_minus_correlation_ratio",
     "ridge_residual",
     "ridge_solution",
+    "robust_shares",
     "unexplained_share",
+    "window_values",
 ]
 
-FORMS = ("log", "normalized")
+FORMS = ("log", "normalized", "robust")
+MIN_SHARE = 1e-3  # smallest scale of the form "robust"
+MIN_TOTAL_CONTRAST = 1e-12
 MASS_ROUNDING = 1e-5  # share of a window's mass that float32 may lose
 
 
@@ -96,8 +100,8 @@ class WindowFit:
         psi_t: right-hand sides of the normal equations, ``(B, J, T, *windows)``; in the normalized form, of the standardized
             target.
         residual: R at the ridge solution, ``(B, T, *windows)``.
-        mean, deviation: what the target was standardized by, ``(B, T, *windows)``; None in the form ``"log"``.
-        variance: of the target in the window, likewise.
+        mean, deviation: what the target was standardized by, ``(B, T, *windows)``; None in the other forms.
+        variance: of the target in the window, likewise; None in the form ``"log"``.
     """
 
     moments: LocalMoments
@@ -125,6 +129,7 @@ def local_moments(
     parameters: Mapping[str, torch.Tensor] | None = None,
     kept: Recent[Any] | None = None,
     fused: bool | None = None,
+    constant_means: bool = False,
 ) -> LocalMoments:
     """The moments of all windows, differentiable in pred, target and the basis.
 
@@ -139,9 +144,10 @@ def local_moments(
         parameters: those of the basis that are differentiated, by name; by default all that require a gradient.
         kept: keeps between calls what depends on the sizes.
         fused: whether Triton kernels compute them; None where they can and the images are on a GPU.
+        constant_means: whether the means of psi are not used.
     """
     num_basis = _num_basis(basis, pred)
-    gram = LocalGram(basis, num_basis, target.shape[1], weight is not None, means, kept, fused)
+    gram = LocalGram(basis, num_basis, target.shape[1], weight is not None, means, kept, fused, constant_means)
     if parameters is None:
         every = transforms_active()  # a transform hides what requires a gradient, and must not be closed over
         parameters = {name: p for name, p in basis.named_parameters() if every or p.requires_grad}
@@ -157,23 +163,67 @@ def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> Win
     """The target of each window as a linear combination of the basis functions.
 
     Args:
-        moments: with the means in the form ``"normalized"``.
-        form: ``"log"``, the target itself; or ``"normalized"``, the target standardized in its window.
+        moments: with the means, except in the form ``"log"``.
+        form: ``"log"`` or ``"robust"``, the target itself; or ``"normalized"``, the target standardized in its window.
         ridge: added to the diagonal of the normal equations.
         eps: floor of the variance and of the deviation in the normalized form.
     """
-    if form == "log":
+    if form != "log" and not moments.gram.first_moments:
+        raise ValueError(f"the {form} form needs the means of psi and t; call local_moments with means=True.")
+    if form != "normalized":
         gram = moments.gram
         residual = window_residual(moments.maps, gram.num_basis, gram.channels, ridge, gram.kept)
-        return WindowFit(moments, moments.psi_t, residual)
-    if not moments.gram.first_moments:
-        raise ValueError("the normalized form needs the means of psi and t; call local_moments with means=True.")
+        variance = None if form == "log" else (moments.t_t - moments.t.square()).clamp_min(0)  # type: ignore[union-attr]
+        return WindowFit(moments, moments.psi_t, residual, variance=variance)
     psi_psi, psi_t, t_t, psi, t = moments.parts()
     variance = (t_t - t.square()).clamp_min(0)
     deviation = (variance + eps).sqrt() + eps
     covariance = (psi_t.unflatten(1, (psi.shape[1], -1)) - psi[:, :, None] * t[:, None]) / deviation[:, None]
     residual = ridge_residual(psi_psi, covariance, torch.ones_like(variance), ridge, moments.gram.kept)
     return WindowFit(moments, covariance, residual, t, deviation, variance)
+
+
+def window_values(fit: WindowFit, form: str, eps: float) -> torch.Tensor:
+    """The value of each window in the loss, ``(B, T, *windows)``.
+
+    Args:
+        fit: of :func:`local_fit`, in the same form.
+        form: one of :data:`FORMS`.
+        eps: floor of the residual in the form ``"log"``, of the variance in the others.
+    """
+    if form == "log":
+        return torch.log(fit.residual + eps)
+    if form == "normalized":
+        return fit.residual
+    assert fit.variance is not None
+    return robust_shares(fit.residual, fit.variance, fit.moments.counts, eps)
+
+
+def robust_shares(residual: torch.Tensor, variance: torch.Tensor, counts: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """``2 sqrt(s) log(1 + q / s)``, with the unexplained share ``q = R / (V + eps)`` of a window and its mean s.
+
+    The scale s carries no gradient, as in iteratively reweighted least squares. This is the negative log-likelihood of a
+    distribution with heavy tails, Student's, whose scale is estimated from the windows themselves: the weight of a window is
+    ``1 / (q + s)``. A window that fits perfectly has at most twice the weight of an average one, and one that is not explained
+    at all keeps some. So it is similar to the logarithm of the residual where most windows fit well, and to the normalized
+    form where most do not. Flat windows, of a variance below eps, have little weight in either.
+
+    The factor sets how much the windows together weigh against a regularization: with s it would be that of the normalized
+    form, without it that of the logarithm. The root is their geometric mean.
+
+    Args:
+        residual: R, ``(B, T, *windows)``.
+        variance: V, likewise.
+        counts: bool, whether a window counts, ``(B, 1, *windows)``; None if all do.
+        eps: floor of the variance.
+    """
+    share, contrast = residual / (variance + eps), (variance / (variance + eps)).detach()
+    if counts is not None:
+        contrast = contrast * counts
+    total = contrast.flatten(2).sum(2).clamp_min(MIN_TOTAL_CONTRAST)
+    mean = ((share.detach() * contrast).flatten(2).sum(2) / total).clamp_min(MIN_SHARE)
+    scale = mean[(..., *(None,) * (residual.ndim - 2))]
+    return 2 * scale.sqrt() * torch.log1p(share / scale)
 
 
 def unexplained_share(moments: LocalMoments, ridge: float, eps: float) -> tuple[torch.Tensor, torch.Tensor]:

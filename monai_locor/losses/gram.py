@@ -172,6 +172,7 @@ class _LocalGramFunction(StreamedFunction):
             slabs.add_gradients(maps, portion, dpred, dtarget, bool(parameters))
 
         # the maps of the target and of the mass come last, and only the gradient of the target needs them
-        used = slice(0, None if need_target or call.gram.first_moments else call.gram.layout["psi_t"].stop)
+        means = call.gram.first_moments and not call.gram.constant_means
+        used = slice(0, None if need_target or means else call.gram.layout["psi_t"].stop)
         call.windows.pull_back(call.gram, pred, grad[:, used], consume)
         return None, dpred, dtarget, None, *(slabs.tape.gradients() if parameters else ())

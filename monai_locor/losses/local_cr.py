@@ -17,7 +17,7 @@ from ..networks.basis import LearnedBasis, PolynomialBasis
 from ..precision import full_precision
 from ..recent import Recent
 from .base import PairLoss, clamped_weight
-from .functional import FORMS, LocalMoments, local_fit, local_moments, unexplained_share
+from .functional import FORMS, LocalMoments, local_fit, local_moments, unexplained_share, window_values
 from .intensity import rescale
 from .options import WindowOptions
 from .window_grid import WindowGrid
@@ -60,9 +60,12 @@ class LocalLearnedBasisCRLoss(PairLoss):
         stride: distance between windows, voxels, one value or one per axis. An axis shorter than four strides has
             four windows at a smaller distance, or one per voxel.
         ridge: added to the diagonal of each window's normal equations.
-        eps: floor of the residual in the logarithm; for rescaled images the loss lies in about ``[log(eps), log(1)]``.
-        form: ``"log"``, mean of ``log(R + eps)``; or ``"normalized"``, mean of one minus the correlation ratio of the
-            window, in [0, 1].
+        eps: floor of the residual in the logarithm, for rescaled images the loss then lies in about ``[log(eps), log(1)]``; in
+            the other forms, floor of the variance in a window.
+        form: ``"log"``, mean of ``log(R + eps)``; ``"normalized"``, mean of one minus the correlation ratio of the
+            window, in [0, 1]; or ``"robust"``, between the two depending on the images: mean of ``2 sqrt(s) log(1 + q / s)``,
+            q being R relative to the variance V of the target in the window, ``R / (V + eps)``, and s the mean of q over the
+            windows, see :func:`.functional.robust_shares`.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
             ``(B, T, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
         rescale: bring both images to about [0, 1] between robust quantiles, and exclude voxels that are not finite. The
@@ -164,12 +167,12 @@ class LocalLearnedBasisCRLoss(PairLoss):
         if self.rescale:
             valid = None if weight is None else weight > 0
             pred, target = rescale(pred, valid), rescale(target, valid)
-        moments = self._moments(pred, target, weight, means=self.form == "normalized")
-        residual = local_fit(moments, self.form, self.ridge, self.eps).residual
-        return torch.log(residual + self.eps) if self.form == "log" else residual, moments.counts
+        moments = self._moments(pred, target, weight, means=self.form != "log")
+        fit = local_fit(moments, self.form, self.ridge, self.eps)
+        return window_values(fit, self.form, self.eps), moments.counts
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
-        options: dict[str, Any] = {"kept": self._kept, "fused": self.fused}
+        options: dict[str, Any] = {"kept": self._kept, "fused": self.fused, "constant_means": self.form == "robust"}
         return local_moments(self.basis, pred, target, weight, self._windows(pred), self.min_mass, means, **options)
 
     def _check_shapes(self, pred: torch.Tensor, target: torch.Tensor) -> None:

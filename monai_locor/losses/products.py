@@ -63,6 +63,7 @@ class LocalGram:
         kept: keeps between calls what depends on the sizes.
         fused: whether Triton kernels compute them; None where they can and the images are on a GPU, see
             :mod:`monai_locor.losses.kernels`.
+        constant_means: whether the averages ``psi`` are not used, so that their gradient need not be computed.
 
     Attributes:
         layout: rows of the maps by name: ``psi_psi``, ``psi_i psi_j`` in the order of :func:`.ridge.gram_pairs`; ``psi_t``,
@@ -79,7 +80,9 @@ class LocalGram:
         first_moments: bool = False,
         kept: Recent[Any] | None = None,
         fused: bool | None = None,
+        constant_means: bool = False,
     ) -> None:
+        self.constant_means = constant_means
         self.basis, self.num_basis, self.channels, self.kept = basis, num_basis, channels, kept
         self.masked, self.first_moments, self.fused = masked, first_moments, fused
         sizes = {"psi_psi": num_basis * (num_basis + 1) // 2, "psi_t": num_basis * channels, "t_t": channels}
@@ -134,7 +137,7 @@ class LocalGram:
             part = grad[:, self.layout["psi_psi"]][:, -half:]
             out[:, :half].addcmul_(part, psi[:, half:size])
             out[:, half:].addcmul_(part, psi[:, :half])
-        return self._add_mean(out, grad, "psi", features.weight)
+        return out if self.constant_means else self._add_mean(out, grad, "psi", features.weight)
 
     def target_gradient(self, grad: torch.Tensor, features: Features) -> torch.Tensor:
         """Adjoint of :meth:`products` in the target without weights, ``(G, T, *slab)``."""

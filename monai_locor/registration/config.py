@@ -57,8 +57,8 @@ class RegistrationConfig:
         truncated: truncation radius of the window, standard deviations.
         stride: distance between windows, samples of the stage.
         ridge: regularization of the local least-squares fit.
-        eps: floor of the residual in the logarithm or, in the normalized form, of the variance in a window.
-        form: ``"log"`` or ``"normalized"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
+        eps: floor of the residual in the logarithm or, in the other forms, of the variance in a window.
+        form: ``"log"``, ``"normalized"`` or ``"robust"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: minimum valid fraction of a window; other windows are ignored.
         bending_weight: weight of the bending energy (mm) times the squared sample distance (mm^2; the geometric mean over the
@@ -79,9 +79,9 @@ class RegistrationConfig:
             translations. If a start near the initial orientation is about as good, or one of another orientation clearly
             better, the stages are repeated from it and the better result is kept. ``"auto"``: if no initial transform was
             given; ``"always"``; or ``"never"``.
-        intersubject: ``"auto"``: if the residuals after the coarse stages indicate an inter-subject pair, restart with
-            :attr:`for_intersubject`; with masks, only if the residuals without masks also indicate one. ``"never"``: do not
-            restart. Applies to the default measure in its form ``"log"`` only. See
+        intersubject: ``"auto"``: if the residuals after the coarse stages are large, as in inter-subject pairs, continue with
+            :attr:`for_intersubject`; with masks, only if the residuals without masks are also large. ``"never"``: keep the
+            form. Applies to the default measure in its form ``"log"`` only. See
             :mod:`monai_locor.registration.correspondence`.
         missing: tissue that only one image shows, such as at a resection, a lesion or metal, see
             :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
@@ -293,7 +293,7 @@ NUMBERS = {
 #: names of initial transforms and the corresponding settings
 STARTS = {"auto": "auto", "world": "world", "centers": "centers", "center": "centers", "moments": "moments"}
 CHOICES = {
-    "form": ("log", "normalized"),
+    "form": ("log", "normalized", "robust"),
     "basis": ("learned", "polynomial"),
     "derivative": ("none", "basis", "both"),
     "derivative_unit": ("sample", "voxel"),
@@ -308,9 +308,8 @@ CHOICES = {
 FLAGS = ("affine", "undo_worse")
 
 # In inter-subject pairs most windows have large residuals, and the logarithm is dominated by the few that fit well: in a head,
-# those at the scalp (benchmarks/influence.py). Here all windows with contrast have equal weight, windows are wider, and the
-# bending weight is lower.
-INTERSUBJECT: dict[str, Any] = {"form": "normalized", "kernel_sigma": 1.3, "eps": 1e-3, "bending_weight": 10.0}
+# those at the scalp (benchmarks/influence.py). The robust form limits their weight. Its floor is 2 % of the intensity range.
+INTERSUBJECT: dict[str, Any] = {"form": "robust", "eps": 5e-4}
 # The paper's settings as far as the engine supports them; docs/guide/paper.md lists the differences and derives the values.
 PAPER: dict[str, Any] = {
     **{"derivative": "both", "derivative_unit": "voxel"},

@@ -1,11 +1,13 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Detection of inter-subject pairs by the residuals of the local fits.
+"""The choice of the form of the fine stages by the residuals of the local fits.
 
-After the coarse stages, the median over the windows of the unexplained share of the variance is 3 to 11 % for two images of
+After the coarse stages, the median over the windows of the unexplained share of the variance is 3 to 11 % for two MR images of
 one subject. For inter-subject pairs, whose tissues do not correspond one to one under any deformation, it is 13 to 31 %, with
-few exceptions (benchmarks/results/intersubject.md). The logarithm of the residual is suited to intra-subject pairs only.
+few exceptions (benchmarks/results/intersubject.md); for CT or PET and MR of one subject it is also above an eighth. The
+logarithm of the residual is suited to the first kind only. The others continue in the robust form, which is close to the
+logarithm if the pair was taken for the wrong kind (benchmarks/results/forms.md).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from .channels import compared_parts
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 
-__all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "median_unexplained_share"]
+__all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "median_unexplained_share", "use_form"]
 
-MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance in intra-subject pairs
+MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance for which the logarithm is better
 MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
 
 
@@ -47,3 +49,16 @@ def median_unexplained_share(engine: RegistrationEngine) -> float:
     if engine.exchange is not None:
         engine.exchange([total])
     return float(total)
+
+
+def use_form(engine: RegistrationEngine, config: RegistrationConfig) -> None:
+    """Let an engine continue with settings that differ in the form of the default measure, its ``eps`` and the bending weight.
+
+    Args:
+        engine: between two stages.
+        config: settings from the next stage on.
+    """
+    engine.config = config
+    for loss in engine.losses.modules():
+        if isinstance(loss, LocalLearnedBasisCRLoss):
+            loss.form, loss.eps = config.form, config.eps

@@ -31,7 +31,7 @@ __all__ = [
 
 CUSTOM_SIMILARITY = "custom"  # name of custom modules in the settings
 CUSTOM_BENDING_WEIGHT = 30.0
-NORMALIZED_BENDING_WEIGHT = 20.0  # for the normalized form of the default measure
+FORM_BENDING_WEIGHTS = {"normalized": 20.0, "robust": 30.0}  # of forms of the default measure other than "log"
 LOCOR_SETTINGS = (  # arguments of the default measure with a setting of their own
     *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
     *("ridge", "eps", "form", "min_mass"),
@@ -186,6 +186,5 @@ def bending_weight_of(similarity: str, form: str) -> float:
     """Return the default weight of the bending energy for a measure; ``form`` applies to the default measure."""
     if similarity == CUSTOM_SIMILARITY:
         return CUSTOM_BENDING_WEIGHT
-    if similarity == "locor" and form == "normalized":
-        return NORMALIZED_BENDING_WEIGHT
-    return SIMILARITIES[similarity].bending_weight
+    known = SIMILARITIES[similarity].bending_weight
+    return FORM_BENDING_WEIGHTS.get(form, known) if similarity == "locor" else known

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The control flow of a registration: stages, multi-start, restart with the inter-subject settings, undoing of stages."""
+"""The control flow of a registration: stages, multi-start, and the form of the fine stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..losses.compare import takes_mask
 from ..precision import optimized
 from .channels import single
-from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share
+from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share, use_form
 from .engine import RegistrationEngine
 from .missing import estimate_missing
 from .parallel import from_first
@@ -46,7 +46,7 @@ def optimize(engine: RegistrationEngine, progress: bool = False) -> Registration
         progress: show a progress bar.
 
     Returns:
-        the engine with the result: a new engine if a better start was found or the inter-subject settings were applied.
+        the engine with the result: a new engine if a better start was found.
     """
     return Run(engine).complete(progress)
 
@@ -59,7 +59,7 @@ class Run:
 
     Attributes:
         engine: engine with the current state, also after an interrupt.
-        config: requested settings; those of ``engine`` differ after a restart with the inter-subject settings.
+        config: requested settings; those of ``engine`` differ if it continued with the inter-subject settings.
         rivals: starts of other orientations, for the multi-start search and the verdict.
         steps: number of steps, including those of repeated stages as far as they are known.
         unexplained_share: median over the local fits of the unexplained share of the target's variance, after the coarse
@@ -95,11 +95,8 @@ class Run:
         """Yield the stages in order, each of which must be run before the next one is requested."""
         try:
             yield from self._coarse()
-            if self.coarse_stages and (yield from self._is_intersubject()):
-                self.engine.release()
-                self.engine = RegistrationEngine(self.start, self.config.for_intersubject, self.exchange)
-                self.steps += self.first_steps
-                yield from self._coarse()
+            if self.coarse_stages and (yield from self._fits_poorly()):
+                use_form(self.engine, self.config.for_intersubject)
             for stage in self.fine_stages:
                 self._leave_out_missing()
                 yield self.engine, stage
@@ -148,8 +145,8 @@ class Run:
             self.engine = second
             logger.warning("replaced the first affine by one from another start")
 
-    def _is_intersubject(self) -> Generator[Work, None, bool]:
-        """Whether the residuals after the coarse stages indicate an inter-subject pair; logged if so."""
+    def _fits_poorly(self) -> Generator[Work, None, bool]:
+        """Whether the residuals after the coarse stages are large, as in inter-subject pairs; logged if so."""
         if not checks_correspondence(self.config):
             return False
         share = median_unexplained_share(self.engine)
@@ -158,9 +155,9 @@ class Run:
         self.unexplained_share = share if math.isfinite(share) else None  # JSON has no NaN
         if not share > MAX_UNEXPLAINED_SHARE:
             return False
-        logger.warning(
-            "residuals indicate an inter-subject pair (half of the windows leave more than %.0f %% of the variance "
-            "unexplained); restarting with the inter-subject settings (intersubject=never prevents this)",
+        logger.info(
+            "large residuals, as between two subjects (half of the windows leave more than %.0f %% of the variance "
+            "unexplained): the finer stages use the robust form (intersubject=never prevents this)",
             100 * share,
         )
         return True

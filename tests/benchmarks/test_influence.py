@@ -22,12 +22,14 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_influence_is_the_change_of_the_loss(modules):
-    """By finite differences of both forms, for a fit that improves by a small part of the variance."""
+    """By finite differences of all forms, for a fit that improves by a small part of the variance."""
     residual, variance, eps, part = np.array([1e-3, 2e-3, 5e-2]), np.array([4e-3, 2e-3, 0.1]), 1e-4, 1e-6
     improved = residual - part * variance
+    scale = np.average(residual / (variance + eps), weights=variance / (variance + eps))
     losses = {
         "log": lambda r: np.log(r + eps),
         "normalized": lambda r: 1 - (variance - r) / (variance + eps),
+        "robust": lambda r: 2 * scale**0.5 * np.log(1 + r / (variance + eps) / scale),
     }
     for form, loss in losses.items():
         change = loss(residual) - loss(improved)
@@ -49,6 +51,6 @@ def test_the_script_draws_and_prints(modules, tmp_path, capsys):
     out = tmp_path / "pictures"
     modules.influence.main([str(case.parent), "--preset", str(tmp_path / "tiny.json"), "--threads", "1", "--output", str(out)])
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| blob")]
-    assert [row[1:3] for row in rows] == [["log", "1e-05"], ["normalized", "1e-05"], ["normalized", "0.001"]]
+    assert [row[1:3] for row in rows] == [["log", "1e-05"], ["normalized", "1e-05"], ["robust", "0.0005"]]
     assert len({row[3] for row in rows}) == 1 and 0 <= float(rows[0][4]) <= 1
     assert (out / "blob-influence.png").stat().st_size > 1000

@@ -71,6 +71,13 @@ def window_values(
     # residual of the fit itself, spelled out: the ridge enters theta only
     residual = b - 2 * (c * theta).sum(2) + torch.einsum("brit,brij,brjt->brt", theta, a, theta)
     values = residual if loss.form == "normalized" else torch.log(residual + loss.eps)
+    if loss.form == "robust":
+        variance = b - torch.einsum("brx,btx->brt", averages, t) ** 2 + loss.eps
+        contrast = (1 - loss.eps / variance).detach() * counts[..., None]
+        share = residual / variance
+        scale = (share * contrast).sum(1, keepdim=True) / contrast.sum(1, keepdim=True).clamp_min(1e-12)
+        scale = scale.detach().clamp_min(1e-3)
+        values = 2 * scale.sqrt() * (1 + share / scale).log()
     return torch.where(counts[..., None], values, 0).movedim(2, 1), counts
 
 

@@ -32,7 +32,7 @@ def called(loss: nn.Module, given: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("budget", [20, 0.05, 0.001], ids=["at once", "item by item", "in slabs"])
-@pytest.mark.parametrize("form", ["log", "normalized"])
+@pytest.mark.parametrize("form", ["log", "normalized", "robust"])
 def test_each_item_has_a_basis_of_its_own(form, budget):
     bases = [LearnedBasis(2, 4, (7, 5), torch.Generator().manual_seed(n)).double() for n in range(ITEMS)]
     options = {"form": form, "reduction": "none", "memory_budget_mb": budget, "rescale": False}

@@ -77,7 +77,7 @@ class TestInterface:
         value.backward()
         assert pred.grad.abs().max() > 0
 
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_items_of_a_batch_are_independent(self, form):
         loss = LocalLearnedBasisCRLoss(2, 2, form=form).eval()
         pred, target = torch.rand(3, 2, 10, 11, requires_grad=True), torch.rand(3, 1, 10, 11)
@@ -243,7 +243,7 @@ class TestMeaning:
                 torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
     @pytest.mark.parametrize(("slope", "offset"), [(3.0, 0.0), (1e-3, 0.0), (2000.0, -1000.0), (1.0, 1e4)])
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_an_affine_change_of_intensity_changes_nothing(self, slope, offset, form):
         loss = LocalLearnedBasisCRLoss(2, form=form).double().eval()
         pred, target = noise(20, 20, dtype=torch.float64), noise(20, 20, dtype=torch.float64)

@@ -78,7 +78,11 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor, inputs: list[torch.
         assert (ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max() + 1e-14
 
 
-@pytest.mark.parametrize(("form", "masked"), [("log", True), ("normalized", False)], ids=["log masked", "normalized"])
+@pytest.mark.parametrize(
+    ("form", "masked"),
+    [("log", True), ("normalized", False), ("robust", True)],
+    ids=["log masked", "normalized", "robust masked"],
+)
 @pytest.mark.parametrize(("shape", "options"), CASES.values(), ids=CASES.keys())
 def test_value_and_gradients(shape, options, form, masked, device):
     loss = make(shape, form=form, **options).to(device)
@@ -91,7 +95,7 @@ def test_value_and_gradients(shape, options, form, masked, device):
     )
 
 
-@pytest.mark.parametrize("form", ["log", "normalized"])
+@pytest.mark.parametrize("form", ["log", "normalized", "robust"])
 @pytest.mark.parametrize("basis", ["learned", "polynomial", "user"])
 @pytest.mark.parametrize("training", [True, False])
 def test_bases(basis, form, training):

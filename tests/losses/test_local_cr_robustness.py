@@ -107,7 +107,7 @@ class TestIntensities:
 
 class TestMask:
     @pytest.mark.parametrize("rescale", [True, False])
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_voxels_outside_have_no_influence_and_no_gradient(self, form, rescale):
         loss = LocalLearnedBasisCRLoss(3, form=form, rescale=rescale).eval()
         pred, target = torch.rand(2, 1, 9, 10, 11), torch.rand(2, 1, 9, 10, 11)
@@ -163,7 +163,7 @@ class TestMask:
         assert counted.tolist() == [True] * 3 + [True] + [False] * 6  # centers 1, 4, 7, 10 (mass 0.29), 13, ...
 
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_nothing_valid(self, form, reduction):
         loss = LocalLearnedBasisCRLoss(2, form=form, reduction=reduction)
         pred = torch.rand(1, 1, 9, 9, requires_grad=True)
@@ -204,7 +204,7 @@ class TestPrecision:
         assert found[0].dtype == torch.float32
         assert_finite(found)
 
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_float32_is_accurate(self, form):
         loss = LocalLearnedBasisCRLoss(3, form=form).eval()
         pred = torch.rand(1, 1, 15, 15, 15)
@@ -253,7 +253,7 @@ class TestPrecision:
 
 class TestSizes:
     @pytest.mark.parametrize("shape", [(1,), (2,), (1, 1), (1, 5), (1, 1, 1), (2, 1, 7), (3, 3, 3)])
-    @pytest.mark.parametrize("form", ["log", "normalized"])
+    @pytest.mark.parametrize("form", ["log", "normalized", "robust"])
     def test_tiny_volumes(self, shape, form):
         loss = LocalLearnedBasisCRLoss(len(shape), form=form)
         assert_finite(gradients(loss, torch.rand(1, 1, *shape), torch.rand(1, 1, *shape)))

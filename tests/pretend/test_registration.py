@@ -163,7 +163,7 @@ SLOW = [
 ]
 SLOW += [velocity_of_the_host, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
-TOLD = {"many_starts": "from another start", "intersubject_pair": "indicate an inter-subject pair", "undone": "was undone"}
+TOLD = {"many_starts": "from another start", "intersubject_pair": "as between two subjects", "undone": "was undone"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

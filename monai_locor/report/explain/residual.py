@@ -129,7 +129,7 @@ def fit_windows(samples: Samples, basis: nn.Module, windows: Sequence[AxisWindow
         windows: one per axis.
     """
     config, pred = samples.config, samples.moving
-    streamed, means = StreamedWindows(windows, slab_budget(pred.device, None)), config.form == "normalized"
+    streamed, means = StreamedWindows(windows, slab_budget(pred.device, None)), config.form != "log"
     parameters = dict(basis.named_parameters())
     with full_precision(pred.device):
         moments = local_moments(basis, pred, samples.fixed, samples.weight, streamed, config.min_mass, means, parameters)
