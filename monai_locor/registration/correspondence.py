@@ -52,7 +52,7 @@ def median_unexplained_share(engine: RegistrationEngine) -> float:
 
 
 def use_form(engine: RegistrationEngine, config: RegistrationConfig) -> None:
-    """Let an engine continue with settings that differ in the form of the default measure, its ``eps`` and the bending weight.
+    """Let an engine continue with another form of the default measure, its windows and ``eps``, and another bending weight.
 
     Args:
         engine: between two stages.
@@ -62,3 +62,4 @@ def use_form(engine: RegistrationEngine, config: RegistrationConfig) -> None:
     for loss in engine.losses.modules():
         if isinstance(loss, LocalLearnedBasisCRLoss):
             loss.form, loss.eps = config.form, config.eps
+            loss.kernel_sigma = (config.kernel_sigma,) * loss.spatial_dims

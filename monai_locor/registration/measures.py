@@ -31,7 +31,7 @@ __all__ = [
 
 CUSTOM_SIMILARITY = "custom"  # name of custom modules in the settings
 CUSTOM_BENDING_WEIGHT = 30.0
-FORM_BENDING_WEIGHTS = {"normalized": 20.0, "robust": 30.0}  # of forms of the default measure other than "log"
+FORM_BENDING_WEIGHTS = {"normalized": 20.0, "robust": 20.0}  # of forms of the default measure other than "log"
 LOCOR_SETTINGS = (  # arguments of the default measure with a setting of their own
     *("num_basis", "hidden_channels", "basis", "kernel_sigma", "truncated", "stride"),
     *("ridge", "eps", "form", "min_mass"),

@@ -102,10 +102,10 @@ class TestSettings:
             "default": 120,
             "fast": 120,
             "draft": 120,
-            "intersubject": 30,
+            "intersubject": 20,
             "paper": 400 / 18,
         }
-        assert [RegistrationConfig(form=form).effective_bending_weight for form in ("normalized", "robust")] == [20, 30]
+        assert [RegistrationConfig(form=form).effective_bending_weight for form in ("normalized", "robust")] == [20, 20]
 
     def test_another_measure_leaves_options_behind(self):
         config = RegistrationConfig(similarity="srwcr", similarity_options={"spacing": 3}, bending_weight=7)
