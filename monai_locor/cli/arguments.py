@@ -135,10 +135,12 @@ def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: if such an image cannot be read.
     """
+    from ..registration import RegistrationConfig
+
     out = dict(arguments)
     for role in ("fixed", "moving"):
         channel = out.pop(f"{role}_channel", None)
-        most = out["preset"].max_pixels
+        most = out["preset"].max_pixels if "preset" in out else RegistrationConfig().max_pixels  # check has no settings
         read = [_image(role, image, channel, most) if isinstance(image, str) else image for image in images_of(out[role])]
         out[role] = read if isinstance(out[role], list) else read[0]
     return out
