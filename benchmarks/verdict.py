@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,8 +220,11 @@ def _record(case: Case, name: str, errors: np.ndarray, verdict: Verdict) -> dict
 
 def rejudged(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record with the status of the present thresholds; its measures are kept."""
-    measures = {name: math.nan if value is None else value for name, value in line["measures"].items()}
-    unknown: Any = SimpleNamespace(initial=None, history=None, similarity="", transform="deformable")
+    known = {name: value for name, value in line["measures"].items() if value is not None}
+    measures = defaultdict(lambda: math.nan, known)  # older lines lack measures that were added since
+    unknown: Any = SimpleNamespace(
+        affine=np.eye(4), start=np.eye(4), initial=None, history=None, similarity="", transform="deformable", rivals=()
+    )
     checks = {r.check: r.status for r in reasons_of(measures, Thresholds(), ShiftLengths(1, 2, 3, 4), unknown)}
     return {**line, "status": max(["PASS", *checks.values()], key=RANK.index), "checks": checks}
 
