@@ -74,7 +74,8 @@ def _layout(engine: RegistrationEngine) -> Hashable:
         state = None if generator is None else generator.get_state().numpy().tobytes()
         place = _relative(level.grid, engine.fixed.grid) if k == 0 else _rounded(level.grid.spacing / velocity.step)
         shapes = level.reference.shape, level.other.shape, engine.coordinates[k].nodes
-        sides.append((shapes, place, level.masked, level.weight is None, state))
+        windows = getattr(loss, "kernel_sigma", None)
+        sides.append((shapes, place, level.masked, level.weight is None, windows, state))
     lattice = (
         velocity.shape,
         velocity.coefficients.shape,

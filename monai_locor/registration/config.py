@@ -53,9 +53,10 @@ class RegistrationConfig:
         num_basis: number of basis functions J.
         hidden_channels: widths of the hidden layers of the basis network.
         kernel_sigma: standard deviation of the Gaussian window of 3-D images, samples of the stage; in 2-D, windows are wider,
-            see :meth:`window_sigma`.
+            see :meth:`window_sigma`. For anisotropic samples in units of the geometric mean of their distances, so that
+            windows are isotropic in mm, see :mod:`.window_sizes`.
         truncated: truncation radius of the window, standard deviations.
-        stride: distance between windows, samples of the stage.
+        stride: distance between windows, in the units of ``kernel_sigma``.
         ridge: regularization of the local least-squares fit.
         eps: floor of the residual in the logarithm or, in the other forms, of the variance in a window.
         form: ``"log"``, ``"normalized"`` or ``"robust"``, see :class:`monai_locor.losses.LocalLearnedBasisCRLoss`.

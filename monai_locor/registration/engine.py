@@ -39,6 +39,7 @@ from .schedule import DENSE_RATE, Stage, rate_factor
 from .start.prepare import SOFT_LIMITS
 from .start.reach import parts_in_reach
 from .start.start import Start
+from .window_sizes import window_sizes
 
 __all__ = ["RegistrationEngine"]
 
@@ -161,6 +162,7 @@ class RegistrationEngine(nn.Module):
             self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             self.resampling[k] = Resampling(self.coordinates[k].upsample)
+            self._size_windows(k, images[k][0].grid, stage.factor)
         self._choose_squarings(stage)
         groups = self._parameter_groups(stage)
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
@@ -169,6 +171,15 @@ class RegistrationEngine(nn.Module):
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
+
+    def _size_windows(self, k: int, reference: Grid, factor: float) -> None:
+        """Set the windows of the default measure in a direction."""
+        if self.config.similarity != "locor":
+            return
+        sizes = window_sizes(self.config, reference, factor)
+        for loss in self.losses[k].modules():
+            if isinstance(loss, LocalLearnedBasisCRLoss):
+                loss.kernel_sigma, loss.stride = sizes.sigma, sizes.stride
 
     def _choose_squarings(self, stage: Stage) -> None:
         """Take as many squarings as the deformation is likely to need until the end of a stage."""

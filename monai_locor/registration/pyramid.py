@@ -14,7 +14,7 @@ from ..geometry import Grid, warp
 from ..transforms import derivative_magnitude
 from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
-__all__ = ["Level", "distance_ratios", "image_features", "level_grid", "make_level"]
+__all__ = ["Level", "distance_ratios", "image_features", "level_grid", "make_level", "sample_distances"]
 
 MIN_SAMPLES = 8  # along an axis, unless the image itself has fewer
 MIN_FOREGROUND = 0.05  # relative to the robust intensity range
@@ -53,13 +53,13 @@ class Level:
 
 def level_grid(grid: Grid, factor: float) -> Grid:
     """Return the grid of samples, ``factor`` smallest voxel sides apart, not finer than voxels, at least eight per axis."""
-    step = _sample_distances(grid, factor)
+    step = sample_distances(grid, factor)
     most = np.maximum(grid.spacing, (np.array(grid.shape) - 1) * grid.spacing / (MIN_SAMPLES - 1))
     step = np.minimum(step, most)
     return grid if np.allclose(step, grid.spacing, rtol=1e-3) else grid.resampled(step)
 
 
-def _sample_distances(grid: Grid, factor: float) -> np.ndarray:
+def sample_distances(grid: Grid, factor: float) -> np.ndarray:
     """Return the distance of the samples along each axis if there are enough of them, ``(D,)``, mm."""
     return np.maximum(grid.spacing, factor * grid.spacing.min())
 
@@ -79,7 +79,7 @@ def distance_ratios(fixed: Grid, moving: Grid, factor: float, matrix: np.ndarray
     Returns:
         ``(D,)``, at least 1, rounded to six digits, so that rounding errors of the affines do not matter.
     """
-    own, other = _sample_distances(fixed, factor), _sample_distances(moving, factor)
+    own, other = sample_distances(fixed, factor), sample_distances(moving, factor)
     left, _, right = np.linalg.svd(matrix[:-1, :-1])
     along_fixed = left @ right @ (fixed.affine[:-1, :-1] / fixed.spacing)
     along_moving = moving.affine[:-1, :-1] / moving.spacing

@@ -10,6 +10,7 @@ import pytest
 
 from monai_locor.geometry import Grid
 from monai_locor.registration import RegistrationConfig, RegistrationEngine, Stage
+from monai_locor.registration.window_sizes import WindowSizes, window_sizes
 
 from ..phantoms import grid_of, image, pair
 from .short_runs import SHORT, engine_of, errors, run
@@ -47,6 +48,41 @@ def test_the_bending_weight_counts_samples(factor):
     step = 2.0 * factor
     volumes = [step**2 * max(step, THICK), step**3]
     assert weights[0] / weights[1] == pytest.approx((volumes[0] / volumes[1]) ** (2 / 3), rel=1e-5)
+
+
+class TestWindows:
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    @pytest.mark.parametrize("factor", [1, 2])
+    def test_are_isotropic_and_have_as_many_samples(self, axis, factor):
+        config = RegistrationConfig()
+        step = np.where(np.arange(3) == axis, max(2.0 * factor, THICK), 2.0 * factor)
+        sizes = window_sizes(config, thick_grid(axis), factor)
+        side = np.prod(step) ** (1 / 3)
+        np.testing.assert_allclose(sizes.sigma * step, config.kernel_sigma * side, rtol=1e-5)
+        np.testing.assert_allclose(sizes.stride * step, config.stride * side, rtol=1e-5)
+        assert np.prod(sizes.sigma) == pytest.approx(config.kernel_sigma**3, rel=1e-5)
+
+    def test_of_isotropic_images_are_those_of_the_settings(self):
+        config = RegistrationConfig(kernel_sigma=0.7, stride=2.5)
+        for factor in (1, 4, 8):
+            assert window_sizes(config, thick_grid(None), factor) == WindowSizes((0.7,) * 3, (2.5,) * 3)
+
+    def test_are_not_closer_than_samples(self):
+        thick = grid_of((64, 64, 8), (1.0, 1.0, 8.0))
+        assert window_sizes(RegistrationConfig(stride=3), thick, 1).stride == pytest.approx((6, 6, 1))
+        assert min(window_sizes(RegistrationConfig(stride=0.5), thick, 1).stride) == 0.5
+
+    def test_a_single_slice_has_no_thickness(self):
+        one = window_sizes(RegistrationConfig(), grid_of((40, 40, 1), (1.0, 1.0, 6.0)), 1)
+        assert one == WindowSizes((0.8,) * 3, (3.0,) * 3)
+
+    def test_each_direction_has_those_of_its_reference_image(self):
+        engine = entered(thick_grid(2), thick_grid(None), Stage(1, 1, spacing=4))
+        fixed, moving = (window_sizes(engine.config, thick_grid(axis), 1) for axis in (2, None))
+        assert [(loss.kernel_sigma, loss.stride) for loss in engine.losses] == [
+            (fixed.sigma, fixed.stride),
+            (moving.sigma, moving.stride),
+        ]
 
 
 @pytest.mark.slow

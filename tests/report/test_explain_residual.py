@@ -21,13 +21,13 @@ from monai_locor.report.explain.residual import basis_of, fit_windows
 from monai_locor.visualize import local_residual, residual_maps, samples_of_images, samples_of_result
 
 from ..phantoms import image
-from .fit_phantom import CONFIG, aligned, bases, changed, displaced, fit_grid, smooth
+from .fit_phantom import CONFIG, SHAPES, aligned, bases, changed, displaced, fit_grid, smooth
 
 
 def loss_of(samples, basis) -> LocalLearnedBasisCRLoss:
     c = samples.config
-    names = ("kernel_sigma", "truncated", "stride", "ridge", "eps", "form", "min_mass")
-    how = {name: getattr(c, name) for name in names}
+    how = {name: getattr(c, name) for name in ("truncated", "ridge", "eps", "form", "min_mass")}
+    how |= {"kernel_sigma": samples.windows.sigma, "stride": samples.windows.stride}
     return LocalLearnedBasisCRLoss(
         samples.dims, samples.moving.shape[1], basis=basis, **how, reduction="none", rescale=False
     ).eval()
@@ -37,16 +37,15 @@ def loss_of(samples, basis) -> LocalLearnedBasisCRLoss:
 @pytest.mark.parametrize("form", ["log", "normalized"])
 @pytest.mark.parametrize(("derivative", "basis"), [("none", "learned"), ("basis", "polynomial"), ("both", "learned")])
 def test_residuals_are_those_of_the_loss(dims, form, derivative, basis):
-    config = changed(form=form, derivative=derivative)
+    config = changed(form=form, derivative=derivative, stride=2)  # the loss has at least four windows along an axis
     fixed, moving = aligned(dims)
     moving[..., :4] = torch.nan  # some windows are empty, some partly so
     samples = samples_of_images(fixed, moving, basis=bases(config), config=config).double()
     module = basis_of(samples, basis)
     values = loss_of(samples, module)(samples.moving, samples.fixed, samples.weight)
     shift = torch.zeros((), dtype=torch.float64)
-    windows = [
-        AxisWindows.gaussian(n, config.window_sigma(dims), config.stride, config.truncated, shift) for n in samples.grid.shape
-    ]
+    axes = zip(samples.grid.shape, samples.windows.sigma, samples.windows.stride)
+    windows = [AxisWindows.gaussian(n, sigma, stride, config.truncated, shift) for n, sigma, stride in axes]
     found = fit_windows(samples, module, windows)
     expected = values.exp() - config.eps if form == "log" else values
     seen = found.counts.expand_as(values)
@@ -65,11 +64,11 @@ def test_a_function_of_the_other_image_leaves_almost_nothing(dims):
 
 
 def test_the_map_is_the_windows_between_which_it_interpolates():
-    fixed, _ = aligned(3)
-    moving = image(smooth(fit_grid(3), 7), fit_grid(3))
+    grid = Grid(SHAPES[3], np.eye(4))
+    fixed, moving = (image(smooth(grid, seed), grid) for seed in (0, 7))
     found = local_residual(fixed, moving, basis=bases(CONFIG), config=CONFIG)
     samples = samples_of_images(fixed, moving, basis=bases(CONFIG), config=CONFIG)
-    assert samples.grid.shape == fit_grid(3).shape  # no background was cut off
+    assert samples.grid.shape == grid.shape  # no background was cut off
     values = (loss_of(samples, samples.learned)(samples.moving, samples.fixed, samples.weight).exp() - CONFIG.eps)[0, 0]
     # 13 voxels, 5 windows 3 apart: on voxels 0, 3, ...; 12 voxels, 4 windows: between 1 and 2, ...; 14 voxels, 5: 0.5, 3.5, ...
     expected = values[2, 1, 2:4].mean() * 0.5 + values[2, 2, 2:4].mean() * 0.5

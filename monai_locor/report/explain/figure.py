@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +180,16 @@ def _number(value: float) -> str:
     return rf"${digits}\times10^{{{int(power)}}}$"
 
 
+def _per_axis(values: Iterable[float]) -> str:
+    """Format one value for all axes, or all values if they differ."""
+    texts = [f"{value:.3g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " × ".join(texts)
+
+
 def _headings(figure: Figure, title: str, point_mm: np.ndarray, after: Samples, fit: LocalFit | None) -> None:
     place = ", ".join(f"{x:.1f}" for x in point_mm)
-    config, step = after.config, [f"{s:.3g}" for s in after.grid.spacing]
-    apart = step[0] if len(set(step)) == 1 else " × ".join(step)
-    about = f"Gaussian window, σ = {config.kernel_sigma:g} samples, which are {apart} mm apart"
+    sigma, apart = (_per_axis(values) for values in (after.windows.sigma, after.grid.spacing))
+    about = f"Gaussian window, σ = {sigma} samples, which are {apart} mm apart"
     if fit is not None:
         about += f"; {len(fit.weights)} samples in it. Larger dots weigh more."
     height = figure.get_figheight()

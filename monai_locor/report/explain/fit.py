@@ -116,23 +116,23 @@ def _no_data(point_mm: Sequence[float] | np.ndarray, why: str) -> InputError:
     return InputError(f"no local fit at {point} mm: the images have too little valid data there ({why}); give another point.")
 
 
-def _window_radius(samples: Samples) -> float:
-    return max(samples.config.truncated * samples.config.kernel_sigma, 0.5)
+def _window_radii(samples: Samples) -> list[float]:
+    return [max(samples.config.truncated * sigma, 0.5) for sigma in samples.windows.sigma]
 
 
 def _around(samples: Samples, index: np.ndarray) -> list[slice]:
     """Box of all samples of a window around an index."""
-    radius = _window_radius(samples)
-    low = [max(0, min(n - 1, math.floor(p - radius))) for p, n in zip(index, samples.grid.shape, strict=True)]
-    high = [max(1, min(n, math.ceil(p + radius) + 1)) for p, n in zip(index, samples.grid.shape, strict=True)]
+    axes = list(zip(index, samples.grid.shape, _window_radii(samples), strict=True))
+    low = [max(0, min(n - 1, math.floor(p - radius))) for p, n, radius in axes]
+    high = [max(1, min(n, math.ceil(p + radius) + 1)) for p, n, radius in axes]
     return [slice(a, b) for a, b in zip(low, high, strict=True)]
 
 
 def _window(samples: Samples, axis: int, position: float) -> AxisWindows:
     """One window along an axis, centered at an index."""
-    config, size = samples.config, samples.grid.shape[axis]
+    sigma, size = samples.windows.sigma[axis], samples.grid.shape[axis]
     shift = torch.tensor(position - (size - 1) / 2, dtype=samples.moving.dtype)
-    return AxisWindows.gaussian(size, config.kernel_sigma, size, config.truncated, shift)
+    return AxisWindows.gaussian(size, sigma, size, samples.config.truncated, shift)
 
 
 def _local_fit(
@@ -215,8 +215,9 @@ def interesting_point(before: Samples, after: Samples, choose: str = "gain") -> 
 def _whole_windows(samples: Samples) -> torch.Tensor:
     """Voxels of the stored fixed image whose windows lie completely inside the samples, ``(*fixed)``."""
     out = torch.ones(samples.prepared.grid.shape, dtype=torch.bool)
-    for axis, (size, where) in enumerate(zip(samples.grid.shape, sample_positions(samples), strict=True)):
-        inner = torch.from_numpy((where >= _window_radius(samples)) & (where <= size - 1 - _window_radius(samples)))
+    axes = zip(samples.grid.shape, sample_positions(samples), _window_radii(samples), strict=True)
+    for axis, (size, where, radius) in enumerate(axes):
+        inner = torch.from_numpy((where >= radius) & (where <= size - 1 - radius))
         out &= inner.reshape(-1, *[1] * (samples.dims - 1 - axis))
     return samples.prepared.to_stored(out[None])[0]
 
@@ -243,9 +244,9 @@ def plane_residual(
         box[axis] = _around(samples, np.array(middle))[axis]
         part = samples.cropped(box)
         index -= box[axis].start
-    config, shift = samples.config, torch.zeros((), dtype=part.moving.dtype)
+    config, sigmas, shift = samples.config, samples.windows.sigma, torch.zeros((), dtype=part.moving.dtype)
     for number, size in enumerate(part.grid.shape):
-        every = AxisWindows.gaussian(size, config.kernel_sigma, 1, config.truncated, shift)
+        every = AxisWindows.gaussian(size, sigmas[number], 1, config.truncated, shift)
         windows.append(_window(part, number, index) if number == axis else every)
     found = fit_windows(part, basis_of(samples, basis), windows)
     out = torch.where(found.counts, found.residual[:, :1], torch.nan)[0, 0]

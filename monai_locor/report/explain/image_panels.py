@@ -66,9 +66,10 @@ def cut_through(samples: Samples, index: np.ndarray, name: str) -> Cut:
     center = ((index[plane.across] + 0.5) * step[0], (index[plane.up] + 0.5) * step[1])
     if plane.mirror:
         center = (size[0] - center[0], center[1])
-    reach = np.floor(max(samples.config.truncated * samples.config.kernel_sigma, 0.5)) + 0.5
+    sigma = np.array(samples.windows.sigma)[[plane.across, plane.up]]
+    reach = np.floor(np.maximum(samples.config.truncated * sigma, 0.5)) + 0.5
     axis = None if plane.index is None else 3 - plane.across - plane.up
-    return Cut(plane, axis, size, (float(center[0]), float(center[1])), (reach * step[0], reach * step[1]))
+    return Cut(plane, axis, size, (float(center[0]), float(center[1])), (float(reach[0] * step[0]), float(reach[1] * step[1])))
 
 
 def draw_image(axis: Axes, volume: np.ndarray, cut: Cut) -> None:

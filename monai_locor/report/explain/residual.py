@@ -146,12 +146,13 @@ def residual_map(samples: Samples, basis: str | nn.Module | None = None) -> torc
     """:func:`local_residual` of samples: ``(1, *fixed)``, in the order in which the fixed image is stored."""
     config, grid, full = samples.config, samples.grid, samples.prepared.grid
     shift = torch.zeros((), dtype=samples.moving.dtype)
-    windows = [AxisWindows.gaussian(n, config.kernel_sigma, config.stride, config.truncated, shift) for n in grid.shape]
+    axes = list(zip(grid.shape, samples.windows.sigma, samples.windows.stride, strict=True))
+    windows = [AxisWindows.gaussian(n, sigma, stride, config.truncated, shift) for n, sigma, stride in axes]
     found = fit_windows(samples, basis_of(samples, basis), windows)
     matrices, near = [], torch.ones(full.shape, dtype=torch.bool)
-    for axis, (size, where) in enumerate(zip(grid.shape, sample_positions(samples), strict=True)):
-        count = window_count(size, config.stride)
-        steps = (where - (size - 1) / 2) / config.stride + (count - 1) / 2
+    for axis, ((size, _, stride), where) in enumerate(zip(axes, sample_positions(samples), strict=True)):
+        count = window_count(size, stride)
+        steps = (where - (size - 1) / 2) / stride + (count - 1) / 2
         matrices.append(torch.from_numpy(interpolation_matrix(steps, count)).to(samples.moving))
         seen = torch.from_numpy((where >= -0.5) & (where <= size - 0.5))
         near &= seen.reshape(-1, *[1] * (grid.dims - 1 - axis))

@@ -23,6 +23,7 @@ from ...registration.pyramid import make_level
 from ...registration.result import RegistrationResult
 from ...registration.start.initial import initial_affine
 from ...registration.start.prepare import PreparedImage, prepare
+from ...registration.window_sizes import WindowSizes, window_sizes
 from ...tensors import plain
 
 __all__ = ["Samples", "samples_of_images", "samples_of_result"]
@@ -56,6 +57,11 @@ class Samples:
     def dims(self) -> int:
         """Number of spatial axes D."""
         return self.grid.dims
+
+    @property
+    def windows(self) -> WindowSizes:
+        """Windows of the measure along each axis, in samples."""
+        return window_sizes(self.config, self.prepared.grid, last_factor(self.config))
 
     def cropped(self, box: Sequence[slice]) -> Samples:
         """The samples inside a box of ``slice(start, stop)``, one per axis."""
@@ -111,7 +117,7 @@ def samples_of_result(
     Raises:
         InputError: if the images do not belong to the result, or cannot be read.
     """
-    config = _settings(result.last_config, result.basis, result.fixed_grid.dims)
+    config = _settings(result.last_config, result.basis)
     pair = load_pair(fixed, moving, config, fixed_mask=fixed_mask, moving_mask=moving_mask, initial=result.affine)
     for role, image, grid in (("fixed", pair.fixed, result.fixed_grid), ("moving", pair.moving, result.moving_grid)):
         if image.stored.shape != grid.shape:
@@ -151,7 +157,7 @@ def samples_of_images(
         ValueError: when the images do not share a grid.
     """
     grid = Grid.of(fixed)
-    config = _settings(config, basis, grid.dims)
+    config = _settings(config, basis)
     for name, image in (("moving_on_fixed", moving_on_fixed), ("mask", mask)):
         if image is not None and tuple(image.shape) != (1, *grid.shape):
             raise ValueError(f"{name} must be {(1, *grid.shape)}, as the fixed image, got {tuple(image.shape)}.")
@@ -180,12 +186,8 @@ def _affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0).astype(np.float32))
 
 
-def _settings(config: RegistrationConfig, basis: BasisPair | None, dims: int) -> RegistrationConfig:
-    """Those that the basis was learned with: a measure of the caller's own need not be of the sizes in the settings.
-
-    The window is that of ``dims`` dimensions.
-    """
-    config = dataclasses.replace(config, kernel_sigma=config.window_sigma(dims))
+def _settings(config: RegistrationConfig, basis: BasisPair | None) -> RegistrationConfig:
+    """Those that the basis was learned with: a measure of the caller's own need not be of the sizes in the settings."""
     if basis is None:
         return config
     sizes = {name: getattr(basis, name) for name in ("derivative", "num_basis", "hidden_channels")}
