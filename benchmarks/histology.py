@@ -33,7 +33,7 @@ from monai_locor.io import read_image, read_points
 from monai_locor.io.grids import read_grid
 from monai_locor.io.paths import is_picture
 
-ANTS_TRANSFORMS = ("Affine", "SyN", "SyNCC")
+ANTS_TRANSFORMS = ("SyN", "SyNRA")
 
 
 def sections(folder: Path) -> dict[str, Path]:

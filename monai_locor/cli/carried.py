@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -266,8 +266,8 @@ def load_carried(
     if kind == "points":
         from ..io.points import read_points
 
-        image = None if pixels_of is None else pixels_of[0]
-        points = read_points(path, lps=lps, what=f"{role} points", pixels_of=image)
+        before = None if pixels_of is None else pixels_of[0]
+        points = read_points(path, lps=lps, what=f"{role} points", pixels_of=before)
         return Carried(path, kind, points, lps, pixels_of=pixels_of)
     if kind == "labels":
         return _carried_labels(path, role, channel, mode or "nearest")
@@ -301,7 +301,7 @@ def _carried_picture(path: Path, role: str, channel: int | str | None, mode: str
     image = MetaTensor(torch.from_numpy(np.moveaxis(stored.voxels, -1, 0)), affine=torch.from_numpy(stored.affine))
     image.meta.update(filename_or_obj=str(path), stored_dtype=stored.dtype)
     box = (slice(None), *(slice(max(0, (n - TESTED_PIXELS) // 2), (n + TESTED_PIXELS) // 2) for n in image.shape[1:]))
-    if mode is None and len(image) == 1 and _is_label_map(image[box], name):
+    if mode is None and len(image) == 1 and _is_label_map(cast(MetaTensor, image[box]), name):
         return _carried_labels(path, role, channel, "nearest")
     return Carried(path, "image", image, mode=mode or "bilinear")
 

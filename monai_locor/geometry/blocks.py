@@ -52,11 +52,13 @@ def warp_in_blocks(
         part = grid.cropped(box)
         shift = transform.displacement(part)
         source = _needed(mapped_points(part, image_grid, shift), image_grid.shape, MARGINS[mode])
-        target = out[(slice(None), *box)]
+        channels_in_box = (slice(None), *box)
+        target = out[channels_in_box]
         if source is None:
             target.copy_(_as_stored(back, values.dtype).expand(target.shape))
             continue
-        some = values[(slice(None), *source)].to(torch.float64 if values.dtype in _WIDE else torch.float32) - back
+        channels_in_source = (slice(None), *source)
+        some = values[channels_in_source].to(torch.float64 if values.dtype in _WIDE else torch.float32) - back
         target.copy_(_as_stored(warp(some, image_grid.cropped(source), shift, part, mode) + back, values.dtype))
     return out
 
