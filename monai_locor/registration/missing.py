@@ -80,8 +80,8 @@ def estimate_missing(engine: RegistrationEngine) -> tuple[MissingTissue, Missing
         )
         found = probability * _large(probability, _neighborhood(reference.grid, level.grid))
         ml = float((found > 0.5).sum()) * float(np.prod(level.grid.spacing)) / 1000
-        parts = (warp(x, level.grid, None, reference.grid).clamp_(0, 1) for x in (probability, found))
-        maps.append(MissingTissue(*parts, ml))
+        whole, places = (warp(x, level.grid, None, reference.grid).clamp_(0, 1) for x in (probability, found))
+        maps.append(MissingTissue(whole, places, ml))
     return maps[0], maps[1]
 
 

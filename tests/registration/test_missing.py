@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor import RegistrationResult
+from monai_locor import RegistrationResult, register_batch
 from monai_locor.registration.missing import estimate_missing, missing_probability
 from monai_locor.registration.start.prepare import smoothed
-from tests.phantoms import pair
-from tests.registration.short_runs import TINY, engine_of, run
+from tests.phantoms import grid_of, pair
+from tests.registration.short_runs import TINY, difference, engine_of, run
 
 SIGMA = [1.5, 1.5, 1.5]
+SMALL = grid_of((16, 14, 14), (2.5,) * 3)
 HOLE = (slice(None), slice(8, 16), slice(10, 18), slice(9, 17))
 
 
@@ -91,7 +92,7 @@ class TestProbability:
 
 class TestEstimate:
     def test_small_places_are_dropped_and_the_volume_is_that_of_the_places(self):
-        fixed, moving, _ = pair()
+        fixed, moving, _ = pair(SMALL, SMALL)
         engine = engine_of((fixed, moving), TINY)
         for missing in estimate_missing(engine):
             assert missing.probability.shape == missing.found.shape
@@ -99,7 +100,7 @@ class TestEstimate:
             assert (missing.ml > 0) == bool((missing.found > 0.5).any())
 
     def test_the_weights_are_multiplied_once(self):
-        fixed, moving, _ = pair()
+        fixed, moving, _ = pair(SMALL, SMALL)
         mask = torch.full(fixed.shape, 0.5)
         engine = engine_of((fixed, moving), TINY, masks=(mask, None))
         half, full = torch.full(fixed.shape, 0.5), torch.ones(moving.shape)
@@ -111,7 +112,7 @@ class TestEstimate:
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, RegistrationResult]:
-    fixed, moving, _ = pair()
+    fixed, moving, _ = pair(SMALL, SMALL)
     return {word: run(fixed, moving, dataclasses.replace(TINY, missing=word)) for word in ("never", "map")}
 
 
@@ -144,3 +145,15 @@ class TestRegistration:
         assert not torch.equal(plain.forward_mm, left_out.forward_mm)
         inside, outside = left_out.missing_fixed[hole].mean(), left_out.missing_fixed.mean()
         assert inside > 3 * outside
+
+    @pytest.mark.slow
+    def test_pairs_of_a_batch_have_the_results_of_single_pairs(self):
+        fixed, moving, _ = pair(SMALL, SMALL)
+        cut = fixed.clone()
+        cut[:, 5:10, 4:9, 4:9] = fixed.max()
+        config = dataclasses.replace(TINY, missing="auto", region="image")
+        found = register_batch([fixed, cut], [moving, moving], preset=config, device="cpu", progress=False)
+        for image, result in zip((fixed, cut), found, strict=True):
+            single = run(image, moving, config)
+            assert difference(result.forward_mm, single.forward_mm, single.fixed_grid) < 0.02
+            torch.testing.assert_close(result.missing_fixed, single.missing_fixed, atol=0.05, rtol=0)
