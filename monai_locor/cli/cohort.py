@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .arguments import add_thresholds
 from .console import Console, console_of
 from .inputs import check_device
 from .parser import CommandHelp, add_command, positive_number, whole_number
@@ -65,7 +66,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="folder for the outputs")
     parser.add_argument("--force", action="store_true", help="register pairs again whose inputs or settings have changed")
     parser.add_argument("--outputs", metavar="NAME,...", help="outputs of each pair, see register --help")
-    parser.add_argument("--thresholds", type=Path, metavar="FILE", help="thresholds of the verdict, see register --help")
+    add_thresholds(parser)
     lists = parser.add_argument_group("list of pairs")
     lists.add_argument("--section", metavar="NAME", help="name of the list in a JSON file (default: the first known one)")
     for role in ("fixed", "moving"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ monai-locor register fixed.nii.gz moving.nii.gz -o out --preset fast --similarit
 monai-locor register --fixed t1.nii.gz t2.nii.gz --moving flair.nii.gz ct.nii.gz --channel-weights 1 0.5 -o out
 monai-locor register --from out/run.json -o again"""
 
+STATE_FOLDER = "state"  # in the output folder, with --resume
 _ROLES = ("fixed", "moving")
 CARRIED = {"image": "image", "labels": "label map", "points": "list of points"}
 
@@ -95,6 +97,8 @@ def add_parser(commands: Any) -> None:
         metavar="RUN.JSON",
         help="repeat the registration of a run.json, with the changes given by other options",
     )
+    text = "save the state after each stage in OUT/state, and continue from there if the same command was killed before"
+    parser.add_argument("--resume", action="store_true", help=text)
     add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
@@ -209,12 +213,16 @@ def run(args: argparse.Namespace) -> int:
         carried = plan.load(mode_of(args.interpolation))
         named = (", ".join(map(name_of, images_of(arguments[role]))) for role in ("moving", "fixed"))
         console.say("registering {} to {} ...".format(*named))
-        result = register(**arguments, progress=console.progress, keep_interrupted=True)
+        state = {"resume": plan.folder / STATE_FOLDER} if args.resume else {"keep_interrupted": True}
+        result = register(**arguments, progress=console.progress, **state)
     result = _with_start(result, args)
     carried += plan.load(mode_of(args.interpolation), pictures=True)
     if limits is not None:
         result = _judged(result, arguments, limits)
-    return _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
+    code = _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
+    if args.resume:
+        shutil.rmtree(plan.folder / STATE_FOLDER)
+    return code
 
 
 def _with_start(result: RegistrationResult, args: argparse.Namespace) -> RegistrationResult:
@@ -258,7 +266,10 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path, flat)}" for role, kind, path in wanted]
     files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
     files += [target for *_, target in pictures]
-    check_outputs([*files, *targets, folder / "run.json"], args.force, [*_files(arguments), *(p for *_, p in wanted)])
+    resumed = args.resume and (folder / STATE_FOLDER).is_dir()  # the outputs of the killed command, if any, are written again
+    check_outputs(
+        [*files, *targets, folder / "run.json"], args.force or resumed, [*_files(arguments), *(p for *_, p in wanted)]
+    )
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
     return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)
 

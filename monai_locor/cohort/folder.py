@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..differences import first_difference
 from ..errors import InputError
 from ..io.paths import atomic_path, check_output_dir
 from .pairs import CohortPair
@@ -131,10 +132,9 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 def changes(record: Mapping[str, Any], pair: CohortPair, request: Mapping[str, Any], folder: Path) -> str:
     """How inputs and request differ from those of a finished pair; empty if they do not."""
-    then = record["request"]
-    for key in sorted({*then, *request}):
-        if then.get(key) != request.get(key):
-            return _difference(key, then.get(key), request.get(key))
+    difference = first_difference(record["request"], request)
+    if difference:
+        return difference
     if record["files"].keys() != pair.files.keys():
         return "other inputs"
     for key, path in pair.files.items():
@@ -143,16 +143,6 @@ def changes(record: Mapping[str, Any], pair: CohortPair, request: Mapping[str, A
         if record["files"][key]["signature"] != signature(path) and not _same_content(folder, key):
             return f"{path} has changed"
     return ""
-
-
-def _difference(key: str, then: Any, now: Any) -> str:
-    """The first difference of two values, for a message."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for name in sorted({*then, *now}):
-            if then.get(name) != now.get(name):
-                return _difference(name, then.get(name), now.get(name))
-    texts = [text if len(text := str(value)) <= 60 else f"{text[:57]}..." for value in (then, now)]
-    return f"{key} {texts[0]} then, {texts[1]} now"
 
 
 def _same_content(folder: Path, key: str) -> bool:

@@ -28,13 +28,16 @@ from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
 from .finish import finished_result
+from .manifest import CODE_ARGUMENTS
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
 from .result import RegistrationResult
+from .resume import StageStates, state_identity
 from .run import Run, optimize
 from .schedule import for_pictures
 from .similarity import OwnSimilarity, chosen_similarity
+from .stages import run_stage
 from .start.given import Initial, start_word
 from .start.losses import InitialLosses
 from .start.prepare import PreparedImage
@@ -64,6 +67,7 @@ def register(
     seed: int = 0,
     progress: bool = True,
     keep_interrupted: bool = False,
+    resume: str | PathLike[str] | None = None,
 ) -> RegistrationResult:
     """Register two images of the same or different modality.
 
@@ -115,6 +119,9 @@ def register(
         progress: show a progress bar.
         keep_interrupted: if interrupted by Ctrl-C (KeyboardInterrupt), return the current state, with ``interrupted`` set,
             instead of raising. A second interrupt raises.
+        resume: folder in which the state is saved at the end of each stage. If it has states of this registration, whose
+            process was killed, these stages are not run again; on a CPU, the result has the same bytes. The states are kept
+            until the caller deletes the folder. Not with two devices, ``predict`` or a similarity given as code.
 
     Returns:
         the transform in both directions and the warped images, on the host.
@@ -133,8 +140,21 @@ def _registered(given: Mapping[str, Any], first: torch.device, second: torch.dev
     """Implement :func:`register` on the selected devices."""
     task = prepare_task(given, first, second)
     began = time.perf_counter()
-    run, interrupted = _optimized(task.start, task.config, second, given["progress"], given["keep_interrupted"])
+    states = None if given["resume"] is None else _states(given, task, second, log)
+    run, interrupted = _optimized(task.start, task.config, second, given["progress"], given["keep_interrupted"], states)
     return task.result(run, log, time.perf_counter() - began, interrupted)
+
+
+def _states(given: Mapping[str, Any], task: Task, second: torch.device | None, log: RunLog) -> StageStates:
+    """The saved states of a registration.
+
+    Raises:
+        InputError: if an argument does not allow to save states.
+    """
+    code = [name for name in CODE_ARGUMENTS if given[name] is not None and not isinstance(given[name], str)]
+    if second is not None or code:
+        raise InputError(f"resume {given['resume']}: not possible with {', '.join(code) or 'two devices'}; leave it out.")
+    return StageStates(given["resume"], state_identity(task.arguments, task.config.to_dict(), task.start.device), log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,14 +250,19 @@ def _start(
 
 
 def _optimized(
-    start: Start, config: RegistrationConfig, second: torch.device | None, progress: bool, keep_interrupted: bool
+    start: Start,
+    config: RegistrationConfig,
+    second: torch.device | None,
+    progress: bool,
+    keep_interrupted: bool,
+    states: StageStates | None,
 ) -> tuple[Run, bool]:
     """Run the optimization; return the run and whether it was interrupted."""
     run = None
     try:
         if second is None:
             run = Run(RegistrationEngine(start, config))
-            run.complete(progress)
+            run.complete(progress, run_stage if states is None else states.run)
             return run, False
         sent = dataclasses.replace(start, unmasked=None)  # only the first process uses it
         with second_process(_second_direction, second, sent, config) as exchange:

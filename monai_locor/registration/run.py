@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +36,8 @@ COARSE_FACTOR = 4  # minimum sample distance of coarse deformable stages, in uni
 
 #: an engine and the stage that it has to run next
 Work: TypeAlias = tuple[RegistrationEngine, Stage]
+#: runs a stage of an engine, and calls the last argument after each step
+RunOne: TypeAlias = Callable[[RegistrationEngine, Stage, Callable[[], object]], None]
 
 
 def optimize(engine: RegistrationEngine, progress: bool = False) -> RegistrationEngine:
@@ -82,13 +84,18 @@ class Run:
         self.steps = self.first_steps + _steps(self.fine_stages)
 
     @optimized
-    def complete(self, progress: bool = False) -> RegistrationEngine:
-        """Run all stages; if interrupted, :attr:`engine` has the current state."""
+    def complete(self, progress: bool = False, run_one: RunOne = run_stage) -> RegistrationEngine:
+        """Run all stages; if interrupted, :attr:`engine` has the current state.
+
+        Args:
+            progress: show a progress bar.
+            run_one: runs a stage, see :func:`.stages.run_stage`.
+        """
         bar = tqdm(total=self.steps, disable=not progress, desc="registration", unit="it")
         with bar, contextlib.closing(self.work()) as work:
             for engine, stage in work:
                 bar.total = self.steps
-                run_stage(engine, stage, bar.update)
+                run_one(engine, stage, bar.update)
         return self.engine
 
     def work(self) -> Generator[Work, None, None]:

@@ -63,6 +63,8 @@ def called(monkeypatch):
             seed=options["seed"],
             seconds=1.5,
             velocity=StationaryVelocity(torch.zeros_like(field).expand(3, *grids[0].shape), grids[0]),
+            fixed_image=MetaTensor(images[0].clone()),
+            moving_image=MetaTensor(images[1].clone()),
         )
         return dataclasses.replace(result, **seen["changes"])
 
