@@ -19,7 +19,8 @@ AXES = ("left-right", "front-back", "vertical")
 MIRRORED = ("mirrored left-right", "mirrored front-back", "mirrored upside down")
 MIN_AXIS_COSINE = math.cos(math.radians(25))  # of an axis of rotation to a world axis of that name
 MAX_MIRROR_TURN = 45.0  # degrees from a reflection of that name
-UNDECIDED_LEAD = -2.0  # standard errors, above which the images do not tell which of two alignments is right
+MIN_DECIDED_LEAD = 3.0  # standard errors, either way, below which the images do not tell which of two is right
+CLOSE_RIVAL_LEAD = -1.0  # standard errors, above which another orientation agrees about as well
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def rival_text(rivals: Sequence[Rival]) -> str:
     best = max((r for r in rivals if not r.mirrored), key=lambda r: r.lead, default=None)
     if best is None:
         return "no other orientation was compared"
-    if best.lead < UNDECIDED_LEAD:
+    if best.lead < CLOSE_RIVAL_LEAD:
         return f"other orientations agree worse, the best of them by {-best.lead:.1f} standard errors ({best.name})"
-    how = "better" if best.lead > -UNDECIDED_LEAD else "about as well"
+    how = "better" if best.lead > MIN_DECIDED_LEAD else "about as well"
     return f"{best.name}, the moving image agrees {how} ({best.lead:+.1f} standard errors)"
 
 
@@ -113,9 +114,9 @@ def mirror_text(rivals: Sequence[Rival]) -> str:
     best = max((r for r in rivals if r.mirrored), key=lambda r: r.lead, default=None)
     if best is None:
         return "no mirrored image was compared"
-    if best.lead < UNDECIDED_LEAD:
+    if best.lead < -MIN_DECIDED_LEAD:
         return f"mirrored, the moving image agrees worse by {-best.lead:.1f} standard errors ({best.name})"
-    if best.lead <= -UNDECIDED_LEAD:
+    if best.lead <= MIN_DECIDED_LEAD:
         text = f"{best.name}, the moving image agrees as well ({best.lead:+.1f} standard errors)"
         return f"{text}: the images do not tell which is right, the headers decide"
     return f"{best.name}, the moving image agrees better by {best.lead:.1f} standard errors"

@@ -61,8 +61,8 @@ class Thresholds:
             right may be exchanged in an image that is mirrored front-back and turned.
         rival_lead: standard errors by which another orientation agrees better than the affine. Good results: -10 to -3; of
             slabs of 30 % of a head, -1.
-        mirror_lead: likewise of a mirrored image. Good results: -10 to -2.6 for two MR contrasts of one brain; -1 to 1.3 for
-            CT, SPECT or two subjects, where the images do not tell left from right.
+        mirror_lead: likewise of a mirrored image. Good results: -10 to -3 for two MR contrasts of one brain; 0 to 2.9 for CT,
+            SPECT or two subjects, where the images do not tell left from right.
         folding_percent: percentage of voxels with a Jacobian determinant of zero or less.
         volume_change: factor by which volumes change, from the 1st to the 99th percentile. Good results: up to 2.2.
         inverse_voxels: inverse consistency error in voxels of the fixed image, 95th percentile. Good results: up to 0.06.
@@ -85,7 +85,7 @@ class Thresholds:
     shear_degrees: tuple[float, float | None] = (20.0, 35.0)
     turn_degrees: tuple[float, float | None] = (45.0, None)
     rival_lead: tuple[float, float | None] = (-1.0, 3.0)
-    mirror_lead: tuple[float, float | None] = (1.5, 3.0)
+    mirror_lead: tuple[float, float | None] = (3.0, 4.0)
     folding_percent: tuple[float, float | None] = (0.01, 1.0)
     volume_change: tuple[float, float | None] = (3.0, 10.0)
     inverse_voxels: tuple[float, float | None] = (0.5, 2.0)
