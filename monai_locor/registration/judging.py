@@ -53,8 +53,8 @@ def judge(
     if result.registered:
         rivals = () if result.verdict is None else result.verdict.rivals
     else:
-        images = [prepare(image, weight, result.config.quantile, image.device) for image, weight in (first, second)]
-        rivals = RivalStarts(*images, outcome.start).compared(result.affine)
+        one, other = (prepare(*image, result.config.quantile, image[0].device) for image in (first, second))
+        rivals = RivalStarts(one, other, outcome.start).compared(result.affine)
     outcome = replace(outcome, rivals=rivals)
     weights = {"fixed_weight": first[1], "moving_weight": second[1]}
     return judge_outcome(outcome, first[0], second[0], thresholds, **weights)
