@@ -221,7 +221,7 @@ def run(args: argparse.Namespace) -> int:
         result = _judged(result, arguments, limits)
     code = _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
     if args.resume:
-        shutil.rmtree(plan.folder / STATE_FOLDER)
+        shutil.rmtree(plan.folder / STATE_FOLDER, ignore_errors=True)
     return code
 
 

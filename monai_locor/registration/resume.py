@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -96,7 +95,7 @@ class StageStates:
             "warnings": self.log.warnings[known[0] :],
             "doubts": self.log.doubts[known[1] :],
         }
-        arrays = {name: value.detach().cpu().numpy() for name, value in _tensors(engine).items()}
+        arrays: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in _tensors(engine).items()}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, text=np.array(json.dumps(text)), **arrays)
 
@@ -133,10 +132,6 @@ class StageStates:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: is damaged ({one_line(error)}); delete {self.folder}") from error
         return text, arrays
-
-    def remove(self) -> None:
-        """Remove the states, after the results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _tensors(engine: RegistrationEngine) -> dict[str, torch.Tensor]:

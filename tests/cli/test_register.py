@@ -248,6 +248,13 @@ def test_maps_of_missing_tissue(run, refused, pair, called, folder):
     np.testing.assert_allclose(load(folder / "out" / "missing_fixed.nii.gz"), called["changes"]["missing_fixed"][0], atol=1e-6)
 
 
+def test_a_killed_command_may_write_its_outputs_again(run, refused, pair, called, folder):
+    assert run(*pair).code == 0 and "already exists" in refused(*pair, "--resume")  # it was complete
+    (folder / "out" / "state").mkdir()
+    assert run(*pair, "--resume").code == 0 and called["resume"] == Path("out", "state")
+    assert not (folder / "out" / "state").exists()
+
+
 def test_what_is_carried_along(run, pair, called, folder):
     save(folder / "other.nii.gz", load(folder / "moving.nii.gz") + 1)
     found = run(
