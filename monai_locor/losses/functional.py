@@ -222,7 +222,7 @@ def robust_shares(residual: torch.Tensor, variance: torch.Tensor, counts: torch.
         contrast = contrast * counts
     total = contrast.flatten(2).sum(2).clamp_min(MIN_TOTAL_CONTRAST)
     mean = ((share.detach() * contrast).flatten(2).sum(2) / total).clamp_min(MIN_SHARE)
-    scale = mean[(..., *(None,) * (residual.ndim - 2))]
+    scale = mean.view(*mean.shape, *[1] * (residual.ndim - 2))
     return 2 * scale.sqrt() * torch.log1p(share / scale)
 
 

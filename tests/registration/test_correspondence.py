@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.registration import PRESETS, RegistrationResult, Stage
 from monai_locor.registration import run as run_module
-from monai_locor.registration.correspondence import MAX_UNEXPLAINED_SHARE
+from monai_locor.registration.correspondence import MAX_UNEXPLAINED_SHARE, use_form
+from monai_locor.registration.similarity import make_similarity
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
@@ -110,6 +112,7 @@ class TestMasks:
     """Inside the mask the images fit badly, and around it well."""
 
     MASK = disc(15)
+    CONFIG = dataclasses.replace(CONFIG, kernel_sigma=0.565)  # 0.8 samples in two dimensions
 
     @pytest.fixture
     def intra_subject_pair(self):
@@ -122,10 +125,10 @@ class TestMasks:
     @pytest.mark.parametrize("roles", [("fixed",), ("fixed", "moving")])
     def test_a_mask_does_not_make_a_pair_inter_subject(self, intra_subject_pair, roles, monkeypatch):
         masks = {f"{role}_mask": self.MASK for role in roles}
-        without, found = run(*intra_subject_pair, preset=CONFIG), run(*intra_subject_pair, preset=CONFIG, **masks)
+        without, found = run(*intra_subject_pair, preset=self.CONFIG), run(*intra_subject_pair, preset=self.CONFIG, **masks)
         assert not without.intersubject and not found.intersubject
         assert found.unexplained == without.unexplained < MAX_UNEXPLAINED_SHARE
-        never = run(*intra_subject_pair, preset=NEVER, **masks)
+        never = run(*intra_subject_pair, preset=dataclasses.replace(self.CONFIG, intersubject="never"), **masks)
         assert torch.equal(found.forward_mm, never.forward_mm)
 
         def not_measured(_):
@@ -133,17 +136,17 @@ class TestMasks:
             return math.inf
 
         monkeypatch.setattr(run_module.Run, "_share_without_masks", not_measured)
-        assert run(*intra_subject_pair, preset=CONFIG, **masks).intersubject  # as they would by themselves
+        assert run(*intra_subject_pair, preset=self.CONFIG, **masks).intersubject  # as they would by themselves
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_an_inter_subject_pair_stays_one_with_a_mask(self, role):
-        found = run(*intersubject_pair(), preset=CONFIG, **{f"{role}_mask": disc(22)})
+        found = run(*intersubject_pair(), preset=self.CONFIG, **{f"{role}_mask": disc(22)})
         assert found.intersubject and found.unexplained > MAX_UNEXPLAINED_SHARE
 
     @pytest.mark.slow
     def test_two_processes_agree(self, intra_subject_pair):
-        found = run(*intra_subject_pair, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
+        found = run(*intra_subject_pair, preset=self.CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
         assert not found.intersubject and found.unexplained < MAX_UNEXPLAINED_SHARE
 
 
@@ -196,6 +199,14 @@ def test_a_share_that_is_unknown_or_small_changes_nothing(images, monkeypatch, s
     found = run(*images, preset=CONFIG)
     assert not found.intersubject and found.unexplained == told
     json.dumps(found.summary(), allow_nan=False)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_losses_continue_as_if_made_with_the_new_settings(dims):
+    losses, changed = torch.nn.ModuleList([make_similarity(CONFIG, dims)]), CONFIG.for_intersubject
+    engine = SimpleNamespace(losses=losses, config=CONFIG)
+    use_form(engine, changed)
+    assert engine.config == changed and repr(losses[0]) == repr(make_similarity(changed, dims))
 
 
 def test_settings_of_the_user_stay():
