@@ -48,7 +48,7 @@ class SplineVelocity(nn.Module):
     starts: torch.Tensor
 
     def __init__(
-        self, grid: Grid, spacing: float | Sequence[float], step: float, margin: float = 0.0, squarings: int = 6
+        self, grid: Grid, spacing: float | Sequence[float] | np.ndarray, step: float, margin: float = 0.0, squarings: int = 6
     ) -> None:
         super().__init__()
         self.grid, self.step, self.margin = grid, float(step), float(margin)
