@@ -15,8 +15,8 @@ import numpy as np
 import pandas
 
 kind, folder = sys.argv[1], Path(sys.argv[2])
-images = [ants.from_numpy(np.load(folder / f"{role}.npy")) for role in ("fixed", "moving")]
+images = [ants.from_numpy(np.load(folder / f"{role}.npy", allow_pickle=False)) for role in ("fixed", "moving")]
 found = ants.registration(*images, type_of_transform=kind, outprefix=str(folder / "out"), random_seed=1)
-points = pandas.DataFrame(np.load(folder / "points.npy"), columns=["x", "y"])
+points = pandas.DataFrame(np.load(folder / "points.npy", allow_pickle=False), columns=["x", "y"])
 moved = ants.apply_transforms_to_points(2, points, found["fwdtransforms"])
 np.save(folder / "moved.npy", moved[["x", "y"]].to_numpy())

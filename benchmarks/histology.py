@@ -83,7 +83,7 @@ def ants(fixed: Path, moving: Path, points: np.ndarray, kind: str, python: str) 
         np.save(folder / "points.npy", points)
         worker = Path(__file__).with_name("_histology_ants.py")
         subprocess.run([python, str(worker), kind, name], check=True, stdout=subprocess.DEVNULL)
-        return np.load(folder / "moved.npy")
+        return np.load(folder / "moved.npy", allow_pickle=False)
 
 
 def runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from ..errors import InputError
 from .output_files import suffix_of
 
@@ -172,7 +170,7 @@ class Carried:
         own, stored = self.grid, self.content.meta["stored_dtype"]
         assert own is not None
         if is_picture(self.path) and own.dims == 2:
-            fill = background_of(np.moveaxis(plain(self.content).numpy(), 0, -1)).tolist()
+            fill = background_of(plain(self.content).movedim(0, -1).numpy()).tolist()
             return warp_in_blocks(transform, self.content, own, grid, self.mode, fill), stored
         if holds_tensors(self.content, f"image {self.path}"):
             return transform.warp_tensors(self.content, own, grid, self.mode, self.tensor_axes), "float32"
@@ -298,7 +296,7 @@ def _carried_picture(path: Path, role: str, channel: int | str | None, mode: str
 
     name = f"{role} image {path}"
     stored = read_stored(path, name).chosen("all" if channel is None else channel, name)
-    image = MetaTensor(torch.from_numpy(np.moveaxis(stored.voxels, -1, 0)), affine=torch.from_numpy(stored.affine))
+    image = MetaTensor(torch.from_numpy(stored.voxels).movedim(-1, 0), affine=torch.from_numpy(stored.affine))
     image.meta.update(filename_or_obj=str(path), stored_dtype=stored.dtype)
     box = (slice(None), *(slice(max(0, (n - TESTED_PIXELS) // 2), (n + TESTED_PIXELS) // 2) for n in image.shape[1:]))
     if mode is None and len(image) == 1 and _is_label_map(cast(MetaTensor, image[box]), name):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 __all__ = ["Rival", "change_of_orientation", "leads", "mirror_text", "rival_text", "turn_degrees", "turn_text"]
 
@@ -76,11 +75,11 @@ def change_of_orientation(linear: np.ndarray) -> str:
 
 
 def _turned(rotation: np.ndarray) -> str:
-    text = f"turned by {turn_degrees(rotation):.0f} degrees"
-    if len(rotation) == 2:
+    angle = turn_degrees(rotation)
+    text = f"turned by {angle:.0f} degrees"
+    if len(rotation) == 2 or round(angle) == 0:
         return text
-    vector = Rotation.from_matrix(rotation).as_rotvec()
-    cosines = np.abs(vector) / max(float(np.linalg.norm(vector)), 1e-12)
+    cosines = np.abs(np.linalg.eigh(rotation + rotation.T)[1][:, -1])  # the axis has the largest eigenvalue, 2
     axis = int(cosines.argmax())
     return f"{text} about the {AXES[axis]} axis" if cosines[axis] > MIN_AXIS_COSINE else text
 

@@ -84,7 +84,7 @@ class TestSources:
 
     @pytest.mark.parametrize("preset", [*PRESETS, {"preset": "default", "num_basis": 3}, TINY])
     def test_presets(self, preset, images, monkeypatch):
-        monkeypatch.setattr(Run, "complete", lambda self, progress: self.engine)
+        monkeypatch.setattr(Run, "complete", lambda self, *_: self.engine)
         assert run(*images, preset).config == RegistrationConfig.of(preset)
 
     def test_masks_on_another_grid_are_resampled_with_a_warning(self, images, caplog):

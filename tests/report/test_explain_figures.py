@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import math
 import re
 import sys
 from typing import Any
@@ -126,7 +127,8 @@ def test_the_window_is_marked_where_it_is(dims, name):
     assert cut.center == pytest.approx((x, y))
     box = axis.patches[0]
     assert (box.get_x() + box.get_width() / 2, box.get_y() + box.get_height() / 2) == pytest.approx((x, y))
-    assert box.get_width() == pytest.approx(5 * cut.plane.step[0])  # 3 sigma of 0.8 reach over 2 samples on either side
+    reach = math.floor(3 * samples.windows.sigma[cut.plane.across])  # samples on either side
+    assert reach >= 2 and box.get_width() == pytest.approx((2 * reach + 1) * cut.plane.step[0])
     (closer,) = axis.child_axes
     assert sum(closer.get_xlim()) / 2 == pytest.approx(x) and sum(closer.get_ylim()) / 2 == pytest.approx(y)
 

@@ -17,6 +17,12 @@ CHECKS = {
     "alignment. Blurred images, such as PET, determine it less precisely, whatever the registration did.",
     "orientation": "Copies turned by 180 degrees or mirrored should match much worse. A symmetric head that was mirrored left "
     "to right matches nearly as well.",
+    "turn": "Rotation of the result relative to its start. The headers of two scans of one subject rarely differ by more than "
+    "some tens of degrees.",
+    "other orientations": "The best alignment found with the moving image turned further. It should agree worse, by more than "
+    "chance: the standard error is that of the difference between blocks of the image.",
+    "mirror image": "The best alignment found with the moving image mirrored, which should agree worse. If it agrees better, an "
+    "image was probably stored mirrored. Of a symmetric head, the images cannot tell.",
     "optimization": "A transform from elsewhere does not tell how it was computed.",
     "affine": "Largest factor by which the affine part stretches a length, and largest angle by which it shears. In two scans "
     "of one subject, the factor is near 1 and the angle near 0.",
