@@ -23,6 +23,7 @@ __all__ = ["RANK", "Reason", "ShiftLengths", "reasons_of"]
 RANK = ("SKIP", "PASS", "WARN", "FAIL")
 INFORMATION_MEASURES = ("mutual_information", "normalized_mutual_information")  # NMI is not independent of these
 
+UNRELATED_RIVAL_LEAD = -2.0  # standard errors; of a brain and an abdomen -1, of good results -10 to -3
 ALIGNMENT_MEASURES = ("local_support", "far_contrast", "nmi_shift_ratio")
 
 NOT_CHECKED = "the result could not be checked: inspect it, or evaluate landmarks or label maps (monai-locor evaluate)"
@@ -122,11 +123,12 @@ def _alignment(m: Mapping[str, Any], limits: Thresholds, shifts: ShiftLengths, t
     """Whether the images match better at the result than after small shifts.
 
     Blocks of an inter-subject pair may match better elsewhere, and blurred images nearly as well, so this is a failure only if
-    the blocks and the whole image say so.
+    the whole image says so, and either the blocks do or another orientation fits about as well.
     """
     found = {name: limits.status(name, m[name]) for name in ALIGNMENT_MEASURES}
     status = max(found.values(), key=RANK.index)
-    if status == "FAIL" and not {found["far_contrast"], found["nmi_shift_ratio"]} <= {"FAIL", "SKIP"}:
+    whole, blocks = (found[name] in ("FAIL", "SKIP") for name in ("nmi_shift_ratio", "far_contrast"))
+    if status == "FAIL" and not (whole and (blocks or m["rival_lead"] > UNRELATED_RIVAL_LEAD)):
         status = "WARN"
     texts = []
     if found["local_support"] != "SKIP":

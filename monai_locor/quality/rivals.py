@@ -77,7 +77,9 @@ def change_of_orientation(linear: np.ndarray) -> str:
 def _turned(rotation: np.ndarray) -> str:
     angle = turn_degrees(rotation)
     text = f"turned by {angle:.0f} degrees"
-    if len(rotation) == 2 or round(angle) == 0:
+    if round(angle) == 0:
+        return "moved elsewhere without a turn"
+    if len(rotation) == 2:
         return text
     cosines = np.abs(np.linalg.eigh(rotation + rotation.T)[1][:, -1])  # the axis has the largest eigenvalue, 2
     axis = int(cosines.argmax())

@@ -51,7 +51,7 @@ class Thresholds:
             0.8 to 1.2. A FAIL only if ``nmi_shift_ratio`` is low as well.
         nmi_shift_ratio: NMI - 1 relative to that of the result shifted by 6 % of the field of view; lower is worse. Good
             results: 1.5 to 2.4, between two abdomens 1.25; unrelated images: up to 1.15. A FAIL only if ``far_contrast`` is low
-            as well.
+            as well, or another orientation fits about as well (``rival_lead`` above -2).
         nmi_turn_ratio: NMI - 1 relative to that of the best copy turned by 180 degrees (:mod:`.orientation`); lower is worse.
             The truth: 1.5 to 3.3; turned images: 0.5 to 1.
         nmi_mirror_ratio: the same for mirrored copies. The truth: 1.2 to 1.9; mirrored images: 0.5 to 1.

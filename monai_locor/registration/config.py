@@ -19,7 +19,7 @@ from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
-from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, PAPER_STAGES, Stage, schedule_of
+from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, MAX_VOLUME_FACTOR, PAPER_STAGES, Stage, schedule_of
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
@@ -52,7 +52,7 @@ class RegistrationConfig:
             smallest voxel side of the image.
         num_basis: number of basis functions J.
         hidden_channels: widths of the hidden layers of the basis network.
-        kernel_sigma: standard deviation of the Gaussian window of 3-D images, samples of the stage; in 2-D, windows are wider,
+        kernel_sigma: standard deviation of the Gaussian window, samples of the stage; in large pictures windows are wider,
             see :meth:`window_sigma`. For anisotropic samples in units of the geometric mean of their distances, so that
             windows are isotropic in mm, see :mod:`.window_sizes`.
         truncated: truncation radius of the window, standard deviations.
@@ -175,13 +175,17 @@ class RegistrationConfig:
     def window_sigma(self, dims: int) -> float:
         """Return the standard deviation of the window in ``dims`` dimensions, samples.
 
-        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In 2-D it is widened to have as many as in
-        3-D: with a third of the samples, the basis functions would fit any image.
+        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In a large picture, whose stages start on
+        coarser samples (:func:`.schedule.for_pictures`), it is widened to have as many as in 3-D: with a third of the samples,
+        the basis functions fit any texture. In a small one, for instance a slice of a volume, that would be too large a part
+        of the coarse stages.
 
-        >>> [round(RegistrationConfig().window_sigma(dims), 2) for dims in (2, 3)]
-        [1.35, 0.8]
+        >>> [round(RegistrationConfig(stages=[Stage(factor, 10)]).window_sigma(2), 2) for factor in (4, 8)]
+        [0.8, 1.35]
         """
-        return self.kernel_sigma if dims != 2 else max(self.kernel_sigma, (4 * math.pi) ** 0.25 * self.kernel_sigma**1.5)
+        if dims != 2 or max(stage.factor for stage in self.stages) <= MAX_VOLUME_FACTOR:
+            return self.kernel_sigma
+        return max(self.kernel_sigma, (4 * math.pi) ** 0.25 * self.kernel_sigma**1.5)
 
     def with_transform(self, transform: str | None) -> RegistrationConfig:
         """Return a copy with another ``transform``; None keeps the present one.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -20,7 +21,10 @@ from monai_locor.geometry import Grid
 from monai_locor.metrics import inverse_consistency
 from monai_locor.quality.alignment import local_fit
 from monai_locor.quality.measures import affine_shape, convergence, inverse_error, shared_field_of_view
+from monai_locor.quality.rivals import Rival
 from monai_locor.quality.samples import SampledPair, every_nth
+from monai_locor.quality.verdict import judge_outcome
+from monai_locor.registration.judging import outcome_of
 from monai_locor.report import Thresholds, Verdict, judge
 
 from ..phantoms import grid_of, image
@@ -183,6 +187,12 @@ class TestThresholds:
         local, whole = {"far_contrast": (200, 100)}, {"nmi_shift_ratio": (200, 100)}
         for limits, status in ((local, "WARN"), (whole, "WARN"), ({**local, **whole}, "FAIL")):
             assert found(result, thresholds=limits) == {"alignment": status}
+
+    @pytest.mark.parametrize(("lead", "status"), [(-1.0, "FAIL"), (-5.0, "WARN")])
+    def test_the_whole_image_and_another_orientation_suffice_for_a_failure(self, flat, lead, status):
+        outcome = dataclasses.replace(outcome_of(result_with(*flat)), rivals=(Rival("turned", False, lead),))
+        verdict = judge_outcome(outcome, *(i.as_tensor() for i in flat), {"nmi_shift_ratio": (200, 100), "rival_lead": (0, 3)})
+        assert statuses(verdict)["alignment"] == status
 
     def test_images_that_do_not_determine_the_alignment_do_not_pass(self, flat):
         assert found(result_with(*flat), thresholds={"near_contrast": (100, None)}) == {"precision": "WARN"}

@@ -112,7 +112,6 @@ class TestMasks:
     """Inside the mask the images fit badly, and around it well."""
 
     MASK = disc(15)
-    CONFIG = dataclasses.replace(CONFIG, kernel_sigma=0.565)  # 0.8 samples in two dimensions
 
     @pytest.fixture
     def intra_subject_pair(self):

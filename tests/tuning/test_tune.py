@@ -57,12 +57,12 @@ def test_processes_that_crash_or_take_too_long_do_not_end_the_search(tmp_path):
         late, again = (pool.submit(job(case, **settings)) for settings in (endless, {}))
         assert good.problem == "" and late.result().problem == f"took more than {limit} s"
         assert again.result().measures == good.measures == execute(job(case)).measures
-        process = pool._workers[0].process
+        process = pool._workers[0].child.process
         process.kill()
         process.wait()
         assert pool.submit(job(case)).result().problem == ""  # another one takes its place
         running = pool.submit(job(case, **endless))
-        before = pool._workers[0].process
+        before = pool._workers[0].child.process
         while not running.running():
             time.sleep(0.01)
         time.sleep(1)
