@@ -21,8 +21,8 @@ CHECKS = {
     "some tens of degrees.",
     "other orientations": "The best alignment found with the moving image turned further. It should agree worse, by more than "
     "chance: the standard error is that of the difference between blocks of the image.",
-    "mirror image": "The best alignment found with the moving image mirrored, which should agree worse. If it agrees better, an "
-    "image was probably stored mirrored. Of a symmetric head, the images cannot tell.",
+    "mirror image": "The best alignment found with the moving image mirrored, which should agree worse. If it agrees better, "
+    "an image was probably stored mirrored. Of a symmetric head, the images cannot tell.",
     "optimization": "A transform from elsewhere does not tell how it was computed.",
     "affine": "Largest factor by which the affine part stretches a length, and largest angle by which it shears. In two scans "
     "of one subject, the factor is near 1 and the angle near 0.",
