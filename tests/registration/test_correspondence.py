@@ -124,10 +124,10 @@ class TestMasks:
     @pytest.mark.parametrize("roles", [("fixed",), ("fixed", "moving")])
     def test_a_mask_does_not_make_a_pair_inter_subject(self, intra_subject_pair, roles, monkeypatch):
         masks = {f"{role}_mask": self.MASK for role in roles}
-        without, found = run(*intra_subject_pair, preset=self.CONFIG), run(*intra_subject_pair, preset=self.CONFIG, **masks)
+        without, found = run(*intra_subject_pair, preset=CONFIG), run(*intra_subject_pair, preset=CONFIG, **masks)
         assert not without.intersubject and not found.intersubject
         assert found.unexplained == without.unexplained < MAX_UNEXPLAINED_SHARE
-        never = run(*intra_subject_pair, preset=dataclasses.replace(self.CONFIG, intersubject="never"), **masks)
+        never = run(*intra_subject_pair, preset=dataclasses.replace(CONFIG, intersubject="never"), **masks)
         assert torch.equal(found.forward_mm, never.forward_mm)
 
         def not_measured(_):
@@ -135,17 +135,17 @@ class TestMasks:
             return math.inf
 
         monkeypatch.setattr(run_module.Run, "_share_without_masks", not_measured)
-        assert run(*intra_subject_pair, preset=self.CONFIG, **masks).intersubject  # as they would by themselves
+        assert run(*intra_subject_pair, preset=CONFIG, **masks).intersubject  # as they would by themselves
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
     def test_an_inter_subject_pair_stays_one_with_a_mask(self, role):
-        found = run(*intersubject_pair(), preset=self.CONFIG, **{f"{role}_mask": disc(22)})
+        found = run(*intersubject_pair(), preset=CONFIG, **{f"{role}_mask": disc(22)})
         assert found.intersubject and found.unexplained > MAX_UNEXPLAINED_SHARE
 
     @pytest.mark.slow
     def test_two_processes_agree(self, intra_subject_pair):
-        found = run(*intra_subject_pair, preset=self.CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
+        found = run(*intra_subject_pair, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
         assert not found.intersubject and found.unexplained < MAX_UNEXPLAINED_SHARE
 
 
