@@ -19,7 +19,7 @@ from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
-from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, MAX_VOLUME_FACTOR, PAPER_STAGES, Stage, schedule_of
+from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, MAX_SLICE_SIZE, PAPER_STAGES, Stage, schedule_of
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
 
@@ -172,18 +172,21 @@ class RegistrationConfig:
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
 
-    def window_sigma(self, dims: int) -> float:
+    def window_sigma(self, dims: int, size: float = 0.0) -> float:
         """Return the standard deviation of the window in ``dims`` dimensions, samples.
 
-        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In a large picture, whose stages start on
-        coarser samples (:func:`.schedule.for_pictures`), it is widened to have as many as in 3-D: with a third of the samples,
-        the basis functions fit any texture. In a small one, for instance a slice of a volume, that would be too large a part
-        of the coarse stages.
+        A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In a large picture it is widened to have as many
+        as in 3-D: with a third of the samples, the basis functions would fit any texture. In a small one, for instance a slice
+        of a volume, that would be too large a part of the coarse stages.
 
-        >>> [round(RegistrationConfig(stages=[Stage(factor, 10)]).window_sigma(2), 2) for factor in (4, 8)]
+        Args:
+            dims: 2 or 3.
+            size: longest side of the image in units of its smallest voxel side.
+
+        >>> [round(RegistrationConfig().window_sigma(2, size), 2) for size in (256, 512)]
         [0.8, 1.35]
         """
-        if dims != 2 or max(stage.factor for stage in self.stages) <= MAX_VOLUME_FACTOR:
+        if dims != 2 or size <= MAX_SLICE_SIZE:
             return self.kernel_sigma
         return max(self.kernel_sigma, (4 * math.pi) ** 0.25 * self.kernel_sigma**1.5)
 

@@ -90,7 +90,7 @@ PAPER_STAGES = (
 )
 
 
-MAX_VOLUME_FACTOR = 4  # largest sample distance of the presets before they are adapted to large pictures
+MAX_SLICE_SIZE = 256  # pixels along the longest axis of a 2-D image that is registered like a volume
 MAX_COARSE_SAMPLES = 32  # along the longest axis of a 2-D image, in the first stage
 
 

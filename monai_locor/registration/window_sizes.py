@@ -47,4 +47,5 @@ def window_sizes(config: RegistrationConfig, grid: Grid, factor: float) -> Windo
     step = np.where(np.array(grid.shape) == 1, step.min(), step) / step.min()  # a single slice has no thickness
     ratios = np.round(np.prod(step) ** (1 / len(step)) / step, 6)
     stride = np.maximum(config.stride * ratios, min(config.stride, 1.0))
-    return WindowSizes(tuple((config.window_sigma(grid.dims) * ratios).tolist()), tuple(stride.tolist()))
+    sigma = config.window_sigma(grid.dims, float((grid.extent / grid.spacing.min()).max()))
+    return WindowSizes(tuple((sigma * ratios).tolist()), tuple(stride.tolist()))

@@ -116,7 +116,7 @@ class TestPictures:
     def test_windows_hold_as_many_samples_as_in_three_dimensions(self, sigma):
         counts = []
         for dims in (2, 3):
-            width = RegistrationConfig(kernel_sigma=sigma, stages=(Stage(8, 1),)).window_sigma(dims)
+            width = RegistrationConfig(kernel_sigma=sigma).window_sigma(dims, 512)
             weights = np.exp(-(np.arange(-30, 31) ** 2) / (2 * width**2))
             counts.append((weights.sum() ** 2 / (weights**2).sum()) ** dims)
         assert counts[0] == pytest.approx(counts[1], rel=0.02)
