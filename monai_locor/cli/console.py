@@ -79,10 +79,9 @@ def plain_values(value: Any) -> Any:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> Path:
     """Write values as a JSON file; it appears only when it is complete."""
-    from ..io import atomic_path
+    from ..io.paths import write_json as write_plain
 
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain_values(values), indent=1), encoding="utf-8")
+    write_plain(path, plain_values(values))
     return path
 
 

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from ..data.datalist import refuse
 from ..errors import InputError
+from ..io.paths import write_json
 from ..report.summary import write_summary
-from .folder import CohortFolder, changes, write_object
+from .folder import CohortFolder, changes
 from .page import write_page
 from .pairs import CohortPair, check_pairs
 from .scheduling import check_dask, connected, run_jobs
@@ -117,9 +118,9 @@ def run_cohort(
     request = requested(preset, outputs, seed, thresholds)
     with folder.locked():
         run = _Run(folder, listed, request, force)
-        write_object(folder.settings, request["settings"])
+        write_json(folder.settings, request["settings"])
         if request["thresholds"] is not None:
-            write_object(folder.thresholds, request["thresholds"])
+            write_json(folder.thresholds, request["thresholds"])
         devices = _devices(device, scheduler)
         count = 1 if scheduler is not None else min(workers or _local_workers(devices), max(len(run.missing), 1))
         share = threads if scheduler is not None else threads or _threads_of_worker(count)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..differences import first_difference
 from ..errors import InputError
-from ..io.paths import atomic_path, check_output_dir
+from ..io.paths import check_output_dir, write_json
 from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
@@ -95,7 +95,7 @@ class CohortFolder:
         """Record a failed pair."""
         path = self.failure(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_object(path, values)
+        write_json(path, values)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -162,12 +162,6 @@ def signature(path: str) -> list[int]:
     files = [each for each in place.iterdir() if each.is_file()] if place.is_dir() else [place]
     stats = [each.stat() for each in files if each.exists()]  # the name of a DICOM series is not a file
     return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
-
-
-def write_object(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file; it appears only when it is complete."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from .._version import __version__
 from ..child_process import ChildError, ChildProcess, ChildTimeoutError
-from .folder import RECORD_FORMAT, CohortFolder, signature, write_object
+from ..io.paths import write_json
+from .folder import RECORD_FORMAT, CohortFolder, signature
 from .pairs import CohortPair
 
 __all__ = ["Job", "Outcome", "register_pair"]
@@ -96,7 +97,7 @@ def register_pair(job: Job) -> Outcome:
     try:
         outcome = _registered(job, scratch)
         if outcome.record:
-            write_object(scratch / "pair.json", outcome.record)
+            write_json(scratch / "pair.json", outcome.record)
             folder.place(scratch, job.pair.id)
         return outcome
     except ChildTimeoutError as late:

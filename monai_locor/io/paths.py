@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 
@@ -24,6 +26,7 @@ __all__ = [
     "check_output_dir",
     "is_picture",
     "no_empty_folders",
+    "write_json",
 ]
 
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # transform files in the output folder of `register`
@@ -114,3 +117,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write plain values as a JSON file; it appears only when it is complete."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -72,7 +72,7 @@ def read_points(
 
     Args:
         path: the file. CSV files have the columns ``x,y,z`` (``x,y`` in 2-D) and optionally ``label``; a first column without
-            a name holds the labels, too. Other columns are ignored.
+            a name also holds labels. Other columns are ignored.
         lps: whether the coordinates of a CSV file are LPS, as in ANTs, instead of RAS. Slicer's files state it themselves.
         what: role of the points, for messages.
         pixels_of: grid of an image: the coordinates of a CSV file are indices of its voxels along the array axes, for a

@@ -39,10 +39,13 @@ class Rival:
 
 def leads(rivals: Sequence[Rival]) -> dict[str, float]:
     """Return the measures ``rival_lead`` and ``mirror_lead``: the highest leads without and with a reflection, or NaN."""
-    return {
-        "rival_lead": max((r.lead for r in rivals if not r.mirrored), default=math.nan),
-        "mirror_lead": max((r.lead for r in rivals if r.mirrored), default=math.nan),
-    }
+    best = {"rival_lead": _best(rivals, mirrored=False), "mirror_lead": _best(rivals, mirrored=True)}
+    return {name: math.nan if rival is None else rival.lead for name, rival in best.items()}
+
+
+def _best(rivals: Sequence[Rival], mirrored: bool) -> Rival | None:
+    """Return the rival with or without a reflection that agrees best; None if there is none."""
+    return max((r for r in rivals if r.mirrored == mirrored), key=lambda r: r.lead, default=None)
 
 
 def turn_degrees(linear: np.ndarray) -> float:
@@ -101,7 +104,7 @@ def turn_text(m: Mapping[str, Any], linear: np.ndarray) -> str:
 
 def rival_text(rivals: Sequence[Rival]) -> str:
     """Finding of the check of ``rival_lead``."""
-    best = max((r for r in rivals if not r.mirrored), key=lambda r: r.lead, default=None)
+    best = _best(rivals, mirrored=False)
     if best is None:
         return "no other orientation was compared"
     if best.lead < CLOSE_RIVAL_LEAD:
@@ -112,7 +115,7 @@ def rival_text(rivals: Sequence[Rival]) -> str:
 
 def mirror_text(rivals: Sequence[Rival]) -> str:
     """Finding of the check of ``mirror_lead``."""
-    best = max((r for r in rivals if r.mirrored), key=lambda r: r.lead, default=None)
+    best = _best(rivals, mirrored=True)
     if best is None:
         return "no mirrored image was compared"
     if best.lead < -MIN_DECIDED_LEAD:

@@ -35,7 +35,7 @@ from .parallel import Exchange, second_process
 from .result import RegistrationResult
 from .resume import StageStates, state_identity
 from .run import Run, optimize
-from .schedule import for_pictures
+from .schedule import for_pictures, picture_size
 from .similarity import OwnSimilarity, chosen_similarity
 from .stages import run_stage
 from .start.given import Initial, start_word
@@ -215,8 +215,7 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
     grid = pair.fixed.grid
     if grid.dims == 2:
-        size = float((grid.extent / grid.spacing.min()).max())
-        config = dataclasses.replace(config, stages=for_pictures(config.stages, size))
+        config = dataclasses.replace(config, stages=for_pictures(config.stages, picture_size(grid)))
     start = _start(given, pair, config, own, basis)
     return Task(given, config, pair, start, described_arguments(given), time.perf_counter() - began)
 

@@ -172,7 +172,7 @@ class RegistrationConfig:
         plain = {f.name: f.default for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: v for k, v in INTERSUBJECT.items() if getattr(self, k) == plain[k]})
 
-    def window_sigma(self, dims: int, size: float = 0.0) -> float:
+    def window_sigma(self, dims: int, size: float) -> float:
         """Return the standard deviation of the window in ``dims`` dimensions, samples.
 
         A Gaussian window has the weight of about (4 pi sigma^2)^(D/2) samples. In a large picture it is widened to have as many
@@ -181,7 +181,7 @@ class RegistrationConfig:
 
         Args:
             dims: 2 or 3.
-            size: longest side of the image in units of its smallest voxel side.
+            size: see :func:`.schedule.picture_size`.
 
         >>> [round(RegistrationConfig().window_sigma(2, size), 2) for size in (256, 512)]
         [0.8, 1.35]

@@ -62,4 +62,4 @@ def use_form(engine: RegistrationEngine, config: RegistrationConfig) -> None:
     for loss in engine.losses.modules():
         if isinstance(loss, LocalLearnedBasisCRLoss):
             loss.form, loss.eps = config.form, config.eps
-            loss.kernel_sigma = (config.window_sigma(loss.spatial_dims),) * loss.spatial_dims
+            loss.kernel_sigma = (config.kernel_sigma,) * loss.spatial_dims

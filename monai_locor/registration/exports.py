@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
@@ -19,7 +18,8 @@ import torch
 
 from ..errors import InputError
 from ..geometry import Grid
-from ..io import atomic_path, check_output_dir, write_affine, write_displacement_field, write_image
+from ..io import check_output_dir, write_affine, write_displacement_field, write_image
+from ..io.paths import write_json
 
 if TYPE_CHECKING:
     from .result import RegistrationResult
@@ -74,8 +74,7 @@ def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list
     write_displacement_field(paths[1], result.forward_mm, result.fixed_grid)
     write_displacement_field(paths[2], result.inverse_mm, result.moving_grid)
     write_affine(paths[3], result.affine)
-    with atomic_path(paths[4]) as temporary:
-        temporary.write_text(json.dumps(result.summary(), indent=1))
+    write_json(paths[4], result.summary())
     maps = {"fixed": (result.missing_fixed, result.fixed_grid), "moving": (result.missing_moving, result.moving_grid)}
     for role, (probability, grid) in maps.items():
         if probability is not None:

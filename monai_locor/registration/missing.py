@@ -75,10 +75,9 @@ def estimate_missing(engine: RegistrationEngine) -> tuple[MissingTissue, Missing
         level = make_level(reference, other, _factor(reference.grid), region=engine.config.region)
         warped, weight = engine.sampled(k, level)
         target = level.reference.flatten(0, 1)
-        probability = missing_probability(
-            warped[0, : len(target)], target, weight[0], _neighborhood(reference.grid, level.grid)
-        )
-        found = probability * _large(probability, _neighborhood(reference.grid, level.grid))
+        sigma = _neighborhood(reference.grid, level.grid)
+        probability = missing_probability(warped[0, : len(target)], target, weight[0], sigma)
+        found = probability * _large(probability, sigma)
         ml = float((found > 0.5).sum()) * float(np.prod(level.grid.spacing)) / 1000
         whole, places = (warp(x, level.grid, None, reference.grid).clamp_(0, 1) for x in (probability, found))
         maps.append(MissingTissue(whole, places, ml))

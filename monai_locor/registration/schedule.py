@@ -10,11 +10,15 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .numbers import POSITIVE, POSITIVE_OR_NONE, STEPS
 
-__all__ = ["Stage", "for_pictures", "rate_factor", "schedule_of"]
+if TYPE_CHECKING:
+    from ..geometry import Grid
+
+__all__ = ["Stage", "for_pictures", "picture_size", "rate_factor", "schedule_of"]
 
 
 DIRECTIONS = ("both", "alternating")
@@ -94,6 +98,11 @@ MAX_SLICE_SIZE = 256  # pixels along the longest axis of a 2-D image that is reg
 MAX_COARSE_SAMPLES = 32  # along the longest axis of a 2-D image, in the first stage
 
 
+def picture_size(grid: Grid) -> float:
+    """Return the longest side of an image in units of its smallest voxel side."""
+    return float((grid.extent / grid.spacing.min()).max())
+
+
 def for_pictures(stages: tuple[Stage, ...], size: float) -> tuple[Stage, ...]:
     """Return the stages for a 2-D image, which may have many more pixels along an axis than volumes have voxels.
 
@@ -103,7 +112,7 @@ def for_pictures(stages: tuple[Stage, ...], size: float) -> tuple[Stage, ...]:
 
     Args:
         stages: stages of the settings.
-        size: longest side of the image in units of its smallest pixel side.
+        size: see :func:`picture_size`.
 
     >>> [(s.factor, s.spacing) for s in for_pictures(FAST_STAGES, 500)]
     [(16, None), (8, None), (8, 64), (8, 32), (4, 16), (2, 8), (1, 4)]

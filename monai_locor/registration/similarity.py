@@ -128,8 +128,6 @@ def make_similarity(
         raise ValueError("the settings used a custom similarity, which is not given")
     known = SIMILARITIES[config.similarity]
     settings = {name: getattr(config, name) for name in known.settings}
-    if "kernel_sigma" in settings:
-        settings["kernel_sigma"] = config.window_sigma(spatial_dims)
     if "in_channels" in inspect.signature(known.loss).parameters:
         settings["in_channels"] = 1 if config.derivative == "none" else 2
     try:

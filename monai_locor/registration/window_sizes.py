@@ -12,6 +12,7 @@ import numpy as np
 from ..geometry import Grid
 from .config import RegistrationConfig
 from .pyramid import sample_distances
+from .schedule import picture_size
 
 __all__ = ["WindowSizes", "window_sizes"]
 
@@ -47,5 +48,5 @@ def window_sizes(config: RegistrationConfig, grid: Grid, factor: float) -> Windo
     step = np.where(np.array(grid.shape) == 1, step.min(), step) / step.min()  # a single slice has no thickness
     ratios = np.round(np.prod(step) ** (1 / len(step)) / step, 6)
     stride = np.maximum(config.stride * ratios, min(config.stride, 1.0))
-    sigma = config.window_sigma(grid.dims, float((grid.extent / grid.spacing.min()).max()))
+    sigma = config.window_sigma(grid.dims, picture_size(grid))
     return WindowSizes(tuple((sigma * ratios).tolist()), tuple(stride.tolist()))

@@ -39,7 +39,7 @@ def gaussian(samples, index: np.ndarray) -> np.ndarray:
     spacing = samples.grid.spacing  # of the stage with samples on the voxels
     for axis, (n, p) in enumerate(zip(samples.grid.shape, index, strict=True)):
         distance = np.abs(np.arange(n) - p) * spacing[axis]
-        sigma = c.window_sigma(samples.dims) * np.prod(spacing) ** (1 / samples.dims)  # mm, equal along all axes
+        sigma = c.kernel_sigma * np.prod(spacing) ** (1 / samples.dims)  # mm, equal along all axes
         row = np.exp(-(distance**2) / (2 * sigma**2)) * (distance <= c.truncated * sigma)
         out *= row.reshape(-1, *[1] * (samples.dims - 1 - axis))
     return out / out.sum()

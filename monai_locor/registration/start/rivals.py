@@ -18,7 +18,7 @@ from .measure import StartSearch
 from .prepare import PreparedImage
 from .rotations import axis_reflections, axis_rotations, even_rotations, near_rotations
 
-__all__ = ["COMPARE_SAMPLES", "MAX_NEAR_TURN", "SEARCH_SAMPLES", "RivalStarts", "is_plausible", "stretch_of"]
+__all__ = ["COMPARE_SAMPLES", "MAX_NEAR_TURN", "SEARCH_SAMPLES", "RivalStarts", "change_of", "is_plausible", "stretch_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class RivalStarts:
         flip = np.diag([-1.0] + [1.0] * (self.dims - 1))
         if self.dims == 2:
             return self._refined([flip @ turn for turn in even_rotations(2, FEW_ROTATIONS[2])], FEW_CANDIDATES)
-        own = np.linalg.inv(self.initial[:-1, :-1]) @ affine[:-1, :-1]
+        own = change_of(affine, self.initial)
         flips = [np.roll(np.roll(flip, k, 0), k, 1) for k in range(self.dims)]
         turns = [turn for turn in near_rotations(self.dims) if turn_degrees(turn) < MAX_MIRROR_TURN]
         changes = [own @ flip @ turn for flip, turn in product(flips, turns)]
@@ -139,7 +139,7 @@ class RivalStarts:
         for mirrored, starts in ((False, turned), (True, self.mirrored(affine))):
             if starts:
                 best, _ = self._winner(starts)
-                name = change_of_orientation(np.linalg.inv(self.initial[:-1, :-1]) @ best[:-1, :-1])
+                name = change_of_orientation(change_of(best, self.initial))
                 found.append(Rival(name, mirrored, round(self.lead(best, own), 3)))
         return tuple(found)
 
@@ -148,7 +148,13 @@ class RivalStarts:
 
     def turn_degrees(self, matrix: np.ndarray) -> float:
         """Return the angle by which a matrix is turned from the initial orientation."""
-        return turn_degrees(np.linalg.inv(self.initial[:-1, :-1]) @ matrix[:-1, :-1])
+        return turn_degrees(change_of(matrix, self.initial))
+
+
+def change_of(affine: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """Return the linear change of points before a matrix that gives another matrix, without translation, ``(D, D)``."""
+    change: np.ndarray = np.linalg.inv(initial[:-1, :-1]) @ affine[:-1, :-1]
+    return change
 
 
 def stretch_of(affine: np.ndarray, initial: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from ...quality.rivals import turn_degrees
 from .measure import StartSearch
 from .prepare import PreparedImage
-from .rivals import COMPARE_SAMPLES, MAX_NEAR_TURN, SEARCH_SAMPLES, RivalStarts, is_plausible, stretch_of
+from .rivals import COMPARE_SAMPLES, MAX_NEAR_TURN, SEARCH_SAMPLES, RivalStarts, change_of, is_plausible, stretch_of
 from .rotations import near_rotations
 
 __all__ = ["better_start", "second_is_better"]
@@ -109,7 +109,7 @@ def second_is_better(
     search = StartSearch(fixed, moving, COMPARE_SAMPLES)
     first, second, started = search.scores([*affines, start])
     logger.info("two affines: scores %.4f and %.4f, losses %.4f and %.4f", first, second, *losses)
-    if turn_degrees(np.linalg.inv(initial[:-1, :-1]) @ start[:-1, :-1]) > MAX_NEAR_TURN:
+    if turn_degrees(change_of(start, initial)) > MAX_NEAR_TURN:
         return search.lead(affines[1], affines[0]) > 0
     if min(first, second) < CLEARLY_WORSE_SCORE * max(first, second):
         return bool(second > first)
