@@ -19,6 +19,7 @@ from ..errors import InputError, one_line
 from .work import Job, Outcome
 
 if TYPE_CHECKING:
+    from dask.typing import Key
     from distributed import Client, Future, WorkerPlugin
 
 __all__ = ["MAX_ATTEMPTS", "check_dask", "connected", "run_jobs"]
@@ -128,7 +129,7 @@ def run_jobs(
     token = secrets.token_hex(4)
     keys = [(f"pair-{token}", number) for number in range(len(jobs))]
     futures = client.map(work, jobs, key=keys, pure=False)
-    job_of = dict(zip(keys, jobs, strict=True))
+    job_of: dict[Key, Job] = dict(zip(keys, jobs, strict=True))
     running = as_completed(futures, with_results=True, raise_errors=False)
     del futures  # so that finished ones are released
     for future, result in running:
