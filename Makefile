@@ -16,7 +16,7 @@ OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tes
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference clean distclean
+.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference release clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -32,6 +32,7 @@ help:
 	@echo "make gpu        check and measure on a GPU, nine minutes, with $(PYTHON) as it is and no index (RESULTS=...)"
 	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
 	@echo "make gpu-reference  register these cases on the CPU, for gpu to compare with"
+	@echo "make release    check, build and try a release in dist/ (ARGS=--rehearse without a tag); nothing is uploaded"
 	@echo "make clean      remove build outputs, caches and demo_output"
 	@echo "make distclean  clean, and remove .venv and .venv-oldest"
 	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
@@ -89,6 +90,9 @@ gpu-reference: .venv/.stamp-run
 	for n in 1 2; do $(BIN)/python benchmarks/registration.py build/gpu_cases --threads $$n \
 		--json benchmarks/gpu_reference_$$n.json || exit 1; done
 
+release: .venv/.stamp-release
+	$(BIN)/python packaging/release.py $(ARGS)
+
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	@touch $@
@@ -103,6 +107,10 @@ gpu-reference: .venv/.stamp-run
 
 .venv/.stamp-dev: .venv/.stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/.stamp-release: .venv/.stamp-run
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt build twine
 	@touch $@
 
 .venv-oldest/.stamp-torch-$(OLDEST_TORCH): pyproject.toml constraints-oldest.txt
