@@ -35,6 +35,7 @@ EXAMPLE = """\
 monai-locor apply t1.nii.gz -t out -r flair.nii.gz -o t1_on_flair.nii.gz
 monai-locor apply atlas_labels.nii.gz -t 1Warp.nii.gz -t 0GenericAffine.mat -r scan.nii.gz --labels -o labels.nii.gz
 monai-locor apply landmarks_fixed.csv -t out -o landmarks_moving.csv
+monai-locor apply mr_folder -t out -r ct_folder --dicom -o mr_on_ct
 monai-locor apply cd31.tif -t out -r he.tif -o cd31_on_he.tif
 monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels -o labels_on_moving.nii.gz"""
 
@@ -77,6 +78,11 @@ def add_parser(commands: Any) -> None:
         help="points in .csv files are pixels, x from the left and y from the top, counted from 0: INPUT of IMAGE, the output "
         "of OTHER (default: mm)",
     )
+    parser.add_argument(
+        "--dicom",
+        action="store_true",
+        help="write a DICOM series into the folder -o, in the study of the reference; INPUT and reference are DICOM",
+    )
     parser.add_argument("--channel", metavar="N", help="channel or frame, counted from 0, or 'all'")
 
 
@@ -88,7 +94,8 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             f"-n {args.interpolation}: would interpolate between label values; give nearest or smooth, or leave --labels out"
         )
-    check_target(args.output, kind, pictures=is_picture(args.input))
+    if not args.dicom:
+        check_target(args.output, kind, pictures=is_picture(args.input))
     (check_file if kind == "points" else check_image)(args.input, f"{_role(args)} {kind}")
     check_transforms(args.transforms, args.formats)
     check_image(args.reference, "reference image")
@@ -96,7 +103,24 @@ def check(args: argparse.Namespace) -> None:
         check_image(image, "image of --pixels")
     if args.pixels and (args.lps or kind != "points"):
         raise InputError(f"--pixels {args.pixels[0]}: is for points, and not together with --lps; leave one out")
+    if args.dicom:
+        _check_series(args, kind)
+        return
     check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
+
+
+def _check_series(args: argparse.Namespace, kind: str) -> None:
+    """Check that a DICOM series can be written, before anything is computed."""
+    from ..io.dicom.images import check_series_folder
+    from ..io.dicom.series import open_series
+
+    if kind != "image":
+        raise InputError(f"--dicom: writes images, and {args.input} is taken as {kind}; leave it out, or give an image")
+    if args.reference is None:
+        raise InputError("--dicom: the series belongs to the study of the reference; name its DICOM folder with -r")
+    check_series_folder(args.output.expanduser())
+    open_series(args.input, f"{_role(args)} image {args.input}")
+    open_series(args.reference, f"reference image {args.reference}")
 
 
 def _kind(args: argparse.Namespace) -> str:
@@ -125,7 +149,11 @@ def run(args: argparse.Namespace) -> int:
     grids = {"fixed": reference, "moving": carried.grid}  # of the transform that is applied, inverted or not
     transform = load_transforms(args.transforms, inverse=args.inverse, **grids, formats=args.formats)
     grid = None if kind == "points" else reference or _own_grid(transform)
-    done = carried.through(transform, grid, args.output.expanduser())
+    target = args.output.expanduser()
+    if args.dicom and grid is not None:
+        done = carried.as_series(transform, grid, target, args.reference)
+    else:
+        done = carried.through(transform, grid, target)
     where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"
     console.say(f"{args.output}: {where}")
     return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})

@@ -129,6 +129,22 @@ class Carried:
             write_image(target, out, grid, dtype, {} if interpolated else self.content.meta)
         return {"input": self.path, "kind": self.kind, "output": target, "shape": list(grid.shape), "interpolation": self.mode}
 
+    def as_series(self, transform: SpatialTransform, grid: Grid, folder: Path, reference: Path) -> dict[str, Any]:
+        """Apply a transform to an image and write it as a DICOM series, see :func:`monai_locor.io.dicom.images.write_series`.
+
+        Args:
+            grid: that of the reference.
+            folder: for the files of the series.
+            reference: DICOM file or folder to whose study the series belongs.
+        """
+        from ..io.dicom.images import write_series
+
+        self._check(transform)
+        moved, _ = self._image(transform, grid)
+        files = write_series(folder, moved.numpy(), grid, reference, self.path)
+        shape = list(grid.shape)
+        return {"input": self.path, "kind": "image", "outputs": files, "shape": shape, "interpolation": self.mode}
+
     def _check(self, transform: SpatialTransform) -> None:
         dims = self.content.points.shape[1] if self.kind == "points" else self.content.ndim - 1
         if dims != transform.dims:

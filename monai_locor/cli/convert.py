@@ -15,7 +15,7 @@ from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
 from .output_files import check_outputs
 from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_from, add_output
-from .transform_output import check_transform_output, report_written, write_on
+from .transform_output import check_transform_output, needs_headers, report_written, write_on
 from .transforms import files_of, load_transforms
 
 __all__ = ["add_parser", "check", "run"]
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         return _points(args, console)
     fixed, moving = (None if p is None else read_grid(p, f"{role} image") for role, p in _images(args))
     transform = load_transforms(args.input, fixed=fixed, moving=moving, formats=args.formats)
-    written = write_on(args.output, transform, fixed, moving, args.format)
+    start, end = (args.fixed, args.moving) if needs_headers(args.output, args.format) else (fixed, moving)
+    written = write_on(args.output, transform, start, end, args.format)
     return report_written(console, written, transform, args.input)
 
 

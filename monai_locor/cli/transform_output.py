@@ -23,6 +23,7 @@ __all__ = [
     "add_one_transform",
     "check_one_transform",
     "check_transform_output",
+    "needs_headers",
     "report_written",
     "write_on",
     "write_one_transform",
@@ -66,7 +67,8 @@ def write_one_transform(args: argparse.Namespace, other: str, inverse: bool) -> 
     reference = None if args.reference is None else read_grid(args.reference)
     far = None if path is None else read_grid(path, f"{other} image")
     transform = load_transforms(args.transforms, inverse=inverse, fixed=reference, moving=far, formats=args.formats)
-    written = write_on(args.output, transform, reference, far, args.format)
+    start, end = (args.reference, path) if needs_headers(args.output, args.format) else (reference, far)
+    written = write_on(args.output, transform, start, end, args.format)
     return report_written(console_of(args), written, transform, args.transforms)
 
 
@@ -81,8 +83,16 @@ def check_transform_output(args: argparse.Namespace, inputs: Iterable[Path | Non
     check_outputs(planned_files(args.output.expanduser(), args.format), args.force, inputs)
 
 
+def needs_headers(path: Path, format: str | None) -> bool:
+    """Whether an output of this name and format refers to the images themselves, not only to their grids."""
+    from ..io.transforms import FORMATS
+    from ..io.transforms.detect import format_of_name
+
+    return FORMATS[format or format_of_name(path)].header_writer is not None
+
+
 def write_on(
-    path: Path, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None, format: str | None
+    path: Path, transform: SpatialTransform, fixed: Grid | Path | None, moving: Grid | Path | None, format: str | None
 ) -> list[Path]:
     """Write a transform; without a fixed grid, on the grid of its first deformation."""
     from ..io.transforms import write_transform

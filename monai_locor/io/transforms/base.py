@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ...geometry import Grid, SpatialTransform
 
 __all__ = [
     "Format",
+    "HeaderWriter",
     "Reader",
     "Writer",
     "check_grid",
@@ -35,6 +36,8 @@ _ROUNDED = 1e-5  # tolerance of the last row of a matrix, for files in single pr
 Reader: TypeAlias = Callable[[Path, str, "Grid | None", "Grid | None"], SpatialTransform]
 #: arguments: file, its name in messages, transform, fixed grid, moving grid; returns the files written
 Writer: TypeAlias = Callable[[Path, str, SpatialTransform, "Grid | None", "Grid | None"], "list[Path]"]
+#: like a writer, with the images themselves instead of their grids
+HeaderWriter: TypeAlias = Callable[[Path, str, SpatialTransform, Any, Any], "list[Path]"]
 
 
 def _itself(path: Path) -> list[Path]:
@@ -51,7 +54,8 @@ class Format:
         recognized: how its files are detected; empty if the format must be named.
         suffixes: file name suffixes; the first is the usual one.
         reader: None if the format cannot be read.
-        writer: None if the format cannot be written.
+        writer: None if the format cannot be written, or by the header writer only.
+        header_writer: writer that needs the headers of both images, as for DICOM.
         needs_to_read: grids required for reading, ``"fixed"`` or ``"moving"``.
         needs_to_write: grids required for writing; an optional fixed grid is not listed.
         affine_only: True if it stores affine maps only.
@@ -64,6 +68,7 @@ class Format:
     suffixes: tuple[str, ...]
     reader: Reader | None = None
     writer: Writer | None = None
+    header_writer: HeaderWriter | None = field(default=None, kw_only=True)
     needs_to_read: tuple[str, ...] = ()
     needs_to_write: tuple[str, ...] = ()
     affine_only: bool = False
@@ -77,7 +82,7 @@ class Format:
     @property
     def writes(self) -> bool:
         """Whether the format can be written."""
-        return self.writer is not None
+        return self.writer is not None or self.header_writer is not None
 
 
 @contextmanager

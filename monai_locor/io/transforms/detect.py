@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...geometry import Grid
+from ..dicom.registration import is_registration
 from ..itk_hdf5 import SIGNATURE
 from ..itk_matlab import is_matlab
 from ..itk_text import TEXT_SIGNATURE
@@ -37,6 +38,7 @@ _BY_SUFFIX = {
     ".lta": "lta",
     ".xfm": "minc",
     ".1d": "afni",
+    ".dcm": "dicom",
 }
 _HEAD = 4096  # bytes read for detection
 
@@ -80,6 +82,8 @@ def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = 
             if is_niftyreg(header):
                 return FORMAT_BY_TYPE.get(int(header["intent_p1"]), FORMAT_BY_TYPE[0])
             return "fsl" if int(header["intent_code"]) in (FIELD_INTENT, *COEFFICIENT_INTENTS) else unmarked_kind(path, name)
+    if is_registration(path):
+        return "dicom"
     start = _start(path)
     return _by_content(start) or _by_matrix(start, path, name, fixed, moving) or format_of_name(path)
 

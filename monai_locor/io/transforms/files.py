@@ -138,8 +138,8 @@ def write_transform(
         transform: from points of the fixed to points of the moving image.
         format: a name in :data:`FORMATS`; chosen by the suffix of ``path`` if not given.
         fixed: the fixed image or its grid, on which displacement fields are written (default: the grid of the transform's
-            first deformation); some formats use its voxel coordinates.
-        moving: the moving image or its grid, for formats in voxel coordinates.
+            first deformation); some formats use its voxel coordinates. For DICOM the file or folder of the image.
+        moving: the moving image or its grid, for formats in voxel coordinates. For DICOM the file or folder of the image.
 
     Returns:
         the files written.
@@ -151,7 +151,7 @@ def write_transform(
     file = Path(path).expanduser()
     name = f"output file {os.fspath(path)}"
     kind = FORMATS[format_of_name(file)] if format is None else _format(format)
-    if kind.writer is None:
+    if not kind.writes:
         raise InputError(f"{name}: the format {kind.name} can be read only; {_alternatives()}")
     if kind.suffixes and not file.name.lower().endswith(kind.suffixes):
         raise InputError(f"{name}: a file of the format {kind.name} must end in {' or '.join(kind.suffixes)}")
@@ -161,6 +161,9 @@ def write_transform(
     _same_dims(transform, name, *grids)
     _check_needs(kind.needs_to_write, kind, name, *grids)
     try:
+        if kind.header_writer is not None:
+            return kind.header_writer(file, name, transform, fixed, moving)
+        assert kind.writer is not None
         return kind.writer(file, name, transform, *grids)
     except OSError as error:
         raise InputError(f"{name}: cannot be written ({error.strerror or one_line(error)}); choose another location") from error
@@ -185,7 +188,8 @@ def _alternatives() -> str:
 def _check_needs(needs: tuple[str, ...], kind: Format, name: str, fixed: Grid | None, moving: Grid | None) -> None:
     for role, grid in (("fixed", fixed), ("moving", moving)):
         if grid is None and role in needs:
-            raise InputError(f"{name}: the format {kind.name} counts voxels of the {role} image; give that image as well")
+            use = "refers to" if kind.header_writer is not None else "counts voxels of"
+            raise InputError(f"{name}: the format {kind.name} {use} the {role} image; give that image as well")
 
 
 def _same_dims(transform: SpatialTransform, name: str, *grids: Grid | None) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ..dicom.registration import read_registration, write_registration
 from . import fsl, matrices, nifti_vectors, niftyreg
 from .ants import ants_files, read_ants, write_ants
 from .base import Format
@@ -213,6 +214,15 @@ _TABLE = (
         (".1D",),
         matrices.read_afni,
         affine_only=True,
+    ),
+    Format(
+        "dicom",
+        "DICOM Spatial Registration, or Deformable Spatial Registration; needs pydicom",
+        "content",
+        (".dcm",),
+        read_registration,
+        header_writer=write_registration,
+        needs_to_write=_BOTH,
     ),
 )
 
