@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
-from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, product, same_grid
+from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, same_grid
+from ...geometry.transform import product
 from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
 from .headers import has_dicom_content, load_pydicom
 from .series import Series, new_object, open_series, refer_to, references, save

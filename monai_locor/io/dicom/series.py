@@ -128,7 +128,7 @@ def new_object(sop_class: str, fixed: Series, modality: str, description: str) -
         description: of the new series.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     made = Dataset()
     copy_elements(made, fixed.header, (*PATIENT, *STUDY))
@@ -148,12 +148,12 @@ def new_object(sop_class: str, fixed: Series, modality: str, description: str) -
     made.Manufacturer, made.ManufacturerModelName = "The monai_locor developers", "monai-locor"
     made.SoftwareVersions, made.DeviceSerialNumber = __version__, "none"
     made.PositionReferenceIndicator = fixed.header.get("PositionReferenceIndicator", None)
-    made.FrameOfReferenceUID = fixed.text("FrameOfReferenceUID") or generate_uid(prefix=None)
+    made.FrameOfReferenceUID = UID(fixed.text("FrameOfReferenceUID") or generate_uid(prefix=None))
     if "StudyInstanceUID" not in made:
         made.StudyInstanceUID = generate_uid(prefix=None)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = sop_class
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
     return made
 
