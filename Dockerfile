@@ -23,7 +23,7 @@ RUN python -m pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]" \
 
 # MONAI and matplotlib write caches; any user given with -u may.
 ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1
-USER locor
+USER 1000
 WORKDIR /data
 HEALTHCHECK NONE
 ENTRYPOINT ["monai-locor"]

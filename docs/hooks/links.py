@@ -4,7 +4,7 @@
 """Convert links that work in the repository to links of the site.
 
 A page links to a name of the package by its module, with the name in the API reference as the link's title; to a notebook by
-its file; and to results of benchmarks, which are not on the site and become the name of their file.
+its file; and to files outside the site, such as results of benchmarks, which become the name of the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from mkdocs.structure.pages import Page
 
 API = re.compile(r'(\[[^\]\n]*\])\([\w./]+\.py "(monai_locor[\w.]*)"\)')
-RESULTS = re.compile(r"\[([^\]\n]*)\]\((?:\.\./)+(benchmarks/[\w./-]*)\)")
+RESULTS = re.compile(r"\[([^\]\n]*)\]\((?:\.\./)+((?:benchmarks|bundles|integrations)/[\w./-]*)\)")
 NOTEBOOK = re.compile(r"\]\((?:\.\./)+tutorials/(\w+)\.ipynb\)")
 
 
