@@ -22,6 +22,16 @@ SHARED = HERE.parents[1] / "shared"
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-inputs", type=int, default=2000, metavar="N", help="number of inputs that tests/fuzz tries")
+
+
+@pytest.fixture(scope="session")
+def fuzz_inputs(request: pytest.FixtureRequest) -> int:
+    """Number of inputs of all fuzzing tests together."""
+    return request.config.getoption("--fuzz-inputs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a process or a large library of its own is kept together, so that one worker of pytest-xdist pays for it.
 

@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from monai_locor import RegistrationConfig
+from monai_locor.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*sorted((ROOT / "monai_locor").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
@@ -77,3 +82,31 @@ def test_unsafe_calls_are_found(source):
 
 def test_safe_calls_pass():
     assert not list(unsafe_calls("torch.load(a, weights_only=True); np.load(b, allow_pickle=False); run(c, shell=False)"))
+
+
+@pytest.mark.parametrize("name", ["settings.json", "settings.py"])
+@pytest.mark.parametrize("text", ["open({place!r}, 'w')", "$open({place!r}, 'w')"])
+def test_settings_are_data(tmp_path, name, text):
+    """Neither Python nor the syntax of MONAI's configurations is run."""
+    place, path = str(tmp_path / "ran"), tmp_path / name
+    code = text.format(place=place)
+    for content in (
+        code,
+        json.dumps({"similarity": code}),
+        json.dumps({"_target_": "builtins.open", "file": place, "mode": "w"}),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError):
+            RegistrationConfig.of(path)
+    assert not Path(place).exists()
+
+
+def test_versions_with_known_faults_are_excluded():
+    """MONAI before 1.6 unpickles; before torch 2.10 a crafted checkpoint gets around ``weights_only``."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    core = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    bundle = re.search(r"^bundle = \[(.*)\]", text, re.MULTILINE)
+    assert core and bundle
+    lowest = {name: re.search(rf'"{name}>=([\d.]+)"', part[1]) for name, part in (("monai", core), ("torch", bundle))}
+    versions = {name: tuple(map(int, found[1].split("."))) for name, found in lowest.items() if found}
+    assert versions["monai"] >= (1, 6) and versions["torch"] >= (2, 10)

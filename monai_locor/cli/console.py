@@ -41,7 +41,9 @@ class Console:
     def say(self, line: str = "") -> None:
         """Print a line of text."""
         if not (self.machine or self.quiet):
-            print(line, file=self.out, flush=True)
+            encoding = getattr(self.out, "encoding", None) or "utf-8"
+            shown = line.encode(encoding, "backslashreplace").decode(encoding)  # file names may be no text
+            print(shown, file=self.out, flush=True)
 
     def answer(self, values: Mapping[str, Any], code: int = 0) -> int:
         """Print the result as JSON if requested. Returns the exit code."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +174,10 @@ def _points(path: Path) -> dict[str, Any]:
 
 
 def _run_of(path: Path) -> dict[str, Any] | None:
+    from ..io.paths import read_json
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,10 +14,24 @@ from pathlib import Path
 from ..errors import InputError
 from ..io.transforms.ants_syntax import parse_item
 
-__all__ = ["check_any", "check_device", "check_file", "check_image", "check_transforms", "is_ants_prefix"]
+__all__ = ["check_any", "check_device", "check_file", "check_image", "check_paths", "check_transforms", "is_ants_prefix"]
 
 DEVICE_NAME = re.compile(r"(cpu|cuda|mps|xpu|hpu)(:\d+)?")
 ANTS_SUFFIXES = ("0GenericAffine.mat", "1Warp.nii.gz")  # appended by ANTs to its output prefix
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Check that all options that name files have paths that a file can have.
+
+    Raises:
+        InputError: for an unknown user (``~name``), a name that is too long, or a folder that cannot be searched.
+    """
+    from ..io.paths import expanded
+
+    for value in vars(args).values():
+        for path in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(path, Path):
+                expanded(path)
 
 
 def check_file(path: str | Path | None, what: str) -> None:

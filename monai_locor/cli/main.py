@@ -19,6 +19,7 @@ from .._version import __version__
 from ..errors import InputError
 from . import apply, check, cohort, compose, convert, demo, evaluate, info, invert, jacobian, register, report, tune
 from .console import Console, session, threads
+from .inputs import check_paths
 from .parser import EXIT_CODES, Parser
 from .termination import sigterm_as_interrupt
 
@@ -80,6 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     console: Console = args.console
     try:
         with sigterm_as_interrupt(console), session(args), _tidy(getattr(args, "output", None)):
+            check_paths(args)
             args.check(args)
             with threads(args.threads):
                 return int(args.run(args))

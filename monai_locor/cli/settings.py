@@ -91,8 +91,10 @@ def read_object(path: Path, option: str) -> dict[str, Any]:
     Raises:
         InputError: if the file is missing or does not contain a JSON object; the message starts with the option.
     """
+    from ..io.paths import read_json
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{option} {path}: no such file; check its path") from error
     except (OSError, ValueError) as error:

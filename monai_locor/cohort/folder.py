@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 from ..differences import first_difference
 from ..errors import InputError
-from ..io.paths import check_output_dir, write_json
+from ..io.paths import check_output_dir, read_json, write_json
 from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
@@ -167,6 +166,6 @@ def signature(path: str) -> list[int]:
 def _read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is none."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return found if isinstance(found, dict) else {}
     return {}

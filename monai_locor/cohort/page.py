@@ -63,7 +63,7 @@ def write_page(folder: CohortFolder, rows: Sequence[Mapping[str, Any]]) -> Path:
     }
     target = folder.root / "summary.html"
     with atomic_path(target) as temporary:
-        temporary.write_text(Template(_asset("page.html")).substitute(values), encoding="utf-8")
+        temporary.write_text(Template(_asset("page.html")).substitute(values), encoding="utf-8", errors="backslashreplace")
     return target
 
 

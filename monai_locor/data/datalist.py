@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io import check_output_dir
-from ..io.paths import no_empty_folders
+from ..io.paths import expanded, no_empty_folders, read_json
 
 __all__ = ["check_writable", "checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
@@ -85,7 +84,7 @@ def checked_path(value: Any, what: str) -> Path:
     """
     if isinstance(value, (bool, bytes)) or not isinstance(value, (str, os.PathLike, int, float)) or str(value) == "":
         raise InputError(f"{what} must be the name of a file or folder, got {value!r}")
-    return Path(str(value)).expanduser()
+    return expanded(str(value), f"{what} {value}")
 
 
 def check_writable(folder: Path) -> None:
@@ -105,7 +104,7 @@ def load_datalist(datalist: Any) -> tuple[Any, str, Path]:
     path = checked_path(datalist, "datalist")
     name = f"datalist {path}"
     try:
-        return json.loads(path.read_text(encoding="utf-8")), name, path.parent
+        return read_json(path), name, path.parent
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}); check its path") from error
     except ValueError as error:

@@ -19,7 +19,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError, one_line
 from ..geometry import Grid, warp
 from ..io import check_output_dir, read_displacement_field, read_image, read_mask, write_displacement_field, write_image
-from ..io.paths import atomic_path
+from ..io.paths import atomic_path, expanded, read_json
 from .annotations import read_label, read_landmarks
 
 __all__ = ["StudyCase", "read_case", "write_case"]
@@ -154,9 +154,9 @@ def read_case(folder: str | PathLike[str]) -> StudyCase:
     Raises:
         InputError: if a required file is missing, or a file cannot be read.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder, f"case {folder}")
     try:
-        told = json.loads((root / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        told = read_json(root / DESCRIPTION_FILE)
     except (OSError, ValueError) as error:
         raise InputError(f"case {root}: has no valid {DESCRIPTION_FILE} ({one_line(error)}); prepare it again") from error
     if not isinstance(told, dict) or not {"study", "name"} <= set(told):

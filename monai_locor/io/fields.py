@@ -23,7 +23,7 @@ from .itk_text import affine_text
 from .itk_transforms import read_itk_transforms
 from .lps import flipped, lps_signs
 from .nifti import intent_of, is_mapping, is_nifti, load_nifti, nifti_affine, save_nifti
-from .paths import atomic_path
+from .paths import atomic_path, expanded
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
 def load_displacement_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, Grid]:
     """:func:`read_displacement_field` as an array, without torch."""
     name = f"displacement field {os.fspath(path)}"
-    data, affine, intent = _load_vectors(Path(path).expanduser(), name)
+    data, affine, intent = _load_vectors(expanded(path, name), name)
     dims = data.shape[-1]
     known = intent in (_VECTOR, _DISPLACEMENT) and dims in (2, 3)
     if not known or data.ndim != 5 or data.shape[dims:4] != (1,) * (4 - dims):
@@ -140,7 +140,7 @@ def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
         InputError: if the file is missing, unreadable, or does not contain exactly one matrix transform.
     """
     name = f"affine {os.fspath(path)}"
-    transforms = read_itk_transforms(Path(path).expanduser(), name)
+    transforms = read_itk_transforms(expanded(path, name), name)
     try:
         matrix = linear_matrix(transforms[0]) if len(transforms) == 1 else None
     except ValueError as error:

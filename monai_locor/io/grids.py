@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from ..errors import InputError, one_line
 from ..geometry import Grid
 from .image_files import read_geometry
+from .paths import expanded
 
 if TYPE_CHECKING:
     from .image_source import ImageSource
@@ -39,7 +39,7 @@ def read_grid(source: ImageSource, what: str = "reference image") -> Grid:
 
         return Grid.of(load_source(source, what, "all")[1])
     name = f"{what} {os.fspath(source)}"
-    return grid_of_stored(*read_geometry(Path(source).expanduser(), name), name)
+    return grid_of_stored(*read_geometry(expanded(source, name), name), name)
 
 
 def as_grid(given: Grid | ImageSource | None, what: str) -> Grid | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
 from .image_files import read_stored
 from .libraries import from_library, library_of
-from .paths import is_picture
+from .paths import expanded, is_picture
 from .pictures import for_registration
 from .stored_image import StoredImage, channel_index
 
@@ -59,7 +58,7 @@ def load_source(
     in_memory = not isinstance(source, (str, os.PathLike))
     filename = _filename(source)
     name = f"{what} {filename or '(in memory)'}"
-    stored = from_library(source, name) if in_memory else read_stored(Path(filename).expanduser(), name)
+    stored = from_library(source, name) if in_memory else read_stored(expanded(filename, name), name)
     if stored is not None:
         if max_pixels is not None and not in_memory and is_picture(filename):
             stored = for_registration(stored, name, channel is None, max_pixels)

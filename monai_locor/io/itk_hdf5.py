@@ -14,6 +14,7 @@ import numpy as np
 
 from .itk_library import itk_class, load_itk
 from .itk_linear import ItkTransform
+from .sizes import check_stated_size
 
 __all__ = ["FIELDS", "SIGNATURE", "itk_parameters", "itk_transform", "itk_view", "read_hdf5", "write_hdf5"]
 
@@ -46,6 +47,8 @@ def _with_h5py(path: Path) -> list[ItkTransform]:
         group = file.get("TransformGroup", {})
         if not len(group) or any("TransformType" not in part for part in group.values()):
             raise ValueError("is not an HDF5 file of ITK: transforms lack a type (X5 and others are not read)")
+        numbers = [values for part in group.values() for values in part.values() if hasattr(values, "nbytes")]
+        check_stated_size(path, sum(int(values.nbytes) for values in numbers), complete=True)
         return [_of_group(group[str(index)]) for index in range(len(group))]
 
 

@@ -10,6 +10,9 @@ in three.
 from __future__ import annotations
 
 import logging
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,14 @@ from .channel_names import NAMING, channel_names
 from .itk_library import load_itk, load_simpleitk
 from .libraries import simpleitk_image
 from .lps import affine_of_itk
+from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
 
 __all__ = ["affine_of_header", "itk_geometry", "read_itk"]
 
 logger = logging.getLogger(__name__)
 
+HEAD_BYTES = 2**16  # of a file, read to find out where its voxels are
 # ITK component type: numpy dtype, and the wrapped itk types that can hold it, best first
 _TYPES = {
     "unsigned_char": ("uint8", "UC"),
@@ -88,9 +93,11 @@ def _simpleitk_reader(path: Path) -> Any | None:
 
 
 def _of_simpleitk(path: Path) -> StoredImage | None:
-    reader = _simpleitk_reader(path)
-    if reader is None:
+    reader, sitk = _simpleitk_reader(path), load_simpleitk()
+    if reader is None or sitk is None:
         return None
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    _check_size(path, reader.GetSize(), reader.GetNumberOfComponents() * int(bits[1] if bits else 8) // 8)
     image = reader.Execute()
     voxels, affine = simpleitk_image(image)
     count = image.GetNumberOfComponentsPerPixel()
@@ -108,6 +115,8 @@ def _of_itk(path: Path, name: str) -> StoredImage:
     pixel, component = header.GetPixelTypeAsString(header.GetPixelType()), _component(header)
     if pixel == "complex":
         raise InputError(f"{name}: its voxels are complex; save the magnitude or the phase as an image")
+    shape = [header.GetDimensions(i) for i in range(header.GetNumberOfDimensions())]
+    _check_size(path, shape, count * header.GetComponentSize())
     reader = itk.ImageFileReader[_image_type(component, count, header.GetNumberOfDimensions(), name, itk)].New()
     reader.SetFileName(str(path))
     reader.SetImageIO(header)
@@ -125,6 +134,21 @@ def _of_itk(path: Path, name: str) -> StoredImage:
     said = {key: str(tags[key]) for key in tags.GetKeys() if key.startswith(NAMING)}
     names = channel_names(path, count, said) if voxels.shape[-1] == count else ()
     return StoredImage(voxels, affine_of_header(header), names, stored, time)
+
+
+def _check_size(path: Path, shape: Sequence[int], voxel_bytes: int) -> None:
+    """Check the size that a header states, before ITK allocates memory for it."""
+    check_stated_size(path, math.prod(map(int, shape)) * voxel_bytes, complete=_holds_its_voxels(path))
+
+
+def _holds_its_voxels(path: Path) -> bool:
+    """Whether the voxels of a NRRD or MetaImage are in this file, uncompressed or compressed with DEFLATE."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).lower()
+    if head.startswith(b"nrrd"):
+        fields = head.split(b"\n\n")[0]
+        return not re.search(rb"^data ?file:", fields, re.MULTILINE) and b"bz" not in fields
+    return re.search(rb"^elementdatafile\s*=\s*local", head, re.MULTILINE) is not None
 
 
 def _header(path: Path, name: str, itk: Any) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from ..errors import InputError, one_line
 from ..run_log import doubt
 from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
+from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
 
 __all__ = ["is_nibabel", "nibabel_geometry", "read_nibabel", "stored_of_nibabel"]
@@ -78,11 +80,16 @@ def _load(path: Path, name: str) -> Any:
         return _load_minc2(path, name)
     if _suffix(path) == ".nii":
         return load_nifti(path)
-    with quiet_nibabel():
-        image = nib.load(path)
+    try:
+        with quiet_nibabel():
+            image: Any = nib.load(path)
+    except (IndexError, KeyError, OverflowError, TypeError) as error:  # codes and sizes that it does not know
+        raise ValueError(f"its header is invalid, {type(error).__name__}: {error}") from error
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return load_nifti(path)
     _check_volume(image, name)
+    if path.suffix.lower() in (".gz", ".mgz"):
+        check_stated_size(path, math.prod(image.shape) * image.get_data_dtype().itemsize, complete=True)
     return image
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..run_log import doubt
 from .paths import atomic_path
+from .sizes import check_stated_size
 from .stored_image import TimeAxis
 
 __all__ = [
@@ -77,11 +79,18 @@ def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     stored, header = image.dataobj, image.header
     assert isinstance(stored, ArrayProxy)  # of a file
     shape = tuple(max(n, 1) for n in image.shape)
+    _check_size(Path(path), shape, stored.dtype.itemsize)
     start = max(stored.offset, header.single_vox_offset if isinstance(image, nib.nifti1.Nifti1Image) else 0)
     if (shape, start) == (image.shape, stored.offset):
         return image
     voxels = ArrayProxy(stored.file_like, (shape, stored.dtype, start, stored.slope, stored.inter))
     return type(image)(voxels, image.affine, header, file_map=image.file_map)
+
+
+def _check_size(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
+    """Check the size that a header states; nibabel does so for uncompressed files."""
+    if path.suffix.lower() == ".gz":
+        check_stated_size(path, math.prod(shape) * itemsize, complete=True)
 
 
 def nifti_affine(image: nib.nifti1.Nifti1Pair) -> np.ndarray:

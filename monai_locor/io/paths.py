@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 __all__ = [
     "FORWARD",
@@ -24,8 +24,10 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "atomic_path",
     "check_output_dir",
+    "expanded",
     "is_picture",
     "no_empty_folders",
+    "read_json",
     "write_json",
 ]
 
@@ -44,6 +46,25 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
+def expanded(path: str | os.PathLike[str], name: str = "") -> Path:
+    """A path with ``~`` expanded.
+
+    Args:
+        path: of a file or folder, which need not exist.
+        name: name for messages; by default the path.
+
+    Raises:
+        InputError: if no file can have this path: unknown user, name too long, folder that cannot be searched.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()  # its own errors are those of such paths
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{name or os.fspath(path)}: cannot be used ({reason}); check the path") from error
+    return found
+
+
 def _missing(folder: Path) -> list[Path]:
     """The missing folders of a path, innermost first."""
     return [part for part in (folder, *folder.parents) if not part.exists()]
@@ -58,10 +79,9 @@ def _remove_empty(folders: list[Path]) -> None:
 @contextmanager
 def no_empty_folders(path: str | os.PathLike[str]) -> Iterator[None]:
     """On exit, remove those folders of ``path`` that are empty and did not exist before."""
-    folder = Path(path).expanduser()
     missing: list[Path] = []
-    with suppress(OSError):  # folders that cannot be listed were not made here
-        missing = _missing(folder)
+    with suppress(OSError, InputError):  # folders that cannot be listed were not made here
+        missing = _missing(expanded(path))
     try:
         yield
     finally:
@@ -80,7 +100,7 @@ def check_output_dir(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: if a file has this name, or the folder cannot be created or written to. Created folders are removed.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path, f"output folder {os.fspath(path)}")
     if folder.is_file():
         raise InputError(f"output folder {folder}: a file of this name is in the way; name another folder")
     missing: list[Path] = []
@@ -117,6 +137,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is not JSON, or nested too deeply.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ..errors import InputError, one_line
 from ..geometry import Grid, apply_affine
 from .lps import lps_signs
 from .markups import fcsv_text, finite_point, from_fcsv, from_markups, markups_text, rows_of, table_text
-from .paths import atomic_path
+from .paths import atomic_path, expanded
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +91,8 @@ def load_points(
     path: str | os.PathLike[str], *, lps: bool = False, what: str = "points", pixels_of: Grid | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """:func:`read_points` without torch: points ``(N, D)`` float64, RAS mm, and one label per point."""
-    name, file = f"{what} {os.fspath(path)}", Path(path).expanduser()
+    name = f"{what} {os.fspath(path)}"
+    file = expanded(path, name)
     text = _text(file, name)
     suffix = file.suffix.lower()
     if pixels_of is not None and suffix == ".csv":
@@ -148,7 +149,7 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         InputError: if the suffix is not supported, or 2-D points are written in a format of Slicer.
         ValueError: if the points are not finite.
     """
-    file = Path(path).expanduser()
+    file = expanded(path, f"output file {os.fspath(path)}")
     suffix = file.suffix.lower()
     if suffix not in (".csv", ".fcsv", ".json"):
         raise InputError(f"output file {os.fspath(path)}: points are written as .csv, .fcsv or .mrk.json; name one of them")

@@ -15,8 +15,8 @@ __all__ = ["read_error"]
 # messages of nibabel, numpy and ITK
 _DAMAGED = re.compile(
     r"truncated|premature|unexpected end|end.of.file|\beof\b|got \d+ bytes|wanted \d+ bytes|of expected|greater than file"
-    r"|mmap length|cannot reshape|buffer (size|is smaller)|could ?n[o']t read|read failed|corrupt|inflate|\bcrc\b|incomplete"
-    r"|file cannot be read|but received|empty file",
+    r"|mmap length|cannot reshape|buffer (size|is smaller|is too small)|could ?n[o']t read|read failed|corrupt|inflate|\bcrc\b"
+    r"|incomplete|file cannot be read|but received|empty file",
     re.IGNORECASE,
 )
 _NOT_COMPRESSED = re.compile(r"not a gzip(ped)? file", re.IGNORECASE)
@@ -25,7 +25,7 @@ _FOREIGN = re.compile(
     r"|not a (nifti|minc|mgh)|no such format|not recognized",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"w2 should be positive|data code|sizeof_hdr|negative count|header", re.IGNORECASE)
+_HEADER = re.compile(r"w2 should be positive|data code|sizeof_hdr|negative count|unknown mgh|header", re.IGNORECASE)
 _REMEDIES = {
     _NOT_COMPRESSED: "its name ends in .gz but it is not compressed, rename it or copy it again",
     _FOREIGN: "neither nibabel nor ITK reads its format, convert it",
@@ -42,7 +42,10 @@ def read_error(name: str, error: BaseException) -> InputError:
         error: exception raised by the reader.
     """
     if isinstance(error, MemoryError):
-        return InputError(f"{name}: cannot be read (it needs more memory than there is); crop it, or use another machine")
+        reason = f": {one_line(error)}" if str(error) else ""
+        return InputError(
+            f"{name}: cannot be read (it needs more memory than there is{reason}); crop it, or use another machine"
+        )
     if isinstance(error, OSError) and error.strerror:
         where = (
             f": {error.filename}" if error.filename and str(error.filename) not in name else ""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, one_line
-from .paths import atomic_path, check_output_dir
+from .paths import atomic_path, check_output_dir, expanded, read_json
 
 __all__ = ["read_weights", "weights_paths", "write_weights"]
 
@@ -28,7 +28,7 @@ def weights_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     Raises:
         InputError: if it names a folder.
     """
-    name = Path(path).expanduser()
+    name = expanded(path, f"weights {os.fspath(path)}")
     if not name.name or os.fspath(path).endswith(("/", os.sep)):
         raise InputError(f"weights {os.fspath(path)!r}: names a folder; give the name of a file, with or without .safetensors")
     stem = name.name.removesuffix(".safetensors")  # not Path.with_suffix, as the name may contain dots
@@ -75,7 +75,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     except Exception as error:  # SafetensorError derives directly from Exception
         raise InputError(f"{weights}: not a safetensors file ({one_line(error)}); save it again") from error
     try:
-        description = json.loads(beside.read_text(encoding="utf-8"))
+        description = read_json(beside)
     except (OSError, ValueError) as error:
         raise InputError(f"{beside}: not a JSON file ({one_line(error)}); save it again") from error
     if not isinstance(description, dict):

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..io.paths import expanded, read_json
 from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
@@ -235,11 +234,11 @@ class RegistrationConfig:
             return _build(cls, replaced(config.to_dict(), parts)) if parts else config
         if str(settings) in PRESETS:
             return PRESETS[str(settings)]
-        path = Path(settings)  # type: ignore[arg-type]
+        path = expanded(settings)  # type: ignore[arg-type]
         if not path.is_file():
             raise InputError(f"{settings!s} is neither a preset ({', '.join(PRESETS)}) nor a JSON file of settings.")
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
         except (ValueError, OSError) as error:
             raise InputError(f"{path}: not a JSON file of settings ({error}).") from error
         if not isinstance(content, dict):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import platform
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import numpy as np
 from .._version import __version__
 from ..errors import InputError, one_line
 from ..io.dicom import is_series
+from ..io.paths import expanded, read_json
 
 __all__ = [
     "CODE_ARGUMENTS",
@@ -36,6 +36,7 @@ __all__ = [
     "sha256",
     "stored_place",
     "versions",
+    "well_formed",
 ]
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def sha256(path: str | PathLike[str], transform: bool = False) -> str:
     Raises:
         FileNotFoundError: if the path does not exist.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     digest = hashlib.sha256()
     files = list(_files(root, transform))
     if not files and not root.is_dir():
@@ -136,10 +137,10 @@ def read_run(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: if it is missing, not JSON, or not of this format.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     file = file / MANIFEST_NAME if file.is_dir() else file
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file; name the {MANIFEST_NAME} of a registration, or its folder.") from error
     except (ValueError, OSError) as error:
@@ -152,6 +153,20 @@ def read_run(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
             f"{file}: is not the {MANIFEST_NAME} of a registration (format {found!r}, this version reads {MANIFEST_FORMAT!r})."
         )
     return file, content
+
+
+@contextlib.contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """Convert errors about missing and malformed values of a record into an InputError that names the file."""
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise InputError(f"{path}: is damaged ({reason}); repeat the registration.") from error
 
 
 @dataclass(frozen=True)
@@ -194,6 +209,10 @@ class RunManifest:
         Raises:
             InputError: if a file is missing or has changed, or an input was in memory and is not given.
         """
+        with well_formed(self.path):
+            return self._arguments(changes)
+
+    def _arguments(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         recorded = self.content["arguments"]
         out: dict[str, Any] = {"preset": self.content["settings"]}
         for name in (*INPUT_NAMES, *CODE_ARGUMENTS):
@@ -215,7 +234,8 @@ class RunManifest:
         Raises:
             InputError: if a file is missing or has changed, or if the argument was in memory.
         """
-        return self._checked(name, self.content["arguments"][name])
+        with well_formed(self.path):
+            return self._checked(name, self.content["arguments"][name])
 
     def _checked(self, name: str, entry: Mapping[str, Any]) -> Any:
         if "list" in entry:

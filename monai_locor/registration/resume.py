@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -35,6 +34,7 @@ __all__ = ["STATE_FORMAT", "StageStates", "state_identity"]
 logger = logging.getLogger(__name__)
 
 STATE_FORMAT = "monai_locor state 1"
+STATE_KEYS = {"format", "identity", "record", "warnings", "doubts"}
 
 
 def state_identity(arguments: Mapping[str, Any], settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class StageStates:
             )
         engine.enter(stage)
         tensors = _tensors(engine)
-        if {n: tuple(t.shape) for n, t in tensors.items()} != {n: a.shape for n, a in arrays.items()}:
+        if {n: _kind(t.detach().cpu().numpy()) for n, t in tensors.items()} != {n: _kind(a) for n, a in arrays.items()}:
             raise InputError(f"{path}: does not belong to this stage; delete {self.folder}")
         for name, tensor in tensors.items():
             with torch.no_grad():
@@ -129,9 +129,16 @@ class StageStates:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             text = json.loads(str(arrays.pop("text")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # numpy and zipfile raise various types for damaged files
             raise InputError(f"{path}: is damaged ({one_line(error)}); delete {self.folder}") from error
+        known = isinstance(text, dict) and (text.get("format") != STATE_FORMAT or set(text) >= STATE_KEYS)
+        if not known:
+            raise InputError(f"{path}: is damaged (its text is not complete); delete {self.folder}")
         return text, arrays
+
+
+def _kind(array: np.ndarray) -> tuple[tuple[int, ...], str]:
+    return array.shape, array.dtype.name
 
 
 def _tensors(engine: RegistrationEngine) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
 from .exports import MISSING_FILES
-from .manifest import RunManifest
+from .manifest import RunManifest, well_formed
 
 __all__ = ["stored_fields"]
 
@@ -39,9 +39,16 @@ def stored_fields(
     """Read the fields of a :class:`.result.RegistrationResult` from its folder; see its ``load``."""
     manifest = RunManifest.load(folder)
     root, content = manifest.path.parent, manifest.content
-    images = {role: _image(manifest, role, given, need_images) for role, given in (("fixed", fixed), ("moving", moving))}
-    transform = _transform(root, content, images)
-    grids = {role: _grid(role, content, images[role], transform) for role in images}
+    with well_formed(manifest.path):
+        fields = _run_fields(content)
+        recorded = {role: _grid_of_run(role, content) for role in ("fixed", "moving")}
+    config = fields["config"]
+    images = {
+        role: _image(manifest, role, config.max_pixels, given, need_images)
+        for role, given in (("fixed", fixed), ("moving", moving))
+    }
+    transform = _transform(root, config, recorded, images)
+    grids = {role: _grid(role, recorded[role], images[role], transform) for role in images}
     for role, image in images.items():
         if image is not None and Grid.of(image).shape != grids[role].shape:
             shape = Grid.of(image).shape
@@ -59,7 +66,7 @@ def stored_fields(
         "moving_image": images["moving"],
         "basis": _basis(root / "basis.safetensors"),
         **{f"missing_{role}": _map(root / file, f"missing {role}") for role, file in MISSING_FILES.items()},
-        **_run_fields(content),
+        **fields,
     }
 
 
@@ -82,7 +89,7 @@ def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: bool) -> MetaTensor | None:
+def _image(manifest: RunManifest, role: str, max_pixels: int, given: ImageSource | None, needed: bool) -> MetaTensor | None:
     """Read the given image, or the input file of the run if it has not changed."""
     try:
         source = manifest.input(role) if given is None else given
@@ -91,20 +98,20 @@ def _image(manifest: RunManifest, role: str, given: ImageSource | None, needed: 
             raise
         logger.warning("the result is loaded without the %s image: %s", role, error)
         return None
-    max_pixels = RegistrationConfig.of(manifest.content["settings"]).max_pixels
     return read_image(first_image(source), role, max_pixels=max_pixels)[0]
 
 
-def _transform(root: Path, content: Mapping[str, Any], images: Mapping[str, MetaTensor | None]) -> SpatialTransform:
+def _transform(
+    root: Path, config: RegistrationConfig, recorded: Mapping[str, Grid | None], images: Mapping[str, MetaTensor | None]
+) -> SpatialTransform:
     """Read the complete transform, with its inverse if available."""
-    deformable = RegistrationConfig.of(content["settings"]).transform == "deformable"
-    if deformable and not has_deformation(root):
+    if config.transform == "deformable" and not has_deformation(root):
         raise InputError(
             f"{root}: holds no transform beside run.json, or only its affine part; register again with one of the outputs "
             "forward, composite or ants."
         )
     given = {role: None if image is None else Grid.of(image) for role, image in images.items()}
-    fixed, moving = (_grid_of_run(role, content) or given[role] for role in ("fixed", "moving"))
+    fixed, moving = (recorded[role] or given[role] for role in ("fixed", "moving"))
     return read_transform(root, fixed=fixed, moving=moving)
 
 
@@ -114,11 +121,10 @@ def _grid_of_run(role: str, content: Mapping[str, Any]) -> Grid | None:
     return None if entry is None else Grid.placed(entry["shape"], np.array(entry["affine"]))
 
 
-def _grid(role: str, content: Mapping[str, Any], image: MetaTensor | None, transform: SpatialTransform) -> Grid:
+def _grid(role: str, recorded: Grid | None, image: MetaTensor | None, transform: SpatialTransform) -> Grid:
     """Return the grid of the fixed or moving image: from run.json, from a field on it, or from the image."""
     steps = transform.steps if role == "fixed" else transform.inverse_steps or ()
     field = steps[0].grid if steps and isinstance(steps[0], FieldStep) else None
-    recorded = _grid_of_run(role, content)
     if recorded is not None and (field is None or same_grid(recorded, field)):  # more digits than in a NIfTI header
         return recorded
     if field is not None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,8 +52,10 @@ class Case:
     @cached_property
     def study(self) -> str | None:
         """Name of the study whose score applies."""
+        from ..io.paths import read_json
+
         try:
-            described = json.loads((self.folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+            described = read_json(self.folder / DESCRIPTION_FILE)
         except (OSError, ValueError):
             return None
         from ..data.study_scores import STUDY_SCORES  # imports torch

@@ -141,6 +141,15 @@ def test_files_of_the_cache_are_data(tmp_path, monkeypatch):
     assert Prepared.calls == 2 and third["fixed"].shape == (1, 3, 4, 5) and not (tmp_path / "ran").exists()
 
 
+def test_a_checkpoint_with_code_is_refused(tmp_path):
+    """It is not run, and not read in another way."""
+    path = tmp_path / "model.pt"
+    torch.save({"model": Payload(tmp_path / "ran")}, path)
+    with pytest.raises(InputError, match=r"model\.pt: cannot be read as a checkpoint"):
+        checked_weights(path, {"model": torch.nn.Linear(2, 3)})
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_cache_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="name another folder"):

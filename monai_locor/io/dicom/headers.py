@@ -18,6 +18,7 @@ from . import tags
 __all__ = ["BrokenFileError", "Header", "is_dicom", "load_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
+MIN_FRAME_BYTES = 8  # of a file for each of its frames, also of compressed ones
 VRS = {b"UI", b"UL", b"CS", b"SH", b"OB", b"LO", b"DA"}  # VRs of the first element of a file without preamble
 
 
@@ -131,13 +132,20 @@ def read_headers(path: Path, name: str) -> list[Header]:
 
 def _through_pydicom(path: Path, pydicom: Any, name: str) -> list[Header]:
     try:
-        return _by_frame(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+        return _by_frame(pydicom.dcmread(path, stop_before_pixels=True, force=True), path.stat().st_size // MIN_FRAME_BYTES)
     except Exception as error:  # pydicom raises various types for broken files
         raise BrokenFileError(f"{name}: {path.name} is a broken DICOM file; copy or export it again") from error
 
 
-def _by_frame(dataset: Any) -> list[Header]:
+def _by_frame(dataset: Any, most: int) -> list[Header]:
+    """One header for each frame, of at most so many.
+
+    Raises:
+        ValueError: if the file states more frames.
+    """
     count = int(Header(dataset).number(tags.NUMBER_OF_FRAMES) or 1)
+    if count > most:
+        raise ValueError(f"{count} frames in a file that has room for {most}")
     shared = _flat(
         *(dataset[tags.SHARED_FUNCTIONAL_GROUPS_SEQUENCE].value if tags.SHARED_FUNCTIONAL_GROUPS_SEQUENCE in dataset else ())
     )
@@ -183,4 +191,6 @@ def _through_gdcm(path: Path, name: str) -> list[Header]:
         count > 1 and not out.text(tags.GRID_FRAME_OFFSET_VECTOR)
     ):
         raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[dicom]"')
+    if count > path.stat().st_size // MIN_FRAME_BYTES:
+        raise BrokenFileError(f"{name}: {path.name} states {count} frames, more than it has room for; copy or export it again")
     return [out] * count

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..paths import expanded
+
 __all__ = ["parse_item"]
 
 _ITEM = re.compile(r"\[\s*(.+?)\s*,\s*([01])\s*\]")
@@ -20,4 +22,4 @@ def parse_item(text: str) -> tuple[Path, bool]:
     ((PosixPath('0GenericAffine.mat'), True), (PosixPath('warp.nii.gz'), False))
     """
     found = _ITEM.fullmatch(text)
-    return (Path(found[1]).expanduser(), found[2] == "1") if found else (Path(text).expanduser(), False)
+    return (expanded(found[1]), found[2] == "1") if found else (expanded(text), False)

@@ -108,7 +108,7 @@ def _by_content(start: bytes) -> str | None:
         return "minc"
     if AFNI.match(text):
         return "afni"
-    if re.search(r"^nxforms\s*=", text, re.MULTILINE):
+    if re.search(r"^nxforms[ \t]*=", text, re.MULTILINE):
         return "lta"
     return "elastix" if "(Transform " in text else None
 

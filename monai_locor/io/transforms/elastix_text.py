@@ -17,7 +17,7 @@ from ..lps import lps_signs
 
 __all__ = ["Parameters", "geometry_lines", "line"]
 
-_LINE = re.compile(r"^\s*\((\w+)\s+(.*?)\s*\)\s*(?://.*)?$", re.MULTILINE)
+_LINE = re.compile(r"\((\w+)[ \t]+(.*?)\)[ \t]*(?://.*)?")  # of a line; linear in its length
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Parameters:
         Raises:
             InputError: if it has no ``Transform`` key.
         """
-        values = dict(_LINE.findall(path.read_text(encoding="utf-8")))
+        lines = (_LINE.fullmatch(text.strip()) for text in path.read_text(encoding="utf-8").splitlines())
+        values = {found[1]: found[2].strip() for found in lines if found}
         if "Transform" not in values:
             raise InputError(f"{name}: has no line (Transform ...); is it complete, and of elastix?")
         return cls(values, name)

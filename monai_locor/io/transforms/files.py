@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, one_line
 from ...geometry import Grid, SpatialTransform
 from ..grids import as_grid
+from ..paths import expanded
 from .base import Format, invalid
 from .chain import ChainItem, chain_transforms
 from .detect import format_of_file, format_of_name
@@ -55,7 +56,8 @@ def read_transform(
 
 
 def _read(path: str | os.PathLike[str], format: str | None, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    file, name = Path(path).expanduser(), f"transform {os.fspath(path)}"
+    name = f"transform {os.fspath(path)}"
+    file = expanded(path, name)
     folder = folder_of(file)
     if folder is not None and format != "ants":
         with invalid(name, "register again"):
@@ -148,8 +150,8 @@ def write_transform(
         InputError: if the format cannot store the transform or is read-only, if it needs a grid that is not given, or if the
             file cannot be written.
     """
-    file = Path(path).expanduser()
     name = f"output file {os.fspath(path)}"
+    file = expanded(path, name)
     kind = FORMATS[format_of_name(file)] if format is None else _format(format)
     if not kind.writes:
         raise InputError(f"{name}: the format {kind.name} can be read only; {_alternatives()}")
@@ -171,7 +173,7 @@ def write_transform(
 
 def planned_files(path: str | os.PathLike[str], format: str | None = None) -> list[Path]:
     """Return the files that :func:`write_transform` may create or replace."""
-    file = Path(path).expanduser()
+    file = expanded(path)
     return (FORMATS[format_of_name(file)] if format is None else _format(format)).files(file)
 
 

@@ -43,7 +43,7 @@ def read_lta(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> 
 
 
 def _value(text: str, key: str, name: str, count: int = 1) -> list[float]:
-    found = re.search(rf"^\s*{key}\s*=\s*(.*)$", text, re.MULTILINE)
+    found = re.search(rf"^[ \t]*{key}[ \t]*=(.*)$", text, re.MULTILINE)
     words = found.group(1).split() if found else []
     if len(words) < count:
         raise InputError(f"{name}: has no line '{key} = ...'; is it complete, and an .lta of FreeSurfer?")
@@ -51,7 +51,7 @@ def _value(text: str, key: str, name: str, count: int = 1) -> list[float]:
 
 
 def _matrix(text: str, name: str) -> np.ndarray:
-    found = re.search(r"^\s*1\s+4\s+4\s*$", text, re.MULTILINE)
+    found = re.search(r"^[ \t]*1[ \t]+4[ \t]+4[ \t]*$", text, re.MULTILINE)
     words = text[found.end() :].split()[:16] if found else []
     if len(words) < 16:
         raise InputError(f"{name}: has no 4x4 matrix; is it complete, and an .lta of FreeSurfer?")

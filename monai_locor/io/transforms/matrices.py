@@ -37,6 +37,7 @@ __all__ = [
 AFNI = re.compile(r"#.*\(DICOM-to-DICOM, row-by-row\)")
 MINC = "MNI Transform File"
 _ITK_MINC = re.compile(r"^%\s*ITK-XFM writer", re.MULTILINE)
+MAX_CHARACTERS = 2**16  # of the file of one matrix
 _FLIRT = re.compile(r"\s*(?:(?:\S+  ){4}\r?\n){4}\s*")
 _READINGS = {
     "greedy": "greedy, c3d_affine_tool or NiftyReg: RAS mm, fixed to moving points; '[FILE,1]' if it is the other way round",
@@ -60,7 +61,7 @@ def unmarked_matrix(path: Path, name: str, fixed: Grid | None, moving: Grid | No
     Raises:
         InputError: if the format is ambiguous; the message lists the candidates.
     """
-    if _FLIRT.fullmatch(path.read_text(encoding="ascii")):
+    if _FLIRT.fullmatch(path.read_text(encoding="ascii", errors="replace")):
         return "flirt"
     readings = dict(_READINGS)
     if path.suffix.lower() == ".mat":
@@ -127,7 +128,8 @@ def read_minc(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 
     ITK uses the same syntax for LPS mm, fixed to moving points, and is recognized by its comment.
     """
-    content = path.read_text(encoding="utf-8", errors="replace")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        content = file.read(MAX_CHARACTERS)
     text = re.sub(r"[%#].*", "", content)
     kinds = re.findall(r"Transform_Type\s*=\s*(\w+)\s*;", text)
     if kinds != ["Linear"]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
-from ..paths import FORWARD, INVERSE
+from ..paths import FORWARD, INVERSE, read_json
 from .ants import ants_files, read_ants
 from .base import Reader
 from .itk_fields import read_nifti
@@ -90,7 +89,7 @@ def _warn_of_part(folder: Path, affine: Path) -> None:
 def _affine_of_run(folder: Path) -> np.ndarray | None:
     """Return the matrix in ``run.json`` of a registration without deformation; None for others."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(folder / MANIFEST)
         deformable = content["settings"]["transform"] == "deformable"
         return None if deformable else np.array(content["affine"], dtype=np.float64)
     except (OSError, ValueError, LookupError, TypeError):  # `register --from` and `report` report the error

@@ -17,6 +17,7 @@ import torch
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform, apply_affine, inside, reorder
 from ...geometry.steps import world_to_voxels
+from ...io.paths import expanded
 from ...io.transforms.conversion import as_transform
 from ...run_log import doubt
 from ...tensors import plain
@@ -111,7 +112,7 @@ def given_transform(given: Initial, name: str, fixed: Grid, moving: Grid) -> Spa
 def _check_name(given: Initial, message: str) -> None:
     """Raise InputError for a mistyped name."""
     if isinstance(given, str) and not Path(given).suffix and not given.startswith("["):
-        path = Path(given).expanduser()
+        path = expanded(given)
         if not path.exists() and not list(path.parent.glob(f"{path.name}*")):  # the prefix of an ANTs registration
             raise InputError(message)
 

@@ -104,7 +104,7 @@ def write_report(
     }
     page = Template(asset("report.html")).substitute(values)
     with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
 
 
