@@ -41,6 +41,15 @@ def shift(grid: Grid, *mm: float) -> torch.Tensor:
     return torch.tensor(mm).reshape(-1, *[1] * grid.dims).expand(grid.dims, *grid.shape).clone()
 
 
+def bumps(grid: Grid, mm: float = 6.0) -> torch.Tensor:
+    """A displacement along the first axis that is large at four places only, ``(D, *grid)``."""
+    places = np.array([[s * 14.0, t * 12.0, 0.0][: grid.dims] for s in (-1, 1) for t in (-1, 1)])
+    distances = np.linalg.norm(grid.points()[..., None, :] - places, axis=-1)
+    out = torch.zeros(grid.dims, *grid.shape)
+    out[0] = torch.from_numpy((np.exp(-0.5 * (distances / 3) ** 2) * [mm, 0.9 * mm, 0.8 * mm, 0.7 * mm]).sum(-1))
+    return out
+
+
 def result_with(
     fixed: MetaTensor,
     moving: MetaTensor,

@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,22 +14,12 @@ import pytest
 
 from monai_locor.report import write_report
 
+from .browsing import NEEDS_BROWSER, browser_in, press, seen, size, wait, webdriver
 from .results import GRID, GRID_2D
 from .test_html import EVIL, result_of
 from .test_labels import blocks
 
-webdriver = pytest.importorskip("selenium.webdriver")
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
-).split()
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver"),
-]
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +31,9 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(page, tmp_path_factory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(60)
-    size(driver, 1280)
-    yield driver
-    driver.quit()
+def browser(tmp_path_factory) -> Iterator[Any]:
+    with browser_in(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(autouse=True)
@@ -62,37 +41,7 @@ def opened(browser, page) -> None:
     size(browser, 1280)
     browser.get(page.as_uri())
     wait(browser)
-
-
-def wait(browser: Any) -> None:
-    """Until the stacks of slices are unpacked."""
-    ready = "return document.getElementById('viewer').dataset.ready === 'yes'"
-    for _ in range(1200):
-        if browser.execute_script(ready):
-            return
-        time.sleep(0.05)
-    raise AssertionError(browser.get_log("browser"))
-
-
-def size(browser: Any, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def seen(browser: Any, selector: str = ".views") -> bytes:
-    """What an element looks like, once it has been drawn."""
-    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-    box = browser.execute_script(
-        "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
-        "return {x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height, scale: 1}",
-        selector,
-    )
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": box})
-    return base64.b64decode(shot["data"])
-
-
-def press(browser: Any, selector: str, *keys: str) -> None:
-    browser.find_element("css selector", selector).send_keys(*keys)
+    browser.execute_script("document.getElementById('more').open = true")
 
 
 def choose(browser: Any, value: str) -> None:
@@ -144,9 +93,6 @@ ORANGE, BLUE, PINK = (255, 176, 0), (57, 197, 255), (255, 111, 216)
 
 
 def test_it_opens_with_the_warped_image_and_contours_of_the_fixed_one(browser):
-    first = browser.find_element("css selector", "main img")
-    assert first.get_attribute("alt").startswith("warped moving image with contours of the fixed image")
-    assert first.location["y"] < 900  # without scrolling
     assert colored(drawn(browser), ORANGE) > 20
     for box in ("contours", "masks"):
         browser.find_element("id", box).click()
@@ -268,7 +214,9 @@ def test_two_dimensions(browser, tmp_path):
     browser.get_log("browser")
     browser.get(write_report(tmp_path / "flat.html", result_of(GRID_2D)).as_uri())
     wait(browser)
+    browser.execute_script("document.getElementById('more').open = true")
     assert len(set(drawn(browser)[::4])) > 20 and browser.get_log("browser") == []
+    assert browser.find_element("id", "reset").is_displayed()
     assert not browser.find_element("id", "cross").is_displayed() and not browser.find_element("id", "masks").is_displayed()
 
 

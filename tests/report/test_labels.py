@@ -108,7 +108,7 @@ def test_many_labels_are_folded_and_strange_numbers_keep_their_color():
     maps, palette = color_indices(pair, Grid.of(labels))
     assert len(palette) == 255 and maps["fixed"].max() == 255 and (maps["fixed"] == 0).sum() == 1
     section = labels_section([pair])
-    assert "399 labels</summary>" in section and "<th>mean</th><td>1.000</td>" in section and ">-5</th>" in section
+    assert "399 labels</summary>" in section and "mean</th><td>1.000</td>" in section and ">-5</th>" in section
 
 
 def unpacked(uri: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -158,8 +158,8 @@ class TestStacks:
         data = json.loads(viewer["data-volumes"])
         assert data["shape"] == [256, 20, 18]  # R, A, S
         factor = 600 / 256
-        assert data["places"][0] == pytest.approx([-7 + 0.5 * (factor - 1) / 2, 0.5 * factor], abs=1e-3)
-        assert data["places"][1] == [3, 2] and data["places"][2] == pytest.approx([9 - 1.5 * 17, 1.5])
+        assert data["axes"][0] == pytest.approx([-7 + 0.5 * (factor - 1) / 2, 0.5 * factor], abs=1e-3)
+        assert data["axes"][1] == [3, 2] and data["axes"][2] == pytest.approx([9 - 1.5 * 17, 1.5])
 
 
 def test_labels_in_a_page(tmp_path):

@@ -48,6 +48,14 @@ class View:
         flat = torch.from_numpy(np.ascontiguousarray(self.plane.cut(volume))).float()[None, None]
         return F.interpolate(flat, self.size[::-1], mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
 
+    def pixel_of(self, voxel: np.ndarray, shape: Sequence[int]) -> tuple[float, float]:
+        """The position in pixels from the top left of a voxel, ``(D,)``, of an upright volume of this shape."""
+        x, y = (
+            (shape[axis] - 0.5 - float(voxel[axis])) * size / shape[axis]
+            for axis, size in zip((self.plane.across, self.plane.up), self.size, strict=True)
+        )
+        return x, y
+
     def contours(self, volume: np.ndarray, levels: Sequence[float] | None = None) -> str:
         """SVG path of the contours of the plane.
 

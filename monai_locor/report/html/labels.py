@@ -14,6 +14,7 @@ import torch
 
 from ...geometry import Grid, reorder
 from ...quality.labels import LabelOverlap
+from .tables import section
 
 __all__ = ["color_indices", "labels_section"]
 
@@ -65,10 +66,7 @@ def labels_section(pairs: Sequence[LabelOverlap]) -> str:
         "match, 0 no overlap. Thin and small structures score lower at the same error. Labels are matched by their value. The "
         "viewer above shows their outlines: the warped map in color, the fixed one in white.</p>"
     )
-    return (
-        f'<section id="labels-card" class="card">\n<h2>Label maps</h2>\n{text}\n{"".join(_table(pair) for pair in pairs)}\n'
-        "</section>"
-    )
+    return section("labels-card", "Label maps", text + "".join(_table(pair) for pair in pairs))
 
 
 def _table(pair: LabelOverlap) -> str:
@@ -83,7 +81,8 @@ def _table(pair: LabelOverlap) -> str:
         set(pair.after) - set(pair.warped.unique().tolist() if pair.warped is not None else ()),
     )
     rows = "".join(
-        f'<tr><th><i class="swatch" style="background:{_color(min(values.index(label), MAX_COLORS - 1))}"></i>{label}</th>'
+        f'<tr><th scope="row"><i class="swatch" style="background:{_color(min(values.index(label), MAX_COLORS - 1))}"></i>'
+        f"{label}</th>"
         f"<td>{pair.before[label]:.3f}</td><td>{value:.3f}</td>"
         f"<td>{'missing in the warped map' if label in absent else ''}</td></tr>"
         for label, value in pair.after.items()
@@ -91,8 +90,10 @@ def _table(pair: LabelOverlap) -> str:
     before, after = pair.means
     fell = ' class="fell"' if pair.decreased else ""
     note = LOWER_DICE_NOTE if pair.decreased else ""
-    mean = f"<tr><th>mean</th><td>{before:.3f}</td><td{fell}><b>{after:.3f}</b></td><td>{note}</td></tr>"
-    head = "<tr><th>label</th><th>Dice before</th><th>Dice after</th><th></th></tr>"
+    values_of_mean = f"<td>{before:.3f}</td><td{fell}><b>{after:.3f}</b></td><td>{note}</td>"
+    mean = f'<tr class="mean"><th scope="row">mean</th>{values_of_mean}</tr>'
+    names = ("label", "Dice before", "Dice after", "remark")
+    head = "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in names) + "</tr>"
     if len(pair.after) <= MAX_OPEN_LABELS:
         return f'{title}<div class="wide"><table class="grid">{head}{mean}{rows}</table></div>'
     each = f'<details><summary>{len(pair.after)} labels</summary><table class="grid">{head}{rows}</table></details>'

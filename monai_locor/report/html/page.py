@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from os import PathLike
@@ -15,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 from ..._version import __version__
 from ...errors import InputError
 from ...io import ImageSource, atomic_path, check_output_dir
-from ...quality import Verdict
+from ...quality import Reason, Verdict
 from ...registration.channels import first_image
 from ...registration.judging import judge
 from ..labels import label_overlaps
-from .assets import asset
+from .assets import asset, script, style
 from .explanations import CHECKS
 from .labels import labels_section
+from .report_images import ReportImages
 from .sections import basis_section, loss_curves, missing_section, residual_section, transform_section
+from .stills import stills
 from .tables import run_tables
-from .viewer import ReportImages
+from .viewer import viewer
 
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
@@ -33,7 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 STATUS_SIGNS = {"PASS": "✓", "WARN": "!", "FAIL": "✕", "SKIP": "–"}
-STATUS_HEADLINES = {"PASS": "No problems found.", "WARN": "Check the result before use: ", "FAIL": "Do not use the result: "}
+STATUS_HEADLINES = {"PASS": "No problems found.", "WARN": "Check the result before use.", "FAIL": "Do not use the result."}
+MAX_PRINTED_WARNINGS = 6  # as in the style sheet
+MAX_PRINTED_ADVICE = 6  # reasons; of more, the advice is not printed
+PARTS = {
+    "images": "images",
+    "checks": "checks",
+    "labels-card": "label maps",
+    "transform": "transform",
+    "residual": "local residual",
+    "missing": "missing tissue",
+    "basis": "basis functions",
+    "optimization": "optimization",
+    "run": "run",
+}
 
 
 def write_report(
@@ -51,10 +67,11 @@ def write_report(
 ) -> Path:
     """Write a report as one self-contained HTML file.
 
-    The page contains the verdict; the warped image with contours of the fixed one; all checks and the warnings of the run; a
-    viewer of all slices of the fixed, moving and warped image with blend, curtain, checkerboard, zoom and intensity window,
-    contours, outlines of masks and labels; Dice of the labels; deformed grid; Jacobian map and histogram; local residual
-    before and after; learned basis functions; loss curves; inputs, settings and versions. All numbers are explained.
+    The page contains the verdict with its reasons; a viewer of all slices of the fixed, moving and warped image with blend,
+    curtain, checkerboard, side by side, flicker, zoom and intensity window, contours, outlines of masks and labels; the most
+    doubtful places; all checks and the warnings of the run; Dice of the labels; deformed grid; Jacobian map and histogram;
+    local residual before and after; learned basis functions; loss curves; inputs, settings and versions. All numbers are
+    explained. It is operated by mouse, touch or keyboard, and prints on two pages.
 
     Args:
         path: output file; missing folders are created, and the file appears only when it is complete.
@@ -86,26 +103,40 @@ def write_report(
     verdict = result.verdict or judge(result, fixed, moving, fixed_mask=fixed_mask, moving_mask=moving_mask)
     labels = label_overlaps(result, fixed_labels, moving_labels)
     images = ReportImages.of(result, fixed, moving, masks, labels, residuals)
+    texts = {name: escape(text) for name, text in _verdict_texts(result, verdict, title).items()}
+    with atomic_path(target) as temporary:
+        temporary.write_text(_page(images, verdict, texts), encoding="utf-8", errors="backslashreplace")
+    return target
+
+
+def _page(images: ReportImages, verdict: Verdict, texts: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        images: images and result.
+        verdict: on the result.
+        texts: see :func:`_verdict_texts`, escaped.
+    """
+    result = images.result
     values = {
-        **{name: escape(text) for name, text in _verdict_texts(result, verdict, title).items()},
+        **texts,
         "reasons": "\n".join(_reason(r) for r in verdict.reasons),
         "warnings": _warnings(result),
-        "overview": images.overview(),
-        "viewer": images.viewer(),
-        "labels": labels_section(labels),
+        "problems": _problems(verdict),
+        "stills": stills(images),
+        "viewer": viewer(images),
+        "labels": labels_section(images.labels),
         "transform": transform_section(images, verdict),
         "residual": residual_section(images),
         "missing": missing_section(images),
         "basis": basis_section(result),
         "curves": loss_curves(result),
         "tables": run_tables(result),
-        "style": asset("report.css"),
-        "script": asset("report.js"),
+        "style": style(),
+        "script": script(),
     }
-    page = Template(asset("report.html")).substitute(values)
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return target
+    values["contents"] = _contents(values)
+    return Template(asset("report.html")).substitute(values)
 
 
 def _check_matplotlib() -> None:
@@ -116,14 +147,16 @@ def _check_matplotlib() -> None:
 
 
 def _verdict_texts(result: RegistrationResult, verdict: Verdict, title: str | None) -> dict[str, str]:
-    texts = "; ".join(r.text for r in verdict.reasons if r.status == verdict.status and verdict.status != "PASS")
+    counts = Counter(reason.status for reason in verdict.reasons)
+    known = {"PASS": "passed", "SKIP": "not measured"}
+    others = ", ".join(f"{counts[status]} {text}" for status, text in known.items() if counts[status])
     return {
         "title": title or _title(result.inputs),
         "facts": _facts(result),
         "status": verdict.status,
         "level": verdict.status.lower(),
         "sign": STATUS_SIGNS[verdict.status],
-        "headline": STATUS_HEADLINES[verdict.status] + (texts + "." if texts else ""),
+        "headline": STATUS_HEADLINES[verdict.status] + (f" Checks: {others}." if others else ""),
         "version": __version__,
     }
 
@@ -148,12 +181,26 @@ def _facts(result: RegistrationResult) -> str:
     return " · ".join([*sizes, f"{result.seconds:.0f} s on {result.device}", f"seed {result.seed}", *result.remarks])
 
 
-def _reason(reason: Any) -> str:
+def _contents(values: Mapping[str, str]) -> str:
+    """Links to the parts that the page has."""
+    optional = {"labels-card": "labels", "residual": "residual", "missing": "missing", "basis": "basis"}
+    shown = [part for part in PARTS if values.get(optional.get(part, part), "present")]
+    return "".join(f'<li><a href="#{part}">{PARTS[part]}</a></li>' for part in shown)
+
+
+def _problems(verdict: Verdict) -> str:
+    """The checks that are not passed, without explanations; empty if there are none."""
+    items = [_reason(reason, explain=False) for reason in verdict.reasons if reason.status in ("WARN", "FAIL")]
+    many = " many" if len(items) > MAX_PRINTED_ADVICE else ""
+    return f'<ul class="reasons{many}">\n{"".join(items)}\n</ul>' if items else ""
+
+
+def _reason(reason: Reason, explain: bool = True) -> str:
     advice = f'<span class="advice">→ {escape(reason.advice)}</span>' if reason.advice else ""
-    meaning = f'<span class="meaning">{escape(CHECKS[reason.check])}</span>' if reason.check in CHECKS else ""
+    meaning = f'<span class="meaning">{escape(CHECKS[reason.check])}</span>' if explain and reason.check in CHECKS else ""
     return (
         f'<li class="{escape(reason.status)}">'
-        f'<span class="mark" title="{escape(reason.status)}">{STATUS_SIGNS[reason.status]}</span>'
+        f'<span class="mark" role="img" aria-label="{escape(reason.status)}">{STATUS_SIGNS[reason.status]}</span>'
         f'<span class="name">{escape(reason.check)}</span><span class="text">{escape(reason.text)}</span>{advice}{meaning}</li>'
     )
 
@@ -163,4 +210,6 @@ def _warnings(result: RegistrationResult) -> str:
     if not result.warnings:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in result.warnings)
-    return f'<h3>Warnings of the run</h3>\n<ul class="warnings">{items}</ul>'
+    hidden = len(result.warnings) - MAX_PRINTED_WARNINGS
+    more = f'<p class="printed note">and {hidden} more, not printed</p>' if hidden > 0 else ""
+    return f'<h3>Warnings of the run</h3>\n<ul class="warnings">{items}</ul>{more}'

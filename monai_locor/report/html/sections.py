@@ -12,10 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ...metrics import jacobian_determinant
-from ...metrics.jacobian import unmirrored
 from ...quality import Verdict
 from ..pictures.basis import basis_picture
 from ..pictures.figures import BACKGROUND
@@ -23,8 +20,9 @@ from ..pictures.planes import upright
 from .charts import curve, histogram
 from .explanations import NUMBERS
 from .images import View, colors, data_uri
-from .tables import explained
-from .viewer import ReportImages
+from .report_images import ReportImages
+from .stills import contour_shapes
+from .tables import explained, section
 
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
@@ -37,15 +35,14 @@ MIN_RESIDUAL = 1e-6  # lower residuals get the same color
 
 def transform_section(images: ReportImages, verdict: Verdict) -> str:
     """The section with the deformed grid and the Jacobian determinant as maps, histogram and numbers."""
-    result = images.result
-    field = torch.from_numpy(upright(result.forward_mm, result.fixed_grid)[0])
-    determinant = jacobian_determinant(unmirrored(field, images.grid, result.affine), images.grid).numpy()
+    result, determinant = images.result, images.determinant
     logs = np.log2(np.clip(determinant, 1e-3, 1e3))
     reach = max(MIN_LOG2_RANGE, *(abs(float(q)) for q in np.quantile(logs[:: max(1, logs.shape[0] // 64)], (0.01, 0.99))))
     grids, maps = [], []
     for view in images.views:
-        lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(field, images.grid))
-        grids.append(_figure(view, "lines", f"<svg {_box(view)}>{lines}</svg>", view.name))
+        lines = "".join(f'<path d="{d}"/>' for d in view.grid_lines(images.field, images.grid))
+        name = f'role="img" aria-label="deformed grid, {view.name}"'
+        grids.append(_figure(view, "lines", f"<svg {_box(view)} {name}>{lines}</svg>", view.name))
         picture = colors(view.picture(logs), -reach, reach, "RdBu_r")
         folded = view.picture((determinant <= 0).astype(np.float32)) > 0.2
         picture[folded] = (1.0, 0.85, 0.0)
@@ -60,7 +57,7 @@ def transform_section(images: ReportImages, verdict: Verdict) -> str:
         "yellow folding."
     )
     return (
-        f'<h3>Deformed grid</h3><p class="note">{grid_note}</p><div class="maps">{"".join(grids)}</div>'
+        f'{contour_shapes(images)}<h3>Deformed grid</h3><p class="note">{grid_note}</p><div class="maps">{"".join(grids)}</div>'
         f'<h3>Jacobian determinant</h3><p class="note">{jacobian_note}</p><div class="maps">{"".join(maps)}</div>{bar}'
         f'<div class="pair"><figure>{bars}<figcaption>share of voxels by determinant; folding at 0 and below'
         f"</figcaption></figure>{explained(_numbers(result, verdict), NUMBERS)}</div>"
@@ -72,7 +69,7 @@ def residual_section(images: ReportImages) -> str:
     if images.residuals is None:
         return ""
     if isinstance(images.residuals, str):
-        return _section("residual", "Local residual", f"<p>Not available: {escape(images.residuals)}</p>")
+        return section("residual", "Local residual", f"<p>Not available: {escape(images.residuals)}</p>")
     before, after = (np.log10(np.maximum(r, MIN_RESIDUAL)) for r in images.residuals)
     both = np.concatenate([r[np.isfinite(r)][::17] for r in (before, after)])
     low, high = (float(q) for q in np.quantile(both, (0.02, 0.99))) if both.size else (-6.0, 0.0)
@@ -89,7 +86,7 @@ def residual_section(images: ReportImages) -> str:
         f"is a good fit. Geometric mean {means[0]:.2g} before, {means[1]:.2g} after."
     )
     bar = _scale(f"{10**low:.1g}", f"{10**high:.1g}", "inferno")
-    return _section("residual", "Local residual", f'<p>{text}</p><div class="maps">{"".join(rows)}</div>{bar}')
+    return section("residual", "Local residual", f'<p>{text}</p><div class="maps">{"".join(rows)}</div>{bar}')
 
 
 def missing_section(images: ReportImages) -> str:
@@ -109,7 +106,7 @@ def missing_section(images: ReportImages) -> str:
         "Probability that the moving image does not show the tissue of a voxel of the fixed image, for instance at a "
         f"resection, a lesion or metal. Found without a counterpart: {found}. {used}"
     )
-    return _section(
+    return section(
         "missing", "Missing tissue", f'<p>{text}</p><div class="maps">{"".join(maps)}</div>{_scale("0", "1", "inferno")}'
     )
 
@@ -133,7 +130,7 @@ def basis_section(result: RegistrationResult) -> str:
             f"<figcaption>functions {what}</figcaption></figure>"
         )
     text = "<p>Functions learned together with the transform; their local linear combinations relate the two images.</p>"
-    return _section("basis", "Learned basis functions", text + "".join(tiles))
+    return section("basis", "Learned basis functions", text + "".join(tiles))
 
 
 def loss_curves(result: RegistrationResult) -> str:
@@ -148,7 +145,7 @@ def loss_curves(result: RegistrationResult) -> str:
 
 def _image(view: View, picture: np.ndarray, name: str) -> str:
     outline = f'<use class="contour" href="#contour-{view.name}"/>'
-    return f'<img alt="{escape(name)}" src="{data_uri(picture)}"><svg {_box(view)}>{outline}</svg>'
+    return f'<img alt="{escape(name)}" src="{data_uri(picture)}"><svg {_box(view)} aria-hidden="true">{outline}</svg>'
 
 
 def _numbers(result: RegistrationResult, verdict: Verdict) -> dict[str, str]:
@@ -189,7 +186,3 @@ def _scale(low: str, high: str, name: str) -> str:
     shades = ",".join("#" + "".join(f"{round(255 * c):02x}" for c in stop) for stop in stops)
     bar = f'<i style="background:linear-gradient(90deg,{shades})"></i>'
     return f'<div class="scale"><span>{low}</span>{bar}<span>{high}</span></div>'
-
-
-def _section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}" class="card">\n<h2>{title}</h2>\n{content}\n</section>'

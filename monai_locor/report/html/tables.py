@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables of the report; all entries are escaped."""
+"""Parts and tables of the report; all entries of the tables are escaped."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
-__all__ = ["explained", "run_tables", "table"]
+__all__ = ["explained", "run_tables", "section", "table"]
+
+
+def section(name: str, title: str, content: str) -> str:
+    """A part of the page, with its heading."""
+    heading = f'<h2 id="{name}-title">{title}</h2>'
+    return f'<section id="{name}" class="card" aria-labelledby="{name}-title">\n{heading}\n{content}\n</section>'
 
 
 def table(rows: Mapping[str, Any]) -> str:
     """A table of names and values."""
-    lines = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in rows.items())
-    return f"<table>{lines}</table>"
+    return _rows({name: _value(value) for name, value in rows.items()})
 
 
 def explained(rows: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
     """A table of names and values with explanations."""
-    lines = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{_value(value)}<br><small>{escape(meanings.get(name, ''))}</small></td></tr>"
-        for name, value in rows.items()
-    )
+    return _rows({name: f"{_value(v)}<br><small>{escape(meanings.get(name, ''))}</small>" for name, v in rows.items()})
+
+
+def _rows(cells: Mapping[str, str]) -> str:
+    lines = "".join(f'<tr><th scope="row">{escape(str(name))}</th><td>{cell}</td></tr>' for name, cell in cells.items())
     return f"<table>{lines}</table>"
 
 
@@ -80,7 +86,7 @@ def _grid(rows: list[dict[str, Any]]) -> str:
     """A table of dictionaries with the same keys, one per row."""
     if not rows:
         return "<p>none</p>"
-    head = "".join(f"<th>{escape(str(key).replace('_', ' '))}</th>" for key in rows[0])
+    head = "".join(f'<th scope="col">{escape(str(key).replace("_", " "))}</th>' for key in rows[0])
     lines = "".join("<tr>" + "".join(f"<td>{_value(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="grid"><tr>{head}</tr>{lines}</table></div>'
 

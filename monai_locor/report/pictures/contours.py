@@ -11,7 +11,9 @@ import torch
 from ...geometry import Grid
 from ...registration.start.prepare import smoothed
 
-__all__ = ["bright_center", "contour_levels", "smoothed_outline"]
+__all__ = ["OUTER_LEVEL", "bright_center", "contour_levels", "smoothed_outline"]
+
+OUTER_LEVEL = 0.15  # of an image in [0, 1]: the outer edge of the anatomy
 
 
 def bright_center(volume: np.ndarray) -> list[int]:
@@ -34,7 +36,7 @@ def smoothed_outline(volume: np.ndarray, grid: Grid) -> np.ndarray:
 
 def contour_levels(picture: np.ndarray) -> list[float]:
     """Contour levels of a picture in [0, 1], ascending: the outer edge, and the boundary between tissues."""
-    inner = picture[picture > 0.15]
+    inner = picture[picture > OUTER_LEVEL]
     if inner.size < 16 or np.ptp(inner) < 1e-3:
         return []
-    return sorted({0.15, float(np.quantile(inner, 0.85))})
+    return sorted({OUTER_LEVEL, float(np.quantile(inner, 0.85))})

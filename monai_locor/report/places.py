@@ -1,0 +1,93 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The most doubtful places of a result, each with a reason in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+
+from ..geometry import Grid, apply_affine
+from .evidence import Evidence
+
+__all__ = ["MAX_PLACES", "Place", "doubtful_places", "separate_maxima"]
+
+MAX_PLACES = 5
+MIN_DISTANCE = 0.1  # of the longest side of the field of view, between two places
+MAX_REASONS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place where a result is doubtful.
+
+    Attributes:
+        position_mm: RAS mm, ``(D,)``.
+        voxel: of the fixed image as stored, ``(D,)``.
+        reason: why it is doubtful, in words.
+    """
+
+    position_mm: tuple[float, ...]
+    voxel: tuple[int, ...]
+    reason: str
+
+
+def doubtful_places(evidence: Evidence, stored: Grid) -> list[Place]:
+    """The places that exceed the limits of :meth:`.Evidence.doubt` most.
+
+    Args:
+        evidence: local measures.
+        stored: grid of the fixed image as stored.
+
+    Returns:
+        at most :data:`MAX_PLACES`, the most doubtful first; none if no measure exceeds its limit anywhere.
+    """
+    found = separate_maxima(evidence.doubt(), evidence.grid, MIN_DISTANCE * float(stored.extent.max()), MAX_PLACES)
+    return [_place(evidence, index, stored) for index in found]
+
+
+def _place(evidence: Evidence, index: tuple[int, ...], stored: Grid) -> Place:
+    position = apply_affine(evidence.grid.affine, np.array(index, dtype=float))
+    voxel = np.rint(apply_affine(np.linalg.inv(stored.affine), position)).astype(int)
+    reason = "; ".join(evidence.reasons(index)[:MAX_REASONS])
+    return Place(tuple(position.tolist()), tuple(voxel.tolist()), reason)
+
+
+def separate_maxima(score: np.ndarray, grid: Grid, distance_mm: float, count: int) -> list[tuple[int, ...]]:
+    """The highest local maxima of a map that are at least a distance apart.
+
+    Args:
+        score: ``(*grid.shape)``; NaN where there is none.
+        grid: of the map.
+        distance_mm: between two maxima.
+        count: largest number of maxima.
+
+    Returns:
+        their indices, the highest first.
+    """
+    known = np.isfinite(score)
+    values = np.where(known, score, -np.inf)
+    sides = [2 * max(1, round(distance_mm / 2 / float(step))) + 1 for step in grid.spacing]
+    peaks = np.argwhere(known & (values == maximum_filter(values, sides, mode="nearest")))
+    order = np.argsort(-values[tuple(peaks.T)], kind="stable")
+    return _apart(peaks[order], grid, distance_mm, count)
+
+
+def _apart(indices: np.ndarray, grid: Grid, distance_mm: float, count: int) -> list[tuple[int, ...]]:
+    """The first indices ``(N, D)`` of which each is far enough from those before it."""
+    points = apply_affine(grid.affine, indices.astype(float))
+    chosen: list[int] = []
+    for number, point in enumerate(points):
+        if len(chosen) == count:
+            break
+        if _is_far(point, points[chosen], distance_mm):
+            chosen.append(number)
+    return [tuple(indices[number].tolist()) for number in chosen]
+
+
+def _is_far(point: np.ndarray, others: Sequence[np.ndarray] | np.ndarray, distance_mm: float) -> bool:
+    return all(np.linalg.norm(point - other) >= distance_mm for other in others)
