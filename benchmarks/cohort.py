@@ -28,9 +28,10 @@ from scaling import write_pair
 
 from monai_locor.cohort import CohortPair, check_pairs
 from monai_locor.cohort.api import _Run, requested
-from monai_locor.cohort.folder import CohortFolder, signature, write_object
+from monai_locor.cohort.folder import CohortFolder, signature
 from monai_locor.cohort.scheduling import connected, run_jobs
 from monai_locor.cohort.work import Job, Outcome, register_pair
+from monai_locor.io.paths import write_json
 
 THUMBNAIL_BYTES = 3000
 
@@ -84,7 +85,7 @@ def make_finished(output: CohortFolder, pairs: Iterable[CohortPair], request: di
         files = {key: {"path": path, "signature": signature(path)} for key, path in pair.files.items()}
         record = {"format": "monai_locor cohort pair 1", "files": files, "request": request, "attempts": 1, "host": "h"}
         output.pair(pair.id).mkdir(parents=True)
-        write_object(output.pair(pair.id) / "pair.json", {**record, "result": result})
+        write_json(output.pair(pair.id) / "pair.json", {**record, "result": result})
         (output.pair(pair.id) / "run.json").write_text("{}")
         (output.pair(pair.id) / "thumbnail.jpg").write_bytes(thumbnail)
 
@@ -107,7 +108,7 @@ def throughput(folder: Path, number: int, size: int, preset: str, setup: str) ->
         seconds.append(outcome.seconds)
 
     with output.locked():
-        write_object(output.settings, request["settings"])
+        write_json(output.settings, request["settings"])
         jobs = [Job(pair, str(output.root), request, threads, ("cpu",)) for pair in pairs]
         with connected(None, workers) as client:
             run_jobs(client, jobs, register_pair, done)

@@ -19,14 +19,15 @@ from .settings import add_settings, read_object, settings_of
 if TYPE_CHECKING:
     from ..cohort import Cohort
 
-__all__ = ["add_parser", "check", "run"]
+__all__ = ["add_machine", "add_parser", "check", "check_machine", "run"]
 
 TEXT = """\
 Register many pairs, each as register does it, on a Dask cluster: by default processes of this machine, one for each GPU or
 core; with --scheduler, the workers of an existing cluster.
 
 PAIRS is one of
-  a CSV file             columns fixed and moving; optional: id, fixed_mask, moving_mask, fixed_labels, moving_labels
+  a CSV file             columns fixed and moving; optional: id, fixed_mask, moving_mask, fixed_labels,
+                         moving_labels, initial (a transform)
   a JSON file            a datalist of MONAI with the same names, or the dataset.json of a Learn2Reg task
   a BIDS folder          with --fixed T1w --moving FLAIR: one pair for each session
 Relative paths are relative to the folder of the file. All files are checked before the first registration.
@@ -73,18 +74,33 @@ def add_parser(commands: Any) -> None:
         text = f"{role} image of a BIDS folder: its suffix, with entities if necessary, as in acq-mprage_T1w"
         lists.add_argument(f"--{role}", metavar="NAME", help=text)
     add_settings(parser.add_argument_group("settings"))
-    _add_machine(parser.add_argument_group("machine"))
+    machine = parser.add_argument_group("machine")
+    add_machine(machine)
+    text = "write a Python script that runs the cohort on SLURM with dask-jobqueue, and stop"
+    machine.add_argument("--slurm-script", type=Path, metavar="FILE", help=text)
 
 
-def _add_machine(group: argparse._ActionsContainer) -> None:
+def add_machine(group: argparse._ActionsContainer) -> None:
+    """``--scheduler``, ``--workers``, ``--timeout``, ``--device`` and ``--seed``."""
     group.add_argument("--scheduler", metavar="ADDRESS", help="existing Dask scheduler: tcp://HOST:PORT, or its JSON file")
     text = "worker processes on this machine, which share its CPU threads (default: one for each GPU, or core)"
     group.add_argument("--workers", type=whole_number(1), metavar="N", help=text)
     group.add_argument("--timeout", type=positive_number, metavar="SECONDS", help="time limit of a pair")
     group.add_argument("--device", metavar="NAME", help="device of all workers: cpu, cuda (default: a GPU each, or the CPU)")
     group.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="random seed of each pair (default: 0)")
-    text = "write a Python script that runs the cohort on SLURM with dask-jobqueue, and stop"
-    group.add_argument("--slurm-script", type=Path, metavar="FILE", help=text)
+
+
+def check_machine(args: argparse.Namespace) -> None:
+    """Check the options of :func:`add_machine`.
+
+    Raises:
+        InputError: for invalid values and combinations.
+    """
+    check_device(args.device)
+    if args.device is not None and "," in args.device:
+        raise InputError(f"--device {args.device}: one device for all workers; leave it out to use all GPUs")
+    if args.scheduler is not None and args.workers is not None:
+        raise InputError(f"--workers {args.workers}: the cluster at {args.scheduler} has its own workers; leave it out")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -93,11 +109,7 @@ def check(args: argparse.Namespace) -> None:
     from ..cohort.api import requested
     from ..cohort.scheduling import check_dask
 
-    check_device(args.device)
-    if args.device is not None and "," in args.device:
-        raise InputError(f"--device {args.device}: one device for all workers; leave it out to use all GPUs")
-    if args.scheduler is not None and args.workers is not None:
-        raise InputError(f"--workers {args.workers}: the cluster at {args.scheduler} has its own workers; leave it out")
+    check_machine(args)
     if args.slurm_script is not None and args.slurm_script.exists() and not args.force:
         raise InputError(f"--slurm-script {args.slurm_script}: already exists; name another, or add --force to overwrite it")
     requested(**_settings(args))

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
@@ -20,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..data.datalist import refuse
-from ..errors import InputError
 from ..io.paths import write_json
 from ..report.summary import write_summary
 from .folder import CohortFolder, changes
+from .machine import Machine, check_workers
 from .page import write_page
 from .pairs import CohortPair, check_pairs
 from .scheduling import check_dask, connected, run_jobs
@@ -38,7 +39,6 @@ __all__ = ["Cohort", "run_cohort"]
 
 logger = logging.getLogger(__name__)
 
-WORKER_BYTES = 4 * 2**30  # enough for a pair of 256^3 voxels
 SUMMARY_SECONDS = 20.0  # at most so old is summary.csv while pairs are running
 
 
@@ -78,6 +78,8 @@ def run_cohort(
     timeout: float | None = None,
     force: bool = False,
     progress: bool = True,
+    title: str | None = None,
+    machine: Machine | None = None,
 ) -> Cohort:
     """Register many pairs, each as the command ``register`` does it, on a Dask cluster.
 
@@ -104,6 +106,8 @@ def run_cohort(
         timeout: time limit of a pair in seconds.
         force: register pairs again that were finished with other inputs or settings, instead of refusing.
         progress: show a progress bar.
+        title: text before the progress bar.
+        machine: workers that serve several runs, instead of ``device``, ``scheduler``, ``workers`` and ``threads``.
 
     Raises:
         InputError: if a pair, a setting or the output folder cannot be used, before the first registration.
@@ -111,8 +115,7 @@ def run_cohort(
         KeyboardInterrupt: on Ctrl-C, when the workers have ended and the summaries are written.
     """
     check_dask()
-    if scheduler is not None and workers is not None:
-        raise InputError(f"workers {workers}: the cluster at {scheduler} has its own workers; leave it out")
+    check_workers(scheduler, workers)
     listed, folder = [CohortPair.of(pair) for pair in pairs], CohortFolder(Path(output).expanduser().absolute())
     check_pairs(listed, progress=progress)
     request = requested(preset, outputs, seed, thresholds)
@@ -121,12 +124,10 @@ def run_cohort(
         write_json(folder.settings, request["settings"])
         if request["thresholds"] is not None:
             write_json(folder.thresholds, request["thresholds"])
-        devices = _devices(device, scheduler)
-        count = 1 if scheduler is not None else min(workers or _local_workers(devices), max(len(run.missing), 1))
-        share = threads if scheduler is not None else threads or _threads_of_worker(count)
-        jobs = [Job(pair, str(folder.root), request, share, devices, timeout) for pair in run.missing]
+        place = machine or Machine.of(device, scheduler, workers, threads, len(run.missing))
+        jobs = [Job(pair, str(folder.root), request, place.threads, place.devices, timeout) for pair in run.missing]
         try:
-            run.start(jobs, scheduler, count, progress)
+            run.start(jobs, place, progress, title)
         finally:
             run.finish()
     return Cohort(folder.root, list(run.rows.values()), len(listed) - len(run.missing))
@@ -151,31 +152,6 @@ def requested(
     values = {"settings": config.to_dict(), "outputs": names, "seed": seed, "thresholds": limits}
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
-
-
-def _devices(device: str | None, scheduler: str | None) -> tuple[str, ...]:
-    """The devices of the workers: the given one, or all GPUs of this machine."""
-    if device is not None or scheduler is not None:
-        return () if device is None else (device,)
-    import torch
-
-    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
-
-
-def _local_workers(devices: Sequence[str]) -> int:
-    """Default number of workers of a local cluster: one for each GPU, or for each core as far as the memory allows."""
-    if devices and devices[0].startswith("cuda"):
-        return len(devices)
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
-
-
-def _threads_of_worker(workers: int) -> int:
-    from dask.system import CPU_COUNT
-
-    return max(1, CPU_COUNT // workers)
 
 
 class _Run:
@@ -206,14 +182,15 @@ class _Run:
         if not force:
             refuse(changed, f"output folder {folder.root}", "name another folder, or add --force (force=True) to redo them")
 
-    def start(self, jobs: Sequence[Job], scheduler: str | None, workers: int, progress: bool) -> None:
+    def start(self, jobs: Sequence[Job], place: Machine, progress: bool, title: str | None) -> None:
         """Run the jobs."""
         if not jobs:
             return
         ended: Counter[str] = Counter()
+        count = {"total": len(self.rows), "initial": len(self.rows) - len(jobs)}
         with (
-            connected(scheduler, workers) as client,
-            tqdm(total=len(self.rows), initial=len(self.rows) - len(jobs), disable=not progress, unit="pair") as bar,
+            connected(place.scheduler, place.workers) if place.client is None else nullcontext(place.client) as client,
+            tqdm(desc=title, **count, disable=not progress, unit="pair") as bar,
         ):
 
             def done(job: Job, outcome: Outcome) -> None:

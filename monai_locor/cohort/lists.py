@@ -17,7 +17,7 @@ from ..errors import InputError
 from .bids import bids_pairs
 from .pairs import FILE_KEYS, CohortPair
 
-__all__ = ["read_pairs"]
+__all__ = ["csv_rows", "read_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ def read_pairs(
     """Read the pairs of a cohort from a file or folder.
 
     - A CSV file (comma, semicolon or tab) with a header line. The columns ``fixed`` and ``moving`` are required; ``id``,
-      ``fixed_mask``, ``moving_mask``, ``fixed_labels`` and ``moving_labels`` are optional, other columns are ignored.
+      ``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels`` and ``initial`` (a transform) are optional, other
+      columns are ignored.
     - A JSON file: a datalist of MONAI with the same names, or the ``dataset.json`` of a Learn2Reg task, whose masks are used.
     - A BIDS folder: one pair for each session of each subject that has both images.
 
@@ -68,6 +69,25 @@ def read_pairs(
 
 def _csv_pairs(path: Path) -> list[CohortPair]:
     name = f"pairs {path}"
+    numbered, columns = csv_rows(path, name, IMAGE_ROLES)
+    _refuse_unknown(columns, name)
+    return _pairs_of(numbered, path.parent, name)
+
+
+def csv_rows(path: Path, name: str, required: Sequence[str]) -> tuple[list[tuple[str, dict[str, str]]], list[str]]:
+    """The lines of a CSV file (comma, semicolon or tab) with a header line.
+
+    Args:
+        path: the file.
+        name: its name for messages.
+        required: columns that it must have.
+
+    Returns:
+        for each line that is not empty, its place for messages and its values; and the names of the columns.
+
+    Raises:
+        InputError: if it cannot be read, has no line, or lacks a column.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
@@ -79,15 +99,16 @@ def _csv_pairs(path: Path) -> list[CohortPair]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{name}: is not a CSV file ({error}); save it as CSV in UTF-8") from error
     if not rows:
-        raise InputError(f"{name}: has no pair; write a header line with fixed,moving and one line for each pair")
-    missing = [role for role in IMAGE_ROLES if role not in rows[0]]
+        raise InputError(f"{name}: has no row; write a header line with {','.join(required)}, then one line for each row")
+    columns = [str(column) for column in rows[0] if column]
+    missing = [column for column in required if column not in columns]
     if missing:
-        columns = ", ".join(str(column) for column in rows[0] if column)
-        raise InputError(f"{name}: has no column {' and no column '.join(missing)}, but {columns}; name the columns so")
-    _refuse_unknown([column for column in rows[0] if column], name)
+        raise InputError(
+            f"{name}: has no column {' and no column '.join(missing)}, but {', '.join(columns)}; name the columns so"
+        )
     numbered = [(f"line {number}", row) for number, row in enumerate(rows, 2) if any(v for v in row.values())]
     refuse([f"{where} has more fields than the header" for where, row in numbered if None in row], name, "quote commas")
-    return _pairs_of(numbered, path.parent, name)
+    return numbered, columns
 
 
 def _json_pairs(path: Path, section: str | None) -> list[CohortPair]:

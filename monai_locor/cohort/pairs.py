@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..io.dicom import is_dicom, is_series
 from ..io.grids import read_grid
 
-__all__ = ["FILE_KEYS", "CohortPair", "check_pairs", "id_fault"]
+__all__ = ["FILE_KEYS", "CohortPair", "check_files", "check_pairs", "id_fault"]
 
 MAX_ID_CHARACTERS = 100
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,6 +36,7 @@ class CohortPair:
         fixed, moving: image files, or folders of one DICOM series each.
         fixed_mask, moving_mask: masks of the images; None for the whole images.
         fixed_labels, moving_labels: label maps, which are transformed along; Dice is reported if both are given.
+        initial: initial transform, a file of any format that ``register --initial`` reads.
     """
 
     id: str
@@ -45,6 +46,7 @@ class CohortPair:
     moving_mask: str | None = None
     fixed_labels: str | None = None
     moving_labels: str | None = None
+    initial: str | None = None
 
     @classmethod
     def of(cls, values: CohortPair | Mapping[str, Any]) -> CohortPair:
@@ -101,14 +103,33 @@ def check_pairs(pairs: Sequence[CohortPair], source: str = "", progress: bool = 
     if not pairs:
         raise InputError(f"{source or 'pairs'}: has no pair; give at least one")
     refuse(list(_id_faults(pairs)), source, "change the ids")
-    first: dict[str, tuple[CohortPair, str]] = {}  # each file once
+    first: dict[str, tuple[str, bool]] = {}  # each file once
     for pair in pairs:
         for key, path in pair.files.items():
-            first.setdefault(path, (pair, key))
+            first.setdefault(path, (f"pair {pair.id}: {_role(key)}", key != "initial"))
+    check_files(first, source, progress)
+
+
+def check_files(files: Mapping[str, tuple[str, bool]], source: str = "", progress: bool = False) -> None:
+    """Check that files exist and that images have a valid header.
+
+    Args:
+        files: for each path its name for messages, and whether it is an image.
+        source: name of the list for messages.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: for files that are missing or no images. One message names the first faults.
+    """
     with ThreadPoolExecutor(CHECKING_THREADS) as executor:
-        found = executor.map(lambda item: _file_fault(item[0], *item[1]), first.items())
-        faults = [fault for fault in tqdm(found, "checking files", len(first), disable=not progress) if fault]
+        found = executor.map(lambda item: _file_fault(item[0], *item[1]), files.items())
+        faults = [fault for fault in tqdm(found, "checking files", len(files), disable=not progress) if fault]
     refuse(faults, source)
+
+
+def _role(key: str) -> str:
+    """The name of an attribute of a pair for messages."""
+    return "initial transform" if key == "initial" else key.replace("_", " ") if "_" in key else f"{key} image"
 
 
 def _id_faults(pairs: Iterable[CohortPair]) -> Iterable[str]:
@@ -123,14 +144,16 @@ def _id_faults(pairs: Iterable[CohortPair]) -> Iterable[str]:
         seen.setdefault(key, pair.id)
 
 
-def _file_fault(path: str, pair: CohortPair, key: str) -> str:
+def _file_fault(path: str, name: str, is_image: bool) -> str:
     """The reason why a file cannot be used; empty if it can."""
-    place, name = Path(path), f"pair {pair.id}: {key.replace('_', ' ') if '_' in key else f'{key} image'}"
+    place = Path(path)
     try:
         series = is_series(place)
         if not series and not (place.is_file() or place.is_dir()):  # a pipe would make the check wait
             return f"{name} {path}: {'not a file or folder' if place.exists() else 'no such file'}"
-        if not (series or is_dicom(place)):  # ITK, which reads their headers without pydicom, takes seconds to import
+        if is_image and not (
+            series or is_dicom(place)
+        ):  # ITK, which reads their headers without pydicom, takes seconds to import
             read_grid(place, name)
     except InputError as error:
         return str(error)

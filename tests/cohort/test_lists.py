@@ -43,8 +43,8 @@ def test_pairs_without_ids_are_named_by_their_files(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no pair"),
-        ("fixed,moving\n", "has no pair"),
+        ("", "has no row"),
+        ("fixed,moving\n", "has no row"),
         ("fix,moving\na,b\n", "has no column fixed, but fix, moving"),
         ("fixed,moving,fixed_maks\na,b,c\n", "unknown fixed_maks"),
         ("id,fixed,moving\na,f.nii,\nb,,m.nii\n", "line 2 has no moving; line 3 has no fixed"),
