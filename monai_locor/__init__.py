@@ -13,14 +13,27 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .registration import RegistrationConfig, RegistrationResult, check, register, register_batch
+    from .sets import longitudinal, series, template
 
-__all__ = ["InputError", "RegistrationConfig", "RegistrationResult", "__version__", "check", "register", "register_batch"]
+__all__ = [
+    "InputError",
+    "RegistrationConfig",
+    "RegistrationResult",
+    "__version__",
+    "check",
+    "longitudinal",
+    "register",
+    "register_batch",
+    "series",
+    "template",
+]
+_OF_SETS = ("longitudinal", "series", "template")
 
 
 def __getattr__(name: str) -> Any:
     """Import torch and MONAI only when needed, so that ``--help`` on the command line is fast."""
     if name in __all__:
-        return getattr(import_module(".registration", __name__), name)
+        return getattr(import_module(".sets" if name in _OF_SETS else ".registration", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

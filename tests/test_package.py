@@ -29,7 +29,7 @@ OPTIONAL = (
 )
 PACKAGES = (
     *("cli", "cohort", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
-    *("tuning", "visualize"),
+    *("sets", "tuning", "visualize"),
 )
 
 # MONAI imports some of the optional packages itself where they are there, so they are taken away instead of looked for:

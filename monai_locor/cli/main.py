@@ -17,7 +17,24 @@ from pathlib import Path
 
 from .._version import __version__
 from ..errors import InputError
-from . import apply, check, cohort, compose, convert, demo, evaluate, info, invert, jacobian, register, report, tune
+from . import (
+    apply,
+    check,
+    cohort,
+    compose,
+    convert,
+    demo,
+    evaluate,
+    info,
+    invert,
+    jacobian,
+    longitudinal,
+    register,
+    report,
+    series,
+    template,
+    tune,
+)
 from .console import Console, session, threads
 from .inputs import check_paths
 from .parser import EXIT_CODES, Parser
@@ -25,7 +42,10 @@ from .termination import sigterm_as_interrupt
 
 __all__ = ["COMMANDS", "build_parser", "main"]
 
-COMMANDS = (register, check, cohort, apply, info, evaluate, report, convert, compose, invert, jacobian, tune, demo)
+COMMANDS = (
+    *(register, check, cohort, template, longitudinal, series, apply, info, evaluate, report, convert, compose, invert),
+    *(jacobian, tune, demo),
+)
 
 TEXT = """\
 Multimodal deformable image registration with the local learned-basis correlation ratio.

@@ -71,8 +71,12 @@ def write_displacement_field(
     save_nifti(path, data, grid, intent="vector", intent_name=VELOCITY if velocity else "")
 
 
-def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor, Grid]:
+def read_displacement_field(path: str | os.PathLike[str], velocity: bool = False) -> tuple[torch.Tensor, Grid]:
     """Read a NIfTI displacement field: LPS components with intent 1007, as ITK writes them, or RAS with intent 1006.
+
+    Args:
+        path: the file.
+        velocity: whether to read a stationary velocity field instead, as :func:`write_displacement_field` marks it.
 
     Returns:
         the field ``(D, *shape)`` float32, RAS mm, and its grid.
@@ -82,14 +86,14 @@ def read_displacement_field(path: str | os.PathLike[str]) -> tuple[torch.Tensor,
     """
     import torch
 
-    field, grid = load_displacement_field(path)
+    field, grid = load_displacement_field(path, velocity)
     return torch.from_numpy(field), grid
 
 
-def load_displacement_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, Grid]:
+def load_displacement_field(path: str | os.PathLike[str], velocity: bool = False) -> tuple[np.ndarray, Grid]:
     """:func:`read_displacement_field` as an array, without torch."""
-    name = f"displacement field {os.fspath(path)}"
-    data, affine, intent = _load_vectors(expanded(path, name), name)
+    name = f"{'velocity' if velocity else 'displacement'} field {os.fspath(path)}"
+    data, affine, intent = _load_vectors(expanded(path, name), name, velocity)
     dims = data.shape[-1]
     known = intent in (_VECTOR, _DISPLACEMENT) and dims in (2, 3)
     if not known or data.ndim != 5 or data.shape[dims:4] != (1,) * (4 - dims):
@@ -153,7 +157,7 @@ def read_affine(path: str | os.PathLike[str]) -> np.ndarray:
     return flipped(matrix)
 
 
-def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
+def _load_vectors(path: Path, name: str, velocity: bool = False) -> tuple[np.ndarray, np.ndarray, int]:
     """Voxels, affine (mm) and intent code of a NIfTI file."""
     if not path.is_file() or not is_nifti(path):
         raise InputError(f"{name}: no such NIfTI file; give an existing .nii or .nii.gz")
@@ -164,7 +168,11 @@ def _load_vectors(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, int]:
             raise ValueError("a transform of NiftyReg, which read_transform reads")
         if is_mapping(image):
             raise ValueError("positions, as of SPM, which read_transform reads")
-        if kind == VELOCITY:
+        if velocity and kind != VELOCITY:
+            raise InputError(
+                f"{name}: holds no stationary velocity (intent_name {kind!r}); give velocity.nii.gz of a registration"
+            )
+        if kind == VELOCITY and not velocity:
             raise InputError(f"{name}: holds a stationary velocity; give the displacement that is its exponential")
         data = np.asanyarray(image.dataobj)
         if data.dtype.kind not in "fiu":
