@@ -19,7 +19,7 @@ from ..cohort.machine import Machine
 from ..cohort.pairs import check_files
 from ..cohort.scheduling import check_dask, connected
 from ..errors import InputError
-from ..io.paths import check_output_dir, write_json
+from ..io.paths import check_output_dir, expanded, write_json
 from ..registration import RegistrationConfig
 from .results import Template
 from .rounds import Rounds, Space, image_name
@@ -192,7 +192,7 @@ def running(
     requested(config, outputs, given["seed"], given["thresholds"])
     machine = {name: given.pop(name) for name in ("device", "scheduler", "workers", "threads")}
     place = Machine.of(**machine, jobs=jobs)
-    root = check_output_dir(Path(output).expanduser().absolute())
+    root = check_output_dir(expanded(output, f"output folder {output}").absolute())
     with CohortFolder(root / "rounds").locked(), connected(place.scheduler, place.workers) as client:
         yield root, {**given, "machine": dataclasses.replace(place, client=client)}
 

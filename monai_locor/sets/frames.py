@@ -22,6 +22,7 @@ from ..geometry import Grid, SpatialTransform, apply_affine, warped
 from ..io import write_image
 from ..io.image_source import load_source
 from ..io.masks import mask_on_grid
+from ..io.paths import expanded
 from ..registration import RegistrationConfig
 from ..registration.manifest import read_run
 from ..report.summary import write_summary
@@ -95,7 +96,7 @@ def series(
     settings = dataclasses.replace(settings, multistart="never", initialization="world")
     if outputs is None:
         outputs = ["affine", "forward", "inverse"] if settings.transform == "deformable" else ["affine"]
-    grid, named = Grid.of(frames), None if mask is None else str(Path(mask).expanduser().absolute())
+    grid, named = Grid.of(frames), None if mask is None else str(expanded(mask, f"mask {mask}").absolute())
     weight = torch.ones(1, *grid.shape) if named is None else mask_on_grid(named, "series", grid)
     check_rounds(rounds, settings)
     with running(output, len(frames), settings, outputs, options) as (root, of_cohort):
