@@ -46,7 +46,7 @@ def _with_h5py(path: Path) -> list[ItkTransform]:
     with h5py.File(path, "r") as file:
         group = file.get("TransformGroup", {})
         if not len(group) or any("TransformType" not in part for part in group.values()):
-            raise ValueError("is not an HDF5 file of ITK: transforms lack a type (X5 and others are not read)")
+            raise ValueError("is not an HDF5 file of ITK: transforms lack a type (X5 is read with h5py, others are not)")
         numbers = [values for part in group.values() for values in part.values() if hasattr(values, "nbytes")]
         check_stated_size(path, sum(int(values.nbytes) for values in numbers), complete=True)
         return [_of_group(group[str(index)]) for index in range(len(group))]

@@ -175,11 +175,10 @@ def test_ends_of_lines_marks_and_comments_do_not_matter(tmp_path, change):
 
 def test_hdf5_of_other_tools_is_told(tmp_path):
     h5py = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "t.x5", "w") as file:
-        file.attrs["Format"] = "X5"
+    with h5py.File(tmp_path / "t.h5", "w") as file:
         file.create_group("TransformGroup/0")["Transform"] = np.eye(4)
-    with pytest.raises(InputError, match=r"t\.x5: is not an HDF5 file of ITK") as caught:
-        read_transform(tmp_path / "t.x5")
+    with pytest.raises(InputError, match=r"t\.h5: is not an HDF5 file of ITK") as caught:
+        read_transform(tmp_path / "t.h5")
     assert "\n" not in str(caught.value)
 
 

@@ -21,6 +21,7 @@ from .fsl import COEFFICIENT_INTENTS, FIELD_INTENT
 from .matrices import AFNI, MINC, is_matrix_text, unmarked_matrix
 from .nifti_vectors import unmarked_kind
 from .niftyreg import FORMAT_BY_TYPE, is_niftyreg
+from .x5 import is_x5
 
 __all__ = ["format_of_file", "format_of_name", "shows_transform"]
 
@@ -39,6 +40,7 @@ _BY_SUFFIX = {
     ".xfm": "minc",
     ".1d": "afni",
     ".dcm": "dicom",
+    ".x5": "x5",
 }
 _HEAD = 4096  # bytes read for detection
 
@@ -85,6 +87,8 @@ def format_of_file(path: Path, fixed: Grid | None = None, moving: Grid | None = 
     if is_registration(path):
         return "dicom"
     start = _start(path)
+    if start.startswith(SIGNATURE) and is_x5(path):
+        return "x5"
     return _by_content(start) or _by_matrix(start, path, name, fixed, moving) or format_of_name(path)
 
 

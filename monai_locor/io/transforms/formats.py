@@ -14,6 +14,7 @@ from .itk_fields import read_nifti, read_vector_image, write_nifti, write_vector
 from .itk_files import itk_files, read_itk, write_itk
 from .learn2reg import read_learn2reg, write_learn2reg
 from .lta import read_lta, write_lta
+from .x5 import read_x5, write_x5
 
 __all__ = ["FORMATS", "formats_text"]
 
@@ -214,6 +215,14 @@ _TABLE = (
         (".1D",),
         matrices.read_afni,
         affine_only=True,
+    ),
+    Format(
+        "x5",
+        "X5 of BIDS and nitransforms: a chain of affine maps and fields, RAS mm; needs h5py",
+        "content",
+        (".x5",),
+        read_x5,
+        write_x5,
     ),
     Format(
         "dicom",
