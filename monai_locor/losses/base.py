@@ -240,7 +240,8 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
     if weights is None:
         return values.mean()
     total = weights.flatten(2).sum(2, dtype=values.dtype).clamp_min(MIN_TOTAL_WEIGHT)
-    return (values.flatten(2).sum(2) / total).mean()
+    each = values.flatten(2).sum(2) / total
+    return each.reshape(()) if each.numel() == 1 else each.mean()
 
 
 def _result(

@@ -48,7 +48,7 @@ def bending_energies(displacement: torch.Tensor) -> torch.Tensor:
 
 
 class _BendingFunction(StreamedFunction):
-    """Energy of each item, ``(B,)``, and its gradient: the transposed differences of the differences, since it is quadratic."""
+    """Energy of each item, ``(B,)``, and its gradient up to a factor: the transposed differences of the differences."""
 
     leading = differentiable = (0,)
 
@@ -61,19 +61,19 @@ class _BendingFunction(StreamedFunction):
             energies.append(differences.energy())
             gradients.append(differences.transposed() if with_gradient else part[:0])
         energy = _joined(energies).view(displacement.shape[:2]).sum(1) / count
-        gradient = _joined(gradients) if with_gradient else components[:0]
-        return energy, (gradient.mul_(2 / count).view_as(displacement) if with_gradient else gradient[:, None])
+        return energy, (_joined(gradients).view_as(displacement) if with_gradient else displacement[:0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-        ctx.options = {}
+        ctx.options = {"scale": 2 / _inner_values(inputs[0])}
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad.view(-1, *(1,) * (gradient.ndim - 1)), None
+        return gradient * (grad * ctx.options["scale"]).view(-1, *(1,) * (gradient.ndim - 1)), None
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -104,39 +104,42 @@ class _Differences:
     Attributes:
         pure: ``[1, -2, 1]`` along each axis, ``(N, D, *(spatial + 2))``.
         mixed: products of ``[-1, 0, 1]`` along each pair of axes, ``(N, pairs, *(spatial + 2))``.
+        all: both in one tensor, ``(N, D + pairs, *(spatial + 2))``.
     """
 
     def __init__(self, u: torch.Tensor) -> None:
         self.shape, axes = u.shape[1:], range(u.ndim - 1)
         self.pairs = list(combinations(axes, 2))
         padded, inner = [n + 2 for n in self.shape], [n - 2 for n in self.shape]
-        self.pure = u.new_zeros(len(u), len(axes), *padded)
-        self.mixed = u.new_zeros(len(u), len(self.pairs), *padded)
+        self.all = u.new_zeros(len(u), len(axes) + len(self.pairs), *padded)
+        self.pure, self.mixed = self.all[:, : len(axes)], self.all[:, len(axes) :]
         for i in axes:
             ends = [_window(u, [1 + by * (a == i) for a in axes], inner) for by in (1, -1)]
             out = _window(self.pure[:, i], [2] * len(axes), inner)
-            out.copy_(ends[0]).add_(ends[1]).sub_(_window(u, [1] * len(axes), inner), alpha=2)
+            torch.add(*ends, out=out).sub_(_window(u, [1] * len(axes), inner), alpha=2)
         for i in axes[:-1]:
             sizes = [n if a > i else n - 2 for a, n in enumerate(self.shape)]  # neighbors are needed along later axes
             ends = [_window(u, [1 + by if a == i else int(a < i) for a in axes], sizes) for by in (1, -1)]
             first = torch.sub(*ends)
             for j in axes[i + 1 :]:
                 ends = [_window(first, [1 + by * (a == j) if a > i else 0 for a in axes], inner) for by in (1, -1)]
-                _window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner).copy_(ends[0]).sub_(ends[1])
+                torch.sub(*ends, out=_window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner))
 
     def energy(self) -> torch.Tensor:
         """The energy of each component, times the number of inner voxels, ``(N,)``."""
         # not a norm or dot product, which add up float32 one after the other on a CPU
-        pure = self.pure.flatten(1).square().sum(1)
-        return pure.add_(self.mixed.flatten(1).square().sum(1), alpha=MIXED_WEIGHT) if self.pairs else pure
+        square, axes, count = self.all.square(), tuple(range(1, self.all.ndim)), self.pure.shape[1]
+        pure = square[:, :count].sum(axes)
+        return pure.add_(square[:, count:].sum(axes), alpha=MIXED_WEIGHT) if self.pairs else pure
 
     def transposed(self) -> torch.Tensor:
         """Half the gradient of :meth:`energy`: the transposed differences of the differences, ``(N, *spatial)``."""
         axes = range(len(self.shape))
-        out = self._window(self.pure.sum(1), {}).mul(-2)
-        for i in axes:
-            for by in (-1, 1):
-                out += self._window(self.pure[:, i], {i: by})
+        before, after, *others = (self._window(self.pure[:, i], {i: by}) for i in axes for by in (-1, 1))
+        out = before + after
+        for other in others:
+            out += other
+        out.sub_(self._window(self.pure.sum(1), {}), alpha=2)
         for i in axes[:-1]:
             first = None  # padded along axis i
             for j in axes[i + 1 :]:

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +23,12 @@ def channels_of(loss: nn.Module) -> int:
 
 def takes_mask(loss: nn.Module) -> bool:
     """Whether its ``forward`` has a parameter ``mask``."""
-    return "mask" in inspect.signature(type(loss).forward).parameters
+    return _takes_mask(type(loss).forward)
+
+
+@functools.lru_cache(maxsize=64)
+def _takes_mask(forward: Callable[..., Any]) -> bool:
+    return "mask" in inspect.signature(forward).parameters
 
 
 def compare(loss: nn.Module, warped: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -34,6 +34,7 @@ __all__ = [
     "ridge_residual",
     "ridge_solution",
     "robust_shares",
+    "safe_mass",
     "unexplained_share",
     "window_values",
 ]
@@ -42,6 +43,7 @@ FORMS = ("log", "normalized", "robust")
 MIN_SHARE = 1e-3  # smallest scale of the form "robust"
 MIN_TOTAL_CONTRAST = 1e-12
 MASS_ROUNDING = 1e-5  # share of a window's mass that float32 may lose
+MIN_DIVISOR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -278,8 +280,12 @@ def average_by_mass(maps: torch.Tensor, mass: torch.Tensor, min_mass: float) -> 
     Returns:
         maps, divided by the mass where it counts; and ``(G, 1, *windows)`` bool.
     """
-    counts = has_mass(mass, min_mass)
-    return maps / torch.where(counts, mass, 1), counts
+    return maps / safe_mass(mass, min_mass), has_mass(mass, min_mass)
+
+
+def safe_mass(mass: torch.Tensor, min_mass: float) -> torch.Tensor:
+    """The mass of windows as a divisor: that of windows that do not count is replaced, so that it is never zero."""
+    return mass.clamp_min(max(min_mass * (1 - MASS_ROUNDING), MIN_DIVISOR))
 
 
 def _num_basis(basis: nn.Module, pred: torch.Tensor) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..autograd import StreamedFunction
 from .base import PairLoss
-from .functional import has_mass
+from .functional import has_mass, safe_mass
 from .gram import local_gram
 from .intensity import rescale as to_common_range
 from .options import WindowOptions
@@ -93,7 +93,7 @@ class LocalNCCLoss(PairLoss):
         maps = local_gram(gram, windows, pred, target, weight)
         mass = maps[:, gram.layout["mass"]].detach()
         counts = has_mass(mass, self.min_mass)
-        values = -_SquaredCorrelation.apply(self.eps, maps, 1 / torch.where(counts, mass, 1))
+        values = -_SquaredCorrelation.apply(self.eps, maps, 1 / safe_mass(mass, self.min_mass))
         return values.view(*batch, *values.shape[1:]), counts.view(*batch, *counts.shape[2:])
 
 

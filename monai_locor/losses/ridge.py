@@ -45,8 +45,8 @@ class Systems:
         ridge: added to the diagonal.
         source: rows of the maps that fill ``[A | c | anything]``, ``(J (2 J + T),)``.
         keep, constant: ``[A + ridge I | c | I]`` is ``keep`` times that plus ``constant``, ``(J (2 J + T), 1)``.
-        pairs: where the entries of :func:`gram_pairs` stand in a flattened ``(J, J)``.
-        shares: -1, on the diagonal -1/2, ``(J (J + 1) / 2, 1)``.
+        gather: minus the sum of the entries (i, j) and (j, i) of a flattened ``(J, J)`` for each of :func:`gram_pairs`, on the
+            diagonal minus the entry, ``(1, J (J + 1) / 2, J J)``.
     """
 
     size: int
@@ -55,8 +55,7 @@ class Systems:
     source: torch.Tensor
     keep: torch.Tensor
     constant: torch.Tensor
-    pairs: torch.Tensor
-    shares: torch.Tensor
+    gather: torch.Tensor
 
     @classmethod
     def make(cls, size: int, channels: int, ridge: float, like: torch.Tensor) -> Systems:
@@ -71,11 +70,12 @@ class Systems:
             source += [len(pairs) + i * channels + c for c in range(channels)] + [0] * size
             keep += [1.0] * (size + channels) + [0.0] * size
             constant += [ridge * (i == j) for j in range(size)] + [0.0] * channels + [float(i == j) for j in range(size)]
-        shares = [-0.5 if i == j else -1.0 for i, j in pairs]
-        numbers = [torch.tensor(x, dtype=like.dtype, device="cpu")[:, None] for x in (keep, constant, shares)]
-        indices = [torch.tensor(x, device="cpu") for x in (source, [i * size + j for i, j in pairs])]
-        k, c, s, rows, found = (x.to(like.device, non_blocking=True) for x in (*numbers, *indices))
-        return cls(size, channels, ridge, rows, k, c, found, s)
+        gather = torch.zeros(1, len(pairs), size, size, dtype=like.dtype, device="cpu")
+        for row, (i, j) in enumerate(pairs):
+            gather[0, row, i, j] = gather[0, row, j, i] = -1
+        numbers = [torch.tensor(x, dtype=like.dtype, device="cpu")[:, None] for x in (keep, constant)]
+        every = (torch.tensor(source, device="cpu"), *numbers, gather.flatten(2))
+        return cls(size, channels, ridge, *(x.to(like.device, non_blocking=True) for x in every))
 
     @classmethod
     def kept(cls, kept: Recent[Any] | None, size: int, channels: int, ridge: float, like: torch.Tensor) -> Systems:
@@ -135,8 +135,7 @@ class Systems:
         for channel in range(1, self.channels):
             outer.addcmul_(theta[:, :, None, channel], double[:, None, :, channel])
         # off the diagonal an entry of the maps stands twice in A
-        both = torch.add(outer, outer.transpose(1, 2)).flatten(1, 2).index_select(1, self.pairs)
-        torch.mul(both, self.shares, out=out[:, a])
+        torch.bmm(self.gather.expand(len(outer), -1, -1), outer.flatten(1, 2), out=out[:, a])
         if b.stop < out.shape[1]:
             out[:, b.stop :].zero_()
 

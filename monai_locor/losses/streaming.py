@@ -63,6 +63,7 @@ class StreamedWindows:
         self.shape = tuple(w.size for w in windows)
         self.window_shape = tuple(w.count for w in windows)
         self.tables: Any = None  # of the kernels for a GPU, made in the forward pass
+        self._known: list[tuple[VoxelMaps, int, int, list[Portion]]] = []  # results of `portions`
 
     def filter_numbers(self, count: int) -> int:
         """Numbers per voxel of ``count`` maps before, between and after the filters of the axes, the first axis last."""
@@ -75,9 +76,15 @@ class StreamedWindows:
 
     def portions(self, maps: VoxelMaps, like: torch.Tensor) -> list[Portion]:
         """The part processed at once: several whole items of ``(B, ...)``, or a slab of one of them."""
-        parts = self.slabs(maps, like.element_size())
-        together = self._planes(maps, like.element_size()) // self.shape[0] if len(parts) == 1 else 1
-        return [(items, part) for items in slabs((len(like),), max(1, together)) for part in parts]
+        count, itemsize = like.shape[0], like.element_size()
+        for known, *sizes, found in self._known:
+            if known is maps and sizes == [count, itemsize]:
+                return found
+        parts = self.slabs(maps, itemsize)
+        together = self._planes(maps, itemsize) // self.shape[0] if len(parts) == 1 else 1
+        found = [(items, part) for items in slabs((count,), max(1, together)) for part in parts]
+        self._known.append((maps, count, itemsize, found))
+        return found
 
     def _planes(self, maps: VoxelMaps, itemsize: int) -> int:
         """Planes of the first axis that the budget allows."""

@@ -49,28 +49,34 @@ class MatrixExponential(nn.Module):
 
     def forward(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return ``exp(matrix)``, ``(..., n, n)``, differentiable once."""
-        return _ExponentialFunction.apply(matrix.reshape(-1, *matrix.shape[-2:]), self.series, self.pairs).view_as(matrix)
+        flat = matrix.reshape(-1, *matrix.shape[-2:])
+        return _ExponentialFunction.apply(flat, self.series, self.pairs)[0].view_as(matrix)
 
 
 class _ExponentialFunction(StreamedFunction):
+    """Also returns the powers, for the backward pass."""
+
     leading = differentiable = (0,)
     saved_leading = 1
 
     @staticmethod
-    def forward(matrix: torch.Tensor, series: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        return (_powers(matrix, series).flatten(0, 1) @ series).view_as(matrix)
+    def forward(matrix: torch.Tensor, series: torch.Tensor, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        powers = _powers(matrix, series)
+        return (powers.flatten(0, 1) @ series).view_as(matrix), powers
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
         ctx.options = {}
-        ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], inputs[2])
 
     @staticmethod
     def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """The sum over i and j of ``(X^i)^T G (X^j)^T / (i + j + 1)!``."""
-        matrix, series, pairs = ctx.saved_tensors
-        count, size, _ = matrix.shape
-        powers = _powers(matrix, series)[:, :, : TERMS * size]
+        saved, pairs = ctx.saved_tensors
+        count, size, _ = saved.shape
+        powers = saved[:, :, : TERMS * size]
         left = torch.bmm(powers.mT, grad).view(count, TERMS, size * size)
         both = torch.bmm(pairs.expand(count, -1, -1), left).view(count, TERMS, size, size)
         return torch.bmm(both.transpose(1, 2).reshape(count, size, TERMS * size), powers.mT), None, None

@@ -175,7 +175,7 @@ class LearnedBasisTape:
         if not self.values or self.values[0].shape != (len(x), x.shape[1] + 1, x.shape[2]):
             self._make_room(x)
         self.items = items
-        self.values[0][:, :-1].copy_(x)
+        torch.cat((x, self.layout.one.expand(len(x), 1, x.shape[2])), 1, out=self.values[0])
         for number in range(len(self.weights)):
             out = self.values[number + 1]
             torch.bmm(self._of_items(number), self.values[number], out=out)
@@ -193,7 +193,6 @@ class LearnedBasisTape:
         if not self.flat:
             self.flat = [self.like.new_empty(n * self.voxels) for n in rows]
         self.values = [_room(flat, len(x), n, x.shape[2]) for flat, n in zip(self.flat, rows, strict=True)]
-        self.values[0][:, -1].fill_(1)
 
     def pullback(self, gradient: torch.Tensor, scratch: torch.Tensor, out: torch.Tensor | None) -> None:
         """See :class:`BasisTape`."""
@@ -277,6 +276,11 @@ class _Layout:
         if kept is None:
             return cls.make(sizes, like)
         return kept.get((cls, sizes, like.device, like.dtype), lambda: cls.make(sizes, like))
+
+    @property
+    def one(self) -> torch.Tensor:
+        """``(1, 1)``."""
+        return self.constants[:, 1:]
 
     def packed(self, parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The matrix of each layer, ``(L, rows, columns)``, for L sets of parameters."""

@@ -130,14 +130,17 @@ class LatticeExponential(nn.Module):
         squarings: number of squarings, may be changed later.
     """
 
+    half_scale: torch.Tensor
+
     def __init__(self, shape: Sequence[int], squarings: int) -> None:
         super().__init__()
         self.warp = LatticeWarp(shape, reverse=False)
+        self.register_buffer("half_scale", self.warp.scale / 2, persistent=False)
         self.squarings = squarings
 
     def forward(self, velocity: torch.Tensor) -> torch.Tensor:
         """Displacements ``exp(v)(x) - x``, ``(B, D, *lattice)``, of velocities of that shape; differentiable once."""
-        return _ExponentialFunction.apply(velocity, self.warp.identity, self.warp.scale, self.squarings)
+        return _ExponentialFunction.apply(velocity, self.warp.identity, self.warp.scale, self.half_scale, self.squarings)
 
     def follow(self, displacement: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """Displacement of the map ``total`` and then ``displacement``, all ``(B, D, *lattice)``."""
@@ -146,25 +149,26 @@ class LatticeExponential(nn.Module):
 
 class _ExponentialFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, velocity: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor, squarings: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, velocity: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor, half: torch.Tensor, squarings: int
+    ) -> torch.Tensor:
         ctx.squarings = squarings
         field, saved = velocity * 2.0**-squarings, []
         for n in range(squarings + 1):
             if ctx.needs_input_grad[0]:
                 saved.append(field)
-            points = _positions(field, identity, scale / 2 if n == 0 else scale)
+            points = _positions(field, identity, half if n == 0 else scale)
             moved = sample_planar(field, points, "border")
             field = moved if n == 0 else moved.add_(field)
-        ctx.save_for_backward(identity, scale, *saved)
+        ctx.save_for_backward(identity, scale, half, *saved)
         return field
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        identity, scale, first, *saved = ctx.saved_tensors
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        identity, scale, half, first, *saved = ctx.saved_tensors
         for field in reversed(saved):
             of_image, of_points = sample_gradients(field, _positions(field, identity, scale), gradient)
             gradient = of_image.add_(gradient).addcmul_(of_points, scale)
-        half = scale / 2
         of_image, of_points = sample_gradients(first, _positions(first, identity, half), gradient)
-        return of_image.addcmul_(of_points, half).mul_(2.0**-ctx.squarings), None, None, None
+        return of_image.addcmul_(of_points, half).mul_(2.0**-ctx.squarings), None, None, None, None

@@ -23,7 +23,6 @@ from ..losses.base import PairLoss
 from ..losses.bending import bending_energies
 from ..losses.compare import channels_of
 from ..precision import optimized
-from .coordinates import InverseCoordinates
 from .engine import RegistrationEngine
 from .optimizer import DampedAdam, ParameterGroup
 
@@ -258,10 +257,8 @@ class _Nodes:
         def stack(get: Callable[[Any], torch.Tensor]) -> torch.Tensor:
             return torch.stack([get(c) for c in coordinates])
 
-        self.right = stack(lambda c: c.right)
-        self.inverse = isinstance(first, InverseCoordinates) and hasattr(first, "left_with_lattice")
-        self.left = stack(lambda c: c.left_with_lattice if self.inverse else c.left)
-        self.move = stack(lambda c: c.move) if self.inverse else None
+        self.product, self.product_shape = stack(lambda c: c.product), first.product_shape
+        self.move = stack(lambda c: c.move) if hasattr(first, "move") else None
 
     def __call__(self, matrices: torch.Tensor, fields: torch.Tensor | None) -> torch.Tensor:
         """Normalized positions of the samples in the other images, ``(B, D, *samples)``, last axis first."""
@@ -270,7 +267,7 @@ class _Nodes:
 
     def _at_nodes(self, matrices: torch.Tensor, fields: torch.Tensor | None) -> torch.Tensor:
         """The same at the nodes, ``(B, D, nodes)``."""
-        columns = (self.left @ matrices @ self.right).to(self.index)
+        columns = (self.product @ matrices.flatten(1)[..., None]).to(self.index).view(-1, *self.product_shape)
         sizes = [self.dims, 1, columns.shape[2] - self.dims - 1]
         linear, shift, move = columns.split(sizes, 2)
         points = torch.baddbmm(shift, linear, self.index.expand(len(columns), -1, -1))

@@ -45,6 +45,7 @@ class _Coordinates:
 
     Attributes:
         shape: shape of the level.
+        product, product_shape: see :meth:`_compose`.
         upsample: interpolation matrices from nodes to samples, one per axis, float32.
     """
 
@@ -56,6 +57,11 @@ class _Coordinates:
         if velocity is not None:
             axes = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step
             self.directions = axes[:, ::-1].copy()  # lattice voxels, last axis first, to mm
+
+    def _compose(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Set the matrices between which that of a call stands; their product with it is one operation."""
+        self.product_shape = len(left), right.shape[1]
+        self.product = self._double(np.kron(left, right.T))
 
     def _double(self, value: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(value, dtype=np.float64, order="C")).to(self.device, non_blocking=True)
@@ -92,9 +98,10 @@ class _Coordinates:
         raise NotImplementedError
 
     def _columns(self, matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split a product with :attr:`right` into linear part, shift and, if there is one, effect of the displacement."""
-        sizes = [self.dims, 1] + ([self.dims] if matrix.shape[1] > self.dims + 1 else [])
-        return matrix.to(self.index).split(sizes, 1)
+        """Return linear part, shift and, if there is one, effect of the displacement of the composed matrices."""
+        rows, columns = self.product_shape
+        sizes = [self.dims, 1] + ([self.dims] if columns > self.dims + 1 else [])
+        return (self.product @ matrix.flatten()).to(self.index).view(rows, columns).split(sizes, 1)
 
     def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the displacement of the samples, ``(D, *level)`` float32, RAS mm; arguments as for :meth:`__call__`."""
@@ -126,7 +133,7 @@ class ForwardCoordinates(_Coordinates):
             positions = [velocity.lattice_positions(v, axis) for axis, v in enumerate(voxels)]
             self._place_nodes(velocity.shape, velocity.lattice.affine, positions)
         columns = [] if velocity is None else [np.vstack((self.directions, np.zeros((1, self.dims))))]
-        self.left, self.right = self._double(self.to_other), self._double(np.hstack((self.node_affine, *columns)))
+        self._compose(self.to_other, np.hstack((self.node_affine, *columns)))
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         # the affine is applied after the displacement
@@ -136,8 +143,7 @@ class ForwardCoordinates(_Coordinates):
 
     def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """See the base class."""
-        right = self.right if displacement is not None else self.right[:, : self.dims + 1]
-        linear, shift, *move = self._columns(self.left @ matrix @ right)
+        linear, shift, *move = self._columns(matrix)
         points = torch.addmm(shift, linear, self.index)
         if displacement is not None:
             points = torch.addmm(points, move[0], displacement.flatten(1))
@@ -153,36 +159,36 @@ class InverseCoordinates(_Coordinates):
     def __init__(self, level: Grid, fixed: Grid, velocity: SplineVelocity | None, device: torch.device | str = "cpu") -> None:
         super().__init__(level, fixed, fixed, velocity, device)
         self._place_nodes_along(level, np.inf if velocity is None else velocity.step)
-        self.left, self.right = self._double(self.to_other), self._double(self.node_affine)
+        left = self.to_other
         if velocity is not None:
             lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
             lattice[:-1, -1] = velocity.margin / velocity.step
             to_lattice = _normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine)
-            self.left_with_lattice = self._double(np.vstack((self.to_other, to_lattice)))
+            left = np.vstack((left, to_lattice))
             self.move = self._double(self.to_other[:, :-1] @ self.directions).float()
+        self._compose(left, self.node_affine)
 
     def _move(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         if displacement is None:
             return matrix, None
-        where = self._in_both(matrix)[self.dims :]
+        where = self._without_displacement(matrix)[self.dims :]
         return self._double(self.directions), self._at_nodes(displacement, where).view(self.dims, *self.nodes)
 
     def __call__(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """See the base class."""
-        if displacement is None:
-            linear, shift = self._columns(self.left @ matrix @ self.right)
-            return torch.addmm(shift, linear, self.index).view(self.dims, *self.nodes)
-        points, where = self._in_both(matrix).split(self.dims)
-        return torch.addmm(points, self.move, self._at_nodes(displacement, where)).view(self.dims, *self.nodes)
+        points, *where = self._without_displacement(matrix).split(self.dims)
+        if displacement is not None:
+            points = torch.addmm(points, self.move, self._at_nodes(displacement, where[0]))
+        return points.view(self.dims, *self.nodes)
 
-    def _in_both(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Return normalized positions of the nodes without displacement, in the image and on the lattice, ``(2 D, N)``."""
-        linear, shift = self._columns(self.left_with_lattice @ matrix @ self.right)
+    def _without_displacement(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return normalized positions of the nodes in the image and, if there is one, on the lattice, ``(D or 2 D, N)``."""
+        linear, shift = self._columns(matrix)
         return torch.addmm(shift, linear, self.index)
 
     def _at_nodes(self, displacement: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
         """Sample the displacement at normalized positions on the lattice, both ``(D, N)``."""
-        return sample_planar(displacement[None], where.view(1, self.dims, *self.nodes), "border")[0].flatten(1)
+        return sample_planar(displacement[None], where.view(1, self.dims, *self.nodes), "border").view(self.dims, -1)
 
 
 def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -171,6 +171,7 @@ class RegistrationEngine(nn.Module):
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
+        self.bending_share = self.direction_share * (2 * self.bending_weight)
 
     def _size_windows(self, k: int, reference: Grid, factor: float) -> None:
         """Set the windows of the default measure in a direction."""
@@ -270,7 +271,7 @@ class RegistrationEngine(nn.Module):
             return torch.zeros((), dtype=torch.float32, device=self.device)
         energy = bending_energy(field[None])
         if energy.requires_grad:
-            energy.backward(self.direction_share * (2 * self.bending_weight))
+            energy.backward(self.bending_share)
         return energy.detach() * self.bending_weight
 
     def directions_of_step(self) -> tuple[int, ...]:

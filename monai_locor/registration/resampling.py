@@ -92,12 +92,15 @@ class _ResamplingFunction(torch.autograd.Function):
             points = slab.points(nodes)
             found = sample_planar(image, points[None], out=None if values is None else values[:, :, slab.rows])
             torch.le(points.abs_().amax(0), 1, out=inside[0, 0, slab.rows])
+        ctx.set_materialize_grads(False)  # that of the mask would be as large as the mask
         ctx.mark_non_differentiable(inside)
         return found if values is None else values, inside
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, None, None]:
+        if gradient is None:
+            return None, None, None
         nodes, image = ctx.saved_tensors
         out = None if len(ctx.plan.slabs) == 1 else torch.zeros_like(nodes)
         for slab in ctx.plan.slabs:

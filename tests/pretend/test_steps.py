@@ -24,7 +24,7 @@ from .tensor import PretendedCuda
 GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one
 LAUNCHES = {
-    "locor": (309, 389),
+    "locor": (280, 356),
     "mutual_information": (335, 427),
     "normalized_mutual_information": (383, 475),
     "correlation_ratio": (355, 447),
@@ -36,13 +36,13 @@ LAUNCHES = {
 # storages on the device in a step of the last stage, floats for each sample of both directions
 MEMORY = {
     "locor": 53.1,
-    "mutual_information": 47.3,
-    "normalized_mutual_information": 47.3,
-    "correlation_ratio": 46.3,
-    "local_parzen_cr": 45.6,
-    "srwcr": 77.6,
-    "local_ncc": 16.8,
-    "mind_ssc": 29.2,
+    "mutual_information": 47.6,
+    "normalized_mutual_information": 47.6,
+    "correlation_ratio": 46.6,
+    "local_parzen_cr": 45.9,
+    "srwcr": 77.9,
+    "local_ncc": 17.1,
+    "mind_ssc": 29.5,
 }
 
 

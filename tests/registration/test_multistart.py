@@ -21,6 +21,7 @@ from monai_locor.networks.affine import matrix_exponential
 from monai_locor.registration import Stage
 from monai_locor.registration.start.measure import StartSearch
 from monai_locor.registration.start.prepare import PreparedImage, prepare
+from monai_locor.registration.start.rotations import even_rotations
 from monai_locor.registration.start.search import better_start, second_is_better
 
 from ..phantoms import anatomy, grid_of, other_modality
@@ -263,6 +264,19 @@ class TestMeasure:
         search = StartSearch(prepared(WIDE, True), prepared(WIDE), 2**11)
         starts = [motion(WIDE, d, (0, 1, 1), (0.05, 0, 0)) for d in (0, 10, 15)]
         assert (search.scores(search.refined(starts)) >= search.scores(starts) - 1e-6).all()
+
+    def test_threads_do_not_change_the_search(self):
+        search, turns = StartSearch(prepared(SMALL, True), prepared(SMALL), 2**9), even_rotations(2, 6)
+        found = {}
+        before = torch.get_num_threads()
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                screened = search.screened(turns, 4)
+                found[threads] = np.stack([*screened, *search.refined(screened)])
+        finally:
+            torch.set_num_threads(before)
+        np.testing.assert_allclose(found[1], found[2], atol=1e-4)
 
 
 @pytest.mark.slow

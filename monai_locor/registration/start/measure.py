@@ -11,6 +11,7 @@ coordinates.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 
 from ...geometry import apply_affine
 from ...networks.affine import MatrixExponential
+from ...threads import each, usable_threads
 from .coarse import CoarseImage
 from .prepare import PreparedImage
 
@@ -108,7 +110,7 @@ class StartSearch:
 
     def screened(self, linear: Iterable[np.ndarray], count: int) -> list[np.ndarray]:
         """Return the best matrices over given linear parts ``(D, D)``, each with its best translation; best first."""
-        found = [self._translated(matrix) for matrix in linear]
+        found = each(self._translated, list(linear), self.device)
         return [matrix for _, matrix in sorted(found, key=lambda pair: -pair[0])[:count]]
 
     @torch.no_grad()
@@ -136,9 +138,17 @@ class StartSearch:
         start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
-    @torch.enable_grad()
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
         """Refine matrices by gradient ascent in rotation, translation and, with ``scaling``, scale."""
+        if not starts:
+            return []
+        size = -(-len(starts) // usable_threads(self.device))
+        parts = [starts[k : k + size] for k in range(0, len(starts), size)]
+        return [m for part in each(partial(self._refined, scaling=scaling), parts, self.device) for m in part]
+
+    @torch.enable_grad()
+    def _refined(self, starts: list[np.ndarray], scaling: bool) -> list[np.ndarray]:
+        """:meth:`refined` on the current thread."""
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
