@@ -231,6 +231,8 @@ def test_series_is_derived_and_keeps_what_describes_the_values(tmp_path, series)
     assert (float(head.EchoTime), float(head.WindowCenter)) == (12, 40)
     assert list(head.ImageType) == ["DERIVED", "SECONDARY", "M"] and head.SeriesDescription.startswith("T2 on ")
     assert head.DerivationCodeSequence[0].CodeValue == "113085"
+    sources = {item.ReferencedSOPInstanceUID for item in head.SourceImageSequence}
+    assert sources == {pydicom.dcmread(file).SOPInstanceUID for file in series[1].iterdir()}
 
 
 def test_series_is_not_mixed_with_another(tmp_path, series):

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...geometry import Grid
 from ..lps import geometry_for_itk
 from ..paths import check_output_dir
-from .series import MAX_TEXT, Series, copy_elements, new_object, open_series, refer_to
+from .series import MAX_TEXT, Series, copy_elements, new_object, open_series, refer_to, references
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -34,16 +34,16 @@ CLASSIC = {
     "1.2.840.10008.5.1.4.1.1.130": PET,
 }
 ACQUISITION = (
-    *("BodyPartExamined", "ProtocolName", "ContrastBolusAgent", "ScanningSequence", "SequenceVariant", "ScanOptions"),
+    *("ProtocolName", "ContrastBolusAgent", "ScanningSequence", "SequenceVariant", "ScanOptions"),
     *("MRAcquisitionType", "SequenceName", "RepetitionTime", "EchoTime", "EchoTrainLength", "InversionTime", "FlipAngle"),
     *("MagneticFieldStrength", "KVP", "XRayTubeCurrent", "ConvolutionKernel", "Units", "CountsSource", "SeriesType"),
     *("CorrectedImage", "DecayCorrection", "Radiopharmaceutical", "RadiopharmaceuticalInformationSequence", "RescaleType"),
     *("WindowCenter", "WindowWidth", "AcquisitionDate", "AcquisitionTime"),
 )  # of the moving image, which hold for its values on any grid
 REQUIRED_EMPTY = {
-    CT: ("KVP", "AcquisitionNumber"),
-    MR: ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength"),
-    PET: ("CorrectedImage",),
+    CT: ("KVP", "AcquisitionNumber", "PatientPosition"),
+    MR: ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "PatientPosition"),
+    PET: ("CorrectedImage", "PatientPosition"),
     SECONDARY: (),
 }
 LOWEST, HIGHEST = -32768, 32767  # of stored values
@@ -82,7 +82,8 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
     check_series_folder(folder)
     shared = _shared(grid, *series)
     stored, slope, intercept = _stored(voxels, shared.SOPClassUID != PET)
-    shared.RescaleSlope, shared.RescaleIntercept = (_text(number) for number in (slope, intercept))
+    if shared.SOPClassUID != MR or (slope, intercept) != (1, 0):  # not among the standard's attributes of MR
+        shared.RescaleSlope, shared.RescaleIntercept = (_text(number) for number in (slope, intercept))
     return _write_slices(folder, shared, stored, grid)
 
 
@@ -135,7 +136,8 @@ def _shared(grid: Grid, fixed: Series, moving: Series) -> Dataset:
     made.DerivationCodeSequence = [_resampled()]
     made.SeriesNumber = int(moving.header.get("SeriesNumber") or 0) + 9000
     made.SeriesDescription = title[:MAX_TEXT]
-    refer_to(made, fixed, moving)
+    made.SourceImageSequence = references(moving)
+    refer_to(made, moving)
     _describe_pixels(made, grid)
     return made
 

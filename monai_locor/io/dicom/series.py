@@ -37,9 +37,10 @@ STUDY = (
     "AccessionNumber",
     "StudyDescription",
 )
+SERIES = ("BodyPartExamined", "Laterality", "PatientPosition")
 REQUIRED_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-    *("StudyID", "AccessionNumber"),
+    *("StudyID", "AccessionNumber", "Laterality"),
 )  # of type 2 in the standard: present, possibly without a value
 MAX_TEXT = 64  # characters of a DICOM long string
 
@@ -131,7 +132,7 @@ def new_object(sop_class: str, fixed: Series, modality: str, description: str) -
     from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     made = Dataset()
-    copy_elements(made, fixed.header, (*PATIENT, *STUDY))
+    copy_elements(made, fixed.header, (*PATIENT, *STUDY, *SERIES))
     for keyword in REQUIRED_EMPTY:
         if keyword not in made:
             setattr(made, keyword, None)
