@@ -29,6 +29,7 @@ from .arguments import (
     thresholds_of,
     with_images,
 )
+from .blocks import add_blocks, check_blocks, run_blocks, wants_blocks
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
@@ -103,7 +104,9 @@ def add_parser(commands: Any) -> None:
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
     _add_carried(parser.add_argument_group("also transform (each may be given several times)"))
-    add_device(parser.add_argument_group("machine"))
+    machine = parser.add_argument_group("machine")
+    add_device(machine)
+    add_blocks(machine)
 
 
 def _add_images(group: argparse._ActionsContainer) -> None:
@@ -186,6 +189,9 @@ class Plan:
 
 def check(args: argparse.Namespace) -> None:
     """Check settings, inputs and outputs, and store the plan in ``args.plan``."""
+    if wants_blocks(args):
+        check_blocks(args)
+        return
     name_images(args)
     arguments = repeated_arguments(args) if args.manifest else given_arguments(args)
     check_device(args.device)
@@ -202,6 +208,8 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Register, write and judge."""
+    if args.blocks is not None:
+        return run_blocks(args)
     from .. import register
     from ..run_log import collecting
 

@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..errors import InputError, one_line
-from .work import Job, Outcome
+from .work import Outcome
 
 if TYPE_CHECKING:
     from dask.typing import Key
     from distributed import Client, Future, WorkerPlugin
 
-__all__ = ["MAX_ATTEMPTS", "check_dask", "connected", "run_jobs"]
+__all__ = ["MAX_ATTEMPTS", "AnyJob", "check_dask", "connected", "run_jobs"]
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 2  # of a pair that fails or exceeds the time limit
+MAX_ATTEMPTS = 2  # of a job that fails or exceeds the time limit
 CONNECT_SECONDS = 15
 LOCAL_SETTINGS = {
     # only what runs is lost, and counted as a death, when a worker dies; not what waits for it
@@ -35,14 +35,33 @@ LOCAL_SETTINGS = {
 }
 
 
-def check_dask() -> None:
+class AnyJob(Protocol):
+    """A job: a dataclass that can be sent to a worker."""
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+
+    @property
+    def label(self) -> str:
+        """Name of the job in messages."""
+
+
+AJob = TypeVar("AJob", bound=AnyJob)
+
+
+def check_dask(what: str = "a cohort", extra: str = "cohort") -> None:
     """Check that ``dask.distributed`` is installed.
+
+    Args:
+        what: what needs it, for the message.
+        extra: the extra that installs it.
 
     Raises:
         ImportError: if not; the message names the extra.
     """
     if find_spec("distributed") is None:
-        raise ImportError("a cohort needs dask.distributed: pip install 'monai-locor[cohort]'")
+        raise ImportError(f"{what} needs dask.distributed: pip install 'monai-locor[{extra}]'")
 
 
 @contextmanager
@@ -106,9 +125,9 @@ def _client_of(scheduler: str) -> Client:
 
 def run_jobs(
     client: Client,
-    jobs: Sequence[Job],
-    work: Callable[[Job], Outcome],
-    done: Callable[[Job, Outcome], None],
+    jobs: Sequence[AJob],
+    work: Callable[[AJob], Outcome],
+    done: Callable[[AJob, Outcome], None],
 ) -> None:
     """Run all jobs, each failed one a second time, and report the last outcome of each.
 
@@ -127,17 +146,17 @@ def run_jobs(
     from distributed import as_completed
 
     token = secrets.token_hex(4)
-    keys = [(f"pair-{token}", number) for number in range(len(jobs))]
+    keys = [(f"job-{token}", number) for number in range(len(jobs))]
     futures = client.map(work, jobs, key=keys, pure=False)
-    job_of: dict[Key, Job] = dict(zip(keys, jobs, strict=True))
+    job_of: dict[Key, AJob] = dict(zip(keys, jobs, strict=True))
     running = as_completed(futures, with_results=True, raise_errors=False)
     del futures  # so that finished ones are released
     for future, result in running:
         job = job_of.pop(future.key)
         outcome = _outcome(future, result)
         if outcome.error and future.status == "finished" and job.attempt < MAX_ATTEMPTS:
-            logger.info("pair %s: %s; trying again", job.pair.id, outcome.error)
-            again = replace(job, attempt=job.attempt + 1)
+            logger.info("%s: %s; trying again", job.label, outcome.error)
+            again: AJob = replace(cast(Any, job), attempt=job.attempt + 1)
             retried = client.submit(work, again, key=(*future.key, again.attempt), pure=False)
             job_of[retried.key] = again
             running.add(retried)

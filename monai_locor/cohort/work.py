@@ -55,6 +55,11 @@ class Job:
     limit: float | None = None
     attempt: int = 1
 
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return f"pair {self.pair.id}"
+
     def words(self, output: Path, device: str | None = None) -> list[str]:
         """The command line that registers the pair, without ``monai-locor``."""
         folder, pair = CohortFolder(Path(self.root)), self.pair

@@ -18,7 +18,7 @@ from .warping import mapped_points, warp
 if TYPE_CHECKING:
     from .transform import SpatialTransform
 
-__all__ = ["warp_in_blocks"]
+__all__ = ["as_stored", "needed_box", "warp_in_blocks"]
 
 BLOCK_VOXELS = 2**20
 MARGINS = {"nearest": 1, "bilinear": 2, "lanczos": 5, "bspline": 24}  # voxels: supports; the spline's prefilter to 1e-12
@@ -51,15 +51,15 @@ def warp_in_blocks(
     for box in _blocks(grid.shape):
         part = grid.cropped(box)
         shift = transform.displacement(part)
-        source = _needed(mapped_points(part, image_grid, shift), image_grid.shape, MARGINS[mode])
+        source = needed_box(mapped_points(part, image_grid, shift), image_grid.shape, MARGINS[mode])
         channels_in_box = (slice(None), *box)
         target = out[channels_in_box]
         if source is None:
-            target.copy_(_as_stored(back, values.dtype).expand(target.shape))
+            target.copy_(as_stored(back, values.dtype).expand(target.shape))
             continue
         channels_in_source = (slice(None), *source)
         some = values[channels_in_source].to(torch.float64 if values.dtype in _WIDE else torch.float32) - back
-        target.copy_(_as_stored(warp(some, image_grid.cropped(source), shift, part, mode) + back, values.dtype))
+        target.copy_(as_stored(warp(some, image_grid.cropped(source), shift, part, mode) + back, values.dtype))
     return out
 
 
@@ -72,8 +72,8 @@ def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     return (tuple(slice(first, min(first + side, n)) for first, n in zip(start, shape, strict=True)) for start in starts)
 
 
-def _needed(points: torch.Tensor, shape: Sequence[int], margin: int) -> tuple[slice, ...] | None:
-    """The box of the image that is needed to sample it at points ``(D, *any)``; None if they all lie outside.
+def needed_box(points: torch.Tensor, shape: Sequence[int], margin: int) -> tuple[slice, ...] | None:
+    """The box of an image that is needed to sample it at points ``(D, *any)``; None if they all lie outside.
 
     It starts at even indices, since ties between nearest voxels go to the even index, and has two voxels along each axis.
     """
@@ -85,7 +85,8 @@ def _needed(points: torch.Tensor, shape: Sequence[int], margin: int) -> tuple[sl
     return tuple(slice(a, min(max(b + 1, a + 2), n)) for a, b, n in zip(starts, high, shape, strict=True))
 
 
-def _as_stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def as_stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Convert interpolated values to the type of the image: rounded, and within the range of an integer type."""
     if dtype.is_floating_point:
         return values.to(dtype)
     limits = torch.iinfo(dtype)  # splines and sincs overshoot

@@ -15,6 +15,7 @@ from ..errors import InputError
 from .dicom import dicom_geometry, is_dicom, is_series, read_dicom
 from .itk_images import itk_geometry, read_itk
 from .nibabel_images import is_nibabel, nibabel_geometry, read_nibabel
+from .ome_zarr.reading import is_ome_zarr, ome_zarr_geometry, read_ome_zarr
 from .paths import is_picture
 from .pictures import picture_geometry, read_picture
 from .read_errors import read_error
@@ -31,7 +32,7 @@ def read_stored(path: Path, name: str) -> StoredImage:
 
     NIfTI, Analyze, MGH, MINC, PAR/REC and AFNI files are read with nibabel, DICOM files and folders with
     :func:`monai_locor.io.dicom.read_dicom` (``FOLDER/UID`` is one of several series in a folder), pictures with
-    :func:`monai_locor.io.pictures.read_picture`, all others with ITK.
+    :func:`monai_locor.io.pictures.read_picture`, OME-Zarr with :mod:`monai_locor.io.ome_zarr`, all others with ITK.
 
     Args:
         path: the file or folder, with ``~`` expanded.
@@ -40,7 +41,8 @@ def read_stored(path: Path, name: str) -> StoredImage:
     Raises:
         InputError: if there is no such file or it cannot be read.
     """
-    return _reading(_chosen(path, read_dicom, read_nibabel, read_picture, read_itk), path, name)
+    zarr = is_ome_zarr(path)
+    return _reading(read_ome_zarr if zarr else _chosen(path, read_dicom, read_nibabel, read_picture, read_itk), path, name)
 
 
 def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -48,6 +50,8 @@ def read_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
 
     For NIfTI and most other formats only the header is read. Arguments and errors as for :func:`read_stored`.
     """
+    if is_ome_zarr(path):
+        return _reading(ome_zarr_geometry, path, name)
     return _reading(_chosen(path, dicom_geometry, nibabel_geometry, picture_geometry, itk_geometry), path, name)
 
 

@@ -23,6 +23,7 @@ from .image_source import ImageSource, load_source
 from .itk_library import load_itk
 from .libraries import image_for_itk
 from .nifti import has_shear, save_nifti
+from .ome_zarr.writing import write_ome_zarr
 from .paths import IMAGE_SUFFIXES, atomic_path, is_picture
 from .pictures import MAX_PIXELS, write_picture
 from .stored_image import named_channels
@@ -188,6 +189,8 @@ def write_image(
     array = _cast(array, np.dtype(dtype if dtype is not None else _STORED.get(array.dtype.name, array.dtype.name)))
     if is_picture(path):
         write_picture(path, array, grid)
+    elif os.fspath(path).lower().endswith(".zarr"):
+        write_ome_zarr(path, array, grid, unit=(said or {}).get("unit"), channels=(said or {}).get("channels", ()))
     elif os.fspath(path).lower().endswith((".nrrd", ".mha")):
         _write_itk(path, array, grid)
     elif len(array) == 1:

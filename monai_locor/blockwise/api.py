@@ -1,0 +1,263 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Register two images block by block."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ..cohort.scheduling import check_dask, connected, run_jobs
+from ..cohort.work import Outcome
+from ..errors import InputError
+from ..geometry import Grid
+from ..io.fields import write_affine
+from ..io.paths import check_output_dir, write_json
+from ..registration import RegistrationConfig
+from ..run_log import collecting
+from .checks import STATE_FOLDER, check_folder, check_settings
+from .coarse import CoarseImage, coarse_factor, coarse_image, register_coarse, tile_settings, whole_share
+from .fields import compute_block, field_boxes, prepare_fields
+from .images import BlockImage
+from .outcome import BlockwiseResult, summary_of
+from .state import BlockState, Plan, Side
+from .tile import BlockJob, register_tile
+from .tiling import Tiling
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from ..registration.start.given import Initial
+
+__all__ = ["register_blockwise"]
+
+logger = logging.getLogger(__name__)
+
+TILE_VOXELS = {2: 1024, 3: 176}  # along each axis, with the halo, by default
+HALO_SPACINGS = 2  # halo in spacings of the coarsest control points of the tiles,
+HALO_VOXELS = 8  # and what is added
+MIN_CORE_VOXELS = 8
+
+
+def register_blockwise(
+    fixed: str | PathLike[str],
+    moving: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    block: int | str = "auto",
+    preset: RegistrationConfig | Mapping[str, Any] | str | PathLike[str] = "default",
+    fixed_channel: int | None = None,
+    moving_channel: int | None = None,
+    fixed_mask: str | PathLike[str] | None = None,
+    moving_mask: str | PathLike[str] | None = None,
+    initial: Initial = None,
+    seed: int = 0,
+    device: str | None = None,
+    scheduler: str | None = None,
+    workers: int = 1,
+    threads: int | None = None,
+    inverse: bool = True,
+    version: str = "0.4",
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> BlockwiseResult:
+    """Register two images that need not fit memory, on a Dask cluster.
+
+    The images are averaged over blocks of voxels until they are small, and registered as a whole with the settings. Then each
+    tile of the fixed image, with a halo, continues from this result with the last stage at the finer resolutions. The
+    velocities of the tiles are blended with smooth weights that sum to one. The exponential of the blended velocity and its
+    inverse, and the warped image, are computed and written block by block, as OME-Zarr.
+
+    A script that calls this function needs the guard ``if __name__ == "__main__":``, as for Python's ``multiprocessing``.
+
+    Args:
+        fixed, moving: files of which parts can be read: the folder of an OME-Zarr image or of one of its levels, or an
+            uncompressed NIfTI file.
+        output: output folder for ``forward_field.ome.zarr`` and ``inverse_field.ome.zarr`` (displacements including the
+            affine, LPS in the unit of the axes), ``warped.ome.zarr``, ``affine.tfm`` and ``run.json``. With ``scheduler``, all
+            workers must have it, and the images, under the same paths.
+        block: voxels along each axis of a tile with its halo; ``"auto"`` is 176, in 2-D 1024.
+        preset: settings, see :func:`monai_locor.register`. Their lengths are in voxels of the averaged images, and the last
+            stage is repeated at halved lengths until they are in voxels of the fixed image.
+        fixed_channel, moving_channel: channel or time point of each image, needed if there are several.
+        fixed_mask, moving_mask: files of masks of the voxels to use, on any grid, of which parts can be read.
+        initial: see :func:`monai_locor.register`.
+        seed: random seed.
+        device: device of the coarse registration and of the tiles.
+        scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
+        workers: number of processes of a local cluster; each holds one tile at a time.
+        threads: CPU threads of each worker.
+        inverse: whether to write the inverse field.
+        version: of OME-Zarr: ``"0.4"``, or ``"0.5"``, which needs Python 3.11.
+        resume: continue an interrupted run in the same folder; finished tiles are not registered again.
+        force: delete the results of another run in the output folder.
+        progress: show a progress bar.
+
+    Returns:
+        the result; its images are files.
+
+    Raises:
+        InputError: if an input, a setting or the output folder cannot be used, or a tile failed twice.
+        ImportError: if ``dask.distributed`` or ``zarr`` is not installed; the message names the extra.
+    """
+    check_dask("registration in blocks", "blocks")
+    begin, config = time.perf_counter(), RegistrationConfig.of(preset)
+    check_settings(config)
+    images = {
+        "fixed": BlockImage(fixed, "fixed image", fixed_channel),
+        "moving": BlockImage(moving, "moving image", moving_channel),
+    }
+    masks = {
+        role: None if mask is None else BlockImage(mask, f"{role} mask")
+        for role, mask in (("fixed", fixed_mask), ("moving", moving_mask))
+    }
+    folder = check_output_dir(Path(output).expanduser().absolute())
+    check_folder(folder, resume, force)
+    jobs = _Jobs(folder / STATE_FOLDER, threads, device)
+    with collecting() as log:
+        run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
+        result = run.register(initial, seed, device, progress, folder / STATE_FOLDER / "coarse")
+        plan = run.plan(result, block, seed)
+        state = BlockState.begin(folder / STATE_FOLDER, plan, result)
+        with connected(scheduler, workers) as client:
+            records = {"tile": jobs.run(client, "tile", len(plan.tiling), progress)}
+            prepare_fields(state, folder, version, inverse)
+            for kind in ("forward", *(["inverse"] if inverse else [])):
+                grid = images["fixed" if kind == "forward" else "moving"].grid
+                records[kind] = jobs.run(client, kind, len(field_boxes(grid)), progress)
+        known = {
+            "inputs": {role: str(image.path) for role, image in images.items()},
+            "factor": run.factors["fixed"],
+            "seed": seed,
+            "seconds": round(time.perf_counter() - begin, 3),
+            "warnings": list(log.warnings),
+        }
+    summary = summary_of(plan, result, records, known)
+    write_affine(folder / "affine.tfm", plan.affine)
+    write_json(folder / "run.json", summary)
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+    return BlockwiseResult(folder, plan.affine, result, summary)
+
+
+class _Coarse:
+    """The coarse part of a run.
+
+    Args:
+        images, masks, channels: by role.
+        config: settings.
+
+    Attributes:
+        factors: averaged voxels along an axis, by role.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, BlockImage],
+        masks: Mapping[str, BlockImage | None],
+        channels: Mapping[str, int | None],
+        config: RegistrationConfig,
+    ) -> None:
+        self.images, self.masks, self.channels, self.config = images, masks, channels, config
+        self.factors = {role: coarse_factor(images[role].grid, 2 if role == "fixed" else 1) for role in images}
+        if len({image.grid.dims for image in images.values()}) > 1:
+            shapes = " and ".join(f"{role} image {image.grid.shape}" for role, image in images.items())
+            raise InputError(f"{shapes}: both must be 2-D or both 3-D")
+        self.means: list[CoarseImage] = []
+
+    def register(self, initial: Any, seed: int, device: str | None, progress: bool, state: Path) -> Any:
+        """Average the images and register them; continue from a saved state."""
+        self.means = [coarse_image(self.images[r], self.masks[r], self.factors[r]) for r in ("fixed", "moving")]
+        arguments = {"initial": initial, "seed": seed, "device": device, "progress": progress, "resume": state}
+        return register_coarse(self.means, self.config, **arguments)
+
+    def plan(self, result: Any, block: int | str, seed: int) -> Plan:
+        """The plan of the tiles."""
+        grid, factor = self.images["fixed"].grid, self.factors["fixed"]
+        config, unit = tile_settings(result, factor), float(grid.spacing.min())
+        last = config.stages[-1]
+        assert last.spacing is not None
+        step = max(2.0, min(last.spacing / 2, 2 * last.factor)) * unit  # as the engine
+        axes, flips = grid.canonical_order()
+        share = whole_share(result, self.means, config, step, factor)
+        sides = {role: self._side(role, means) for role, means in zip(("fixed", "moving"), self.means, strict=True)}
+        tiling = tiling_of(grid.reordered(axes, flips), block, float(config.stages[0].spacing or 0.0))
+        return Plan(**sides, config=config, affine=result.affine, share=share, tiling=tiling, step=step, seed=seed)
+
+    def _side(self, role: str, means: CoarseImage) -> Side:
+        image, mask, channel = self.images[role], self.masks[role], self.channels[role]
+        low, high = means.span(self.config.quantile)
+        known = {} if mask is None else {"mask": str(mask.path.absolute()), "mask_signature": mask.signature()}
+        return Side(str(image.path.absolute()), channel, image.signature(), low, high, means.lowest, **known)
+
+
+def tiling_of(grid: Grid, block: int | str, spacing: float) -> Tiling:
+    """The tiles of a grid.
+
+    Args:
+        grid: fixed grid, in canonical axis order.
+        block: voxels along each axis of a tile with its halo, or ``"auto"``.
+        spacing: of the coarsest control points of the tiles, in units of the smallest voxel side.
+
+    Raises:
+        InputError: if the tiles are too small for their halo.
+    """
+    unit = float(grid.spacing.min())
+    halo = [math.ceil((HALO_SPACINGS * spacing + HALO_VOXELS) * unit / h - 1e-6) for h in grid.spacing]
+    side = TILE_VOXELS[grid.dims] if block == "auto" else int(block)
+    core = [side - 2 * h for h in halo]
+    if min(c if c < n else MIN_CORE_VOXELS for c, n in zip(core, grid.shape, strict=True)) < MIN_CORE_VOXELS:
+        raise InputError(f"block {block}: the halo takes {max(halo)} voxels on each side; give {2 * max(halo) + 16} or more")
+    return Tiling.of(grid.shape, [max(c, MIN_CORE_VOXELS) for c in core], halo, max(1, round(spacing)))
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """The jobs of a run.
+
+    Attributes:
+        folder: folder of the state.
+        threads, device: see :class:`.tile.BlockJob`.
+    """
+
+    folder: Path
+    threads: int | None
+    device: str | None
+
+    def run(self, client: Client, kind: str, count: int, progress: bool) -> list[dict[str, Any]]:
+        """Run all jobs of a kind that are not finished; return the records of all.
+
+        Raises:
+            InputError: if a job failed twice.
+        """
+        state = BlockState(self.folder)
+        records = [state.record(kind, number) for number in range(count)]
+        jobs = [
+            BlockJob(str(self.folder), number, kind, self.threads, self.device)
+            for number, record in enumerate(records)
+            if record is None
+        ]
+        failed: list[str] = []
+        with tqdm(total=count, initial=count - len(jobs), disable=not progress, desc=kind, unit="block") as bar:
+
+            def done(job: BlockJob, outcome: Outcome) -> None:
+                if outcome.error:
+                    failed.append(f"{job.label}: {outcome.error}")
+                records[job.number] = outcome.record
+                bar.update()
+
+            if jobs:
+                run_jobs(client, jobs, register_tile if kind == "tile" else compute_block, done)
+        if failed:
+            raise InputError(f"{len(failed)} blocks failed, the first is {failed[0]}; run again with --resume (resume=True)")
+        return [record or {} for record in records]

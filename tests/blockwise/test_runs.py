@@ -1,0 +1,100 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Complete blockwise registrations: like a run in one block, and the same after an interruption."""
+
+import json
+
+import numpy as np
+import pytest
+
+from monai_locor.blockwise import register_blockwise
+from monai_locor.errors import InputError
+from monai_locor.io.ome_zarr import OmeZarrImage
+from tests.blockwise.small import SHORT, in_this_process, write_pair
+
+pytest.importorskip("zarr")
+pytestmark = pytest.mark.slow
+BLOCK = 56  # cores of 24 voxels and halos of 16
+
+
+def field_of(folder):
+    file = OmeZarrImage(folder / "forward_field.ome.zarr", "field")
+    values = [file.read([slice(0, n) for n in file.shape], k) for k in range(3)]
+    return np.stack(values) * np.array([-1, -1, 1]).reshape(3, 1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The images, the truth, and runs in one block and in several."""
+    folder = tmp_path_factory.mktemp("runs")
+    grid, truth = write_pair(folder)
+    results = {}
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        for block in (1000, BLOCK):
+            results[block] = register_blockwise(
+                folder / "fixed.nii", folder / "moving.nii", folder / str(block), block=block, preset=SHORT, progress=False
+            )
+    return folder, grid, truth.numpy(), results
+
+
+def test_several_blocks_give_the_result_of_one(runs):
+    folder, grid, truth, results = runs
+    one, several = (field_of(folder / str(block)) for block in (1000, BLOCK))
+    assert [results[block].summary["tiles"]["count"] for block in (1000, BLOCK)] == [1, 8]
+    length = np.linalg.norm(several - one, axis=0) / grid.spacing.min()
+    assert np.percentile(length, 95) < 0.1
+    inner = (slice(None), *[slice(6, -6)] * 3)
+    error, before = (np.linalg.norm((x - truth)[inner], axis=0).mean() for x in (several, np.zeros_like(truth)))
+    assert error < 0.35 * before
+
+
+def test_there_are_no_seams(runs):
+    """Steps of the difference from the run in one block are as small at the borders of the tiles as elsewhere."""
+    folder, _, _, results = runs
+    difference = field_of(folder / str(BLOCK)) - field_of(folder / "1000")
+    for axis, edges in enumerate(results[BLOCK].summary["tiles"]["edges"]):
+        steps = np.moveaxis(np.abs(np.diff(difference, axis=axis + 1)).max(0), axis, 0)
+        at = [edge - 1 for edge in edges[1:-1]]
+        rest = np.delete(steps, at, axis=0)
+        assert np.percentile(steps[at], 95) < 2 * np.percentile(rest, 95) + 1e-3
+
+
+def test_the_deformation_is_invertible_and_recorded(runs):
+    folder, _, _, results = runs
+    for block, result in results.items():
+        assert result.summary["jacobian"]["folding_voxels"] == 0 and result.summary["inverse"]["mean_residual_mm"] < 0.02
+        assert json.loads((folder / str(block) / "run.json").read_text())["tiles"] == result.summary["tiles"]
+        assert not (folder / str(block) / "state").exists()
+
+
+def test_an_interrupted_run_continues_with_the_tiles_that_are_missing(runs, monkeypatch):
+    folder = runs[0]
+    arguments = {"fixed": folder / "fixed.nii", "moving": folder / "moving.nii", "output": folder / "resumed", "block": BLOCK}
+    arguments |= {"preset": SHORT, "progress": False}
+    done = []
+
+    def until_interrupted(function, job):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(job)
+        return function(job)
+
+    in_this_process(monkeypatch, until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        register_blockwise(**arguments)
+    with pytest.raises(InputError, match="has an interrupted run"):
+        register_blockwise(**arguments)
+    with pytest.raises(InputError, match="state of another registration"):
+        register_blockwise(**{**arguments, "seed": 1}, resume=True)
+    again = []
+
+    def counted(function, job):
+        again.append((job.kind, job.number))
+        return function(job)
+
+    in_this_process(monkeypatch, counted)
+    register_blockwise(**arguments, resume=True)
+    assert [number for kind, number in again if kind == "tile"] == [5, 6, 7]
+    assert np.array_equal(field_of(folder / "resumed"), field_of(folder / str(BLOCK)))
