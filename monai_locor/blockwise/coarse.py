@@ -22,6 +22,7 @@ from ..geometry import Grid
 from ..losses.intensity import robust_range
 from ..registration import RegistrationConfig, RegistrationEngine, RegistrationResult, Stage, Start
 from ..registration.api import register
+from ..registration.schedule import scaled_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import prepare
 from .images import BlockImage, block_means
@@ -111,9 +112,7 @@ def fine_stages(last: Stage, factor: int) -> tuple[Stage, ...]:
     >>> [(s.factor, s.spacing) for s in fine_stages(Stage(1, 10, 4), 4)]
     [(2, 8), (1, 4)]
     """
-    assert last.spacing is not None
-    scales = [2**k for k in reversed(range(round(math.log2(factor))))]
-    return tuple(dataclasses.replace(last, factor=last.factor * k, spacing=last.spacing * k) for k in scales)
+    return tuple(scaled_stage(last, 2**k) for k in reversed(range(round(math.log2(factor)))))
 
 
 def tile_settings(result: RegistrationResult, factor: int) -> RegistrationConfig:

@@ -18,7 +18,7 @@ from .numbers import POSITIVE, POSITIVE_OR_NONE, STEPS
 if TYPE_CHECKING:
     from ..geometry import Grid
 
-__all__ = ["Stage", "for_pictures", "picture_size", "rate_factor", "schedule_of"]
+__all__ = ["Stage", "for_pictures", "picture_size", "rate_factor", "scaled_stage", "schedule_of"]
 
 
 DIRECTIONS = ("both", "alternating")
@@ -120,11 +120,12 @@ def for_pictures(stages: tuple[Stage, ...], size: float) -> tuple[Stage, ...]:
     if stages not in (DEFAULT_STAGES, FAST_STAGES, DRAFT_STAGES):
         return stages
     octaves = max(0, math.ceil(math.log2(size / (MAX_COARSE_SAMPLES * max(s.factor for s in stages)))))
-    coarse = [_scaled(stage, 2**octaves) for stage in stages]
-    return (*coarse, *(_scaled(stages[-1], 2**octave) for octave in reversed(range(octaves))))
+    coarse = [scaled_stage(stage, 2**octaves) for stage in stages]
+    return (*coarse, *(scaled_stage(stages[-1], 2**octave) for octave in reversed(range(octaves))))
 
 
-def _scaled(stage: Stage, by: int) -> Stage:
+def scaled_stage(stage: Stage, by: int) -> Stage:
+    """Return a stage with all its lengths multiplied."""
     return dataclasses.replace(stage, factor=stage.factor * by, spacing=None if stage.spacing is None else stage.spacing * by)
 
 

@@ -1,0 +1,67 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""``register --blocks``: what is refused before it starts, and a complete run on Dask."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from monai_locor.cli import main
+from monai_locor.geometry import Grid
+from monai_locor.io.nifti import save_nifti
+from tests.blockwise.small import SHORT, write_pair
+
+has_zarr = pytest.mark.skipif(find_spec("zarr") is None, reason="needs zarr")
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("f.nii", "m.nii", "m.nii.gz"):
+        save_nifti(tmp_path / name, np.ones((4, 4, 4), np.float32), Grid((4, 4, 4), np.eye(4)))
+    return tmp_path
+
+
+@has_zarr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--blocks", "auto", "--outputs", "all"], "--outputs: is not possible with --blocks"),
+        (["--blocks", "auto", "--moving-labels", "m.nii"], "--moving-labels: is not possible"),
+        (["--blocks", "auto", "--transform", "rigid"], "transform 'rigid': in blocks only 'deformable'"),
+        (["--blocks", "auto", "--missing", "map"], "missing 'map': in blocks only 'never'"),
+        (["--blocks", "auto", "--device", "cuda:0,cuda:1"], "with --blocks, one device"),
+        (["--blocks", "auto", "--scheduler", "tcp://a:1", "--workers", "2"], "--workers 2: the cluster at tcp://a:1"),
+        (["--blocks", "8"], "must be an integer, 32 or more"),
+        (["--workers", "2"], "--workers 2: is for registration in blocks; add --blocks"),
+        (["--blocks", "auto", "--moving-channel", "1"], "has no channel 1"),
+    ],
+)
+def test_what_blocks_do_not_allow_is_refused_at_once(files, words, message, capsys):
+    words = [str(files / word) if word.endswith(".nii") else word for word in words]
+    assert main(["register", str(files / "f.nii"), str(files / "m.nii"), "-o", str(files / "out"), *words]) == 2
+    assert message in capsys.readouterr().err and not (files / "out").exists()
+
+
+@has_zarr
+def test_a_compressed_file_is_refused_with_the_remedy(files, capsys):
+    assert main(["register", str(files / "f.nii"), str(files / "m.nii.gz"), "-o", str(files / "out"), "--blocks", "auto"]) == 2
+    assert "give OME-Zarr or an uncompressed NIfTI file (.nii)" in capsys.readouterr().err
+
+
+@has_zarr
+@pytest.mark.slow
+def test_a_pair_is_registered_on_dask(tmp_path, capsys):
+    write_pair(tmp_path, (24, 16, 16), 4.0)
+    (tmp_path / "settings.json").write_text(json.dumps(SHORT.to_dict()))
+    words = ["register", str(tmp_path / "fixed.nii"), str(tmp_path / "moving.nii"), "-o", str(tmp_path / "out"), "--json"]
+    words += ["--blocks", "48", "--config", str(tmp_path / "settings.json"), "--threads", "1"]
+    code = main(words)
+    answer = json.loads(capsys.readouterr().out)
+    assert code in (0, 1) and answer["tiles"]["count"] == 2 and answer["jacobian"]["folding_voxels"] == 0
+    names = {"forward_field.ome.zarr", "inverse_field.ome.zarr", "warped.ome.zarr", "affine.tfm", "run.json", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert main(words) == 2
+    assert "already has" in capsys.readouterr().err
