@@ -46,8 +46,8 @@ class CanonicalImage:
 
     def prepared(self, box: Sequence[slice], device: torch.device) -> PreparedImage:
         """Read a box."""
-        values = self.image.read(self.stored_box(box)).astype(np.float32)
-        values = reorder(torch.from_numpy(values)[None], self.axes, self.flips)
+        stored = self.image.read(self.stored_box(box)).astype(np.float32)
+        values = reorder(torch.from_numpy(stored)[None], self.axes, self.flips)
         grid, finite = self.grid.cropped(box), values.isfinite()
         weight = None if bool(finite.all()) else finite.float()
         if self.mask is not None:

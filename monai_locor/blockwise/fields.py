@@ -141,7 +141,8 @@ def _forward(state: BlockState, plan: FieldPlan, number: int) -> dict[str, Any]:
     total = _affine_mm(matrix, part) + torch.tensordot(linear, moved, dims=1)
     inner = tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(around, box, strict=True))
     determinant = jacobian_determinant(unmirrored(total, part, matrix), part)[inner]
-    total = total[(slice(None), *inner)].contiguous()
+    vectors = (slice(None), *inner)
+    total = total[vectors].contiguous()
     _write_field(Path(plan.folder) / FIELDS["forward"], box, total, plan.units[0])
     warped = _warped(state, image.grid.cropped(box), total)
     NewImage(Path(plan.folder) / WARPED, False).write(box, warped)

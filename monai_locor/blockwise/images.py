@@ -83,7 +83,7 @@ class BlockImage:
         self.chunks = (*shape[:-1], 1) if len(shape) > 2 else shape
         if self.dtype.kind not in "biuf":
             raise InputError(f"{self.name}: its voxels are of type {self.dtype}; only integers and real numbers are read")
-        self._read = lambda box: np.asarray(stored[(*box, *others)], dtype=self.dtype)
+        self._read = lambda box: np.asarray(stored[tuple([*box, *others])], dtype=self.dtype)
         return shape, nifti_affine(image)
 
     def read(self, box: Sequence[slice]) -> np.ndarray:

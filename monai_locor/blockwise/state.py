@@ -199,7 +199,7 @@ class BlockState:
         path = self.folder / "basis.json"
         if not path.exists():
             return None
-        states = {
+        states: dict[str, Any] = {
             k: {n.removeprefix(f"{k}."): torch.from_numpy(v) for n, v in self._arrays.items() if n.startswith(f"{k}.")}
             for k in _BASES
         }
@@ -265,7 +265,8 @@ class BlockState:
             values = np.load(self._tile_path(number), mmap_mode="r", allow_pickle=False)
             target = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in zip(shared, box, strict=True))
             source = tuple(slice(s.start - n.start, s.stop - n.start) for s, n in zip(shared, nodes, strict=True))
-            out[(slice(None), *target)] += values[(slice(None), *source)]
+            to, of = (slice(None), *target), (slice(None), *source)
+            out[to] += values[of]
         return torch.from_numpy(out)
 
 

@@ -26,7 +26,7 @@ __all__ = ["add_blocks", "check_blocks", "run_blocks", "wants_blocks"]
 logger = logging.getLogger(__name__)
 
 # options of register that are not possible in blocks: name, dest, and value when not given
-REFUSED = (
+REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--outputs", "outputs", None),
     ("--from", "manifest", None),
     ("--thresholds", "thresholds", None),

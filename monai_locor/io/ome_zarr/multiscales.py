@@ -122,10 +122,9 @@ def _attributes(group: Path, name: str) -> dict[str, Any] | None:
     if (group / "zarr.json").is_file():
         content = read_json(group / "zarr.json", name)
         found = content.get("attributes") if content.get("node_type") == "group" else None
-        ome = found.get("ome") if isinstance(found, dict) else None
-        if not isinstance(ome, dict):
+        if not isinstance(found, dict) or not isinstance(found.get("ome"), dict):
             return None
-        return {**ome, OWN_KEY: found.get(OWN_KEY)}
+        return {**found["ome"], OWN_KEY: found.get(OWN_KEY)}
     if (group / ".zattrs").is_file():
         return read_json(group / ".zattrs", name)
     return None
@@ -207,7 +206,7 @@ def _scale_and_translation(given: Any, count: int, name: str) -> tuple[np.ndarra
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "identity":
             continue
-        values = item.get(kind) if kind in ("scale", "translation") else None
+        values: Any = item[kind] if kind in ("scale", "translation") and kind in item else None
         if not _are_numbers(values, count) or (kind == "scale" and min(values) <= 0):
             raise InputError(
                 f"{name}: has the transformation {str(item)[:80]}; only a positive scale and a translation with {count} "

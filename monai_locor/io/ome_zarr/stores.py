@@ -94,7 +94,8 @@ def _version_3(found: Mapping[str, Any], name: str) -> ArrayHeader:
 
 def _check_codecs(codecs: Any, chunks: tuple[int, ...], name: str, depth: int = 0) -> tuple[int, ...]:
     """Check a list of codecs; return the shape of what they hold in memory: a chunk or, of a shard, one of its chunks."""
-    for codec in codecs if isinstance(codecs, list) else [None]:
+    given: list[Any] = codecs if isinstance(codecs, list) else [None]
+    for codec in given:
         used = codec.get("name") if isinstance(codec, dict) else codec
         if used not in CODECS or depth > 1:
             raise InputError(f"{name}: uses the codec {str(used)[:40]!r}; only {', '.join(CODECS)} are read")

@@ -57,7 +57,8 @@ class NewImage:
         """
         index: tuple[slice, ...] = tuple(reversed(box))
         if self.vectors:
-            self.array[(slice(None), *index)] = values.transpose(0, *reversed(range(1, values.ndim)))
+            index = (slice(None), *index)
+            self.array[index] = values.transpose(0, *reversed(range(1, values.ndim)))
         else:
             self.array[index] = values.transpose()
 
@@ -99,7 +100,7 @@ def create_ome_zarr(
     shape = (*([len(components)] if components else []), *reversed(grid.shape))
     side = CHUNK_VOXELS[grid.dims]
     chunks = (*([len(components)] if components else []), *(min(side, n) for n in reversed(grid.shape)))
-    group = {"multiscales": [_multiscale(folder, grid, unit, bool(components))]}
+    group: dict[str, Any] = {"multiscales": [_multiscale(folder, grid, unit, bool(components))]}
     if components:
         group["omero"] = {"channels": [_rendering(label) for label in components]}
     ours = {"affine": grid.full_affine.tolist(), "shape": list(grid.shape), **(own or {})}
