@@ -46,6 +46,7 @@ REQUIRED_EMPTY = {
     PET: ("CorrectedImage", "PatientPosition"),
     SECONDARY: (),
 }
+REQUIRED_KINDS = {CT: ["AXIAL"], MR: ["OTHER"]}  # third value of the image type
 LOWEST, HIGHEST = -32768, 32767  # of stored values
 MIN_WHOLE_RANGE = 255  # of intensities that may be rounded to whole numbers
 
@@ -129,7 +130,8 @@ def _shared(grid: Grid, fixed: Series, moving: Series) -> Dataset:
     for keyword in REQUIRED_EMPTY[sop_class]:
         if keyword not in made:
             setattr(made, keyword, None)
-    made.ImageType = ["DERIVED", "SECONDARY", *list(moving.header.get("ImageType") or ())[2:]]
+    kinds = list(moving.header.get("ImageType") or ())[2:]
+    made.ImageType = ["DERIVED", "SECONDARY", *(kinds or REQUIRED_KINDS.get(sop_class, []))]
     if sop_class == SECONDARY:
         made.ConversionType = "WSD"
     made.DerivationDescription = f"Resampled to the grid of the series {fixed.title} by image registration"
