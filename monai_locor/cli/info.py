@@ -80,12 +80,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tabulate(args: argparse.Namespace) -> int:
-    from ..registration.manifest import MANIFEST_NAME, read_run
+    from ..registration.manifest import MANIFEST_NAME, read_run, well_formed
     from ..report.summary import run_row, summary_lines, write_summary
 
     console, rows = console_of(args), []
     for file, content in map(read_run, args.files):
-        rows.append(run_row(content, file.absolute().parent.name if file.name == MANIFEST_NAME else file.stem))
+        with well_formed(file):
+            rows.append(run_row(content, file.absolute().parent.name if file.name == MANIFEST_NAME else file.stem))
     write_summary(args.csv.expanduser(), rows)
     for line in [*summary_lines(rows), f"table: {args.csv}"]:
         console.say(line)
@@ -94,6 +95,7 @@ def _tabulate(args: argparse.Namespace) -> int:
 
 def _describe_files(args: argparse.Namespace) -> int:
     from ..io.grids import read_grid
+    from ..registration.manifest import well_formed
     from .describe import lines_of
 
     console = console_of(args)
@@ -103,7 +105,9 @@ def _describe_files(args: argparse.Namespace) -> int:
         place = path.expanduser()
         described = _describe(place, grids, args.channel) if args.format is None else _transform(place, grids, args.format)
         found.append({"file": path, **described})
-        for line in [*_run_lines(path, described), *lines_of(path, described)]:
+        with well_formed(path):
+            lines = _run_lines(path, described)
+        for line in [*lines, *lines_of(path, described)]:
             console.say(line)
     return console.answer({"files": found})
 

@@ -60,7 +60,7 @@ def slice_plane(affine: np.ndarray) -> np.ndarray | None:
         return None
     normal = np.cross(columns[:, 0], columns[:, 1])
     length = np.linalg.norm(normal)
-    if length < 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):
+    if not length > 1e-6 * np.linalg.norm(columns[:, 0]) * np.linalg.norm(columns[:, 1]):  # also if these overflow
         return None
     normal /= length
     away = next(k for k in (2, 1, 0) if abs(normal[k]) > np.abs(normal).max() - MAX_TILT)  # ties independent of rounding

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError, one_line
 from ..run_log import doubt
-from .nifti import intent_of, load_nifti, nifti_affine, quiet_nibabel, time_axis, warn_about_header
+from .nifti import intent_of, load_nifti, nifti_affine, open_nibabel, time_axis, warn_about_header
 from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
 
@@ -80,11 +80,7 @@ def _load(path: Path, name: str) -> Any:
         return _load_minc2(path, name)
     if _suffix(path) == ".nii":
         return load_nifti(path)
-    try:
-        with quiet_nibabel():
-            image: Any = nib.load(path)
-    except (IndexError, KeyError, OverflowError, TypeError) as error:  # codes and sizes that it does not know
-        raise ValueError(f"its header is invalid, {type(error).__name__}: {error}") from error
+    image = open_nibabel(path)
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return load_nifti(path)
     _check_volume(image, name)

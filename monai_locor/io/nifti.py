@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..geometry import Grid
 from ..run_log import doubt
 from .paths import atomic_path
@@ -34,6 +35,7 @@ __all__ = [
     "is_nifti",
     "load_nifti",
     "nifti_affine",
+    "open_nibabel",
     "save_nifti",
     "time_axis",
     "warn_about_header",
@@ -44,6 +46,11 @@ logger = logging.getLogger(__name__)
 # codes of xyzt_units; some files set undefined bits, and other codes are treated as unknown
 _LENGTH = {1: ("meter", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
 _TIME = {8: "sec", 16: "msec", 24: "usec", 32: "hz", 40: "ppm", 48: "rads"}
+#: exceptions of nibabel for codes and sizes that it does not know
+HEADER_ERRORS = (
+    *(nib.spatialimages.HeaderDataError, nib.freesurfer.mghformat.MGHError),
+    *(IndexError, KeyError, OverflowError, TypeError, ValueError),
+)
 _CLOSE = 1e-3  # tolerance between header fields, which are rounded to single precision or three decimals
 
 
@@ -63,34 +70,43 @@ def quiet_nibabel() -> Iterator[None]:
         log.disabled = disabled
 
 
+def open_nibabel(path: str | os.PathLike[str]) -> Any:
+    """Open an image with nibabel; voxels are read on access.
+
+    Raises:
+        ValueError: if nibabel does not know a code or size in its header; its other exceptions are passed on.
+    """
+    try:
+        with quiet_nibabel():
+            return nib.load(path)
+    except HEADER_ERRORS as error:
+        raise ValueError(f"its header is invalid, {type(error).__name__}: {one_line(error)}") from error
+
+
 def load_nifti(path: str | os.PathLike[str]) -> nib.nifti1.Nifti1Pair:
     """Load a NIfTI-1 or NIfTI-2 file; voxels are read on access.
 
     An axis of length zero is treated as length one, as in other readers. A ``vox_offset`` that points into the header of a
-    single-file image is corrected.
+    single-file image is corrected. Slope and intercept do not apply to colors.
 
     Raises:
         ValueError: if the file is not NIfTI despite its name; nibabel's exceptions are passed on.
     """
-    with quiet_nibabel():
-        image = nib.load(path)
+    image = open_nibabel(path)
     if not isinstance(image, nib.nifti1.Nifti1Pair):
         raise ValueError(f"{type(image).__name__} is not NIfTI")
     stored, header = image.dataobj, image.header
     assert isinstance(stored, ArrayProxy)  # of a file
     shape = tuple(max(n, 1) for n in image.shape)
-    _check_size(Path(path), shape, stored.dtype.itemsize)
     start = max(stored.offset, header.single_vox_offset if isinstance(image, nib.nifti1.Nifti1Image) else 0)
-    if (shape, start) == (image.shape, stored.offset):
+    voxel_file = Path(image.file_map["image"].filename or path)
+    if voxel_file.is_file() and voxel_file.suffix.lower() != ".bz2":  # which has no largest ratio of compression
+        check_stated_size(voxel_file, start + math.prod(shape) * stored.dtype.itemsize, complete=True)
+    scale = (1.0, 0.0) if stored.dtype.names else (stored.slope, stored.inter)  # colors are not scaled
+    if (shape, start, scale) == (image.shape, stored.offset, (stored.slope, stored.inter)):
         return image
-    voxels = ArrayProxy(stored.file_like, (shape, stored.dtype, start, stored.slope, stored.inter))
+    voxels = ArrayProxy(stored.file_like, (shape, stored.dtype, start, *scale))
     return type(image)(voxels, image.affine, header, file_map=image.file_map)
-
-
-def _check_size(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
-    """Check the size that a header states; nibabel does so for uncompressed files."""
-    if path.suffix.lower() == ".gz":
-        check_stated_size(path, math.prod(shape) * itemsize, complete=True)
 
 
 def nifti_affine(image: nib.nifti1.Nifti1Pair) -> np.ndarray:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -73,5 +74,6 @@ def summary_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{len(rows)} registrations: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
     for row in sorted(rows, key=lambda row: order.get(row["verdict"], 3)):
         why = f"  {row['why']}" if row["why"] else ""
-        lines.append(f"  {row['pair']:<{width}}  {row['verdict'] or '-':<4}  {row['seconds']:8.1f} s{why}")
+        seconds = math.nan if row["seconds"] is None else row["seconds"]  # a record that is not complete
+        lines.append(f"  {row['pair']:<{width}}  {row['verdict'] or '-':<4}  {seconds:8.1f} s{why}")
     return lines

@@ -215,3 +215,13 @@ def test_without_torch(folder, tmp_path, suffix):
     code += "print(code, sorted({'torch', 'monai', 'itk'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("verdict", [{"reasons": [{"name": "x"}]}, {"reasons": 3}])
+def test_a_damaged_record_is_named(refused, tmp_path, verdict):
+    path = tmp_path / "run.json"
+    affine = np.eye(4).tolist()
+    values = {"format": "monai_locor run 1", "arguments": {}, "settings": {"transform": "affine"}, "affine": affine}
+    path.write_text(json.dumps({**values, "verdict": verdict}))
+    assert "run.json: is damaged" in refused("info", path)
+    assert "run.json: is damaged" in refused("info", path, "--csv", tmp_path / "runs.csv")

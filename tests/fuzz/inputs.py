@@ -20,6 +20,8 @@ MAX_SECONDS = 60.0  # for an answer; the process is then killed
 MAX_CPU_SECONDS = 5.0
 MAX_GROWTH_BYTES = 2**28  # of the peak memory, for files of a few kilobytes
 TEXT_SUFFIXES = (".tfm", ".txt", ".lta", ".xfm", ".1D", ".csv", ".fcsv", ".json", ".mhd", ".nhdr")
+#: formats of files that do not have its name
+FORMAT_OF_FILE = {"elastix_affine": "elastix", "affine": "itk", "voxels": "lta", "rigid": "dicom", "deformed": "dicom"}
 #: share of each kind of input
 SHARES = {
     "image": 0.36,
@@ -104,9 +106,8 @@ def _is_text(edits: list[Any]) -> bool:
 
 
 def _transform(path: Path) -> st.SearchStrategy[Question]:
-    formats = st.sampled_from(
-        (None, path.name.split(".")[0].replace("elastix_affine", "elastix").replace("affine", "itk").replace("voxels", "lta"))
-    )
+    name = path.name.split(".")[0]
+    formats = st.sampled_from((None, FORMAT_OF_FILE.get(name, name)))
     return st.tuples(_edited(path), formats).map(
         lambda drawn: ("transform", {"path": f"@{drawn[0][0]}", "format": drawn[1]}, dict([drawn[0]]))
     )

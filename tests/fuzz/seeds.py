@@ -20,7 +20,7 @@ from monai_locor.io import PointList, write_image, write_points, write_transform
 from monai_locor.io.transforms import FORMATS
 from monai_locor.registration import RegistrationConfig, Stage
 
-from ..io.dicom_files import AXIAL, enhanced, mosaic, places, save, slice_of
+from ..io.dicom_files import AXIAL, enhanced, mosaic, places, save, slice_of, write_series
 from ..io.transform_cases import some_affine, some_transform
 from ..phantoms import image, turned
 
@@ -65,7 +65,7 @@ def _transforms(folder: Path) -> None:
     folder.mkdir(parents=True)
     deformed, affine = some_transform(FIXED), SpatialTransform.of_affine(some_affine(3))
     for kind in FORMATS.values():
-        if kind.writes and kind.name != "ants":
+        if kind.writes and kind.name not in ("ants", "dicom"):
             for suffix in kind.suffixes:
                 text = suffix in (".tfm", ".mat", ".txt") and kind.name == "itk"
                 path = folder / f"{kind.name}{suffix}"
@@ -79,6 +79,12 @@ def _transforms(folder: Path) -> None:
         nib.save(nib.Nifti1Image(field[..., None, :], FIXED.affine), folder / f"{name}.nii")
     numbers = " ".join(map(str, some_affine(3)[:3].ravel()))
     (folder / "afni.aff12.1D").write_text(f"# 3dAllineate matrices (DICOM-to-DICOM, row-by-row):\n{numbers}\n")
+    series = [
+        write_series(folder.parent / f"series{k}", places(AXIAL, 3), volumes=({"FrameOfReferenceUID": f"1.2.{k}"},))
+        for k in (1, 2)
+    ]
+    for name, transform in (("rigid", affine), ("deformed", deformed)):
+        write_transform(folder / f"{name}.dcm", transform, format="dicom", fixed=series[0], moving=series[1])
     text = (folder / "lta.lta").read_text()
     (folder / "voxels.lta").write_text(text.replace("type      = 1", "type      = 0"))
 

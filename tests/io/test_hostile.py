@@ -51,6 +51,12 @@ def nifti(path: Path) -> None:
     path.write_bytes(gzip.compress(header + bytes(4000)))
 
 
+def far(path: Path) -> None:
+    content = bytearray(header_of(nib.Nifti1Image(VOXELS, np.eye(4)), vox_offset=352, magic=b"n+1"))
+    content[108:112] = np.float32(1e20).tobytes()
+    path.write_bytes(bytes(content) + bytes(4000))
+
+
 def mgh(path: Path) -> None:
     header = header_of(nib.MGHImage(VOXELS, np.eye(4)), dims=[10**5, 10**5, 10**3, 1])
     path.write_bytes(gzip.compress(header + bytes(4000)))
@@ -93,6 +99,7 @@ def dicom(path: Path) -> None:
     ("name", "write", "read"),
     [
         ("a.nii.gz", nifti, read_image),
+        ("a.nii", far, read_image),
         ("a.mgz", mgh, read_image),
         ("plain.mha", meta, read_image),
         ("packed.mha", meta, read_image),
@@ -101,7 +108,7 @@ def dicom(path: Path) -> None:
         ("a.dcm", dicom, read_image),
         ("a.h5", hdf5, read_transform),
     ],
-    ids=["nii", "mgz", "mha", "mha-packed", "nrrd", "nrrd-packed", "dicom", "hdf5"],
+    ids=["nii", "offset", "mgz", "mha", "mha-packed", "nrrd", "nrrd-packed", "dicom", "hdf5"],
 )
 def test_sizes_are_checked_before_memory_is_allocated(tmp_path, name: str, write: Callable, read: Callable):
     """Each file has some kilobytes, and its header states terabytes."""
@@ -163,3 +170,44 @@ def test_names_that_no_file_can_have(tmp_path):
         for read in (read_image, read_grid, read_transform, RegistrationConfig.of, RunManifest.load):
             with pytest.raises(InputError, match=r"check|such file|nor a JSON"):
                 read(name)
+
+
+@pytest.mark.parametrize(
+    "line", ["NDims = -1", "NDims = 1000", "NDims = 0", "NDims = ", "NDims = 3\nNDims = 3", "DimSize = 4 5", "DimSize = 4 5 -6"]
+)
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_headers_that_crash_the_reader_of_itk(tmp_path, name, line):
+    lines = {"NDims": "NDims = 3", "DimSize": "DimSize = 4 5 6"}
+    lines[line.split()[0]] = line
+    text = "\n".join(["ObjectType = Image", *lines.values(), "ElementType = MET_FLOAT", "ElementDataFile = LOCAL", ""])
+    path = tmp_path / name
+    path.write_bytes(text.encode() + VOXELS.tobytes())
+    for read in (read_image, read_grid, read_transform):
+        with pytest.raises(InputError, match=rf"{name}: .*its header is invalid"):
+            read(path)
+
+
+def test_colors_are_not_scaled(tmp_path):
+    """A slope in the header of an RGB image does not apply."""
+    colors = np.zeros((4, 5, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colors["G"] = np.arange(120).reshape(4, 5, 6)
+    image = nib.Nifti1Image(colors, np.eye(4))
+    content = bytearray(header_of(image, vox_offset=352, magic=b"n+1"))
+    content[112:120] = np.array([2, 3], "<f4").tobytes()
+    path = tmp_path / "a.nii"
+    path.write_bytes(bytes(content) + bytes(4) + colors.tobytes(order="F"))
+    np.testing.assert_array_equal(read_image(path, channel=1)[0].numpy()[0], colors["G"])
+
+
+def test_a_slice_whose_lengths_underflow():
+    with pytest.raises(InputError, match="affine is not invertible"):
+        read_image((VOXELS[..., :1], np.diag([1e-320, 1e-320, 1e-320, 1])[[2, 0, 1, 3]]))
+
+
+@pytest.mark.parametrize("changes", [{"dims": [0, 5, 6, 1]}, {"type": 12345}, {"version": 7}])
+def test_headers_that_nibabel_does_not_know(tmp_path, changes):
+    path = tmp_path / "a.mgh"
+    path.write_bytes(header_of(nib.MGHImage(VOXELS, np.eye(4)), **changes) + VOXELS.tobytes())
+    with pytest.raises(InputError, match=r"a\.mgh: cannot be read") as caught:
+        read_image(path)
+    assert "report this message" not in str(caught.value)
