@@ -120,9 +120,15 @@ def _run(args: argparse.Namespace) -> int:
             return _refused(console, f"{error.filename or 'output'}: {error.strerror}; free space, or choose another folder")
         return _crashed(console, args, error)
     except Exception as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if _is_out_of_memory(error):
             return _refused(console, f"not enough memory ({error}); use images with larger voxels, or --device cpu")
         return _crashed(console, args, error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: in Python and NumPy, on a GPU, or in torch on the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _tidy(output: Path | None) -> AbstractContextManager[None]:

@@ -75,11 +75,14 @@ class _Coordinates:
         self.upsample = [self._double(m).float() for m in matrices]
 
     def _place_nodes_along(self, level: Grid, step: float) -> None:
-        """Set nodes at most ``step`` mm apart along the level's axes; the outermost coincide with its outermost samples."""
+        """Set nodes at most ``step`` mm apart along the level's axes, but no more than samples.
+
+        The outermost nodes coincide with the outermost samples.
+        """
         size = np.array(level.shape)
         # the tolerance prevents rounding errors from adding a node
         intervals = np.maximum(np.ceil((size - 1) * level.spacing / step - 1e-6), 1)
-        nodes = np.where(size > 1, intervals + 1, 1).astype(int)
+        nodes = np.minimum(intervals + 1, size).astype(int)
         stretch = (size - 1) / np.maximum(nodes - 1, 1)
         positions = [np.arange(n) * ((m - 1) / max(n - 1, 1)) for n, m in zip(level.shape, nodes, strict=True)]
         self._place_nodes(tuple(nodes.tolist()), level.affine @ np.diag([*stretch, 1.0]), positions)

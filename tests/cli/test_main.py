@@ -129,6 +129,7 @@ def ends(run, monkeypatch, error, *words):
         (ValueError("shape"), 3, "internal error: ValueError: shape; please report it; -v shows where"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (torch.OutOfMemoryError("GPU"), 2, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2**60 bytes"), 2, "not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "/out/a.nii"), 2, "/out/a.nii: No space left on device"),
         (OSError("odd"), 3, "internal error: OSError"),
     ],

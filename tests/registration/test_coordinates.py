@@ -15,6 +15,8 @@ from monai_locor.metrics import inverse_consistency
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.registration.coordinates import ForwardCoordinates, InverseCoordinates
 
+from ..phantoms import grid_of
+
 
 def turned(seed: int, shape: tuple[int, ...], spacing: tuple[float, ...], center: tuple[float, ...]) -> Grid:
     """A grid turned at random; negative spacing flips an axis."""
@@ -194,3 +196,14 @@ def test_a_moving_image_of_one_slice():
     torch.testing.assert_close(sample_normalized(image, points).reshape(fixed.shape)[:, :, 0], image[0, 0, :, :, 0])
     back = at_samples(InverseCoordinates(moving, fixed, velocity_of(fixed)), np.eye(4))
     np.testing.assert_allclose(back[0], normalized(moving.points(), fixed), atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (1.0, 1.0, 100.0), (1e3, 1e3, 1e3)])
+def test_there_are_no_more_nodes_than_samples(spacing):
+    """However large the samples are; where they are larger than the steps of the lattice, each sample is a node."""
+    fixed, level = grid_of((12, 12, 12), (2.0,) * 3), grid_of((9, 8, 5), spacing)
+    coordinates = InverseCoordinates(level, fixed, velocity_of(fixed, step=8.0))
+    assert all(node <= size for node, size in zip(coordinates.nodes, level.shape))
+    for axis, matrix in enumerate(coordinates.upsample):
+        if spacing[axis] > 8:
+            assert torch.equal(matrix, torch.eye(level.shape[axis]))

@@ -75,6 +75,12 @@ def blob(grid: Grid, center) -> PreparedImage:
     values = np.exp(-((grid.points() - center) ** 2).sum(-1) / 50)
     return prepare(image(values, grid), None, 0.0, CPU)
 
+    @pytest.mark.parametrize("factor", [1e6, 1e-6, 1e30])
+    def test_another_unit_of_length_is_told(self, factor):
+        fixed, moving = grid_of((8, 8, 8)), grid_of((8, 8, 8), (2 * factor,) * 3)
+        with pytest.raises(InputError, match=r"16 and .* mm wide; check the units of length in their headers"):
+            check_overlap(fixed, moving, np.eye(4))
+
 
 class TestStarts:
     FIXED, MOVING = blob(CUBE, (4.0, -3.0, 2.0)), blob(grid_of((24, 24, 24), center=(30, 5, -8)), (25.0, 9.0, -6.0))

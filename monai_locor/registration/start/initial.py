@@ -20,6 +20,7 @@ __all__ = ["check_kind", "check_overlap", "initial_affine", "overlap", "split_di
 logger = logging.getLogger(__name__)
 
 MIN_WORLD_OVERLAP = 0.25  # fraction of the smaller field of view, below which world coordinates are considered unrelated
+MAX_SIZE_RATIO = 1e4  # of the two fields of view
 MIN_OVERLAP = 0.10  # fraction of the smaller field of view
 LENGTH_TOLERANCE = 1e-3  # relative; matrices may be written with few digits
 AFFINE_TOLERANCE = 0.05  # voxels; maximum difference between an affine field and its matrix
@@ -64,8 +65,15 @@ def check_overlap(fixed: Grid, moving: Grid, affine: np.ndarray) -> None:
     """Check that the fields of view overlap sufficiently.
 
     Raises:
-        InputError: if the overlap is less than a tenth of the smaller field of view.
+        InputError: if the overlap is less than a tenth of the smaller field of view, or if one is ten thousand times as wide
+            as the other.
     """
+    sizes = [float(np.exp(np.log(grid.extent).mean())) for grid in (fixed, moving)]
+    if max(sizes) > MAX_SIZE_RATIO * min(sizes):
+        raise InputError(
+            f"the fields of view of fixed and moving image are {sizes[0]:.3g} and {sizes[1]:.3g} mm wide; check the units of "
+            "length in their headers."
+        )
     shared = overlap(fixed, moving, affine)
     if shared < MIN_OVERLAP:
         raise InputError(
