@@ -180,7 +180,7 @@ def seams(args: argparse.Namespace) -> None:
 
 def report(found: dict[str, np.ndarray], folder: Path, args: argparse.Namespace, edges: Sequence[Sequence[int]]) -> None:
     """Print the errors, the differences, and the steps at the borders of the tiles."""
-    truth = np.load(folder / "truth.npy") / SPACING_MM
+    truth = np.load(folder / "truth.npy", allow_pickle=False) / SPACING_MM
     image = OmeZarrImage(folder / "fixed.ome.zarr", "image").read([slice(0, args.size)] * 3)
     inside = image > 1000
     names = list(found)

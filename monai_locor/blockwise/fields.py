@@ -26,6 +26,7 @@ from ..io.ome_zarr import NewImage, create_ome_zarr
 from ..io.ome_zarr.multiscales import LENGTH_UNITS
 from ..io.ome_zarr.writing import CHUNK_VOXELS, fitting_unit
 from ..io.paths import write_json
+from ..io.transforms.zarr_fields import FIELD_KIND
 from ..metrics import jacobian_determinant
 from ..metrics.jacobian import unmirrored
 from ..networks.exponential import squarings_for
@@ -40,7 +41,7 @@ __all__ = ["FieldPlan", "compute_block", "field_boxes", "prepare_fields"]
 
 BLOCK_CHUNKS = {2: 4, 3: 2}  # chunks along each axis of a block
 SPREAD_STEP = 4  # every fourth voxel along each axis: where the inverse is checked
-FIELD_OWN = {"kind": "displacement field", "vectors": "LPS, in the unit of the axes, with the affine"}
+FIELD_OWN = {"kind": FIELD_KIND, "vectors": "LPS, in the unit of the axes, with the affine"}
 
 
 @dataclass(frozen=True)

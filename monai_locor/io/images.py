@@ -165,8 +165,8 @@ def write_image(
     """Write an image atomically, as NIfTI or with ITK.
 
     Args:
-        path: must end in one of :data:`IMAGE_SUFFIXES` or, on the grid of a picture, :data:`.paths.PICTURE_SUFFIXES`, see
-            :func:`.pictures.write_picture`.
+        path: must end in one of :data:`IMAGE_SUFFIXES`; in ``.zarr`` for a new OME-Zarr image (extra ``blocks``); or, on the
+            grid of a picture, in one of :data:`.paths.PICTURE_SUFFIXES`, see :func:`.pictures.write_picture`.
         image: ``(C, *spatial)`` or ``(*spatial)``. 2-D images are written with two axes, ``(H, W)``, since ITK ignores the
             direction of a NIfTI file of shape ``(H, W, 1)`` that it reads as 2-D. Slices outside the x-y plane are written
             as ``(H, W, 1)`` at their 3-D position. Channels become the last axis, ``(X, Y, Z, C)`` or ``(X, Y, 1, C)``.

@@ -22,6 +22,8 @@ __all__ = [
     "INVERSE",
     "LOSSY_SUFFIXES",
     "PICTURE_SUFFIXES",
+    "ZARR_FORWARD",
+    "ZARR_INVERSE",
     "atomic_path",
     "check_output_dir",
     "expanded",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # transform files in the output folder of `register`
+ZARR_FORWARD, ZARR_INVERSE = "forward_field.ome.zarr", "inverse_field.ome.zarr"  # of `register --blocks`
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # image formats that can be written
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # of 2-D images without a position in space
 LOSSY_SUFFIXES = (".jpg", ".jpeg")

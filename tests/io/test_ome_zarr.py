@@ -12,7 +12,7 @@ import torch
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
-from monai_locor.io import read_image, write_image
+from monai_locor.io import read_image, read_transform, write_image
 from monai_locor.io.grids import read_grid
 from monai_locor.io.ome_zarr import OmeZarrImage, create_ome_zarr, is_ome_zarr, multiscales, stores, write_ome_zarr
 from tests.phantoms import turned
@@ -250,3 +250,20 @@ def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
     folder = foreign(tmp_path / "a.zarr", SPACE, [4, 4, 4], [1.0, 1, 1])
     with pytest.raises(ImportError, match=r"pip install 'monai-locor\[blocks\]'"):
         stores.open_array(folder / "0", "image")
+
+
+def test_a_field_of_a_blockwise_registration_is_a_transform(tmp_path, version):
+    grid, values = turned(0.2, (0.003, 0.002, -0.002), (6, 5, 4)), 1e-3 * voxels((3, 6, 5, 4))
+    own = {"kind": "displacement field"}
+    for name, sign in (("forward_field.ome.zarr", 1), ("inverse_field.ome.zarr", -1)):
+        made = create_ome_zarr(tmp_path / name, grid, np.dtype("float32"), components="xyz", version=version, own=own)
+        lps = np.array([-1, -1, 1]).reshape(3, 1, 1, 1)
+        made.write([slice(0, n) for n in grid.shape], sign * 1e3 * lps * values)  # micrometers
+    (tmp_path / "affine.tfm").write_text("never read")
+    found, alone = read_transform(tmp_path), read_transform(tmp_path / "inverse_field.ome.zarr")
+    assert np.allclose(found.displacement(grid), values, atol=1e-6)
+    for inverse in (found.inverse(), alone):
+        assert np.allclose(inverse.displacement(grid), -values, atol=1e-6)
+    write_ome_zarr(tmp_path / "image.ome.zarr", values, grid, version)
+    with pytest.raises(InputError, match="is an OME-Zarr image, not a displacement field"):
+        read_transform(tmp_path / "image.ome.zarr")

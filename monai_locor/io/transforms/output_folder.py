@@ -12,11 +12,13 @@ import numpy as np
 
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform
-from ..paths import FORWARD, INVERSE, read_json
+from ..ome_zarr import is_ome_zarr
+from ..paths import FORWARD, INVERSE, ZARR_FORWARD, ZARR_INVERSE, read_json
 from .ants import ants_files, read_ants
 from .base import Reader
 from .itk_fields import read_nifti
 from .itk_files import read_itk
+from .zarr_fields import read_zarr_field, read_zarr_folder
 
 __all__ = ["files_in", "folder_of", "has_deformation", "read_folder"]
 
@@ -36,7 +38,9 @@ def files_in(folder: Path) -> list[Path]:
     """Return the transform files in a folder, in order of preference; an empty list if there are none."""
     named = [folder / name for name in (FORWARD, INVERSE, COMPOSITE)]
     named += [*ants_files(folder / ANTS), *ants_files(folder), folder / AFFINE]
-    return [path for path in named if path.is_file()]
+    found = [path for path in named if path.is_file()]
+    fields = [folder / name for name in (ZARR_FORWARD, ZARR_INVERSE)]
+    return found + [path for field in fields for path in sorted(field.rglob("*")) if path.is_file()]
 
 
 def has_deformation(folder: Path) -> bool:
@@ -46,17 +50,16 @@ def has_deformation(folder: Path) -> bool:
 
 
 def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Read the first available of: forward field (with the inverse field); ``transform.h5``; ANTs files; inverse field
-    alone; ``affine.tfm``, with a warning if the deformation is missing; the matrix in ``run.json`` of an affine registration.
+    """Read the first available of: forward field (with the inverse field), as NIfTI or OME-Zarr; ``transform.h5``; ANTs
+    files; inverse field alone; ``affine.tfm``, with a warning if the deformation is missing; the matrix in ``run.json`` of an
+    affine registration.
 
     Raises:
         InputError: if none exists, or if it cannot be read.
     """
-    if (folder / FORWARD).is_file():
-        forward = _read(read_nifti, folder / FORWARD, fixed, moving)
-        if not (folder / INVERSE).is_file():
-            return forward
-        return SpatialTransform(forward.steps, _read(read_nifti, folder / INVERSE, moving, fixed).steps)
+    fields = _fields(folder, name, fixed, moving)
+    if fields is not None:
+        return fields
     if (folder / COMPOSITE).is_file():
         return _read(read_itk, folder / COMPOSITE, fixed, moving)
     for prefix in (folder / ANTS, folder):
@@ -77,6 +80,20 @@ def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None
             f"monai-locor register --from {folder / MANIFEST} -o ANOTHER"
         )
     raise InputError(f"{name}: is a folder without a transform; give an output folder of register, or a file")
+
+
+def _fields(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform | None:
+    """Read the forward field, with the inverse field; None if there is none. The folder may itself be a field in OME-Zarr."""
+    if is_ome_zarr(folder):
+        return read_zarr_field(folder, name)
+    if (folder / ZARR_FORWARD).is_dir():
+        return read_zarr_folder(folder)
+    if not (folder / FORWARD).is_file():
+        return None
+    forward = _read(read_nifti, folder / FORWARD, fixed, moving)
+    if not (folder / INVERSE).is_file():
+        return forward
+    return SpatialTransform(forward.steps, _read(read_nifti, folder / INVERSE, moving, fixed).steps)
 
 
 def _warn_of_part(folder: Path, affine: Path) -> None:
