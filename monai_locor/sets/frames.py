@@ -80,7 +80,7 @@ def series(
         rounds: number of times that all frames are registered to a mean.
         interpolation: of the aligned frames: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``.
         preset: settings, see :func:`monai_locor.register`. There is no search for other orientations.
-        outputs: outputs of the final registrations; by default the affine map and, with deformations, both fields.
+        outputs: outputs of the final registrations, in addition to the affine map and, with deformations, both fields.
         options: see :func:`.api.template`.
 
     Raises:
@@ -94,8 +94,8 @@ def series(
         raise InputError(f"series {os.fspath(image)}: has one frame; give a file with several")
     settings = RegistrationConfig.of(preset).with_transform(transform)
     settings = dataclasses.replace(settings, multistart="never", initialization="world")
-    if outputs is None:
-        outputs = ["affine", "forward", "inverse"] if settings.transform == "deformable" else ["affine"]
+    needed = ["affine", "forward", "inverse"] if settings.transform == "deformable" else ["affine"]
+    outputs = list(dict.fromkeys([*needed, *(outputs or ())]))
     grid, named = Grid.of(frames), None if mask is None else str(expanded(mask, f"mask {mask}").absolute())
     weight = torch.ones(1, *grid.shape) if named is None else mask_on_grid(named, "series", grid)
     check_rounds(rounds, settings)
@@ -105,7 +105,7 @@ def series(
         spaces = [work.unmoved(grid)]
         for number in range(1, rounds):
             spaces.append(work.next(number, spaces[-1]))
-        rows = work.final(spaces[-1], list(outputs)).rows
+        rows = work.final(spaces[-1], outputs).rows
         return _corrected(described(work, spaces, rows), frames, weight, interpolation)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
 
@@ -70,7 +72,17 @@ class Template:
         Raises:
             InputError: if no output has the transform.
         """
-        return self.result(name).transform
+        from ..geometry import Grid, SpatialTransform
+        from ..io import read_transform
+        from ..registration.manifest import read_run
+
+        folder = self.folder / "pairs" / name
+        found, run = read_transform(folder), read_run(folder)[1]
+        if found.is_affine:
+            return found
+        grid = Grid.placed(run["fixed_grid"]["shape"], np.array(run["fixed_grid"]["affine"]))
+        whole = found.split(grid, np.array(run["affine"]))  # beyond the template, the affine part alone
+        return SpatialTransform(whole.steps, found.inverse_steps)
 
     @property
     def transforms(self) -> dict[str, SpatialTransform]:
@@ -78,7 +90,11 @@ class Template:
         return {name: self.transform(name) for name in self.ids}
 
     def result(self, name: str) -> RegistrationResult:
-        """The final registration of an image; the template is the fixed image."""
+        """The final registration of an image, with both images; the template is the fixed image.
+
+        Args:
+            name: id of the image.
+        """
         from ..registration import RegistrationResult
 
         return RegistrationResult.load(self.folder / "pairs" / name)
