@@ -113,7 +113,7 @@ class RegistrationResult:
 
     @property
     def last_config(self) -> RegistrationConfig:
-        """The settings of the last stages."""
+        """The settings of the last stages, without the bending weight of blurred images."""
         return self.config.for_intersubject if self.intersubject else self.config
 
     @property

@@ -23,6 +23,7 @@ from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median
 from .engine import RegistrationEngine
 from .missing import estimate_missing
 from .parallel import from_first
+from .resolution import MAX_SHARP_WIDTH, relative_blur, resolved_stages, smoother
 from .schedule import Stage
 from .stages import FINAL_STEPS, run_stage
 from .start.rivals import RivalStarts
@@ -103,12 +104,24 @@ class Run:
         try:
             yield from self._coarse()
             if self.coarse_stages and (yield from self._fits_poorly()):
-                use_form(self.engine, self.config.for_intersubject)
+                self._use_intersubject_settings()
             for stage in self.fine_stages:
                 self._leave_out_missing()
                 yield self.engine, stage
         finally:
             self.engine.release()
+
+    def _use_intersubject_settings(self) -> None:
+        """Continue with the inter-subject settings, as far as the images are resolved."""
+        blur, all_stages = relative_blur(*self.engine.unweighted), self.fine_stages
+        use_form(self.engine, smoother(self.config.for_intersubject, blur, self.engine.fixed.grid.dims))
+        self.fine_stages = resolved_stages(self.config, all_stages, blur)
+        self.steps -= _steps(all_stages) - _steps(self.fine_stages)
+        if blur > MAX_SHARP_WIDTH:
+            logger.info(
+                "edges as wide as %.1f voxels: bending weight %.3g, %d of %d fine stages",
+                *(blur, self.engine.config.effective_bending_weight, len(self.fine_stages), len(all_stages)),
+            )
 
     def _leave_out_missing(self) -> None:
         """Give voxels whose tissue the other image does not show less weight in the next stage."""

@@ -93,6 +93,8 @@ PAPER_STAGES = (
     Stage(factor=1, iterations=40, spacing=4, learning_rate=4e-2),
 )
 
+PRESET_STAGES = (DEFAULT_STAGES, FAST_STAGES, DRAFT_STAGES)  # adapted to the images
+
 
 MAX_SLICE_SIZE = 256  # pixels along the longest axis of a 2-D image that is registered like a volume
 MAX_COARSE_SAMPLES = 32  # along the longest axis of a 2-D image, in the first stage
@@ -117,7 +119,7 @@ def for_pictures(stages: tuple[Stage, ...], size: float) -> tuple[Stage, ...]:
     >>> [(s.factor, s.spacing) for s in for_pictures(FAST_STAGES, 500)]
     [(16, None), (8, None), (8, 64), (8, 32), (4, 16), (2, 8), (1, 4)]
     """
-    if stages not in (DEFAULT_STAGES, FAST_STAGES, DRAFT_STAGES):
+    if stages not in PRESET_STAGES:
         return stages
     octaves = max(0, math.ceil(math.log2(size / (MAX_COARSE_SAMPLES * max(s.factor for s in stages)))))
     coarse = [scaled_stage(stage, 2**octaves) for stage in stages]
