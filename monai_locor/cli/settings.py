@@ -20,7 +20,7 @@ __all__ = ["add_settings", "read_object", "settings_of"]
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
-    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--missing``, ``--set``."""
+    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--missing``, ``--memory``, ``--set``."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -45,6 +45,12 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         metavar="WORD",
         help="tissue that only one image shows (resection, lesion, metal): never; map, write its probability; or auto, also "
         "leave it out of the registration (default: never)",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="AMOUNT",
+        help="memory that a registration may take, such as 4GiB; over it, slabs become smaller, then the finest level coarser, "
+        "with a warning (default: the free memory of the device)",
     )
     parser.add_argument(
         "--set",
@@ -80,8 +86,9 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
     config = config.with_transform(args.kind)
-    if args.missing is not None:
-        config = RegistrationConfig.of({**config.to_dict(), "missing": args.missing})
+    own = {name: getattr(args, name) for name in ("missing", "memory") if getattr(args, name) is not None}
+    if own:
+        config = RegistrationConfig.of({**config.to_dict(), **own})
     return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config
 
 

@@ -14,6 +14,7 @@ import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
 
+from ..autograd import transforms_active
 from ..precision import full_precision
 from ..tensors import plain
 from .options import BinOptions, RangeOptions, WindowOptions, check_options, settings_text
@@ -209,8 +210,13 @@ def finite_in_both(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def clamped_weight(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A mask as weights in [0, 1], without gradient; NaN becomes zero."""
-    return mask.detach().to(dtype).nan_to_num(0).clamp(0, 1)
+    """A mask as weights in [0, 1], without gradient; NaN becomes zero. A mask of such weights is not copied on a CPU."""
+    weight = mask.detach().to(dtype)
+    if weight.device.type == "cpu" and not transforms_active():  # elsewhere, the comparison would wait for the device
+        low, high = weight.aminmax()
+        if bool(low >= 0) and bool(high <= 1):  # false for NaN
+            return weight
+    return weight.nan_to_num(0).clamp_(0, 1)
 
 
 def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ columns, and each pivot of the elimination is a few operations on whole tensors,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,6 +203,24 @@ def _portions(maps: torch.Tensor) -> Iterator[slice]:
     return (slice(start, start + most) for start in range(0, maps.shape[2], most))
 
 
+def _fit(systems: Systems, maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Residual, theta and factors of maps ``(B, P, windows)``."""
+    factor = systems.factored(maps)
+    theta = systems.solution(factor)
+    return systems.residual(maps, factor, theta), theta, factor
+
+
+def _fit_portions(systems: Systems, maps: torch.Tensor, portions: Sequence[slice]) -> tuple[torch.Tensor, ...]:
+    """:func:`_fit` of one part of the windows after the other."""
+    items, windows, size, channels = len(maps), maps.shape[2], systems.size, systems.channels
+    shapes = (channels,), (size, channels), (size, channels + size)
+    out = tuple(maps.new_empty(items, *shape, windows) for shape in shapes)
+    for part in portions:
+        for whole, own in zip(out, _fit(systems, maps[:, :, part]), strict=True):
+            whole[..., part] = own
+    return out
+
+
 class _WindowResidual(StreamedFunction):
     """Also returns the unclamped residual, theta and the factors, for the backward pass."""
 
@@ -210,14 +228,9 @@ class _WindowResidual(StreamedFunction):
 
     @staticmethod
     def forward(systems: Systems, maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = []
-        for part in _portions(maps):
-            own = maps[:, :, part]
-            factor = systems.factored(own)
-            theta = systems.solution(factor)
-            found.append((systems.residual(own, factor, theta), theta, factor))
-        residual, theta, factor = found[0] if len(found) == 1 else (torch.cat(x, -1) for x in zip(*found, strict=True))
-        return residual.clamp_min(0), residual, theta, factor
+        portions = list(_portions(maps))
+        found = _fit(systems, maps) if len(portions) == 1 else _fit_portions(systems, maps, portions)
+        return found[0].clamp_min(0), *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

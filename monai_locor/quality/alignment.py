@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..geometry.partition import voxels_per_slab
 from ..metrics.mutual_information import quantiles
 from .samples import MIN_VALID_SAMPLES, NUM_SAMPLES, Reading, SampledPair, mutual_information
 
@@ -85,14 +86,16 @@ def local_fit(pair: SampledPair, after: Reading) -> dict[str, Any]:
     ways = _directions(pair.grid.dims)
     shifts = np.concatenate([near_shifts(pair, ways), *(length * pair.unit * ways for length in LOCAL_SHIFTS)])
     others, valid = pair.read_shifted(shifts)
-    valid = after[1] & valid.all(0)
-    first, best = pair.fixed[valid], after[0][valid]
+    index = (after[1] & valid.all(0)).flatten().nonzero()[:, 0]
+    first, best = pair.fixed.flatten()[index], after[0].flatten()[index]
     if len(first) < MIN_VALID_SAMPLES:
         return dict(NO_LOCAL_FIT)
     blocks, count, block_size = _blocks(pair)
-    rows = blocks[valid] * BLOCK_BINS + _bins(first, _intensity_range(first))
-    columns = _bins(torch.cat((best[None], others[:, valid])), _intensity_range(best))
-    tables = _joint(rows, columns, count)
+    rows, limits = blocks.flatten()[index] * BLOCK_BINS + _bins(first, _intensity_range(first)), _intensity_range(best)
+    # a few images at a time: bins take twice the memory of intensities
+    parts = others.flatten(1).split(max(1, voxels_per_slab(rows.device) // len(rows)))
+    columns = chain([best[None]], (part[:, index] for part in parts))
+    tables = torch.cat([_joint(rows, _bins(values, limits), count) for values in columns])
     values = _entropy(tables.sum(2)) + _entropy(tables.sum(3)) - _entropy(tables.flatten(2))
     contrast, size = _entropy(tables[0].sum(2)), tables[0].sum((1, 2))
     used = (size >= MIN_BLOCK_OVERLAP * block_size) & (contrast > MIN_BLOCK_ENTROPY)
@@ -134,7 +137,8 @@ def _joint(rows: torch.Tensor, columns: torch.Tensor, blocks: int) -> torch.Tens
     """
     size = blocks * BLOCK_BINS**2
     offsets = torch.arange(len(columns), device=rows.device)[:, None] * size
-    counts = torch.bincount((rows * BLOCK_BINS + columns + offsets).flatten(), minlength=len(columns) * size)
+    codes = columns.add(rows, alpha=BLOCK_BINS).add_(offsets)
+    counts = torch.bincount(codes.flatten(), minlength=len(columns) * size)
     return counts.view(len(columns), blocks, BLOCK_BINS, BLOCK_BINS)
 
 

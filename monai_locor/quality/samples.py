@@ -102,8 +102,13 @@ class SampledPair:
         shifts = shifts.reshape(*shifts.shape, *[1] * self.grid.dims)
         # all shifts of a few samples at once, so that the voxels around them stay in the cache
         rows = slabs(self.grid.shape, voxels_per_slab(self.points.device) // len(offsets_mm))
-        values, valid = zip(*(self._read(self.points[:, None, part] + shifts, self.valid[part]) for part in rows), strict=True)
-        return torch.cat(values, 1), torch.cat(valid, 1)
+        shape = (len(offsets_mm), *self.grid.shape)
+        values, valid = (
+            torch.empty(shape, dtype=dtype, device=self.points.device) for dtype in (self.moving.dtype, torch.bool)
+        )
+        for part in rows:
+            values[:, part], valid[:, part] = self._read(self.points[:, None, part] + shifts, self.valid[part])
+        return values, valid
 
     def _read(self, points: torch.Tensor, counted: torch.Tensor) -> Reading:
         """Sample at ``(D, *any)``, voxels of the moving grid; valid only where ``counted``, which is broadcast."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..free_memory import MemoryPeak, free_bytes
 from ..io import ImageSource
 from ..precision import optimizing
 from ..run_log import RunLog, collecting
@@ -29,6 +30,8 @@ from .described import described_arguments
 from .engine import RegistrationEngine
 from .finish import finished_result
 from .manifest import CODE_ARGUMENTS
+from .memory import RunShape
+from .memory_plan import MemoryPlan, plans_within, with_retries
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
@@ -139,10 +142,15 @@ def register(
 def _registered(given: Mapping[str, Any], first: torch.device, second: torch.device | None, log: RunLog) -> RegistrationResult:
     """Implement :func:`register` on the selected devices."""
     task = prepare_task(given, first, second)
-    began = time.perf_counter()
     states = None if given["resume"] is None else _states(given, task, second, log)
-    run, interrupted = _optimized(task.start, task.config, second, given["progress"], given["keep_interrupted"], states)
-    return task.result(run, log, time.perf_counter() - began, interrupted)
+
+    def attempt(plan: MemoryPlan) -> RegistrationResult:
+        own = task.following(plan)
+        began, saved = time.perf_counter(), states if plan is task.plans[0] else None
+        run, interrupted = _optimized(own.start, own.config, second, given["progress"], given["keep_interrupted"], saved)
+        return own.result(run, log, time.perf_counter() - began, interrupted)
+
+    return with_retries(task.plans if second is None else task.plans[:1], attempt)
 
 
 def _states(given: Mapping[str, Any], task: Task, second: torch.device | None, log: RunLog) -> StageStates:
@@ -154,7 +162,8 @@ def _states(given: Mapping[str, Any], task: Task, second: torch.device | None, l
     code = [name for name in CODE_ARGUMENTS if given[name] is not None and not isinstance(given[name], str)]
     if second is not None or code:
         raise InputError(f"resume {given['resume']}: not possible with {', '.join(code) or 'two devices'}; leave it out.")
-    return StageStates(given["resume"], state_identity(task.arguments, task.config.to_dict(), task.start.device), log)
+    settings = {**task.config.to_dict(), "thrifty": task.start.thrifty}
+    return StageStates(given["resume"], state_identity(task.arguments, settings, task.start.device), log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +177,8 @@ class Task:
         start: the start of the optimization.
         arguments: description of the arguments, for ``run.json``.
         reading_seconds: time to read the images and to prepare the start.
+        plans: how to fit it into memory, the present plan first.
+        peak: peak of the memory since the start.
     """
 
     given: Mapping[str, Any]
@@ -176,6 +187,18 @@ class Task:
     start: Start
     arguments: dict[str, Any]
     reading_seconds: float
+    plans: Sequence[MemoryPlan]
+    peak: MemoryPeak
+
+    def following(self, plan: MemoryPlan) -> Task:
+        """Return the same registration with another memory plan."""
+        start = dataclasses.replace(self.start, thrifty=plan.thrifty)
+        return dataclasses.replace(self, config=plan.config, start=start, plans=[plan])
+
+    def memory(self) -> dict[str, int | None]:
+        """Return the predicted and the measured memory, for ``run.json``."""
+        plan = self.plans[0]
+        return {"predicted": plan.need.peak, "available": plan.budget, "peak": self.peak.bytes()}
 
     def result(self, run: Run, log: RunLog, seconds: float, interrupted: bool = False) -> RegistrationResult:
         """Return the result of a completed optimization, with its verdict.
@@ -191,7 +214,8 @@ class Task:
         first_images = {role: first_image(self.given[role]) for role in ("fixed", "moving")}
         names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
         known = {"interrupted": interrupted, "arguments": self.arguments, "inputs": names}
-        return finished_result(run, self.pair, times, log, **known)
+        found = finished_result(run, self.pair, times, log, **known)
+        return dataclasses.replace(found, memory=self.memory())
 
 
 def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.device | None = None) -> Task:
@@ -200,7 +224,7 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
     Raises:
         InputError: if the input cannot be registered.
     """
-    began = time.perf_counter()
+    began, peak, available = time.perf_counter(), MemoryPeak(first), free_bytes(first)
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
     if word is not None:  # names are a setting
@@ -217,7 +241,10 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
     if grid.dims == 2:
         config = dataclasses.replace(config, stages=for_pictures(config.stages, picture_size(grid)))
     start = _start(given, pair, config, own, basis)
-    return Task(given, config, pair, start, described_arguments(given), time.perf_counter() - began)
+    plans = plans_within(RunShape.of(start), config, available)
+    seconds = time.perf_counter() - began
+    config, start = plans[0].config, dataclasses.replace(start, thrifty=plans[0].thrifty)
+    return Task(given, config, pair, start, described_arguments(given), seconds, plans, peak)
 
 
 def _check_prediction(given: Mapping[str, Any], config: RegistrationConfig, second: torch.device | None) -> None:

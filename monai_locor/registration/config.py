@@ -13,6 +13,7 @@ from os import PathLike
 from typing import Any
 
 from ..errors import InputError
+from ..free_memory import parsed_bytes
 from ..io.paths import expanded, read_json
 from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
@@ -97,6 +98,9 @@ class RegistrationConfig:
         undo_worse: whether to restore the state before a stage that increased the loss.
         max_pixels: 2-D picture files (PNG, JPEG, TIFF, BMP) with more pixels are averaged over blocks of n x n pixels before
             the registration, with the smallest n that suffices. The displacement fields lie on the averaged grids.
+        memory: memory that the registration may take on its device: bytes, or an amount such as ``"4GiB"``; None for the free
+            memory. If it is not enough, slabs are made smaller, then the finest stages left out, with a warning; see
+            :mod:`.memory_plan`.
     """
 
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -133,11 +137,13 @@ class RegistrationConfig:
     region: str = "foreground"
     undo_worse: bool = True
     max_pixels: int = MAX_PIXELS
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         stages = tuple(s if isinstance(s, Stage) else _build(Stage, s) for s in self.stages)
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "hidden_channels", tuple(self.hidden_channels))
+        object.__setattr__(self, "memory", None if self.memory is None else parsed_bytes(self.memory))
         for name, numbers in NUMBERS.items():
             numbers.check(name, getattr(self, name))
         for channels in self.hidden_channels:

@@ -34,8 +34,9 @@ from .fields import BidirectionalMap, forward_mm, inverse_mm
 from .optimizer import DampedAdam, ParameterGroup
 from .parallel import Exchange
 from .pyramid import Level, distance_ratios, level_grid, make_level
-from .resampling import Resampling
+from .resampling import Resampling, slab_samples
 from .schedule import DENSE_RATE, Stage, rate_factor
+from .slab_limits import limit_slabs
 from .start.prepare import SOFT_LIMITS
 from .start.reach import parts_in_reach
 from .start.start import Start
@@ -89,7 +90,10 @@ class RegistrationEngine(nn.Module):
         self.affine = AffineMap(self.fixed.grid, start.affine, self.config.transform).to(self.device)
         self.losses = nn.ModuleList(start.losses.make(self.config, self.fixed.grid.dims)).to(self.device)
         # random numbers of other losses may depend on the order of the directions
-        self.threads = DirectionThreads(self.device.type == "cpu" and foreign(self.losses) is None)
+        together = self.device.type == "cpu" and foreign(self.losses) is None and not start.thrifty
+        self.threads = DirectionThreads(together)
+        if start.thrifty:
+            limit_slabs(self.losses, self.device.type)
         self.release()
 
     def _reset_velocity(self) -> None:
@@ -161,7 +165,8 @@ class RegistrationEngine(nn.Module):
             options = self._derivative(), self.config.derivative_unit, self.config.region
             self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
-            self.resampling[k] = Resampling(self.coordinates[k].upsample)
+            samples = slab_samples(self.device.type, self.start.thrifty)
+            self.resampling[k] = Resampling(self.coordinates[k].upsample, samples)
             self._size_windows(k, images[k][0].grid, stage.factor)
         self._choose_squarings(stage)
         groups = self._parameter_groups(stage)

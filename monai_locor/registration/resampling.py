@@ -18,9 +18,21 @@ from torch.autograd.function import once_differentiable
 
 from ..geometry import sample_gradient, sample_planar, separable, slabs
 
-__all__ = ["Resampling"]
+__all__ = ["Resampling", "slab_samples"]
 
 BUDGET = {"cpu": 2**17, "cuda": 2**24}  # samples per slab: fits the CPU cache; large kernels on a GPU
+THRIFTY_BUDGET = {"cpu": 2**17, "cuda": 2**20}  # where memory is short
+
+
+def slab_samples(device_type: str, thrifty: bool = False) -> int:
+    """Return the number of samples per slab on a type of device.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``; others are treated as a CPU.
+        thrifty: whether memory is short.
+    """
+    budget = THRIFTY_BUDGET if thrifty else BUDGET
+    return budget.get(device_type, budget["cpu"])
 
 
 @dataclass(frozen=True)
@@ -52,11 +64,12 @@ class Resampling:
 
     Args:
         upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighboring nodes.
+        budget: samples per slab; by default that of the device.
     """
 
     def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None) -> None:
         self.shape = tuple(len(m) for m in upsample)
-        budget = budget or BUDGET.get(upsample[0].device.type, BUDGET["cpu"])
+        budget = budget or slab_samples(upsample[0].device.type)
         self.slabs = list(self._divided(upsample, budget))
 
     def _divided(self, upsample: Sequence[torch.Tensor], budget: int) -> Iterator[_Slab]:

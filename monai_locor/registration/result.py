@@ -76,6 +76,7 @@ class RegistrationResult:
         missing_fixed, missing_moving: probability that the other image does not show the tissue of a voxel, ``(1, *grid)`` on
             the fixed and the moving grid; None with the setting ``missing`` ``"never"``.
         missing_ml: volume of the places found in each image, ml, ``{"fixed": ..., "moving": ...}``, or None.
+        memory: bytes beyond those before the run: ``predicted``, ``available`` and ``peak``, each None if unknown; or None.
         registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
     """
 
@@ -110,6 +111,7 @@ class RegistrationResult:
     missing_fixed: torch.Tensor | None = None
     missing_moving: torch.Tensor | None = None
     missing_ml: dict[str, float] | None = None
+    memory: dict[str, int | None] | None = None
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -330,6 +332,7 @@ class RegistrationResult:
             "intersubject": self.intersubject,
             "unexplained": self.unexplained,
             "missing_ml": self.missing_ml,
+            "memory": self.memory,
             "warnings": list(self.warnings),
             "doubts": list(self.doubts),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),

@@ -12,9 +12,6 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from monai_locor.losses.gram import local_gram
 from monai_locor.losses.local_parzen import LocalParzen, local_parzen
@@ -24,29 +21,10 @@ from monai_locor.losses.streaming import StreamedWindows
 from monai_locor.losses.windows import GridPlan, WindowPlan
 from monai_locor.networks.basis import LearnedBasis, PolynomialBasis
 
+from ..held import Held
 from ..parameters import mostly_slow
 
 MIB = 2**20
-
-
-class Held(TorchDispatchMode):
-    """The most bytes that tensors made inside it have held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in given:
-                storage = x.untyped_storage()
-                self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.alive = {key: value for key, value in self.alive.items() if not value[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
 
 
 def windows(shape: tuple[int, ...], stride: float, budget: int) -> StreamedWindows:

@@ -17,7 +17,7 @@ import torch
 from ...geometry import Grid, voxel_to_voxel
 from .prepare import PreparedImage, prepare
 
-__all__ = ["box_within", "parts_in_reach", "reachable", "reached_box"]
+__all__ = ["box_within", "parts_in_reach", "reachable", "reached_box", "reached_part"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,15 @@ def _corner_index(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in shape], indexing="ij")).reshape(len(shape), -1)
 
 
+def reached_part(grid: Grid, other: Grid, matrix: np.ndarray, beyond: float = 0.0) -> tuple[slice, ...] | None:
+    """Return :func:`reached_box` if it contains at most half of the voxels; otherwise None, for the whole image."""
+    box = reached_box(grid, other, matrix, beyond)
+    part = grid.shape if any(b.stop <= b.start for b in box) else tuple(b.stop - b.start for b in box)
+    return None if np.prod(part) > MAX_CROPPED_SHARE * np.prod(grid.shape) else box
+
+
 def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: float, beyond: float = 0.0) -> PreparedImage:
-    """Crop an image to :func:`reached_box` if the box contains at most half of the voxels; otherwise return the image.
+    """Crop an image to :func:`reached_part`.
 
     The intensities of the cropped image are normalized again by its own range.
 
@@ -62,16 +69,16 @@ def reachable(image: PreparedImage, other: Grid, matrix: np.ndarray, quantile: f
         other, matrix, beyond: see :func:`reached_box`.
         quantile: see :func:`monai_locor.registration.start.prepare.prepare`.
     """
-    box = reached_box(image.grid, other, matrix, beyond)
-    part = image.grid.shape if any(b.stop <= b.start for b in box) else tuple(b.stop - b.start for b in box)
-    if np.prod(part) > MAX_CROPPED_SHARE * np.prod(image.grid.shape):
+    box = reached_part(image.grid, other, matrix, beyond)
+    if box is None:
         return image
     inside = (slice(None), *box)
+    part = image.grid.cropped(box)
     weight = None if image.weight is None else image.weight[inside]
     if weight is not None and not bool(weight.any()):
         return image  # the registration reports the missing overlap
-    logger.info("cropped an image of %s voxels to the part within reach, %s", image.grid.shape, part)
-    return prepare(image.image[inside], weight, quantile, image.device, image.grid.cropped(box))
+    logger.info("cropped an image of %s voxels to the part within reach, %s", image.grid.shape, part.shape)
+    return prepare(image.image[inside], weight, quantile, image.device, part)
 
 
 def box_within(part: Grid, whole: Grid) -> tuple[slice, ...]:

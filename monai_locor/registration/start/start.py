@@ -36,6 +36,7 @@ class Start:
         search: whether to run the multi-start search, see :func:`.search.better_start`.
         predict: called with the affine after the affine stages; returns an initial ``velocity``.
         unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
+        thrifty: whether memory is short: smaller slabs, one direction after the other. The result changes by rounding only.
     """
 
     images: Images
@@ -46,6 +47,7 @@ class Start:
     search: bool = False
     predict: Callable[[np.ndarray], torch.Tensor] | None = None
     unmasked: Callable[[], Images] | None = None
+    thrifty: bool = False
 
     @property
     def device(self) -> torch.device:
