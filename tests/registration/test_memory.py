@@ -83,7 +83,6 @@ class TestPrediction:
         coarse = dataclasses.replace(FAST, stages=FAST.stages[:-1])
         assert predicted_memory(of((128, 128, 128)), coarse).steps < plain.steps
 
-
     def test_a_cropped_image_takes_less(self):
         whole = grid_of((64, 64, 400))
         slab = grid_of((64, 64, 20))
