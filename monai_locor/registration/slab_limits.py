@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..losses.base import PairLoss
+
 __all__ = ["THRIFTY_SLAB_MB", "limit_slabs"]
 
 THRIFTY_SLAB_MB = {"cpu": 20.0, "cuda": 128.0}  # MiB, by type of device; on a CPU the default
@@ -21,5 +23,5 @@ def limit_slabs(losses: nn.Module, device_type: str) -> None:
     """
     limit = THRIFTY_SLAB_MB.get(device_type, THRIFTY_SLAB_MB["cpu"])
     for loss in losses.modules():
-        if hasattr(loss, "memory_budget_mb"):
-            loss.memory_budget_mb = min(limit, loss.memory_budget_mb or limit)  # type: ignore[assignment, operator]
+        if isinstance(loss, PairLoss) and hasattr(loss, "memory_budget_mb"):
+            loss.memory_budget_mb = min(limit, loss.memory_budget_mb or limit)
