@@ -12,18 +12,10 @@ from typing import TypeVar
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["each", "usable_threads"]
+__all__ = ["each"]
 
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-def usable_threads(device: torch.device) -> int:
-    """Number of calls that :func:`each` makes at the same time: torch's threads on a CPU, one on a GPU."""
-    # a dispatch mode, for instance a counter of operations, does not see other threads
-    if device.type != "cpu" or _get_current_dispatch_mode() is not None:
-        return 1
-    return torch.get_num_threads()
 
 
 def each(function: Callable[[S], T], items: Sequence[S], device: torch.device) -> list[T]:
@@ -40,10 +32,11 @@ def each(function: Callable[[S], T], items: Sequence[S], device: torch.device) -
     Returns:
         the results in the order of the items.
     """
-    threads = min(usable_threads(device), len(items))
-    if threads < 2:
-        return [function(item) for item in items]
     before = torch.get_num_threads()
+    threads = min(before, len(items))
+    # a dispatch mode, for instance a counter of operations, does not see other threads
+    if threads < 2 or device.type != "cpu" or _get_current_dispatch_mode() is not None:
+        return [function(item) for item in items]
     try:
         with ThreadPoolExecutor(threads, "each", torch.set_num_threads, (1,)) as pool:
             return list(pool.map(function, items))

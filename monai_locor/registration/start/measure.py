@@ -11,7 +11,6 @@ coordinates.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 
 from ...geometry import apply_affine
 from ...networks.affine import MatrixExponential
-from ...threads import each, usable_threads
+from ...threads import each
 from .coarse import CoarseImage
 from .prepare import PreparedImage
 
@@ -138,17 +137,9 @@ class StartSearch:
         start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
+    @torch.enable_grad()
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
         """Refine matrices by gradient ascent in rotation, translation and, with ``scaling``, scale."""
-        if not starts:
-            return []
-        size = -(-len(starts) // usable_threads(self.device))
-        parts = [starts[k : k + size] for k in range(0, len(starts), size)]
-        return [m for part in each(partial(self._refined, scaling=scaling), parts, self.device) for m in part]
-
-    @torch.enable_grad()
-    def _refined(self, starts: list[np.ndarray], scaling: bool) -> list[np.ndarray]:
-        """:meth:`refined` on the current thread."""
         dims = self.dims
         i, j = np.triu_indices(dims, 1)
         scale = float(self.lattice.extent.max()) / 2
