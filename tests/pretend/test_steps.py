@@ -25,13 +25,13 @@ GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one
 LAUNCHES = {
     "locor": (280, 356),
-    "mutual_information": (335, 427),
-    "normalized_mutual_information": (383, 475),
-    "correlation_ratio": (355, 447),
-    "local_parzen_cr": (411, 497),
-    "srwcr": (593, 679),
-    "local_ncc": (329, 417),
-    "mind_ssc": (1337, 1423),
+    "mutual_information": (330, 406),
+    "normalized_mutual_information": (378, 454),
+    "correlation_ratio": (350, 426),
+    "local_parzen_cr": (392, 468),
+    "srwcr": (576, 652),
+    "local_ncc": (314, 390),
+    "mind_ssc": (1320, 1396),
 }
 # storages on the device in a step of the last stage, floats for each sample of both directions
 MEMORY = {

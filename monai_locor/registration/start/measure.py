@@ -10,7 +10,7 @@ coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ class StartSearch:
         self.levels = self.fixed.at(self._tensor(self.placed)[None], self.points)[0]
         mass = [float(c.channels[1].sum() * np.prod(c.grid.spacing)) for c in (self.fixed, self.moving)]
         self.mass = max(min(mass) / self.step**dims, 1e-6)
+        self.axes = tuple(range(-dims, 0))
+        self._spectra: dict[tuple[int, ...], torch.Tensor] = {}  # of the fixed image, by size
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.device, non_blocking=True)
@@ -120,14 +122,9 @@ class StartSearch:
         reach = np.abs((grid.corners() - grid.center) @ np.linalg.inv(axes).T).max(0)
         own = tuple(int(n) for n in np.ceil(2 * reach - 1e-6) + 1)  # a lattice that covers the whole moving image
         levels = self.moving.at(self._tensor(_placed(axes, grid.center))[None], self._tensor(_centered_index(own)).float())[0]
-        size = [_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True)]
-        along = tuple(range(-self.dims, 0))
-        f, m = (
-            torch.fft.rfftn(v.T.reshape(self.num_levels, *s), s=size, dim=along)
-            for v, s in ((self.levels, shape), (levels, own))
-        )
-        joint = torch.fft.irfftn(f[:, None] * m.conj(), s=size, dim=along).clamp_min(0)
-        joint = joint.flatten(2)
+        size = tuple(_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True))
+        spectra = self._fixed_spectrum(size)[:, None] * self._spectrum(levels, own, size).conj()
+        joint = torch.fft.irfftn(spectra, s=size, dim=self.axes).clamp_min(0).flatten(2)
         overlap = joint.sum((0, 1))
         used = (overlap >= min(MIN_SCREEN_OVERLAP * self.mass, float(overlap.max()))).nonzero()[:, 0]
         score = self._measure(joint[..., used].movedim(-1, 0).contiguous())
@@ -136,6 +133,16 @@ class StartSearch:
         lag = np.where(lag < shape, lag, lag - size)  # sample i of the fixed lattice coincides with i - lag of the other
         start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
+
+    def _spectrum(self, levels: torch.Tensor, shape: Sequence[int], size: tuple[int, ...]) -> torch.Tensor:
+        """Fourier transform of gray levels ``(samples, levels)`` of a lattice, padded to a size."""
+        return torch.fft.rfftn(levels.T.reshape(self.num_levels, *shape), s=size, dim=self.axes)
+
+    def _fixed_spectrum(self, size: tuple[int, ...]) -> torch.Tensor:
+        """:meth:`_spectrum` of the fixed image."""
+        if size not in self._spectra:
+            self._spectra[size] = self._spectrum(self.levels, self.lattice.shape, size)
+        return self._spectra[size]
 
     @torch.enable_grad()
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
