@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,7 +20,6 @@ from tqdm import tqdm
 from ..cohort.scheduling import check_dask, connected, run_jobs
 from ..cohort.work import Outcome
 from ..errors import InputError
-from ..geometry import Grid
 from ..io.fields import write_affine
 from ..io.paths import check_output_dir, write_json
 from ..registration import RegistrationConfig
@@ -32,7 +31,7 @@ from .images import BlockImage
 from .outcome import BlockwiseResult, summary_of
 from .state import BlockState, Plan, Side
 from .tile import BlockJob, register_tile
-from .tiling import Tiling
+from .tile_size import tiling_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,11 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["register_blockwise"]
 
 logger = logging.getLogger(__name__)
-
-TILE_VOXELS = {2: 1024, 3: 176}  # along each axis, with the halo, by default
-HALO_SPACINGS = 2  # halo in spacings of the coarsest control points of the tiles,
-HALO_VOXELS = 8  # and what is added
-MIN_CORE_VOXELS = 8
 
 
 def register_blockwise(
@@ -87,7 +81,8 @@ def register_blockwise(
         output: output folder for ``forward_field.ome.zarr`` and ``inverse_field.ome.zarr`` (displacements including the
             affine, LPS in the unit of the axes), ``warped.ome.zarr``, ``affine.tfm`` and ``run.json``. With ``scheduler``, all
             workers must have it, and the images, under the same paths.
-        block: voxels along each axis of a tile with its halo; ``"auto"`` is 176, in 2-D 1024.
+        block: voxels along each axis of a tile with its halo; ``"auto"`` is 176, in 2-D 1024, or with the setting ``memory``
+            the largest size for which a tile fits.
         preset: settings, see :func:`monai_locor.register`. Their lengths are in voxels of the averaged images, and the last
             stage is repeated at halved lengths until they are in voxels of the fixed image.
         fixed_channel, moving_channel: channel or time point of each image, needed if there are several.
@@ -97,7 +92,7 @@ def register_blockwise(
         device: device of the coarse registration and of the tiles.
         scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
         workers: number of processes of a local cluster; each holds one tile at a time.
-        threads: CPU threads of each worker.
+        threads: CPU threads of each worker; by default those of the machine, divided among the workers of a local cluster.
         inverse: whether to write the inverse field.
         version: of OME-Zarr: ``"0.4"``, or ``"0.5"``, which needs Python 3.11.
         resume: continue an interrupted run in the same folder; finished tiles are not registered again.
@@ -124,7 +119,8 @@ def register_blockwise(
     }
     folder = check_output_dir(Path(output).expanduser().absolute())
     check_folder(folder, resume, force)
-    jobs = _Jobs(folder / STATE_FOLDER, threads, device)
+    share = threads if scheduler is not None else threads or max(1, (os.cpu_count() or 1) // workers)
+    jobs = _Jobs(folder / STATE_FOLDER, share, device)
     with collecting() as log:
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
         result = run.register(initial, seed, device, progress, folder / STATE_FOLDER / "coarse")
@@ -184,14 +180,14 @@ class _Coarse:
     def plan(self, result: Any, block: int | str, seed: int) -> Plan:
         """The plan of the tiles."""
         grid, factor = self.images["fixed"].grid, self.factors["fixed"]
-        config, unit = tile_settings(result, factor), float(grid.spacing.min())
+        config, unit = tile_settings(result, self.config.stages[-1], factor), float(grid.spacing.min())
         last = config.stages[-1]
         assert last.spacing is not None
         step = max(2.0, min(last.spacing / 2, 2 * last.factor)) * unit  # as the engine
         axes, flips = grid.canonical_order()
         share = whole_share(result, self.means, config, step, factor)
         sides = {role: self._side(role, means) for role, means in zip(("fixed", "moving"), self.means, strict=True)}
-        tiling = tiling_of(grid.reordered(axes, flips), block, float(config.stages[0].spacing or 0.0))
+        tiling = tiling_of(grid.reordered(axes, flips), block, config)
         return Plan(**sides, config=config, affine=result.affine, share=share, tiling=tiling, step=step, seed=seed)
 
     def _side(self, role: str, means: CoarseImage) -> Side:
@@ -199,26 +195,6 @@ class _Coarse:
         low, high = means.span(self.config.quantile)
         known = {} if mask is None else {"mask": str(mask.path.absolute()), "mask_signature": mask.signature()}
         return Side(str(image.path.absolute()), channel, image.signature(), low, high, means.lowest, **known)
-
-
-def tiling_of(grid: Grid, block: int | str, spacing: float) -> Tiling:
-    """The tiles of a grid.
-
-    Args:
-        grid: fixed grid, in canonical axis order.
-        block: voxels along each axis of a tile with its halo, or ``"auto"``.
-        spacing: of the coarsest control points of the tiles, in units of the smallest voxel side.
-
-    Raises:
-        InputError: if the tiles are too small for their halo.
-    """
-    unit = float(grid.spacing.min())
-    halo = [math.ceil((HALO_SPACINGS * spacing + HALO_VOXELS) * unit / h - 1e-6) for h in grid.spacing]
-    side = TILE_VOXELS[grid.dims] if block == "auto" else int(block)
-    core = [side - 2 * h for h in halo]
-    if min(c if c < n else MIN_CORE_VOXELS for c, n in zip(core, grid.shape, strict=True)) < MIN_CORE_VOXELS:
-        raise InputError(f"block {block}: the halo takes {max(halo)} voxels on each side; give {2 * max(halo) + 16} or more")
-    return Tiling.of(grid.shape, [max(c, MIN_CORE_VOXELS) for c in core], halo, max(1, round(spacing)))
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,17 @@ def fine_stages(last: Stage, factor: int) -> tuple[Stage, ...]:
     return tuple(scaled_stage(last, 2**k) for k in reversed(range(round(math.log2(factor)))))
 
 
-def tile_settings(result: RegistrationResult, factor: int) -> RegistrationConfig:
-    """The settings of a tile: those of the coarse registration after its coarse stages, with the affine kept."""
-    config = result.last_config
+def tile_settings(result: RegistrationResult, last: Stage, factor: int) -> RegistrationConfig:
+    """The settings of a tile: those of the coarse registration after its coarse stages, with the affine kept.
+
+    Args:
+        result: the coarse result.
+        last: last stage of the settings; for lack of memory, the coarse registration may have left it out.
+        factor: voxels of the fixed image in an averaged voxel, along an axis.
+    """
     return dataclasses.replace(
-        config,
-        stages=fine_stages(config.stages[-1], factor),
+        result.last_config,
+        stages=fine_stages(last, factor),
         affine=False,
         initialization="world",
         multistart="never",

@@ -99,14 +99,15 @@ def plans_within(shape: RunShape, config: RegistrationConfig, available: int | N
         remedy = "free memory" if config.memory is None else "raise the limit"
         raise InputError(
             f"not enough memory: the registration needs {needed}, and {least} even at its coarsest level; {known}. Crop the "
-            f"images, resample them to larger voxels, or {remedy}."
+            f"images, resample them to larger voxels, register them in blocks (--blocks), or {remedy}."
         )
     found = fits.index(True)
     if found == 1:
         logger.info("memory: %s needed, %s: smaller slabs, one direction after the other", gibibytes(plans[0].need.peak), known)
     else:
         text = (
-            "memory: the finest level needs %s, %s: its samples are %g instead of %g voxels apart; the result is less precise"
+            "memory: the finest level needs %s, %s: its samples are %g instead of %g voxels apart; the result is less precise "
+            "than in blocks (--blocks)"
         )
         logger.warning(text, needed, known, plans[found].finest, plans[0].finest)
     return plans[found:]

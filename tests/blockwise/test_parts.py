@@ -3,6 +3,8 @@
 
 """Parts of images and fields agree with the whole ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from monai_locor.blockwise.checks import check_folder, check_settings
 from monai_locor.blockwise.coarse import coarse_factor, fine_stages
 from monai_locor.blockwise.images import BlockImage, block_means
 from monai_locor.blockwise.tile import _weighted
+from monai_locor.blockwise.tile_size import halo_of, tile_side, tiling_of
 from monai_locor.blockwise.tiling import Tiling
 from monai_locor.blockwise.velocity import CoarseVelocity, box_around, exponential_mm, lattice_of, smooth_matrix
 from monai_locor.errors import InputError
@@ -171,3 +174,17 @@ def test_results_of_another_run_are_not_overwritten(tmp_path):
     (tmp_path / "other.txt").write_text("kept")
     check_folder(tmp_path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_the_tiles_fit_the_memory_that_is_allowed():
+    grid, stages = Grid((1000, 900, 800), np.diag([0.002, 0.002, 0.002, 1])), (Stage(2, 5, 8), Stage(1, 5, 4))
+    config = RegistrationConfig(stages=stages)
+    limits = ["300MiB", "1GiB", "4GiB", None]
+    sides = [tile_side(grid, dataclasses.replace(config, memory=limit)) for limit in limits]
+    assert sides[0] < sides[1] < sides[2] and sides[3] == 176
+    assert halo_of(grid, config) == [24, 24, 24]
+    assert len(tiling_of(grid, "auto", config)) == 8 * 8 * 7
+    with pytest.raises(InputError, match="raise the limit"):
+        tile_side(grid, dataclasses.replace(config, memory="10MiB"))
+    with pytest.raises(InputError, match="the halo takes 24 voxels on each side; give 64 or more"):
+        tiling_of(grid, 50, config)
