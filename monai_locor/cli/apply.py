@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_output, add_t
 from .transforms import files_of, load_transforms, size_of
 
 if TYPE_CHECKING:
+    import torch
+
     from ..geometry import Grid, SpatialTransform
 
 __all__ = ["add_parser", "check", "run"]
@@ -83,6 +86,13 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="write a DICOM series into the folder -o, in the study of the reference; INPUT and reference are DICOM",
     )
+    parser.add_argument(
+        "--error-map",
+        type=Path,
+        metavar="FILE",
+        help="write the expected error of each point and its 90 %% interval, mm, from this error map (default: error.nii.gz of "
+        "the output folder that is the transform; not in ANTs' .csv)",
+    )
     parser.add_argument("--channel", metavar="N", help="channel or frame, counted from 0, or 'all'")
 
 
@@ -103,10 +113,14 @@ def check(args: argparse.Namespace) -> None:
         check_image(image, "image of --pixels")
     if args.pixels and (args.lps or kind != "points"):
         raise InputError(f"--pixels {args.pixels[0]}: is for points, and not together with --lps; leave one out")
+    if args.error_map is not None:
+        if kind != "points":
+            raise InputError(f"--error-map {args.error_map}: is for points; leave it out")
+        check_file(args.error_map, "error map")
     if args.dicom:
         _check_series(args, kind)
         return
-    check_outputs([args.output], args.force, [args.input, args.reference, *files_of(args.transforms)])
+    check_outputs([args.output], args.force, [args.input, args.reference, args.error_map, *files_of(args.transforms)])
 
 
 def _check_series(args: argparse.Namespace, kind: str) -> None:
@@ -153,10 +167,32 @@ def run(args: argparse.Namespace) -> int:
     if args.dicom and grid is not None:
         done = carried.as_series(transform, grid, target, args.reference)
     else:
-        done = carried.through(transform, grid, target)
+        done = carried.through(transform, grid, target, _errors(args) if kind == "points" else None)
     where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"
     console.say(f"{args.output}: {where}")
     return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})
+
+
+def _errors(args: argparse.Namespace) -> Callable[..., dict[str, Any]] | None:
+    """The columns of the estimated error from the points before and after the transform; None without an error map."""
+    path = args.error_map
+    if path is None and len(args.transforms) == 1:
+        from ..io.transforms.output_folder import folder_of
+
+        folder = folder_of(Path(args.transforms[0]).expanduser())
+        path = None if folder is None or not (folder / "error.nii.gz").is_file() else folder / "error.nii.gz"
+    if path is None:
+        return None
+    from ..registration.error_files import read_error_map
+
+    error = read_error_map(path.expanduser())
+
+    def columns(before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:
+        found = error.at(after if args.inverse else before)  # the map is on the fixed image
+        names = ("error_mm", "error_low_mm", "error_high_mm")
+        return {name: values.tolist() for name, values in zip(names, found[:3], strict=True)}
+
+    return columns
 
 
 def _channel(text: str | None) -> int | str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -99,10 +100,18 @@ class Carried:
 
         return dataclasses.replace(self, content=placed_like(self.content, grid, f"{self.kind} {self.path}"))
 
-    def through(self, transform: SpatialTransform, grid: Grid | None, target: Path) -> dict[str, Any]:
+    def through(
+        self, transform: SpatialTransform, grid: Grid | None, target: Path, errors: Callable[..., dict[str, Any]] | None = None
+    ) -> dict[str, Any]:
         """Apply a transform and write the output.
 
         Images and label maps are resampled onto ``grid`` in fixed space; points are mapped from fixed to moving.
+
+        Args:
+            transform: from fixed to moving.
+            grid: of the output; None for points.
+            target: output file.
+            errors: columns for points, from the points before and after the transform, each ``(N, D)``.
 
         Returns:
             a description for the JSON object of a command.
@@ -112,7 +121,7 @@ class Carried:
         """
         self._check(transform)
         if self.kind == "points":
-            return self._points(transform, target)
+            return self._points(transform, target, errors)
         assert grid is not None and self.grid is not None
         from ..geometry import check_planes
         from ..io.content_detection import LABEL_INTENTS
@@ -150,13 +159,16 @@ class Carried:
         if dims != transform.dims:
             raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {transform.dims}-D; give those of one pair")
 
-    def _points(self, transform: SpatialTransform, target: Path) -> dict[str, Any]:
+    def _points(
+        self, transform: SpatialTransform, target: Path, errors: Callable[..., dict[str, Any]] | None
+    ) -> dict[str, Any]:
         from ..io.points import PointList, write_points
 
         moved = transform.points(self.content.points)
         self._warn_outside(transform)
         image = None if self.pixels_of is None else self.pixels_of[1]
-        write_points(target, PointList(moved, self.content.labels), lps=self.lps, pixels_of=image)
+        columns = None if errors is None else errors(self.content.points, moved)
+        write_points(target, PointList(moved, self.content.labels), lps=self.lps, pixels_of=image, columns=columns)
         return {"input": self.path, "kind": "points", "output": target, "count": len(moved)}
 
     def _warn_outside(self, transform: SpatialTransform) -> None:

@@ -64,6 +64,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--inverse-transform", action="append", metavar="FILE", help=text)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file of the check, as run.json of register")
     parser.add_argument("--report", type=Path, metavar="FILE", help="HTML report with images and the verdict")
+    text = "expected registration error of every fixed voxel, lower and upper bound (.nii.gz, 3 channels, mm)"
+    parser.add_argument("--error-map", type=Path, metavar="FILE", help=text)
     parser.add_argument("--force", action="store_true", help="overwrite existing outputs")
     add_masks(parser)
     add_channels(parser)
@@ -76,7 +78,7 @@ def check(args: argparse.Namespace) -> None:
     check_inputs(_images(args))
     check_transforms(items, args.formats)
     thresholds_of(args.thresholds)
-    outputs = [path for path in (args.output, args.report) if path is not None]
+    outputs = [path for path in (args.output, args.report, args.error_map) if path is not None]
     inputs = [args.fixed, args.moving, args.fixed_mask, args.moving_mask, args.thresholds, *files_of(items)]
     check_outputs(outputs, args.force, inputs)
 
@@ -97,6 +99,10 @@ def run(args: argparse.Namespace) -> int:
 
         masks = {name: getattr(args, name) for name in ("fixed_mask", "moving_mask")}
         written["report"] = write_report(args.report, result, **masks)
+    if args.error_map is not None and result.error_mm is not None:
+        from ..registration.error_files import write_error_map
+
+        written["error map"] = write_error_map(args.error_map.expanduser(), result.error_mm)[0]
     for line in [*transform_lines(values, result.verdict), *warning_lines(result.warnings, result.doubts)]:
         console.say(line)
     for name, path in written.items():

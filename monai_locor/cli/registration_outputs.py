@@ -107,6 +107,14 @@ def _missing(role: str) -> Writer:
     return write
 
 
+def _error(result: RegistrationResult, path: Path) -> list[Path]:
+    from ..registration.error_files import write_error_map
+
+    if result.error_mm is None:
+        raise InputError(f"{path}: the result has no error map; use monai-locor check")
+    return write_error_map(path, result.error_mm)
+
+
 def _affine(result: RegistrationResult, path: Path) -> list[Path]:
     from ..io import write_affine
 
@@ -172,6 +180,9 @@ OUTPUTS: dict[str, Output] = {
         _field("velocity_mm", "fixed_grid", velocity=True),
     ),
     "jacobian": Output("jacobian.nii.gz", "Jacobian determinant of the forward transform", _image(_determinant, "fixed_grid")),
+    "error": Output(
+        "error.nii.gz", "expected registration error of every voxel, lower and upper bound (3 channels, mm)", _error
+    ),
     "missing-fixed": Output(
         "missing_fixed.nii.gz", "probability that the moving image lacks the tissue of a voxel", _missing("fixed")
     ),
@@ -185,7 +196,7 @@ OUTPUTS: dict[str, Output] = {
     ),
     "report": Output("report.html", "HTML report with images and the verdict", _report, needs=("matplotlib",)),
 }
-DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "report")
+DEFAULT_OUTPUTS = ("warped", "forward", "inverse", "affine", "error", "report")
 MISSING_OUTPUTS = ("missing-fixed", "missing-moving")  # also by default, if missing tissue is looked for
 
 

@@ -123,22 +123,23 @@ def _defined(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return placed
 
 
-def fcsv_text(values: list[list[float]], labels: Sequence[str]) -> str:
+def fcsv_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str]) -> str:
     """Fiducial list (``.fcsv``) of points in LPS."""
     head = "# Markups fiducial file version = 4.13\n# CoordinateSystem = LPS\n# columns = " + ",".join(_FCSV_COLUMNS) + "\n"
-    names = _names(labels)
-    return head + table_text([[n, *v, 0, 0, 0, 1, 1, 1, 0, name, "", ""] for n, (v, name) in enumerate(zip(values, names), 1)])
+    rows = enumerate(zip(values, _names(labels), descriptions, strict=True), 1)
+    return head + table_text([[n, *v, 0, 0, 0, 1, 1, 1, 0, name, text, ""] for n, (v, name, text) in rows])
 
 
 def _names(labels: Sequence[str]) -> list[str]:
     return [label or f"P-{n}" for n, label in enumerate(labels, 1)]
 
 
-def markups_text(values: list[list[float]], labels: Sequence[str]) -> str:
+def markups_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str]) -> str:
     """Markups (``.json``) of points in LPS."""
     points = [
         {"id": str(n), "label": name, "position": v, "selected": True, "locked": False, "visibility": True}
-        for n, (v, name) in enumerate(zip(values, _names(labels)), 1)
+        | ({"description": text} if text else {})
+        for n, (v, name, text) in enumerate(zip(values, _names(labels), descriptions, strict=True), 1)
     ]
     node = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
     return json.dumps({"@schema": _SCHEMA, "markups": [node]}, indent=1) + "\n"

@@ -10,8 +10,9 @@ image to the fixed grid maps points of the fixed image to points of the moving i
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,7 +136,14 @@ def _from_csv(text: str, name: str, lps: bool) -> tuple[np.ndarray, tuple[str, .
     return np.array(points, dtype=np.float64) * (lps_signs(len(axes)) if lps else 1), labels
 
 
-def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool = False, pixels_of: Grid | None = None) -> None:
+def write_points(
+    path: str | os.PathLike[str],
+    points: PointList,
+    *,
+    lps: bool = False,
+    pixels_of: Grid | None = None,
+    columns: Mapping[str, Sequence[float]] | None = None,
+) -> None:
     """Write points in the format given by the suffix, see :func:`read_points`.
 
     Args:
@@ -144,6 +152,8 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         lps: write ANTs' CSV: LPS, columns ``x,y,z,t,label``. Labels are integers there; if any label is not, the points are
             numbered from 1.
         pixels_of: write a CSV file of pixels of this grid, see :func:`read_points`.
+        columns: further numbers of each point by name. They are columns of a CSV file, empty for NaN, and the description of a
+            point in Slicer's formats. They are left out of ANTs' CSV, whose columns are fixed.
 
     Raises:
         InputError: if the suffix is not supported, or 2-D points are written in a format of Slicer.
@@ -163,8 +173,12 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         raise InputError(f"output file {os.fspath(path)}: Slicer's points have three dimensions, these have two; write .csv")
     signs = np.ones(dims) if suffix == ".csv" and (pixels_of is not None or not lps) else lps_signs(dims)
     values = (given * signs).tolist()
-    writer = {".csv": _ants_text if lps else _csv_text, ".fcsv": fcsv_text, ".json": markups_text}[suffix]
-    text = writer(values, points.labels)
+    if suffix == ".csv":
+        text = _ants_text(values, points.labels) if lps else _csv_text(values, points.labels, columns or {})
+    else:
+        text = (fcsv_text if suffix == ".fcsv" else markups_text)(
+            values, points.labels, _descriptions(columns or {}, len(values))
+        )
     try:
         with atomic_path(file) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
@@ -174,11 +188,27 @@ def write_points(path: str | os.PathLike[str], points: PointList, *, lps: bool =
         ) from error
 
 
-def _csv_text(values: list[list[float]], labels: Sequence[str]) -> str:
-    axes = ["x", "y", "z"][: len(values[0]) if values else 3]
-    if not any(labels):
-        return table_text([axes, *values])
-    return table_text([[*axes, "label"], *([*v, label] for v, label in zip(values, labels))])
+def _csv_text(values: list[list[float]], labels: Sequence[str], columns: Mapping[str, Sequence[float]]) -> str:
+    head = ["x", "y", "z"][: len(values[0]) if values else 3]
+    rows: list[list[object]] = [[*v] for v in values]
+    if any(labels):
+        head, rows = [*head, "label"], [[*row, label] for row, label in zip(rows, labels)]
+    for name, numbers in columns.items():
+        head, rows = [*head, name], [[*row, _rounded(number)] for row, number in zip(rows, numbers)]
+    return table_text([head, *rows])
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.3g}" if math.isfinite(number) else ""
+
+
+def _descriptions(columns: Mapping[str, Sequence[float]], count: int) -> list[str]:
+    """The further numbers of each point as text."""
+    parts = [
+        [f"{name} {_rounded(number)}" if math.isfinite(number) else "" for number in numbers]
+        for name, numbers in columns.items()
+    ]
+    return [", ".join(filter(None, texts)) for texts in zip(*parts)] if parts else [""] * count
 
 
 def _ants_text(values: list[list[float]], labels: Sequence[str]) -> str:

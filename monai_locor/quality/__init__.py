@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy
 
 if TYPE_CHECKING:
+    from .error_estimate import estimate_error
+    from .error_map import ErrorMap, PointErrors
     from .outcome import Outcome
     from .reasons import Reason
     from .thresholds import Thresholds
     from .verdict import Verdict, judge_outcome
 
-__all__ = ["Outcome", "Reason", "Thresholds", "Verdict", "judge_outcome"]
+__all__ = ["ErrorMap", "Outcome", "PointErrors", "Reason", "Thresholds", "Verdict", "estimate_error", "judge_outcome"]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "error_estimate": ["estimate_error"],
+        "error_map": ["ErrorMap", "PointErrors"],
         "outcome": ["Outcome"],
         "reasons": ["Reason"],
         "thresholds": ["Thresholds"],

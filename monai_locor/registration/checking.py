@@ -28,7 +28,7 @@ from ..run_log import collecting
 from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_image, described_inputs
-from .judging import judge
+from .judging import error_of, judge
 from .manifest import INPUT_IMAGES, RunManifest
 from .pair import check_grids
 from .result import RegistrationResult
@@ -68,8 +68,9 @@ def check(
             :class:`monai_locor.quality.Thresholds`.
 
     Returns:
-        the transform in both directions, the warped images, and the :attr:`RegistrationResult.verdict`, for instance for
-        :func:`monai_locor.report.write_report`. ``registered`` is False unless it is the result of a registration.
+        the transform in both directions, the warped images, the :attr:`RegistrationResult.verdict` and the
+        :attr:`RegistrationResult.error_mm`, for instance for :func:`monai_locor.report.write_report`. ``registered`` is False
+        unless it is the result of a registration.
 
     Raises:
         InputError: if an image or the transform cannot be read, or they do not belong together.
@@ -96,8 +97,9 @@ def check(
             warnings=tuple(dict.fromkeys((*result.warnings, *log.warnings))),
         )
         verdict = judge(result, fixed, moving, thresholds, **masks)
+        error = result.error_mm or error_of(result, fixed, moving, **masks)
     seconds = result.seconds if result.registered else time.perf_counter() - began
-    return dataclasses.replace(result, verdict=verdict, seconds=seconds)
+    return dataclasses.replace(result, verdict=verdict, error_mm=error, seconds=seconds)
 
 
 def _own_run(transform: Any, fixed: ImageSource, moving: ImageSource) -> RunManifest | None:

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..io import check_output_dir, write_affine, write_displacement_field, write_image
 from ..io.paths import write_json
+from .error_files import ERROR_FILE, write_error_map
 
 if TYPE_CHECKING:
     from .result import RegistrationResult
@@ -80,4 +81,6 @@ def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list
         if probability is not None:
             paths.append(root / MISSING_FILES[role])
             write_image(paths[-1], probability, grid)
+    if result.error_mm is not None:
+        paths += write_error_map(root / ERROR_FILE, result.error_mm)
     return paths

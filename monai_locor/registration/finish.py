@@ -18,7 +18,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..geometry import Grid, warp, warped
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
-from ..quality import judge_outcome
+from ..quality import estimate_error, judge_outcome
 from ..run_log import RunLog
 from ..tensors import plain
 from .fields import stationary_velocity
@@ -100,9 +100,12 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
     rivals = run.rivals.compared(affine) if run.config.multistart != "never" else ()
     outcome = dataclasses.replace(outcome_of(result), rivals=rivals)
     verdict = judge_outcome(outcome, fixed.image, moving.image, fixed_weight=fixed.weight, moving_weight=moving.weight)
-    result = dataclasses.replace(_on_host(result), verdict=verdict)
-    parts = np.diff([*times, computed, time.perf_counter()]).round(3).tolist()
-    timings = dict(zip(("reading", "optimization", "fields", "verdict"), parts, strict=True))
+    judged = time.perf_counter()
+    images = fixed.image, fixed.grid, moving.image, moving.grid
+    error = estimate_error(*images, forward_mm, fixed.weight, moving.weight).to("cpu")
+    result = dataclasses.replace(_on_host(result), verdict=verdict, error_mm=error)
+    parts = np.diff([*times, computed, judged, time.perf_counter()]).round(3).tolist()
+    timings = dict(zip(("reading", "optimization", "fields", "verdict", "error"), parts, strict=True))
     return dataclasses.replace(result, timings=timings)
 
 

@@ -15,13 +15,13 @@ import torch
 from ..errors import InputError
 from ..io import ImageSource, read_image
 from ..io.masks import mask_on_grid
-from ..quality import Outcome, Thresholds, Verdict, judge_outcome
+from ..quality import ErrorMap, Outcome, Thresholds, Verdict, estimate_error, judge_outcome
 from .channels import first_image
 from .result import RegistrationResult
 from .start.prepare import prepare
 from .start.rivals import RivalStarts
 
-__all__ = ["judge", "outcome_of"]
+__all__ = ["error_of", "judge", "outcome_of"]
 
 
 def judge(
@@ -58,6 +58,28 @@ def judge(
     outcome = replace(outcome, rivals=rivals)
     weights = {"fixed_weight": first[1], "moving_weight": second[1]}
     return judge_outcome(outcome, first[0], second[0], thresholds, **weights)
+
+
+def error_of(
+    result: RegistrationResult,
+    fixed: ImageSource,
+    moving: ImageSource,
+    *,
+    fixed_mask: ImageSource | None = None,
+    moving_mask: ImageSource | None = None,
+) -> ErrorMap:
+    """Estimate the error of a result at every fixed voxel, see :func:`monai_locor.quality.estimate_error`.
+
+    Args:
+        result: registration result.
+        fixed, moving, fixed_mask, moving_mask: as for :func:`judge`.
+
+    Raises:
+        InputError: if the images do not belong to the result.
+    """
+    first, second = _read("fixed", fixed, fixed_mask, result), _read("moving", moving, moving_mask, result)
+    images = first[0], result.fixed_grid, second[0], result.moving_grid
+    return estimate_error(*images, result.forward_mm, first[1], second[1])
 
 
 def outcome_of(result: RegistrationResult) -> Outcome:

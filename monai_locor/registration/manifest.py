@@ -21,6 +21,7 @@ import numpy as np
 
 from .._version import __version__
 from ..errors import InputError, one_line
+from ..geometry import Grid
 from ..io.dicom import is_series
 from ..io.paths import expanded, read_json
 
@@ -32,6 +33,7 @@ __all__ = [
     "MANIFEST_NAME",
     "TRANSFORM_NAMES",
     "RunManifest",
+    "described_grid",
     "read_run",
     "sha256",
     "stored_place",
@@ -57,6 +59,11 @@ COMPANION_SUFFIXES = {
     ".nhdr": (".raw", ".raw.gz"),
     ".safetensors": (".json",),
 }
+
+
+def described_grid(grid: Grid) -> dict[str, Any]:
+    """Return a grid as plain values for JSON: shape, and affine in three dimensions."""
+    return {"shape": list(grid.shape), "affine": grid.full_affine.tolist()}
 
 
 def versions() -> dict[str, str]:

@@ -23,12 +23,12 @@ from ..geometry import FieldStep, Grid, SpatialTransform, Step, apply_affine, to
 from ..io import ImageSource
 from ..io.libraries import image_for_itk, image_for_simpleitk
 from ..io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
-from ..quality import Verdict
+from ..quality import ErrorMap, Verdict
 from .basis_pair import BasisPair
 from .config import RegistrationConfig
 from .exports import FIELDS, IMAGES, TRANSFORMS, check_part, importing, nibabel_image, write_files
 from .fields import StationaryVelocity
-from .manifest import MANIFEST_FORMAT, versions
+from .manifest import MANIFEST_FORMAT, described_grid, versions
 from .stored import stored_fields
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class RegistrationResult:
             the fixed and the moving grid; None with the setting ``missing`` ``"never"``.
         missing_ml: volume of the places found in each image, ml, ``{"fixed": ..., "moving": ...}``, or None.
         memory: bytes beyond those before the run: ``predicted``, ``available`` and ``peak``, each None if unknown; or None.
+        error_mm: estimated error of every fixed voxel with its interval; None in files of earlier versions.
         registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
     """
 
@@ -112,6 +113,7 @@ class RegistrationResult:
     missing_moving: torch.Tensor | None = None
     missing_ml: dict[str, float] | None = None
     memory: dict[str, int | None] | None = None
+    error_mm: ErrorMap | None = None
 
     @property
     def last_config(self) -> RegistrationConfig:
@@ -319,8 +321,8 @@ class RegistrationResult:
             "seed": self.seed if self.registered else None,
             "device": self.device,
             "seconds": round(self.seconds, 3),
-            "fixed_grid": _described(self.fixed_grid),
-            "moving_grid": _described(self.moving_grid),
+            "fixed_grid": described_grid(self.fixed_grid),
+            "moving_grid": described_grid(self.moving_grid),
             "affine": self.affine.tolist(),
             "initial": None if self.initial is None else self.initial.tolist(),
             "jacobian": self.jacobian,
@@ -331,6 +333,7 @@ class RegistrationResult:
             "interrupted": self.interrupted,
             "intersubject": self.intersubject,
             "unexplained": self.unexplained,
+            "error_mm": None if self.error_mm is None else self.error_mm.summary(),
             "missing_ml": self.missing_ml,
             "memory": self.memory,
             "warnings": list(self.warnings),
@@ -367,8 +370,8 @@ class RegistrationResult:
 
         The files are ``warped.nii.gz`` (moving image on the fixed grid), ``forward_field.nii.gz`` (on the fixed grid) and
         ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm including the affine, ``affine.tfm``
-        (the affine part alone), ``run.json`` (:meth:`summary`) and, if missing tissue was looked for,
-        ``missing_fixed.nii.gz`` and ``missing_moving.nii.gz``.
+        (the affine part alone), ``run.json`` (:meth:`summary`), ``error.nii.gz`` (:attr:`error_mm`: expected error, lower and
+        upper bound, mm) and, if missing tissue was looked for, ``missing_fixed.nii.gz`` and ``missing_moving.nii.gz``.
 
         Raises:
             InputError: if the folder is not writable.
@@ -393,7 +396,3 @@ class RegistrationResult:
             )
         basis = self.basis if contrasts is None else replace(self.basis, contrasts=contrasts)
         return basis.save(path)
-
-
-def _described(grid: Grid) -> dict[str, Any]:
-    return {"shape": list(grid.shape), "affine": grid.full_affine.tolist()}

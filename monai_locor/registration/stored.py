@@ -23,6 +23,7 @@ from ..quality import Verdict
 from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
+from .error_files import ERROR_FILE, read_error_map
 from .exports import MISSING_FILES
 from .manifest import RunManifest, well_formed
 
@@ -66,6 +67,7 @@ def stored_fields(
         "moving_image": images["moving"],
         "basis": _basis(root / "basis.safetensors"),
         **{f"missing_{role}": _map(root / file, f"missing {role}") for role, file in MISSING_FILES.items()},
+        "error_mm": read_error_map(root / ERROR_FILE, grids["fixed"]) if (root / ERROR_FILE).is_file() else None,
         **fields,
     }
 

@@ -30,7 +30,15 @@ from ..run_schema import valid_run
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "locor_registration"
 CONFIG = str(BUNDLE / "configs" / "inference.json")
 META = BUNDLE / "configs" / "metadata.json"
-OUTPUTS = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json", "report.html"}
+OUTPUTS = {
+    "warped.nii.gz",
+    "forward_field.nii.gz",
+    "inverse_field.nii.gz",
+    "affine.tfm",
+    "error.nii.gz",
+    "run.json",
+    "report.html",
+}
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:Using a non-tuple sequence")

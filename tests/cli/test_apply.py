@@ -8,10 +8,13 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from monai_locor.geometry import Grid
 from monai_locor.io import write_displacement_field
 from monai_locor.io.fields import write_affine
+from monai_locor.quality import ErrorMap
+from monai_locor.registration.error_files import write_error_map
 
 from .files import AFFINE, SHAPE, load, save
 
@@ -55,6 +58,30 @@ def test_points_go_from_fixed_to_moving_and_keep_their_labels(run, folder):
     assert read_csv(folder / "there.csv") == [[12.0, 10.0, 12.0, "a"], [14.0, 12.0, 15.0, "b"]]
     run("apply", folder / "there.csv", "-t", folder / "field.nii.gz", "--inverse", "-o", folder / "home.csv")
     np.testing.assert_allclose([p[:3] for p in read_csv(folder / "home.csv")], [[8, 10, 12], [10, 12, 15]], atol=1e-3)
+
+
+def test_points_get_their_estimated_error(run, refused, folder):
+    """From the folder that is the transform, forwards and backwards, or from a file; empty where not determined."""
+    out, grid = folder / "out", Grid(SHAPE, AFFINE)
+    out.mkdir()
+    (folder / "field.nii.gz").rename(out / "forward_field.nii.gz")
+    (folder / "back.nii.gz").rename(out / "inverse_field.nii.gz")
+    values = torch.tensor([0.5, 0.25, 1.5]).reshape(3, 1, 1, 1).repeat(1, *SHAPE)
+    values[:, 5:, 6:] = torch.nan  # the second point
+    write_error_map(out / "error.nii.gz", ErrorMap.of_channels(values, grid))
+    run("apply", folder / "fixed.csv", "-t", out, "-o", folder / "there.csv")
+    lines = (folder / "there.csv").read_text().splitlines()
+    assert lines[0] == "x,y,z,label,error_mm,error_low_mm,error_high_mm"
+    assert lines[1].endswith(",a,0.5,0.25,1.5") and lines[2].endswith(",b,,,")
+    run("apply", folder / "there.csv", "-t", out, "--inverse", "-o", folder / "home.csv")
+    assert [line.split(",", 4)[4] for line in (folder / "home.csv").read_text().splitlines()[1:]] == ["0.5,0.25,1.5", ",,"]
+    named = ["-t", out / "forward_field.nii.gz", "--error-map", out / "error.nii.gz"]
+    for name in ("there.fcsv", "there.mrk.json"):
+        assert run("apply", folder / "fixed.csv", *named, "-o", folder / name).code == 0
+        assert (folder / name).read_text().count("error_mm 0.5, error_low_mm 0.25, error_high_mm 1.5") == 1
+    run("apply", folder / "fixed.csv", *named, "--lps", "-o", folder / "ants.csv")
+    assert (folder / "ants.csv").read_text().startswith("x,y,z,t,label\n")
+    assert "is for points" in refused("apply", folder / "moving.nii.gz", *named, "-o", folder / "new.nii.gz")
 
 
 def test_points_outside_the_field_are_said(run, folder):

@@ -14,6 +14,7 @@ from monai_locor.geometry import Grid, SpatialTransform, same_grid
 from monai_locor.io.transforms import write_transform
 from monai_locor.quality import Verdict
 from monai_locor.registration import checking
+from monai_locor.registration.error_files import read_error_map
 
 from ..phantoms import grid_of
 from ..report.results import aligned
@@ -38,9 +39,10 @@ def pair(tmp_path, monkeypatch):
 
 
 def test_exit_codes_and_outputs(run, pair):
-    right = run("check", *PAIR, "right.tfm", "-o", "check.json")
+    right = run("check", *PAIR, "right.tfm", "-o", "check.json", "--error-map", "error.nii.gz")
     assert right.code == 0 and "verdict: PASS" in right.out and "output: check.json" in right.out
     content = valid_run(pair / "check.json")
+    assert read_error_map(pair / "error.nii.gz", GRID).summary() == content["error_mm"]
     assert content["kind"] == "check" and content["settings"] is None and content["stages"] == []
     assert content["arguments"]["transform"]["path"].endswith("right.tfm")
     wrong = run("check", *PAIR, "wrong.tfm", "--json")

@@ -24,7 +24,7 @@ import monai_locor
 from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.metrics import jacobian_statistics
-from monai_locor.quality import Reason, Thresholds, Verdict
+from monai_locor.quality import ErrorMap, Reason, Thresholds, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
 from monai_locor.registration.described import described_arguments
 from monai_locor.registration.fields import StationaryVelocity
@@ -33,7 +33,10 @@ from monai_locor.registration.manifest import MANIFEST_FORMAT
 from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
-USUAL = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json", "report.html"}
+USUAL = {
+    *("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "error.nii.gz", "run.json"),
+    "report.html",
+}
 pytest.importorskip("matplotlib")  # of the report
 
 
@@ -65,6 +68,7 @@ def called(monkeypatch):
             velocity=StationaryVelocity(torch.zeros_like(field).expand(3, *grids[0].shape), grids[0]),
             fixed_image=MetaTensor(images[0].clone()),
             moving_image=MetaTensor(images[1].clone()),
+            error_mm=ErrorMap.of_channels(torch.ones(3, *grids[0].shape), grids[0]),
         )
         return dataclasses.replace(result, **seen["changes"])
 
@@ -91,7 +95,7 @@ def names(folder):
 def test_everything_for_real(run, pair, folder):
     short = {"stages": [{"factor": 2, "iterations": 1}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
     (folder / "short.json").write_text(json.dumps(short))
-    words = ["--config", "short.json", "--device", "cpu", "--seed", "3", "--outputs", "warped,forward,inverse,affine"]
+    words = ["--config", "short.json", "--device", "cpu", "--seed", "3", "--outputs", "warped,forward,inverse,affine,error"]
     answer = run(*pair, *words, "--json")
     assert answer.code in (0, 1) and answer.err.count("\n") == answer.err.count("warning: ")
     found = answer.json

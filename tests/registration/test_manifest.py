@@ -94,7 +94,7 @@ class TestRepeat:
         assert content["arguments"]["moving"] == {"path": str(files[1]), "sha256": sha256(files[1])}
         assert content["verdict"] == json.loads(json.dumps(result.verdict.to_dict()))
         assert content["versions"] == versions() and content["interrupted"] is False
-        assert set(content["timings"]) == {"reading", "optimization", "fields", "verdict"}
+        assert set(content["timings"]) == {"reading", "optimization", "fields", "verdict", "error"}
         assert all(seconds >= 0 for seconds in content["timings"].values())
         np.testing.assert_allclose(content["initial"], result.initial)
 

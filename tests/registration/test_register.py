@@ -25,7 +25,7 @@ from ..phantoms import grid_of, image
 
 TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
 NOTHING = RegistrationConfig(stages=())
-FILES = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json"}
+FILES = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "error.nii.gz", "run.json"}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
