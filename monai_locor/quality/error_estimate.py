@@ -89,5 +89,5 @@ def _interpolation(source: Grid, target: Grid, like: torch.Tensor) -> list[torch
         positions = (np.arange(target.shape[axis]) - (target.shape[axis] - 1) / 2) * target.spacing[axis] / source.spacing[axis]
         positions = np.clip(positions + (n - 1) / 2, 0, n - 1)
         weights = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(n)))
-        out.append(torch.from_numpy(weights).to(like))
+        out.append(torch.from_numpy(weights).to(like, non_blocking=True))
     return out

@@ -89,7 +89,9 @@ class ErrorSamples:
 
     def coarser(self, grid: Grid) -> ErrorSamples:
         """The smoothed images at the nodes of a coarser grid with the same center and axes."""
-        windows = [w.to(self.images) for w in aligned_windows(self.grid, grid, SMOOTHING * float(grid.spacing[0]))]
+        windows = [
+            w.to(self.images, non_blocking=True) for w in aligned_windows(self.grid, grid, SMOOTHING * float(grid.spacing[0]))
+        ]
         mass = separable(windows, self.weight[None])[0]
         images = separable(windows, self.images * self.weight) / mass.clamp_min(1e-6)
         weight = (mass > 0.5).float()

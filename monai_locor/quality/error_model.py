@@ -88,7 +88,7 @@ class ErrorModel:
 
     @staticmethod
     def _column(numbers: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(numbers[:, None]).to(like)
+        return torch.from_numpy(numbers[:, None]).to(like, non_blocking=True)
 
     def errors(self, score: torch.Tensor) -> torch.Tensor:
         """Expected error, lower and upper bound, ``(3, *any)``, in distances of the samples."""

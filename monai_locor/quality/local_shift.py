@@ -90,7 +90,7 @@ def local_shift(
     powers = torch.stack([source**k for k in range(1, DEGREE + 1)])
     slopes = [_difference(powers, axis, float(grid.spacing[axis])) for axis in range(dims)]
     channels = torch.cat((powers, *slopes, target[None]))
-    windows = [w.to(channels) for w in aligned_windows(grid, lattice, sigma)]
+    windows = [w.to(channels, non_blocking=True) for w in aligned_windows(grid, lattice, sigma)]
     covariance, mass = _covariances(channels, _with_neighbors(weight), windows), separable(windows, weight[None])[0]
     samples = (4 * math.pi) ** (dims / 2) * math.prod(sigma / s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1)
     shift, *others = _fitted(covariance, dims, samples, PRIOR_STEPS * float(grid.spacing.max()))
@@ -134,7 +134,7 @@ def _fitted(covariance: torch.Tensor, dims: int, samples: float, prior: float) -
     """Shift ``(N, D)``, deviation, unexplained share and contrast ``(N,)`` from ``(N, C, C)``; float32."""
     slopes = slice(DEGREE, -1)
     own, cross, variance = covariance[:, :DEGREE, :DEGREE], covariance[:, :DEGREE, -1], covariance[:, -1, -1].clamp_min(0)
-    inverse = torch.linalg.inv_ex(own + RIDGE * torch.eye(DEGREE).to(own))[0]
+    inverse = torch.linalg.inv_ex(own + RIDGE * torch.eye(DEGREE, device=own.device, dtype=own.dtype))[0]
     theta = torch.einsum("nij,nj->ni", inverse, cross)
     residual = (variance - (theta * cross).sum(1)).clamp_min(0) + MIN_RESIDUAL
     # contract the slopes of the powers to those of the fitted polynomial
