@@ -147,7 +147,7 @@ def _fitted(covariance: torch.Tensor, dims: int, samples: float, prior: float) -
     curved = curved - torch.einsum("nip,niq->npq", mixed, reduced)
     pull = pull - torch.einsum("nip,ni->np", mixed, theta)
     damping, identity = residual / (samples * prior**2), torch.eye(dims, device=curved.device, dtype=curved.dtype)
-    inverse = torch.linalg.inv_ex(curved + damping[:, None, None] * torch.eye(dims).to(curved))[0]
+    inverse = torch.linalg.inv_ex(curved + damping[:, None, None] * identity)[0]
     shift = torch.einsum("npq,nq->np", inverse, pull)
     rest = (residual - (shift * pull).sum(1)).clamp_min(MIN_RESIDUAL)
     deviation = (inverse.diagonal(dim1=1, dim2=2).sum(1).clamp_min(0) * rest / samples).sqrt()
