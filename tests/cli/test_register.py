@@ -34,7 +34,9 @@ from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
 USUAL = {
-    *("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "error.nii.gz", "run.json"),
+    *(f"{n}.nii.gz" for n in ("warped", "forward_field", "inverse_field", "error")),
+    "affine.tfm",
+    "run.json",
     "report.html",
 }
 pytest.importorskip("matplotlib")  # of the report
@@ -49,8 +51,7 @@ def called(monkeypatch):
         seen.update(fixed=fixed, moving=moving, **options)
         images = [i if isinstance(i, torch.Tensor) else read_image(i)[0] for i in (fixed, moving)]
         grids = [Grid.of(i) for i in images]
-        field = torch.tensor(SHIFT).reshape(3, 1, 1, 1)
-        matrix = np.eye(4)
+        field, matrix = torch.tensor(SHIFT).reshape(3, 1, 1, 1), np.eye(4)
         matrix[:3, 3] = SHIFT
         result = RegistrationResult(
             affine=matrix,
