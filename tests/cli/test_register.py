@@ -33,12 +33,8 @@ from monai_locor.registration.manifest import MANIFEST_FORMAT
 from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
-USUAL = {
-    *(f"{n}.nii.gz" for n in ("warped", "forward_field", "inverse_field", "error")),
-    "affine.tfm",
-    "run.json",
-    "report.html",
-}
+USUAL = {f"{name}.nii.gz" for name in ("warped", "forward_field", "inverse_field", "error")} | {"affine.tfm", "run.json"}
+USUAL.add("report.html")
 pytest.importorskip("matplotlib")  # of the report
 
 
