@@ -33,8 +33,7 @@ from monai_locor.registration.manifest import MANIFEST_FORMAT
 from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
-USUAL = {f"{name}.nii.gz" for name in ("warped", "forward_field", "inverse_field", "error")} | {"affine.tfm", "run.json"}
-USUAL.add("report.html")
+USUAL = {*("warped.nii.gz forward_field.nii.gz inverse_field.nii.gz affine.tfm error.nii.gz run.json report.html".split())}
 pytest.importorskip("matplotlib")  # of the report
 
 
