@@ -20,7 +20,7 @@ from .pictures.planes import upright
 if TYPE_CHECKING:
     from ..registration.result import RegistrationResult
 
-__all__ = ["NUM_SAMPLES", "Evidence"]
+__all__ = ["NUM_SAMPLES", "Evidence", "two_digits"]
 
 NUM_SAMPLES = 2**17  # of the fixed voxels, about
 CONTRAST_LENGTH = 0.05  # of the longest side of the field of view: side of the cubes that the contrast is measured in
@@ -115,13 +115,13 @@ class Evidence:
         found = []
         volume, inverse, border = self._highest(self.volume, index), self._highest(self.inverse, index), self.border[index]
         if volume >= MIN_VOLUME_FACTOR:
-            text = f"volumes change by a factor of {volume:.2g}" if math.isfinite(volume) else "the transform folds"
+            text = f"volumes change by a factor of {two_digits(volume)}" if math.isfinite(volume) else "the transform folds"
             found.append((volume / MIN_VOLUME_FACTOR, text))
         if self.residual is not None and (residual := self._highest(self.residual, index)) >= MIN_RESIDUAL_RATIO:
-            text = f"the images fit poorly (local residual {residual:.2g} times its median)"
+            text = f"the images fit poorly (local residual {two_digits(residual)} times its median)"
             found.append((residual / MIN_RESIDUAL_RATIO, text))
         if inverse >= MIN_INVERSE_VOXELS:
-            text = f"forward and inverse transform differ by {inverse * self.voxel_mm:.2g} mm"
+            text = f"forward and inverse transform differ by {two_digits(inverse * self.voxel_mm)} mm"
             found.append((inverse / MIN_INVERSE_VOXELS, text))
         if self.missing is not None and (missing := self._highest(self.missing, index)) >= MIN_MISSING:
             found.append((10 * missing, f"the moving image may not show this tissue (probability {missing:.2f})"))
@@ -136,6 +136,15 @@ class Evidence:
         """The highest value at a sample and its neighbors; NaN if none is known."""
         near = values[tuple(slice(max(0, i - 1), i + 2) for i in index)]
         return float(np.nanmax(near)) if not np.isnan(near).all() else math.nan
+
+
+def two_digits(value: float) -> str:
+    """A number with two significant digits, or all before the point.
+
+    >>> two_digits(0.123), two_digits(9.87), two_digits(123.4)
+    ('0.12', '9.9', '123')
+    """
+    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
 
 
 def _relative(values: np.ndarray, anatomy: np.ndarray) -> np.ndarray:

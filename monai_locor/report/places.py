@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from ..geometry import Grid, apply_affine
+from ..quality.error_map import ErrorMap
 from .evidence import Evidence
 
 __all__ = ["MAX_PLACES", "Place", "doubtful_places", "separate_maxima"]
@@ -29,32 +30,53 @@ class Place:
         position_mm: RAS mm, ``(D,)``.
         voxel: of the fixed image as stored, ``(D,)``.
         reason: why it is doubtful, in words.
+        error_mm: expected error, lower and upper bound; None without an estimate.
     """
 
     position_mm: tuple[float, ...]
     voxel: tuple[int, ...]
     reason: str
+    error_mm: tuple[float, float, float] | None = None
 
 
-def doubtful_places(evidence: Evidence, stored: Grid) -> list[Place]:
-    """The places that exceed the limits of :meth:`.Evidence.doubt` most.
+def doubtful_places(evidence: Evidence, stored: Grid, error: ErrorMap | None = None) -> list[Place]:
+    """The places with the highest upper bounds of the error.
+
+    Without an estimate of the error in the anatomy, those that exceed the limits of :meth:`.Evidence.doubt` most.
 
     Args:
         evidence: local measures.
         stored: grid of the fixed image as stored.
+        error: estimated error.
 
     Returns:
-        at most :data:`MAX_PLACES`, the most doubtful first; none if no measure exceeds its limit anywhere.
+        at most :data:`MAX_PLACES`, the most doubtful first; none without an estimate if no measure exceeds its limit anywhere.
     """
-    found = separate_maxima(evidence.doubt(), evidence.grid, MIN_DISTANCE * float(stored.extent.max()), MAX_PLACES)
-    return [_place(evidence, index, stored) for index in found]
+    score = np.full(evidence.grid.shape, np.nan) if error is None else _upper_bound(evidence, error)
+    known = error if np.isfinite(score).any() else None
+    if known is None:
+        score = evidence.doubt()
+    found = separate_maxima(score, evidence.grid, MIN_DISTANCE * float(stored.extent.max()), MAX_PLACES)
+    return [_place(evidence, index, stored, known) for index in found]
 
 
-def _place(evidence: Evidence, index: tuple[int, ...], stored: Grid) -> Place:
+def _upper_bound(evidence: Evidence, error: ErrorMap) -> np.ndarray:
+    """Upper bound of the error at the samples in the anatomy, ``(*grid.shape)`` mm, NaN elsewhere."""
+    out = np.full(evidence.grid.shape, np.nan)
+    points = evidence.grid.points()[evidence.anatomy]
+    out[evidence.anatomy] = error.at(points).high_mm.cpu().numpy()
+    return out
+
+
+def _place(evidence: Evidence, index: tuple[int, ...], stored: Grid, error: ErrorMap | None) -> Place:
     position = apply_affine(evidence.grid.affine, np.array(index, dtype=float))
     voxel = np.rint(apply_affine(np.linalg.inv(stored.affine), position)).astype(int)
-    reason = "; ".join(evidence.reasons(index)[:MAX_REASONS])
-    return Place(tuple(position.tolist()), tuple(voxel.tolist()), reason)
+    reason = "; ".join(evidence.reasons(index)[:MAX_REASONS]) or "no single measure stands out"
+    found = None
+    if error is not None:
+        here = error.at(position[None])
+        found = float(here.expected_mm), float(here.low_mm), float(here.high_mm)
+    return Place(tuple(position.tolist()), tuple(voxel.tolist()), reason, found)
 
 
 def separate_maxima(score: np.ndarray, grid: Grid, distance_mm: float, count: int) -> list[tuple[int, ...]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,12 @@ def test_masks_and_labels_are_outlined(browser):
     browser.find_element("id", "masks").click()
     pixels = drawn(browser)
     assert colored(pixels, BLUE) == colored(pixels, PINK) == 0
+    told = browser.find_element("id", "readout").text
     colors = json.loads(browser.find_element("css selector", "[data-name=labels-0-warped]").get_attribute("data-colors"))
     press(browser, "#labels", webdriver.Keys.END)
     pixels = drawn(browser)
+    assert re.search(r"; label (none|\d+) \(fixed\), (none|\d+) \(warped\)$", browser.find_element("id", "readout").text)
+    assert "label" not in told
     for color in colors:
         assert colored(pixels, tuple(bytes.fromhex(color[1:]))) > 20
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.quality import Reason, Verdict
 from monai_locor.report import write_report
@@ -20,6 +22,7 @@ from monai_locor.report.html.explanations import CHECKS
 
 from .browsing import NEEDS_BROWSER, browser_in, press, seen, size, wait, webdriver
 from .results import GRID, GRID_2D
+from .test_error_pictures import error_map
 from .test_html import result_of
 from .test_labels import blocks
 
@@ -37,6 +40,15 @@ def page(tmp_path_factory) -> Path:
     labels = {"fixed_labels": [blocks(GRID)] * 3, "moving_labels": [blocks(GRID, 6)] * 3}
     result = result_of(GRID, verdict=verdict, warnings=tuple(f"{long} {n}" for n in range(20)))
     return write_report(tmp_path_factory.mktemp("report") / "report.html", result, fixed_mask=blocks(GRID, 8), **labels)
+
+
+@pytest.fixture(scope="module")
+def estimated(tmp_path_factory) -> Path:
+    """Of a result with an estimated error, which is not determined in the lowest slices."""
+    mask = MetaTensor(torch.ones(1, *GRID.shape), affine=torch.from_numpy(GRID.affine.copy()))
+    error = error_map(GRID, GRID.points()[..., 2] > -20)
+    path = tmp_path_factory.mktemp("estimated") / "report.html"
+    return write_report(path, result_of(GRID, error_mm=error), fixed_mask=mask, residuals=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +85,39 @@ def keys(browser: Any, *pressed: str) -> None:
     webdriver.ActionChains(browser).send_keys(*pressed).perform()
 
 
-def test_verdict_views_and_places_are_on_the_first_screen(browser, tmp_path):
-    browser.get(write_report(tmp_path / "a.html", result_of(GRID), residuals=False).as_uri())
+def test_verdict_error_and_places_are_on_the_first_screen(browser, estimated):
+    browser.get(estimated.as_uri())
     wait(browser)
-    for selector in ("#verdict", ".view .stage", "#flicker", "input[value=side] + span", ".place"):
+    for selector in ("#verdict", ".estimate", ".view .stage", "#flicker", "input[value=side] + span", ".places ol"):
         box = browser.find_element("css selector", selector).rect
-        assert box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
+        assert box["height"] > 0 and box["y"] >= 0 and box["y"] + box["height"] <= 900, selector
+    assert browser.find_element("id", "viewer").get_attribute("data-mode") == "error"
+    assert len(browser.find_elements("css selector", ".place")) == 5
+
+
+def test_the_error_is_colored_chosen_and_read(browser, estimated):
+    browser.get(estimated.as_uri())
+    wait(browser)
+    looks = [seen(browser)]
+    press(browser, "#error-of", webdriver.Keys.END)  # the upper bound
+    looks.append(seen(browser))
+    press(browser, "#mix", webdriver.Keys.HOME)  # the image alone
+    looks.append(seen(browser))
+    browser.find_element("css selector", "input[value=blend] + span").click()
+    assert not browser.find_element("id", "error-of").is_displayed()
+    looks.append(seen(browser))
+    keys(browser, "e")
+    assert browser.find_element("id", "error-of").is_displayed()
+    assert len(set(looks)) == 4
+    browser.find_element("css selector", ".place").click()
+    shown(browser)
+    expected, low, high = re.findall(r"[\d.]+", browser.find_element("css selector", ".place b").text)
+    told = browser.find_element("id", "readout").text
+    found = re.search(r"expected error ([\d.]+) mm, 90 % interval ([\d.]+) to ([\d.]+) mm", told)
+    assert [float(v) for v in found.groups()] == pytest.approx([float(expected), float(low), float(high)], rel=0.2, abs=0.1)
+    press(browser, ".view .slice", webdriver.Keys.HOME)
+    shown(browser)
+    assert "the error is not determined here" in browser.find_element("id", "readout").text
 
 
 def test_a_place_moves_all_views_and_says_so(browser):
@@ -172,12 +211,13 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser, mode):
     assert 0 <= top < 900  # the place is in sight
 
 
-@pytest.mark.parametrize("kind", ["plain", "2-D", "all checks failed"])
-def test_it_prints_on_two_pages(browser, tmp_path, kind):
-    if kind != "all checks failed":
-        grid = GRID_2D if kind == "2-D" else GRID
-        browser.get(write_report(tmp_path / "a.html", result_of(grid), residuals=False).as_uri())
-        wait(browser)
+@pytest.mark.parametrize("kind", ["with errors", "2-D", "all checks failed"])
+def test_it_prints_on_two_pages(browser, estimated, tmp_path, kind):
+    if kind == "with errors":
+        browser.get(estimated.as_uri())
+    elif kind == "2-D":
+        browser.get(write_report(tmp_path / "a.html", result_of(GRID_2D), residuals=False).as_uri())
+    wait(browser)
     for width, height in ((8.27, 11.69), (8.5, 11.0)):  # A4 and letter, inches
         printed = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": width, "paperHeight": height})
         assert len(re.findall(rb"/Type\s*/Page\b(?!s)", base64.b64decode(printed["data"]))) == 2

@@ -19,7 +19,7 @@ from ...geometry import Grid
 from ..pictures.contours import contour_levels
 from ..pictures.planes import Plane, deformed_lines, planes_through
 
-__all__ = ["View", "colors", "data_uri", "views_of"]
+__all__ = ["View", "colors", "contour_path", "data_uri", "views_of"]
 
 MAX_PIXELS = 400  # along the longer side of a picture
 JPEG_QUALITY = 82
@@ -64,7 +64,7 @@ class View:
             levels: by default :func:`.contour_levels` of the plane.
         """
         picture = self.picture(volume)
-        return _contours(picture, contour_levels(picture) if levels is None else levels)
+        return contour_path(picture, contour_levels(picture) if levels is None else levels)
 
     def grid_lines(self, displacement_mm: torch.Tensor, grid: Grid) -> list[str]:
         """SVG paths, in pixels, of the deformed grid of the plane; ``grid`` is upright."""
@@ -119,12 +119,13 @@ def colors(values: np.ndarray, low: float, high: float, name: str) -> np.ndarray
     return mapped
 
 
-def _contours(picture: np.ndarray, levels: Sequence[float]) -> str:
+def contour_path(picture: np.ndarray, levels: Sequence[float]) -> str:
+    """SVG path of the contours of a picture ``(height, width)``, which ends where the picture is NaN."""
     from contourpy import contour_generator  # comes with matplotlib
 
     if not levels or min(picture.shape) < 2:
         return ""
-    found: Any = contour_generator(z=picture)
+    found: Any = contour_generator(z=np.ma.masked_invalid(picture))
     lines = [line + 0.5 for level in levels for line in found.lines(level) if len(line) >= MIN_CONTOUR_POINTS]
     return "".join(_path(line) for line in lines)
 

@@ -16,7 +16,7 @@ from ...geometry import Grid, reorder
 from ...quality.labels import LabelOverlap
 from .tables import section
 
-__all__ = ["color_indices", "labels_section"]
+__all__ = ["color_indices", "label_values", "labels_section"]
 
 MAX_COLORS = 255  # of an 8-bit picture
 MAX_OPEN_LABELS = 12  # longer tables are folded
@@ -35,7 +35,7 @@ def color_indices(pair: LabelOverlap, grid: Grid) -> tuple[dict[str, np.ndarray]
         ``fixed`` and ``warped`` if given, ``(*shape)`` uint8, upright, 0 for background; and the colors of the indices from 1
         on. From the 255th label on, labels share the last color.
     """
-    values = _label_values(pair)
+    values = label_values(pair)
     order = grid.canonical_order()
     found = {}
     for side, labels in (("fixed", pair.fixed), ("warped", pair.warped)):
@@ -46,7 +46,7 @@ def color_indices(pair: LabelOverlap, grid: Grid) -> tuple[dict[str, np.ndarray]
     return found, [_color(i) for i in range(min(len(values), MAX_COLORS))]
 
 
-def _label_values(pair: LabelOverlap) -> list[int]:
+def label_values(pair: LabelOverlap) -> list[int]:
     """All labels of both maps except the background."""
     values = [labels.unique() for labels in (pair.fixed, pair.warped) if labels is not None]
     return [label for label in torch.cat(values).unique().tolist() if label]
@@ -77,7 +77,7 @@ def _table(pair: LabelOverlap) -> str:
             return f"{title}<p>No label map of the {missing} image to compare with.</p>"
         return f"{title}<p>The fixed label map contains no label on the fixed grid.</p>"
     values, absent = (
-        _label_values(pair),
+        label_values(pair),
         set(pair.after) - set(pair.warped.unique().tolist() if pair.warped is not None else ()),
     )
     rows = "".join(

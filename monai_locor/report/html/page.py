@@ -24,7 +24,7 @@ from .assets import asset, script, style
 from .explanations import CHECKS
 from .labels import labels_section
 from .report_images import ReportImages
-from .sections import basis_section, loss_curves, missing_section, residual_section, transform_section
+from .sections import basis_section, missing_section, optimization_section, residual_section, transform_section
 from .stills import stills
 from .tables import run_tables
 from .viewer import viewer
@@ -67,11 +67,12 @@ def write_report(
 ) -> Path:
     """Write a report as one self-contained HTML file.
 
-    The page contains the verdict with its reasons; a viewer of all slices of the fixed, moving and warped image with blend,
-    curtain, checkerboard, side by side, flicker, zoom and intensity window, contours, outlines of masks and labels; the most
-    doubtful places; all checks and the warnings of the run; Dice of the labels; deformed grid; Jacobian map and histogram;
-    local residual before and after; learned basis functions; loss curves; inputs, settings and versions. All numbers are
-    explained. It is operated by mouse, touch or keyboard, and prints on two pages.
+    The page contains the verdict with its reasons and the estimated error; a viewer of all slices with the error over the
+    fixed image, and of the fixed, moving and warped image with blend, curtain, checkerboard, side by side, flicker, zoom and
+    intensity window, contours, outlines of masks and labels; the most doubtful places; all checks and the warnings of the run;
+    Dice of the labels; deformed grid; Jacobian map and histogram; local residual before and after; learned basis functions;
+    loss curves; inputs, settings and versions. All numbers are explained. It is operated by mouse, touch or keyboard, and
+    prints on two pages.
 
     Args:
         path: output file; missing folders are created, and the file appears only when it is complete.
@@ -122,6 +123,7 @@ def _page(images: ReportImages, verdict: Verdict, texts: Mapping[str, str]) -> s
         **texts,
         "reasons": "\n".join(_reason(r) for r in verdict.reasons),
         "warnings": _warnings(result),
+        "error": "" if images.error is None else f'<p class="estimate">{images.error.summary()}</p>',
         "problems": _problems(verdict),
         "stills": stills(images),
         "viewer": viewer(images),
@@ -130,7 +132,7 @@ def _page(images: ReportImages, verdict: Verdict, texts: Mapping[str, str]) -> s
         "residual": residual_section(images),
         "missing": missing_section(images),
         "basis": basis_section(result),
-        "curves": loss_curves(result),
+        "optimization": optimization_section(result),
         "tables": run_tables(result),
         "style": style(),
         "script": script(),

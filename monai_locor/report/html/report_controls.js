@@ -91,9 +91,9 @@ flicker.addEventListener("click", () => {
 });
 
 const label = () => {
-  const board = viewer.dataset.mode === "board";
-  get("mix-from").textContent = board ? "small" : names[viewer.dataset.bottom];
-  get("mix-to").textContent = board ? "large" : names[viewer.dataset.top];
+  const { mode, bottom, top } = viewer.dataset;
+  const ends = { board: ["small", "large"], error: ["fixed", "error"] }[mode] || [names[bottom], names[top]];
+  [get("mix-from").textContent, get("mix-to").textContent] = ends;
   mix.disabled = viewer.dataset.mode === "side";
   redraw();
 };
@@ -111,7 +111,7 @@ for (const input of viewer.querySelectorAll("input[name=mode]")) {
     label();
   });
 }
-for (const input of [mix, contours, masks, labels, cross]) if (input) input.addEventListener("input", redraw);
+for (const input of [mix, contours, masks, labels, cross, errorOf]) if (input) input.addEventListener("input", redraw);
 
 const of = get("window-of"), level = get("level"), width = get("window"), zoom = get("zoom");
 of.addEventListener("change", () => { [level.value, width.value] = windows[of.value]; });
@@ -131,7 +131,7 @@ get("reset").addEventListener("click", () => {
 for (const button of buttons) button.addEventListener("click", () => go(button.dataset.place - 1));
 
 // single keys, unless they are switched off or a list of options is open
-const modes = { b: "blend", s: "side", c: "curtain", k: "board" };
+const modes = { e: "error", b: "blend", s: "side", c: "curtain", k: "board" };
 const boxes = { o: contours, m: masks, x: cross };
 const zoomBy = (factor) => {
   for (const view of views) zoomed(view, view.zoom * factor);
@@ -142,7 +142,7 @@ document.body.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !get("shortcuts").checked || event.target.closest("select")) return;
   const key = event.key.toLowerCase();
   if (/^[1-9]$/.test(key)) go(key - 1);
-  else if (key in modes) viewer.querySelector(`input[value=${modes[key]}]`).click();
+  else if (key in modes) viewer.querySelector(`input[value=${modes[key]}]`)?.click();
   else if (key in boxes) boxes[key].click();
   else if (key in keys) keys[key]();
   else return;
@@ -152,7 +152,9 @@ document.body.addEventListener("keydown", (event) => {
 (async () => {
   for (const image of viewer.querySelectorAll(".stack")) {
     volumes[image.dataset.name] = await unpacked(image);
-    if (image.dataset.colors) colors[image.dataset.name] = JSON.parse(image.dataset.colors);
+    if (!image.dataset.colors) continue;
+    colors[image.dataset.name] = JSON.parse(image.dataset.colors);
+    labelValues[image.dataset.name] = JSON.parse(image.dataset.values);
   }
   addEventListener("resize", redraw);
   label();

@@ -1,6 +1,15 @@
+// lines of equal error at the levels of the scale
+const errorLines = (view) => {
+  const { width, height } = view, known = cut(volumes.region, view).map((v) => v > 191);
+  const values = blurred(volumes[errorOf.value], view);
+  const paths = error.levels.map((share) => isoline(values, width, height, coded(share * error.top), known));
+  return paths.flatMap((path, k) => [[path, "#000", ERROR_DASHES[k], 3], [path, "#fff", ERROR_DASHES[k]]]);
+};
+
 const outlines = (view) => {
   const { width, height } = view, lines = [];
-  if (contours.checked) {
+  if (viewer.dataset.mode === "error") lines.push(...errorLines(view));
+  else if (contours.checked) {
     const smooth = blurred(volumes.fixed, view);
     for (const level of levels(smooth)) lines.push([isoline(smooth, width, height, level), color("--contour"), []]);
   }
@@ -26,6 +35,7 @@ const shares = (view, canvas, side) => { // size and position of the image on a 
   return { panel, size, corner: panel.map((n, i) => n / 2 - view.middle[i] * size[i]) };
 };
 
+const ERROR_DASHES = [[1.5, 2.5], [6, 3], []]; // as in the scale
 const MARK_SHARE = 0.012; // of the slices of an axis, within which a place is marked
 
 const isShown = (place, view) =>
@@ -49,10 +59,28 @@ const spot = (context, [x, y], index, scale) => {
   context.fillText(index + 1, x + radius + 2 * scale, y - 2 * scale);
 };
 
+const here = () => at.reduce((sum, v, k) => sum + v * strides[k], 0);
+
+const labelText = () => { // so that labels are not told apart by their colors alone
+  if (!labels || labels.value === "") return "";
+  const found = ["fixed", "warped"].map((side) => [side, `labels-${labels.value}-${side}`]).filter(([, name]) => volumes[name]);
+  const value = (name) => (volumes[name][here()] ? labelValues[name][volumes[name][here()] - 1] : "none");
+  return `; label ${found.map(([side, name]) => `${value(name)} (${side})`).join(", ")}`;
+};
+
+const errorText = () => {
+  const index = here(), region = error ? volumes.region[index] : 0;
+  if (region < 64) return "";
+  if (region < 192) return "; the error is not determined here";
+  const [expected, low, high] = ["expected", "low", "high"].map((name) => Number(errorAt(name, index).toPrecision(2)));
+  return `; expected error ${expected} mm, 90 % interval ${low} to ${high} mm`;
+};
+
 const readout = () => {
   const mm = affine.map((row) => row[shape.length] + shape.reduce((sum, _, k) => sum + row[k] * at[k], 0));
   const position = `${mm.map((x) => x.toFixed(1).replace("-", "−")).join(", ")} ${mm.length === 3 ? "RAS mm" : "mm"}`;
-  return chosen < 0 ? `Position: ${position}` : `Place ${chosen + 1} of ${places.length}: ${position}`;
+  const where = chosen < 0 ? "Position" : `Place ${chosen + 1} of ${places.length}`;
+  return `${where}: ${position}${errorText()}${labelText()}`;
 };
 
 // the second image over the first one
@@ -64,6 +92,12 @@ const drawSecond = (context, view, share, panel, corner, size) => {
     context.beginPath();
     context.rect(panel[0] * (1 - share), 0, panel[0] * share, panel[1]);
     context.clip();
+  }
+  if (mode === "error") {
+    context.globalAlpha = share;
+    context.drawImage(errorPicture(view), ...corner, ...size);
+    context.restore();
+    return;
   }
   if (mode === "board") {
     const side = Math.max(4, (0.04 + 0.42 * share ** 2) * panel[0]);
@@ -78,10 +112,10 @@ const drawSecond = (context, view, share, panel, corner, size) => {
 };
 
 const drawLines = (context, lines, [sx, sy], scale) => {
-  for (const [path, stroke, dash] of lines) {
+  for (const [path, stroke, dash, thickness = 1.2] of lines) {
     const drawn = new Path2D();
     drawn.addPath(path, new DOMMatrix([sx, 0, 0, sy, 0, 0]));
-    context.lineWidth = 1.2 * scale;
+    context.lineWidth = thickness * scale;
     context.strokeStyle = stroke;
     context.setLineDash(dash.map((d) => d * scale));
     context.stroke(drawn);
@@ -102,6 +136,7 @@ const drawMarks = (context, view, [sx, sy], scale) => {
 };
 
 const panels = () => {
+  if (viewer.dataset.mode === "error") return ["fixed"];
   if (viewer.dataset.mode !== "side") return [viewer.dataset.bottom];
   return innerWidth < 560 ? ["fixed", "after"] : ["fixed", "before", "after"];
 };

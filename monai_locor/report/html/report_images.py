@@ -25,6 +25,7 @@ from ..explain.residual import residual_maps
 from ..pictures.contours import OUTER_LEVEL, bright_center, smoothed_outline
 from ..pictures.planes import intensity_limits, upright, window
 from ..places import Place, doubtful_places
+from .error_pictures import ShownError
 from .images import View, views_of
 
 if TYPE_CHECKING:
@@ -118,7 +119,12 @@ class ReportImages:
         """The most doubtful places; empty if none stands out."""
         after = self.residuals[1] if isinstance(self.residuals, tuple) else None
         evidence = Evidence.of(self.result, self.volumes["fixed"], self.anatomy, self.determinant, after)
-        return doubtful_places(evidence, self.result.fixed_grid)
+        return doubtful_places(evidence, self.result.fixed_grid, self.result.error_mm)
+
+    @cached_property
+    def error(self) -> ShownError | None:
+        """The estimated error in the anatomy; None if it was not estimated or is determined nowhere."""
+        return ShownError.of(self.result.error_mm, self.anatomy)
 
     def voxel_at(self, position_mm: Sequence[float]) -> np.ndarray:
         """The position in voxels of :attr:`grid`, ``(D,)``."""

@@ -1,6 +1,6 @@
 document.documentElement.classList.add("live");
 const viewer = document.getElementById("viewer");
-const { shape, columns, axes, affine, start, blur, places } = JSON.parse(viewer.dataset.volumes);
+const { shape, columns, axes, affine, start, blur, places, error } = JSON.parse(viewer.dataset.volumes);
 const [nx, ny, nz = 1] = shape;
 const strides = [1, nx, nx * ny];
 const at = [...start, 0].slice(0, 3); // voxel shown in all views
@@ -8,8 +8,8 @@ let chosen = -1; // index of the doubtful place that is shown
 const names = { fixed: "fixed", before: "before", after: "warped" };
 const windows = { fixed: [50, 100], moving: [50, 100] }; // level and width, percent of the range
 const get = (id) => document.getElementById(id);
-const mix = get("mix"), contours = get("contours"), masks = get("masks"), labels = get("labels"), cross = get("cross");
-const volumes = {}, colors = {};
+const mix = get("mix"), contours = get("contours"), masks = get("masks"), labels = get("labels"), cross = get("cross"), errorOf = get("error-of");
+const volumes = {}, colors = {}, labelValues = {};
 const styles = getComputedStyle(document.documentElement);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const color = (name) => styles.getPropertyValue(name);
@@ -64,6 +64,29 @@ const picture = (name, view) => {
   return canvas;
 };
 
+// errors are stored by their square roots
+const coded = (mm) => 255 * Math.sqrt(mm / error.reach);
+const errorAt = (name, index) => error.reach * (volumes[name][index] / 255) ** 2;
+
+// colors of the error; nothing outside the anatomy, diagonal lines where it is not determined
+const errorPicture = (view) => {
+  const { width, height } = view, values = cut(volumes[errorOf.value], view), region = cut(volumes.region, view);
+  const pixels = new Uint8ClampedArray(4 * values.length), last = error.shades.length - 1, table = [];
+  for (let v = 0; v < 256; v++) {
+    const place = last * Math.min(1, error.reach * (v / 255) ** 2 / error.top), low = Math.min(last - 1, Math.floor(place));
+    table.push(error.shades[low].map((c, k) => c + (place - low) * (error.shades[low + 1][k] - c)));
+  }
+  for (let i = 0; i < values.length; i++) {
+    if (region[i] > 191) pixels.set(table[values[i]], 4 * i);
+    else if (region[i] > 63 && (i % width + Math.floor(i / width)) % 4 === 0) pixels.set([153, 153, 153, 255], 4 * i);
+  }
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+  return canvas;
+};
+
 // Gaussian smoothing across slices, then within the slice
 const blurred = (values, view) => {
   const { width, height } = view, through = view.through < 0 ? 0 : blur[view.through], reach = Math.ceil(2 * through);
@@ -95,12 +118,14 @@ const blurred = (values, view) => {
 };
 
 // marching squares: line segments at a level, in pixels
-const isoline = (values, width, height, level) => {
+const isoline = (values, width, height, level, known = null) => { // only between known pixels
+  const isKnown = (...pixels) => !known || pixels.every((i) => known[i]);
   const path = new Path2D();
   for (let row = 0; row + 1 < height; row++) {
     for (let column = 0; column + 1 < width; column++) {
       const i = row * width + column;
       const corners = [values[i], values[i + 1], values[i + width + 1], values[i + width]];
+      if (!isKnown(i, i + 1, i + width + 1, i + width)) continue;
       const inside = corners.map((v) => v >= level);
       if (inside[0] === inside[1] && inside[1] === inside[2] && inside[2] === inside[3]) continue;
       const ends = [];

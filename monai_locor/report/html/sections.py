@@ -27,7 +27,7 @@ from .tables import explained, section
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
-__all__ = ["basis_section", "loss_curves", "missing_section", "residual_section", "transform_section"]
+__all__ = ["basis_section", "missing_section", "optimization_section", "residual_section", "transform_section"]
 
 MIN_LOG2_RANGE = math.log2(1.25)  # the colors of the determinant span at least this range, so that a rigid map looks calm
 MIN_RESIDUAL = 1e-6  # lower residuals get the same color
@@ -133,14 +133,19 @@ def basis_section(result: RegistrationResult) -> str:
     return section("basis", "Learned basis functions", text + "".join(tiles))
 
 
-def loss_curves(result: RegistrationResult) -> str:
-    """Charts of the loss, one per stage."""
+def optimization_section(result: RegistrationResult) -> str:
+    """The section with charts of the loss, one per stage; empty if no optimization is known."""
     figures = []
     for number, stage in enumerate(result.history, 1):
         spacing = "affine" if stage["spacing"] is None else f"control points every {stage['spacing']:g} voxels"
         name = f"stage {number}: {spacing}, samples every {stage['factor']:g}, {stage['seconds']:.1f} s"
         figures.append(f"<figure>{curve(stage['loss'], name)}<figcaption>{escape(name)}</figcaption></figure>")
-    return "\n".join(figures) or "<p>No optimization steps.</p>"
+    if not figures:
+        return ""
+    text = (
+        "Similarity loss of every step, one chart per stage. Stages differ in resolution: compare values within a stage only."
+    )
+    return section("optimization", "Optimization", f'<p>{text}</p><div class="charts">{"".join(figures)}</div>')
 
 
 def _image(view: View, picture: np.ndarray, name: str) -> str:

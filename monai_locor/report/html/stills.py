@@ -22,20 +22,28 @@ def stills(images: ReportImages) -> str:
     if images.places:
         center = images.voxel_at(images.places[0].position_mm)
         views, where = views_of(images.grid, np.rint(center).astype(int).tolist()), "place 1, in the circle"
-    rows = [
-        "".join(_figure(view, "fixed image", "", images.volumes["fixed"], _mark(view, images)) for view in views),
-        "".join(
-            _figure(view, "warped moving image", CONTOURS, images.volumes["after"], _lines(view, images)) for view in views
-        ),
-    ]
-    maps = "".join(f'<div class="maps">{row}</div>' for row in rows)
-    return f'{maps}{_legend(images)}<p class="note">Planes through {where}.</p>'
+    first = "".join(_first(view, images) for view in views)
+    second = "".join(
+        _figure(view, "warped moving image", CONTOURS, view.picture(images.volumes["after"]), _lines(view, images))
+        for view in views
+    )
+    scale = "" if images.error is None else images.error.scale()
+    note = f'<p class="note">Planes through {where}.</p>'
+    return f'<div class="maps">{first}</div>{scale}<div class="maps">{second}</div>{_legend(images)}{note}'
 
 
-def _figure(view: View, name: str, lines_name: str, volume: np.ndarray, lines: str) -> str:
-    """A plane of a volume with lines over it; ``lines_name`` follows the name in the text alternative."""
+def _first(view: View, images: ReportImages) -> str:
+    """The fixed image, under the estimated error if there is one."""
+    if images.error is None:
+        return _figure(view, "fixed image", "", view.picture(images.volumes["fixed"]), _mark(view, images))
+    picture = images.error.picture(view, images.volumes["fixed"])
+    return _figure(view, "expected error", " over the fixed image", picture, images.error.lines(view) + _mark(view, images))
+
+
+def _figure(view: View, name: str, more: str, picture: np.ndarray, lines: str) -> str:
+    """A picture with lines over it; ``more`` follows the name in the text alternative."""
     width, height = view.size
-    image = f'<img alt="{name}{lines_name}, {view.name}" src="{data_uri(view.picture(volume))}">'
+    image = f'<img alt="{name}{more}, {view.name}" src="{data_uri(picture)}">'
     return (
         f'<figure><div class="map first" style="--w:{width};--h:{height}">{image}'
         f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{lines}</svg>{letters(view)}</div>'

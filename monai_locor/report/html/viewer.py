@@ -13,17 +13,30 @@ from typing import Any
 import numpy as np
 
 from ...geometry import apply_affine
+from ..evidence import two_digits
 from ..pictures.contours import bright_center
 from ..places import Place
 from .assets import asset
+from .error_pictures import ERROR_NAMES
 from .images import View
-from .labels import color_indices
+from .labels import color_indices, label_values
 from .report_images import ReportImages
 from .stacks import columns_of, shown_grid, stack
 from .stills import MASK_NAMES, letters
 
 __all__ = ["places_list", "viewer"]
 
+ERROR_MODE = '<label><input type="radio" name="mode" value="error" checked><span>error map</span></label>'
+ERROR_OF = (
+    '<label class="switch error">show <select id="error-of"><option value="expected">the expected error</option>'
+    '<option value="high">the upper bound</option></select></label>'
+)
+ERROR_NOTE = (
+    "Error: distance between the point that a voxel is mapped to and its true position, estimated with an interval that "
+    "contains 90 % of the true errors. Not determined: the images do not tell."
+)
+ERROR_PLACES = "The highest upper bounds of the error in their surroundings, with expected error and 90 % interval."
+MEASURE_PLACES = "Places where local measures stand out, the most doubtful first. They need not be misaligned."
 IMAGE_NAMES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
 
 
@@ -39,6 +52,7 @@ def viewer(images: ReportImages) -> str:
         masks="" if images.masks else " hidden",
         flat="" if images.grid.dims == 3 else " hidden",
         places=places_list(images),
+        **_error_parts(images),
         no_places="" if images.places else " hidden",
         note=f"{note} {_extent(images)}",
     )
@@ -54,7 +68,7 @@ def places_list(images: ReportImages) -> str:
         for number, place in enumerate(images.places, 1)
     )
     title = '<h3 id="places-title">Where to look first</h3>'
-    note = '<p class="note">Places where local measures stand out, the most doubtful first. They need not be misaligned.</p>'
+    note = f'<p class="note">{MEASURE_PLACES if images.places[0].error_mm is None else ERROR_PLACES}</p>'
     return f'<section class="places" aria-labelledby="places-title">\n{title}\n<ol>\n{items}\n</ol>\n{note}\n</section>'
 
 
@@ -63,7 +77,21 @@ def _about(place: Place) -> str:
     position = ", ".join(f"{x:.1f}" for x in place.position_mm).replace("-", "−")
     voxel = ", ".join(map(str, place.voxel))
     unit = "RAS mm" if len(place.position_mm) == 3 else "mm"
-    return f'<b>{escape(place.reason)}</b> <span class="where">{position} {unit} · voxel {voxel}</span>'
+    where = f'<span class="where">{position} {unit} · voxel {voxel}</span>'
+    if place.error_mm is None:
+        return f"<b>{escape(place.reason)}</b> {where}"
+    expected, low, high = (two_digits(value) for value in place.error_mm)
+    return f"<b>{expected} mm expected, {low} to {high} mm</b> {escape(place.reason)} {where}"
+
+
+def _error_parts(images: ReportImages) -> dict[str, str]:
+    """The parts of the viewer that show the estimated error; empty if there is none."""
+    if images.error is None:
+        parts = dict.fromkeys(("error_mode", "error_of", "error_scale"), "")
+        return {**parts, "mode": "blend", "blend": " checked", "no_error": " hidden"}
+    scale = f'{images.error.scale()}<p class="note error">{ERROR_NOTE}</p>'
+    parts = {"error_mode": ERROR_MODE, "error_of": ERROR_OF, "error_scale": scale}
+    return {**parts, "mode": "error", "blend": "", "no_error": ""}
 
 
 def _data(images: ReportImages) -> dict[str, Any]:
@@ -79,6 +107,7 @@ def _data(images: ReportImages) -> dict[str, Any]:
         axes.append([round(low, 3), round(high - low, 5)])
     blur = [0.007 * float(grid.extent.max()) / float(s) for s in grid.spacing]
     return {
+        "error": None if images.error is None else images.error.data(),
         "shape": list(grid.shape),
         "columns": columns_of(grid.shape),
         "axes": axes,
@@ -111,8 +140,12 @@ def _stacks(images: ReportImages) -> list[str]:
     for number, pair in enumerate(images.labels):
         maps, palette = color_indices(pair, images.result.fixed_grid)
         for side, volume in maps.items():
-            colors = f' data-colors="{escape(json.dumps(palette))}"'
+            values = label_values(pair)[: len(palette)]
+            colors = f' data-colors="{escape(json.dumps(palette))}" data-values="{json.dumps(values)}"'
             found.append((f"labels-{number}-{side}", f"{pair.name}, {side}", stack(volume, True), colors))
+    if images.error is not None:
+        found += [(name, ERROR_NAMES[name], stack(volume), "") for name, volume in images.error.stacks().items()]
+        found.append(("region", "where the error is determined", stack(images.error.region(), True), ""))
     return [
         f'<img class="stack" hidden data-name="{name}" alt="all slices: {escape(text)}" src="{uri}"{more}>'
         for name, text, uri, more in found
