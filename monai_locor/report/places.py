@@ -20,6 +20,8 @@ __all__ = ["MAX_PLACES", "Place", "doubtful_places", "separate_maxima"]
 MAX_PLACES = 5
 MIN_DISTANCE = 0.1  # of the longest side of the field of view, between two places
 MAX_REASONS = 2
+MAX_TIE_MM = 0.01  # upper bounds that differ by less are the same
+MIN_EXCESS_MM = 1e-4  # over the median; less is rounding
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,30 @@ def doubtful_places(evidence: Evidence, stored: Grid, error: ErrorMap | None = N
         error: estimated error.
 
     Returns:
-        at most :data:`MAX_PLACES`, the most doubtful first; none without an estimate if no measure exceeds its limit anywhere.
+        at most :data:`MAX_PLACES`, the most doubtful first; none if nothing stands out.
     """
-    score = np.full(evidence.grid.shape, np.nan) if error is None else _upper_bound(evidence, error)
-    known = error if np.isfinite(score).any() else None
-    if known is None:
-        score = evidence.doubt()
+    known = error if error is not None and _is_known(evidence, error) else None
+    score = evidence.doubt() if known is None else _upper_bound(evidence, known)
     found = separate_maxima(score, evidence.grid, MIN_DISTANCE * float(stored.extent.max()), MAX_PLACES)
     return [_place(evidence, index, stored, known) for index in found]
 
 
+def _is_known(evidence: Evidence, error: ErrorMap) -> bool:
+    """Whether the error is determined anywhere in the anatomy."""
+    return bool(error.at(evidence.grid.points()[evidence.anatomy]).determined.any())
+
+
 def _upper_bound(evidence: Evidence, error: ErrorMap) -> np.ndarray:
-    """Upper bound of the error at the samples in the anatomy, ``(*grid.shape)`` mm, NaN elsewhere."""
+    """Upper bound of the error at the samples in the anatomy, ``(*grid.shape)`` mm, NaN elsewhere.
+
+    Where it is about the same, :meth:`.Evidence.doubt` decides; samples that are not above the median are left out.
+    """
     out = np.full(evidence.grid.shape, np.nan)
     points = evidence.grid.points()[evidence.anatomy]
     out[evidence.anatomy] = error.at(points).high_mm.cpu().numpy()
-    return out
+    doubt = np.nan_to_num(evidence.doubt())
+    out += MAX_TIE_MM * doubt / max(float(doubt.max()), 1e-12)
+    return np.where(out > np.nanmedian(out) + MIN_EXCESS_MM, out, np.nan)
 
 
 def _place(evidence: Evidence, index: tuple[int, ...], stored: Grid, error: ErrorMap | None) -> Place:

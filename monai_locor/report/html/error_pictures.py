@@ -22,7 +22,7 @@ COLOR_MAP = "viridis"  # lighter is more, for all kinds of color vision
 NUM_COLORS = 33
 MAX_OPACITY = 0.75
 TOP_QUANTILE = 0.98  # of the expected error, that the colors reach at least
-MIN_TOP_MM = 0.25
+MIN_TOP_VOXELS = 2.0  # that the colors reach at least, so that small errors look calm
 LEVELS = {"dotted": 0.25, "dashed": 0.5, "solid": 1.0}  # of lines, relative to the end of the colors
 CODE_REACH = 4.0  # highest coded error, relative to the end of the colors
 HATCH_PIXELS = 8  # distance of the lines where the error is not determined
@@ -54,7 +54,8 @@ class ShownError:
         known = expected[np.isfinite(expected)]
         if not known.size:
             return None
-        top = 2.0 ** math.ceil(math.log2(max(float(np.quantile(known, TOP_QUANTILE)), MIN_TOP_MM)))
+        high_quantile = float(np.quantile(known, TOP_QUANTILE))
+        top = 2.0 ** math.ceil(math.log2(max(high_quantile, MIN_TOP_VOXELS * float(error.grid.spacing.min()))))
         return cls(expected, low, high, anatomy, top)
 
     @property

@@ -35,7 +35,9 @@ ERROR_NOTE = (
     "Error: distance between the point that a voxel is mapped to and its true position, estimated with an interval that "
     "contains 90 % of the true errors. Not determined: the images do not tell."
 )
-ERROR_PLACES = "The highest upper bounds of the error in their surroundings, with expected error and 90 % interval."
+ERROR_PLACES = (
+    "The highest upper bounds of the error, with expected error and 90 % interval; local measures decide between equal ones."
+)
 MEASURE_PLACES = "Places where local measures stand out, the most doubtful first. They need not be misaligned."
 IMAGE_NAMES = {"fixed": "fixed image", "before": "moving image before", "after": "warped moving image"}
 
