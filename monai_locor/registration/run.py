@@ -113,7 +113,8 @@ class Run:
 
     def _use_intersubject_settings(self) -> None:
         """Continue with the inter-subject settings, as far as the images are resolved."""
-        blur, all_stages = relative_blur(*self.engine.unweighted), self.fine_stages
+        images, all_stages = self.engine.unweighted, self.fine_stages
+        blur = float(from_first(self.exchange, lambda: np.array([relative_blur(*images)]), (1,))[0])
         use_form(self.engine, smoother(self.config.for_intersubject, blur, self.engine.fixed.grid.dims))
         self.fine_stages = resolved_stages(self.config, all_stages, blur)
         self.steps -= _steps(all_stages) - _steps(self.fine_stages)
