@@ -81,8 +81,8 @@ def register_blockwise(
         output: output folder for ``forward_field.ome.zarr`` and ``inverse_field.ome.zarr`` (displacements including the
             affine, LPS in the unit of the axes), ``warped.ome.zarr``, ``affine.tfm`` and ``run.json``. With ``scheduler``, all
             workers must have it, and the images, under the same paths.
-        block: voxels along each axis of a tile with its halo; ``"auto"`` is 176, in 2-D 1024, or with the setting ``memory``
-            the largest size for which a tile fits.
+        block: voxels along each axis of a tile with its halo; ``"auto"`` adds the halo to 128, in 2-D to 960, or with
+            the setting ``memory`` takes the largest size for which a tile fits.
         preset: settings, see :func:`monai_locor.register`. Their lengths are in voxels of the averaged images, and the last
             stage is repeated at halved lengths until they are in voxels of the fixed image.
         fixed_channel, moving_channel: channel or time point of each image, needed if there are several.

@@ -17,12 +17,13 @@ from .tiling import Tiling
 
 __all__ = ["halo_of", "tile_side", "tiling_of"]
 
-TILE_VOXELS = {2: 1024, 3: 176}  # along each axis, with the halo, by default
+CORE_VOXELS = {2: 960, 3: 128}  # along each axis, without the halo, by default
 MAX_TILE_VOXELS = {2: 8192, 3: 512}  # with the setting ``memory``
 HALO_SPACINGS = 2  # halo in spacings of the coarsest control points of the tiles,
 HALO_VOXELS = 8  # and what is added
 MIN_CORE_VOXELS = 8
 SIDE_STEP = 16  # voxels
+TILE_OVERHEAD = 1.35  # measured relative to predicted memory: the initial velocity, reading of the images
 
 
 def halo_of(grid: Grid, config: RegistrationConfig) -> list[int]:
@@ -47,9 +48,9 @@ def tile_side(grid: Grid, config: RegistrationConfig) -> int:
     Raises:
         InputError: if the smallest useful tile does not fit.
     """
-    if config.memory is None:
-        return TILE_VOXELS[grid.dims]
     halo = halo_of(grid, config)
+    if config.memory is None:
+        return CORE_VOXELS[grid.dims] + 2 * max(halo)
     least = -(-(2 * max(halo) + MIN_CORE_VOXELS) // SIDE_STEP) * SIDE_STEP
     sides = range(least, MAX_TILE_VOXELS[grid.dims] + 1, SIDE_STEP)
     needs = {side: _needed(grid, config, halo, side) for side in sides}
@@ -67,7 +68,7 @@ def _needed(grid: Grid, config: RegistrationConfig, halo: Sequence[int], side: i
     fixed = Grid(tuple(min(side, n) for n in grid.shape), grid.affine)
     moving = Grid(tuple(min(side + h, n) for n, h in zip(grid.shape, halo, strict=True)), grid.affine)
     need = predicted_memory(RunShape(fixed, moving, (fixed, moving)), config)
-    return max(need.levels, need.steps)
+    return math.ceil(TILE_OVERHEAD * max(need.levels, need.steps))
 
 
 def tiling_of(grid: Grid, block: int | str, config: RegistrationConfig) -> Tiling:

@@ -43,7 +43,7 @@ def add_blocks(group: argparse._ActionsContainer) -> None:
     """``--blocks``, ``--workers`` and ``--scheduler``."""
     text = (
         "register images larger than memory (OME-Zarr or .nii): a coarse registration of the whole images, then tiles of SIZE "
-        "voxels along each axis, or auto (176; 1024 in 2-D), on Dask"
+        "voxels along each axis with their halo, on Dask; auto: 128 and the halo (960 in 2-D), or what --memory allows"
     )
     group.add_argument("--blocks", type=_size, metavar="SIZE", help=text)
     text = "with --blocks, processes of this machine, each with one tile at a time (default: 1)"

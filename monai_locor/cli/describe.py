@@ -65,7 +65,8 @@ def describe_image(image: StoredImage, grid: Grid) -> dict[str, Any]:
 
     from ..io.content_detection import labels_in
 
-    voxels = image.voxels if image.voxels.dtype.kind != "b" else image.voxels.astype(np.uint8)
+    stored = np.asarray(image.voxels)  # OME-Zarr is read only now
+    voxels = stored if stored.dtype.kind != "b" else stored.astype(np.uint8)
     values = voxels[np.isfinite(voxels)]
     found: dict[str, Any] = {
         "what": "image",

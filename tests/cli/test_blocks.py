@@ -6,6 +6,7 @@
 import json
 from importlib.util import find_spec
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -65,3 +66,19 @@ def test_a_pair_is_registered_on_dask(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert main(words) == 2
     assert "already has" in capsys.readouterr().err
+
+
+@has_zarr
+def test_other_commands_read_ome_zarr(tmp_path, capsys):
+    from monai_locor.io import write_affine
+    from monai_locor.io.ome_zarr import write_ome_zarr
+
+    grid = Grid((6, 5, 4), np.diag([-0.002, -0.002, 0.004, 1.0]))
+    values = np.arange(120, dtype=np.uint16).reshape(1, 6, 5, 4)
+    write_ome_zarr(tmp_path / "a.ome.zarr", values, grid)
+    assert main(["info", str(tmp_path / "a.ome.zarr"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["shape"] == [6, 5, 4]
+    write_affine(tmp_path / "one.tfm", np.eye(4))
+    image, out = str(tmp_path / "a.ome.zarr"), str(tmp_path / "b.nii.gz")
+    assert main(["apply", image, "-t", str(tmp_path / "one.tfm"), "-r", image, "-o", out]) == 0
+    assert np.allclose(np.asarray(nib.load(out).dataobj), values[0], atol=1e-3)
