@@ -76,7 +76,7 @@ class Case:
     def field(self, path: str) -> torch.Tensor:
         """A displacement, ``(3, *fixed)``: a NIfTI file in LPS, or an array in RAS."""
         if path.endswith(".npy"):
-            return torch.from_numpy(np.load(path))
+            return torch.from_numpy(np.load(path, allow_pickle=False))
         return _components_first(read_field(Path(path), self.header))
 
     def errors(self, forward_mm: torch.Tensor) -> torch.Tensor:
@@ -142,7 +142,7 @@ class Sampled:
     @classmethod
     def read(cls, path: Path) -> Sampled:
         """Read a file of :func:`collect`."""
-        with np.load(path) as found:
+        with np.load(path, allow_pickle=False) as found:
             entry = json.loads(str(found["entry"]))
             numbers = found["features"].T, found["typical"], found["error"]
             return cls(*numbers, Path(entry["case"]).name, entry["kind"], WEIGHTS.get(entry["name"].split()[-1], 1.0))
