@@ -32,8 +32,8 @@ ERROR_OF = (
     '<option value="high">the upper bound</option></select></label>'
 )
 ERROR_NOTE = (
-    "Error: distance between the point that a voxel is mapped to and its true position, estimated with an interval that "
-    "contains 90 % of the true errors. Not determined: the images do not tell."
+    "Error: distance between the point that a voxel is mapped to and its true position, estimated with a 90 % "
+    "interval. Not determined: the images do not tell."
 )
 ERROR_PLACES = (
     "The highest upper bounds of the error, with expected error and 90 % interval; local measures decide between equal ones."
