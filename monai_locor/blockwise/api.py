@@ -76,7 +76,7 @@ def register_blockwise(
     A script that calls this function needs the guard ``if __name__ == "__main__":``, as for Python's ``multiprocessing``.
 
     Args:
-        fixed, moving: files of which parts can be read: the folder of an OME-Zarr image or of one of its levels, or an
+        fixed, moving: files that can be read in parts: the folder of an OME-Zarr image or of one of its levels, or an
             uncompressed NIfTI file.
         output: output folder for ``forward_field.ome.zarr`` and ``inverse_field.ome.zarr`` (displacements including the
             affine, LPS in the unit of the axes), ``warped.ome.zarr``, ``affine.tfm`` and ``run.json``. With ``scheduler``, all
@@ -86,7 +86,7 @@ def register_blockwise(
         preset: settings, see :func:`monai_locor.register`. Their lengths are in voxels of the averaged images, and the last
             stage is repeated at halved lengths until they are in voxels of the fixed image.
         fixed_channel, moving_channel: channel or time point of each image, needed if there are several.
-        fixed_mask, moving_mask: files of masks of the voxels to use, on any grid, of which parts can be read.
+        fixed_mask, moving_mask: files of masks of the voxels to use, on any grid, likewise.
         initial: see :func:`monai_locor.register`.
         seed: random seed.
         device: device of the coarse registration and of the tiles.

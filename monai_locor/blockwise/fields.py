@@ -46,7 +46,7 @@ FIELD_OWN = {"kind": FIELD_KIND, "vectors": "LPS, in the unit of the axes, with 
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """What the blocks of the fields depend on, besides the tiles.
+    """The values that the blocks of the fields depend on, besides the tiles.
 
     Attributes:
         folder: output folder.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Image files of which parts are read: OME-Zarr and uncompressed NIfTI."""
+"""Image files that are read in parts: OME-Zarr and uncompressed NIfTI."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOX_VOXELS = {2: 2048, 3: 128}  # along each axis of the boxes that are read at 
 
 
 class BlockImage:
-    """An image file of which boxes are read.
+    """An image file that is read box by box.
 
     Args:
         path: folder of an OME-Zarr image or of one of its levels, or an uncompressed NIfTI file.
@@ -59,7 +59,7 @@ class BlockImage:
         elif not self.path.exists():
             raise InputError(f"{self.name}: no such file; check its path")
         else:
-            raise InputError(f"{self.name}: parts of it cannot be read; give OME-Zarr or an uncompressed NIfTI file (.nii)")
+            raise InputError(f"{self.name}: it cannot be read in parts; give OME-Zarr or an uncompressed NIfTI file (.nii)")
         self.grid: Grid = grid_of_stored(shape, affine, self.name)
         self.dropped = len(shape) - self.grid.dims  # trailing axes of one voxel
 

@@ -61,7 +61,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tiles and the fields depend on, besides the coarse result.
+    """The values that the tiles and the fields depend on, besides the coarse result.
 
     Attributes:
         fixed, moving: the images.
@@ -244,7 +244,7 @@ class BlockState:
 
         Args:
             values: its weighted velocity without the coarse one on :meth:`nodes`, ``(D, *nodes)``, RAS mm; None for zero.
-            record: what is known about it.
+            record: its state, its largest velocity and its losses.
         """
         if values is not None:
             with atomic_path(self._tile_path(number)) as temporary, temporary.open("wb") as file:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The stationary velocity of a whole image: that of the coarse registration plus what the tiles added to it.
+"""The stationary velocity of a whole image: that of the coarse registration plus the additions of the tiles.
 
 A convex combination of velocities of neighboring tiles with smooth weights is a smooth velocity. Its exponential is therefore
 invertible, and the exponential of the negative velocity is its inverse, across the borders of tiles as elsewhere.

@@ -80,7 +80,7 @@ def check_blocks(args: argparse.Namespace) -> None:
     """Check settings, inputs and outputs, and store the settings in ``args.plan``; the voxels are not read.
 
     Raises:
-        InputError: for invalid settings, or a file of which parts cannot be read.
+        InputError: for invalid settings, or a file that cannot be read in parts.
         ImportError: if Dask or zarr is not installed; the message names the extra.
     """
     from ..blockwise.checks import check_folder, check_settings
@@ -164,7 +164,7 @@ def _lines(result: BlockwiseResult) -> list[str]:
     folding = f"{jacobian['folding_percent']:.4f} % folding"
     lines.append(f"Jacobian determinant {jacobian['min']:.3f} to {jacobian['max']:.3f}, {folding}")
     if inverse is not None:
-        lines.append(f"inverse: {inverse['mean_residual_mm']:.2g} mm from the exact one in the mean")
+        lines.append(f"inverse: {inverse['mean_residual_mm']:.2g} mm mean distance from the exact one")
     verdict = result.coarse.verdict
     lines += [] if verdict is None else ["of the coarse registration of the whole images:", *verdict_lines(verdict)]
     return [*lines, f"in {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}"]

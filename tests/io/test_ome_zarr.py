@@ -168,7 +168,7 @@ BAD = {
     "with 3": {"scale": [1.0, 1.0]},
     "OME-Zarr 0.9": {"multiscale": {"version": "0.9"}},
     "lists no datasets": {"multiscale": {"datasets": []}},
-    "no list of objects": {"multiscale": {"datasets": ["0"]}},
+    "not a list of objects": {"multiscale": {"datasets": ["0"]}},
 }
 
 

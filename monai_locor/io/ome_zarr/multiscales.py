@@ -22,7 +22,7 @@ VERSIONS = ("0.4", "0.5")
 MAX_METADATA_BYTES = 2**24
 MAX_LEVELS = 64
 MAX_PARENT_FOLDERS = 2  # from an array to the group of its image
-OWN_KEY = "monai_locor"  # our attributes, of what the format cannot express
+OWN_KEY = "monai_locor"  # our attributes: what the format cannot express
 
 # UDUNITS-2 names of lengths in mm
 LENGTH_UNITS = {
@@ -92,7 +92,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     """
     size = path.stat().st_size
     if size > MAX_METADATA_BYTES:
-        raise InputError(f"{name}: {path.name} has {size} bytes, more than {MAX_METADATA_BYTES}; it is no OME-Zarr image")
+        raise InputError(f"{name}: {path.name} has {size} bytes, more than {MAX_METADATA_BYTES}; it is not an OME-Zarr image")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -149,7 +149,7 @@ def _level(attributes: Mapping[str, Any], group: Path, path: Path, name: str) ->
 
 def _item(values: Any, index: int, kind: type, name: str) -> Any:
     if not isinstance(values, list) or not index < len(values) or not isinstance(values[index], kind):
-        raise InputError(f"{name} of its metadata are no list of objects; check them")
+        raise InputError(f"{name} in its metadata is not a list of objects; check it")
     return values[index]
 
 

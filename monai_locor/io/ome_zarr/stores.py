@@ -93,7 +93,7 @@ def _version_3(found: Mapping[str, Any], name: str) -> ArrayHeader:
 
 
 def _check_codecs(codecs: Any, chunks: tuple[int, ...], name: str, depth: int = 0) -> tuple[int, ...]:
-    """Check a list of codecs; return the shape of what they hold in memory: a chunk or, of a shard, one of its chunks."""
+    """Check a list of codecs; return the shape that they decode at once: a chunk or, in a shard, one of its inner chunks."""
     given: list[Any] = codecs if isinstance(codecs, list) else [None]
     for codec in given:
         used = codec.get("name") if isinstance(codec, dict) else codec
