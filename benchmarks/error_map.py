@@ -8,8 +8,8 @@
     python benchmarks/error_map.py judge judgment.jsonl --lines judged.jsonl
 
 A list has one JSON object per line: "case", a folder as in benchmarks/README.md; "kind"; "name" of the transform;
-"transforms", its displacement fields, of which the first is judged; with several (other seeds), their spread is compared with
-the map.
+"transforms", its displacement fields, of which the first is judged; with several, from other seeds, their spread is compared
+with the map.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NODES_PER_TRANSFORM = 2000  # random nodes, so that large images do not count mo
 WEIGHTS = {"s4": 3.0, "s16": 0.5}  # of transforms by the last word of their name: finished registrations count most
 PENALTY = 0.1  # of the squared coefficients of standardized features
 REACH = 0.995  # quantile of the features that limits them
-KNOTS = 5  # of the functions of the score
+KNOTS = {0.02: 0.03, 0.15: 0.1, 0.35: 0.15, 0.6: 0.15, 0.85: 0.15}  # share of the nodes with a lower score, and its window
 TAIL = 0.05  # share of the errors below and above the interval
 
 
@@ -130,13 +130,15 @@ def collect(path: Path, out: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """The nodes of a transform: features ``(N, F)``, typical values ``(F,)``, errors ``(N,)``, case, kind and weight."""
+    """The nodes of a transform: features ``(N, F)``, typical values ``(F,)``, errors ``(N,)``, case, kind and others."""
 
     features: np.ndarray
     typical: np.ndarray
     error: np.ndarray
     case: str
     kind: str
+    name: str
+    step: float
     weight: float
 
     @classmethod
@@ -145,7 +147,8 @@ class Sampled:
         with np.load(path, allow_pickle=False) as found:
             entry = json.loads(str(found["entry"]))
             numbers = found["features"].T, found["typical"], found["error"]
-            return cls(*numbers, Path(entry["case"]).name, entry["kind"], WEIGHTS.get(entry["name"].split()[-1], 1.0))
+            name, step = entry["name"], float(found["step"])
+            return cls(*numbers, Path(entry["case"]).name, entry["kind"], name, step, WEIGHTS.get(name.split()[-1], 1.0))
 
 
 SMALLEST_ERROR = 0.02  # added to errors before the logarithm, distances of the samples
@@ -187,25 +190,47 @@ def scores(model: Mapping[str, Any], part: Sampled) -> np.ndarray:
     return apart @ model["local"] + part.typical.clip(model["low"], model["high"]) @ model["typical"] + model["intercept"]
 
 
-def curves(parts: Sequence[Sampled]) -> dict[str, Any]:
-    """Functions of the score: mean error and quantiles, from the scores of cases left out of the fit (cross-conformal)."""
-    parts = sorted(parts, key=lambda p: p.case)
+def left_out_scores(parts: Sequence[Sampled]) -> list[np.ndarray]:
+    """The scores of every transform by a model that was fitted without its case."""
     models = {case: linear_model([p for p in parts if p.case != case]) for case in {p.case for p in parts}}
-    score = np.concatenate([scores(models[p.case], p) for p in parts])
-    error, weight = np.concatenate([p.error for p in parts]), _weights(parts)
-    print(f"left-out cases: rank correlation {spearmanr(score, error).statistic:.2f} over all nodes")
+    return [scores(models[p.case], p) for p in parts]
+
+
+def curves(parts: Sequence[Sampled], found: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Functions of the score: mean error and quantiles, from :func:`left_out_scores` (cross-conformal)."""
+    score, error, weight = np.concatenate(found), np.concatenate([p.error for p in parts]), _weights(parts)
     order = np.argsort(score)
-    position = np.cumsum(weight[order]) / weight.sum()
+    position = np.cumsum(weight[order])
     knots, rows = [], []
-    for k in range(KNOTS):
-        near = order[
-            (position > (k - 0.5) / (KNOTS - 1) - 0.25 / (KNOTS - 1))
-            & (position <= (k + 0.5) / (KNOTS - 1) + 0.25 / (KNOTS - 1))
-        ]
+    for center, reach in KNOTS.items():
+        near = order[np.abs(position - center) <= reach]
         knots.append(float(np.average(score[near], weights=weight[near])))
-        rows.append([np.average(error[near], weights=weight[near]), *_quantiles(error[near], weight[near], (TAIL, 1 - TAIL))])
+        bounds = _quantiles(error[near], weight[near], (TAIL, 1 - TAIL))
+        rows.append([np.average(error[near], weights=weight[near]), *bounds])
     monotone = np.maximum.accumulate(np.log(np.array(rows) + 1e-3), axis=0).T
     return {"scores": knots, "curves": dict(zip(("expected", "low", "high"), monotone.tolist(), strict=True))}
+
+
+def held_out(parts: Sequence[Sampled], found: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Coverage and rank correlation of every transform, with model and functions fitted without its case."""
+    out = []
+    for case in sorted({p.case for p in parts}):
+        others = [k for k, p in enumerate(parts) if p.case != case]
+        made = curves([parts[k] for k in others], [found[k] for k in others])
+        for part, score in ((p, x) for p, x in zip(parts, found, strict=True) if p.case == case):
+            expected, low, high = (np.exp(np.interp(score, made["scores"], c)) for c in made["curves"].values())
+            out.append(
+                {
+                    "case": case,
+                    "kind": part.kind,
+                    "name": part.name,
+                    "error_mm": part.step * float(part.error.mean()),
+                    "expected_mm": part.step * float(expected.mean()),
+                    "coverage": float(((part.error >= low) & (part.error <= high)).mean()),
+                    "rank": float(spearmanr(score, part.error).statistic),
+                }
+            )
+    return out
 
 
 def _quantiles(values: np.ndarray, weight: np.ndarray, shares: Sequence[float]) -> list[float]:
@@ -220,6 +245,10 @@ def fit(folder: Path, out: Path) -> None:
     kinds = defaultdict(set)
     for part in parts:
         kinds[part.kind].add(part.case)
+    found = left_out_scores(parts)
+    print("\n".join(json.dumps(_rounded(record)) for record in held_out(parts, found)))
+    rank = spearmanr(np.concatenate(found), np.concatenate([p.error for p in parts])).statistic
+    print(f"rank correlation over the nodes of all left-out cases: {rank:.2f}")
     model = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in linear_model(parts).items()}
     provenance = {
         "made_by": "benchmarks/error_map.py",
@@ -227,14 +256,16 @@ def fit(folder: Path, out: Path) -> None:
         "nodes": sum(len(p.error) for p in parts),
         "cases": {kind: sorted(cases) for kind, cases in sorted(kinds.items())},
     }
-    content = {"provenance": provenance, "features": FEATURES, **_rounded(model), **_rounded(curves(parts))}
+    content = {"provenance": provenance, "features": FEATURES, **_rounded(model), **_rounded(curves(parts, found))}
     out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _rounded(x) for name, x in value.items()}
-    return [_rounded(x) for x in value] if isinstance(value, list) else round(value, 4)
+    if isinstance(value, list):
+        return [_rounded(x) for x in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def judge(path: Path, lines: Path) -> None:

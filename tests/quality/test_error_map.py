@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The error map: its invariants, what it does not determine, and its values at points."""
+"""The error map: its invariants, undetermined regions, and values at points."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_summary():
 
 
 def test_a_local_fit_finds_a_known_displacement():
-    """Of half a millimeter along the second axis, whatever the contrast."""
+    """A displacement of half a millimeter along the second axis between two contrasts."""
     grid = grid_of((24, 24, 24), (2.0, 2.0, 2.0))
     points = grid.points()
     source = torch.from_numpy(anatomy(points)).float()
