@@ -164,8 +164,9 @@ def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     with (tmp_path / "out/summary.csv").open(newline="") as file:
         states = {row["id"]: row["state"] for row in csv.DictReader(file)}
-    done = {path.name for path in (tmp_path / "out/pairs").iterdir()}  # also those that were not reported any more
-    assert ended[0] in done and states == {pair.id: "done" if pair.id in done else "waiting" for pair in pairs}
+    reported = {name for name, state in states.items() if state == "done"}
+    done = {path.name for path in (tmp_path / "out/pairs").iterdir()}  # also pairs that ended after the summary was written
+    assert ended[0] in reported <= done and set(states.values()) <= {"done", "waiting"}
     assert not (tmp_path / "out/work").exists()
 
 
