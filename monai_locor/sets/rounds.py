@@ -170,9 +170,11 @@ class Rounds:
             return known
         grid = read_grid(space.image)
         affines = {subject.id: _affine(folder, subject.id) for subject in usable}
+        # the mean pose is that of all images, so that an excluded one does not move it
+        affines = {s.id: affines.get(s.id, space.affine(s.id)) for s in self.subjects}
         pose = AffineStep(np.linalg.inv(mean_affine(list(affines.values()))))
         back = (pose, *self._shape(folder, usable))
-        affines = {s.id: affines.get(s.id, space.affine(s.id)) @ pose.matrix for s in self.subjects}
+        affines = {name: matrix @ pose.matrix for name, matrix in affines.items()}
         moved = lengths(SpatialTransform(back).displacement(grid))
 
         def transform(subject: Subject) -> SpatialTransform:
