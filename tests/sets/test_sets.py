@@ -17,7 +17,8 @@ from monai_locor import InputError
 from monai_locor.geometry import Grid, SpatialTransform, warp
 from monai_locor.io import read_image
 from monai_locor.sets import Subject
-from monai_locor.sets.averages import exponential_mm
+from monai_locor.sets.averages import exponential_mm, mean_affine
+from monai_locor.sets.rounds import Rounds
 
 from ..phantoms import PLANE, grid_of
 from .serial import LENIENT, SHORT, distance, serial, shifted, write_phantom  # noqa: F401 (a fixture)
@@ -126,6 +127,20 @@ def test_an_interrupted_run_is_continued(serial, tmp_path):  # noqa: F811
     with pytest.raises(InputError, match="finished with other inputs or settings"):
         monai_locor.template(subjects, tmp_path / "out", rounds=1, **{**OPTIONS, "seed": 1})
     assert found.counts["PASS" if "PASS" in found.counts else "WARN"] > 0
+
+
+def test_an_excluded_image_does_not_move_the_mean_pose(serial, tmp_path, monkeypatch):  # noqa: F811
+    usable = Rounds._usable
+    monkeypatch.setattr(
+        Rounds, "_usable", lambda self, found, known=(): [s for s in usable(self, found, known) if known or s.id != "s2"]
+    )
+    subjects = plane_set(tmp_path, [shifted(offset) for offset in OFFSETS])
+    options = {**OPTIONS, "preset": SHORT.with_transform("rigid"), "outputs": ["affine"]}
+    found = monai_locor.template(subjects, tmp_path / "out", rounds=1, **options)
+    record = json.loads((found.folder / "rounds" / "1" / "average.json").read_text())
+    assert record["excluded"] == ["s2"] == found.rounds[1]["excluded"]
+    mean = mean_affine([np.array(matrix) for matrix in record["affines"].values()])
+    np.testing.assert_allclose(mean, np.eye(3), atol=1e-5)
 
 
 def test_the_midpoint_favors_no_visit(serial, tmp_path):  # noqa: F811
