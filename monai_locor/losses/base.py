@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.utils import LossReduction
 from torch.nn.modules.loss import _Loss
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..autograd import transforms_active
 from ..precision import full_precision
@@ -212,7 +213,8 @@ def finite_in_both(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def clamped_weight(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A mask as weights in [0, 1], without gradient; NaN becomes zero. A mask of such weights is not copied on a CPU."""
     weight = mask.detach().to(dtype)
-    if weight.device.type == "cpu" and not transforms_active():  # elsewhere, the comparison would wait for the device
+    # elsewhere, the comparison would wait for the device; a dispatch mode may record what is repeated with other masks
+    if weight.device.type == "cpu" and not transforms_active() and _get_current_dispatch_mode() is None:
         low, high = weight.aminmax()
         if bool(low >= 0) and bool(high <= 1):  # false for NaN
             return weight
