@@ -7,8 +7,9 @@
     python benchmarks/mutation.py geometry losses --sample 100 --json mutation.json
 
 The changes are those of Cosmic Ray: operators, comparisons, numbers, conditions, loops. Changes of annotations and docstrings
-are left out. A sample is drawn at random. torch and MONAI are imported once, and each mutant runs in a fork of this process, on
-a copy of the package. A mutant that does not end is noticed as well. Linux and macOS only.
+are left out. A sample is drawn at random, and tested with the files of tests that use a name of its module. torch and MONAI are
+imported once, and each mutant runs in a fork of this process, on a copy of the package. A mutant that does not end is noticed.
+Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import difflib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import sys
@@ -100,12 +102,15 @@ def mutated(mutant: Mutant) -> str | None:
 
 
 def tests_of(path: str, package: str) -> list[str]:
-    """Test files of a package; those that are named after the module come first."""
-    stem = Path(path).stem
+    """Test files of a package that use a public name of the module; those that are named after it come first."""
+    stem, tree = Path(path).stem, ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    public = [node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
+    used = re.compile(r"\b(" + "|".join([stem, *public]) + r")\b")
     files = sorted(
         f for place in TESTS[package] for f in ([ROOT / place] if place.endswith(".py") else (ROOT / place).glob("test_*.py"))
     )
-    return [str(f.relative_to(ROOT)) for f in sorted(files, key=lambda f: stem not in f.name)]
+    users = [f for f in files if used.search(f.read_text(encoding="utf-8"))] or files
+    return [str(f.relative_to(ROOT)) for f in sorted(users, key=lambda f: stem not in f.name)]
 
 
 def run(copy: Path, files: list[str]) -> str:
@@ -158,6 +163,9 @@ def main() -> int:
             (copy / name).symlink_to(ROOT / name)
         for package in args.packages:
             drawn = list(mutants(package))
+            control = tests_of(drawn[0].path, package)
+            if run(copy, control) != "survived":
+                sys.exit(f"{', '.join(control)}: fail without a change; repair them first")
             random.Random(args.seed).shuffle(drawn)  # noqa: S311 (a sample)
             for mutant in drawn:
                 if len(done[package]) == args.sample:

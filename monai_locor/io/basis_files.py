@@ -79,7 +79,7 @@ def read_basis(path: str | PathLike[str]) -> dict[str, Any]:
     tensors, description = read_weights(path)
     try:
         settings = _settings(description)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         _, json_file = weights_paths(path)
         raise InputError(f"{json_file}: does not describe a learned basis ({reason}); save the basis again") from error

@@ -21,10 +21,10 @@ import numpy as np
 from ..errors import InputError
 from ..geometry import full_affine
 from .channel_names import NAMING, channel_names
+from .itk_headers import check_itk_header
 from .itk_library import load_itk, load_simpleitk
 from .libraries import simpleitk_image
 from .lps import affine_of_itk
-from .meta_header import check_meta_header
 from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
 
@@ -57,13 +57,13 @@ def read_itk(path: Path, name: str) -> StoredImage:
         InputError: if ITK is not installed or does not support the format, or the image does not have 2, 3 or 4 axes or has
             complex voxels.
     """
-    check_meta_header(path)
+    check_itk_header(path)
     return _of_simpleitk(path) or _of_itk(path, name)
 
 
 def itk_geometry(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray]:
     """Number of voxels along each axis, and the affine, ``(4, 4)``, RAS mm, from the header only."""
-    check_meta_header(path)
+    check_itk_header(path)
     reader = _simpleitk_reader(path)
     if reader is not None:
         affine = affine_of_itk(reader.GetDirection(), reader.GetSpacing(), reader.GetOrigin())

@@ -211,3 +211,24 @@ def test_headers_that_nibabel_does_not_know(tmp_path, changes):
     with pytest.raises(InputError, match=r"a\.mgh: cannot be read") as caught:
         read_image(path)
     assert "report this message" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["9" * 5000, "type: " + "9" * 5000, "sizes: 4 5 " + "6" * 5000, "space origin: (0,0," + "9" * 5000]
+)
+def test_long_lines_that_crash_the_reader_of_itk(tmp_path, line):
+    lines = {"type": "type: float", "dimension": "dimension: 3", "sizes": "sizes: 4 5 6", "encoding": "encoding: raw"}
+    lines[line.partition(":")[0]] = line
+    path = tmp_path / "a.nrrd"
+    path.write_bytes("\n".join(["NRRD0004", *lines.values(), "endian: little", "", ""]).encode() + VOXELS.tobytes())
+    for read in (read_image, read_grid, read_transform):
+        with pytest.raises(InputError, match=r"a\.nrrd: .*its header is invalid, a line of it has 50\d\d characters"):
+            read(path)
+
+
+def test_long_texts_in_a_nrrd_header_are_kept(tmp_path):
+    """3D Slicer describes a segmentation in lines of thousands of characters."""
+    text = ["NRRD0004", "type: float", "dimension: 3", "sizes: 4 5 6", "encoding: raw", "endian: little"]
+    path = tmp_path / "a.nrrd"
+    path.write_bytes("\n".join([*text, "# " + "a" * 5000, "about:=" + "a" * 5000, "", ""]).encode() + VOXELS.tobytes())
+    np.testing.assert_array_equal(read_image(path)[0].numpy()[0].ravel("F"), VOXELS.ravel())

@@ -102,6 +102,15 @@ class TestWeights:
         ):
             read_basis(tmp_path / "b")
 
+    @pytest.mark.parametrize("limits", [[], [1], "ab", {}, 3])
+    def test_limits_that_are_not_two_numbers(self, tmp_path, limits):
+        description = basis_description(SETTINGS)
+        write_basis(
+            tmp_path / "b", STATES, {**description, "normalization": {**description["normalization"], "limits": limits}}
+        )
+        with pytest.raises(InputError, match=r"b\.json: does not describe a learned basis"):
+            read_basis(tmp_path / "b")
+
     def test_another_format_is_named_with_the_one_that_is_read(self, tmp_path):
         write_basis(tmp_path / "b", STATES, {**basis_description(SETTINGS), "format": "other 2"})
         with pytest.raises(InputError, match="format 'other 2', this version reads 'monai_locor learned bases 1'"):

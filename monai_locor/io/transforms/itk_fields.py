@@ -15,10 +15,10 @@ from ...geometry import FieldStep, Grid, SpatialTransform
 from ..fields import load_displacement_field, write_displacement_field
 from ..image_files import read_stored
 from ..itk_hdf5 import itk_parameters, itk_view
+from ..itk_headers import check_itk_header
 from ..itk_images import affine_of_header
 from ..itk_library import itk_class, load_itk, load_simpleitk
 from ..lps import lps_signs
-from ..meta_header import check_meta_header
 from ..paths import atomic_path
 from ..stored_image import StoredImage
 from .base import domain_of, invalid
@@ -60,7 +60,7 @@ def _light(path: Path) -> StoredImage | None:
     if load_simpleitk() is not None or find_spec("itk") is None:
         return None
     kind = "Nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "Meta"
-    check_meta_header(path)
+    check_itk_header(path)
     try:
         itk_class(f"{kind}ImageIO", "Factory").RegisterOneFactory()
         header = itk_class(f"{kind}ImageIO", "").New()

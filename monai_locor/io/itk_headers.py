@@ -1,29 +1,46 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Check of MetaImage headers, on some of which ITK's reader ends the process."""
+"""Checks of MetaImage and NRRD headers: on some that are invalid, ITK's readers crash and end the process."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-__all__ = ["check_meta_header"]
+__all__ = ["check_itk_header"]
 
-SUFFIXES = (".mha", ".mhd")
+META_SUFFIXES = (".mha", ".mhd")
 HEAD_BYTES = 2**16
+MAX_FIELD_CHARACTERS = 900  # the messages of the reader about invalid fields have buffers of 1024
+FREE_TEXT = (b"#", b"content:", b"labels:", b"units:", b"space units:")
 MAX_AXES = 10  # of MetaIO's arrays
 _FIELD = re.compile(rb"^[ \t]*(NDims|DimSize|ElementNumberOfChannels)[ \t]*=([^\r\n]*)", re.MULTILINE)
 
 
-def check_meta_header(path: Path) -> None:
-    """Check the number of axes and the sizes in the header of a MetaImage; other files pass.
+def check_itk_header(path: Path) -> None:
+    """Check the header of a MetaImage or NRRD file; other files pass.
 
     Raises:
-        ValueError: if they are missing, repeated or out of range.
+        ValueError: if ITK might crash: number of axes or sizes are missing, repeated or out of range, or a line is too long.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        return
+    if path.suffix.lower() in META_SUFFIXES:
+        _check_meta(path)
+    else:
+        _check_nrrd(path)
+
+
+def _check_nrrd(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"NRRD":
+            return
+        while line := file.readline().strip():
+            free = line.startswith(FREE_TEXT) or b":=" in line
+            if len(line) > MAX_FIELD_CHARACTERS and not free:
+                raise ValueError(f"its header is invalid, a line of it has {len(line)} characters")
+
+
+def _check_meta(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     end = re.search(rb"^[ \t]*ElementDataFile[ \t]*=", head, re.MULTILINE)
