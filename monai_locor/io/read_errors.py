@@ -25,7 +25,11 @@ _FOREIGN = re.compile(
     r"|not a (nifti|minc|mgh)|no such format|not recognized",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"w2 should be positive|data code|sizeof_hdr|negative count|unknown mgh|header", re.IGNORECASE)
+_HEADER = re.compile(
+    r"w2 should be positive|data code|sizeof_hdr|negative count|unknown mgh|header"
+    r"|memory mapped offset|int too large|index-sized",
+    re.IGNORECASE,
+)
 _REMEDIES = {
     _NOT_COMPRESSED: "its name ends in .gz but it is not compressed, rename it or copy it again",
     _FOREIGN: "neither nibabel nor ITK reads its format, convert it",

@@ -204,6 +204,16 @@ def test_a_slice_whose_lengths_underflow():
         read_image((VOXELS[..., :1], np.diag([1e-320, 1e-320, 1e-320, 1])[[2, 0, 1, 3]]))
 
 
+def test_a_negative_offset_of_analyze(tmp_path):
+    nib.save(nib.AnalyzeImage(VOXELS, np.eye(4)), tmp_path / "a.img")
+    path = tmp_path / "a.hdr"
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(-1528).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.hdr: cannot be read \(.*\); its header is invalid"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("changes", [{"dims": [0, 5, 6, 1]}, {"type": 12345}, {"version": 7}])
 def test_headers_that_nibabel_does_not_know(tmp_path, changes):
     path = tmp_path / "a.mgh"
