@@ -56,7 +56,7 @@ def attack(child: ChildProcess, folder: Path, strategy: st.SearchStrategy[Questi
         @given(strategy)
         def each(question: Question) -> None:
             fault = fault_of(child, folder, question)
-            assert not fault, (fault, question)
+            assert not fault, (fault, *question[:2])
 
         each()
 

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, check_planes, plane_angle
+from monai_locor.geometry.planes import slice_plane
 
 RNG = np.random.default_rng(0)
 AXIAL = np.array([[-1.5, 0, 0, 20], [0, 2, 0, -30], [0, 0, 4, 3], [0, 0, 0, 1.0]])
@@ -122,3 +123,13 @@ def test_slices_of_different_planes_are_refused(caplog):
 def test_images_without_a_place_go_with_any_plane(without):
     assert plane_angle(Grid.placed((5, 5), without), Grid.placed((5, 5), SAGITTAL)) == 0
     assert plane_angle(Grid.placed((5, 5, 5), np.eye(4)), Grid.placed((5, 5, 5), ANY)) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_whether_axes_span_a_plane_does_not_depend_on_their_length(scale):
+    sagittal = np.array([[0.0, 0, 4, 3], [2, 0, 0, -32], [0, 2, 0, -30], [0, 0, 0, 1]])
+    line = sagittal.copy()
+    line[:3, 1] = line[:3, 0] + 1e-9 * line[:3, 1]
+    for affine in (sagittal, line):
+        affine[:3] *= scale
+    assert slice_plane(sagittal) is not None and slice_plane(line[[0, 2, 1, 3]]) is None

@@ -17,7 +17,8 @@ import pytest
 
 from monai_locor import RegistrationConfig
 from monai_locor.errors import InputError
-from monai_locor.io import read_image, read_transform
+from monai_locor.geometry import SpatialTransform
+from monai_locor.io import read_image, read_transform, write_transform
 from monai_locor.io.grids import read_grid
 from monai_locor.io.itk_text import affine_text
 from monai_locor.registration.manifest import RunManifest
@@ -242,3 +243,18 @@ def test_long_texts_in_a_nrrd_header_are_kept(tmp_path):
     path = tmp_path / "a.nrrd"
     path.write_bytes("\n".join([*text, "# " + "a" * 5000, "about:=" + "a" * 5000, "", ""]).encode() + VOXELS.tobytes())
     np.testing.assert_array_equal(read_image(path)[0].numpy()[0].ravel("F"), VOXELS.ravel())
+
+
+def test_damaged_objects_in_hdf5(tmp_path):
+    """Whatever h5py raises, the file is named."""
+    pytest.importorskip("h5py")
+    write_transform(tmp_path / "whole.h5", SpatialTransform.of_affine(np.diag([2.0, 1, 1, 1])))
+    content, path = (tmp_path / "whole.h5").read_bytes(), tmp_path / "a.h5"
+    refused = []
+    for place in range(8, len(content), 97):
+        path.write_bytes(content[:place] + b"\xa5\0\xff" + content[place + 3 :])
+        try:
+            read_transform(path)
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > 5 and all("a.h5: " in message for message in refused)

@@ -38,7 +38,7 @@ def is_x5(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return _text(file.attrs.get("Format")) == "X5"
-    except OSError:  # damaged, or no HDF5
+    except Exception:  # damaged, for which h5py raises various types, or no HDF5
         return False
 
 
