@@ -18,7 +18,7 @@ from .specs import AFFINES, DTYPES, VALUES
 
 MAX_SECONDS = 60.0  # for an answer; the process is then killed
 MAX_CPU_SECONDS = 5.0
-MAX_GROWTH_BYTES = 2**28  # of the peak memory, for files of a few kilobytes
+MAX_GROWTH_BYTES = 2**30  # of the peak memory; the HDF5 library takes hundreds of MiB for some damaged files
 TEXT_SUFFIXES = (".tfm", ".txt", ".lta", ".xfm", ".1D", ".csv", ".fcsv", ".json", ".mhd", ".nhdr")
 #: formats of files that do not have its name
 FORMAT_OF_FILE = {"elastix_affine": "elastix", "affine": "itk", "voxels": "lta", "rigid": "dicom", "deformed": "dicom"}
