@@ -24,7 +24,7 @@ from ..losses.bending import bending_energies
 from ..losses.compare import channels_of
 from ..precision import optimized
 from .engine import RegistrationEngine
-from .optimizer import DampedAdam, ParameterGroup
+from .optimizer import DampedAdam, ParameterGroup, highest_loss
 
 __all__ = ["BatchStep"]
 
@@ -51,6 +51,7 @@ class BatchStep:
         self.velocity = _Velocity(engines, self.stacks) if self.first.deformable else None
         self.sides = [_Side(k, engines, self.stacks) for k in self.first.directions]
         self.values = torch.zeros(2, count, dtype=torch.float32, device=self.device)
+        self.highest_loss = torch.zeros(count, dtype=torch.float32, device=self.device)
         shares = torch.tensor([[0.5], [1.0]], dtype=torch.float32, device="cpu").to(self.device).expand(-1, count)
         self.half, self.whole = shares.contiguous()
         self.bending = torch.tensor([e.bending_weight for e in engines], dtype=torch.float32, device="cpu").to(self.device)
@@ -84,8 +85,9 @@ class BatchStep:
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
         self.first.step_number += 1
-        self._update()
-        return self.values.mean(0), bending
+        total = self.values.mean(0)
+        self._update(total)
+        return total, bending
 
     def _add_bending(self, field: torch.Tensor | None) -> torch.Tensor:
         if field is None or self.first.bending_weight == 0:
@@ -95,12 +97,15 @@ class BatchStep:
             energies.backward(self.bending)
         return energies.detach() * self.bending
 
-    def _update(self) -> None:
-        """Update the parameters of the pairs whose gradients are finite. Does not synchronize with the device."""
-        if self.optimizer is not None:
-            gradient = self.optimizer.gradient()
-            bad = gradient.mul(0).sum(1, keepdim=True)  # NaN for an item with a value that is not finite, else 0
-            self.optimizer.step(gradient.masked_fill_(bad.isnan(), 0))
+    def _update(self, total: torch.Tensor) -> None:
+        """Update the parameters of all pairs, see :meth:`.RegistrationEngine.step`. Does not synchronize with the device."""
+        if self.optimizer is None:
+            return
+        if self.first.step_number == 1:
+            self.highest_loss = highest_loss(total)
+        gradient = self.optimizer.gradient()
+        bad = gradient.mul(0).sum(1)  # NaN for an item with a value that is not finite, else 0
+        self.optimizer.step(gradient, ((total + bad) <= self.highest_loss).logical_not_()[:, None])
 
     @torch.no_grad()
     def finish(self) -> None:

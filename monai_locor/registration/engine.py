@@ -31,7 +31,7 @@ from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .directions import DirectionThreads
 from .fields import BidirectionalMap, forward_mm, inverse_mm
-from .optimizer import DampedAdam, ParameterGroup
+from .optimizer import DampedAdam, ParameterGroup, highest_loss
 from .parallel import Exchange
 from .pyramid import Level, distance_ratios, level_grid, make_level
 from .resampling import Resampling, slab_samples
@@ -173,6 +173,7 @@ class RegistrationEngine(nn.Module):
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
         self.alternates = self.exchange is None and stage.directions == "alternating"
         self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
+        self.highest_loss = torch.zeros(1, dtype=torch.float32, device=self.device)
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
@@ -284,9 +285,10 @@ class RegistrationEngine(nn.Module):
         return (self.step_number % 2,) if self.alternates and self.step_number > 0 else self.directions
 
     def _updated(self, total: torch.Tensor, bending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum over the processes, if there are two, and update the parameters; nothing moves if a gradient is not finite.
+        """Sum over the processes, if there are two, and update the parameters.
 
-        Does not synchronize with the device.
+        If the loss or a gradient is not finite, or the loss has risen a lot in the stage, the last step is undone, see
+        :class:`.optimizer.DampedAdam`. Does not synchronize with the device.
         """
         if self.optimizer is None:
             return total, bending
@@ -295,7 +297,9 @@ class RegistrationEngine(nn.Module):
         if self.exchange is not None:
             own = sum(p.numel() for p in self._own_bases())
             self.exchange([gradient[own:], total, bending, bad])
-        self.optimizer.step(gradient.masked_fill_(bad.isnan(), 0))
+        if self.step_number == 1:
+            self.highest_loss.copy_(highest_loss(total))
+        self.optimizer.step(gradient, ((total + bad) <= self.highest_loss).logical_not_())
         return total, bending
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:

@@ -5,15 +5,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["DampedAdam", "ParameterGroup"]
+__all__ = ["DampedAdam", "ParameterGroup", "highest_loss"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-12
+MAX_STEP_INCREASE = 0.5  # of the loss above that of the first step of a stage, relative; chance changes it by a few percent
+
+
+def highest_loss(first: torch.Tensor) -> torch.Tensor:
+    """Return the loss above which a step has failed, from that of the first step of a stage; infinite if it is not finite."""
+    return torch.add(first, first.abs(), alpha=MAX_STEP_INCREASE).nan_to_num(math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,9 @@ class DampedAdam:
     All gradients are one flat tensor, and the step and all rates are on the device: a step takes few operations, and a
     CUDA graph can replay it.
 
+    A step that failed, because its loss or gradient is not finite or the loss has risen a lot, is not taken: the step before it
+    is undone, its momentum is forgotten, and all later steps are half as long.
+
     Args:
         groups: the parameters, all on one device.
         steps: expected number of steps; more are possible.
@@ -72,6 +82,8 @@ class DampedAdam:
         self.device = self.parameters[0].device
         shape = *self.leading, sum(self.sizes)
         self.mean, self.square = (torch.zeros(shape, dtype=torch.float32, device=self.device) for _ in range(2))
+        self.undoing = torch.zeros_like(self.mean)  # minus the last change
+        self.scale = torch.ones(*self.leading, 1, dtype=torch.float32, device=self.device)
         self.index = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.steps_done = 0
         self._make_table(max(steps, 1))
@@ -102,8 +114,14 @@ class DampedAdam:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, gradient: torch.Tensor) -> None:
-        """Perform one step, with the result of :meth:`gradient`."""
+    def step(self, gradient: torch.Tensor, failed: torch.Tensor | None = None) -> None:
+        """Perform one step.
+
+        Args:
+            gradient: the result of :meth:`gradient`; changed.
+            failed: whether the step failed, ``([items, ]1)`` bool; None if not.
+        """
+        failed = torch.zeros_like(self.scale, dtype=torch.bool) if failed is None else failed
         if self.at_end:
             self._make_table(2 * self.steps_done)
         self.steps_done += 1
@@ -111,14 +129,19 @@ class DampedAdam:
         rates = torch.cat([rate.expand(size) for rate, size in zip(current, self.group_sizes, strict=True)])
         self.index += 1
         first, second = self.betas
-        self.mean.lerp_(gradient, 1 - first)
+        gradient.masked_fill_(failed, 0)
+        self.mean.lerp_(gradient, 1 - first).masked_fill_(failed, 0)
         self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         rms = self.square.sqrt()
         for group, square, part in zip(self.groups, self._of_groups(self.square), self._of_groups(rms), strict=True):
             if group.damping:
                 part.add_(square.mean(-1, keepdim=True).sqrt_(), alpha=group.damping)
-        change = self.mean / rms.add_(EPSILON)
-        torch._foreach_addcmul_(self.parameters, self._as_parameters(change), self._as_parameters(rates.expand_as(change)))
+        self.scale.mul_(torch.where(failed, 0.5, 1.0))
+        change = self.mean / rms.add_(EPSILON)  # zero where the step failed
+        factors = torch.where(failed, 1.0, rates * self.scale).expand_as(change)
+        taken = torch.where(failed, self.undoing, change)
+        torch._foreach_addcmul_(self.parameters, self._as_parameters(taken), self._as_parameters(factors))
+        torch.mul(change, factors, out=self.undoing).neg_()
 
     def _of_groups(self, flat: torch.Tensor) -> Sequence[torch.Tensor]:
         return flat.split(self.group_sizes, -1)

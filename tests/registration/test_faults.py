@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import numpy as np
 import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from monai_locor import RegistrationConfig
 from monai_locor.metrics import target_registration_error
 from monai_locor.registration import RegistrationEngine, Stage, optimize
 
@@ -67,13 +69,13 @@ def mask_on_cube(mask: torch.Tensor) -> MetaTensor:
     return image(mask[0].numpy(), CUBE)
 
 
-def spoil(engine: RegistrationEngine, monkeypatch, steps: set[int], direction: int = 0) -> None:
-    """Make the loss of one direction NaN, and with it all of its gradients, in the steps of these numbers."""
+def spoil(engine: RegistrationEngine, monkeypatch, steps: set[int], direction: int = 0, factor: float = torch.nan) -> None:
+    """Multiply the loss of one direction, and with it all of its gradients, in the steps of these numbers."""
     original, count = engine.losses[direction].forward, iter(range(10**6))
 
     def forward(*args, **options) -> torch.Tensor:
         value = original(*args, **options)
-        return value * torch.nan if next(count) in steps else value
+        return value * factor if next(count) in steps else value
 
     monkeypatch.setattr(engine.losses[direction], "forward", forward)
 
@@ -93,6 +95,45 @@ class TestBadSteps:
         value, _ = engine.step()
         assert value.isfinite() and all(p.isfinite().all() for p in engine.parameters())
         assert not torch.equal(before[0], next(iter(engine.parameters())))
+
+    def test_the_step_before_is_undone_and_the_rate_halved(self, images, monkeypatch):
+        engine = engine_of(images, TINY)
+        spoil(engine, monkeypatch, {2})
+        engine.enter(dataclasses.replace(TINY.stages[1], iterations=40))
+        states = []
+        for _ in range(4):
+            states.append(torch.cat([p.detach().flatten().clone() for p in engine.parameters()]))
+            engine.step()
+        assert float((states[2] - states[1]).abs().max()) > 1e-3
+        torch.testing.assert_close(states[3], states[1], atol=1e-6, rtol=1e-5)
+        assert engine.optimizer.scale.tolist() == [0.5]
+
+    def test_a_loss_that_rises_by_half_is_a_failed_step(self, images, monkeypatch):
+        engine = engine_of(images, TINY)
+        spoil(engine, monkeypatch, {2}, factor=-1.0)
+        engine.enter(TINY.stages[1])
+        for _ in range(4):
+            engine.step()
+        assert engine.optimizer.scale.tolist() == [0.5]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_nothing_that_is_not_finite_leaves_the_engine(self, seed):
+        """A similarity whose value and gradient are NaN, infinite or huge at random."""
+
+        class Spoiled(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.draws = np.random.default_rng(seed)
+
+            def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+                value = (pred - target).square().mean()
+                return value * float(self.draws.choice([1.0, 1.0, np.nan, np.inf, 1e30, -1e38]))
+
+        stages = (Stage(2, 5), Stage(2, 8, spacing=8), Stage(1, 4, spacing=8))
+        config = RegistrationConfig(stages=stages, multistart="never", undo_worse=False)
+        found = run(*pair(PLANE, PLANE)[:2], config, similarity=Spoiled())
+        for values in (found.forward_mm, found.inverse_mm, found.warped_moving, torch.from_numpy(found.affine)):
+            assert torch.isfinite(values).all()
 
     @pytest.mark.slow
     def test_the_run_goes_on(self, images, monkeypatch, caplog, result):

@@ -138,3 +138,25 @@ def test_parameters_keep_their_type():
     advance(adam(*tensors, lr=0.5), tensors, [torch.ones_like(t) for t in tensors])
     for tensor in tensors:
         torch.testing.assert_close(tensor.detach(), torch.full_like(tensor, -0.5))
+
+
+@pytest.mark.parametrize("items", [None, 3])
+def test_a_failed_step_undoes_the_last_one_and_halves_those_after_it(items):
+    """Each item of a batch by itself."""
+    start = torch.rand(items or 1, 4, dtype=torch.float64)
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = DampedAdam([ParameterGroup([parameter], 0.1)], 10, items=items)
+    positions = []
+    for failing in (False, False, True, False):
+        positions.append(parameter.detach().clone())
+        failed = torch.zeros_like(optimizer.scale, dtype=torch.bool)
+        failed.view(-1)[-1] = failing  # the last item, or the only one
+        parameter.grad = torch.ones_like(parameter)
+        gradient = optimizer.gradient()
+        optimizer.step(gradient if not failing else gradient.masked_fill(failed, torch.nan), failed)
+    last = positions[3][-1], positions[1][-1]
+    torch.testing.assert_close(*last)
+    assert optimizer.scale.flatten().tolist() == [*[1.0] * ((items or 1) - 1), 0.5]
+    if items:
+        assert (positions[3][0] < positions[2][0]).all()
+    assert parameter.isfinite().all() and (parameter[-1] <= positions[3][-1]).all()
