@@ -84,6 +84,7 @@ class DampedAdam:
         self.mean, self.square = (torch.zeros(shape, dtype=torch.float32, device=self.device) for _ in range(2))
         self.undoing = torch.zeros_like(self.mean)  # minus the last change
         self.scale = torch.ones(*self.leading, 1, dtype=torch.float32, device=self.device)
+        self.one, self.half = torch.ones_like(self.scale), torch.full_like(self.scale, 0.5)
         self.index = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.steps_done = 0
         self._make_table(max(steps, 1))
@@ -136,9 +137,9 @@ class DampedAdam:
         for group, square, part in zip(self.groups, self._of_groups(self.square), self._of_groups(rms), strict=True):
             if group.damping:
                 part.add_(square.mean(-1, keepdim=True).sqrt_(), alpha=group.damping)
-        self.scale.mul_(torch.where(failed, 0.5, 1.0))
+        self.scale.mul_(torch.where(failed, self.half, self.one))
         change = self.mean / rms.add_(EPSILON)  # zero where the step failed
-        factors = torch.where(failed, 1.0, rates * self.scale).expand_as(change)
+        factors = torch.where(failed, self.one, rates * self.scale).expand_as(change)
         taken = torch.where(failed, self.undoing, change)
         torch._foreach_addcmul_(self.parameters, self._as_parameters(taken), self._as_parameters(factors))
         torch.mul(change, factors, out=self.undoing).neg_()
