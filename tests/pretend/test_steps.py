@@ -24,14 +24,14 @@ from .tensor import PretendedCuda
 GRID = grid_of((24, 24, 24), (2.5, 2.5, 2.5))
 # of a step of the preset default at 24^3, by measure: of an affine stage, of a deformable one
 LAUNCHES = {
-    "locor": (280, 356),
-    "mutual_information": (330, 406),
-    "normalized_mutual_information": (378, 454),
-    "correlation_ratio": (350, 426),
-    "local_parzen_cr": (392, 468),
-    "srwcr": (576, 652),
-    "local_ncc": (314, 390),
-    "mind_ssc": (1320, 1396),
+    "locor": (285, 361),
+    "mutual_information": (335, 411),
+    "normalized_mutual_information": (383, 459),
+    "correlation_ratio": (355, 431),
+    "local_parzen_cr": (397, 473),
+    "srwcr": (581, 657),
+    "local_ncc": (319, 395),
+    "mind_ssc": (1325, 1401),
 }
 # storages on the device in a step of the last stage, floats for each sample of both directions
 MEMORY = {
