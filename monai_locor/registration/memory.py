@@ -4,7 +4,7 @@
 """Prediction of the memory of a registration from shapes and settings.
 
 The parts of a registration hold different tensors; the largest sum counts. All sizes are numbers of float32 until they are
-converted to bytes. ``tests/registration/test_memory.py`` compares the prediction with what registrations hold.
+converted to bytes. The factors were fitted to the tensors and the resident memory of registrations of 64^3 to 208^3 voxels.
 """
 
 from __future__ import annotations
