@@ -125,15 +125,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Error against each varied quantity, one panel per pair and quantity, colored by outcome."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     pairs, sweeps = [p for p in PAIRS if any(r["pair"] == p for r in rows)], list(SWEEPS)[:3]
-    figure, axes = plt.subplots(
-        len(pairs), 3, figsize=(9, 2.3 * len(pairs)), squeeze=False, sharex="col", sharey="row", layout="constrained"
-    )
+    figure = Figure(figsize=(9, 2.3 * len(pairs)), layout="constrained")
+    axes = figure.subplots(len(pairs), 3, squeeze=False, sharex="col", sharey="row")
     styles = zip(OUTCOMES, ("#0072b2", "#999999", "#e69f00", "#d55e00"), "os^X", strict=True)
     for name, color, marker in styles:
         for i, pair in enumerate(pairs):

@@ -33,6 +33,7 @@ __all__ = [
     "whole_number",
 ]
 
+MAX_COMMAND_COLUMNS = 16  # indentation and name of the longest command
 MAX_HELP_COLUMNS = 100
 EXIT_CODES = {
     0: "success; the verdict of register or check is PASS or WARN",
@@ -53,6 +54,7 @@ class _Formatter(argparse.HelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns - 2, MAX_HELP_COLUMNS))
+        self._action_max_length = MAX_COMMAND_COLUMNS  # argparse forgets that commands are indented further
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """Format as ``-o, --output FILE`` in all versions of Python."""

@@ -123,10 +123,10 @@ def _defined(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return placed
 
 
-def fcsv_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str]) -> str:
+def fcsv_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str] | None = None) -> str:
     """Fiducial list (``.fcsv``) of points in LPS."""
     head = "# Markups fiducial file version = 4.13\n# CoordinateSystem = LPS\n# columns = " + ",".join(_FCSV_COLUMNS) + "\n"
-    rows = enumerate(zip(values, _names(labels), descriptions, strict=True), 1)
+    rows = enumerate(zip(values, _names(labels), descriptions or [""] * len(labels), strict=True), 1)
     return head + table_text([[n, *v, 0, 0, 0, 1, 1, 1, 0, name, text, ""] for n, (v, name, text) in rows])
 
 
@@ -134,12 +134,12 @@ def _names(labels: Sequence[str]) -> list[str]:
     return [label or f"P-{n}" for n, label in enumerate(labels, 1)]
 
 
-def markups_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str]) -> str:
+def markups_text(values: list[list[float]], labels: Sequence[str], descriptions: Sequence[str] | None = None) -> str:
     """Markups (``.json``) of points in LPS."""
     points = [
         {"id": str(n), "label": name, "position": v, "selected": True, "locked": False, "visibility": True}
         | ({"description": text} if text else {})
-        for n, (v, name, text) in enumerate(zip(values, _names(labels), descriptions, strict=True), 1)
+        for n, (v, name, text) in enumerate(zip(values, _names(labels), descriptions or [""] * len(labels), strict=True), 1)
     ]
     node = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
     return json.dumps({"@schema": _SCHEMA, "markups": [node]}, indent=1) + "\n"

@@ -278,7 +278,7 @@ def average_by_mass(maps: torch.Tensor, mass: torch.Tensor, min_mass: float) -> 
         min_mass: windows of less mass do not count.
 
     Returns:
-        maps, divided by the mass where it counts; and ``(G, 1, *windows)`` bool.
+        maps, divided by the mass where it counts, finite elsewhere; and ``(G, 1, *windows)`` bool.
     """
     return maps / safe_mass(mass, min_mass), has_mass(mass, min_mass)
 

@@ -19,7 +19,7 @@ from monai_locor.cohort.page import write_page
 from monai_locor.cohort.summary import summary_row
 from monai_locor.cohort.work import Outcome
 
-from ..report.test_browser import BROWSER, DRIVER, FLAGS, webdriver
+from ..report.browsing import BROWSER, DRIVER, FLAGS, webdriver
 
 EVIL = '<script>alert(1)</script>"&'
 VERDICTS = ("PASS", "WARN", "FAIL")

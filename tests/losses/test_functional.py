@@ -123,8 +123,8 @@ def test_the_normalized_form_needs_the_means(images):
 def test_windows_of_little_mass_do_not_count():
     mass = torch.tensor([0.1, 0.25 * (1 - 1e-7), 1.0])[None, None]
     averages, counts = average_by_mass(2 * mass, mass, 0.25)
-    assert counts.flatten().tolist() == [False, True, True]
-    torch.testing.assert_close(averages.flatten(), torch.tensor([0.2, 2.0, 2.0]))
+    assert counts.flatten().tolist() == [False, True, True] and bool(averages.isfinite().all())
+    torch.testing.assert_close(averages.flatten()[1:], torch.tensor([2.0, 2.0]))
 
 
 @pytest.mark.parametrize(

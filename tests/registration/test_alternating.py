@@ -67,7 +67,7 @@ def test_gradients_of_one_direction_add_up_to_those_of_both(images):
         engine.losses.eval()  # the same windows in every step
         engine.enter(Stage(4, 4, spacing=16, directions=name))
         gradients: list[torch.Tensor] = []
-        engine.optimizer.step = lambda gradient, into=gradients: into.append(gradient.clone())  # nothing moves
+        engine.optimizer.step = lambda gradient, failed, into=gradients: into.append(gradient.clone())  # nothing moves
         for _ in range(3):
             engine.step()
         found[name] = gradients
