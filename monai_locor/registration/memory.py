@@ -4,7 +4,7 @@
 """Prediction of the memory of a registration from shapes and settings.
 
 The parts of a registration hold different tensors; the largest sum counts. All sizes are numbers of float32 until they are
-converted to bytes. The factors were fitted to the tensors and the resident memory of registrations of 64^3 to 208^3 voxels.
+converted to bytes. ``tests/registration/test_memory.py`` compares the prediction with what registrations hold.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from ..geometry import Grid
 from ..geometry.partition import voxels_per_slab
 from ..losses.streaming import SLAB_BUDGET_MB
+from ..quality.error_features import sample_grid
 from ..quality.samples import NUM_SAMPLES, every_nth
 from .config import RegistrationConfig
 from .correspondence import checks_correspondence
@@ -44,6 +45,7 @@ STATISTICS_FLOATS = 5  # of a fixed voxel, for the order statistics of the Jacob
 RESAMPLING_FLOATS = 12  # of a sample of a slab of :class:`.resampling.Resampling`
 FIELD_FLOATS = 50  # of a voxel of a slab, for fields, warped images and folding
 VERDICT_FLOATS = 55  # of a sample of the verdict, which reads the image at 36 shifts
+ERROR_FLOATS = 76  # of a sample of the estimate of the error
 CONTROL_POINT_FLOATS = 8  # of a coefficient: gradient, state and temporaries of the optimizer, copies
 # of a sample in the forward and backward pass of a measure beside the images: in all, and for slabs within the budget
 LOSS_FLOATS = {
@@ -237,6 +239,7 @@ def _result(shape: RunShape, config: RegistrationConfig) -> float:
     lattice = max((_lattice(shape.parts[0], s)[0] for part in config.schedule for s in part), default=0) * 2 * dims
     missing = 0 if config.missing == "never" else 2 * (fixed + moving)
     verdict = math.prod(every_nth(shape.fixed, NUM_SAMPLES)[1].shape) * VERDICT_FLOATS + (2 * moving if shape.masked[1] else 0)
+    error = math.prod(sample_grid(shape.fixed).shape) * ERROR_FLOATS
     # the inverse is refined from a copy; then the images are warped; then the statistics are computed
-    after = fixed + moving + max(3 * max(fixed, moving), STATISTICS_FLOATS * fixed + slab, verdict)
+    after = fixed + moving + max(3 * max(fixed, moving), STATISTICS_FLOATS * fixed + slab, verdict, error)
     return lattice + missing + fields + max(dims * moving + slab, after)

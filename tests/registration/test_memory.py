@@ -17,18 +17,54 @@ from monai_locor import RegistrationConfig
 from monai_locor.errors import InputError
 from monai_locor.free_memory import gibibytes
 from monai_locor.registration import PRESETS, RegistrationEngine, Stage, api
-from monai_locor.registration.memory import RunShape, predicted_memory
+from monai_locor.registration.memory import RunShape, held_floats, predicted_memory
 from monai_locor.registration.memory_plan import MemoryPlan, is_out_of_memory, memory_plans, plans_within, with_retries
 
-from ..phantoms import PLANE, grid_of, pair
+from ..held import Held
+from ..phantoms import PLANE, grid_of, image, pair
 from .short_runs import run
 
 FAST = PRESETS["fast"]
 
 
+CASES = {
+    "fast": {},
+    "masked": {"shape": (56, 64, 48), "masked": True},
+    "two images": {"count": 2, "shape": (48, 48, 48)},
+    "thick": {"shape": (80, 80, 28), "spacing": (1.0, 1.0, 3.0)},
+}
+
+
 def of(shape, spacing=(1.0, 1.0, 1.0), **options) -> RunShape:
     grid = grid_of(shape, spacing)
     return RunShape(grid, grid, (grid, grid), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_it_is_what_a_registration_holds(monkeypatch, case):
+    """One step of every stage: the number of steps has no influence."""
+    case = {"preset": "fast", "shape": (64, 64, 64), "spacing": (1.0, 1.0, 1.0), "count": 1, "masked": False, **case}
+    stages = tuple(dataclasses.replace(stage, iterations=1) for stage in PRESETS[case["preset"]].stages)
+    preset = {"stages": stages, "multistart": "never", "intersubject": "never", "squarings": 2}
+    preset["similarity_options"] = {"memory_budget_mb": 4.0} if case.get("similarity") in (None, "local_ncc") else {}
+    config = dataclasses.replace(PRESETS[case["preset"]], **{**preset, "similarity_options": {}})
+    if "similarity" in case:
+        config = config.with_similarity(case["similarity"])
+    config = dataclasses.replace(config, similarity_options=preset["similarity_options"]).with_transform(case.get("transform"))
+    predicted, plans = {}, api.plans_within
+    monkeypatch.setattr(api, "plans_within", lambda s, c, a: predicted.update(held_floats(s, c)) or plans(s, c, None))
+    grid = grid_of(case["shape"], case["spacing"])
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, *(n // 8 for n in grid.shape), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, grid.shape, mode="trilinear")[0]
+    images = [image(smooth, grid), image((smooth - 0.4).square(), grid)]
+    masks = {f"{role}_mask": torch.ones(1, *grid.shape) for role in ("fixed", "moving")} if case["masked"] else {}
+    given = [x if case["count"] == 1 else [x] * case["count"] for x in images]
+    own = sum(x.numel() for x in images) * case["count"]  # in memory before
+    with Held() as held:
+        run(*given, config, **masks)
+    assert max(predicted.values()) == pytest.approx(held.peak / 4 + own, rel=0.2)
 
 
 class TestPrediction:
