@@ -31,7 +31,7 @@ from monai_locor import register  # noqa: F401 (imported before the forks)
 from monai_locor.cli import main
 from monai_locor.report.html.page import write_report  # noqa: F401
 
-TIMES = ("seconds", "timings")  # of run.json; they differ between any two runs
+MEASURED = ("memory", "seconds", "timings")  # of run.json; they differ between any two runs
 OUTPUTS = "warped,forward,inverse,affine"
 MAX_KILLS = 3  # of one registration
 
@@ -64,10 +64,10 @@ def ended(child: int) -> bool:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Hash of each output; of run.json, without times."""
+    """Hash of each output; of run.json, without what is measured."""
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     content = json.loads((folder / "run.json").read_text())
-    content = {name: value for name, value in content.items() if name not in TIMES}
+    content = {name: value for name, value in content.items() if name not in MEASURED}
     content["stages"] = [{name: value for name, value in stage.items() if name != "seconds"} for stage in content["stages"]]
     found["run.json"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return found
