@@ -86,6 +86,7 @@ def test_the_peak_of_the_process():
     if peak.highest is None:
         pytest.skip("not Linux")
     assert peak.bytes() is None or peak.bytes() >= 0
-    size = peak.highest - peak.before + 2**25
+    size = peak.highest - peak.before + 2**28
     torch.ones(size, dtype=torch.uint8)
-    assert 0.9 * size <= peak.bytes() < size + 2**25  # the peak is counted in pages, not all of them at once
+    found = peak.bytes()  # earlier tests may free memory at any time
+    assert found is not None and abs(found - size) < 2**27
