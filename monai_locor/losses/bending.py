@@ -116,14 +116,14 @@ class _Differences:
         for i in axes:
             ends = [_window(u, [1 + by * (a == i) for a in axes], inner) for by in (1, -1)]
             out = _window(self.pure[:, i], [2] * len(axes), inner)
-            _write(torch.add, *ends, out).sub_(_window(u, [1] * len(axes), inner), alpha=2)
+            _write(torch.add, ends, out).sub_(_window(u, [1] * len(axes), inner), alpha=2)
         for i in axes[:-1]:
             sizes = [n if a > i else n - 2 for a, n in enumerate(self.shape)]  # neighbors are needed along later axes
             ends = [_window(u, [1 + by if a == i else int(a < i) for a in axes], sizes) for by in (1, -1)]
             first = torch.sub(*ends)
             for j in axes[i + 1 :]:
                 ends = [_window(first, [1 + by * (a == j) if a > i else 0 for a in axes], inner) for by in (1, -1)]
-                _write(torch.sub, *ends, _window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner))
+                _write(torch.sub, ends, _window(self.mixed[:, self.pairs.index((i, j))], [2] * len(axes), inner))
 
     def energy(self) -> torch.Tensor:
         """The energy of each component, times the number of inner voxels, ``(N,)``."""
@@ -157,9 +157,9 @@ class _Differences:
         return _window(padded, [0 if a == whole else 1 + by.get(a, 0) for a in range(len(sizes))], sizes)
 
 
-def _write(operation: Callable[..., torch.Tensor], a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def _write(operation: Callable[..., torch.Tensor], ends: Sequence[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
     """Write a sum or difference into a part of a tensor; in compiled code, which knows no such ``out``, by a copy."""
-    return out.copy_(operation(a, b)) if torch.compiler.is_compiling() else operation(a, b, out=out)
+    return out.copy_(operation(*ends)) if torch.compiler.is_compiling() else operation(*ends, out=out)
 
 
 def _window(x: torch.Tensor, starts: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
