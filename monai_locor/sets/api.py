@@ -81,11 +81,13 @@ def template(
         ImportError: if ``dask.distributed`` is not installed; the message names the extra.
     """
     listed, config = prepared(subjects, rounds, preset)
-    about: dict[str, Any] = {"reference": reference_contrast(listed, reference), "voxel_size": voxel_size, "sharpen": sharpen}
-    start = config.transform if config.transform in RIGID_KINDS else "affine"
-    check_set(listed, options.get("progress", True))
-    with running(output, len(listed), config, outputs, options) as (root, of_cohort):
-        return _built(Rounds(root, listed, config=config, start=start, options=of_cohort, **about), rounds, outputs)
+    about = {
+        "reference": reference_contrast(listed, reference),
+        "voxel_size": voxel_size,
+        "sharpen": sharpen,
+        "start": "affine",
+    }
+    return _build(listed, output, config, about, rounds, outputs, options)
 
 
 def longitudinal(
@@ -121,11 +123,24 @@ def longitudinal(
     listed, config = prepared(named_visits(visits), rounds, preset)
     if outputs is None and config.transform == "deformable":
         outputs = [*requested(config, None, 0, None)["outputs"], "jacobian"]
-    about: dict[str, Any] = {"reference": reference_contrast(listed, reference), "voxel_size": voxel_size, "sharpen": sharpen}
-    start = config.transform if config.transform in RIGID_KINDS else "rigid"
+    about = {"reference": reference_contrast(listed, reference), "voxel_size": voxel_size, "sharpen": sharpen, "start": "rigid"}
+    return _build(listed, output, config, about, rounds, outputs, options)
+
+
+def _build(
+    listed: Sequence[Subject],
+    output: str | PathLike[str],
+    config: RegistrationConfig,
+    about: dict[str, Any],
+    rounds: int,
+    outputs: Iterable[str] | None,
+    options: Mapping[str, Any],
+) -> Template:
+    """Build a template; settings of fewer degrees of freedom than the start in ``about`` replace it."""
+    start = config.transform if config.transform in RIGID_KINDS else about["start"]
     check_set(listed, options.get("progress", True))
     with running(output, len(listed), config, outputs, options) as (root, of_cohort):
-        return _built(Rounds(root, listed, config=config, start=start, options=of_cohort, **about), rounds, outputs)
+        return _built(Rounds(root, listed, config=config, options=of_cohort, **{**about, "start": start}), rounds, outputs)
 
 
 def prepared(
