@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...geometry import Grid
 from ..lps import geometry_for_itk
 from ..paths import check_output_dir
-from .series import MAX_TEXT, Series, copy_elements, new_object, open_series, refer_to, references
+from .series import MAX_TEXT, Series, coded, copy_elements, decimal, new_object, open_series, refer_to, references
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -84,7 +84,7 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
     shared = _shared(grid, *series)
     stored, slope, intercept = _stored(voxels, shared.SOPClassUID != PET)
     if shared.SOPClassUID != MR or (slope, intercept) != (1, 0):  # not among the standard's attributes of MR
-        shared.RescaleSlope, shared.RescaleIntercept = (_text(number) for number in (slope, intercept))
+        shared.RescaleSlope, shared.RescaleIntercept = (decimal(number) for number in (slope, intercept))
     return _write_slices(folder, shared, stored, grid)
 
 
@@ -103,7 +103,7 @@ def _stored(voxels: np.ndarray, may_round: bool) -> tuple[np.ndarray, float, flo
     low, high = float(voxels.min()), float(voxels.max())
     whole = may_round and low >= LOWEST and high <= HIGHEST and high - low >= MIN_WHOLE_RANGE
     # the slope and intercept that a reader gets, of decimal text
-    slope, intercept = (float(_text(number)) for number in ((1, 0) if whole else _scale(low, high)))
+    slope, intercept = (float(decimal(number)) for number in ((1, 0) if whole else _scale(low, high)))
     scaled = np.rint((voxels.astype(np.float64) - intercept) / slope).clip(LOWEST, HIGHEST)
     return np.ascontiguousarray(scaled.transpose(2, 1, 0), dtype="<i2"), slope, intercept
 
@@ -111,12 +111,6 @@ def _stored(voxels: np.ndarray, may_round: bool) -> tuple[np.ndarray, float, flo
 def _scale(low: float, high: float) -> tuple[float, float]:
     slope = (high - low) / (HIGHEST - LOWEST) or 1.0
     return slope, low - LOWEST * slope
-
-
-def _text(number: float) -> Any:
-    from pydicom.valuerep import DSfloat
-
-    return DSfloat(float(number), auto_format=True)
 
 
 def _shared(grid: Grid, fixed: Series, moving: Series) -> Dataset:
@@ -135,7 +129,7 @@ def _shared(grid: Grid, fixed: Series, moving: Series) -> Dataset:
     if sop_class == SECONDARY:
         made.ConversionType = "WSD"
     made.DerivationDescription = f"Resampled to the grid of the series {fixed.title} by image registration"
-    made.DerivationCodeSequence = [_resampled()]
+    made.DerivationCodeSequence = coded("113085", "Spatial resampling")
     made.SeriesNumber = int(moving.header.get("SeriesNumber") or 0) + 9000
     made.SeriesDescription = title[:MAX_TEXT]
     made.SourceImageSequence = references(moving)
@@ -144,23 +138,15 @@ def _shared(grid: Grid, fixed: Series, moving: Series) -> Dataset:
     return made
 
 
-def _resampled() -> Dataset:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "113085", "DCM", "Spatial resampling"
-    return item
-
-
 def _describe_pixels(made: Dataset, grid: Grid) -> None:
     direction, spacing, _ = geometry_for_itk(grid)
     made.Columns, made.Rows = grid.shape[:2]
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.BitsAllocated = made.BitsStored = 16
     made.HighBit, made.PixelRepresentation = 15, 1
-    made.PixelSpacing = [_text(spacing[1]), _text(spacing[0])]
-    made.SliceThickness = _text(spacing[2])
-    made.ImageOrientationPatient = [_text(value) for value in direction[:, :2].T.ravel()]
+    made.PixelSpacing = [decimal(spacing[1]), decimal(spacing[0])]
+    made.SliceThickness = decimal(spacing[2])
+    made.ImageOrientationPatient = [decimal(value) for value in direction[:, :2].T.ravel()]
 
 
 def _write_slices(folder: Path, shared: Dataset, stored: np.ndarray, grid: Grid) -> list[Path]:
@@ -175,8 +161,8 @@ def _write_slices(folder: Path, shared: Dataset, stored: np.ndarray, grid: Grid)
         names = []
         for k, pixels in enumerate(stored):
             position = np.asarray(origin) + k * step
-            shared.ImagePositionPatient = [_text(value) for value in position]
-            shared.SliceLocation, shared.InstanceNumber = _text(float(position @ normal)), k + 1
+            shared.ImagePositionPatient = [decimal(value) for value in position]
+            shared.SliceLocation, shared.InstanceNumber = decimal(float(position @ normal)), k + 1
             shared.SOPInstanceUID = shared.file_meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
             shared.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
             names.append(f"{k + 1:0{digits}d}.dcm")

@@ -21,7 +21,7 @@ from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, same_grid
 from ...geometry.transform import product
 from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
 from .headers import has_dicom_content, load_pydicom
-from .series import Series, new_object, open_series, refer_to, references, save
+from .series import Series, coded, decimal, new_object, open_series, refer_to, references, save
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,8 +31,8 @@ __all__ = ["is_registration", "read_registration", "write_registration"]
 logger = logging.getLogger(__name__)
 
 SPATIAL, DEFORMABLE = "1.2.840.10008.5.1.4.1.1.66.1", "1.2.840.10008.5.1.4.1.1.66.3"
-ALIGNMENT = ("125024", "DCM", "Image Content-based Alignment")
-IDENTITY = ("125021", "DCM", "Frame of Reference Identity")
+ALIGNMENT = ("125024", "Image Content-based Alignment")
+IDENTITY = ("125021", "Frame of Reference Identity")
 ROUNDING = 1e-6  # of elements of a matrix, which is stored as decimal text
 
 
@@ -160,33 +160,24 @@ def _spatial(moving_to_fixed: np.ndarray, fixed: Series, moving: Series) -> Data
     return made
 
 
-def _registered(series: Series, matrix: np.ndarray, method: tuple[str, str, str]) -> Dataset:
+def _registered(series: Series, matrix: np.ndarray, method: tuple[str, str]) -> Dataset:
     from pydicom.dataset import Dataset
 
     item, registration = Dataset(), Dataset()
     item.FrameOfReferenceUID, item.ReferencedImageSequence = series.frame_of_reference, references(series)
-    registration.RegistrationTypeCodeSequence = [_code(method)]
+    registration.RegistrationTypeCodeSequence = coded(*method)
     registration.MatrixSequence = _matrix_item(matrix)
     item.MatrixRegistrationSequence = [registration]
-    return item
-
-
-def _code(code: tuple[str, str, str]) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
     return item
 
 
 def _matrix_item(matrix: np.ndarray) -> list[Dataset]:
     """A sequence with one matrix, LPS."""
     from pydicom.dataset import Dataset
-    from pydicom.valuerep import DSfloat
 
     item = Dataset()
     item.FrameOfReferenceTransformationMatrixType = _kind(matrix)
-    item.FrameOfReferenceTransformationMatrix = [DSfloat(float(value), auto_format=True) for value in matrix.ravel()]
+    item.FrameOfReferenceTransformationMatrix = [decimal(value) for value in matrix.ravel()]
     return [item]
 
 
@@ -208,7 +199,7 @@ def _deformable(transform: SpatialTransform, image: Any, fixed: Series, moving: 
     still, moved = Dataset(), Dataset()
     for item, series, method in ((still, fixed, IDENTITY), (moved, moving, ALIGNMENT)):
         item.SourceFrameOfReferenceUID, item.ReferencedImageSequence = series.frame_of_reference, references(series)
-        item.RegistrationTypeCodeSequence = [_code(method)]
+        item.RegistrationTypeCodeSequence = coded(*method)
     for which, matrix in (("Pre", np.eye(4)), ("Post", flipped(post))):
         setattr(moved, f"{which}DeformationMatrixRegistrationSequence", _matrix_item(matrix))
     moved.DeformableRegistrationGridSequence = [_grid_item(field)]
@@ -247,12 +238,11 @@ def _orthogonal(grid: Grid) -> Grid:
 
 def _grid_item(field: FieldStep) -> Dataset:
     from pydicom.dataset import Dataset
-    from pydicom.valuerep import DSfloat
 
     direction, spacing, origin = geometry_for_itk(field.grid)
     item = Dataset()
-    item.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in origin]
-    item.ImageOrientationPatient = [DSfloat(float(value), auto_format=True) for value in direction[:, :2].T.ravel()]
+    item.ImagePositionPatient = [decimal(value) for value in origin]
+    item.ImageOrientationPatient = [decimal(value) for value in direction[:, :2].T.ravel()]
     item.GridDimensions, item.GridResolution = list(field.grid.shape), spacing
     vectors = np.moveaxis(field.array, 0, -1) * lps_signs(3)
     item.VectorGridData = np.ascontiguousarray(vectors.transpose(2, 1, 0, 3), dtype="<f4").tobytes()

@@ -18,14 +18,15 @@ from ..._version import __version__
 from ...errors import InputError
 from ..paths import atomic_path
 from . import tags
-from .folders import frames_of_folder
+from .folders import frames_of_folder, is_series
 from .frames import frames_of
 from .headers import has_dicom_content, is_dicom, load_pydicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+    from pydicom.valuerep import DSfloat
 
-__all__ = ["Series", "is_dicom_image", "new_object", "open_series", "refer_to", "references", "save"]
+__all__ = ["Series", "coded", "decimal", "is_dicom_image", "new_object", "open_series", "refer_to", "references", "save"]
 
 PATIENT = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientWeight")
 STUDY = (
@@ -89,7 +90,7 @@ def is_dicom_image(source: Any) -> bool:
     if not isinstance(source, (str, os.PathLike)):
         return False
     path = Path(source).expanduser()
-    return is_dicom(path) or path.is_dir() or (not path.exists() and path.parent.is_dir())
+    return is_dicom(path) or is_series(path)
 
 
 def open_series(source: Any, name: str) -> Series:
@@ -199,6 +200,22 @@ def refer_to(made: Dataset, *sources: Series) -> None:
         made.ReferencedSeriesSequence = same
     if others:
         made.StudiesContainingOtherReferencedInstancesSequence = others
+
+
+def decimal(number: float) -> DSfloat:
+    """A number as a DICOM decimal string of at most 16 characters."""
+    from pydicom.valuerep import DSfloat
+
+    return DSfloat(float(number), auto_format=True)
+
+
+def coded(value: str, meaning: str) -> list[Dataset]:
+    """A sequence with one code of the DICOM Controlled Terminology."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return [item]
 
 
 def save(made: Dataset, path: Path) -> None:
