@@ -110,7 +110,7 @@ def separate_maxima(score: np.ndarray, grid: Grid, distance_mm: float, count: in
 
 
 def _apart(indices: np.ndarray, grid: Grid, distance_mm: float, count: int) -> list[tuple[int, ...]]:
-    """The first indices ``(N, D)`` of which each is far enough from those before it."""
+    """The first indices of ``(N, D)`` that are far enough from those chosen before them."""
     points = apply_affine(grid.affine, indices.astype(float))
     chosen: list[int] = []
     for number, point in enumerate(points):
