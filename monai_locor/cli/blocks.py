@@ -34,6 +34,8 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--moving", "moving_images", None),
     ("--channel-weights", "channel_weights", None),
     ("--initial-basis", "initial_basis", None),
+    ("--landmarks", "landmarks", None),
+    ("--landmark-weight", "landmark_weight", None),
     *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels

@@ -115,12 +115,12 @@ def _landmarks(
 ) -> dict[str, Any]:
     import torch
 
-    from ..io.points import read_points
+    from ..io.points import matching_order, read_points
 
     fixed_path, moving_path = paths
     lists = [read_points(path, pixels_of=grid) for path, grid in zip(paths, pixels_of, strict=True)]
     fixed, moving = (torch.as_tensor(each.points).double() for each in lists)
-    order = _matching(*(tuple(each.labels) for each in lists))
+    order = matching_order(*(each.labels for each in lists))
     if order is not None:
         moving = moving[order]
     if fixed.shape != moving.shape:
@@ -139,14 +139,6 @@ def _landmarks(
 
 def _count(points: torch.Tensor) -> str:
     return f"{points.shape[0]} points of {points.shape[1]} coordinates"
-
-
-def _matching(fixed: tuple[str, ...], moving: tuple[str, ...]) -> list[int] | None:
-    """Index of the moving landmark with the label of each fixed one; None if labels do not identify the landmarks."""
-    unique = len(set(fixed)) == len(fixed) and all(fixed)
-    if not unique or len(fixed) != len(moving) or set(fixed) != set(moving):
-        return None
-    return [moving.index(label) for label in fixed]
 
 
 def _distribution(values: torch.Tensor) -> dict[str, float | None]:

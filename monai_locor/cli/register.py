@@ -33,6 +33,7 @@ from .blocks import add_blocks, check_blocks, run_blocks, wants_blocks
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
 from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
+from .landmarks import add_landmarks, read_landmarks, with_landmark_options
 from .output_files import check_outputs, stem_of, suffix_of
 from .parser import CommandHelp, add_command, add_device, add_from, add_output
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
@@ -103,6 +104,7 @@ def add_parser(commands: Any) -> None:
     add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
+    add_landmarks(parser.add_argument_group("landmarks"))
     _add_carried(parser.add_argument_group("also transform (each may be given several times)"))
     machine = parser.add_argument_group("machine")
     add_device(machine)
@@ -203,7 +205,7 @@ def check(args: argparse.Namespace) -> None:
             f"--initial-from {' '.join(args.initial_formats)}: is the format of a transform; name one with --initial"
         )
     thresholds_of(args.thresholds)
-    args.plan = _plan(args, arguments)
+    args.plan = _plan(args, with_landmark_options(args, arguments))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,6 +219,8 @@ def run(args: argparse.Namespace) -> int:
     with collecting():  # warnings about the inputs are part of the run
         arguments = with_images(plan.arguments)
         arguments["initial"], arguments["preset"] = start_of(args.initial, arguments, args.initial_formats)
+        if args.pixels and args.landmarks is not None:
+            arguments["landmarks"] = read_landmarks(arguments["landmarks"], plan.grids("fixed"))
         limits = thresholds_of(args.thresholds)
         carried = plan.load(mode_of(args.interpolation))
         named = (", ".join(map(name_of, images_of(arguments[role]))) for role in ("moving", "fixed"))
@@ -276,7 +280,9 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     files += [target for *_, target in pictures]
     resumed = args.resume and (folder / STATE_FOLDER).is_dir()  # the outputs of the killed command, if any, are written again
     check_outputs(
-        [*files, *targets, folder / "run.json"], args.force or resumed, [*_files(arguments), *(p for *_, p in wanted)]
+        [*files, *targets, folder / "run.json"],
+        args.force or resumed,
+        [*_files(arguments), *(args.landmarks or ()), *(p for *_, p in wanted)],
     )
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
     return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)

@@ -44,6 +44,7 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
         "affine": result.affine.tolist(),
         "displacement_mm": {"mean": float(moved.mean(dtype=torch.float64)), "max": float(moved.max())},
         "jacobian": result.jacobian,
+        "landmarks_mm": result.landmarks_mm,
     }
 
 
@@ -62,8 +63,17 @@ def transform_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator
     moved = values["displacement_mm"]
     yield f"displacement: mean {moved['mean']:.3g} mm, maximum {moved['max']:.3g} mm"
     yield folding_line(values["jacobian"])
+    if values.get("landmarks_mm") is not None:
+        yield landmark_line(values["landmarks_mm"])
     if verdict is not None:
         yield from verdict_lines(verdict)
+
+
+def landmark_line(found: Mapping[str, Any]) -> str:
+    """The distances of landmarks as a line of text."""
+    mean, most = ([found[when][kind] for when in ("before", "after")] for kind in ("mean", "max"))
+    distances = f"mean {mean[0]:.3g} mm before, {mean[1]:.3g} mm after; maximum {most[0]:.3g} and {most[1]:.3g} mm"
+    return f"{found['count']} landmarks: {distances}"
 
 
 def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from .paths import atomic_path, expanded
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PointList", "load_points", "read_points", "write_points"]
+__all__ = ["PointList", "load_points", "matching_order", "read_points", "write_points"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,14 @@ class PointList:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+def matching_order(fixed: Sequence[str], moving: Sequence[str]) -> list[int] | None:
+    """Index of the moving point with the label of each fixed point; None if the labels do not identify the points."""
+    unique = len(set(fixed)) == len(fixed) and all(fixed)
+    if not unique or len(fixed) != len(moving) or set(fixed) != set(moving):
+        return None
+    return [moving.index(label) for label in fixed]
 
 
 def read_points(

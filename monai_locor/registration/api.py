@@ -29,6 +29,7 @@ from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
 from .finish import finished_result
+from .landmarks import Landmarks, LandmarkSource
 from .manifest import CODE_ARGUMENTS
 from .memory import RunShape
 from .memory_plan import MemoryPlan, plans_within, with_retries
@@ -65,6 +66,7 @@ def register(
     similarity: str | OwnSimilarity | None = None,
     transform: str | None = None,
     channel_weights: Sequence[float] | None = None,
+    landmarks: LandmarkSource | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -114,6 +116,10 @@ def register(
             with ``initial``.
         channel_weights: weights of several pairs of images, by default equal: the loss is the weighted mean of the losses of
             the pairs, each with its own basis functions.
+        landmarks: corresponding points, ``(fixed points, moving points)`` or ``(fixed points, moving points, weights)``, each a
+            file or ``(N, D)`` RAS mm, see :meth:`.landmarks.Landmarks.of`. Their distances are part of the loss in all stages
+            and both directions, with the setting ``landmark_weight``; see :attr:`RegistrationResult.landmarks_mm`. The search
+            of the multi-start compares the images only.
         device: by default CUDA if available, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: another process computes the second direction on the
             second device, and gradients are summed after every step (gloo). The result differs from that of one device by
@@ -237,6 +243,9 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
     basis = _basis(given["initial_basis"], config)
     inputs = {name: given[name] for name in ("fixed_mask", "moving_mask", "initial", "initial_velocity")}
     pair = load_pair(given["fixed"], given["moving"], config, **inputs, device=first)
+    if given["landmarks"] is not None:
+        given = {**given, "landmarks": Landmarks.of(given["landmarks"])}
+        given["landmarks"].check_inside(pair.fixed.grid, pair.moving.grid)
     grid = pair.fixed.grid
     if grid.dims == 2:
         config = dataclasses.replace(config, stages=for_pictures(config.stages, picture_size(grid)))
@@ -269,6 +278,7 @@ def _start(
         velocity=velocity,
         displacement=displacement,
         losses=InitialLosses(given["seed"], own, weights, basis),
+        landmarks=given["landmarks"],
         search=_searches(config, given["initial"] is not None, pair),
         predict=None if predict is None else partial(_predicted, predict, pair),
         unmasked=partial(pair.without_masks, config.quantile),

@@ -21,6 +21,7 @@ from ..io.libraries import library_of
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..tensors import plain
+from .landmarks import Landmarks
 from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
 
 __all__ = ["described_arguments", "described_image", "described_inputs", "described_start"]
@@ -29,7 +30,8 @@ __all__ = ["described_arguments", "described_image", "described_inputs", "descri
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the arguments of :func:`monai_locor.register`, except the settings, as plain values for JSON.
 
-    Files are recorded by absolute path and hash, matrices by their values, other arrays by shape and hash, code by its name.
+    Files are recorded by absolute path and hash, matrices and landmarks by their values, other arrays by shape and hash, code
+    by its name.
     """
     out = described_inputs({name: arguments.get(name) for name in INPUT_NAMES})
     for name in CODE_ARGUMENTS:
@@ -40,6 +42,9 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     out["device"] = None if arguments.get("device") is None else str(arguments["device"])
     weights = arguments.get("channel_weights")
     out["channel_weights"] = None if weights is None else [float(w) for w in weights]
+    landmarks = arguments.get("landmarks")
+    if landmarks is not None:
+        out["landmarks"] = Landmarks.of(landmarks).described()
     devices = arguments.get("devices")
     out["devices"] = None if devices is None else [str(d) for d in devices]
     return out

@@ -92,6 +92,7 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         fixed_image=pair.fixed_image,
         moving_image=pair.moving_image,
         **_missing(run, pair),
+        landmarks_mm=_landmark_distances(run, pair, forward_mm, fixed.grid),
         warnings=tuple(log.warnings),
         doubts=tuple(log.doubts),
         **known,
@@ -120,6 +121,11 @@ def _missing(run: Run, pair: Pair) -> dict[str, Any]:
         on_whole = missing.probability if part.grid is whole.grid else warp(missing.probability, part.grid, None, whole.grid)
         maps[f"missing_{role}"] = image.to_stored(on_whole).cpu()
     return {**maps, "missing_ml": {role: round(missing.ml, 2) for role, missing in found.items()}}
+
+
+def _landmark_distances(run: Run, pair: Pair, forward_mm: torch.Tensor, grid: Grid) -> dict[str, Any] | None:
+    landmarks = run.start.landmarks
+    return None if landmarks is None else landmarks.distances(pair.affine, forward_mm.cpu(), grid)
 
 
 def _on_host(result: RegistrationResult) -> RegistrationResult:

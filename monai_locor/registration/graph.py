@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 2  # ordinary steps of a stage before one is recorded: they load kernels and fill caches
 
-Step = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+Step = Callable[[], tuple[torch.Tensor, ...]]
 
 
 def stepper(engine: RegistrationEngine) -> Step:
@@ -92,7 +92,7 @@ class _Recording:
 
     ordinary_steps: int = 0
     graph: Any = None
-    results: tuple[torch.Tensor, torch.Tensor] | None = None
+    results: tuple[torch.Tensor, ...] | None = None
 
 
 class StepGraph:
@@ -115,8 +115,8 @@ class StepGraph:
         """Whether a step was recorded."""
         return any(recording.graph is not None for recording in self.recordings.values())
 
-    def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Perform a step; return similarity and bending energy, which the next step may overwrite."""
+    def __call__(self) -> tuple[torch.Tensor, ...]:
+        """Perform a step; return the parts of the loss, which the next step may overwrite."""
         engine, directions = self.engine, self.engine.directions_of_step()
         self.windows.draw(directions)
         recording = self.recordings.setdefault(directions, _Recording())
@@ -131,7 +131,7 @@ class StepGraph:
         engine.recount(engine.step_number + 1)
         return recording.results
 
-    def _ordinary(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _ordinary(self) -> tuple[torch.Tensor, ...]:
         """A step on the stream of the recording, as CUDA asks of those before it."""
         current = torch.cuda.current_stream(self.engine.device)
         self.stream.wait_stream(current)

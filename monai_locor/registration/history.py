@@ -23,14 +23,15 @@ def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str
 
     Args:
         stage: settings of the stage.
-        values: similarity and weighted bending energy of every step, ``(steps, 2)``.
+        values: similarity, weighted bending energy and, if there are landmarks, their term, of every step, ``(steps, 2 or 3)``.
         seconds: wall time of the stage.
     """
-    loss, bending = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON has no NaN
-    bad = sum(None in pair for pair in zip(loss, bending, strict=True))
+    loss, bending, *landmarks = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON has no NaN
+    bad = sum(None in parts for parts in zip(loss, bending, *landmarks, strict=True))
     if bad:
         logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
     if loss[-1] == 0:  # a mean over zero samples
         logger.warning("the loss is zero: no valid overlap between the images or masks, or the images are identical")
     logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
-    return {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
+    record = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
+    return {**record, "landmarks": landmarks[0]} if landmarks else record

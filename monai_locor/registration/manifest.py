@@ -49,7 +49,7 @@ HASH_CHUNK_BYTES = 2**20
 INPUT_IMAGES = ("fixed", "moving", "fixed_mask", "moving_mask")
 INPUT_NAMES = (*INPUT_IMAGES, "initial", "initial_velocity", "initial_basis")
 TRANSFORM_NAMES = ("initial", "transform", "inverse")  # arguments that are transforms; the last two of a check
-RECORDED_VALUES = ("seed", "device", "devices", "channel_weights")
+RECORDED_VALUES = ("seed", "device", "devices", "channel_weights", "landmarks")
 CODE_ARGUMENTS = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
 # suffixes of files with a companion file, and the suffixes of the companion
 COMPANION_SUFFIXES = {

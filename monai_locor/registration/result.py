@@ -76,6 +76,7 @@ class RegistrationResult:
         missing_fixed, missing_moving: probability that the other image does not show the tissue of a voxel, ``(1, *grid)`` on
             the fixed and the moving grid; None with the setting ``missing`` ``"never"``.
         missing_ml: volume of the places found in each image, ml, ``{"fixed": ..., "moving": ...}``, or None.
+        landmarks_mm: ``count`` and distances of the landmarks ``before`` (initial affine) and ``after``, mm; None without any.
         memory: bytes beyond those before the run: ``predicted``, ``available`` and ``peak``, each None if unknown; or None.
         error_mm: estimated error of every fixed voxel with its interval; None in files of earlier versions.
         registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
@@ -112,6 +113,7 @@ class RegistrationResult:
     missing_fixed: torch.Tensor | None = None
     missing_moving: torch.Tensor | None = None
     missing_ml: dict[str, float] | None = None
+    landmarks_mm: dict[str, Any] | None = None
     memory: dict[str, int | None] | None = None
     error_mm: ErrorMap | None = None
 
@@ -328,14 +330,9 @@ class RegistrationResult:
             "jacobian": self.jacobian,
             "stages": self.history,
             "versions": versions(),
-            "timings": self.timings,
-            "arguments": self.arguments,
-            "interrupted": self.interrupted,
-            "intersubject": self.intersubject,
-            "unexplained": self.unexplained,
+            **{name: getattr(self, name) for name in ("timings", "arguments", "interrupted", "intersubject", "unexplained")},
             "error_mm": None if self.error_mm is None else self.error_mm.summary(),
-            "missing_ml": self.missing_ml,
-            "memory": self.memory,
+            **{name: getattr(self, name) for name in ("missing_ml", "landmarks_mm", "memory")},
             "warnings": list(self.warnings),
             "doubts": list(self.doubts),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),

@@ -205,9 +205,9 @@ def _steps(stages: Sequence[Stage]) -> int:
 
 
 def _final_loss(history: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the last losses, for comparing two runs of the same stages."""
-    last = [math.nan if v is None else v for v in history[-1]["loss"][-FINAL_STEPS:]]
-    return sum(last) / len(last)
+    """Return the mean of the last losses, including the landmark term, for comparing two runs of the same stages."""
+    found = [history[-1][name][-FINAL_STEPS:] for name in ("loss", "landmarks") if name in history[-1]]
+    return sum(sum(math.nan if v is None else v for v in values) / len(values) for values in found)
 
 
 def _each(engine: RegistrationEngine, stages: Sequence[Stage]) -> Generator[Work, None, None]:

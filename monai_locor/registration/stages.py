@@ -78,7 +78,8 @@ def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Te
     """
     loss = values.sum(1)
     first, last = loss[0], loss[-FINAL_STEPS:].nanmean()
-    if bool(last > first + MAX_LOSS_INCREASE * first.abs()):
+    size = values[0, :2].sum().abs() + values[0, 2:].sum()  # similarity and landmark term may cancel
+    if bool(last > first + MAX_LOSS_INCREASE * size):
         logger.warning("a stage increased the loss from %.3f to %.3f and was undone", first, last)
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(value)

@@ -45,6 +45,10 @@ REFUSALS = {
     "register fixed.nii moving.nii -o out --moving-mask none.nii": "moving mask none.nii: no such file",
     "register fixed.nii moving.nii -o out --initial none.tfm": "transform none.tfm: no such file",
     "register fixed.nii moving.nii -o out --initial-basis none": "basis none: no such file",
+    "register fixed.nii moving.nii -o out --landmarks none.csv none.csv": "fixed landmarks none.csv: no such file",
+    "register fixed.nii moving.nii -o out --landmark-weight 2": "--landmark-weight 2: there are no landmarks",
+    "register fixed.nii moving.nii -o out --landmarks fixed.nii moving.nii --landmark-weight -1": "--landmark-weight -1: "
+    "landmark_weight must be a finite number, 0 or more",
     "register fixed.nii moving.nii -o out --moving-labels none.nii": "moving labels none.nii: no such file",
     "register fixed.nii moving.nii -o out --fixed-points none.csv": "fixed points none.csv: no such file",
     "register -o out": "give FIXED and MOVING",

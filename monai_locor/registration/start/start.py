@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from ..landmarks import Landmarks
 from .losses import InitialLosses
 from .prepare import PreparedImage
 
@@ -36,6 +37,7 @@ class Start:
         search: whether to run the multi-start search, see :func:`.search.better_start`.
         predict: called with the affine after the affine stages; returns an initial ``velocity``.
         unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
+        landmarks: corresponding points of both images, or None.
         thrifty: whether memory is short: smaller slabs, one direction after the other. The result changes by rounding only.
     """
 
@@ -47,6 +49,7 @@ class Start:
     search: bool = False
     predict: Callable[[np.ndarray], torch.Tensor] | None = None
     unmasked: Callable[[], Images] | None = None
+    landmarks: Landmarks | None = None
     thrifty: bool = False
 
     @property
