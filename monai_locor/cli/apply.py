@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``monai-locor apply``: apply transforms to an image, a label map or points."""
+"""``monai-locor apply``: apply transforms to an image, a label map, points or contours."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..io.paths import is_picture
 from .carried import add_interpolation, check_target, is_points, load_carried, mode_of
 from .console import console_of
+from .dicom_objects import apply_to_object, check_object, kind_of_object
 from .inputs import check_file, check_image, check_transforms
 from .output_files import check_outputs
 from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_output, add_transforms
@@ -39,6 +40,7 @@ monai-locor apply t1.nii.gz -t out -r flair.nii.gz -o t1_on_flair.nii.gz
 monai-locor apply atlas_labels.nii.gz -t 1Warp.nii.gz -t 0GenericAffine.mat -r scan.nii.gz --labels -o labels.nii.gz
 monai-locor apply landmarks_fixed.csv -t out -o landmarks_moving.csv
 monai-locor apply mr_folder -t out -r ct_folder --dicom -o mr_on_ct
+monai-locor apply rtstruct.dcm -t out -r ct_folder --drawn-on mr_folder --dicom -o rtstruct_on_ct.dcm
 monai-locor apply cd31.tif -t out -r he.tif -o cd31_on_he.tif
 monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels -o labels_on_moving.nii.gz"""
 
@@ -84,7 +86,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--dicom",
         action="store_true",
-        help="write a DICOM series into the folder -o, in the study of the reference; INPUT and reference are DICOM",
+        help="write a DICOM series into the folder -o, in the study of the reference; INPUT and reference are DICOM. For an "
+        "RTSTRUCT or SEG object as INPUT, write such an object to the file -o (.dcm)",
+    )
+    parser.add_argument(
+        "--drawn-on", type=Path, metavar="IMAGE", help="DICOM series that the contours of INPUT, an RTSTRUCT, were drawn on"
     )
     parser.add_argument(
         "--error-map",
@@ -98,8 +104,14 @@ def add_parser(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Check that the arguments are consistent, the inputs exist and the output can be written."""
-    kind = _kind(args)
     _channel(args.channel)
+    carried = kind_of_object(args)
+    if args.drawn_on is not None and carried != "RTSTRUCT":
+        raise InputError(f"--drawn-on {args.drawn_on}: is for RTSTRUCT objects, and {args.input} is none; leave it out")
+    if carried is not None:
+        check_object(args, carried)
+        return
+    kind = _kind(args)
     if args.labels and args.interpolation not in (None, "nearest", "smooth"):
         raise InputError(
             f"-n {args.interpolation}: would interpolate between label values; give nearest or smooth, or leave --labels out"
@@ -155,6 +167,9 @@ def run(args: argparse.Namespace) -> int:
     """Apply the transforms."""
     from ..io.grids import read_grid
 
+    carried_object = kind_of_object(args)
+    if carried_object is not None:
+        return _run_object(args, carried_object)
     console, kind, role = console_of(args), _kind(args), _role(args)
     mode = mode_of(args.interpolation)
     pixels = None if args.pixels is None else (read_grid(args.pixels[0]), read_grid(args.pixels[1]))
@@ -170,6 +185,12 @@ def run(args: argparse.Namespace) -> int:
         done = carried.through(transform, grid, target, _errors(args) if kind == "points" else None)
     where = f"{done['count']} points" if grid is None else f"{carried.kind}, {size_of(grid)}"
     console.say(f"{args.output}: {where}")
+    return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})
+
+
+def _run_object(args: argparse.Namespace, kind: str) -> int:
+    console, done = console_of(args), apply_to_object(args, kind)
+    console.say(f"{args.output}: {kind} of {len(done['regions'])} regions")
     return console.answer({**done, "transforms": args.transforms, "inverse": args.inverse})
 
 

@@ -23,7 +23,7 @@ from .mosaic import is_mosaic, tiles
 from .pixels import load_voxels
 from .volumes import Volumes, arranged
 
-__all__ = ["dicom_geometry", "is_dicom", "is_series", "read_dicom"]
+__all__ = ["dicom_geometry", "dicom_volumes", "is_dicom", "is_series", "read_dicom"]
 
 COLORS = ("red", "green", "blue")
 
@@ -47,7 +47,7 @@ def read_dicom(path: Path, name: str) -> StoredImage:
             grid.
     """
     with _without_pydicoms_warnings():
-        volumes = _volumes(path, name)
+        volumes = _arranged(path, name)
         voxels = load_voxels(volumes.frames, name)
     names = _channels(voxels.shape[-1], volumes.names)
     return StoredImage(voxels, volumes.affine, names, dtype=volumes.first.stored, time=_time(volumes))
@@ -55,13 +55,18 @@ def read_dicom(path: Path, name: str) -> StoredImage:
 
 def dicom_geometry(path: Path, name: str) -> tuple[tuple[int, int, int], np.ndarray]:
     """Number of voxels along X, Y and Z and the affine, from headers only; arguments and errors as for :func:`read_dicom`."""
-    with _without_pydicoms_warnings():
-        volumes = _volumes(path, name)
+    volumes = dicom_volumes(path, name)
     rows, columns = volumes.first.size
     return (columns, rows, len(volumes.frames[0])), volumes.affine
 
 
-def _volumes(path: Path, name: str) -> Volumes:
+def dicom_volumes(path: Path, name: str) -> Volumes:
+    """The frames of an image, arranged into volumes, without pixels; arguments and errors as for :func:`read_dicom`."""
+    with _without_pydicoms_warnings():
+        return _arranged(path, name)
+
+
+def _arranged(path: Path, name: str) -> Volumes:
     frames = _frames_of_file(path, name) if path.is_file() else frames_of_folder(path, name)
     slices = [part for frame in frames for part in (tiles(frame, name) if is_mosaic(frame) else [frame])]
     return arranged(slices, name)

@@ -79,7 +79,7 @@ class Series:
         uid = self.text("FrameOfReferenceUID")
         if not uid:
             raise InputError(
-                f"{self.name}: has no Frame of Reference UID, so a registration object cannot refer to it; "
+                f"{self.name}: has no Frame of Reference UID, so a DICOM object cannot refer to it; "
                 "write another format, or export the series again"
             )
         return uid
