@@ -10,6 +10,7 @@ import logging
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import FieldStep, SpatialTransform
@@ -172,6 +173,15 @@ def test_deformation(tmp_path, fixed, moving):
     assert dice(found, inside.reshape(grid.shape)) > 0.93
 
 
+@pytest.mark.filterwarnings("ignore:The value for the data element")
+def test_contours_of_more_than_64_kb_in_explicit_encoding(tmp_path, fixed, moving):
+    """They are stored with an unknown value representation, as the length of decimal text has 16 bits."""
+    source = rtstruct(tmp_path / "rs.dcm", {"a": closed([circle((*CENTER[:2], 19), 12, count=4000)])})
+    carry_structures(source, tmp_path / "out.dcm", IDENTITY, fixed, moving)
+    (found,) = contours_in(pydicom.dcmread(tmp_path / "out.dcm"), 3)
+    np.testing.assert_allclose(np.linalg.norm(found[:, :2] - CENTER[:2], axis=1), 12, atol=0.3)
+
+
 def test_object_belongs_to_the_fixed_series(tmp_path, fixed, moving):
     spot = np.array([[4.0, 5.0, 20.2]])
     regions = {"Röhre": closed(shell()), "spot": [("POINT", spot)], "empty": []}
@@ -182,6 +192,7 @@ def test_object_belongs_to_the_fixed_series(tmp_path, fixed, moving):
     assert [list(part.ROIDisplayColor) for part in made.ROIContourSequence] == [[255, n, 0] for n in (3, 4, 5)]
     assert [part.RTROIInterpretedType for part in made.RTROIObservationsSequence] == ["ORGAN"] * 3
     assert (made.StructureSetLabel, made.ApprovalStatus, made.PatientName) == ("plan 1", "UNAPPROVED", "Doe^Jane")
+    assert made.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian  # contours of more than 64 kB
     assert made.SOPInstanceUID != given.SOPInstanceUID and made.SeriesInstanceUID != given.SeriesInstanceUID
     assert {roi.ReferencedFrameOfReferenceUID for roi in made.StructureSetROISequence} == {FRAME["fixed"]}
     place = {str(d.SOPInstanceUID): float(d.ImagePositionPatient[2]) for d in map(pydicom.dcmread, fixed.iterdir())}
@@ -278,6 +289,7 @@ def test_segments_refused(tmp_path, fixed, moving, elements, transform, words):
     assert words in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out.dcm").exists()
 
 
+@pytest.mark.filterwarnings("ignore")  # of pydicom, about values
 @pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
 def test_damaged_objects_are_refused_in_one_line(tmp_path, fixed, moving, kind):
     if kind == "RTSTRUCT":

@@ -123,8 +123,11 @@ def _points(structures: Sequence[Structure], transform: SpatialTransform, fixed:
 
 
 def _made(content: Dataset, structures: Sequence[Structure], contours: Mapping[int, Contours], near: ImageSlices) -> Dataset:
+    from pydicom.uid import ImplicitVRLittleEndian
+
     label = str(content.get("StructureSetLabel") or "contours")
     made = new_object(STRUCTURES, near.series, "RTSTRUCT", f"{label} on {near.series.title}")
+    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # the others limit contour data to 64 kB
     made.SpecificCharacterSet = "ISO_IR 192"  # of names from two objects
     made.StructureSetLabel = label[:MAX_LABEL]
     made.StructureSetDescription = "Carried over by image registration"
@@ -186,11 +189,22 @@ def _contour_item(structure: Structure, contours: Contours, near: ImageSlices) -
         part.ContourNumber, part.ContourGeometricType, part.NumberOfContourPoints = number, kind, len(points)
         if k is not None:
             part.ContourImageSequence = [near.reference(k)]
-        part.ContourData = [f"{x:.{DECIMALS}f}" for x in points.ravel().tolist()]
+        _set_coordinates(part, points)
         parts.append(part)
     if parts:
         item.ContourSequence = parts
     return item
+
+
+def _set_coordinates(part: Dataset, points: np.ndarray) -> None:
+    """Set the contour data as encoded text; pydicom would check the text of each number, which takes seconds."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    text = "\\".join(f"{x:.{DECIMALS}f}" for x in points.ravel().tolist()).encode()
+    text += b" " * (len(text) % 2)
+    tag = Tag("ContourData")
+    part[tag] = RawDataElement(tag, "DS", len(text), text, 0, True, True)
 
 
 def _observations(content: Dataset, structures: Sequence[Structure]) -> list[Dataset]:

@@ -74,8 +74,8 @@ def read_structures(path: Path, name: str, frame_of_reference: str) -> tuple[Dat
         the object and its regions of interest.
 
     Raises:
-        InputError: if the file is broken, a region has another frame of reference, or a contour is neither closed and planar
-            nor a point.
+        InputError: if the file is broken, a region has another frame of reference, or a contour is of a type other than
+            closed planar and point.
     """
     pydicom = load_pydicom()
     if pydicom is None:
@@ -126,8 +126,11 @@ def _structure(item: Dataset, contour_item: Dataset | None, name: str) -> Struct
 
 def _places(contour: Dataset, what: str) -> np.ndarray:
     """The points of a contour, ``(N, 3)``, LPS mm."""
-    data: Any = contour.get("ContourData")
-    numbers = np.array([] if data is None else np.ravel(data), dtype=np.float64)
+    element: Any = contour.get_item("ContourData")  # not yet converted by pydicom, which takes long, or of unknown type
+    data = () if element is None or element.value is None else element.value
+    if isinstance(data, bytes):
+        data = [float(number) for number in data.strip(b"\0 ").split(b"\\") if number.strip()]
+    numbers = np.ravel(np.asarray(data, dtype=np.float64))
     if numbers.size % 3 or not np.isfinite(numbers).all():
         raise InputError(f"{what} has a contour of {numbers.size} numbers, not three finite ones a point; export it again")
     return numbers.reshape(-1, 3)
