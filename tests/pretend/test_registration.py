@@ -109,6 +109,11 @@ def known_basis(there: There) -> dict[str, Any]:
     return planes(there) | {"initial_basis": registered(planes(there), "cpu").basis}
 
 
+def landmarks_there(there: There) -> dict[str, Any]:
+    points = torch.tensor([[-10.0, 4.0], [8.0, -6.0], [3.0, 12.0]])
+    return planes(there) | {"landmarks": (there(points), there(points + 2), there(torch.ones(3)))}
+
+
 def own_module(there: There) -> dict[str, Any]:
     return planes(there) | {"similarity": nn.L1Loss()}
 
@@ -161,7 +166,7 @@ SLOW = [
     field_with_gradient,
     velocity_there,
 ]
-SLOW += [velocity_of_the_host, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
+SLOW += [velocity_of_the_host, landmarks_there, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 TOLD = {"many_starts": "from another start", "intersubject_pair": "as between two subjects", "undone": "was undone"}
 
