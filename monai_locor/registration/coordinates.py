@@ -24,13 +24,19 @@ from ..geometry import (
 )
 from ..networks.velocity import SplineVelocity
 
-__all__ = ["ForwardCoordinates", "InverseCoordinates"]
+__all__ = ["ForwardCoordinates", "InverseCoordinates", "lattice_directions", "normalizing", "transformed"]
 
 
-def _normalizing(shape: tuple[int, ...]) -> np.ndarray:
+def normalizing(shape: tuple[int, ...]) -> np.ndarray:
     """Return the matrix from voxels to [-1, 1], ``(D, D + 1)``, with rows in the reversed axis order of ``grid_sample``."""
     scale, offset = to_normalized(shape)
     return np.hstack((np.diag(scale), np.array(offset)[:, None]))[::-1]
+
+
+def lattice_directions(fixed: Grid, velocity: SplineVelocity) -> np.ndarray:
+    """Return the matrix from displacements in lattice voxels, last axis first, to mm, ``(D, D)``."""
+    axes: np.ndarray = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step
+    return axes[:, ::-1].copy()
 
 
 class _Coordinates:
@@ -53,10 +59,9 @@ class _Coordinates:
         self, level: Grid, fixed: Grid, other: Grid, velocity: SplineVelocity | None, device: torch.device | str
     ) -> None:
         self.dims, self.shape, self.device = level.dims, level.shape, torch.device(device)
-        self.to_other = _normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalized
+        self.to_other = normalizing(other.shape) @ np.linalg.inv(other.affine)  # world to normalized
         if velocity is not None:
-            axes = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step
-            self.directions = axes[:, ::-1].copy()  # lattice voxels, last axis first, to mm
+            self.directions = lattice_directions(fixed, velocity)
 
     def _compose(self, left: np.ndarray, right: np.ndarray) -> None:
         """Set the matrices between which that of a call stands; their product with it is one operation."""
@@ -109,7 +114,7 @@ class _Coordinates:
     def displacement_mm(self, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the displacement of the samples, ``(D, *level)`` float32, RAS mm; arguments as for :meth:`__call__`."""
         change = (matrix - torch.eye(self.dims + 1, dtype=torch.float64, device=self.device)) @ self._double(self.node_affine)
-        nodes = _transformed(change, self.node_index.double())
+        nodes = transformed(change, self.node_index.double())
         linear, moved = self._move(matrix, displacement)
         if moved is not None:
             nodes = nodes + torch.tensordot(linear, moved.double(), dims=1)
@@ -166,7 +171,7 @@ class InverseCoordinates(_Coordinates):
         if velocity is not None:
             lattice = np.diag([*(fixed.spacing / velocity.step), 1.0])
             lattice[:-1, -1] = velocity.margin / velocity.step
-            to_lattice = _normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine)
+            to_lattice = normalizing(velocity.shape) @ lattice @ np.linalg.inv(fixed.affine)
             left = np.vstack((left, to_lattice))
             self.move = self._double(self.to_other[:, :-1] @ self.directions).float()
         self._compose(left, self.node_affine)
@@ -194,8 +199,8 @@ class InverseCoordinates(_Coordinates):
         return sample_planar(displacement[None], where.view(1, self.dims, *self.nodes), "border").view(self.dims, -1)
 
 
-def _transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Apply the upper rows of a matrix with D + 1 columns to indices ``(D, *nodes)``; return ``(D, *nodes)``."""
+def transformed(matrix: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Apply the upper rows of a matrix with D + 1 columns to indices or points ``(D, ...)``; return ``(D, ...)``."""
     dims = len(index)
     matrix = matrix.to(index)
-    return torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *(1,) * dims)
+    return torch.tensordot(matrix[:dims, :dims], index, dims=1) + matrix[:dims, dims].reshape(-1, *(1,) * (index.ndim - 1))

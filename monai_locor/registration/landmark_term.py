@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..geometry import Grid, sample_planar, to_normalized
+from ..geometry import Grid, sample_planar
 from ..networks.velocity import SplineVelocity
+from .coordinates import lattice_directions, normalizing, transformed
 from .landmarks import Landmarks
 
 __all__ = ["LandmarkTerm"]
@@ -48,12 +49,9 @@ class LandmarkTerm:
         self.weights = (2 * weight * landmarks.weights / landmarks.weights.sum()).to(device)
         self.unit = 1 / sample_distance**2
         if velocity is not None:
-            scale, offset = to_normalized(velocity.shape)
-            normalizing = np.hstack((np.diag(scale), np.array(offset)[:, None]))[::-1]  # the last axis comes first
-            to_lattice = normalizing @ np.linalg.inv(velocity.lattice.affine)
-            axes = fixed.affine[:-1, :-1] / fixed.spacing * velocity.step
+            to_lattice = normalizing(velocity.shape) @ np.linalg.inv(velocity.lattice.affine)
             self.to_lattice = torch.from_numpy(to_lattice).to(device)
-            self.axes = torch.from_numpy(axes[:, ::-1].copy()).to(device)
+            self.directions = torch.from_numpy(lattice_directions(fixed, velocity)).to(device)
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the term for direction ``k``, a scalar in float64.
@@ -70,19 +68,13 @@ class LandmarkTerm:
         """Return the mapped points of direction ``k``, ``(D, N)`` float64, RAS mm; arguments as for :meth:`__call__`."""
         points = self.points[k]
         if k == 0:  # the affine is applied after the displacement
-            return _transformed(matrix, self._displaced(points, displacement))
-        return self._displaced(_transformed(matrix, points), displacement)
+            return transformed(matrix, self._displaced(points, displacement))
+        return self._displaced(transformed(matrix, points), displacement)
 
     def _displaced(self, points: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Move points ``(D, N)`` of the fixed world by the displacement, which is constant beyond its lattice."""
         if displacement is None:
             return points
-        where = _transformed(self.to_lattice, points).to(displacement)
+        where = transformed(self.to_lattice, points).to(displacement)
         moved = sample_planar(displacement[None], where[None], "border")[0]
-        return points + self.axes @ moved.double()
-
-
-def _transformed(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Apply the first D rows of a matrix with D + 1 columns to points ``(D, N)``."""
-    dims = len(points)
-    return matrix[:dims, :dims] @ points + matrix[:dims, dims:]
+        return points + self.directions @ moved.double()
