@@ -15,7 +15,7 @@ from ...errors import InputError
 from ..itk_library import load_itk
 from . import tags
 
-__all__ = ["BrokenFileError", "Header", "is_dicom", "load_pydicom", "read_headers"]
+__all__ = ["BrokenFileError", "Header", "is_dicom", "load_pydicom", "needed_pydicom", "read_headers"]
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
 MIN_FRAME_BYTES = 8  # of a file for each of its frames, also of compressed ones
@@ -116,6 +116,22 @@ def load_pydicom() -> Any | None:
         import pydicom
     except ImportError:
         return None
+    return pydicom
+
+
+def needed_pydicom(name: str, purpose: str) -> Any:
+    """The module.
+
+    Args:
+        name: name of the input for messages.
+        purpose: what needs it, such as ``"SEG objects are read"``.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    pydicom = load_pydicom()
+    if pydicom is None:
+        raise InputError(f"{name}: {purpose} with pydicom: pip install 'monai-locor[dicom]'")
     return pydicom
 
 

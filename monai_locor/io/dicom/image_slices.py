@@ -20,7 +20,7 @@ from . import dicom_volumes
 from .frames import Frame
 from .headers import is_dicom, load_pydicom
 from .mosaic import is_mosaic
-from .series import Series, open_series
+from .series import Series, open_series, reference
 from .tags import NUMBER_OF_FRAMES, SOP_INSTANCE_UID
 
 if TYPE_CHECKING:
@@ -53,12 +53,8 @@ class ImageSlices:
 
     def reference(self, k: int) -> Dataset:
         """A reference to the file, and in a file of several frames also to the frame, of slice ``k``."""
-        from pydicom.dataset import Dataset
-        from pydicom.uid import UID
-
-        frame, item = self.frames[k], Dataset()
-        item.ReferencedSOPClassUID = UID(self.series.instances[0][0])
-        item.ReferencedSOPInstanceUID = UID(frame.header.text(SOP_INSTANCE_UID))
+        frame = self.frames[k]
+        item = reference(self.series.instances[0][0], frame.header.text(SOP_INSTANCE_UID))
         if (frame.header.number(NUMBER_OF_FRAMES) or 1) > 1 and not is_mosaic(frame):
             item.ReferencedFrameNumber = frame.index + 1
         return item

@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, same_grid
 from ...geometry.transform import product
 from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
-from .headers import has_dicom_content, load_pydicom
+from .headers import has_dicom_content, load_pydicom, needed_pydicom
 from .series import Series, coded, decimal, new_object, open_series, refer_to, references, save
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def read_registration(path: Path, name: str, fixed: Grid | None = None, moving: 
     Raises:
         InputError: if the object registers several images with the fixed one, or has matrices in a chain.
     """
-    pydicom = load_pydicom()
-    if pydicom is None:
-        raise InputError(f"{name}: DICOM registration objects are read with pydicom: pip install 'monai-locor[dicom]'")
+    pydicom = needed_pydicom(name, "DICOM registration objects are read")
     content = pydicom.dcmread(path)
     if content.get("SOPClassUID") == DEFORMABLE:
         items = [item for item in content.DeformableRegistrationSequence if not _is_identity(item, name)]

@@ -19,7 +19,7 @@ from ..lps import lps_signs
 from .contours import keyholes, outlines
 from .image_slices import ImageSlices, open_slices, refusing_broken, warn_of_patients
 from .propagation import regions_on_slices
-from .series import MAX_TEXT, copy_elements, new_object, references, save
+from .series import MAX_TEXT, copy_elements, new_object, reference, references, save
 from .structures import Structure, read_structures, region_of
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _made(content: Dataset, structures: Sequence[Structure], contours: Mapping[i
     made.StructureSetDescription = "Carried over by image registration"
     made.StructureSetDate, made.StructureSetTime = made.ContentDate, made.ContentTime
     made.ApprovalStatus, made.OperatorsName = "UNAPPROVED", None
-    made.PredecessorStructureSetSequence = [_predecessor(content)]
+    made.PredecessorStructureSetSequence = [reference(content.SOPClassUID, content.SOPInstanceUID)]
     made.ReferencedFrameOfReferenceSequence = [_frame_of_reference(near)]
     made.StructureSetROISequence = [_roi(structure.item, near) for structure in structures]
     made.ROIContourSequence = [_contour_item(structure, contours[structure.number], near) for structure in structures]
@@ -143,20 +143,12 @@ def _made(content: Dataset, structures: Sequence[Structure], contours: Mapping[i
     return made
 
 
-def _predecessor(content: Dataset) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = content.SOPClassUID, content.SOPInstanceUID
-    return item
-
-
 def _frame_of_reference(near: ImageSlices) -> Dataset:
     from pydicom.dataset import Dataset
 
-    item, study, series = Dataset(), Dataset(), Dataset()
+    item, series = Dataset(), Dataset()
     series.SeriesInstanceUID, series.ContourImageSequence = near.series.text("SeriesInstanceUID"), references(near.series)
-    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = STUDY_COMPONENT, near.series.text("StudyInstanceUID")
+    study = reference(STUDY_COMPONENT, near.series.text("StudyInstanceUID"))
     study.RTReferencedSeriesSequence = [series]
     item.FrameOfReferenceUID, item.RTReferencedStudySequence = near.series.frame_of_reference, [study]
     return item

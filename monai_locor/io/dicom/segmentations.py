@@ -18,7 +18,7 @@ from ...geometry import Grid, SpatialTransform
 from ..lps import geometry_for_itk
 from . import dicom_volumes, tags
 from .frames import Frame
-from .headers import load_pydicom
+from .headers import needed_pydicom
 from .image_slices import ImageSlices, open_slices, refusing_broken, warn_of_patients
 from .pixels import load_voxels
 from .propagation import LEVEL, Region, regions_on_slices
@@ -76,9 +76,7 @@ def carry_segments(path: Path, target: Path, transform: SpatialTransform, fixed:
 
 def _read(path: Path, name: str) -> Dataset:
     """The elements of the object, without pixels."""
-    pydicom = load_pydicom()
-    if pydicom is None:
-        raise InputError(f"{name}: SEG objects are read with pydicom: pip install 'monai-locor[dicom]'")
+    pydicom = needed_pydicom(name, "SEG objects are read")
     content: Dataset = pydicom.dcmread(path, stop_before_pixels=True)
     kind, count = content.get("SegmentationType"), len(content.get("SegmentSequence") or ())
     if kind != "BINARY" or not count:

@@ -20,13 +20,24 @@ from ..paths import atomic_path
 from . import tags
 from .folders import frames_of_folder, is_series
 from .frames import frames_of
-from .headers import has_dicom_content, is_dicom, load_pydicom
+from .headers import has_dicom_content, is_dicom, needed_pydicom
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.valuerep import DSfloat
 
-__all__ = ["Series", "coded", "decimal", "is_dicom_image", "new_object", "open_series", "refer_to", "references", "save"]
+__all__ = [
+    "Series",
+    "coded",
+    "decimal",
+    "is_dicom_image",
+    "new_object",
+    "open_series",
+    "refer_to",
+    "reference",
+    "references",
+    "save",
+]
 
 PATIENT = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientWeight")
 STUDY = (
@@ -103,9 +114,7 @@ def open_series(source: Any, name: str) -> Series:
     Raises:
         InputError: if it is no DICOM series, or pydicom is not installed.
     """
-    pydicom = load_pydicom()
-    if pydicom is None:
-        raise InputError(f"{name}: DICOM objects are written with pydicom: pip install 'monai-locor[dicom]'")
+    pydicom = needed_pydicom(name, "DICOM objects are written")
     if not is_dicom_image(source):
         raise InputError(f"{name}: a DICOM object refers to DICOM series, and this is not one; give its file or folder")
     path = Path(source).expanduser()
@@ -167,17 +176,19 @@ def copy_elements(target: Dataset, source: Dataset, keywords: Sequence[str]) -> 
             target[keyword] = source[keyword]
 
 
-def references(series: Series) -> list[Dataset]:
-    """One reference for each file of a series."""
+def reference(sop_class: str, instance: str) -> Dataset:
+    """An item that refers to an object by the UIDs of its class and instance."""
     from pydicom.dataset import Dataset
     from pydicom.uid import UID
 
-    out = []
-    for sop_class, uid in series.instances:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(sop_class), UID(uid)
-        out.append(item)
-    return out
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(sop_class), UID(instance)
+    return item
+
+
+def references(series: Series) -> list[Dataset]:
+    """One reference for each file of a series."""
+    return [reference(sop_class, uid) for sop_class, uid in series.instances]
 
 
 def refer_to(made: Dataset, *sources: Series) -> None:

@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...geometry import Grid, apply_affine
 from ..lps import lps_signs
 from .contours import coverage
-from .headers import load_pydicom
+from .headers import needed_pydicom
 from .image_slices import refusing_broken
 from .propagation import Region
 
@@ -77,9 +77,7 @@ def read_structures(path: Path, name: str, frame_of_reference: str) -> tuple[Dat
         InputError: if the file is broken, a region has another frame of reference, or a contour is of a type other than
             closed planar and point.
     """
-    pydicom = load_pydicom()
-    if pydicom is None:
-        raise InputError(f"{name}: RTSTRUCT objects are read with pydicom: pip install 'monai-locor[dicom]'")
+    pydicom = needed_pydicom(name, "RTSTRUCT objects are read")
     with refusing_broken(name):
         content = pydicom.dcmread(path)
         items = list(content.get("StructureSetROISequence") or ())
