@@ -29,19 +29,20 @@ FAR_MM = 20.0  # from every landmark
 COLUMNS = ("case", "landmarks", "noise", "weight", "error", "95 %", "far", "at landmarks", "verdict", "seconds")
 
 
-def landmarks_of(folder: Path, count: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def landmarks_of(
+    places: np.ndarray, displacements: np.ndarray, count: int, noise: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Random points of the fixed image and their noisy positions in the moving image, ``(N, 3)`` RAS mm.
 
     Args:
+        places: points to choose from, ``(M, 3)`` RAS mm.
+        displacements: their true displacements, likewise.
         noise: standard deviation of the distance to the true position, mm.
     """
-    fixed = nib.load(folder / "fixed.nii.gz")
-    truth, mask = read_field(folder / "truth.nii.gz", fixed), np.asarray(nib.load(folder / "mask.nii.gz").dataobj)
-    inside = np.argwhere(mask.reshape(truth.shape[:3]) > 0)
     rng = np.random.default_rng(seed)
-    voxels = inside[rng.choice(len(inside), count, replace=False)]
-    points = nib.affines.apply_affine(fixed.affine, voxels)
-    return points, points + truth[tuple(voxels.T)] + rng.normal(size=points.shape) * noise / np.sqrt(3)
+    chosen = rng.choice(len(places), count, replace=False)
+    points = places[chosen]
+    return points, points + displacements[chosen] + rng.normal(size=points.shape) * noise / np.sqrt(3)
 
 
 def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -53,7 +54,7 @@ def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     mask = mask.reshape(truth.shape[:3]) > 0
     places = nib.affines.apply_affine(fixed.affine, np.argwhere(mask))
     for count, noise, weight in itertools.product(options.counts, options.noise, options.weights):
-        points, target = landmarks_of(folder, count, noise, options.seed)
+        points, target = landmarks_of(places, truth[mask], count, noise, options.seed)
         result = register(
             *(str(folder / f"{role}.nii.gz") for role in ("fixed", "moving")),
             preset={"preset": options.preset, "landmark_weight": weight},
