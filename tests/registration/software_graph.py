@@ -11,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from monai_locor.registration import RegistrationEngine, graph
+
 
 class SoftwareGraph(TorchDispatchMode):
     """Records every operation of aten with its arguments and results.
@@ -45,3 +47,15 @@ class SoftwareGraph(TorchDispatchMode):
                 for old, new in zip(tree_leaves(out), tree_leaves(found), strict=True):
                     if isinstance(old, torch.Tensor):
                         old.copy_(new)
+
+
+def recorded_step(engine: RegistrationEngine) -> tuple[graph.RecordedWindows, SoftwareGraph, tuple[torch.Tensor, ...]]:
+    """Run an ordinary step and record another; return the windows, the recording and what the recorded step returned."""
+    windows = graph.RecordedWindows(engine)
+    with windows.used():
+        windows.draw((0, 1))
+        engine.step()
+        windows.draw((0, 1))
+        with SoftwareGraph() as recorded:
+            results = engine.step()
+    return windows, recorded, results

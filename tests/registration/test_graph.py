@@ -17,7 +17,7 @@ from monai_locor.registration import RegistrationConfig, RegistrationEngine, Sta
 
 from ..phantoms import grid_of, pair
 from .short_runs import engine_of
-from .software_graph import SoftwareGraph
+from .software_graph import SoftwareGraph, recorded_step
 
 GRID = grid_of((14, 12, 13), (3.0, 3.0, 3.0))
 AFFINE, DEFORMABLE = Stage(2, 8, learning_rate=0.02), Stage(1, 8, spacing=4, learning_rate=0.16)
@@ -48,14 +48,8 @@ def test_nothing_that_changes_from_step_to_step_is_recorded(stage, similarity, m
     expected = entered(stage, similarity, masked)
     values = [expected.step() for _ in range(6)]
     found = entered(stage, similarity, masked)
-    windows = graph.RecordedWindows(found)
+    windows, recorded, results = recorded_step(found)
     assert bool(windows.windows) == (similarity == "locor")
-    with windows.used():
-        windows.draw((0, 1))
-        found.step()
-        windows.draw((0, 1))
-        with SoftwareGraph() as recorded:
-            results = found.step()
     torch.testing.assert_close(results, values[1], rtol=0, atol=0)
     for value in values[2:]:
         before = parameters(found)

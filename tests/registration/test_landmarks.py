@@ -18,7 +18,7 @@ from monai_locor.geometry import Grid
 from monai_locor.io.points import PointList, write_points
 from monai_locor.metrics import inverse_consistency
 from monai_locor.networks.velocity import SplineVelocity
-from monai_locor.registration import Stage, graph, optimize
+from monai_locor.registration import Stage, optimize
 from monai_locor.registration.landmark_term import LandmarkTerm
 from monai_locor.registration.landmarks import Landmarks
 from monai_locor.registration.manifest import RunManifest
@@ -26,7 +26,7 @@ from monai_locor.schemas import run_schema
 
 from ..phantoms import CUBE, PLANE, grid_of, image, pair
 from .short_runs import SHORT, TINY, engine_of, inner, run
-from .software_graph import SoftwareGraph
+from .software_graph import recorded_step
 from .test_launches import Counting
 
 FIXED = [[-8.0, -6.0], [9.0, 4.0], [0.0, 10.0]]
@@ -138,13 +138,7 @@ class TestStep:
     def test_it_can_be_replayed(self):
         expected, found = self.engine(STAGES[1]), self.engine(STAGES[1])
         values = [expected.step() for _ in range(4)]
-        windows = graph.RecordedWindows(found)
-        with windows.used():
-            windows.draw((0, 1))
-            found.step()
-            windows.draw((0, 1))
-            with SoftwareGraph() as recorded:
-                results = found.step()
+        windows, recorded, results = recorded_step(found)
         for value in values[2:]:
             windows.draw((0, 1))
             recorded.replay()
