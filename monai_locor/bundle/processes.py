@@ -71,7 +71,7 @@ def stop_distributed() -> None:
     """Wait for the other processes and leave the process group; to be called in ``finalize``."""
     if dist.is_available() and dist.is_initialized():
         # A thread of Gloo releases the tensors of the last collective and needs the interpreter for it: an interpreter that
-        # ends in this moment aborts the process. The tensors of a barrier do not belong to Python, and waiting for it lets
+        # ends at this moment aborts the process. The tensors of a barrier do not belong to Python, and waiting for it lets
         # the thread do its work.
         dist.barrier()
         dist.destroy_process_group()
