@@ -10,7 +10,7 @@ ARG BASE=python:3.12-slim
 # hadolint ignore=DL3006
 FROM ${BASE}
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ARG EXTRAS=bundle,cohort,demo,hdf5,weights
+ARG EXTRAS=bundle,cohort,demo,formats
 
 WORKDIR /opt/monai-locor
 COPY constraints.txt ./

@@ -95,19 +95,20 @@ release: .venv/.stamp-release
 	$(BIN)/python packaging/release.py $(ARGS)
 
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --upgrade 'pip>=25.1' # the first with --group
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bundle,cohort,demo,formats,tune]' --group test
 	@touch $@
 
 .venv/.stamp-interop: .venv/.stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check --only-binary antspyx,itk-elastix -c constraints.txt -e '.[interop]'
+	$(BIN)/python -m pip install --disable-pip-version-check --only-binary antspyx,itk-elastix -c constraints.txt --group interop
 	@touch $@
 
 .venv/.stamp-kernels: .venv/.stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check --only-binary triton -c constraints.txt -e '.[kernels]'
+	$(BIN)/python -m pip install --disable-pip-version-check --only-binary triton -c constraints.txt --group kernels
 	@touch $@
 
 .venv/.stamp-dev: .venv/.stamp-run
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --group dev
 	@touch $@
 
 .venv/.stamp-release: .venv/.stamp-run
@@ -118,7 +119,7 @@ release: .venv/.stamp-release
 	"$(PYTHON)" -m venv --clear .venv-oldest
 	sed 's/^torch==.*/torch==$(OLDEST_TORCH)/' constraints-oldest.txt > .venv-oldest/constraints.txt
 	$(OLDEST)/python -m pip install --disable-pip-version-check -c .venv-oldest/constraints.txt \
-		-e '.[datasets,dicom,hdf5,plot,weights]' pytest pytest-xdist SimpleITK
+		-e '.[plot]' h5py pydicom pytest pytest-xdist safetensors SimpleITK
 	@touch $@
 
 .venv/bin/python:

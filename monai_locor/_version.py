@@ -3,4 +3,4 @@
 
 """The version of the package. It is written here and nowhere else."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"

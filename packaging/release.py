@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SLICER = Path("integrations", "slicer", "MonaiLocorCLI", "MonaiLocorCLI.xml")
 BUNDLE = Path("bundles", "locor_registration", "configs", "metadata.json")
 RECIPE = Path("packaging", "conda", "recipe.yaml")
 GIT = shutil.which("git") or "git"
@@ -44,6 +45,7 @@ def versions() -> dict[str, str]:
         "CITATION.cff": _match(r"^version: (.+)$", "CITATION.cff"),
         "codemeta.json": json.loads(_text("codemeta.json"))["version"],
         str(RECIPE): _match(r'^  version: "(.+)"$', RECIPE),
+        str(SLICER): _match(r"<version>(.+)</version>", SLICER),
         str(BUNDLE): json.loads(_text(BUNDLE))["required_packages_version"]["monai-locor"],
     }
 

@@ -38,13 +38,13 @@ def extras() -> set[str]:
 
 def test_versions_agree(release):
     assert release["problems"](tagged=False) == []
-    assert release["version"]() == monai_locor.__version__ and len(release["versions"]()) == 4
+    assert release["version"]() == monai_locor.__version__ and len(release["versions"]()) == 5
 
 
 def test_another_version_is_a_problem(release, monkeypatch):
     monkeypatch.setitem(release["problems"].__globals__, "version", lambda: "9.9.9")
     found = release["problems"](tagged=False)
-    assert len(found) == 4 and all("9.9.9" in text for text in found)
+    assert len(found) == 5 and all("9.9.9" in text for text in found)
 
 
 def test_what_is_released_is_tagged_and_dated(release, monkeypatch):
@@ -95,6 +95,27 @@ def test_issue_forms(path):
     identifiers = [field["id"] for field in form["body"]]
     assert len(identifiers) == len(set(identifiers)) and all(field["attributes"]["label"] for field in form["body"])
     assert {field["type"] for field in form["body"]} <= {"textarea", "input", "checkboxes"}
+
+
+def test_every_extra_is_documented_and_all_has_every_other():
+    table = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|.+\| [\d.]+ GB \|$", table, re.M)) == extras()
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert set(re.search(r"^all = \[\"monai-locor\[(.+)\]\"\]$", text, re.M)[1].split(",")) == extras() - {"all"}
+
+
+def test_only_extras_that_exist_are_named():
+    texts = [
+        path for part in ("monai_locor", "docs", "bundles", "integrations", "tutorials") for path in (ROOT / part).rglob("*")
+    ]
+    named = {
+        name
+        for path in [*texts, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", ROOT / "Dockerfile"]
+        if path.suffix in {"", ".cff", ".ipynb", ".md", ".py", ".yml"} and path.is_file()
+        for names in re.findall(r"(?:monai-locor|-e '\.|\"\.)\[([a-z,]+)\]", path.read_text(encoding="utf-8"))
+        for name in names.split(",")
+    }
+    assert {"demo", "formats", "plot"} <= named <= extras()
 
 
 def test_dockerfile_copies_what_the_context_holds():

@@ -105,7 +105,7 @@ def test_versions_with_known_faults_are_excluded():
     """MONAI before 1.6 unpickles; before torch 2.10 a crafted checkpoint gets around ``weights_only``."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     core = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    bundle = re.search(r"^bundle = \[(.*)\]", text, re.MULTILINE)
+    bundle = re.search(r"^bundle = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     assert core and bundle
     lowest = {name: re.search(rf'"{name}>=([\d.]+)"', part[1]) for name, part in (("monai", core), ("torch", bundle))}
     versions = {name: tuple(map(int, found[1].split("."))) for name, found in lowest.items() if found}

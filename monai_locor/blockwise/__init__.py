@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Registration of images that do not fit memory, block by block. Requires the extra ``blocks`` (Dask, zarr)."""
+"""Registration of images that do not fit memory, block by block. Requires the extra ``cohort`` (Dask, zarr)."""
 
 from __future__ import annotations
 

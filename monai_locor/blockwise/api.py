@@ -106,7 +106,7 @@ def register_blockwise(
         InputError: if an input, a setting or the output folder cannot be used, or a tile failed twice.
         ImportError: if ``dask.distributed`` or ``zarr`` is not installed; the message names the extra.
     """
-    check_dask("registration in blocks", "blocks")
+    check_dask("registration in blocks")
     begin, config = time.perf_counter(), RegistrationConfig.of(preset)
     check_settings(config)
     images = {

@@ -130,4 +130,4 @@ def _check_output(configuration: Configuration, *ids: str) -> None:
         if folder is not None and rank() == 0:  # the only one that writes
             check_writable(Path(folder))
     if "tf_dir" in ids and configuration.get("log_dir") and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("TensorBoard is missing: pip install 'monai-locor[train]', or train without it by --tf_dir none")
+        raise InputError("TensorBoard is missing: pip install 'monai-locor[bundle]', or train without it by --tf_dir none")

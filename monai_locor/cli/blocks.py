@@ -93,9 +93,9 @@ def check_blocks(args: argparse.Namespace) -> None:
     check_device(args.device)
     args.plan = settings_of(args)
     check_settings(args.plan)
-    check_dask("registration in blocks", "blocks")
+    check_dask("registration in blocks")
     if find_spec("zarr") is None:
-        raise ImportError("registration in blocks writes OME-Zarr: pip install 'monai-locor[blocks]'")
+        raise ImportError("registration in blocks writes OME-Zarr: pip install 'monai-locor[cohort]'")
     _check_images(args)
     if args.initial is not None and not named_start(args.initial):
         check_transforms(args.initial)

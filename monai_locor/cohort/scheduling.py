@@ -50,18 +50,17 @@ class AnyJob(Protocol):
 AJob = TypeVar("AJob", bound=AnyJob)
 
 
-def check_dask(what: str = "a cohort", extra: str = "cohort") -> None:
+def check_dask(what: str = "a cohort") -> None:
     """Check that ``dask.distributed`` is installed.
 
     Args:
         what: what needs it, for the message.
-        extra: the extra that installs it.
 
     Raises:
         ImportError: if not; the message names the extra.
     """
     if find_spec("distributed") is None:
-        raise ImportError(f"{what} needs dask.distributed: pip install 'monai-locor[{extra}]'")
+        raise ImportError(f"{what} needs dask.distributed: pip install 'monai-locor[cohort]'")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class _Pictures:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError("TensorBoard is missing: pip install 'monai-locor[train]'") from error
+                raise ImportError("TensorBoard is missing: pip install 'monai-locor[bundle]'") from error
             self._writer = SummaryWriter(log_dir=str(self.log_dir))
         self._writer.add_image(tag, picture, step, dataformats="HWC")
         self._writer.flush()

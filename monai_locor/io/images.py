@@ -165,7 +165,7 @@ def write_image(
     """Write an image atomically, as NIfTI or with ITK.
 
     Args:
-        path: must end in one of :data:`IMAGE_SUFFIXES`; in ``.zarr`` for a new OME-Zarr image (extra ``blocks``); or, on the
+        path: must end in one of :data:`IMAGE_SUFFIXES`; in ``.zarr`` for a new OME-Zarr image (extra ``formats``); or, on the
             grid of a picture, in one of :data:`.paths.PICTURE_SUFFIXES`, see :func:`.pictures.write_picture`.
         image: ``(C, *spatial)`` or ``(*spatial)``. 2-D images are written with two axes, ``(H, W)``, since ITK ignores the
             direction of a NIfTI file of shape ``(H, W, 1)`` that it reads as 2-D. Slices outside the x-y plane are written

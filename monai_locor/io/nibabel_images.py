@@ -91,7 +91,7 @@ def _load(path: Path, name: str) -> Any:
 
 def _load_minc2(path: Path, name: str) -> Any:
     if not find_spec("h5py"):
-        raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[hdf5]"')
+        raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[formats]"')
     try:
         return nib.minc2.Minc2Image.from_filename(path)
     except Exception as error:  # h5py and nibabel raise various types

@@ -89,5 +89,5 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("files of weights need safetensors: pip install 'monai-locor[weights]'") from error
+        raise ImportError("files of weights need safetensors: pip install 'monai-locor[formats]'") from error
     return safetensors.torch

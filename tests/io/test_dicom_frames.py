@@ -203,8 +203,8 @@ def test_the_whole_uid_counts_more_than_a_longer_one(tmp_path):
 def test_frames_without_pydicom(tmp_path, monkeypatch):
     file = save(tmp_path / "a.dcm", enhanced([(place, 0, {}) for place in places(AXIAL, 3)]))
     without_pydicom(monkeypatch)
-    refusal(file, "a.dcm is made of frames", 'pip install "monai-locor[dicom]"')
-    refusal(tmp_path, 'pip install "monai-locor[dicom]"')
+    refusal(file, "a.dcm is made of frames", 'pip install "monai-locor[formats]"')
+    refusal(tmp_path, 'pip install "monai-locor[formats]"')
 
 
 def test_what_is_dicom(tmp_path):

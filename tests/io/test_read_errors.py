@@ -129,4 +129,4 @@ def test_minc(tmp_path, monkeypatch):
     for path in (broken, tmp_path / "other.mnc"):
         assert "it is an HDF5 file, but no complete MINC volume" in refusal(path)
     monkeypatch.setattr("monai_locor.io.nibabel_images.find_spec", lambda name: None)
-    assert 'need h5py, which is not installed; pip install "monai-locor[hdf5]"' in refusal(broken)
+    assert 'need h5py, which is not installed; pip install "monai-locor[formats]"' in refusal(broken)

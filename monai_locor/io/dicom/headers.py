@@ -131,7 +131,7 @@ def needed_pydicom(name: str, purpose: str) -> Any:
     """
     pydicom = load_pydicom()
     if pydicom is None:
-        raise InputError(f"{name}: {purpose} with pydicom: pip install 'monai-locor[dicom]'")
+        raise InputError(f"{name}: {purpose} with pydicom: pip install 'monai-locor[formats]'")
     return pydicom
 
 
@@ -206,7 +206,7 @@ def _through_gdcm(path: Path, name: str) -> list[Header]:
     if (out.text(tags.NUMBER_OF_FRAMES) and not out.text(tags.IMAGE_POSITION_PATIENT)) or (
         count > 1 and not out.text(tags.GRID_FRAME_OFFSET_VECTOR)
     ):
-        raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[dicom]"')
+        raise InputError(f'{name}: {path.name} is made of frames, which need pydicom; run pip install "monai-locor[formats]"')
     if count > path.stat().st_size // MIN_FRAME_BYTES:
         raise BrokenFileError(f"{name}: {path.name} states {count} frames, more than it has room for; copy or export it again")
     return [out] * count

@@ -3,7 +3,7 @@
 
 """OME-Zarr images (versions 0.4 and 0.5, https://ngff.openmicroscopy.org), read and written block by block.
 
-The arrays are read and written with the package ``zarr`` (extra ``blocks``); the metadata are checked before it opens a file.
+The arrays are read and written with the package ``zarr`` (extra ``formats``); the metadata are checked before it opens a file.
 """
 
 from __future__ import annotations

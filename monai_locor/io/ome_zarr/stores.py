@@ -127,7 +127,7 @@ def open_array(folder: Path, name: str, mode: str = "r") -> Any:
         ImportError: if ``zarr`` is not installed; the message names the extra.
     """
     if find_spec("zarr") is None:
-        raise ImportError(f"{name}: OME-Zarr needs the package zarr: pip install 'monai-locor[blocks]'")
+        raise ImportError(f"{name}: OME-Zarr needs the package zarr: pip install 'monai-locor[formats]'")
     zarr: Any = import_module("zarr")
     if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
         raise InputError(f"{name}: is of Zarr version 3, which zarr {zarr.__version__} does not read; use Python 3.11 or newer")

@@ -58,7 +58,7 @@ def read_x5(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> S
 
 def _check_h5py(name: str) -> None:
     if find_spec("h5py") is None:
-        raise InputError(f"{name}: X5 files need h5py, which is not installed; pip install 'monai-locor[hdf5]'")
+        raise InputError(f"{name}: X5 files need h5py, which is not installed; pip install 'monai-locor[formats]'")
 
 
 def _text(value: Any) -> str:
