@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..io.fields import write_affine
 from ..io.paths import check_output_dir, write_json
 from ..registration import RegistrationConfig
+from ..registration.restriction import check_axes
 from ..run_log import collecting
 from .checks import STATE_FOLDER, check_folder, check_settings
 from .coarse import CoarseImage, coarse_factor, coarse_image, register_coarse, tile_settings, whole_share
@@ -169,6 +170,7 @@ class _Coarse:
         if len({image.grid.dims for image in images.values()}) > 1:
             shapes = " and ".join(f"{role} image {image.grid.shape}" for role, image in images.items())
             raise InputError(f"{shapes}: both must be 2-D or both 3-D")
+        check_axes(config.restrict_deformation, images["fixed"].grid.dims)
         self.means: list[CoarseImage] = []
 
     def register(self, initial: Any, seed: int, device: str | None, progress: bool, state: Path) -> Any:

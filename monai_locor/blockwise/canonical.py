@@ -46,18 +46,17 @@ class CanonicalImage:
 
     def prepared(self, box: Sequence[slice], device: torch.device) -> PreparedImage:
         """Read a box."""
-        stored = self.image.read(self.stored_box(box)).astype(np.float32)
-        values = reorder(torch.from_numpy(stored)[None], self.axes, self.flips)
+        inside = self.stored_box(box)
+        values = reorder(torch.from_numpy(self.image.read(inside).astype(np.float32))[None], self.axes, self.flips)
         grid, finite = self.grid.cropped(box), values.isfinite()
         weight = None if bool(finite.all()) else finite.float()
         if self.mask is not None:
-            inside = mask_weights(self.mask, grid)
-            weight = inside if weight is None else inside * weight
+            own = mask_weights(self.mask, grid)
+            weight = own if weight is None else own * weight
         low, high = self.span
         values = ((values.double() - low) / max(high - low, 1e-30)).nan_to_num(0.0).clamp_(*SOFT_LIMITS).float()
-        identity = tuple(range(grid.dims)), (False,) * grid.dims
         moved = None if weight is None else weight.to(device)
-        return PreparedImage(values.to(device), moved, grid, grid, *identity)
+        return PreparedImage(values.to(device), moved, grid, self.image.grid.cropped(inside), self.axes, self.flips)
 
 
 def mask_weights(mask: BlockImage, grid: Grid) -> torch.Tensor:

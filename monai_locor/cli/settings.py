@@ -20,7 +20,7 @@ __all__ = ["add_settings", "read_object", "settings_of"]
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
-    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--missing``, ``--memory``, ``--set``."""
+    """``--preset``, ``--config``, ``--similarity``, ``--transform``, ``--restrict-deformation``, ``--missing`` and others."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -39,6 +39,12 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
         dest="kind",
         metavar="KIND",
         help="transform model: rigid, similarity (rigid and one scale), affine, deformable (default: deformable)",
+    )
+    parser.add_argument(
+        "--restrict-deformation",
+        metavar="AXES",
+        help="axes of the fixed image that the deformation moves along: 1x1x0 for the first two only; the affine part is not "
+        "restricted (default: all)",
     )
     parser.add_argument(
         "--missing",
@@ -86,7 +92,8 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
     config = config.with_transform(args.kind)
-    own = {name: getattr(args, name) for name in ("missing", "memory") if getattr(args, name) is not None}
+    names = ("restrict_deformation", "missing", "memory")
+    own = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if own:
         config = RegistrationConfig.of({**config.to_dict(), **own})
     return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config

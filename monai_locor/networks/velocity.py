@@ -38,6 +38,8 @@ class SplineVelocity(nn.Module):
         step: distance of lattice points, mm.
         margin: extent of the lattice beyond the outermost voxel centers, mm.
         squarings: number of squarings; :meth:`choose_squarings` may take fewer.
+        free: whether the velocity has a component along each axis of the grid; None for all. The displacements of both
+            directions are zero along the others.
 
     Attributes:
         coefficients: of the splines, ``(D, *knots)``, in units of ``unit`` along the fixed image's axes.
@@ -48,7 +50,13 @@ class SplineVelocity(nn.Module):
     starts: torch.Tensor
 
     def __init__(
-        self, grid: Grid, spacing: float | Sequence[float] | np.ndarray, step: float, margin: float = 0.0, squarings: int = 6
+        self,
+        grid: Grid,
+        spacing: float | Sequence[float] | np.ndarray,
+        step: float,
+        margin: float = 0.0,
+        squarings: int = 6,
+        free: Sequence[bool] | None = None,
     ) -> None:
         super().__init__()
         self.grid, self.step, self.margin = grid, float(step), float(margin)
@@ -65,7 +73,8 @@ class SplineVelocity(nn.Module):
         self.register_buffer("base", None, persistent=False)
         self.squarings = squarings
         self.exponential = LatticeExponential(self.shape, squarings)
-        reverse = np.eye(grid.dims)[::-1]
+        self.free = (True,) * grid.dims if free is None else tuple(free)
+        reverse = np.diag(self.free).astype(np.float64)[::-1]
         self.register_buffer("starts", torch.from_numpy(np.vstack((reverse, -reverse))).float(), persistent=False)
 
     def _evaluation(self, positions: np.ndarray, axis: int) -> np.ndarray:
@@ -76,6 +85,11 @@ class SplineVelocity(nn.Module):
     def dims(self) -> int:
         """Number of spatial dimensions D."""
         return self.coefficients.shape[0]
+
+    @property
+    def free_share(self) -> float:
+        """Fraction of the axes along which the velocity has a component."""
+        return sum(self.free) / self.dims
 
     @property
     def lattice(self) -> Grid:
@@ -139,13 +153,16 @@ class SplineVelocity(nn.Module):
         return self.exponential.follow(target.flip(0)[None], back)[0].flip(0)
 
     def set_base(self, velocity_mm: torch.Tensor) -> None:
-        """Add a constant velocity, for instance one predicted by a network: ``(D, *fixed)`` on the fixed grid, RAS mm."""
+        """Add a constant velocity, for instance one predicted by a network: ``(D, *fixed)`` on the fixed grid, RAS mm.
+
+        Without its components along axes that are not free.
+        """
         field = to_voxels(plain(velocity_mm).detach().to(self.coefficients), self.grid)
         matrices = [
             on_device(interpolation_matrix((np.arange(n) * self.step - self.margin) / h, m), field)
             for n, h, m in zip(self.shape, self.grid.spacing, self.grid.shape, strict=True)
         ]
-        scale = on_device(self.grid.spacing / self.step, field)
+        scale = on_device(self.grid.spacing / self.step * np.array(self.free), field)
         self.base = separable(matrices, field) * scale.view(-1, *(1,) * self.dims)
 
     def forward(self, directions: Sequence[int] = (0, 1)) -> torch.Tensor:

@@ -36,13 +36,14 @@ from .memory_plan import MemoryPlan, plans_within, with_retries
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
+from .restriction import check_axes
 from .result import RegistrationResult
 from .resume import StageStates, state_identity
 from .run import Run, optimize
 from .schedule import for_pictures, picture_size
 from .similarity import OwnSimilarity, chosen_similarity
 from .stages import run_stage
-from .start.given import Initial, start_word
+from .start.given import Initial, check_restricted, start_word
 from .start.losses import InitialLosses
 from .start.prepare import PreparedImage
 from .start.start import Start
@@ -247,6 +248,9 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
         given = {**given, "landmarks": Landmarks.of(given["landmarks"])}
         given["landmarks"].check_inside(pair.fixed.grid, pair.moving.grid)
     grid = pair.fixed.grid
+    check_axes(config.restrict_deformation, grid.dims)
+    for field in (pair.displacement, pair.velocity):
+        check_restricted(config.restrict_deformation, pair.fixed, field)
     if grid.dims == 2:
         config = dataclasses.replace(config, stages=for_pictures(config.stages, picture_size(grid)))
     start = _start(given, pair, config, own, basis)

@@ -80,6 +80,7 @@ def _layout(engine: RegistrationEngine) -> Hashable:
         velocity.shape,
         velocity.coefficients.shape,
         _rounded(np.array([*velocity.spacing, velocity.margin]) / velocity.step),
+        velocity.free,
     )
     rates = tuple((g.rate, g.damping) for g in engine.optimizer.groups) if engine.optimizer is not None else None
     return tuple(sides), lattice, velocity.base is None, rates

@@ -60,7 +60,7 @@ class BatchStep:
         if self.first.optimizer is None:
             return None
         groups = [
-            ParameterGroup([self.stacks.of(p) for p in g.parameters], g.rate, g.factor, g.damping)
+            ParameterGroup([self.stacks.of(p) for p in g.parameters], g.rate, g.factor, g.damping, g.active)
             for g in self.first.optimizer.groups
         ]
         return DampedAdam(groups, steps, items=len(self.engines))

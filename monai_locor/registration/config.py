@@ -19,6 +19,7 @@ from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
 from .measures import CUSTOM_SIMILARITY, bending_weight_of, check_name, check_options
 from .numbers import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, STEPS, Numbers
+from .restriction import parsed_axes
 from .schedule import DEFAULT_STAGES, DRAFT_STAGES, FAST_STAGES, MAX_SLICE_SIZE, PAPER_STAGES, Stage, schedule_of
 
 __all__ = ["PRESETS", "RegistrationConfig", "Stage"]
@@ -77,6 +78,9 @@ class RegistrationConfig:
             ``"affine"``; or ``"deformable"``, an affine and a deformation. It is composed with the initial transform, so an
             initial shear is kept. For the stages that run without a deformation see :attr:`schedule`.
         affine: whether to optimize the affine part.
+        restrict_deformation: whether the deformation moves along each axis of the fixed image as stored: 1 or 0 for each, such
+            as ``(1, 1, 0)`` or ``"1x1x0"``; None for all. The displacements of ``exp(v)`` and ``exp(-v)`` are zero along the
+            other axes. The affine part is not restricted, see ``affine``.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
         multistart: whether to compare the affine of the first stages with the best of a search over all rotations and
             translations. If a start near the initial orientation is about as good, or one of another orientation clearly
@@ -130,6 +134,7 @@ class RegistrationConfig:
     decay_end: float = 0.1
     transform: str = "deformable"
     affine: bool = True
+    restrict_deformation: tuple[int, ...] | None = None
     initialization: str = "auto"
     multistart: str = "auto"
     intersubject: str = "auto"
@@ -147,6 +152,7 @@ class RegistrationConfig:
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "hidden_channels", tuple(self.hidden_channels))
         object.__setattr__(self, "memory", None if self.memory is None else parsed_bytes(self.memory))
+        object.__setattr__(self, "restrict_deformation", parsed_axes(self.restrict_deformation))
         for name, numbers in NUMBERS.items():
             numbers.check(name, getattr(self, name))
         for channels in self.hidden_channels:
@@ -159,6 +165,8 @@ class RegistrationConfig:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.transform != "deformable" and not self.affine:
             raise InputError(f"affine false leaves nothing to optimize with transform {self.transform!r}; set affine true.")
+        if self.transform != "deformable" and self.restrict_deformation is not None:
+            raise InputError(f"restrict_deformation: there is no deformation with transform {self.transform!r}; leave out one.")
         if self.similarity != CUSTOM_SIMILARITY:
             check_name(self.similarity)
         # a copy, independent of the caller's mapping

@@ -36,6 +36,7 @@ from .optimizer import DampedAdam, ParameterGroup, highest_loss
 from .parallel import Exchange
 from .pyramid import Level, distance_ratios, level_grid, make_level
 from .resampling import Resampling, slab_samples
+from .restriction import free_axes
 from .schedule import DENSE_RATE, Stage, rate_factor
 from .slab_limits import limit_slabs
 from .start.prepare import SOFT_LIMITS
@@ -87,6 +88,7 @@ class RegistrationEngine(nn.Module):
         self.fixed, self.moving = parts_in_reach(self.whole, start.affine, self.config.quantile, given, predicted)
         self.unweighted = self.fixed, self.moving  # without the weights of missing tissue
         self.unit = float(self.whole[0].grid.spacing.min())
+        self.free = free_axes(self.config.restrict_deformation, self.whole[0])
         self._reset_velocity()
         self.affine = AffineMap(self.fixed.grid, start.affine, self.config.transform).to(self.device)
         self.losses = nn.ModuleList(start.losses.make(self.config, self.fixed.grid.dims)).to(self.device)
@@ -138,7 +140,7 @@ class RegistrationEngine(nn.Module):
         # at least three lattice points along the longest axis
         step = min(step, float((grid.extent - grid.spacing).max()) / 2)
         velocity = COMPOSITIONS[self.config.composition](
-            grid, spacing * self.unit * ratios, step, 2 * step, self.config.squarings
+            grid, spacing * self.unit * ratios, step, 2 * step, self.config.squarings, self.free
         )
         velocity = velocity.to(self.device)
         if self.initial_velocity is not None:
@@ -226,7 +228,7 @@ class RegistrationEngine(nn.Module):
             groups.append(ParameterGroup([self.affine.log_matrix], own or config.learning_rate_affine, factor))
         if stage.spacing is not None:
             rate = self._rate_of_coefficients(stage)
-            groups.append(ParameterGroup([self.velocity.coefficients], rate, factor, config.damping))
+            groups.append(ParameterGroup([self.velocity.coefficients], rate, factor, config.damping, self.velocity.free_share))
         return [group for group in groups if group.parameters]
 
     def _rate_of_coefficients(self, stage: Stage) -> float:

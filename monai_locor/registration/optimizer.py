@@ -32,12 +32,14 @@ class ParameterGroup:
         rate: learning rate: step size of an element with constant gradient.
         factor: learning rate at a step, 0 for the first one, relative to ``rate``.
         damping: strength of the damping, 0 or more.
+        active: fraction of the elements that have gradients; those of the others are zero.
     """
 
     parameters: Sequence[torch.Tensor]
     rate: float
     factor: Callable[[int], float] = lambda step: 1.0
     damping: float = 0.0
+    active: float = 1.0
 
     @property
     def size(self) -> int:
@@ -136,7 +138,7 @@ class DampedAdam:
         rms = self.square.sqrt()
         for group, square, part in zip(self.groups, self._of_groups(self.square), self._of_groups(rms), strict=True):
             if group.damping:
-                part.add_(square.mean(-1, keepdim=True).sqrt_(), alpha=group.damping)
+                part.add_(square.mean(-1, keepdim=True).sqrt_(), alpha=group.damping * group.active**-0.5)
         self.scale.mul_(torch.where(failed, self.half, self.one))
         change = self.mean / rms.add_(EPSILON)  # zero where the step failed
         factors = torch.where(failed, self.one, rates * self.scale).expand_as(change)

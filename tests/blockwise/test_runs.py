@@ -3,13 +3,18 @@
 
 """Complete blockwise registrations: like a run in one block, and the same after an interruption."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from monai_locor.blockwise import register_blockwise
+from monai_locor.blockwise.images import BlockImage
 from monai_locor.errors import InputError
+from monai_locor.geometry import reorder
+from monai_locor.io.nifti import save_nifti
 from monai_locor.io.ome_zarr import OmeZarrImage
 from tests.blockwise.small import SHORT, in_this_process, write_pair
 
@@ -98,3 +103,17 @@ def test_an_interrupted_run_continues_with_the_tiles_that_are_missing(runs, monk
     register_blockwise(**arguments, resume=True)
     assert [number for kind, number in again if kind == "tile"] == [5, 6, 7]
     assert np.array_equal(field_of(folder / "resumed"), field_of(folder / str(BLOCK)))
+
+
+def test_axes_that_are_restricted_are_those_of_the_file(tmp_path, monkeypatch):
+    """The second axis of the file is the first one in canonical order."""
+    grid, _ = write_pair(tmp_path)
+    order = (1, 0, 2), (True, False, False)
+    stored = reorder(torch.from_numpy(BlockImage(tmp_path / "fixed.nii", "image").read((slice(None),) * 3))[None], *order)[0]
+    save_nifti(tmp_path / "turned.nii", stored.numpy().copy(), grid.reordered(*order))
+    in_this_process(monkeypatch)
+    preset = dataclasses.replace(SHORT, restrict_deformation="0x1x1", affine=False, initialization="world")
+    files = [tmp_path / name for name in ("turned.nii", "moving.nii", "out")]
+    register_blockwise(*files, block=BLOCK, preset=preset, progress=False)
+    moved = np.abs(field_of(tmp_path / "out")).max((1, 2, 3))
+    assert moved[1] < 1e-4 and moved[0] > 0.5 and moved[2] > 0.5  # axis 1 of the file runs along y

@@ -64,6 +64,9 @@ REFUSALS = {
     # settings
     "register fixed.nii moving.nii -o out --preset fats": "preset must be one of default, fast",
     "register fixed.nii moving.nii -o out --similarity ssd": "similarity must be one of locor",
+    "register fixed.nii moving.nii -o out --restrict-deformation 1x1x0.5": "'1x1x0.5': give 1 for each axis",
+    "register fixed.nii moving.nii -o out --restrict-deformation 0x0x0": "leaves no axis to deform along; use transform affine",
+    "register fixed.nii moving.nii -o out --restrict-deformation 1x0x0 --transform rigid": "no deformation with",
     "register fixed.nii moving.nii -o out --set strid=2": "unknown settings: strid",
     "register fixed.nii moving.nii -o out --set stages.9.factor=2": "there is no '9' among 6",
     "register fixed.nii moving.nii -o out --set similarity_options.bins=2": "unknown similarity_options: bins",

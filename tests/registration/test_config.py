@@ -124,6 +124,7 @@ BAD = {
     "bending_weight": [-1, float("nan"), float("inf"), "60", True],
     "similarity": ["mse", None, 3, "Locor"],
     "similarity_options": [None, 3, ["num_bins"], {"num_bins": 3}, {3: 4}],
+    "restrict_deformation": [1, [1, 0.5, 1], "1x1x2", "0x0x0", [1], [1, 1, 1, 0], [True, True, False], "ab"],
     "landmark_weight": [-1, float("nan"), float("inf"), "1", None, True],
     "damping": [-0.1, float("nan"), float("inf"), "1", None, True],
     "warmup": [-1, 2.5, "5", None],

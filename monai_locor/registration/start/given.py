@@ -15,23 +15,25 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...geometry import Grid, SpatialTransform, apply_affine, inside, reorder
+from ...geometry import Grid, SpatialTransform, apply_affine, inside, reorder, to_voxels
 from ...geometry.steps import world_to_voxels
 from ...io.paths import expanded
 from ...io.transforms.conversion import as_transform
 from ...run_log import doubt
 from ...tensors import plain
 from ..config import STARTS
+from ..restriction import free_axes
 from .initial import initial_affine, split_displacement
 from .prepare import PreparedImage
 
-__all__ = ["Initial", "given_start", "given_transform", "start_word"]
+__all__ = ["Initial", "check_restricted", "given_start", "given_transform", "start_word"]
 
 logger = logging.getLogger(__name__)
 
 #: a name, a matrix or field, a transform of this or of another library, a file or a list of these
 Initial: TypeAlias = "np.ndarray | torch.Tensor | str | PathLike[str] | SpatialTransform | Sequence[Any] | Any | None"
 MIN_DETERMINANT = 1e-6  # of an invertible matrix
+MAX_EXCLUDED_VOXELS = 0.1  # of an initial deformation along an axis that is not free; resampling a field causes such errors
 MIN_FIELD_COVERAGE = 0.95  # fraction of the fixed image, below which a warning is logged
 
 
@@ -160,3 +162,25 @@ def _warn_of_coverage(transform: SpatialTransform, fixed: Grid, name: str) -> No
 
 def _centers(size: int, step: int) -> np.ndarray:
     return np.arange(0, size, step, dtype=np.float64)
+
+
+def check_restricted(restriction: Sequence[int] | None, fixed: PreparedImage, field_mm: torch.Tensor | None) -> None:
+    """Check that an initial deformation moves only along the axes that are free.
+
+    Args:
+        restriction, fixed: see :func:`.restriction.free_axes`.
+        field_mm: displacement without the affine, or velocity, ``(D, *fixed)`` in the prepared axis order, RAS mm, or None.
+
+    Raises:
+        InputError: if it moves by more than a tenth of a voxel along another axis.
+    """
+    free = free_axes(restriction, fixed)
+    if free is None or field_mm is None:
+        return
+    for axis, largest in enumerate(to_voxels(field_mm, fixed.grid).abs().flatten(1).amax(1).tolist()):
+        if not free[axis] and largest > MAX_EXCLUDED_VOXELS:
+            distance = largest * float(fixed.grid.spacing[axis])
+            raise InputError(
+                f"the initial deformation moves by up to {distance:.3g} mm along axis {fixed.axes[axis] + 1} of the fixed "
+                "image, which restrict_deformation excludes; give only its affine part, or leave out the restriction."
+            )
