@@ -51,7 +51,7 @@ def case_of(folder: Path, name: str) -> Case:
     if name == "histology":
         points = [_landmarks(path) for path in paths]
         return Case(*(_section(path) for path in paths), *points)
-    fixed, moving = (_volume(path) for path in paths)
+    fixed, moving = (volume(path) for path in paths)
     grid = Grid.of(fixed)
     bright = fixed[0].numpy() > 0.2 * np.quantile(fixed[0].numpy(), 0.99)
     points = grid.points()[bright]
@@ -59,10 +59,10 @@ def case_of(folder: Path, name: str) -> Case:
     return Case(fixed, moving, points, points)
 
 
-def _volume(path: Path) -> MetaTensor:
+def volume(path: Path) -> MetaTensor:
     """An image averaged to voxels of about :data:`VOXEL_MM`."""
     image = nib.load(path)
-    values = np.asarray(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
+    values = np.array(image.dataobj, dtype=np.float32).reshape(image.shape[:3])
     return _averaged(values, image.affine, [max(1, round(VOXEL_MM / s)) for s in image.header.get_zooms()[:3]])
 
 

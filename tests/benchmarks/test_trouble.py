@@ -1,0 +1,132 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""`trouble.py`: the truth of changed pairs, what a run records, and the tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+from scipy.ndimage import map_coordinates
+
+from monai_locor.geometry import Grid, apply_affine
+
+from ..phantoms import grid_of
+from ..report.results import aligned
+from .cases import scripts
+
+GRID = grid_of((44, 40, 38), (4.0, 4.0, 4.0))
+KEEP = ("unchanged", "rotation", "half or quarter turn", "header scale", "bad start", "slab", "overlap", "itself")
+NO_ANSWER = ("mirror left-right", "mirror other", "noise only", "wrong patient", "other body part")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    return scripts(monkeypatch, "trouble", "_trouble_pairs", "_trouble_tables", "_capture_pairs")
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    """The voxels of an anatomy, ``(1, *spatial)``."""
+    return aligned(GRID)[0].as_tensor()
+
+
+@pytest.fixture
+def data(script, phantom, monkeypatch, tmp_path):
+    """A folder in which all images are the same one."""
+    monkeypatch.setattr(
+        script.trouble_pairs, "volume", lambda path: MetaTensor(phantom.clone(), affine=torch.from_numpy(GRID.affine.copy()))
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", KEEP)
+def test_fixed_voxels_look_like_their_true_positions(script, data, kind):
+    pair = script.trouble_pairs.troubled(data, kind, np.random.default_rng(3))
+    grid = Grid.of(pair.moving)
+    index = apply_affine(np.linalg.inv(grid.affine), pair.truth)
+    inside = ((index >= 0) & (index <= np.array(grid.shape) - 1)).all(-1) & pair.mask
+    seen = map_coordinates(pair.moving[0].numpy(), np.moveaxis(index, -1, 0), order=1)
+    assert inside.sum() > 200
+    assert np.corrcoef(seen[inside], pair.fixed[0].numpy()[inside])[0, 1] > 0.95
+    assert pair.error(pair.truth).max() == 0
+    moved = pair.truth + np.array([3.0, 0, 4.0])
+    np.testing.assert_allclose(pair.error(moved), 5)
+
+
+@pytest.mark.parametrize("kind", NO_ANSWER)
+def test_pairs_without_a_true_answer_are_wrong_however_they_end(script, data, kind):
+    pair = script.trouble_pairs.troubled(data, kind, np.random.default_rng(4))
+    assert pair.truth is None and np.isinf(pair.error(Grid.of(pair.fixed).points())).all()
+
+
+@pytest.mark.parametrize("kind", ["noise", "bias", "inverted contrast", "metal", "tumor", "missing half"])
+def test_changes_of_intensity_change_the_moving_image_and_no_position(script, data, kind):
+    rng = np.random.default_rng(5), np.random.default_rng(5)
+    plain, changed = (script.trouble_pairs.troubled(data, name, r) for name, r in zip(("unchanged", kind), rng, strict=True))
+    np.testing.assert_array_equal(plain.truth, changed.truth)
+    assert not np.array_equal(plain.moving.numpy(), changed.moving.numpy())
+
+
+def test_wrong_maps_are_far_off_or_fold(script, data):
+    rng = np.random.default_rng(6)
+    pair = script.trouble_pairs.troubled(data, "unchanged", rng)
+    other = script.trouble_pairs.wrong_map(pair, "transform of another pair", rng)
+    assert pair.error(other).mean() > 4
+    folded = script.trouble_pairs.wrong_map(pair, "folded field", rng)
+    step = np.diff(folded[..., 0], axis=0) * np.sign(GRID.affine[0, 0])
+    assert (step < 0).mean() > 0.01 and pair.error(folded).mean() > 3
+
+
+def test_every_kind_that_can_be_wrong_has_a_cause(script):
+    assert set(script.trouble_tables.CAUSES) < set(script.trouble_pairs.KINDS)
+    assert set(script.trouble_pairs.KINDS) >= {*KEEP, *NO_ANSWER, "folded field"}
+
+
+def line(run, transform, error, status, case="patient T1-T2", **checks):
+    return {"run": run, "transform": transform, "case": case, "error_mm": error, "status": status, "checks": checks}
+
+
+def test_tables_count_wrong_results_and_named_causes(script):
+    tables = script.trouble_tables
+    lines = [
+        line(0, "unchanged", 1.0, "PASS"),
+        line(1, "unchanged", 1.0, "FAIL", alignment="FAIL"),
+        line(2, "folded field", 5.0, "FAIL", folding="FAIL"),
+        line(3, "folded field", 5.0, "FAIL", alignment="FAIL"),
+        line(4, "mirror other", np.inf, "PASS"),
+        line(5, "unchanged", 5.0, "PASS", case="nuclear PET-T1"),
+        line(6, "unchanged", 1.0, "FAIL", case="head CT-T1"),
+    ]
+    text = tables.confusion(lines)
+    assert "| right | 2 | 1 | 0 | 1 |" in text and "| between | 2 | 1 | 0 | 1 |" in text and "| wrong | 3 | 1 | 0 | 2 |" in text
+    assert "False PASS: 1 of 3 (33.3 %, at most 86.5 % with 95 % confidence)" in text
+    kinds = tables.by_kind(lines)
+    assert "| folded field | 2 | 5.0 | 0 / 0 / 2 |  | 1 of 2 |" in kinds and kinds.endswith(
+        "1 of 2 FAILs of wrong results name the cause."
+    )
+    assert "0 of 0" in tables.confusion([])
+
+
+def test_lines_that_were_cut_off_are_left_out(script, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps(line(0, "unchanged", 1.0, "PASS")) + '\n{"run": 1, "tra')
+    assert [found["run"] for found in script.trouble.read_lines(path)] == [0]
+
+
+@pytest.mark.slow
+def test_a_run_is_recorded_and_not_repeated(script, data, tmp_path, monkeypatch, capsys):
+    kinds = ("itself", "folded field")
+    monkeypatch.setattr(script.trouble, "KINDS", kinds)
+    monkeypatch.setattr(script.trouble, "PRESET", "draft")
+    path = tmp_path / "lines.jsonl"
+    script.trouble.main([str(data), "--lines", str(path), "--runs", "2"])
+    found = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [f["transform"] for f in found] == [*kinds] and found[0]["error_mm"] < 1 and found[1]["checks"]["folding"] == "FAIL"
+    before = path.read_bytes()
+    script.trouble.main([str(data), "--lines", str(path), "--runs", "2"])
+    assert path.read_bytes() == before and "folded field" in capsys.readouterr().out
