@@ -4,6 +4,8 @@ OUT ?= demo_output
 # What travels to a machine with a GPU that has no package index, and the images that its cases are made of.
 GPU := .gpu
 SHARED ?= ../shared
+# The model zoo's schema of the bundle's metadata; without it, `make zoo` checks what it asks, but not with the file itself.
+SCHEMA ?= $(SHARED)/schemas/meta_schema_20240725.json
 
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
@@ -16,7 +18,7 @@ OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tes
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference release clean distclean
+.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference release zoo clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -33,6 +35,7 @@ help:
 	@echo "make gpu-wheels, gpu-cases  make what gpu needs beside this repository, in $(GPU)/, on a machine with an index"
 	@echo "make gpu-reference  register these cases on the CPU, for gpu to compare with"
 	@echo "make release    check, build and try a release in dist/ (ARGS=--rehearse without a tag); nothing is uploaded"
+	@echo "make zoo        assemble the bundle for the model zoo and the Hugging Face Hub in dist/zoo, and check it (REPO=ACCOUNT/NAME)"
 	@echo "make clean      remove build outputs, caches and demo_output"
 	@echo "make distclean  clean, and remove .venv and .venv-oldest"
 	@echo "PYTHON=$(PYTHON) makes .venv; it must be 3.10 or newer"
@@ -93,6 +96,10 @@ gpu-reference: .venv/.stamp-run
 
 release: .venv/.stamp-release
 	$(BIN)/python packaging/release.py $(ARGS)
+
+zoo: .venv/.stamp-run
+	$(BIN)/python packaging/zoo.py $(if $(REPO),--repo "$(REPO)") $(addprefix --schema ,$(wildcard $(SCHEMA))) \
+		$(addprefix --wheel ,$(wildcard dist/*.whl)) $(ARGS)
 
 .venv/.stamp-run: $(REQUIREMENTS) | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check --upgrade 'pip>=25.1' # the first with --group

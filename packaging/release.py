@@ -71,9 +71,9 @@ def problems(tagged: bool = True) -> list[str]:
 
 def build(folder: Path) -> tuple[Path, Path]:
     """Build the sdist and, from it, the wheel; check both with twine."""
-    _run([sys.executable, "-m", "build", "--outdir", folder, ROOT])
+    run([sys.executable, "-m", "build", "--outdir", folder, ROOT])
     sdist, wheel = next(folder.glob("*.tar.gz")), next(folder.glob("*.whl"))
-    _run([sys.executable, "-m", "twine", "check", "--strict", sdist, wheel])
+    run([sys.executable, "-m", "twine", "check", "--strict", sdist, wheel])
     return sdist, wheel
 
 
@@ -81,10 +81,10 @@ def try_wheel(wheel: Path, python: str) -> None:
     """Install the wheel into an empty environment and run the demonstration there, outside the repository."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _run([python, "-m", "venv", folder / "env"])
+        run([python, "-m", "venv", folder / "env"])
         own = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        _run([own, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[demo]"])
-        _run([own, *DEMO], folder)
+        run([own, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[demo]"])
+        run([own, *DEMO], folder)
         missing = [file for file in DEMO_FILES if not (folder / "demo_output" / file).exists()]
         if missing:
             raise SystemExit(f"error: the demonstration of {wheel.name} with {python} did not write {', '.join(missing)}")
@@ -120,9 +120,10 @@ def _git(*arguments: str) -> str:
     return subprocess.run([GIT, "-C", ROOT, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _run(command: list[str | Path], folder: Path | None = None) -> None:
+def run(command: list[str | Path], folder: Path | None = None, variables: dict[str, str] | None = None) -> None:
+    """Print a command and run it; it must succeed."""
     print("==", *command, flush=True)
-    subprocess.run(command, check=True, cwd=folder)
+    subprocess.run(command, check=True, cwd=folder, env={**os.environ, **(variables or {})})
 
 
 def main() -> None:
