@@ -24,7 +24,7 @@ help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
 	@echo "make test       run the tests and the doctests, print what they cover"
 	@echo "make test-slow  run the tests marked slow"
-	@echo "make test-interop  run the tests that compare files with ANTs, elastix and nitransforms (installs them)"
+	@echo "make test-interop  run the tests with ANTs, elastix, nitransforms and the BIDS validator (installs them)"
 	@echo "make test-kernels  run the tests of the GPU kernels in Triton's interpreter (installs Triton, 1 GB)"
 	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (OLDEST_TORCH=$(OLDEST_TORCH))"
 	@echo "make lint       ruff check, ruff format --check, mypy"
@@ -52,8 +52,8 @@ test-slow: .venv/.stamp-run
 		$(BIN)/python -m pytest -m slow --last-failed; }
 
 test-interop: .venv/.stamp-interop
-	$(PYTEST) --dist=loadfile tests/io/test_nitransforms.py tests/io/test_points.py tests/io/test_transforms_elastix.py \
-		tests/io/test_transforms_itk.py
+	$(PYTEST) --dist=loadfile tests/bids/test_validator.py tests/io/test_nitransforms.py tests/io/test_points.py \
+		tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
 
 test-kernels: .venv/.stamp-kernels
 	TRITON_INTERPRET=1 $(PYTEST) --dist=worksteal tests/losses/kernels

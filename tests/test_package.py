@@ -28,7 +28,7 @@ OPTIONAL = (
     *("safetensors", "scipy", "sklearn", "tensorboard"),
 )
 PACKAGES = (
-    *("cli", "cohort", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
+    *("bids", "cli", "cohort", "data", "inferers", "io", "losses", "metrics", "networks", "quality", "registration", "report"),
     *("sets", "tuning", "visualize"),
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from .arguments import add_thresholds
 from .console import Console, console_of
+from .derivatives import add_xfm, say_derivatives
 from .inputs import check_device
 from .parser import CommandHelp, add_command, positive_number, whole_number
 from .settings import add_settings, read_object, settings_of
@@ -37,13 +38,14 @@ The folder OUT receives
   failed/ID.json         error and command line of each pair that failed or exceeded --timeout twice; others go on
   summary.csv            one row for each pair
   summary.html           the same with thumbnails, to sort and to filter; a single file
+With --derivatives, the results are also written as a BIDS derivative dataset, see derivatives --help.
 
 The same command continues after an interruption: finished pairs are skipped, failed ones are tried again. If the inputs or
 settings of finished pairs have changed, it stops; --force registers these pairs again."""
 
 EXAMPLE = """\
 monai-locor cohort pairs.csv -o out --preset fast --workers 2
-monai-locor cohort bids_folder -o out --fixed T1w --moving FLAIR --timeout 600
+monai-locor cohort bids_folder -o out --fixed T1w --moving FLAIR --derivatives bids_folder/derivatives/monai_locor
 monai-locor cohort AbdomenMRCT_dataset.json --section registration_val -o out --scheduler tcp://10.0.0.1:8786
 monai-locor cohort pairs.csv -o out --slurm-script run_cohort.py"""
 
@@ -73,6 +75,10 @@ def add_parser(commands: Any) -> None:
     for role in ("fixed", "moving"):
         text = f"{role} image of a BIDS folder: its suffix, with entities if necessary, as in acq-mprage_T1w"
         lists.add_argument(f"--{role}", metavar="NAME", help=text)
+    bids = parser.add_argument_group("BIDS derivatives")
+    text = "also write the results of this list there; with --force, replace those of other registrations"
+    bids.add_argument("--derivatives", type=Path, metavar="DIR", help=text)
+    add_xfm(bids)
     add_settings(parser.add_argument_group("settings"))
     machine = parser.add_argument_group("machine")
     add_machine(machine)
@@ -114,7 +120,25 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--slurm-script {args.slurm_script}: already exists; name another, or add --force to overwrite it")
     requested(**_settings(args))
     args.found = read_pairs(args.pairs, section=args.section, fixed=args.fixed, moving=args.moving)
+    if args.derivatives is not None:
+        _check_derivatives(args)
     check_dask()
+
+
+def _check_derivatives(args: argparse.Namespace) -> None:
+    """Check the names before the registrations."""
+    from ..bids.dataset import DerivativeDataset
+    from ..bids.derivatives import check_pair_names
+    from ..bids.files import check_ending
+    from ..bids.names import PairNames
+
+    if args.slurm_script is not None:
+        raise InputError(
+            f"--derivatives {args.derivatives}: does not go into the script; run monai-locor derivatives when it has ended"
+        )
+    check_ending(f".{args.xfm}")
+    DerivativeDataset(args.derivatives)
+    check_pair_names((f"pair {pair.id}", PairNames.of(pair.fixed, pair.moving)) for pair in args.found)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -141,7 +165,19 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         console.say(f"interrupted; run the same command again to continue in {args.output}")
         return console.answer({"error": "interrupted", "folder": args.output}, console.interrupted)
-    return _say(console, found)
+    _say(console, found)
+    if args.derivatives is not None:
+        _derive(console, args, found)
+    values = {"folder": found.folder, "counts": found.counts, "skipped": found.skipped, "pairs": found.rows}
+    return console.answer(values, int(bool({"FAIL", "failed"} & found.counts.keys())))
+
+
+def _derive(console: Console, args: argparse.Namespace, found: Cohort) -> None:
+    """Write the BIDS derivatives of the finished pairs."""
+    from ..bids import write_derivatives
+
+    done = [found.folder / "pairs" / row["id"] for row in found.rows if row["state"] == "done"]
+    say_derivatives(console, write_derivatives(done, args.derivatives, xfm=f".{args.xfm}", force=args.force))
 
 
 def _write_script(console: Console, args: argparse.Namespace, common: dict[str, Any]) -> int:
@@ -159,12 +195,10 @@ def _write_script(console: Console, args: argparse.Namespace, common: dict[str, 
     return console.answer({"script": args.slurm_script})
 
 
-def _say(console: Console, found: Cohort) -> int:
+def _say(console: Console, found: Cohort) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(found.counts.items()))
     before = f"; {found.skipped} were finished before" if found.skipped else ""
     console.say(f"{len(found.rows)} pairs: {counts}{before}")
     for row in [row for row in found.rows if row["state"] == "failed"]:
         console.say(f"  failed {row['id']}: {row['error']}")
     console.say(f"in {found.folder}: summary.html, summary.csv, pairs/")
-    values = {"folder": found.folder, "counts": found.counts, "skipped": found.skipped, "pairs": found.rows}
-    return console.answer(values, int(bool({"FAIL", "failed"} & found.counts.keys())))

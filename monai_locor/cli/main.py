@@ -24,6 +24,7 @@ from . import (
     compose,
     convert,
     demo,
+    derivatives,
     evaluate,
     info,
     invert,
@@ -43,8 +44,8 @@ from .termination import sigterm_as_interrupt
 __all__ = ["COMMANDS", "build_parser", "main"]
 
 COMMANDS = (
-    *(register, check, cohort, template, longitudinal, series, apply, info, evaluate, report, convert, compose, invert),
-    *(jacobian, tune, demo),
+    *(register, check, cohort, template, longitudinal, series, apply, info, evaluate, report, derivatives, convert, compose),
+    *(invert, jacobian, tune, demo),
 )
 
 TEXT = """\

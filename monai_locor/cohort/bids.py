@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bids.names import name_parts
 from ..data.datalist import refuse
 from ..errors import InputError
 from .pairs import CohortPair
@@ -18,7 +19,6 @@ __all__ = ["bids_pairs"]
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii")
 MAX_NAMED_SESSIONS = 5  # in the warning about missing images
 
 
@@ -52,7 +52,7 @@ def bids_pairs(root: Path, fixed: str | None, moving: str | None) -> list[Cohort
     pairs, faults, incomplete = [], [], []
     for session in _sessions(root):
         name = "_".join(session.relative_to(root).parts)
-        images = [(path, _parts(path)) for path in sorted(session.glob("*/*.nii*")) if _parts(path)]
+        images = [(path, name_parts(path)) for path in sorted(session.glob("*/*.nii*")) if name_parts(path)]
         found = {role: [path for path, parts in images if each.matches(parts)] for role, each in wanted.items()}
         for role, paths in found.items():
             if len(paths) > 1:
@@ -76,9 +76,3 @@ def _sessions(root: Path) -> Iterator[Path]:
     for subject in sorted(path for path in root.glob("sub-*") if path.is_dir()):
         sessions = sorted(path for path in subject.glob("ses-*") if path.is_dir())
         yield from sessions or [subject]
-
-
-def _parts(path: Path) -> list[str]:
-    """The entities and the suffix of a file name; empty if it is not an image."""
-    end = next((end for end in IMAGE_SUFFIXES if path.name.endswith(end)), None)
-    return path.name.removesuffix(end).split("_") if end else []

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..differences import first_difference
 from ..errors import InputError
-from ..io.paths import check_output_dir, read_json, write_json
+from ..io.paths import check_output_dir, lock_file, read_json, write_json
 from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
@@ -106,27 +106,13 @@ class CohortFolder:
         check_output_dir(self.root)
         lock = self.root / ".lock"
         with lock.open("w") as file:
-            _lock(file.fileno(), self.root)
+            lock_file(file.fileno(), self.root)
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir()
             try:
                 yield
             finally:
                 shutil.rmtree(self.work, ignore_errors=True)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Lock a file until it is closed, which the system does if the process is killed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"output folder {folder}: another run is working in it; wait for its end, or name another") from error
-    except OSError:  # some network file systems have no locks
-        return
 
 
 def changes(record: Mapping[str, Any], pair: CohortPair, request: Mapping[str, Any], folder: Path) -> str:

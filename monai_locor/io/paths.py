@@ -28,6 +28,8 @@ __all__ = [
     "check_output_dir",
     "expanded",
     "is_picture",
+    "lock_file",
+    "locked_folder",
     "no_empty_folders",
     "read_json",
     "write_json",
@@ -118,6 +120,48 @@ def check_output_dir(path: str | os.PathLike[str]) -> Path:
         reason = error.strerror or type(error).__name__
         raise InputError(f"output folder {folder}: cannot be written to ({reason}); name another") from error
     return folder
+
+
+def lock_file(descriptor: int, folder: Path) -> None:
+    """Lock an open file or folder until it is closed, which the system does if the process is killed.
+
+    Args:
+        descriptor: of the file.
+        folder: the output folder that the lock is for, for the message.
+
+    Raises:
+        InputError: if another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"output folder {folder}: another run is working in it; wait for its end, or name another") from error
+    except OSError:  # some network file systems have no locks
+        return
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and keep out other processes that call this, without a file in it; an empty new folder is removed.
+
+    Raises:
+        InputError: if another process has locked it, or it cannot be written.
+    """
+    with no_empty_folders(folder):
+        check_output_dir(folder)
+        if os.name == "nt":  # folders cannot be opened
+            yield
+            return
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            lock_file(descriptor, folder)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

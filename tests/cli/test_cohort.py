@@ -12,6 +12,8 @@ import pytest
 from monai_locor import RegistrationConfig
 from monai_locor.cohort import Cohort
 
+from ..bids.small import write_dataset, write_result
+
 pytest.importorskip("distributed")
 
 ROW = {"id": "a", "state": "done", "verdict": "PASS", "error": ""}
@@ -105,3 +107,35 @@ def test_the_script_asks_slurm_for_what_it_says(run, pairs, tmp_path):
     for line in ("#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH --gres=gpu:1", "#SBATCH -t 08:00:00", "--nthreads 1"):
         assert line in lines
     json.dumps(names["OPTIONS"])  # plain values
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A BIDS dataset with one session that has both contrasts."""
+    write_dataset(tmp_path / "raw", *(f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T1w", "T2w")))
+    return tmp_path / "raw"
+
+
+def test_derivatives(run, asked, dataset, tmp_path):
+    """Those of the finished pairs are written."""
+    asked["rows"] = [{**ROW, "id": "sub-01"}, {**ROW, "id": "sub-02", "state": "failed", "verdict": ""}]
+    fixed, moving = (dataset / f"sub-01/anat/sub-01_{name}.nii.gz" for name in ("T2w", "T1w"))
+    write_result(tmp_path / "out/pairs/sub-01", fixed, moving)
+    place = dataset / "derivatives/x"
+    words = ["cohort", dataset, "-o", tmp_path / "out", "--fixed", "T2w", "--moving", "T1w", "--derivatives", place]
+    answer = run(*words, "--xfm", "nii.gz")
+    assert answer.code == 1 and f"BIDS derivatives in {place}: 3 files written\n" in answer.out
+    assert (place / "sub-01/anat/sub-01_from-T1w_to-T2w_mode-image_xfm.nii.gz").is_file()
+    assert "0 files written; 3 were there before" in run(*words, "--xfm", "nii.gz").out
+
+
+def test_derivatives_are_checked_before_the_registrations(refused, asked, pairs, dataset, tmp_path):
+    words = ("cohort", pairs, "-o", tmp_path / "out", "--derivatives")
+    assert "fixed.nii.gz: has no name of BIDS" in refused(*words, tmp_path / "d")
+    lines = [f"{name},raw/sub-01/anat/sub-01_T2w.nii.gz,raw/sub-01/anat/sub-01_T1w.nii.gz" for name in "ab"]
+    (tmp_path / "bids.csv").write_text("\n".join(["id,fixed,moving", *lines]))
+    words = ("cohort", tmp_path / "bids.csv", "-o", tmp_path / "out", "--derivatives")
+    assert "pair b and pair a would both have sub-01/anat/" in refused(*words, tmp_path / "d")
+    assert "holds another dataset (Phantoms)" in refused(*words, dataset)
+    assert "does not go into the script" in refused(*words, tmp_path / "d", "--slurm-script", tmp_path / "run.py")
+    assert "pairs" not in asked and not (tmp_path / "d").exists()

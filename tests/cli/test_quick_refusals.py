@@ -151,6 +151,8 @@ REFUSALS = {
     "cohort none.csv -o out --device cuda:0,cuda:1": "one device for all workers",
     "cohort none.csv -o out --timeout 0": "--timeout: must be a positive number, got '0'",
     "cohort none.csv -o out --slurm-script fixed.nii": "--slurm-script fixed.nii: already exists",
+    "derivatives none -o out": "has no run.json and no pairs/*/run.json",
+    "derivatives there -o out --xfm tfm": "invalid choice: 'tfm'",
     "template none.csv -o out": "list none.csv: cannot be read",
     "template settings.json -o out": "no list testing, inference or validation",
     "longitudinal fixed.nii -o out": "the set has 1 images; give at least 2",

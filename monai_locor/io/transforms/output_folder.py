@@ -20,7 +20,7 @@ from .itk_fields import read_nifti
 from .itk_files import read_itk
 from .zarr_fields import read_zarr_field, read_zarr_folder
 
-__all__ = ["files_in", "folder_of", "has_deformation", "read_folder"]
+__all__ = ["affine_of_run", "files_in", "folder_of", "has_deformation", "read_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def read_folder(folder: Path, name: str, fixed: Grid | None, moving: Grid | None
             return read_ants(prefix, name, fixed, moving)
     if (folder / INVERSE).is_file():
         return _read(read_nifti, folder / INVERSE, moving, fixed).inverse(fixed)
-    linear = _affine_of_run(folder)
+    linear = affine_of_run(folder)
     if (folder / AFFINE).is_file():
         _warn_of_part(folder, folder / AFFINE)
         return _read(read_itk, folder / AFFINE, fixed, moving)
@@ -99,11 +99,11 @@ def _fields(folder: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
 def _warn_of_part(folder: Path, affine: Path) -> None:
     """Warn if the deformation is missing; not for ANTs files without ``run.json``, which may be the complete ANTs output."""
     ours = affine.name == AFFINE or (folder / MANIFEST).is_file()
-    if ours and not has_deformation(folder) and _affine_of_run(folder) is None:
+    if ours and not has_deformation(folder) and affine_of_run(folder) is None:
         logger.warning("%s: only %s is there, the affine part of the registration; it is used alone", folder, affine.name)
 
 
-def _affine_of_run(folder: Path) -> np.ndarray | None:
+def affine_of_run(folder: Path) -> np.ndarray | None:
     """Return the matrix in ``run.json`` of a registration without deformation; None for others."""
     try:
         content = read_json(folder / MANIFEST)

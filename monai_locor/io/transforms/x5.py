@@ -23,7 +23,7 @@ from ..paths import atomic_path
 from ..sizes import check_stated_size
 from .base import homogeneous, invalid
 
-__all__ = ["is_x5", "read_x5", "write_x5"]
+__all__ = ["check_h5py", "is_x5", "read_x5", "write_x5"]
 
 SUFFIX = ".x5"
 READABLE = ("displacements", "deformations")
@@ -44,7 +44,7 @@ def is_x5(path: Path) -> bool:
 
 def read_x5(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """Read the only chain of a file, or its only transform."""
-    _check_h5py(name)
+    check_h5py(name)
     import h5py
 
     with invalid(name, "is it a complete X5 file?"), h5py.File(path, "r") as file:
@@ -56,7 +56,15 @@ def read_x5(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> S
         return SpatialTransform(tuple(_step(group[index], name) for index in _order(file, name)))
 
 
-def _check_h5py(name: str) -> None:
+def check_h5py(name: str) -> None:
+    """Check that X5 files can be read and written.
+
+    Args:
+        name: of the file, for the message.
+
+    Raises:
+        InputError: if h5py is missing.
+    """
     if find_spec("h5py") is None:
         raise InputError(f"{name}: X5 files need h5py, which is not installed; pip install 'monai-locor[formats]'")
 
@@ -94,7 +102,7 @@ def _step(part: Any, name: str) -> Step:
 
 def write_x5(path: Path, name: str, transform: SpatialTransform, fixed: Grid | None, moving: Grid | None) -> list[Path]:
     """Write each step as a transform, and their order as a chain; splines become fields on the fixed grid."""
-    _check_h5py(name)
+    check_h5py(name)
     import h5py
 
     steps = transform.steps
