@@ -16,7 +16,18 @@ from ...errors import InputError
 from ...geometry import Grid
 from ..lps import geometry_for_itk
 from ..paths import check_output_dir
-from .series import MAX_TEXT, Series, coded, copy_elements, decimal, new_object, open_series, refer_to, references
+from .series import (
+    MAX_TEXT,
+    Series,
+    coded,
+    copy_elements,
+    decimal,
+    new_object,
+    open_series,
+    refer_to,
+    references,
+    with_remark,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -51,7 +62,7 @@ LOWEST, HIGHEST = -32768, 32767  # of stored values
 MIN_WHOLE_RANGE = 255  # of intensities that may be rounded to whole numbers
 
 
-def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, moving: Any) -> list[Path]:
+def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, moving: Any, remark: str = "") -> list[Path]:
     """Write an image as a new DICOM series, one file for each slice.
 
     The series belongs to the patient, the study and the frame of reference of the fixed image. Modality, acquisition and
@@ -64,6 +75,7 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
         grid: grid of the values, three-dimensional.
         fixed: DICOM file or folder of the fixed image.
         moving: DICOM file or folder of the moving image, whose values these are.
+        remark: for the description of the series, such as a verdict.
 
     Returns:
         the files written.
@@ -82,6 +94,7 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
     series = open_series(fixed, "fixed image"), open_series(moving, "moving image")
     check_series_folder(folder)
     shared = _shared(grid, *series)
+    shared.SeriesDescription = with_remark(shared.SeriesDescription, remark)
     stored, slope, intercept = _stored(voxels, shared.SOPClassUID != PET)
     if shared.SOPClassUID != MR or (slope, intercept) != (1, 0):  # not among the standard's attributes of MR
         shared.RescaleSlope, shared.RescaleIntercept = (decimal(number) for number in (slope, intercept))

@@ -21,7 +21,7 @@ from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, same_grid
 from ...geometry.transform import product
 from ..lps import affine_of_itk, flipped, geometry_for_itk, lps_signs
 from .headers import has_dicom_content, load_pydicom, needed_pydicom
-from .series import Series, coded, decimal, new_object, open_series, refer_to, references, save
+from .series import Series, coded, decimal, new_object, open_series, refer_to, references, save, with_remark
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -114,7 +114,9 @@ def _deformation(item: Dataset, name: str) -> SpatialTransform:
     return SpatialTransform((field,) if np.allclose(post, np.eye(4), atol=ROUNDING) else (field, AffineStep(post)))
 
 
-def write_registration(path: Path, name: str, transform: SpatialTransform, fixed: Any, moving: Any) -> list[Path]:
+def write_registration(
+    path: Path, name: str, transform: SpatialTransform, fixed: Any, moving: Any, remark: str = ""
+) -> list[Path]:
     """Write a transform as a registration object: deformable, or spatial if it is affine.
 
     Args:
@@ -123,6 +125,7 @@ def write_registration(path: Path, name: str, transform: SpatialTransform, fixed
         transform: from points of the fixed to points of the moving image.
         fixed: DICOM file or folder of the fixed image.
         moving: DICOM file or folder of the moving image.
+        remark: for the description of the object, such as a verdict.
 
     Raises:
         InputError: if the transform is not three-dimensional, or an image is no DICOM series with a frame of reference.
@@ -138,6 +141,7 @@ def write_registration(path: Path, name: str, transform: SpatialTransform, fixed
         made = _spatial(np.linalg.inv(transform.matrix), *series)
     else:
         made = _deformable(transform, fixed, *series)
+    made.SeriesDescription = made.ContentDescription = with_remark(made.SeriesDescription, remark)
     refer_to(made, *series)
     save(made, path)
     return [path]

@@ -37,6 +37,7 @@ __all__ = [
     "reference",
     "references",
     "save",
+    "with_remark",
 ]
 
 PATIENT = ("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientWeight")
@@ -227,6 +228,16 @@ def coded(value: str, meaning: str) -> list[Dataset]:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return [item]
+
+
+def with_remark(title: str, remark: str) -> str:
+    """A description of a series that ends in a remark in brackets, which is never cut off; without a remark, as it is.
+
+    >>> with_remark("MR on CT", "WARN")
+    'MR on CT (WARN)'
+    """
+    end = f" ({remark})" if remark else ""
+    return title[: MAX_TEXT - len(end)] + end
 
 
 def save(made: Dataset, path: Path) -> None:
