@@ -9,8 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
-from ..io.dicom.images import check_series_folder, write_series
+from ..io.dicom.images import write_series
 from ..io.dicom.registration import write_registration
+from ..io.paths import check_output_dir
 from .result import RegistrationResult
 
 __all__ = ["REGISTRATION_FILE", "SERIES_FOLDER", "check_dicom_folder", "write_dicom"]
@@ -19,15 +20,14 @@ REGISTRATION_FILE, SERIES_FOLDER = "registration.dcm", "warped"
 
 
 def check_dicom_folder(folder: str | PathLike[str]) -> None:
-    """Check that :func:`write_dicom` can write into a folder, and make its folders.
+    """Check that :func:`write_dicom` can write into a folder.
 
     Raises:
         InputError: if the folder cannot be written to, or holds objects already.
     """
-    target = Path(folder).expanduser() / REGISTRATION_FILE
-    check_series_folder(target.parent / SERIES_FOLDER)
-    if target.exists():
-        raise InputError(f"output file {target}: already exists; name another folder")
+    root = check_output_dir(folder)
+    if (root / REGISTRATION_FILE).exists() or any((root / SERIES_FOLDER).glob("*.dcm")):
+        raise InputError(f"output folder {root}: holds DICOM objects of another registration; name another")
 
 
 def write_dicom(
