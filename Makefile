@@ -18,7 +18,7 @@ OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tes
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs texts format gpu gpu-wheels gpu-cases gpu-reference release zoo clean distclean
+.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs links texts format gpu gpu-wheels gpu-cases gpu-reference release zoo clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (OLDEST_TORCH=$(OLDEST_TORCH))"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       run tutorials with stale outputs, build the documentation into site/"
+	@echo "make links      request every link to another server (needs the internet, and only Python)"
 	@echo "make texts      update what the pages quote: help texts, table of formats, measured figures"
 	@echo "make format     let ruff fix and format what it can"
 	@echo "make gpu        check and measure on a GPU, nine minutes, with $(PYTHON) as it is and no index (RESULTS=...)"
@@ -69,6 +70,9 @@ lint: .venv/.stamp-dev
 docs: .venv/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run.py --stale --keep docs/tutorials
 	$(BIN)/python -m mkdocs build --strict
+
+links:
+	"$(PYTHON)" docs/hooks/external_links.py
 
 texts: .venv/.stamp-run
 	$(BIN)/python docs/hooks/help_texts.py

@@ -91,7 +91,7 @@ def run_cohort(
     A script that calls this function needs the guard ``if __name__ == "__main__":``, as for Python's ``multiprocessing``.
 
     Args:
-        pairs: see :class:`CohortPair` and :func:`read_pairs`.
+        pairs: see :class:`CohortPair` and :func:`.lists.read_pairs`.
         output: output folder. With ``scheduler``, all workers must have it, and the images, under the same paths.
         preset: settings, see :func:`monai_locor.register`.
         outputs: names of the outputs of each pair, see ``monai-locor register --help``; by default those of ``register``. The

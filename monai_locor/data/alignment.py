@@ -38,7 +38,7 @@ class AlignPaird(MapTransform):
     the image is stored. Both images are smoothed to its voxel size and sampled there once, the moving one through the affine.
     The transform is deterministic, so that a ``CacheDataset`` or ``PersistentDataset`` computes it once per pair.
 
-    Takes the output of :class:`.ReadTrainingPaird`, and returns a dictionary with
+    Takes the output of :class:`.training_pairs.ReadTrainingPaird`, and returns a dictionary with
 
     - ``"fixed"``, ``"moving"``: ``(1, *W)``, robust range in [0, 1]; ``"fixed_weight"``, ``"moving_weight"``: ``(1, *W)`` in
       [0, 1], zero where the image has no voxels or its mask is zero (the masks themselves are gone);

@@ -317,7 +317,7 @@ def _check_world(pair: Mapping[str, str], grids: Mapping[str, Grid]) -> None:
 
 
 class ReadTrainingPaird(MapTransform):
-    """Read images and masks with :class:`.ReadPaird`, and label maps and landmarks if a pair has them.
+    """Read images and masks with :class:`.pairs.ReadPaird`, and label maps and landmarks if a pair has them.
 
     Those of ``key`` are read from ``key + "_label"`` and ``key + "_landmarks"``, and may be missing or None.
 

@@ -49,8 +49,9 @@ def load_source(
     Returns:
         a name for messages, and the image ``(1, *spatial)``, or ``(C, *spatial)`` for all channels, D = 2 or 3, with a 4x4
         affine (RAS, mm). Its ``meta`` has the file name ``filename_or_obj``, the type of the stored voxels
-        ``stored_dtype``, and, if given in the file, ``channels`` (channel names), ``time`` (:class:`TimeAxis`, if all
-        frames are kept), ``intent`` and ``intent_name`` (NIfTI). Trailing axes of one voxel are dropped.
+        ``stored_dtype``, and, if given in the file, ``channels`` (channel names), ``time``
+        (:class:`.stored_image.TimeAxis`, if all frames are kept), ``intent`` and ``intent_name`` (NIfTI). Trailing axes of one
+        voxel are dropped.
 
     Raises:
         InputError: if :func:`monai_locor.io.read_image` would reject the file, shape or affine.

@@ -154,7 +154,7 @@ def _stacked(column: Sequence[nn.Parameter]) -> nn.Parameter:
 
 
 class _Affine:
-    """:meth:`.AffineMap.both` of all engines."""
+    """:meth:`monai_locor.networks.affine.AffineMap.both` of all engines."""
 
     def __init__(self, engines: Sequence[RegistrationEngine], stacks: _Stacks) -> None:
         first = engines[0].affine
@@ -171,7 +171,7 @@ class _Affine:
 
 
 class _Velocity:
-    """:meth:`.SplineVelocity.reversed` of all engines."""
+    """:meth:`monai_locor.networks.velocity.SplineVelocity.reversed` of all engines."""
 
     def __init__(self, engines: Sequence[RegistrationEngine], stacks: _Stacks) -> None:
         first = engines[0].velocity

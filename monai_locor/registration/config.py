@@ -92,8 +92,8 @@ class RegistrationConfig:
             :mod:`monai_locor.registration.correspondence`.
         missing: tissue that only one image shows, such as at a resection, a lesion or metal, see
             :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
-            see :attr:`RegistrationResult.missing_fixed`, which does not change the transform; ``"auto"``: also estimated
-            before each stage finer than the coarse ones and left out there.
+            see :attr:`.result.RegistrationResult.missing_fixed`, which does not change the transform; ``"auto"``: also
+            estimated before each stage finer than the coarse ones and left out there.
         quantile: fraction of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: maximum number of squarings of the exponential; each stage takes as many as its velocity needs.
         composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as

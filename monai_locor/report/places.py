@@ -44,7 +44,7 @@ class Place:
 def doubtful_places(evidence: Evidence, stored: Grid, error: ErrorMap | None = None) -> list[Place]:
     """The places with the highest upper bounds of the error.
 
-    Without an estimate of the error in the anatomy, those that exceed the limits of :meth:`.Evidence.doubt` most.
+    Without an estimate of the error in the anatomy, those that exceed the limits of :meth:`.evidence.Evidence.doubt` most.
 
     Args:
         evidence: local measures.
@@ -68,7 +68,7 @@ def _is_known(evidence: Evidence, error: ErrorMap) -> bool:
 def _upper_bound(evidence: Evidence, error: ErrorMap) -> np.ndarray:
     """Upper bound of the error at the samples in the anatomy, ``(*grid.shape)`` mm, NaN elsewhere.
 
-    Where it is about the same, :meth:`.Evidence.doubt` decides; samples that are not above the median are left out.
+    Where it is about the same, :meth:`.evidence.Evidence.doubt` decides; samples that are not above the median are left out.
     """
     out = np.full(evidence.grid.shape, np.nan)
     points = evidence.grid.points()[evidence.anatomy]

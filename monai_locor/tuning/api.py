@@ -86,7 +86,7 @@ def tune(
         threads: threads per process; by default torch's thread count divided by the number of workers.
         device: device of the registrations; several devices are distributed over the workers.
         limit: time limit of one registration, seconds. Ignored with 0 workers.
-        sampler: one of :data:`SAMPLERS`, see :func:`make_sampler`.
+        sampler: one of :data:`.samplers.SAMPLERS`, see :func:`make_sampler`.
         seed: random seed. On the CPU, results are reproducible with one worker and any sampler except HEBO.
         progress: show a progress bar.
 

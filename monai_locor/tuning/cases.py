@@ -65,7 +65,7 @@ class Case:
 
     @cached_property
     def scores(self) -> tuple[str, ...]:
-        """The available scores, a subset of :data:`SCORES`. Does not read the images."""
+        """The available scores, a subset of :data:`.scores.SCORES`. Does not read the images."""
         landmarks = all((self.folder / name).is_file() for name in LANDMARK_FILES)
         labels = all(self.file(f"{role}_labels") for role in ("fixed", "moving"))
         found = {"study": self.study is not None, "tre": landmarks or self.file("truth") is not None, "dice": labels}

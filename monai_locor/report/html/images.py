@@ -33,7 +33,7 @@ class View:
 
     Attributes:
         name: ``"axial"``, ``"coronal"``, ``"sagittal"``, or ``"image"`` in two dimensions.
-        plane: see :class:`.planes.Plane`.
+        plane: see :class:`monai_locor.report.pictures.planes.Plane`.
         size: width and height in pixels.
         pixel: side of a pixel, mm.
     """
@@ -61,7 +61,7 @@ class View:
 
         Args:
             volume: ``(*shape)``.
-            levels: by default :func:`.contour_levels` of the plane.
+            levels: by default :func:`monai_locor.report.pictures.contours.contour_levels` of the plane.
         """
         picture = self.picture(volume)
         return contour_path(picture, contour_levels(picture) if levels is None else levels)
