@@ -43,8 +43,12 @@ def written(folder: Path, *sources: str) -> Path:
     return path
 
 
-def test_the_six_tutorials_are_there():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
+def test_the_tutorials_are_there_and_listed():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(10)]
+    index, navigation, readme = (ROOT / name for name in ("docs/tutorials/index.md", "mkdocs.yml", "README.md"))
+    assert all(f"](../../tutorials/{path.name})" in index.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    assert all(f": tutorials/{path.stem}.md\n" in navigation.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    assert all(f"](tutorials/{path.name})" in readme.read_text(encoding="utf-8") for path in NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
