@@ -168,7 +168,7 @@ def check_restricted(restriction: Sequence[int] | None, fixed: PreparedImage, fi
     """Check that an initial deformation moves only along the axes that are free.
 
     Args:
-        restriction, fixed: see :func:`.restriction.free_axes`.
+        restriction, fixed: see :func:`monai_locor.registration.restriction.free_axes`.
         field_mm: displacement without the affine, or velocity, ``(D, *fixed)`` in the prepared axis order, RAS mm, or None.
 
     Raises:
