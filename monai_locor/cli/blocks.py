@@ -36,6 +36,8 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--initial-basis", "initial_basis", None),
     ("--landmarks", "landmarks", None),
     ("--landmark-weight", "landmark_weight", None),
+    ("--labels", "labels", None),
+    ("--label-weight", "label_weight", None),
     *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels

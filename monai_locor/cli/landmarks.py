@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""``--landmarks`` of ``register``: corresponding points that drive the registration beside the images."""
+"""``--landmarks`` and ``--labels`` of ``register``: points and label maps that drive the registration beside the images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .inputs import check_file
+from .inputs import check_file, check_image
 
 if TYPE_CHECKING:
     from ..geometry import Grid
 
 __all__ = ["add_landmarks", "read_landmarks", "with_landmark_options"]
 
+_ROLES = ("fixed", "moving")
+
 
 def add_landmarks(group: argparse._ActionsContainer) -> None:
-    """``--landmarks`` and ``--landmark-weight``."""
+    """``--landmarks``, ``--labels`` and their weights."""
     group.add_argument(
         "--landmarks",
         nargs=2,
@@ -34,27 +36,43 @@ def add_landmarks(group: argparse._ActionsContainer) -> None:
         metavar="W",
         help="weight of the landmarks relative to the similarity; 0 only reports their distances (default: 1)",
     )
+    group.add_argument(
+        "--labels",
+        nargs=2,
+        metavar=("FIXED_LABELS", "MOVING_LABELS"),
+        help="label maps of both images, on any grid; the distances of the surfaces of the labels that both have are part of "
+        "the loss, beside the similarity of the images",
+    )
+    group.add_argument(
+        "--label-weight",
+        type=float,
+        metavar="W",
+        help="weight of the labels relative to the similarity; 0 only reports their overlap (default: 1)",
+    )
 
 
 def with_landmark_options(args: argparse.Namespace, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a registration with the files and the weight of the landmarks.
+    """The arguments of a registration with the files and the weights of the landmarks and labels.
 
     Raises:
-        InputError: if a file does not exist, the weight is invalid, or there is a weight without landmarks.
+        InputError: if a file does not exist, a weight is invalid, or there is a weight without its landmarks or labels.
     """
-    out, weight = dict(arguments), args.landmark_weight
-    if args.landmarks is not None:
-        for role, path in zip(("fixed", "moving"), args.landmarks, strict=True):
-            check_file(path, f"{role} landmarks")
-        out["landmarks"] = tuple(args.landmarks)
-    if weight is None:
-        return out
-    if out.get("landmarks") is None:
-        raise InputError(f"--landmark-weight {weight:g}: there are no landmarks; name them with --landmarks")
-    try:
-        out["preset"] = dataclasses.replace(out["preset"], landmark_weight=weight)
-    except InputError as error:
-        raise InputError(f"--landmark-weight {weight:g}: {error}") from error
+    out = dict(arguments)
+    for name, check in (("landmarks", check_file), ("labels", check_image)):
+        paths = getattr(args, name)
+        if paths is not None:
+            for role, path in zip(_ROLES, paths, strict=True):
+                check(path, f"{role} {name}")
+            out[name] = tuple(paths)
+        weight, option = getattr(args, f"{name[:-1]}_weight"), f"--{name[:-1]}-weight"
+        if weight is None:
+            continue
+        if out.get(name) is None:
+            raise InputError(f"{option} {weight:g}: there are no {name}; name them with --{name}")
+        try:
+            out["preset"] = dataclasses.replace(out["preset"], **{f"{name[:-1]}_weight": weight})
+        except InputError as error:
+            raise InputError(f"{option} {weight:g}: {error}") from error
     return out
 
 
@@ -64,6 +82,6 @@ def read_landmarks(paths: tuple[str, str], pixels_of: tuple[Grid, Grid]) -> tupl
 
     fixed, moving = (
         read_points(path, what=f"{role} landmarks", pixels_of=grid)
-        for path, role, grid in zip(paths, ("fixed", "moving"), pixels_of, strict=True)
+        for path, role, grid in zip(paths, _ROLES, pixels_of, strict=True)
     )
     return fixed, moving

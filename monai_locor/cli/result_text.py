@@ -45,6 +45,7 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
         "displacement_mm": {"mean": float(moved.mean(dtype=torch.float64)), "max": float(moved.max())},
         "jacobian": result.jacobian,
         "landmarks_mm": result.landmarks_mm,
+        "label_dice": result.label_dice,
     }
 
 
@@ -65,6 +66,8 @@ def transform_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator
     yield folding_line(values["jacobian"])
     if values.get("landmarks_mm") is not None:
         yield landmark_line(values["landmarks_mm"])
+    if values.get("label_dice") is not None:
+        yield label_line(values["label_dice"])
     if verdict is not None:
         yield from verdict_lines(verdict)
 
@@ -74,6 +77,12 @@ def landmark_line(found: Mapping[str, Any]) -> str:
     mean, most = ([found[when][kind] for when in ("before", "after")] for kind in ("mean", "max"))
     distances = f"mean {mean[0]:.3g} mm before, {mean[1]:.3g} mm after; maximum {most[0]:.3g} and {most[1]:.3g} mm"
     return f"{found['count']} landmarks: {distances}"
+
+
+def label_line(found: Mapping[str, Any]) -> str:
+    """The Dice of the labels that drove a registration as a line of text."""
+    before, after = ("unknown" if found[when]["mean"] is None else f"{found[when]['mean']:.3f}" for when in ("before", "after"))
+    return f"{len(found['labels'])} labels that drove the registration: mean Dice {before} before, {after} after"
 
 
 def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:

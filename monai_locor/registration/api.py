@@ -29,6 +29,7 @@ from .config import RegistrationConfig
 from .described import described_arguments
 from .engine import RegistrationEngine
 from .finish import finished_result
+from .labels import Labels, LabelSource
 from .landmarks import Landmarks, LandmarkSource
 from .manifest import CODE_ARGUMENTS
 from .memory import RunShape
@@ -68,6 +69,7 @@ def register(
     transform: str | None = None,
     channel_weights: Sequence[float] | None = None,
     landmarks: LandmarkSource | None = None,
+    labels: LabelSource | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -121,6 +123,9 @@ def register(
             file or ``(N, D)`` RAS mm, see :meth:`.landmarks.Landmarks.of`. Their distances are part of the loss in all stages
             and both directions, with the setting ``landmark_weight``; see :attr:`RegistrationResult.landmarks_mm`. The search
             of the multi-start compares the images only.
+        labels: label maps of both images, ``(fixed, moving)`` or ``(fixed, moving, {label: weight})``, on any grids, see
+            :meth:`.labels.Labels.of`. The distances of the surfaces of the labels that both have are part of the loss likewise,
+            with the setting ``label_weight``; see :attr:`RegistrationResult.label_dice`.
         device: by default CUDA if available, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: another process computes the second direction on the
             second device, and gradients are summed after every step (gloo). The result differs from that of one device by
@@ -283,6 +288,7 @@ def _start(
         displacement=displacement,
         losses=InitialLosses(given["seed"], own, weights, basis),
         landmarks=given["landmarks"],
+        labels=None if given["labels"] is None else Labels.of(given["labels"], pair.fixed.stored, pair.moving.stored),
         search=_searches(config, given["initial"] is not None, pair),
         predict=None if predict is None else partial(_predicted, predict, pair),
         unmasked=partial(pair.without_masks, config.quantile),

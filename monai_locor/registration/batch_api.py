@@ -80,7 +80,7 @@ def register_batch(
     shared = {
         **{"preset": preset, "predict": predict, "initial_basis": initial_basis, "similarity": similarity},
         **{"transform": transform, "device": device, "seed": seed, "progress": progress},
-        **dict.fromkeys(("initial_velocity", "channel_weights", "devices", "landmarks")),
+        **dict.fromkeys(("initial_velocity", "channel_weights", "devices", "landmarks", "labels")),
     }
     rows = [{k: None if c is None else c[i] for k, c in columns.items()} | shared for i in range(count)]
     place = select_device(device)

@@ -33,7 +33,7 @@ def samples_of_step(engine: RegistrationEngine, stage: Stage) -> int:
 
 def outline(engine: RegistrationEngine, stage: Stage) -> Hashable | None:
     """Return what engines must have in common before they enter a stage; None for an engine that runs alone."""
-    if engine.exchange is not None or engine.start.landmarks is not None or type(engine.velocity) is not SplineVelocity:
+    if engine.exchange is not None or engine.start.guided or type(engine.velocity) is not SplineVelocity:
         return None
     if engine.start.losses.similarity is not None or not all(_can_be_stacked(loss) for loss in engine.losses):
         return None

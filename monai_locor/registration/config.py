@@ -67,6 +67,7 @@ class RegistrationConfig:
             axes); None for the default of the measure, see :attr:`effective_bending_weight`.
         landmark_weight: weight of the landmarks, if ``register`` is given any, relative to the similarity, see
             :class:`.landmark_term.LandmarkTerm`; 0 to only report their distances.
+        label_weight: weight of the labels, likewise, see :class:`.label_term.LabelTerm`; 0 to only report their overlap.
         learning_rate_affine: learning rate of the affine, in units of half the field of view per step.
         learning_rate_basis: learning rate of the basis networks.
         damping: damping of the optimizer of the coefficients, see :class:`monai_locor.registration.optimizer.DampedAdam`.
@@ -126,6 +127,7 @@ class RegistrationConfig:
     min_mass: float = 0.25
     bending_weight: float | None = None
     landmark_weight: float = 1.0
+    label_weight: float = 1.0
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
     damping: float = 1.0
@@ -309,7 +311,7 @@ NUMBERS = {
     **dict.fromkeys(("learning_rate_affine", "learning_rate_basis"), POSITIVE),
     "min_mass": Numbers("in (0, 1]", lambda x: 0 < x <= 1),
     "bending_weight": dataclasses.replace(NOT_NEGATIVE, optional=True),
-    **dict.fromkeys(("damping", "landmark_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("damping", "landmark_weight", "label_weight"), NOT_NEGATIVE),
     "warmup": STEPS,
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),

@@ -21,6 +21,7 @@ from ..io.libraries import library_of
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..tensors import plain
+from .labels import LabelSource, check_labels
 from .landmarks import Landmarks
 from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
 
@@ -45,9 +46,20 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     landmarks = arguments.get("landmarks")
     if landmarks is not None:
         out["landmarks"] = Landmarks.of(landmarks).described()
+    labels = arguments.get("labels")
+    if labels is not None:
+        out["labels"] = _described_labels(labels)
     devices = arguments.get("devices")
     out["devices"] = None if devices is None else [str(d) for d in devices]
     return out
+
+
+def _described_labels(labels: LabelSource) -> dict[str, Any]:
+    """Describe label maps and their weights."""
+    check_labels(labels)
+    weights = labels[2] if len(labels) > 2 else None
+    maps = {role: described_image(source) for role, source in zip(("fixed", "moving"), labels[:2], strict=True)}
+    return {**maps, "weights": None if weights is None else {str(label): float(w) for label, w in weights.items()}}
 
 
 def described_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .config import RegistrationConfig
 from .coordinates import ForwardCoordinates, InverseCoordinates
 from .directions import DirectionThreads
 from .fields import BidirectionalMap, forward_mm, inverse_mm
-from .landmark_term import LandmarkTerm
+from .guides import guides_of
 from .optimizer import DampedAdam, ParameterGroup, highest_loss
 from .parallel import Exchange
 from .pyramid import Level, distance_ratios, level_grid, make_level
@@ -176,20 +176,12 @@ class RegistrationEngine(nn.Module):
         self.optimizer = DampedAdam(groups, stage.iterations) if groups else None  # nothing to optimize
         self.alternates = self.exchange is None and stage.directions == "alternating"
         self.step_number, self.values = 0, torch.zeros(2, dtype=torch.float32, device=self.device)
-        self.landmark_values = torch.zeros_like(self.values)
         self.highest_loss = torch.zeros(1, dtype=torch.float32, device=self.device)
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
         self.bending_share = self.direction_share * (2 * self.bending_weight)
-        self.landmark_term = self._make_landmark_term(spacing)
-
-    def _make_landmark_term(self, sample_distance: float) -> LandmarkTerm | None:
-        given, weight = self.start.landmarks, self.config.landmark_weight
-        if given is None or weight == 0:
-            return None
-        velocity = self.velocity if self.deformable else None
-        return LandmarkTerm(given, weight, sample_distance, self.fixed.grid, velocity, self.device)
+        self.guides = guides_of(self.start, self.config, spacing, self.fixed.grid, self.velocity if self.deformable else None)
 
     def _size_windows(self, k: int, reference: Grid, factor: float) -> None:
         """Set the windows of the default measure in a direction."""
@@ -248,7 +240,7 @@ class RegistrationEngine(nn.Module):
 
     @optimized
     def step(self) -> tuple[torch.Tensor, ...]:
-        """Run one step of the current stage; return similarity, weighted bending energy and, if any, landmark term."""
+        """Run one step of the current stage; return similarity, weighted bending energy and the terms of the guides."""
         return self._step()
 
     def _step(self) -> tuple[torch.Tensor, ...]:
@@ -268,7 +260,7 @@ class RegistrationEngine(nn.Module):
         if pairs:
             torch.autograd.backward([x for x, _ in pairs], [g for _, g in pairs])
         self.step_number += 1
-        return self._updated(total, bending, *([] if self.landmark_term is None else [self.landmark_values.mean()]))
+        return self._updated(total, bending, *self.guides.means())
 
     def recount(self, steps: int) -> None:
         """Set the number of steps of the stage so far, after a step was replayed or only recorded."""
@@ -281,9 +273,7 @@ class RegistrationEngine(nn.Module):
         """Evaluate the loss of a direction and add its gradient, times its share, to those of its arguments and its basis."""
         value = self._similarity(k, matrix, displacement)
         self.values[k] = value.detach()
-        if self.landmark_term is not None:
-            term = self.landmark_term(k, matrix, displacement).to(value)
-            self.landmark_values[k], value = term.detach(), value + term
+        value = self.guides.added(value, k, matrix, displacement)
         value.backward(share.to(value))
 
     def _add_bending(self, field: torch.Tensor | None) -> torch.Tensor:
@@ -299,23 +289,23 @@ class RegistrationEngine(nn.Module):
         """Return the directions that the next step evaluates: at the start of a stage all, for the value of the loss there."""
         return (self.step_number % 2,) if self.alternates and self.step_number > 0 else self.directions
 
-    def _updated(self, total: torch.Tensor, bending: torch.Tensor, *landmarks: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _updated(self, total: torch.Tensor, bending: torch.Tensor, *guides: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Sum over the processes, if there are two, and update the parameters.
 
         If the loss or a gradient is not finite, or the loss has risen a lot in the stage, the last step is undone, see
         :class:`.optimizer.DampedAdam`. Does not synchronize with the device.
         """
         if self.optimizer is None:
-            return total, bending, *landmarks
+            return total, bending, *guides
         gradient = self.optimizer.gradient()
         bad = gradient.mul(0).sum()  # NaN if one of them is not finite, else 0
         if self.exchange is not None:
             own = sum(p.numel() for p in self._own_bases())
-            self.exchange([gradient[own:], total, bending, *landmarks, bad])
+            self.exchange([gradient[own:], total, bending, *guides, bad])
         if self.step_number == 1:
-            self.highest_loss.copy_(sum(map(highest_loss, landmarks), highest_loss(total)))
-        self.optimizer.step(gradient, ((sum(landmarks, total) + bad) <= self.highest_loss).logical_not_())
-        return total, bending, *landmarks
+            self.highest_loss.copy_(sum(map(highest_loss, guides), highest_loss(total)))
+        self.optimizer.step(gradient, ((sum(guides, total) + bad) <= self.highest_loss).logical_not_())
+        return total, bending, *guides
 
     def _similarity(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         warped, weight = self._warped(k, matrix, displacement)

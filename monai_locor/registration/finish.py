@@ -93,6 +93,7 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         moving_image=pair.moving_image,
         **_missing(run, pair),
         landmarks_mm=_landmark_distances(run, pair, forward_mm, fixed.grid),
+        label_dice=_label_dice(run, pair, forward_mm, fixed.grid),
         warnings=tuple(log.warnings),
         doubts=tuple(log.doubts),
         **known,
@@ -126,6 +127,11 @@ def _missing(run: Run, pair: Pair) -> dict[str, Any]:
 def _landmark_distances(run: Run, pair: Pair, forward_mm: torch.Tensor, grid: Grid) -> dict[str, Any] | None:
     landmarks = run.start.landmarks
     return None if landmarks is None else landmarks.distances(pair.affine, forward_mm.cpu(), grid)
+
+
+def _label_dice(run: Run, pair: Pair, forward_mm: torch.Tensor, grid: Grid) -> dict[str, Any] | None:
+    labels = run.start.labels
+    return None if labels is None else labels.agreement(pair.affine, forward_mm.cpu(), grid)
 
 
 def _on_host(result: RegistrationResult) -> RegistrationResult:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,20 +19,21 @@ __all__ = ["stage_record"]
 logger = logging.getLogger(__name__)
 
 
-def stage_record(stage: Stage, values: torch.Tensor, seconds: float) -> dict[str, Any]:
+def stage_record(stage: Stage, values: torch.Tensor, seconds: float, guides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the history entry of a stage as plain values. Warns about skipped steps and a zero loss.
 
     Args:
         stage: settings of the stage.
-        values: similarity, weighted bending energy and, if there are landmarks, their term, of every step, ``(steps, 2 or 3)``.
+        values: similarity, weighted bending energy and the terms of the guides, of every step, ``(steps, 2 + guides)``.
         seconds: wall time of the stage.
+        guides: names of the terms, see :data:`.guides.GUIDE_NAMES`.
     """
-    loss, bending, *landmarks = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON has no NaN
-    bad = sum(None in parts for parts in zip(loss, bending, *landmarks, strict=True))
+    loss, bending, *terms = ([v if math.isfinite(v) else None for v in row] for row in values.T.tolist())  # JSON has no NaN
+    bad = sum(None in parts for parts in zip(loss, bending, *terms, strict=True))
     if bad:
         logger.warning("%d of %d steps were dropped because their loss was not finite", bad, len(values))
     if loss[-1] == 0:  # a mean over zero samples
         logger.warning("the loss is zero: no valid overlap between the images or masks, or the images are identical")
     logger.info("stage %s: loss %s, bending energy %s, %.1f s", stage, loss[-1], bending[-1], seconds)
     record = {"factor": stage.factor, "spacing": stage.spacing, "loss": loss, "bending": bending, "seconds": seconds}
-    return {**record, "landmarks": landmarks[0]} if landmarks else record
+    return {**record, **dict(zip(guides, terms, strict=True))}

@@ -226,6 +226,10 @@ class RunManifest:
             if name in changes or name not in recorded:
                 continue
             out[name] = self.input(name)
+        if recorded.get("labels") is not None and "labels" not in changes:
+            labels = recorded["labels"]
+            maps = [self._checked(f"{role} labels", labels[role]) for role in ("fixed", "moving")]
+            out["labels"] = (*maps, labels["weights"])
         out.update({name: recorded[name] for name in RECORDED_VALUES if recorded.get(name) is not None})
         if "device" in changes or "devices" in changes:  # mutually exclusive
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}

@@ -72,6 +72,7 @@ class RunShape:
         masked: whether the fixed and the moving image have weights.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
         threads: threads of the CPU.
+        guides: numbers that the distance maps of labels hold, see :class:`.label_surfaces.LabelSurfaces`.
     """
 
     fixed: Grid
@@ -81,6 +82,7 @@ class RunShape:
     masked: tuple[bool, bool] = (False, False)
     device: str = "cpu"
     threads: int = 1
+    guides: int = 0
 
     @classmethod
     def of(cls, start: Start) -> RunShape:
@@ -94,7 +96,8 @@ class RunShape:
         )
         masked = start.images[0].weight is not None, start.images[1].weight is not None
         device = "cpu" if start.device.type == "cpu" else "cuda"
-        return cls(fixed, moving, parts, len(start.images[0].image), masked, device, torch.get_num_threads())
+        guides = 0 if start.labels is None else sum(each.numbers for each in start.labels.surfaces)
+        return cls(fixed, moving, parts, len(start.images[0].image), masked, device, torch.get_num_threads(), guides)
 
 
 def _cropped(grid: Grid, box: tuple[slice, ...] | None) -> Grid:
@@ -149,7 +152,7 @@ def held_floats(shape: RunShape, config: RegistrationConfig, thrifty: bool = Fal
     return {
         "preparation": images + NORMALIZATION_FLOATS * max(wholes),
         "levels": images + max((_entering(shape, config, stage) for stage in stages), default=0),
-        "steps": images + max((_step(shape, config, stage, thrifty) for stage in stages), default=0),
+        "steps": images + shape.guides + max((_step(shape, config, stage, thrifty) for stage in stages), default=0),
         "result": images + (stored if device != "cpu" else 0) + _result(shape, config),
     }
 

@@ -21,6 +21,7 @@ from ..precision import optimized
 from .channels import single
 from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share, use_form
 from .engine import RegistrationEngine
+from .guides import GUIDE_NAMES
 from .missing import estimate_missing
 from .parallel import from_first
 from .resolution import MAX_SHARP_WIDTH, relative_blur, resolved_stages, smoother
@@ -205,8 +206,8 @@ def _steps(stages: Sequence[Stage]) -> int:
 
 
 def _final_loss(history: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean of the last losses, including the landmark term, for comparing two runs of the same stages."""
-    found = [history[-1][name][-FINAL_STEPS:] for name in ("loss", "landmarks") if name in history[-1]]
+    """Return the mean of the last losses, including the guides, for comparing two runs of the same stages."""
+    found = [history[-1][name][-FINAL_STEPS:] for name in ("loss", *GUIDE_NAMES) if name in history[-1]]
     return sum(sum(math.nan if v is None else v for v in values) / len(values) for values in found)
 
 

@@ -45,7 +45,7 @@ def run_stage(engine: RegistrationEngine, stage: Stage, update: Callable[[], obj
             _undo_if_worse(engine.transform_parameters(), before, torch.stack(values))
     finally:
         if values:
-            engine.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start))
+            engine.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start, engine.guides.names))
 
 
 def record_stage(
@@ -78,7 +78,7 @@ def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Te
     """
     loss = values.sum(1)
     first, last = loss[0], loss[-FINAL_STEPS:].nanmean()
-    size = values[0, :2].sum().abs() + values[0, 2:].sum()  # similarity and landmark term may cancel
+    size = values[0, :2].sum().abs() + values[0, 2:].sum()  # similarity and guides may cancel
     if bool(last > first + MAX_LOSS_INCREASE * size):
         logger.warning("a stage increased the loss from %.3f to %.3f and was undone", first, last)
         for parameter, value in zip(parameters, before, strict=True):

@@ -32,6 +32,7 @@ def files(tmp_path):
         (["--blocks", "auto", "--outputs", "all"], "--outputs: is not possible with --blocks"),
         (["--blocks", "auto", "--moving-labels", "m.nii"], "--moving-labels: is not possible"),
         (["--blocks", "auto", "--landmarks", "m.nii", "m.nii"], "--landmarks: is not possible"),
+        (["--blocks", "auto", "--labels", "m.nii", "m.nii"], "--labels: is not possible"),
         (["--blocks", "auto", "--transform", "rigid"], "transform 'rigid': in blocks only 'deformable'"),
         (["--blocks", "auto", "--missing", "map"], "missing 'map': in blocks only 'never'"),
         (["--blocks", "auto", "--device", "cuda:0,cuda:1"], "with --blocks, one device"),

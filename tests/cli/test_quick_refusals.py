@@ -49,6 +49,9 @@ REFUSALS = {
     "register fixed.nii moving.nii -o out --landmark-weight 2": "--landmark-weight 2: there are no landmarks",
     "register fixed.nii moving.nii -o out --landmarks fixed.nii moving.nii --landmark-weight -1": "--landmark-weight -1: "
     "landmark_weight must be a finite number, 0 or more",
+    "register fixed.nii moving.nii -o out --labels none.nii none.nii": "fixed labels none.nii: no such file",
+    "register fixed.nii moving.nii -o out --label-weight 2": "--label-weight 2: there are no labels; name them with --labels",
+    "register fixed.nii moving.nii -o out --labels fixed.nii moving.nii --label-weight -1": "--label-weight -1: label_",
     "register fixed.nii moving.nii -o out --moving-labels none.nii": "moving labels none.nii: no such file",
     "register fixed.nii moving.nii -o out --fixed-points none.csv": "fixed points none.csv: no such file",
     "register -o out": "give FIXED and MOVING",

@@ -126,6 +126,7 @@ BAD = {
     "similarity_options": [None, 3, ["num_bins"], {"num_bins": 3}, {3: 4}],
     "restrict_deformation": [1, [1, 0.5, 1], "1x1x2", "0x0x0", [1], [1, 1, 1, 0], [True, True, False], "ab"],
     "landmark_weight": [-1, float("nan"), float("inf"), "1", None, True],
+    "label_weight": [-1, float("nan"), float("inf"), "1", None, True],
     "damping": [-0.1, float("nan"), float("inf"), "1", None, True],
     "warmup": [-1, 2.5, "5", None],
     "decay_start": [-0.1, 1.1, float("nan"), "0", None],

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from ..labels import Labels
 from ..landmarks import Landmarks
 from .losses import InitialLosses
 from .prepare import PreparedImage
@@ -38,6 +39,7 @@ class Start:
         predict: called with the affine after the affine stages; returns an initial ``velocity``.
         unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
         landmarks: corresponding points of both images, or None.
+        labels: labels of both images, or None.
         thrifty: whether memory is short: smaller slabs, one direction after the other. The result changes by rounding only.
     """
 
@@ -50,6 +52,7 @@ class Start:
     predict: Callable[[np.ndarray], torch.Tensor] | None = None
     unmasked: Callable[[], Images] | None = None
     landmarks: Landmarks | None = None
+    labels: Labels | None = None
     thrifty: bool = False
 
     @property
@@ -61,6 +64,11 @@ class Start:
     def masked(self) -> bool:
         """Whether voxels of either image are excluded."""
         return any(image.weight is not None for image in self.images)
+
+    @property
+    def guided(self) -> bool:
+        """Whether landmarks or labels drive the registration beside the images."""
+        return self.landmarks is not None or self.labels is not None
 
     def to(self, device: torch.device | str) -> Start:
         """Return a copy with both images on a device."""

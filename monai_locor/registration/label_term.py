@@ -1,0 +1,56 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""The term of the loss that pulls the surfaces of labels together."""
+
+from __future__ import annotations
+
+import torch
+
+from ..geometry import Grid
+from ..networks.velocity import SplineVelocity
+from .labels import Labels
+from .mapped_points import MappedPoints
+
+__all__ = ["LabelTerm"]
+
+
+class LabelTerm(MappedPoints):
+    """Robust mean distance of the surfaces of labels in one direction of a registration.
+
+    Points on the surface of each label of one image are mapped to the other image. Let d be the distance of such a point from
+    the surface of the same label there, in units of the sample distance of the stage. The term is
+    ``weight * sum_l w_l mean_i 2 (sqrt(1 + d_li^2) - 1)`` over the labels l, whose weights ``w_l`` sum to 1: that of
+    :class:`.landmark_term.LandmarkTerm`, and in the same balance with the images. The labels need not overlap.
+
+    Args:
+        labels: the labels.
+        weight: weight of the term.
+        sample_distance: distance of the samples in the stage, mm.
+        fixed, velocity, device: see :class:`.mapped_points.MappedPoints`.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        weight: float,
+        sample_distance: float,
+        fixed: Grid,
+        velocity: SplineVelocity | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__([each.points.flatten(0, 1) for each in labels.surfaces], fixed, velocity, device)
+        self.count = len(labels.values)
+        self.distances = [[part.to(device) for part in each.distances] for each in labels.surfaces]
+        weights = (2 * weight * labels.weights / labels.weights.sum()).to(device)
+        self.weights = [[weights[part.labels] for part in each] for each in self.distances]
+        self.unit = 1 / sample_distance
+
+    def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """Return the term for direction ``k``, a scalar in float64; arguments as for :meth:`.MappedPoints.mapped`."""
+        points = self.mapped(k, matrix, displacement).unflatten(1, (self.count, -1))
+        total = torch.zeros((), dtype=torch.float64, device=points.device)
+        for distance, weights in zip(self.distances[1 - k], self.weights[1 - k], strict=True):
+            squared = (distance(points) * self.unit).square()
+            total = total + ((1 + squared).sqrt() - 1).mean(1) @ weights
+        return total

@@ -1,0 +1,67 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Points of both images, mapped by the transform of a registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..geometry import Grid, sample_planar
+from ..networks.velocity import SplineVelocity
+from .coordinates import lattice_directions, normalizing, transformed
+
+__all__ = ["MappedPoints"]
+
+
+class MappedPoints:
+    """Maps points of the fixed image to the moving image, and the reverse.
+
+    All constants are on the device, and a call does not synchronize with it.
+
+    Args:
+        points: of the fixed and of the moving image, ``(N, D)`` and ``(M, D)`` float64, RAS mm.
+        fixed: fixed grid that the lattice was made for.
+        velocity: velocity that defines the lattice; None for an affine map.
+        device: device of the computation.
+
+    Attributes:
+        points: ``(D, N)`` and ``(D, M)``.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[torch.Tensor],
+        fixed: Grid,
+        velocity: SplineVelocity | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.points = [x.T.contiguous().to(device) for x in points]
+        if velocity is not None:
+            to_lattice = normalizing(velocity.shape) @ np.linalg.inv(velocity.lattice.affine)
+            self.to_lattice = torch.from_numpy(to_lattice).to(device)
+            self.directions = torch.from_numpy(lattice_directions(fixed, velocity)).to(device)
+
+    def mapped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """Return the mapped points of direction ``k``, ``(D, N)`` float64, RAS mm.
+
+        Args:
+            k: 0 for fixed points mapped to the moving image, 1 for moving points mapped to the fixed image.
+            matrix: ``(D + 1, D + 1)`` float64, from world points of the one image to those of the other.
+            displacement: displacement on the lattice, ``(D, *lattice)`` in its voxels, last axis first; or None.
+        """
+        points = self.points[k]
+        if k == 0:  # the affine is applied after the displacement
+            return transformed(matrix, self._displaced(points, displacement))
+        return self._displaced(transformed(matrix, points), displacement)
+
+    def _displaced(self, points: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
+        """Move points ``(D, N)`` of the fixed world by the displacement, which is constant beyond its lattice."""
+        if displacement is None:
+            return points
+        where = transformed(self.to_lattice, points).to(displacement)
+        moved = sample_planar(displacement[None], where[None], "border")[0]
+        return points + self.directions @ moved.double()
