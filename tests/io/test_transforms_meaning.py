@@ -244,7 +244,7 @@ def test_matrices_that_itk_writes_as_minc(tmp_path, kind):
     np.testing.assert_allclose(read_transform(tmp_path / "a.xfm").points(points), expected, atol=1e-5)
 
 
-def test_matrices_of_afni(tmp_path):
+def test_matrices_of_afni(tmp_path, caplog):
     flip = np.diag([*FLIP, 1])
     numbers = " ".join(f"{v:12.9g}" for v in (flip @ some_affine(3) @ flip)[:3].ravel())
     path = tmp_path / "a.aff12.1D"
@@ -252,6 +252,9 @@ def test_matrices_of_afni(tmp_path):
     np.testing.assert_allclose(read_transform(path).matrix, some_affine(3), atol=1e-8)
     path.write_text(numbers + "\n")  # as cat_matvec -ONELINE writes it
     np.testing.assert_allclose(read_transform(path).matrix, some_affine(3), atol=1e-8)
+    assert not caplog.text
+    read_transform(path, fixed=turned(0.0, (1.0, 1.0, 2.0), (8, 8, 8)), moving=HEAD)
+    assert "AFNI leaves out the rotation of oblique images, and the moving image is oblique" in caplog.text
     path.write_text(path.read_text() + numbers + "\n")
     with pytest.raises(InputError, match=r"a\.aff12\.1D: holds 24 numbers"):
         read_transform(path)

@@ -9,10 +9,12 @@ NiftyReg map fixed to moving points in RAS mm, those of FLIRT map moving to fixe
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import obliquity
 
 from ...errors import InputError
 from ...geometry import Grid, SpatialTransform, apply_affine, full_affine
@@ -34,6 +36,9 @@ __all__ = [
     "write_ras_matrix",
 ]
 
+logger = logging.getLogger(__name__)
+
+OBLIQUE_DEGREES = 0.01  # of the axes of an image from those of the world, from which on AFNI calls it oblique
 AFNI = re.compile(r"#.*\(DICOM-to-DICOM, row-by-row\)")
 MINC = "MNI Transform File"
 _ITK_MINC = re.compile(r"^%\s*ITK-XFM writer", re.MULTILINE)
@@ -115,11 +120,19 @@ def _write(path: Path, text: str) -> list[Path]:
 
 
 def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
-    """Read ``.aff12.1D`` of 3dAllineate: twelve numbers, LPS mm, base (fixed) to source (moving) points."""
+    """Read ``.aff12.1D`` of 3dAllineate: twelve numbers, LPS mm, base (fixed) to source (moving) points.
+
+    AFNI leaves out the rotation of oblique images before it applies such a matrix; a warning says so if one is given.
+    """
     with invalid(name, "it should hold one line of twelve numbers"):
         numbers = np.loadtxt(path, ndmin=2)
     if numbers.size != 12:
         raise InputError(f"{name}: holds {numbers.size} numbers instead of 12; give the matrix of one volume")
+    for role, grid in (("fixed", fixed), ("moving", moving)):
+        if grid is not None and np.rad2deg(obliquity(grid.full_affine)).max() > OBLIQUE_DEGREES:
+            logger.warning(
+                "%s: AFNI leaves out the rotation of oblique images, and the %s image is one; check the result", name, role
+            )
     return _of_matrix(flipped(np.vstack((numbers.reshape(3, 4), np.eye(4)[3]))), name, fixed)
 
 
