@@ -53,8 +53,8 @@ test-slow: .venv/.stamp-run
 		$(BIN)/python -m pytest -m slow --last-failed; }
 
 test-interop: .venv/.stamp-interop
-	$(PYTEST) --dist=loadfile tests/bids/test_validator.py tests/io/test_nitransforms.py tests/io/test_points.py tests/io/test_round_trips.py \
-		tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
+	$(PYTEST) --dist=loadfile tests/bids/test_validator.py tests/io/test_nitransforms.py tests/io/test_points.py \
+		tests/io/test_round_trips.py tests/io/test_transforms_elastix.py tests/io/test_transforms_itk.py
 
 test-kernels: .venv/.stamp-kernels
 	TRITON_INTERPRET=1 $(PYTEST) --dist=worksteal tests/losses/kernels

@@ -130,9 +130,8 @@ def read_afni(path: Path, name: str, fixed: Grid | None, moving: Grid | None) ->
         raise InputError(f"{name}: holds {numbers.size} numbers instead of 12; give the matrix of one volume")
     for role, grid in (("fixed", fixed), ("moving", moving)):
         if grid is not None and np.rad2deg(obliquity(grid.full_affine)).max() > OBLIQUE_DEGREES:
-            logger.warning(
-                "%s: AFNI leaves out the rotation of oblique images, and the %s image is one; check the result", name, role
-            )
+            text = "%s: AFNI leaves out the rotation of oblique images, and the %s image is oblique; check the result"
+            logger.warning(text, name, role)
     return _of_matrix(flipped(np.vstack((numbers.reshape(3, 4), np.eye(4)[3]))), name, fixed)
 
 
