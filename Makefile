@@ -14,11 +14,13 @@ REQUIREMENTS := pyproject.toml constraints.txt monai_locor/_version.py
 OLDEST_TORCH ?= 2.8.0
 # What depends on the versions of torch, NumPy, MONAI, nibabel and ITK.
 OLDEST_TESTS := tests/test_precision.py tests/geometry tests/io tests/losses tests/networks tests/registration/test_register.py
+# Of the documentation: that of the package without the last number, as 1.0.
+VERSION := $(shell sed -n 's/^__version__ = "\([0-9]*\.[0-9]*\).*/\1/p' monai_locor/_version.py)
 # One thread for each of pytest's processes: many small operations gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs links texts format gpu gpu-wheels gpu-cases gpu-reference release zoo clean distclean
+.PHONY: help demo test test-slow test-interop test-kernels test-oldest lint docs docs-version links texts format gpu gpu-wheels gpu-cases gpu-reference release zoo clean distclean
 
 help:
 	@echo "make demo       register two images (FIXED=... MOVING=... OUT=$(OUT); without them, example images)"
@@ -29,6 +31,7 @@ help:
 	@echo "make test-oldest  run core tests with the oldest versions allowed, in .venv-oldest (OLDEST_TORCH=$(OLDEST_TORCH))"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make docs       run tutorials with stale outputs, build the documentation into site/"
+	@echo "make docs-version  add it as version VERSION=$(VERSION) to the local branch gh-pages (ALIAS=latest) and to versions/"
 	@echo "make links      request every link to another server (needs the internet, and only Python)"
 	@echo "make texts      update what the pages quote: help texts, table of formats, measured figures"
 	@echo "make format     let ruff fix and format what it can"
@@ -70,6 +73,12 @@ lint: .venv/.stamp-dev
 docs: .venv/.stamp-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run.py --stale --keep docs/tutorials
 	$(BIN)/python -m mkdocs build --strict
+
+# Nothing is pushed. Without a default version yet, this one becomes the default.
+docs-version: docs .venv/.stamp-mike
+	PATH="$(CURDIR)/$(BIN):$$PATH" mike deploy --update-aliases $(VERSION) $(ALIAS)
+	[ -z "$(ALIAS)" ] && git cat-file -e gh-pages:index.html 2>/dev/null || $(BIN)/mike set-default $(or $(ALIAS),$(VERSION))
+	rm -rf versions && mkdir versions && git archive gh-pages | tar -x -C versions
 
 links:
 	"$(PYTHON)" docs/hooks/external_links.py
@@ -122,6 +131,10 @@ zoo: .venv/.stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --group dev
 	@touch $@
 
+.venv/.stamp-mike: .venv/.stamp-dev
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt mike
+	@touch $@
+
 .venv/.stamp-release: .venv/.stamp-run
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt build twine
 	@touch $@
@@ -140,7 +153,7 @@ zoo: .venv/.stamp-run
 	"$(PYTHON)" -m venv .venv || { rm -rf .venv; echo "error: no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 
 clean:
-	rm -rf build dist site demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site versions demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean

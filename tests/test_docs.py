@@ -8,11 +8,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import monai_locor
 from monai_locor.cli.main import COMMANDS, build_parser
 from monai_locor.cli.settings import settings_of
 from monai_locor.io import FORMATS
@@ -164,6 +167,16 @@ def test_the_address_to_clone_from_is_in_one_place():
     files = [path for path in [*PAGES, *ROOT.glob("*.*")] if path.is_file() and not path.name.startswith(".coverage")]
     found = [path for path in files if "OWNER/" in path.read_text(encoding="utf-8")]
     assert {*found} <= {ROOT / "README.md"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_documentation_is_published_as_the_version_of_the_package():
+    version = ".".join(monai_locor.__version__.split(".")[:2])
+    for words, deployed in (("ALIAS=latest", f"{version} latest"), ("VERSION=dev", "dev")):
+        told = subprocess.run(
+            ["make", "-n", "docs-version", words], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert re.search(rf"mike deploy --update-aliases {re.escape(deployed)} *$", told, re.MULTILINE)
 
 
 def test_a_command_that_does_not_exist_is_noticed():
