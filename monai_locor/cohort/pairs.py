@@ -24,6 +24,7 @@ __all__ = ["FILE_KEYS", "CohortPair", "check_files", "check_pairs", "id_fault"]
 MAX_ID_CHARACTERS = 100
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DEVICE_FILE_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}  # on Windows
+NO_IMAGES = ("initial", "fixed_landmarks", "moving_landmarks")
 CHECKING_THREADS = 8  # reading headers waits for the disk
 
 
@@ -36,6 +37,7 @@ class CohortPair:
         fixed, moving: image files, or folders of one DICOM series each.
         fixed_mask, moving_mask: masks of the images; None for the whole images.
         fixed_labels, moving_labels: label maps, which are transformed along; Dice is reported if both are given.
+        fixed_landmarks, moving_landmarks: files of corresponding points, which drive the registration beside the images.
         initial: initial transform, a file of any format that ``register --initial`` reads.
     """
 
@@ -46,6 +48,8 @@ class CohortPair:
     moving_mask: str | None = None
     fixed_labels: str | None = None
     moving_labels: str | None = None
+    fixed_landmarks: str | None = None
+    moving_landmarks: str | None = None
     initial: str | None = None
 
     @classmethod
@@ -103,10 +107,12 @@ def check_pairs(pairs: Sequence[CohortPair], source: str = "", progress: bool = 
     if not pairs:
         raise InputError(f"{source or 'pairs'}: has no pair; give at least one")
     refuse(list(_id_faults(pairs)), source, "change the ids")
+    alone = [pair.id for pair in pairs if (pair.fixed_landmarks is None) != (pair.moving_landmarks is None)]
+    refuse([f"pair {name}: has landmarks of one image only" for name in alone], source, "name both or none")
     first: dict[str, tuple[str, bool]] = {}  # each file once
     for pair in pairs:
         for key, path in pair.files.items():
-            first.setdefault(path, (f"pair {pair.id}: {_role(key)}", key != "initial"))
+            first.setdefault(path, (f"pair {pair.id}: {_role(key)}", key not in NO_IMAGES))
     check_files(first, source, progress)
 
 

@@ -24,6 +24,8 @@ from .basis_pair import BasisPair
 from .batch import BatchRun
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
+from .labels import LabelSource
+from .landmarks import LandmarkSource
 from .pair import select_device
 from .result import RegistrationResult
 from .run import Run
@@ -44,6 +46,8 @@ def register_batch(
     fixed_mask: Sequence[ImageSource | None] | None = None,
     moving_mask: Sequence[ImageSource | None] | None = None,
     initial: Sequence[Initial] | None = None,
+    landmarks: Sequence[LandmarkSource | None] | None = None,
+    labels: Sequence[LabelSource | None] | None = None,
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
     initial_basis: BasisPair | str | PathLike[str] | None = None,
     similarity: str | OwnSimilarity | None = None,
@@ -62,7 +66,8 @@ def register_batch(
 
     Args:
         fixed, moving: one image per pair.
-        fixed_mask, moving_mask, initial: likewise, or None.
+        fixed_mask, moving_mask, initial, landmarks, labels: likewise, or None. Pairs with landmarks or labels run one
+            after another.
         preset, predict, initial_basis, similarity, transform, device, seed, progress: for all pairs, see
             :func:`monai_locor.register`.
 
@@ -73,6 +78,7 @@ def register_batch(
         InputError: if a pair cannot be registered, or if the numbers of images differ.
     """
     columns = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask, "initial": initial}
+    columns |= {"landmarks": landmarks, "labels": labels}
     count = len(fixed)
     for name, column in columns.items():
         if column is not None and len(column) != count:
@@ -80,7 +86,7 @@ def register_batch(
     shared = {
         **{"preset": preset, "predict": predict, "initial_basis": initial_basis, "similarity": similarity},
         **{"transform": transform, "device": device, "seed": seed, "progress": progress},
-        **dict.fromkeys(("initial_velocity", "channel_weights", "devices", "landmarks", "labels")),
+        **dict.fromkeys(("initial_velocity", "channel_weights", "devices")),
     }
     rows = [{k: None if c is None else c[i] for k, c in columns.items()} | shared for i in range(count)]
     place = select_device(device)

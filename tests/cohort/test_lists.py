@@ -177,6 +177,8 @@ def test_all_faults_are_found_before_the_first_registration(tmp_path):
     (tmp_path / "text.nii").write_text("no image")
     faulty = [CohortPair("c", good[0].fixed, "none.nii"), CohortPair("d", str(tmp_path / "text.nii"), good[0].moving)]
     faulty.append(CohortPair("e", good[0].fixed, good[0].moving, fixed_mask="mask.nii"))
+    with pytest.raises(InputError, match="pair p: has landmarks of one image only; name both or none"):
+        check_pairs([CohortPair("p", good[0].fixed, good[0].moving, fixed_landmarks="points.csv")])
     with pytest.raises(InputError) as refusal:
         check_pairs([*good, *faulty], "list")
     assert str(refusal.value).count("; ") >= 2 and "\n" not in str(refusal.value)

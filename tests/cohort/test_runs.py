@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections import Counter
 from contextlib import contextmanager
@@ -92,11 +93,15 @@ def test_options_reach_the_command(run, tmp_path):
     (pair,) = pairs_of(tmp_path, ["good"])
     mask = str(save_image(tmp_path / "mask.nii"))
     pair = CohortPair(pair.id, pair.fixed, pair.moving, moving_mask=mask, fixed_labels=mask)
+    points = str(tmp_path / "points.csv")
+    (tmp_path / "points.csv").write_text("x,y,z\n1,1,1\n")
+    pair = dataclasses.replace(pair, fixed_landmarks=points, moving_landmarks=points)
     run([pair], seed=7, threads=3, device="cuda:1", thresholds={"overlap": [0.4, 0.1]}, preset="fast")
     ((_, *words),) = asked(tmp_path)
     out = tmp_path / "out"
     assert words == [
-        *("--config", f"{out}/settings.json", "--moving-mask", mask, "--fixed-labels", mask, "--seed", "7"),
+        *("--config", f"{out}/settings.json", "--moving-mask", mask, "--fixed-labels", mask),
+        *("--landmarks", points, points, "--seed", "7"),
         *("--outputs", "affine,thumbnail", "--thresholds", f"{out}/thresholds.json", "--threads", "3", "--device", "cuda:1"),
     ]
     assert json.loads((out / "thresholds.json").read_text())["overlap"] == [0.4, 0.1]

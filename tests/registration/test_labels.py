@@ -28,7 +28,7 @@ from monai_locor.schemas import run_schema
 from ..phantoms import CUBE, ORDERS, PLANE, grid_of, image, pair, turned
 from .short_runs import engine_of, run
 from .software_graph import recorded_step
-from .test_landmarks import some_map
+from .test_landmarks import FIXED, MOVING, some_map
 from .test_launches import Counting
 
 STAGES = (Stage(2, 10), Stage(2, 20, spacing=8, learning_rate=0.08))
@@ -286,10 +286,14 @@ class TestRegistration:
         found = run(fixed, moving, BRIEF, labels=(balls(PLANE), balls(PLANE, 2.0)), landmarks=([[0, 0]], [[2.0, 0]]))
         assert {"landmarks", "labels"} < set(found.history[0]) and found.landmarks_mm and found.label_dice
 
-    def test_the_images_of_a_batch_have_none(self):
+    def test_pairs_of_a_batch_have_their_own(self):
         fixed, moving, _ = pair(PLANE, PLANE)
-        (result,) = register_batch([fixed], [moving], preset=BRIEF, device="cpu", progress=False)
-        assert result.label_dice is None
+        given = balls(PLANE), balls(PLANE, 2.0)
+        options = {"preset": BRIEF, "device": "cpu", "progress": False}
+        found = register_batch([fixed] * 2, [moving] * 2, labels=[None, given], landmarks=[(FIXED, MOVING), None], **options)
+        assert found[0].label_dice is None and found[1].landmarks_mm is None
+        assert torch.equal(found[1].forward_mm, run(fixed, moving, BRIEF, labels=given).forward_mm)
+        assert found[0].landmarks_mm == run(fixed, moving, BRIEF, landmarks=(FIXED, MOVING)).landmarks_mm
 
     @pytest.mark.parametrize("transform", ["rigid", "affine"])
     def test_affine_stages_follow_labels_that_do_not_overlap(self, transform):

@@ -22,6 +22,7 @@ from ...registration.judging import judge
 from ..labels import label_overlaps
 from .assets import asset, script, style
 from .explanations import CHECKS
+from .guides import guides_section
 from .labels import labels_section
 from .report_images import ReportImages
 from .sections import basis_section, missing_section, optimization_section, residual_section, transform_section
@@ -43,6 +44,7 @@ PARTS = {
     "images": "images",
     "checks": "checks",
     "labels-card": "label maps",
+    "guides": "landmarks and labels",
     "transform": "transform",
     "residual": "local residual",
     "missing": "missing tissue",
@@ -70,9 +72,9 @@ def write_report(
     The page contains the verdict with its reasons and the estimated error; a viewer of all slices with the error over the
     fixed image, and of the fixed, moving and warped image with blend, curtain, checkerboard, side by side, flicker, zoom and
     intensity window, contours, outlines of masks and labels; the most doubtful places; all checks and the warnings of the run;
-    Dice of the labels; deformed grid; Jacobian map and histogram; local residual before and after; learned basis functions;
-    loss curves; inputs, settings and versions. All numbers are explained. It is operated by mouse, touch or keyboard, and
-    prints on two pages.
+    Dice of the labels; landmarks; deformed grid; Jacobian map and histogram; local residual before and after; learned basis
+    functions; loss curves; inputs, settings and versions. All numbers are explained. It is operated by mouse, touch or
+    keyboard, and prints on two pages.
 
     Args:
         path: output file; missing folders are created, and the file appears only when it is complete.
@@ -128,6 +130,7 @@ def _page(images: ReportImages, verdict: Verdict, texts: Mapping[str, str]) -> s
         "stills": stills(images),
         "viewer": viewer(images),
         "labels": labels_section(images.labels),
+        "guides": guides_section(result),
         "transform": transform_section(images, verdict),
         "residual": residual_section(images),
         "missing": missing_section(images),
@@ -185,7 +188,7 @@ def _facts(result: RegistrationResult) -> str:
 
 def _contents(values: Mapping[str, str]) -> str:
     """Links to the parts that the page has."""
-    optional = {"labels-card": "labels", "residual": "residual", "missing": "missing", "basis": "basis"}
+    optional = {"labels-card": "labels", "guides": "guides", "residual": "residual", "missing": "missing", "basis": "basis"}
     shown = [part for part in PARTS if values.get(optional.get(part, part), "present")]
     return "".join(f'<li><a href="#{part}">{PARTS[part]}</a></li>' for part in shown)
 

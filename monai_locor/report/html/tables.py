@@ -56,6 +56,12 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
     for name, entry in result.arguments.items():
         if not isinstance(entry, dict):
             continue
+        if name == "landmarks":
+            out[name] = f"{len(entry['fixed'])} pairs of points"
+            continue
+        if name == "labels":
+            out.update({f"{role} labels": _input(entry[role]) for role in ("fixed", "moving")})
+            continue
         for number, one in enumerate(entry.get("list", [entry]), 1):
             of_several = f" {number}" if "list" in entry else ""
             out[name.replace("_", " ") + of_several] = _input(one)

@@ -1,0 +1,66 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""What drove a registration beside the images, in a report: landmarks and labels before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .tables import section
+
+if TYPE_CHECKING:
+    from ...registration.result import RegistrationResult
+
+__all__ = ["guides_section"]
+
+MAX_OPEN_ROWS = 12  # longer tables are folded
+
+
+def guides_section(result: RegistrationResult) -> str:
+    """The section with distances of the landmarks and Dice of the labels; empty if neither was given."""
+    parts = []
+    if result.landmarks_mm is not None:
+        found = result.landmarks_mm
+        text = "Distance of each landmark of the fixed image, mapped to the moving image, from its counterpart there."
+        parts.append(_part(f"{found['count']} landmarks", "landmark", "mm", text, _landmark_rows(found)))
+    if result.label_dice is not None:
+        found = result.label_dice
+        text = (
+            "Dice of the labels that drove the registration. It says how well these were matched, and nothing about the error "
+            "elsewhere."
+        )
+        parts.append(_part(f"{len(found['labels'])} labels", "label", "Dice", text, _label_rows(found)))
+    return section("guides", "Landmarks and labels", "".join(parts)) if parts else ""
+
+
+def _landmark_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [(name, *(f"{found[when][name]:.2f}" for when in ("before", "after"))) for name in ("mean", "median", "max")]
+    both = zip(found["before"]["each"], found["after"]["each"], strict=True)
+    return [*rows, *((str(number), f"{a:.2f}", f"{b:.2f}") for number, (a, b) in enumerate(both, 1))]
+
+
+def _label_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = zip(
+        ["mean", *map(str, found["labels"])],
+        *([found[when]["mean"], *found[when]["each"]] for when in ("before", "after")),
+        strict=True,
+    )
+    return [(name, *("–" if value is None else f"{value:.3f}" for value in values)) for name, *values in rows]
+
+
+def _part(title: str, what: str, unit: str, text: str, rows: Sequence[tuple[str, ...]]) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in (what, f"{unit} before", f"{unit} after"))
+    first = [row for row in rows if not row[0].lstrip("-").isdigit()]
+    rest = rows[len(first) :]
+    if len(rest) <= MAX_OPEN_ROWS:
+        tables = _table(head, rows)
+    else:
+        tables = f"{_table(head, first)}<details><summary>{title}</summary>{_table(head, rest)}</details>"
+    return f'<h3>{title}</h3><p class="note">{text}</p>{tables}'
+
+
+def _table(head: str, rows: Iterable[tuple[str, ...]]) -> str:
+    lines = "".join(f'<tr><th scope="row">{name}</th><td>{before}</td><td>{after}</td></tr>' for name, before, after in rows)
+    return f'<div class="wide"><table class="grid"><tr>{head}</tr>{lines}</table></div>'
