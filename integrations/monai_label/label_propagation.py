@@ -18,6 +18,8 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import name_to_device
 
+from monai_locor import InputError
+
 __all__ = ["LabelPropagation"]
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,14 @@ class LabelPropagation(InferTask):
             a new label file (NIfTI), and ``label_names``, ``source``, ``verdict`` and ``latencies``.
 
         Raises:
-            HTTPException: if the verdict is FAIL, with its reasons; the labels are not returned then.
-            InputError: if there is no labeled study, or an image cannot be registered.
+            HTTPException: with the reasons, if the verdict is FAIL, no study is labeled, or an image cannot be registered.
         """
+        try:
+            return self._answer(request)
+        except InputError as error:
+            raise HTTPException(UNPROCESSABLE, str(error)) from error
+
+    def _answer(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         start = time.monotonic()
         wanted = {**self.config(), **request}
         image, device = str(wanted["image"]), name_to_device(wanted.get("device") or "cuda")
@@ -63,7 +70,7 @@ class LabelPropagation(InferTask):
             {"PASS": logging.INFO, "WARN": logging.WARNING}.get(verdict.status, logging.ERROR), "%s: %s", source.name, verdict
         )
         if verdict.status == "FAIL":
-            raise HTTPException(UNPROCESSABLE, f"the registration of {source.name} failed, no labels are returned. {verdict}")
+            raise InputError(f"the registration of {source.name} failed, no labels are returned. {verdict}")
         with tempfile.NamedTemporaryFile(suffix=".nii.gz", delete=False) as file:  # removed by the server
             target = Path(file.name)
         carried.write(target)
@@ -83,7 +90,7 @@ class LabelPropagation(InferTask):
         }
         if name:
             if name not in known:
-                raise HTTPException(UNPROCESSABLE, f"source {name}: has no final labels; choose among {', '.join(known)}")
+                raise InputError(f"source {name}: has no final labels; choose among {', '.join(known) or 'none'}")
             return known[name]
         others = [each for each in known if Path(known[each].image).resolve() != Path(image).resolve()]
         others.sort(key=lambda each: -self.datastore.get_label_info(each, tag).get("ts", 0))

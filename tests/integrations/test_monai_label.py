@@ -39,7 +39,7 @@ from fastapi.testclient import TestClient
 from monailabel.app import app
 with TestClient(app, raise_server_exceptions=False) as client:
     for source in ("", "nowhere"):
-        params = json.dumps({"source": source, "transform": "rigid"})
+        params = json.dumps({"source": source, "transform": "rigid", "save_label": True})
         answer = client.post("/infer/propagate", params={"image": "new", "output": "json"}, data={"params": params})
         print("ANSWER", answer.status_code, answer.text.replace(chr(10), " "))
     print("ANSWER", 0, client.get("/info/").text)
@@ -186,4 +186,8 @@ def test_in_the_server(studies):
     result, refused, about = (json.loads(text) for _, text in answers)
     assert result["source"] == "old" and result["verdict"]["status"] in ("PASS", "WARN")
     assert result["label_names"] == {"organ": 7}
+    (label,) = (studies / "labels" / "original").iterdir()
+    assert label.name == "new.nii.gz" and sorted(np.unique(nib.load(label).dataobj)) == [0, 7]
+    stored = json.loads((studies / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]["new"]["labels"]["original"]
+    assert stored["info"]["params"]["verdict"] == result["verdict"]
     assert "choose among old" in refused["detail"] and about["models"]["propagate"]["labels"] == {"organ": 7}
