@@ -148,7 +148,7 @@ def test_roles_in_docstrings_name_something():
     everything = roles()
     assert len(everything) > 100
     bad = [f"{module}: {name}" for module, path, owner, name in everything if not named(name, module, path, owner)]
-    assert bad == []
+    assert bad == [], "write `.module.Name` with the module of the name, or its full path"
 
 
 class TestSite:
