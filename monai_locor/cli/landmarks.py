@@ -47,7 +47,7 @@ def add_landmarks(group: argparse._ActionsContainer) -> None:
         "--label-weight",
         type=float,
         metavar="W",
-        help="weight of the labels relative to the similarity; 0 only reports their overlap (default: 1)",
+        help="weight of the labels relative to the similarity; 0 only reports their overlap (default: 0.3)",
     )
 
 

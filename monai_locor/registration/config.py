@@ -127,7 +127,7 @@ class RegistrationConfig:
     min_mass: float = 0.25
     bending_weight: float | None = None
     landmark_weight: float = 1.0
-    label_weight: float = 1.0
+    label_weight: float = 0.3
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
     damping: float = 1.0

@@ -310,7 +310,7 @@ class TestRegistration:
         for each in blank:
             each[:, :2, :2] = 1.0  # an image must not be constant
         given = balls(PLANE), balls(PLANE, 0.0, radii=(6.0, 9.0))  # one has to shrink, the other to grow
-        found = run(*blank, dataclasses.replace(QUICK, region="image", affine=False), labels=given)
+        found = run(*blank, dataclasses.replace(QUICK, region="image", affine=False, label_weight=1.0), labels=given)
         assert found.label_dice["before"]["mean"] < 0.65 and found.label_dice["after"]["mean"] > 0.85
         assert found.jacobian["folding_percent"] == 0
 
