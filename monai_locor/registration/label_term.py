@@ -47,7 +47,7 @@ class LabelTerm(MappedPoints):
         self.unit = 1 / sample_distance
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Return the term for direction ``k``, a scalar in float64; arguments as for :meth:`.mapped_points.MappedPoints.mapped`."""
+        """Return the term for direction ``k``, a scalar in float64; arguments of :meth:`.mapped_points.MappedPoints.mapped`."""
         points = self.mapped(k, matrix, displacement).unflatten(1, (self.count, -1))
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         for distance, weights in zip(self.distances[1 - k], self.weights[1 - k], strict=True):

@@ -54,8 +54,8 @@ class Labels:
 
         Args:
             given: ``(fixed, moving)`` or ``(fixed, moving, weights)``. A label map is a file or an image in memory, see
-                :func:`monai_locor.io.images.read_labels`, on any grid. Weights are a mapping from labels to numbers; labels that it
-                does not have are not used. By default all labels except 0 have the same weight.
+                :func:`monai_locor.io.images.read_labels`, on any grid. Weights are a mapping from labels to numbers; labels
+                that it does not have are not used. By default all labels except 0 have the same weight.
             fixed, moving: grids of the images.
 
         Raises:

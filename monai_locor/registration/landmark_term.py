@@ -45,6 +45,6 @@ class LandmarkTerm(MappedPoints):
         self.unit = 1 / sample_distance**2
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
-        """Return the term for direction ``k``, a scalar in float64; arguments as for :meth:`.mapped_points.MappedPoints.mapped`."""
+        """Return the term for direction ``k``, a scalar in float64; arguments of :meth:`.mapped_points.MappedPoints.mapped`."""
         squared = (self.mapped(k, matrix, displacement) - self.points[1 - k]).square().sum(0) * self.unit
         return ((1 + squared).sqrt() - 1) @ self.weights
