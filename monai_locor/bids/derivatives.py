@@ -68,9 +68,12 @@ def write_derivatives(
         pairs = [DerivedPair(folder, dataset, xfm) for folder in folders]
         check_pair_names((str(pair.folder), pair.names) for pair in pairs)
         missing, outdated = _compared(pairs, dataset.root)
-        if not force:
-            faults = [f"{path} is of another registration" for path in outdated]
-            refuse(faults, "", "name another folder, or add --force (force=True) to replace them")
+        if outdated and not force:
+            first, more = min(outdated).relative_to(dataset.root), f" (and {len(outdated) - 1} more)" if outdated[1:] else ""
+            raise InputError(
+                f"BIDS derivatives {dataset.root}: {first} is of another registration{more}; name another folder, or add "
+                "--force (force=True) to replace them"
+            )
         dataset.write()
         for file in missing:
             file.write(dataset.root)

@@ -92,9 +92,10 @@ class DerivedPair:
             raise InputError(f"results {folder}: the registration was interrupted; repeat it")
         self._digest = f"sha256:{hashlib.sha256(self._manifest.path.read_bytes()).hexdigest()}"
         with well_formed(self._manifest.path):
-            images = {role: self._image(role) for role in ("fixed", "moving")}
-            self.names = PairNames(**images)
-            self._uris = {role: dataset.uri(image) for role, image in images.items()}
+            images = {role: self._input(role) for role in ("fixed", "moving")}
+            self.names = PairNames(images["fixed"][0], images["moving"][0])
+            self._inputs = {role: [dataset.uri(image) for image in each] for role, each in images.items()}
+            self._uris = {role: uris[0] for role, uris in self._inputs.items()}
             dataset.generated_by(self._run["versions"]["monai_locor"])
             self._xfms = self._transforms()
             self.files = [*self._xfms.values(), *self._images(), *self._carried(), *self._companions()]
@@ -112,12 +113,13 @@ class DerivedPair:
         names += [self.names.transform(each.suffix, each.ending, each.on_moving) for each in COMPANIONS]
         return {*names, *self.names.warped, *(file.path for file in self.files)}
 
-    def _image(self, role: str) -> BidsImage:
+    def _input(self, role: str) -> list[BidsImage]:
+        """The images of one side; the first one names it."""
         entry = self._run["arguments"][role]
-        first = entry["list"][0] if "list" in entry else entry
-        if "path" not in first:
+        several = entry.get("list", [entry])
+        if not all("path" in each for each in several):
             raise InputError(f"results {self.folder}: the {role} image was in memory and has no name of BIDS; register files")
-        return bids_image(first["path"], f"{role} image")
+        return [bids_image(each["path"], f"{role} image") for each in several]
 
     def _transforms(self) -> dict[bool, DerivedFile]:
         """The transform under False, its inverse under True, as far as the folder has them."""
@@ -198,5 +200,5 @@ class DerivedPair:
         self, path: PurePosixPath, make: Callable[[Path], None], about: Mapping[str, Any], sources: tuple[str, ...]
     ) -> DerivedFile:
         """A file with what all sidecars have; sources are roles or URIs."""
-        uris = [self._uris.get(source, source) for source in sources]
+        uris = [uri for source in sources for uri in self._inputs.get(source, [source])]
         return DerivedFile(path, make, {**about, "Sources": uris, DIGEST: self._digest})

@@ -147,6 +147,19 @@ def test_other_outputs(raw, result, tmp_path):
     )
 
 
+def test_several_images_of_a_side(raw, result, tmp_path):
+    """The first one names the derivatives; all are sources of the transform."""
+    run, flair = read(result / "run.json"), str(raw / "sub-01/anat/sub-01_FLAIR.nii.gz")
+    run["arguments"]["moving"] = {"list": [run["arguments"]["moving"], {"path": flair}]}
+    (result / "run.json").write_text(json.dumps(run))
+    write_derivatives(result, tmp_path / "d")
+    sources = read(tmp_path / f"d/{XFM}.json")["Sources"]
+    assert [uri.rpartition("_")[2] for uri in sources] == ["T1w.nii.gz", "FLAIR.nii.gz", "T2w.nii.gz"]
+    assert [uri.rpartition("_")[2] for uri in read(tmp_path / f"d/{WARPED}.json")["Sources"]] == [
+        *("T1w.nii.gz", "T2w.nii.gz", "xfm.h5")
+    ]
+
+
 def test_an_affine_map_is_written_as_such(raw, tmp_path):
     matrix = np.eye(4)
     matrix[:3, 3] = SHIFT_MM
