@@ -24,7 +24,8 @@ def test_it_is_scipys():
 
 def test_tensor_and_array_agree_and_keep_their_type():
     x = np.random.default_rng(0).uniform(-3, 3, (4, 5))
-    np.testing.assert_array_equal(cubic_bspline(torch.from_numpy(x)).numpy(), cubic_bspline(x))
+    # vectorized code of some processors rounds differently
+    np.testing.assert_allclose(cubic_bspline(torch.from_numpy(x)).numpy(), cubic_bspline(x), rtol=1e-15, atol=1e-20)
     assert cubic_bspline(torch.from_numpy(x).float()).dtype == torch.float32
 
 

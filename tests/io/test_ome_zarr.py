@@ -248,7 +248,7 @@ def test_a_stale_affine_of_this_package_does_not_count(tmp_path):
 def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "find_spec", lambda name: None)
     folder = foreign(tmp_path / "a.zarr", SPACE, [4, 4, 4], [1.0, 1, 1])
-    with pytest.raises(ImportError, match=r"pip install 'monai-locor\[blocks\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'monai-locor\[formats\]'"):
         stores.open_array(folder / "0", "image")
 
 

@@ -131,7 +131,7 @@ class TestFiles:
 def test_without_safetensors_the_extra_is_named(bases, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     for function in (bases.save, BasisPair.load):
-        with pytest.raises(ImportError, match=r"pip install 'monai-locor\[weights\]'"):
+        with pytest.raises(ImportError, match=r"pip install 'monai-locor\[formats\]'"):
             function(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
