@@ -143,5 +143,5 @@ def test_errors_name_the_remedy(monkeypatch, tmp_path: Path):
         with pytest.raises(ValueError, match="interval"):
             handler()
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"monai-locor\[train\]"):
+    with pytest.raises(ImportError, match=r"monai-locor\[bundle\]"):
         BasisPictures(Loss(), log_dir=tmp_path)(engine())
