@@ -52,7 +52,7 @@ The title has the error before and after, which is the first number of the table
 
 No tool was told anything but the two images. The first row of every table is the run in the picture, of {date}, monai-locor
 {version} (commit {commit}). The others are runs of the arena on the same case, by other tools and by an earlier commit of this
-one. Shown are cases whose licenses permit it; PET, SPECT and pairs of two people are in the arena only.
+one. Shown are cases whose licenses permit it; PET, SPECT and pairs of two subjects are in the arena only.
 """
 
 

@@ -253,7 +253,7 @@ def test_pairs_that_cannot_be_aligned():
 
 @pytest.mark.slow
 def test_two_heads(shared):
-    """T1 and FLAIR of two people with labels: the affine brings the labels closer together than the scanner did."""
+    """T1 and FLAIR of two subjects with labels: the affine brings the labels closer together than the scanner did."""
     folder = shared / "data" / "nichart"
     items = [
         {
