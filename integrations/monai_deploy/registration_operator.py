@@ -52,8 +52,7 @@ class RegistrationOperator(Operator):
         candidates = {role: _candidates(studies, role) for role in ("fixed", "moving")}
         pair = chosen_pair(candidates)
         self.outcome = register_series(*self.folders, pair, self.settings)
-        level = {"PASS": logging.INFO, "WARN": logging.WARNING}.get(self.outcome.verdict.status, logging.ERROR)
-        logging.getLogger(__name__).log(level, "%s", self.outcome.text)
+        logging.getLogger(__name__).log(self.outcome.verdict.log_level, "%s", self.outcome.text)
         latin = self.outcome.text.encode("latin-1", "replace").decode("latin-1")  # the only characters of the writer
         op_output.emit(latin, "text")
         op_output.emit([_alone(studies, pair[0].uid)], "fixed_series_list")

@@ -66,9 +66,7 @@ class LabelPropagation(InferTask):
         source = self._source(image, str(wanted["source"] or ""), int(wanted["candidates"]), device)
         carried = carried_labels(image, source, str(wanted["preset"]), str(wanted["transform"]), device)
         verdict = carried.verdict
-        logger.log(
-            {"PASS": logging.INFO, "WARN": logging.WARNING}.get(verdict.status, logging.ERROR), "%s: %s", source.name, verdict
-        )
+        logger.log(verdict.log_level, "%s: %s", source.name, verdict)
         if verdict.status == "FAIL":
             raise InputError(f"the registration of {source.name} failed, no labels are returned. {verdict}")
         with tempfile.NamedTemporaryFile(suffix=".nii.gz", delete=False) as file:  # removed by the server

@@ -96,9 +96,8 @@ class RegistrationSaver:
         self._rows.append(summary_row(result, path.name if name == "." else name))
         if result.verdict is None:
             return
-        level = {"PASS": logging.INFO, "WARN": logging.WARNING}.get(result.verdict.status, logging.ERROR)
         for line in verdict_lines(result.verdict):
-            logger.log(level, "%s: %s", path.name, line.strip())
+            logger.log(result.verdict.log_level, "%s: %s", path.name, line.strip())
 
     def _summarize(self, engine: Engine) -> None:
         if not self._rows or self._written == [self.output_dir]:  # a single pair, without a datalist

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Verdict:
     def __str__(self) -> str:
         texts = [r.text for r in self.reasons if r.status == self.status] if self.status != "PASS" else []
         return f"{self.status}: {'; '.join(texts) or 'no problems found'}"
+
+    @property
+    def log_level(self) -> int:
+        """Level at which to log it: ``INFO`` for PASS, ``WARNING`` for WARN, ``ERROR`` for FAIL."""
+        return {"PASS": logging.INFO, "WARN": logging.WARNING}.get(self.status, logging.ERROR)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
