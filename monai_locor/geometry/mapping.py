@@ -14,7 +14,7 @@ import torch
 from ..precision import guarded
 from ..tensors import on_device, plain
 from .comparison import same_grid
-from .grid import Grid, voxel_to_voxel
+from .grid import Grid, apply_affine, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
 from .partition import grid_slabs
 from .reorientation import turned_tensors
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ddf_of_displacement",
     "displacement",
+    "displacement_of_affine",
     "displacement_of_ddf",
     "inverted",
     "mapped",
@@ -37,6 +38,17 @@ __all__ = [
 ]
 
 Points = TypeVar("Points", torch.Tensor, np.ndarray)
+
+
+def displacement_of_affine(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+    """Displacement of an affine map at the voxels of a grid, ``(D, *grid)`` float32, RAS mm.
+
+    Args:
+        matrix: ``(D + 1, D + 1)``, of world points.
+        grid: 2-D or 3-D.
+    """
+    points = grid.points()
+    return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0)).float()
 
 
 @guarded

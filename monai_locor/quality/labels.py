@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +57,7 @@ def label_overlap(
     grid: Grid,
     initial_mm: torch.Tensor,
     forward_mm: torch.Tensor,
+    labels: Sequence[int] | None = None,
 ) -> LabelOverlap:
     """Resample label maps onto the fixed grid and compare them.
 
@@ -64,11 +66,13 @@ def label_overlap(
         fixed, moving: label maps ``(1, *spatial)``, each on a grid of its own.
         grid: of the fixed image.
         initial_mm, forward_mm: displacement before and after the registration, ``(D, *grid)``, RAS mm.
+        labels: to compare, by default all of the fixed map except 0.
     """
     reference, before, after = (
-        None if labels is None else warp(plain(labels), Grid.of(labels), field, grid, "nearest")
-        for labels, field in ((fixed, None), (moving, initial_mm), (moving, forward_mm))
+        None if part is None else warp(plain(part), Grid.of(part), field, grid, "nearest")
+        for part, field in ((fixed, None), (moving, initial_mm), (moving, forward_mm))
     )
     if reference is None or before is None or after is None:
         return LabelOverlap(name, reference, after, {}, {})
-    return LabelOverlap(name, reference, after, dice_per_label(reference, before), dice_per_label(reference, after))
+    dice = (dice_per_label(reference, warped, labels) for warped in (before, after))
+    return LabelOverlap(name, reference, after, *dice)

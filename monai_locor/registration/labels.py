@@ -15,11 +15,12 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import Grid, apply_affine, inside, warp
+from ..geometry import Grid, apply_affine, inside
+from ..geometry.mapping import displacement_of_affine
 from ..io import ImageSource
 from ..io.images import read_labels
 from ..io.masks import placed_like
-from ..metrics import dice_per_label, mean_over_labels
+from ..quality.labels import label_overlap
 from ..tensors import plain
 from .label_surfaces import LabelSurfaces, surface_faces
 
@@ -86,16 +87,10 @@ class Labels:
             forward_mm: forward displacement, ``(D, *grid)``, RAS mm.
             grid: grid of the fixed image, on which they are compared.
         """
-        fixed, moving = self.maps
-        reference = warp(plain(fixed), Grid.of(fixed), None, grid, "nearest")
-        points = grid.points()
-        moved = torch.from_numpy(apply_affine(initial, points) - points).movedim(-1, 0).float()
+        found = label_overlap("labels", *self.maps, grid, displacement_of_affine(initial, grid), forward_mm, self.values)
         out: dict[str, Any] = {"labels": list(self.values)}
-        for when, field in (("before", moved), ("after", forward_mm)):
-            warped = warp(plain(moving), Grid.of(moving), field, grid, "nearest")
-            dice = dice_per_label(reference, warped, self.values)
+        for when, dice, mean in zip(("before", "after"), (found.before, found.after), found.means, strict=True):
             each = [round(dice[label], 4) if label in dice else None for label in self.values]
-            mean = mean_over_labels(dice)
             out[when] = {"mean": None if np.isnan(mean) else round(mean, 4), "each": each}
         return out
 

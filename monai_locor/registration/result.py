@@ -19,7 +19,8 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import FieldStep, Grid, SpatialTransform, Step, apply_affine, to_voxels, warped
+from ..geometry import FieldStep, Grid, SpatialTransform, Step, to_voxels, warped
+from ..geometry.mapping import displacement_of_affine
 from ..io import ImageSource
 from ..io.libraries import image_for_itk, image_for_simpleitk
 from ..io.transforms.library_objects import itk_of_steps, simpleitk_of_steps
@@ -277,9 +278,8 @@ class RegistrationResult:
     @property
     def initial_mm(self) -> torch.Tensor:
         """Return the displacement of :attr:`initial`, ``(D, *fixed)``, RAS mm."""
-        points = self.fixed_grid.points()
         matrix = np.eye(self.fixed_grid.dims + 1) if self.initial is None else self.initial
-        return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0)).float()
+        return displacement_of_affine(matrix, self.fixed_grid)
 
     def plot(self, title: str | None = None) -> Figure:
         """Plot the fixed, moving and warped image, checkerboards and the deformed grid in three planes.

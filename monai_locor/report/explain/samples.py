@@ -14,6 +14,7 @@ import torch
 
 from ...errors import InputError
 from ...geometry import Grid, apply_affine, inside, mapped_points, reorder, warp
+from ...geometry.mapping import displacement_of_affine
 from ...io import ImageSource
 from ...networks.basis import LearnedBasis
 from ...registration.basis_pair import BasisPair
@@ -182,8 +183,7 @@ def _affine_displacement(matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     """Displacement of the world points of a grid by an affine, ``(D, *grid)``, mm."""
     if matrix.shape != (grid.dims + 1, grid.dims + 1) or not np.isfinite(matrix).all():
         raise InputError(f"initial must be a finite {grid.dims + 1}x{grid.dims + 1} matrix, got shape {matrix.shape}.")
-    points = grid.points()
-    return torch.from_numpy(np.moveaxis(apply_affine(matrix, points) - points, -1, 0).astype(np.float32))
+    return displacement_of_affine(matrix, grid)
 
 
 def _settings(config: RegistrationConfig, basis: BasisPair | None) -> RegistrationConfig:
