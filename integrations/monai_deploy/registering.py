@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_locor import InputError, RegistrationResult, __version__, register
-from monai_locor.io import check_output_dir
 from monai_locor.io.dicom.trees import files_by_series, series_source
 from monai_locor.io.paths import write_json
 from monai_locor.quality import Verdict
@@ -120,7 +119,6 @@ def register_series(folder: Path, out: Path, pair: tuple[ImageSeries, ImageSerie
 
 def _check(out: Path) -> None:
     """Refuse a folder with outputs of an earlier run, which could be taken for those of this one."""
-    check_output_dir(out)
     check_dicom_folder(out)
     there = [name for name in (REPORT, MANIFEST) if (out / name).exists()]
     if there:

@@ -15,7 +15,8 @@ import torch
 
 from monai_locor import InputError, register
 from monai_locor.geometry import Grid, same_grid
-from monai_locor.io.images import read_image, read_labels, write_image
+from monai_locor.io.grids import read_grid
+from monai_locor.io.images import read_labels, write_image
 from monai_locor.quality import Verdict
 from monai_locor.tensors import plain
 
@@ -100,7 +101,7 @@ def carried_labels(
     """
     labels = read_labels(source.labels, "moving")
     grid = Grid.of(labels)
-    if not same_grid(grid, Grid.of(read_image(source.image, "moving")[0])):
+    if not same_grid(grid, read_grid(source.image, "moving image")):
         raise InputError(f"{source.labels}: is not on the grid of its image {source.image}; save it on that grid")
     result = register(image, source.image, preset=preset, transform=transform, device=device, progress=False)
     assert result.verdict is not None

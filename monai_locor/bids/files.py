@@ -107,7 +107,7 @@ def check_ending(ending: str) -> None:
         InputError: if not.
     """
     if ending not in XFM_ENDINGS:
-        raise InputError(f"xfm {ending!r}: is no ending of transforms here; use {', '.join(XFM_ENDINGS)}")
+        raise InputError(f"xfm {ending!r}: transforms cannot be written with this ending; use {', '.join(XFM_ENDINGS)}")
     if ending == ".x5":
         from ..io.transforms.x5 import check_h5py
 

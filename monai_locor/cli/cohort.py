@@ -175,8 +175,9 @@ def run(args: argparse.Namespace) -> int:
 def _derive(console: Console, args: argparse.Namespace, found: Cohort) -> None:
     """Write the BIDS derivatives of the finished pairs."""
     from ..bids import write_derivatives
+    from ..cohort.folder import CohortFolder
 
-    done = [found.folder / "pairs" / row["id"] for row in found.rows if row["state"] == "done"]
+    done = [CohortFolder(found.folder).pair(row["id"]) for row in found.rows if row["state"] == "done"]
     say_derivatives(console, write_derivatives(done, args.derivatives, xfm=f".{args.xfm}", force=args.force))
 
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bids.files import XFM_ENDINGS, check_ending
 from .console import Console, console_of
 from .parser import CommandHelp, add_command
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from ..bids import Derivatives
 
 __all__ = ["add_parser", "add_xfm", "check", "run", "say_derivatives"]
-
-XFM_ENDINGS = ("h5", "x5", "nii.gz")
 
 TEXT = """\
 Write results of registrations of BIDS images as a BIDS derivative dataset, or add them to one.
@@ -63,13 +62,12 @@ def add_parser(commands: Any) -> None:
 def add_xfm(group: argparse._ActionsContainer) -> None:
     """``--xfm``."""
     text = "format of the transforms: h5 (ITK, default), x5 (nitransforms; needs h5py), nii.gz (ITK displacement field)"
-    group.add_argument("--xfm", choices=XFM_ENDINGS, default="h5", help=text)
+    group.add_argument("--xfm", choices=[ending.removeprefix(".") for ending in XFM_ENDINGS], default="h5", help=text)
 
 
 def check(args: argparse.Namespace) -> None:
     """Check the options and that there are results; their images are checked before the first file is written."""
     from ..bids.derivatives import result_folders
-    from ..bids.files import check_ending
 
     check_ending(f".{args.xfm}")
     for path in args.results:

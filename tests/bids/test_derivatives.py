@@ -214,7 +214,7 @@ def test_other_folders_are_refused(raw, result, tmp_path):
 def test_results_that_cannot_be_derivatives(raw, result, tmp_path):
     with pytest.raises(InputError, match=r"results .*empty: has no run.json"):
         write_derivatives(tmp_path / "empty", tmp_path / "d")
-    with pytest.raises(InputError, match=r"xfm '.mat': is no ending of transforms here"):
+    with pytest.raises(InputError, match=r"xfm '.mat': transforms cannot be written with this ending"):
         write_derivatives(result, tmp_path / "d", xfm=".mat")
     run = read(result / "run.json")
     for change, message in (
