@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor import InputError, RegistrationConfig, register, register_batch
+from monai_locor import InputError, register, register_batch
 from monai_locor.geometry import Grid, apply_affine, reorder
 from monai_locor.io import write_image
 from monai_locor.registration import Stage, label_surfaces
@@ -26,13 +26,9 @@ from monai_locor.registration.manifest import RunManifest
 from monai_locor.schemas import run_schema
 
 from ..phantoms import CUBE, ORDERS, PLANE, grid_of, image, pair, turned
+from .guided import FIXED, MOVING, QUICK, GuidedSteps, some_map
 from .short_runs import engine_of, run
-from .software_graph import recorded_step
-from .test_landmarks import FIXED, MOVING, some_map
-from .test_launches import Counting
 
-STAGES = (Stage(2, 10), Stage(2, 20, spacing=8, learning_rate=0.08))
-QUICK = RegistrationConfig(stages=STAGES, multistart="never", intersubject="never", decay_end=0.02)
 BRIEF = dataclasses.replace(QUICK, stages=(Stage(4, 3), Stage(4, 3, spacing=16)))
 OTHER = grid_of((40, 52), (1.7, -1.4), turn=0.3)
 
@@ -179,29 +175,12 @@ class TestTerm:
             assert torch.equal(a.maps, b.maps)
 
 
-class TestStep:
+class TestStep(GuidedSteps):
     def engine(self, stage: Stage, **options):
         torch.manual_seed(5)
         engine = engine_of(pair(PLANE, PLANE), dataclasses.replace(QUICK, **options), labels=labels_of(PLANE, PLANE))
         engine.enter(stage)
         return engine
-
-    @pytest.mark.parametrize("stage", STAGES, ids=str)
-    def test_it_does_not_wait(self, stage):
-        engine = self.engine(stage)
-        engine.step()
-        with Counting() as counting:
-            engine.step()
-        assert not counting.record.waits
-
-    def test_it_can_be_replayed(self):
-        expected, found = self.engine(STAGES[1]), self.engine(STAGES[1])
-        values = [expected.step() for _ in range(4)]
-        windows, recorded, results = recorded_step(found)
-        for value in values[2:]:
-            windows.draw((0, 1))
-            recorded.replay()
-            torch.testing.assert_close(results, value, rtol=0, atol=0)
 
     def test_terms_add_up(self):
         one, matrix = torch.ones(()), torch.eye(3)

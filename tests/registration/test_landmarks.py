@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from monai_locor import InputError, RegistrationConfig, register
+from monai_locor import InputError, register
 from monai_locor.geometry import Grid
 from monai_locor.io.points import PointList, write_points
 from monai_locor.metrics import inverse_consistency
-from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.registration import Stage, optimize
 from monai_locor.registration.landmark_term import LandmarkTerm
 from monai_locor.registration.landmarks import Landmarks
@@ -25,14 +24,8 @@ from monai_locor.registration.manifest import RunManifest
 from monai_locor.schemas import run_schema
 
 from ..phantoms import CUBE, PLANE, grid_of, image, pair
+from .guided import FIXED, MOVING, QUICK, STAGES, GuidedSteps, some_map
 from .short_runs import SHORT, TINY, engine_of, inner, run
-from .software_graph import recorded_step
-from .test_launches import Counting
-
-FIXED = [[-8.0, -6.0], [9.0, 4.0], [0.0, 10.0]]
-MOVING = [[-7.0, -8.0], [11.0, 4.0], [1.0, 9.0]]
-STAGES = (Stage(2, 10), Stage(2, 20, spacing=8, learning_rate=0.08))
-QUICK = RegistrationConfig(stages=STAGES, multistart="never", intersubject="never", decay_end=0.02)
 
 
 def points(grid: Grid, count: int, seed: int = 0) -> np.ndarray:
@@ -49,18 +42,6 @@ def term_of(grid: Grid, velocity=None, weights=None, count: int = 6, **options) 
         fixed=grid,
         velocity=velocity,
     )
-
-
-def some_map(grid: Grid, seed: int = 3) -> tuple[SplineVelocity, torch.Tensor, torch.Tensor]:
-    """A velocity, and the matrices and displacements of both directions; float64."""
-    generator = torch.Generator().manual_seed(seed)
-    velocity = SplineVelocity(grid, 12.0, 3.0, 6.0)
-    with torch.no_grad():
-        velocity.coefficients.copy_(0.3 * torch.randn(velocity.coefficients.shape, generator=generator))
-        fields = velocity.reversed()
-    matrix = torch.eye(grid.dims + 1, dtype=torch.float64)
-    matrix[:-1] += 0.05 * torch.randn(grid.dims, grid.dims + 1, generator=generator, dtype=torch.float64)
-    return velocity, torch.stack((matrix, matrix.inverse())), fields
 
 
 class TestTerm:
@@ -119,30 +100,13 @@ class TestTerm:
         assert float(matrix.grad[:2, 2].norm()) <= 2 * 0.7 / 2.5 + 1e-9
 
 
-class TestStep:
+class TestStep(GuidedSteps):
     def engine(self, stage: Stage, images=None, **options):
         torch.manual_seed(5)
         images = pair(PLANE, PLANE) if images is None else images
         engine = engine_of(images, dataclasses.replace(QUICK, **options), landmarks=Landmarks.of((FIXED, MOVING)))
         engine.enter(stage)
         return engine
-
-    @pytest.mark.parametrize("stage", STAGES, ids=str)
-    def test_it_does_not_wait(self, stage):
-        engine = self.engine(stage)
-        engine.step()
-        with Counting() as counting:
-            engine.step()
-        assert not counting.record.waits
-
-    def test_it_can_be_replayed(self):
-        expected, found = self.engine(STAGES[1]), self.engine(STAGES[1])
-        values = [expected.step() for _ in range(4)]
-        windows, recorded, results = recorded_step(found)
-        for value in values[2:]:
-            windows.draw((0, 1))
-            recorded.replay()
-            torch.testing.assert_close(results, value, rtol=0, atol=0)
 
     def test_a_similarity_that_cancels_the_term_does_not_undo_the_steps(self):
         """The highest loss of a stage follows from the size of both parts, not from their sum."""
