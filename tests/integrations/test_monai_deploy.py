@@ -25,6 +25,7 @@ from monai_locor import InputError
 from ..io.dicom_pairs import CT, MR, write_pair
 from ..registration.short_runs import NOTHING
 from . import deploy_sdk
+from .stand_ins import imported
 
 APP = Path(__file__).resolve().parents[2] / "integrations" / "monai_deploy"
 OWN = ("app", "registering", "registration_operator")
@@ -35,12 +36,8 @@ CT_UID, MR_UID = CT["SeriesInstanceUID"], MR["SeriesInstanceUID"]
 @pytest.fixture
 def own(monkeypatch):
     """The modules of the application, imported beside the stand-in."""
-    monkeypatch.syspath_prepend(str(APP))
-    for name, module in deploy_sdk.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    yield {name: importlib.import_module(name) for name in OWN}
-    for name in OWN:
-        del sys.modules[name]
+    with imported(monkeypatch, APP, OWN, deploy_sdk.modules()) as modules:
+        yield modules
 
 
 @pytest.fixture

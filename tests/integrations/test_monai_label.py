@@ -27,6 +27,7 @@ from monai_locor.quality import Verdict
 
 from ..io.dicom_pairs import CENTER, SHIFT, blob
 from . import label_sdk
+from .stand_ins import imported
 
 APP = Path(__file__).resolve().parents[2] / "integrations" / "monai_label"
 OWN = ("label_carrying", "label_propagation", "main")
@@ -49,12 +50,8 @@ with TestClient(app, raise_server_exceptions=False) as client:
 @pytest.fixture
 def own(monkeypatch):
     """The modules of the app, imported beside the stand-in."""
-    monkeypatch.syspath_prepend(str(APP))
-    for name, module in label_sdk.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    yield {name: importlib.import_module(name) for name in OWN}
-    for name in OWN:
-        del sys.modules[name]
+    with imported(monkeypatch, APP, OWN, label_sdk.modules()) as modules:
+        yield modules
 
 
 @pytest.fixture
