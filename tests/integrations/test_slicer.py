@@ -112,7 +112,7 @@ def slicer(tmp_path):
 
 
 @pytest.fixture
-def module(slicer):
+def module(slicer, monkeypatch):
     """The names of the scripted module; `qt`, `ctk` and `vtk` accept everything."""
     bases = types.ModuleType("slicer.ScriptedLoadableModule")
     for end in ("", "Logic", "Test", "Widget"):
@@ -123,11 +123,12 @@ def module(slicer):
         )
     slicer.qMRMLNodeComboBox = mock.MagicMock
     fakes = {"slicer": slicer, bases.__name__: bases, "qt": mock.MagicMock(), "ctk": mock.MagicMock(), "vtk": mock.MagicMock()}
-    with mock.patch.dict(sys.modules, fakes):
-        name = "monai_locor_in_slicer"
-        sys.modules[name] = made = types.ModuleType(name)  # dataclasses look their module up
-        exec(compile(MODULE.read_text(encoding="utf-8"), MODULE, "exec"), made.__dict__)
-        yield made
+    name = "monai_locor_in_slicer"
+    made = types.ModuleType(name)
+    for each, fake in (*fakes.items(), (name, made)):  # dataclasses look their module up
+        monkeypatch.setitem(sys.modules, each, fake)  # one by one: libraries that a test loads stay, ITK cannot load twice
+    exec(compile(MODULE.read_text(encoding="utf-8"), MODULE, "exec"), made.__dict__)
+    return made
 
 
 @pytest.fixture
