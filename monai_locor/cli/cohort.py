@@ -28,7 +28,8 @@ core; with --scheduler, the workers of an existing cluster.
 
 PAIRS is one of
   a CSV file             columns fixed and moving; optional: id, fixed_mask, moving_mask, fixed_labels,
-                         moving_labels, fixed_landmarks, moving_landmarks, initial (a transform)
+                         moving_labels, initial (a transform); and what drives the registration:
+                         fixed_landmarks, moving_landmarks, fixed_driving_labels, moving_driving_labels
   a JSON file            a datalist of MONAI with the same names, or the dataset.json of a Learn2Reg task
   a BIDS folder          with --fixed T1w --moving FLAIR: one pair for each session
 Relative paths are relative to the folder of the file. All files are checked before the first registration.

@@ -131,11 +131,13 @@ def changes(record: Mapping[str, Any], pair: CohortPair, request: Mapping[str, A
 
 
 def _same_content(folder: Path, key: str) -> bool:
-    """Whether an input has the hash that is recorded in run.json; labels have none."""
+    """Whether an input has the hash that is recorded in run.json; landmarks and labels that are transformed have none."""
     from ..registration.manifest import RunManifest
 
+    role, of_labels, _ = key.partition("_driving_labels")
     try:
-        RunManifest.load(folder).input(key)
+        manifest = RunManifest.load(folder)
+        manifest.labels(role) if of_labels else manifest.input(key)
     except (InputError, KeyError):
         return False
     return True

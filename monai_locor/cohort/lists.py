@@ -36,8 +36,8 @@ def read_pairs(
     """Read the pairs of a cohort from a file or folder.
 
     - A CSV file (comma, semicolon or tab) with a header line. The columns ``fixed`` and ``moving`` are required; ``id``,
-      ``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels``, ``fixed_landmarks``, ``moving_landmarks`` and
-      ``initial`` (a transform) are optional, other columns are ignored.
+      ``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels``, ``fixed_landmarks``, ``moving_landmarks``,
+      ``fixed_driving_labels``, ``moving_driving_labels`` and ``initial`` (a transform) are optional, other columns are ignored.
     - A JSON file: a datalist of MONAI with the same names, or the ``dataset.json`` of a Learn2Reg task, whose masks are used.
     - A BIDS folder: one pair for each session of each subject that has both images.
 

@@ -32,8 +32,12 @@ NUMBERS = {  # columns of numbers: heading
     "nmi_after": "NMI after",
     "dice_before": "Dice before",
     "dice_after": "Dice after",
+    "landmarks_before_mm": "landmarks before, mm",
+    "landmarks_after_mm": "landmarks after, mm",
+    "driving_dice_before": "Dice of driving labels before",
+    "driving_dice_after": "Dice of driving labels after",
 }
-OPTIONAL_COLUMNS = ("dice_before", "dice_after")  # shown if a pair has a value
+OPTIONAL_COLUMNS = tuple(name for name in NUMBERS if "dice" in name or "landmarks" in name)  # shown if a pair has a value
 
 
 def write_page(folder: CohortFolder, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -24,6 +24,7 @@ __all__ = ["FILE_KEYS", "CohortPair", "check_files", "check_pairs", "id_fault"]
 MAX_ID_CHARACTERS = 100
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DEVICE_FILE_NAMES = {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))}  # on Windows
+GUIDES = ("landmarks", "driving_labels")  # files of both images that drive a registration
 NO_IMAGES = ("initial", "fixed_landmarks", "moving_landmarks")
 CHECKING_THREADS = 8  # reading headers waits for the disk
 
@@ -39,6 +40,7 @@ class CohortPair:
         fixed_labels, moving_labels: label maps, which are transformed along; Dice is reported if both are given.
         fixed_landmarks, moving_landmarks: files of corresponding points, which drive the registration beside the images.
         initial: initial transform, a file of any format that ``register --initial`` reads.
+        fixed_driving_labels, moving_driving_labels: label maps that drive the registration beside the images.
     """
 
     id: str
@@ -51,6 +53,8 @@ class CohortPair:
     fixed_landmarks: str | None = None
     moving_landmarks: str | None = None
     initial: str | None = None
+    fixed_driving_labels: str | None = None
+    moving_driving_labels: str | None = None
 
     @classmethod
     def of(cls, values: CohortPair | Mapping[str, Any]) -> CohortPair:
@@ -107,8 +111,7 @@ def check_pairs(pairs: Sequence[CohortPair], source: str = "", progress: bool = 
     if not pairs:
         raise InputError(f"{source or 'pairs'}: has no pair; give at least one")
     refuse(list(_id_faults(pairs)), source, "change the ids")
-    alone = [pair.id for pair in pairs if (pair.fixed_landmarks is None) != (pair.moving_landmarks is None)]
-    refuse([f"pair {name}: has landmarks of one image only" for name in alone], source, "name both or none")
+    refuse([fault for pair in pairs for fault in _lone_guides(pair)], source, "name both or none")
     first: dict[str, tuple[str, bool]] = {}  # each file once
     for pair in pairs:
         for key, path in pair.files.items():
@@ -131,6 +134,12 @@ def check_files(files: Mapping[str, tuple[str, bool]], source: str = "", progres
         found = executor.map(lambda item: _file_fault(item[0], *item[1]), files.items())
         faults = [fault for fault in tqdm(found, "checking files", len(files), disable=not progress) if fault]
     refuse(faults, source)
+
+
+def _lone_guides(pair: CohortPair) -> Iterable[str]:
+    for name in GUIDES:
+        if (f"fixed_{name}" in pair.files) != (f"moving_{name}" in pair.files):
+            yield f"pair {pair.id}: has {name.replace('_', ' ')} of one image only"
 
 
 def _role(key: str) -> str:

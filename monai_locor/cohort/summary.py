@@ -32,6 +32,10 @@ COLUMNS = {
     "nmi_after": "normalized mutual information after the registration",
     "dice_before": "mean Dice of the labels before, if both label maps are given",
     "dice_after": "mean Dice of the labels after",
+    "landmarks_before_mm": "mean distance of the landmarks before, if they are given",
+    "landmarks_after_mm": "mean distance of the landmarks, which drove the registration, after",
+    "driving_dice_before": "mean Dice of the driving labels before, if they are given",
+    "driving_dice_after": "mean Dice of the driving labels after; it says nothing about other places",
     "fixed": "fixed image",
     "moving": "moving image",
     "host": "name of the machine",
@@ -56,6 +60,7 @@ def _values(record: Mapping[str, Any]) -> dict[str, Any]:
     result = record["result"]
     verdict, jacobian, moved = (result.get(name) or {} for name in ("verdict", "jacobian", "displacement_mm"))
     measures, dice = verdict.get("measures", {}), (result.get("dice") or [{}])[0]
+    landmarks, driving = result.get("landmarks_mm") or {}, result.get("label_dice") or {}
     problems = [reason["check"] for reason in verdict.get("reasons", ()) if reason["status"] in ("WARN", "FAIL")]
     values = {
         "verdict": verdict.get("status"),
@@ -72,6 +77,10 @@ def _values(record: Mapping[str, Any]) -> dict[str, Any]:
         "nmi_after": measures.get("nmi_after"),
         "dice_before": dice.get("before", {}).get("mean"),
         "dice_after": dice.get("after", {}).get("mean"),
+        "landmarks_before_mm": landmarks.get("before", {}).get("mean"),
+        "landmarks_after_mm": landmarks.get("after", {}).get("mean"),
+        "driving_dice_before": driving.get("before", {}).get("mean"),
+        "driving_dice_after": driving.get("after", {}).get("mean"),
         "host": record["host"],
     }
     return {name: _rounded(value) for name, value in values.items()}

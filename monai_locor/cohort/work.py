@@ -66,8 +66,9 @@ class Job:
         words = ["register", pair.fixed, pair.moving, "-o", str(output), "--config", str(folder.settings)]
         for key in ("fixed_mask", "moving_mask", "fixed_labels", "moving_labels"):
             words += [f"--{key.replace('_', '-')}", pair.files[key]] if key in pair.files else []
-        if pair.fixed_landmarks is not None and pair.moving_landmarks is not None:
-            words += ["--landmarks", pair.fixed_landmarks, pair.moving_landmarks]
+        for option, name in (("--landmarks", "landmarks"), ("--labels", "driving_labels")):
+            if f"fixed_{name}" in pair.files:
+                words += [option, *(pair.files[f"{role}_{name}"] for role in ("fixed", "moving"))]
         words += ["--initial", pair.initial] if pair.initial is not None else []
         words += ["--seed", str(self.request["seed"]), "--outputs", ",".join(self.request["outputs"])]
         words += [] if self.request["thresholds"] is None else ["--thresholds", str(folder.thresholds)]

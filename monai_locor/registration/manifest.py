@@ -227,9 +227,7 @@ class RunManifest:
                 continue
             out[name] = self.input(name)
         if recorded.get("labels") is not None and "labels" not in changes:
-            labels = recorded["labels"]
-            maps = [self._checked(f"{role} labels", labels[role]) for role in ("fixed", "moving")]
-            out["labels"] = (*maps, labels["weights"])
+            out["labels"] = (self.labels("fixed"), self.labels("moving"), recorded["labels"]["weights"])
         out.update({name: recorded[name] for name in RECORDED_VALUES if recorded.get(name) is not None})
         if "device" in changes or "devices" in changes:  # mutually exclusive
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}
@@ -247,6 +245,11 @@ class RunManifest:
         """
         with well_formed(self.path):
             return self._checked(name, self.content["arguments"][name])
+
+    def labels(self, role: str) -> Any:
+        """Return the labels of the ``"fixed"`` or ``"moving"`` image that drove the registration, as :meth:`input`."""
+        with well_formed(self.path):
+            return self._checked(f"{role} labels", self.content["arguments"]["labels"][role])
 
     def _checked(self, name: str, entry: Mapping[str, Any]) -> Any:
         if "list" in entry:

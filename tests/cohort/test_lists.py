@@ -31,6 +31,15 @@ def test_csv(tmp_path, delimiter):
     }
 
 
+def test_labels_that_drive_are_told_from_those_that_are_transformed(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("fixed,moving,moving_labels,fixed_driving_labels,moving_driving_labels\nf.nii,m.nii,c.nii,a.nii,b.nii\n")
+    (pair,) = read_pairs(path)
+    place = str(tmp_path)
+    assert (pair.fixed_driving_labels, pair.moving_driving_labels) == (f"{place}/a.nii", f"{place}/b.nii")
+    assert (pair.fixed_labels, pair.moving_labels) == (None, f"{place}/c.nii")
+
+
 def test_pairs_without_ids_are_named_by_their_files(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("fixed,moving\nt1.nii.gz,ct.nii\nt2.nii.gz,ct.nii\n")
@@ -179,6 +188,8 @@ def test_all_faults_are_found_before_the_first_registration(tmp_path):
     faulty.append(CohortPair("e", good[0].fixed, good[0].moving, fixed_mask="mask.nii"))
     with pytest.raises(InputError, match="pair p: has landmarks of one image only; name both or none"):
         check_pairs([CohortPair("p", good[0].fixed, good[0].moving, fixed_landmarks="points.csv")])
+    with pytest.raises(InputError, match="pair p: has driving labels of one image only; name both or none"):
+        check_pairs([CohortPair("p", good[0].fixed, good[0].moving, moving_driving_labels="labels.nii")])
     with pytest.raises(InputError) as refusal:
         check_pairs([*good, *faulty], "list")
     assert str(refusal.value).count("; ") >= 2 and "\n" not in str(refusal.value)

@@ -69,6 +69,18 @@ def test_names_are_escaped_and_nothing_is_loaded(tmp_path):
     assert not re.search(r"\$\w+", re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
 
 
+def test_what_drove_a_registration_has_columns(tmp_path):
+    known = record(0)
+    known["result"] |= {"landmarks_mm": {"count": 2, "before": {"mean": 3.21}, "after": {"mean": 0.456}}}
+    known["result"] |= {"label_dice": {"labels": [4], "before": {"mean": 0.5}, "after": {"mean": None}}}
+    row = summary_row(CohortPair("a", "f.nii", "m.nii"), Outcome(known))
+    assert (row["landmarks_before_mm"], row["landmarks_after_mm"]) == (3.21, 0.456)
+    assert (row["driving_dice_before"], row["driving_dice_after"], row["dice_before"]) == (0.5, "", "")
+    text = write_page(CohortFolder(tmp_path), [row]).read_text(encoding="utf-8")
+    assert "landmarks after, mm" in text and 'data-value="0.456"' in text
+    assert "Dice of driving labels before" in text and "Dice before" not in text
+
+
 def test_an_empty_value_is_an_empty_cell(tmp_path):
     row = summary_row(CohortPair("a", "f.nii", "m.nii"), Outcome())
     text = write_page(CohortFolder(tmp_path), [row]).read_text(encoding="utf-8")

@@ -96,12 +96,13 @@ def test_options_reach_the_command(run, tmp_path):
     points = str(tmp_path / "points.csv")
     (tmp_path / "points.csv").write_text("x,y,z\n1,1,1\n")
     pair = dataclasses.replace(pair, fixed_landmarks=points, moving_landmarks=points)
+    pair = dataclasses.replace(pair, fixed_driving_labels=mask, moving_driving_labels=mask)
     run([pair], seed=7, threads=3, device="cuda:1", thresholds={"overlap": [0.4, 0.1]}, preset="fast")
     ((_, *words),) = asked(tmp_path)
     out = tmp_path / "out"
     assert words == [
         *("--config", f"{out}/settings.json", "--moving-mask", mask, "--fixed-labels", mask),
-        *("--landmarks", points, points, "--seed", "7"),
+        *("--landmarks", points, points, "--labels", mask, mask, "--seed", "7"),
         *("--outputs", "affine,thumbnail", "--thresholds", f"{out}/thresholds.json", "--threads", "3", "--device", "cuda:1"),
     ]
     assert json.loads((out / "thresholds.json").read_text())["overlap"] == [0.4, 0.1]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_locor import RegistrationConfig, register
+from monai_locor import InputError, RegistrationConfig, register
 from monai_locor.cohort import CohortPair, run_cohort
 from monai_locor.cohort import api as api_module
 from monai_locor.registration import Stage
@@ -129,6 +129,30 @@ def test_finished_pairs_are_skipped(cohort):
     again = run_cohort(pairs, found.folder, **OPTIONS)
     assert again.skipped == NUMBER and again.rows == found.rows
     assert {path: path.stat().st_mtime_ns for path in (found.folder / "pairs").rglob("*")} == before
+
+
+def test_landmarks_and_labels_drive_a_pair(tmp_path):
+    (pair,), points = tiny_pairs(tmp_path, 1), tmp_path / "points.csv"
+    points.write_text("x,y,z\n30,30,30\n36,39,30\n")
+    maps = [np.zeros((24, 24, 24), np.int16) for _ in range(2)]
+    maps[0][8:14, 8:14, 8:14], maps[1][9:15, 8:14, 8:14] = 3, 3
+    labels = [str(save_image(tmp_path / f"{n}_labels.nii", each)) for n, each in enumerate(maps)]
+    given = {"fixed_landmarks": points, "moving_landmarks": points}
+    pair = CohortPair.of(
+        {**pair.files, "id": "p", **given, "fixed_driving_labels": labels[0], "moving_driving_labels": labels[1]}
+    )
+    found = run_cohort([pair], tmp_path / "out", **OPTIONS)
+    (row,), options = found.rows, {"preset": TINY, "device": "cpu", "progress": False}
+    alone = register(pair.fixed, pair.moving, landmarks=(points, points), labels=labels, **options)
+    for when in ("before", "after"):
+        assert row[f"landmarks_{when}_mm"] == pytest.approx(alone.landmarks_mm[when]["mean"], rel=1e-3)
+        assert row[f"driving_dice_{when}"] == pytest.approx(alone.label_dice[when]["mean"], rel=1e-3)
+    assert row["driving_dice_after"] > 0.8 and row["dice_after"] == ""
+    Path(labels[0]).touch()
+    assert run_cohort([pair], tmp_path / "out", **OPTIONS).skipped == 1  # the content is the same
+    save_image(Path(labels[0]), maps[1])
+    with pytest.raises(InputError, match=r"pair p is finished with other inputs .*0_labels.nii has changed"):
+        run_cohort([pair], tmp_path / "out", **OPTIONS)
 
 
 def test_ctrl_c_ends_all_processes_and_the_same_command_continues(tmp_path):
