@@ -41,13 +41,17 @@ class Labels:
         values: L sorted labels.
         weights: relative weight of each label, ``(L,)`` float64.
         surfaces: their surfaces in the fixed and in the moving image.
-        maps: label maps of the fixed and the moving image, ``(1, *any)`` int64, on their own grids.
+        maps: label maps of the fixed and the moving image, ``(1, *any)`` int64, on their own grids; None if only the surfaces
+            are known.
+        shares: factor of the weight of each point of the surfaces of the fixed and of the moving image, ``(L, N)`` float64
+            each; None for 1.
     """
 
     values: tuple[int, ...]
     weights: torch.Tensor
     surfaces: tuple[LabelSurfaces, LabelSurfaces]
-    maps: tuple[MetaTensor, MetaTensor]
+    maps: tuple[MetaTensor, MetaTensor] | None
+    shares: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
     def of(cls, given: LabelSource, fixed: Grid, moving: Grid) -> Labels:
@@ -87,6 +91,7 @@ class Labels:
             forward_mm: forward displacement, ``(D, *grid)``, RAS mm.
             grid: grid of the fixed image, on which they are compared.
         """
+        assert self.maps is not None
         found = label_overlap("labels", *self.maps, grid, displacement_of_affine(initial, grid), forward_mm, self.values)
         out: dict[str, Any] = {"labels": list(self.values)}
         for when, dice, mean in zip(("before", "after"), (found.before, found.after), found.means, strict=True):

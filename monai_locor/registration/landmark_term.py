@@ -23,6 +23,7 @@ class LandmarkTerm(MappedPoints):
     below one sample, and ``2 d`` far beyond, so that one wrong pair has a limited pull. A displacement by one sample also
     changes the similarity measures by about 1. The balance of both therefore depends neither on the size of the images and
     voxels nor on the number of landmarks, and each of N landmarks acts like 1 / N of the image.
+    ``shares`` of the landmarks multiply the weights in each direction.
 
     Args:
         landmarks: the points.
@@ -41,10 +42,11 @@ class LandmarkTerm(MappedPoints):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__((landmarks.fixed, landmarks.moving), fixed, velocity, device)
-        self.weights = (2 * weight * landmarks.weights / landmarks.weights.sum()).to(device)
+        weights = 2 * weight * landmarks.weights / landmarks.weights.sum()
+        self.weights = [(weights * share).to(device) for share in landmarks.shares or (1.0, 1.0)]
         self.unit = 1 / sample_distance**2
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the term for direction ``k``, a scalar in float64; arguments of :meth:`.mapped_points.MappedPoints.mapped`."""
         squared = (self.mapped(k, matrix, displacement) - self.points[1 - k]).square().sum(0) * self.unit
-        return ((1 + squared).sqrt() - 1) @ self.weights
+        return ((1 + squared).sqrt() - 1) @ self.weights[k]

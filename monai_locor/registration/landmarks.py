@@ -32,11 +32,13 @@ class Landmarks:
     Attributes:
         fixed, moving: ``(N, D)`` float64, RAS mm, point i of one image corresponds to point i of the other.
         weights: relative weight of each pair, ``(N,)`` float64.
+        shares: factor of the weight of each pair in both directions, ``(N,)`` float64 each; None for 1.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weights: torch.Tensor
+    shares: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
     def of(cls, given: LandmarkSource) -> Landmarks:
@@ -97,9 +99,10 @@ class Landmarks:
         """
         transform = SpatialTransform.of_field(forward_mm, grid)
         both = {"before": torch.from_numpy(apply_affine(initial, self.fixed.numpy())), "after": transform.points(self.fixed)}
-        return {"count": len(self.fixed), **{when: self._statistics(mapped.cpu()) for when, mapped in both.items()}}
+        return {"count": len(self.fixed), **{when: self.distances_of(mapped.cpu()) for when, mapped in both.items()}}
 
-    def _statistics(self, mapped: torch.Tensor) -> dict[str, Any]:
+    def distances_of(self, mapped: torch.Tensor) -> dict[str, Any]:
+        """Return the distances of mapped fixed points, ``(N, D)`` float64, RAS mm, from the moving points, mm."""
         each = torch.linalg.vector_norm(mapped - self.moving, dim=1).numpy()
         values = {"mean": each.mean(), "median": np.median(each), "max": each.max()}
         return {**{name: round(float(value), 4) for name, value in values.items()}, "each": each.round(4).tolist()}

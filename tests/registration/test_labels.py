@@ -137,6 +137,15 @@ class TestTerm:
             expected += 0.7 * weight * np.average(2 * (np.sqrt(1 + distance**2) - 1), weights=density)
         assert found == pytest.approx(expected, rel=0.08)  # distances of nodes are wrong by up to half a node
 
+    def test_shares_are_factors_of_the_points_in_each_direction(self):
+        whole, matrices = labels_of(weights={3: 1, 40: 3}), some_map(PLANE)[1]
+        shares = [torch.rand(2, *whole.surfaces[0].points.shape[:2], dtype=torch.float64)]
+        shares.append(1 - shares[0])
+        terms = [term_of(dataclasses.replace(whole, shares=tuple(s))) for s in shares]
+        for k, expected in enumerate(term_of(whole)(k, matrices[k], None) for k in (0, 1)):
+            values = [float(term(k, matrices[k], None)) for term in terms]
+            assert sum(values) == pytest.approx(float(expected), rel=1e-12) and values[0] != pytest.approx(values[1])
+
     def test_swapping_the_images_swaps_the_directions(self):
         one, other = term_of(labels_of()), term_of(labels_of())
         other.points, other.distances, other.weights = (x[::-1] for x in (one.points, one.distances, one.weights))

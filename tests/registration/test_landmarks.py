@@ -79,6 +79,15 @@ class TestTerm:
         expected = 0.7 * (np.array([1, 2, 3, 0, 1, 1]) / 8 * 2 * (np.sqrt(1 + distance**2) - 1)).sum()
         assert float(term(0, matrix, None)) == pytest.approx(expected, rel=1e-12)
 
+    def test_shares_are_factors_of_the_pairs_in_each_direction(self):
+        whole, matrices = Landmarks.of((points(PLANE, 6), points(PLANE, 6, 1), [1, 2, 3, 4, 1, 1])), some_map(PLANE)[1]
+        shares = [torch.rand(2, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)]
+        shares.append(1 - shares[0])
+        terms = [LandmarkTerm(dataclasses.replace(whole, shares=tuple(s)), 0.7, 2.5, PLANE, None) for s in shares]
+        for k, expected in enumerate(LandmarkTerm(whole, 0.7, 2.5, PLANE, None)(k, matrices[k], None) for k in (0, 1)):
+            values = [float(term(k, matrices[k], None)) for term in terms]
+            assert sum(values) == pytest.approx(float(expected), rel=1e-12) and values[0] != pytest.approx(values[1])
+
     def test_swapping_the_images_swaps_the_directions(self):
         _, matrices, _ = some_map(PLANE)
         one = term_of(PLANE)
