@@ -21,8 +21,8 @@ class LabelTerm(MappedPoints):
     Points on the surface of each label of one image are mapped to the other image. Let d be the distance of such a point from
     the surface of the same label there, in units of the sample distance of the stage. The term is
     ``weight * sum_l w_l mean_i 2 (sqrt(1 + d_li^2) - 1)`` over the labels l, whose weights ``w_l`` sum to 1: that of
-    :class:`.landmark_term.LandmarkTerm`, and in the same balance with the images. The labels need not overlap. ``shares`` of the labels
-    multiply the value of each point.
+    :class:`.landmark_term.LandmarkTerm`, and in the same balance with the images. The labels need not overlap.
+    ``shares`` of the labels multiply the value of each point.
 
     Args:
         labels: the labels.
