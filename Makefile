@@ -71,7 +71,7 @@ lint: .venv/.stamp-dev
 	$(BIN)/mypy
 
 docs: .venv/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run.py --stale --keep docs/tutorials
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run.py --stale --keep docs/tutorials --jobs 2
 	$(BIN)/python -m mkdocs build --strict
 
 # Nothing is pushed. Without a default version yet, this one becomes the default.

@@ -4,7 +4,7 @@
 """Run the tutorials without Jupyter and keep their outputs.
 
     python tutorials/run.py                                          # run all of them
-    python tutorials/run.py --stale --keep docs/tutorials            # update stale outputs, as `make docs` does
+    python tutorials/run.py --stale --keep docs/tutorials --jobs 2   # update stale outputs, as `make docs` does
     python tutorials/run.py tutorials/06_two_dimensions.ipynb --keep docs/tutorials
 
 ``--keep`` writes the outputs to a folder for each notebook, with a stamp (see `stamp.py`), and into the notebook itself. Cells
@@ -21,9 +21,12 @@ import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,24 +134,41 @@ def execute(notebook: Path, folder: Path | None) -> None:
     stamp.write(notebook, folder)
 
 
+def _execute_apart(notebook: Path, folder: Path | None) -> None:
+    """Run a notebook in a process of its own, which prints its time."""
+    options = [] if folder is None else ["--keep", folder.parent]
+    subprocess.run([sys.executable, __file__, notebook, *options], check=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="by default all in the folder of this script")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the outputs to FOLDER/NAME and into the notebooks")
     parser.add_argument("--stale", action="store_true", help="skip notebooks whose outputs in FOLDER are up to date")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at the same time, each in its own process")
     args = parser.parse_args()
     if args.stale and args.keep is None:
         parser.error("--stale needs --keep FOLDER")
     plt.switch_backend("agg")
-    for notebook in args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb")):
-        folder = None if args.keep is None else args.keep.absolute() / notebook.stem
-        if args.stale and not stamp.is_stale(notebook, folder):
+    notebooks = args.notebooks or sorted(Path(__file__).parent.glob("*.ipynb"))
+    kept = {path.absolute(): _folder(path, args.keep) for path in notebooks}
+    for notebook, folder in list(kept.items()):
+        if args.stale and folder is not None and not stamp.is_stale(notebook, folder):
             print(f"{notebook.name}: up to date", flush=True)
-            continue
+            del kept[notebook]
+    if args.jobs > 1:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(_execute_apart, kept.keys(), kept.values()))
+        return
+    for notebook, folder in kept.items():
         start = time.perf_counter()
-        execute(notebook.absolute(), folder)
+        execute(notebook, folder)
         print(f"{notebook.name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def _folder(notebook: Path, keep: Path | None) -> Path | None:
+    return None if keep is None else keep.absolute() / notebook.stem
 
 
 if __name__ == "__main__":
