@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _tables import markdown
-from registration import about
+from _guided import options_of, run
 
 COLUMNS = ("case", "labels", "weight", "driving", "others", "folding %", "sd log J", "verdict", "seconds")
 
@@ -64,23 +63,7 @@ def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder of the cases")
-    parser.add_argument("cases", nargs="+")
-    parser.add_argument("--preset", default="fast")
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=("cpu",))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    found = []
-    for name in options.cases:
-        for row in rows(options.root / name, options):
-            found.append(row)
-            print(row, flush=True)
-    print(about(options))
-    print(markdown(COLUMNS, [[str(row[name]) for name in COLUMNS] for row in found]))
+    run(options_of(__doc__), rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
+from _guided import options_of, run
 from _score import read_field
-from _tables import markdown
-from registration import about
 from scipy.spatial import KDTree
 
 FAR_MM = 20.0  # from every landmark
@@ -77,25 +75,10 @@ def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder of the cases")
-    parser.add_argument("cases", nargs="+")
-    parser.add_argument("--preset", default="fast")
+    parser = options_of(__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[12])
     parser.add_argument("--noise", type=float, nargs="+", default=[1.0], help="mm")
-    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=("cpu",))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    found = []
-    for name in options.cases:
-        for row in rows(options.root / name, options):
-            found.append(row)
-            print(row, flush=True)
-    print(about(options))
-    print(markdown(COLUMNS, [[str(row[name]) for name in COLUMNS] for row in found]))
+    run(parser, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from ..geometry import Grid
 from ..networks.velocity import SplineVelocity
 from .labels import Labels
-from .mapped_points import MappedPoints
+from .mapped_points import MappedPoints, factors, robust
 
 __all__ = ["LabelTerm"]
 
@@ -43,7 +43,7 @@ class LabelTerm(MappedPoints):
         super().__init__([each.points.flatten(0, 1) for each in labels.surfaces], fixed, velocity, device)
         self.count = len(labels.values)
         self.distances = [[part.to(device) for part in each.distances] for each in labels.surfaces]
-        weights = (2 * weight / labels.surfaces[0].points.shape[1] * labels.weights / labels.weights.sum())[:, None].to(device)
+        weights = factors(labels.weights, weight / labels.surfaces[0].points.shape[1])[:, None].to(device)
         shares = [weights * share.to(device) for share in labels.shares] if labels.shares else [weights, weights]
         self.weights = [[own[part.labels] for part in parts] for own, parts in zip(shares, self.distances[::-1], strict=True)]
         self.unit = 1 / sample_distance
@@ -54,5 +54,5 @@ class LabelTerm(MappedPoints):
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         for distance, weights in zip(self.distances[1 - k], self.weights[k], strict=True):
             squared = (distance(points) * self.unit).square()
-            total = total + (((1 + squared).sqrt() - 1) * weights).sum()
+            total = total + (robust(squared) * weights).sum()
         return total

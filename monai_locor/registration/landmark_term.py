@@ -10,7 +10,7 @@ import torch
 from ..geometry import Grid
 from ..networks.velocity import SplineVelocity
 from .landmarks import Landmarks
-from .mapped_points import MappedPoints
+from .mapped_points import MappedPoints, factors, robust
 
 __all__ = ["LandmarkTerm"]
 
@@ -42,11 +42,11 @@ class LandmarkTerm(MappedPoints):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__((landmarks.fixed, landmarks.moving), fixed, velocity, device)
-        weights = 2 * weight * landmarks.weights / landmarks.weights.sum()
+        weights = factors(landmarks.weights, weight)
         self.weights = [(weights * share).to(device) for share in landmarks.shares or (1.0, 1.0)]
         self.unit = 1 / sample_distance**2
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:
         """Return the term for direction ``k``, a scalar in float64; arguments of :meth:`.mapped_points.MappedPoints.mapped`."""
         squared = (self.mapped(k, matrix, displacement) - self.points[1 - k]).square().sum(0) * self.unit
-        return ((1 + squared).sqrt() - 1) @ self.weights[k]
+        return robust(squared) @ self.weights[k]

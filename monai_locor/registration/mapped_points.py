@@ -14,7 +14,29 @@ from ..geometry import Grid, sample_planar
 from ..networks.velocity import SplineVelocity
 from .coordinates import lattice_directions, normalizing, transformed
 
-__all__ = ["MappedPoints"]
+__all__ = ["MappedPoints", "factors", "robust"]
+
+
+def factors(weights: torch.Tensor, weight: float) -> torch.Tensor:
+    """Factors of :func:`robust` of each part of a term, ``(N,)``, in proportion to the weights of the parts.
+
+    Args:
+        weights: of the parts, ``(N,)``, not all 0.
+        weight: of the term.
+
+    >>> factors(torch.tensor([1.0, 3.0]), weight=0.5)
+    tensor([0.2500, 0.7500])
+    """
+    return 2 * weight * weights / weights.sum()
+
+
+def robust(squared: torch.Tensor) -> torch.Tensor:
+    """Half of the pseudo-Huber loss of squared distances, ``sqrt(1 + d^2) - 1``.
+
+    >>> robust(torch.tensor([0.0, 3.0]))
+    tensor([0., 1.])
+    """
+    return (1 + squared).sqrt() - 1
 
 
 class MappedPoints:
