@@ -40,14 +40,14 @@ def files(folders: Folders) -> Iterator[str]:
     listed = [entry["path"] for entry in large_entries(folders)]
     if not (folders.bundle / WEIGHTS).is_file() and WEIGHTS not in listed:
         yield f"{folders.bundle / WEIGHTS} is missing, and {LARGE_FILES} does not list it"
-    for path in each_file(folders):
+    for path in files_in(folders.root):
         if path.suffix not in SUFFIXES or path.name.startswith("."):
             yield f"{path} does not belong there"
 
 
 def sizes(folders: Folders) -> Iterator[str]:
     """The pull requests have no file over 25 MB."""
-    for path in each_file(folders):
+    for path in files_in(folders.root):
         if folders.hub not in path.parents and path.stat().st_size > LARGE:
             yield f"{path} has {path.stat().st_size / 1e6:.0f} MB, and the zoo takes {LARGE / 1e6:.0f}"
 
@@ -149,7 +149,7 @@ def cards(folders: Folders) -> Iterator[str]:
 
 def private_paths(folders: Folders) -> Iterator[str]:
     """No file names a folder of somebody's machine."""
-    for path in each_file(folders):
+    for path in files_in(folders.root):
         if path.suffix in TEXTS and (found := PRIVATE.search(path.read_text(encoding="utf-8"))):
             yield f"{path} names a folder of one machine: {found[0]}"
 
@@ -165,9 +165,9 @@ def large_entries(folders: Folders) -> list[dict[str, Any]]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["large_files"] if path.is_file() else []
 
 
-def each_file(folders: Folders) -> list[Path]:
-    """All assembled files."""
-    return sorted(path for path in folders.root.rglob("*") if path.is_file())
+def files_in(folder: Path) -> list[Path]:
+    """All files in a folder and the folders in it."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _headings(text: str) -> list[str]:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from _zoo_folders import Folders
-from release import run
+from release import environment, run
 
 EXTRAS = ("scipy",)  # what the unit test needs beside the bundle's requirements; the zoo's requirements have it
 
@@ -30,8 +29,7 @@ def try_in_empty_environment(folders: Folders, wheel: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run([sys.executable, "-m", "venv", folder / "env"])
-        own = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        run([own, "-m", "pip", "install", "-q", "--find-links", wheel.parent, *requirements(folders), *EXTRAS])
+        required = ("--find-links", wheel.parent, *requirements(folders), *EXTRAS)
+        own = environment(sys.executable, folder / "env", *required)
         run([own, folders.unit_test], folder, {"LOCOR_BUNDLE": str(folders.hub)})
     print("== the bundle runs with exactly what it requires", flush=True)

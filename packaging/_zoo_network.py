@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from _zoo_folders import Folders
@@ -51,10 +52,9 @@ def properties(folders: Folders) -> Iterator[str]:
 
 def weights(folders: Folders) -> Iterator[str]:
     """The weights load without running code, fit network and loss, and are finite."""
-    path = folders.hub / "models" / "model.pt"
-    parser = ConfigParser(ConfigParser.load_config_file(_config(folders)))
+    path, parser = _weights(folders), _parser(folders)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = _saved(folders)
         for key, part in (("model", NETWORK), ("loss", "loss")):
             module = parser.get_parsed_content(part)
             module.load_state_dict(saved[key])
@@ -68,7 +68,7 @@ def loading(folders: Folders) -> Iterator[str]:
     """`monai.bundle.load`, called as in the model card, returns the network with its weights."""
     name = folders.hub.name
     network = load(name, bundle_dir=folders.hub.parent, workflow_type="inference", device="cpu", key_in_ckpt="model")
-    saved = torch.load(folders.hub / "models" / "model.pt", map_location="cpu", weights_only=True)["model"]
+    saved = _saved(folders)["model"]
     if not all(torch.equal(value, saved[key]) for key, value in network.state_dict().items()):
         yield f"{folders.hub}: monai.bundle.load returns other weights than models/model.pt"
 
@@ -80,13 +80,13 @@ def torchscript(folders: Folders) -> Iterator[str]:
         ckpt_export(
             NETWORK,
             filepath=str(path),
-            ckpt_file=str(folders.hub / "models" / "model.pt"),
+            ckpt_file=str(_weights(folders)),
             meta_file=str(_meta(folders)),
             config_file=_config(folders),
         )
         script = torch.jit.load(str(path))
-    network = ConfigParser(ConfigParser.load_config_file(_config(folders))).get_parsed_content(NETWORK)
-    network.load_state_dict(torch.load(folders.hub / "models" / "model.pt", map_location="cpu", weights_only=True)["model"])
+    network = _parser(folders).get_parsed_content(NETWORK)
+    network.load_state_dict(_saved(folders)["model"])
     channels = folders.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     image = torch.rand(1, channels, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -103,3 +103,15 @@ def _meta(folders: Folders) -> Path:
 
 def _config(folders: Folders) -> str:
     return str(folders.hub / "configs" / "inference.json")
+
+
+def _parser(folders: Folders) -> ConfigParser:
+    return ConfigParser(ConfigParser.load_config_file(_config(folders)))
+
+
+def _weights(folders: Folders) -> Path:
+    return folders.hub / "models" / "model.pt"
+
+
+def _saved(folders: Folders) -> dict[str, Any]:
+    return torch.load(_weights(folders), map_location="cpu", weights_only=True)  # type: ignore[no-any-return]

@@ -81,14 +81,20 @@ def try_wheel(wheel: Path, python: str) -> None:
     """Install the wheel into an empty environment and run the demonstration there, outside the repository."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run([python, "-m", "venv", folder / "env"])
-        own = folder / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-        run([own, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[demo]"])
+        own = environment(python, folder / "env", "-c", ROOT / "constraints.txt", f"{wheel}[demo]")
         run([own, *DEMO], folder)
         missing = [file for file in DEMO_FILES if not (folder / "demo_output" / file).exists()]
         if missing:
             raise SystemExit(f"error: the demonstration of {wheel.name} with {python} did not write {', '.join(missing)}")
         print(f"== {wheel.name} works with {python}", flush=True)
+
+
+def environment(python: str, folder: Path, *requirements: str | Path) -> Path:
+    """Make an environment, install into it and return its Python; `requirements` may hold options of pip."""
+    run([python, "-m", "venv", folder])
+    own = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    run([own, "-m", "pip", "install", "-q", *requirements])
+    return own
 
 
 def write_recipe(sdist: Path) -> Path:

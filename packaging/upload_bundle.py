@@ -52,7 +52,7 @@ def upload(folders: Folders, private: bool, hub: Any) -> str:
 
 def plan(folders: Folders) -> str:
     """What would be uploaded."""
-    files = [path for path in sorted(folders.hub.rglob("*")) if path.is_file()]
+    files = _zoo_checks.files_in(folders.hub)
     lines = [f"{path.stat().st_size:>10,}  {path.relative_to(folders.hub).as_posix()}" for path in files]
     return "\n".join([f"{folders.repo}, version {folders.metadata['version']}, {len(files)} files, bytes:", *lines])
 

@@ -37,11 +37,15 @@ Check = Callable[[Folders], Iterator[str]]
 
 def checks(schema: Path | None) -> list[tuple[str, Check]]:
     """All checks with what they make sure of."""
-    found: list[tuple[str, Check]] = [((check.__doc__ or "").splitlines()[0], check) for check in _zoo_checks.CHECKS]
+    found: list[tuple[str, Check]] = [(_title(check), check) for check in _zoo_checks.CHECKS]
     if schema is not None:
-        official = partial(_zoo_network.official_schema, schema=schema)
-        found.append(((_zoo_network.official_schema.__doc__ or "").splitlines()[0], official))
-    return found + [((check.__doc__ or "").splitlines()[0], check) for check in _zoo_network.CHECKS]
+        official = _zoo_network.official_schema
+        found.append((_title(official), partial(official, schema=schema)))
+    return found + [(_title(check), check) for check in _zoo_network.CHECKS]
+
+
+def _title(check: Callable[..., Iterator[str]]) -> str:
+    return (check.__doc__ or "").splitlines()[0]
 
 
 def problems(folders: Folders, schema: Path | None = None) -> list[str]:
