@@ -15,19 +15,24 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ..cohort.scheduling import check_dask, connected, run_jobs
 from ..cohort.work import Outcome
 from ..errors import InputError
+from ..geometry import Grid
 from ..io.fields import write_affine
 from ..io.paths import check_output_dir, write_json
-from ..registration import RegistrationConfig
+from ..registration import RegistrationConfig, RegistrationResult
+from ..registration.labels import Labels, LabelSource, check_labels
+from ..registration.landmarks import Landmarks, LandmarkSource
 from ..registration.restriction import check_axes
 from ..run_log import collecting
 from .checks import STATE_FOLDER, check_folder, check_settings
-from .coarse import CoarseImage, coarse_factor, coarse_image, register_coarse, tile_settings, whole_share
+from .coarse import CoarseImage, coarse_factor, coarse_image, factors_of, register_coarse, tile_settings, whole_volumes
 from .fields import compute_block, field_boxes, prepare_fields
+from .guides import BlockGuides, field_means, fine_landmarks
 from .images import BlockImage
 from .outcome import BlockwiseResult, summary_of
 from .state import BlockState, Plan, Side
@@ -56,6 +61,8 @@ def register_blockwise(
     fixed_mask: str | PathLike[str] | None = None,
     moving_mask: str | PathLike[str] | None = None,
     initial: Initial = None,
+    landmarks: LandmarkSource | None = None,
+    labels: LabelSource | None = None,
     seed: int = 0,
     device: str | None = None,
     scheduler: str | None = None,
@@ -89,6 +96,8 @@ def register_blockwise(
         fixed_channel, moving_channel: channel or time point of each image, needed if there are several.
         fixed_mask, moving_mask: files of masks of the voxels to use, on any grid, likewise.
         initial: see :func:`monai_locor.register`.
+        landmarks, labels: likewise. They drive the coarse registration and the tiles, see :mod:`.guides`. Label maps are read
+            as a whole; those at the resolution of the averaged images are as good.
         seed: random seed.
         device: device of the coarse registration and of the tiles.
         scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
@@ -124,9 +133,12 @@ def register_blockwise(
     jobs = _Jobs(folder / STATE_FOLDER, share, device)
     with collecting() as log:
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
-        result = run.register(initial, seed, device, progress, folder / STATE_FOLDER / "coarse")
-        plan = run.plan(result, block, seed)
-        state = BlockState.begin(folder / STATE_FOLDER, plan, result)
+        beside = run.beside(landmarks, labels)
+        arguments = {**beside, "initial": initial, "seed": seed, "device": device, "progress": progress}
+        result = run.register(**arguments, resume=folder / STATE_FOLDER / "coarse")
+        guides = run.guides(beside, result)
+        plan = run.plan(result, block, seed, guides.numbers)
+        state = BlockState.begin(folder / STATE_FOLDER, plan, result, guides)
         with connected(scheduler, workers) as client:
             records = {"tile": jobs.run(client, "tile", len(plan.tiling), progress)}
             prepare_fields(state, folder, version, inverse)
@@ -137,6 +149,7 @@ def register_blockwise(
             "inputs": {role: str(image.path) for role, image in images.items()},
             "factor": run.factors["fixed"],
             "seed": seed,
+            **run.agreement(guides, result, folder),
             "seconds": round(time.perf_counter() - begin, 3),
             "warnings": list(log.warnings),
         }
@@ -173,24 +186,55 @@ class _Coarse:
         check_axes(config.restrict_deformation, images["fixed"].grid.dims)
         self.means: list[CoarseImage] = []
 
-    def register(self, initial: Any, seed: int, device: str | None, progress: bool, state: Path) -> Any:
-        """Average the images and register them; continue from a saved state."""
+    @property
+    def grids(self) -> tuple[Grid, Grid]:
+        """Grids of the images."""
+        return self.images["fixed"].grid, self.images["moving"].grid
+
+    def beside(self, landmarks: LandmarkSource | None, labels: LabelSource | None) -> dict[str, Any]:
+        """Landmarks, read and checked, and labels, by their names in :func:`monai_locor.register`."""
+        found = None if landmarks is None else Landmarks.of(landmarks)
+        if found is not None:
+            found.check_inside(*self.grids)
+        if labels is not None:
+            check_labels(labels)
+        return {"landmarks": found, "labels": labels}
+
+    def register(self, **arguments: Any) -> RegistrationResult:
+        """Average the images and register them; arguments of :func:`monai_locor.register`."""
         self.means = [coarse_image(self.images[r], self.masks[r], self.factors[r]) for r in ("fixed", "moving")]
-        arguments = {"initial": initial, "seed": seed, "device": device, "progress": progress, "resume": state}
         return register_coarse(self.means, self.config, **arguments)
 
-    def plan(self, result: Any, block: int | str, seed: int) -> Plan:
-        """The plan of the tiles."""
+    def guides(self, beside: Mapping[str, Any], result: RegistrationResult) -> BlockGuides:
+        """What drives the tiles beside the images."""
+        fixed, moving = (Grid.of(each.image) for each in self.means)  # those of the coarse registration
+        labels = None if beside["labels"] is None else Labels.of(beside["labels"], fixed, moving)
+        return BlockGuides.of(beside["landmarks"], labels, result)
+
+    def agreement(self, guides: BlockGuides, result: RegistrationResult, folder: Path) -> dict[str, Any]:
+        """Distances of the landmarks by the written field, and Dice of the labels on the grid of the averaged image."""
+        landmarks, dice = None, None
+        if guides.landmarks is not None:
+            landmarks = fine_landmarks(guides.landmarks, folder, result)
+        if guides.labels is not None:
+            grid = self.images["fixed"].grid
+            field, coarse = field_means(folder, factors_of(grid, self.factors["fixed"]))
+            initial = np.eye(grid.dims + 1) if result.initial is None else result.initial
+            dice = guides.labels.agreement(initial, field, coarse)
+        return {"landmarks_mm": landmarks, "label_dice": dice}
+
+    def plan(self, result: RegistrationResult, block: int | str, seed: int, guides: int) -> Plan:
+        """The plan of the tiles; distance maps of labels hold ``guides`` numbers."""
         grid, factor = self.images["fixed"].grid, self.factors["fixed"]
         config, unit = tile_settings(result, self.config.stages[-1], factor), float(grid.spacing.min())
         last = config.stages[-1]
         assert last.spacing is not None
         step = max(2.0, min(last.spacing / 2, 2 * last.factor)) * unit  # as the engine
         axes, flips = grid.canonical_order()
-        share = whole_share(result, self.means, config, step, factor)
-        sides = {role: self._side(role, means) for role, means in zip(("fixed", "moving"), self.means, strict=True)}
-        tiling = tiling_of(grid.reordered(axes, flips), block, config)
-        return Plan(**sides, config=config, affine=result.affine, share=share, tiling=tiling, step=step, seed=seed)
+        volumes = whole_volumes(result, self.means, config, step, factor)
+        fixed, moving = (self._side(role, means) for role, means in zip(("fixed", "moving"), self.means, strict=True))
+        tiling = tiling_of(grid.reordered(axes, flips), block, config, guides)
+        return Plan(fixed, moving, config, result.affine, volumes.share, volumes.compared, tiling, step, seed)
 
     def _side(self, role: str, means: CoarseImage) -> Side:
         image, mask, channel = self.images[role], self.masks[role], self.channels[role]

@@ -26,10 +26,19 @@ from ..registration.schedule import scaled_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import prepare
 from .images import BlockImage, block_means
-from .tile import similarity_share
+from .tile import Volumes, volumes_of
 from .velocity import CoarseVelocity
 
-__all__ = ["CoarseImage", "coarse_factor", "coarse_image", "fine_stages", "register_coarse", "tile_settings"]
+__all__ = [
+    "CoarseImage",
+    "coarse_factor",
+    "coarse_image",
+    "factors_of",
+    "fine_stages",
+    "register_coarse",
+    "tile_settings",
+    "whole_volumes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -66,22 +75,22 @@ def coarse_factor(grid: Grid, least: int) -> int:
         least: smallest factor.
     """
     factor = least
-    while math.prod(-(-n // f) for n, f in zip(grid.shape, _factors(grid, factor))) > MAX_COARSE_VOXELS[grid.dims]:
+    while math.prod(-(-n // f) for n, f in zip(grid.shape, factors_of(grid, factor))) > MAX_COARSE_VOXELS[grid.dims]:
         factor *= 2
     return factor
 
 
-def _factors(grid: Grid, factor: int) -> list[int]:
+def factors_of(grid: Grid, factor: int) -> list[int]:
     """The voxels of a block along each axis: fewer where they are larger."""
     return [max(1, int(factor * grid.spacing.min() / h + 1e-6)) for h in grid.spacing]
 
 
 def coarse_image(image: BlockImage, mask: BlockImage | None, factor: int) -> CoarseImage:
     """Average an image and its mask over blocks, reading them box by box."""
-    values, grid, lowest = block_means(image, _factors(image.grid, factor))
+    values, grid, lowest = block_means(image, factors_of(image.grid, factor))
     weights = None
     if mask is not None:
-        inside, own, _ = block_means(mask, _factors(mask.grid, coarse_factor(mask.grid, 1)))
+        inside, own, _ = block_means(mask, factors_of(mask.grid, coarse_factor(mask.grid, 1)))
         weights = _tensor(np.clip(inside, 0, 1), own, mask.path)
     return CoarseImage(_tensor(values, grid, image.path), weights, lowest)
 
@@ -133,10 +142,10 @@ def tile_settings(result: RegistrationResult, last: Stage, factor: int) -> Regis
     )
 
 
-def whole_share(
+def whole_volumes(
     result: RegistrationResult, images: Sequence[CoarseImage], config: RegistrationConfig, step: float, factor: int
-) -> float:
-    """:func:`.tile.similarity_share` of the whole images, measured on the averaged ones.
+) -> Volumes:
+    """:func:`.tile.volumes_of` the whole images, measured on the averaged ones.
 
     Args:
         result: the coarse result.
@@ -166,4 +175,4 @@ def whole_share(
         losses=InitialLosses(result.seed, basis=result.basis),
     )
     last = config.stages[-1]
-    return similarity_share(RegistrationEngine(start, config), Stage(last.factor, last.iterations, last.spacing), step)
+    return volumes_of(RegistrationEngine(start, config), Stage(last.factor, last.iterations, last.spacing), step)

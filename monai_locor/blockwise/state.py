@@ -26,6 +26,7 @@ from ..io.paths import atomic_path, check_output_dir, write_json
 from ..registration import RegistrationConfig, RegistrationResult
 from ..registration.basis_pair import BasisPair
 from .canonical import CanonicalImage
+from .guides import BlockGuides
 from .images import BlockImage
 from .tiling import Box, Tiling
 from .velocity import CoarseVelocity, lattice_of
@@ -67,7 +68,8 @@ class Plan:
         fixed, moving: the images.
         config: settings of a tile, with its stages.
         affine: ``(D + 1, D + 1)``, fixed to moving world points, RAS mm.
-        share: see :func:`.tile.similarity_share`, of the whole images.
+        share: see :class:`.tile.Volumes`, of the whole images.
+        volume: the volume of the whole images that is compared, likewise, mm^D.
         tiling: tiles of the fixed image in canonical axis order.
         step: distance of the points of the integration lattice, mm.
         seed: random seed.
@@ -78,6 +80,7 @@ class Plan:
     config: RegistrationConfig
     affine: np.ndarray
     share: float
+    volume: float
     tiling: Tiling
     step: float
     seed: int
@@ -106,6 +109,7 @@ class Plan:
             config=RegistrationConfig.of(values["config"]),
             affine=np.array(values["affine"]),
             share=values["share"],
+            volume=values["volume"],
             tiling=Tiling(tuple(tiling["shape"]), tuple(map(tuple, tiling["edges"])), tuple(tiling["halo"])),
             step=values["step"],
             seed=values["seed"],
@@ -123,8 +127,8 @@ class BlockState:
         self.folder = folder
 
     @classmethod
-    def begin(cls, folder: Path, plan: Plan, coarse: RegistrationResult) -> BlockState:
-        """Write the plan and the coarse result, or continue with a folder that has the same plan.
+    def begin(cls, folder: Path, plan: Plan, coarse: RegistrationResult, guides: BlockGuides) -> BlockState:
+        """Write the plan, the coarse result and the guides, or continue with a folder that has the same plan.
 
         Raises:
             InputError: if the folder holds another registration.
@@ -146,8 +150,9 @@ class BlockState:
         if coarse.basis is not None:
             arrays |= {f"{k}.{n}": v.numpy() for k in _BASES for n, v in getattr(coarse.basis, k).items()}
             write_json(state.folder / "basis.json", {name: getattr(coarse.basis, name) for name in _BASIS_FIELDS})
-        with atomic_path(state.folder / "coarse.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        for name, content in (("coarse.npz", arrays), ("guides.npz", guides.arrays())):
+            with atomic_path(state.folder / name) as temporary, temporary.open("wb") as file:
+                np.savez(file, **content)  # type: ignore[arg-type]
         write_json(state.plan_path, values)
         return state
 
@@ -205,6 +210,12 @@ class BlockState:
         }
         known = json.loads(path.read_text(encoding="utf-8"))
         return BasisPair(**states, **{**known, "hidden_channels": tuple(known["hidden_channels"])})
+
+    @cached_property
+    def guides(self) -> BlockGuides:
+        """Landmarks and labels."""
+        with np.load(self.folder / "guides.npz", allow_pickle=False) as file:
+            return BlockGuides.of_arrays({name: file[name] for name in file.files})
 
     @cached_property
     def lattice(self) -> Grid:

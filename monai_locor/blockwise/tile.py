@@ -27,10 +27,10 @@ from ..registration.stages import run_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import PreparedImage
 from .state import BlockState
-from .tiling import Box, grown
+from .tiling import Box, extent, grown
 from .velocity import MARGIN_STEPS, box_around
 
-__all__ = ["BlockJob", "register_tile", "similarity_share", "threads_of"]
+__all__ = ["BlockJob", "Volumes", "register_tile", "threads_of", "volumes_of"]
 
 MIN_FOREGROUND_SHARE = 1e-3  # of the voxels of a tile, below which there is nothing to register
 MAPPED_POINTS = 12  # along each axis of a tile, to find the part of the moving image that it reaches
@@ -107,18 +107,26 @@ def _registered(state: BlockState, number: int, device: torch.device) -> tuple[n
         losses=InitialLosses(plan.seed, basis=state.basis),
     )
     engine = RegistrationEngine(start, plan.config)
-    share = similarity_share(engine, plan.config.stages[-1], plan.step)
-    if share <= 0:
+    volumes = volumes_of(engine, plan.config.stages[-1], plan.step)
+    if volumes.compared <= 0:
         return None, {"state": "empty", "largest_mm": 0.0}
-    weight = plan.config.effective_bending_weight * plan.share / share
+    weight = plan.config.effective_bending_weight * plan.share / volumes.share
     engine.config = dataclasses.replace(plan.config, bending_weight=weight)
+    engine.start = dataclasses.replace(engine.start, **_guides(state, number, volumes.compared))
     for stage in plan.config.stages:
         run_stage(engine, stage, lambda: None)
     engine.release()
     values = _weighted(state, number, _added_mm(engine), engine.velocity.lattice)
     losses = [[entry["loss"][0], entry["loss"][-1]] for entry in engine.history if entry["loss"]]
     largest = engine.velocity.largest() * engine.velocity.step
-    return values, {"state": "registered", "largest_mm": largest, "losses": losses, "share": share}
+    return values, {"state": "registered", "largest_mm": largest, "losses": losses, "share": volumes.share}
+
+
+def _guides(state: BlockState, number: int, compared: float) -> dict[str, Any]:
+    """Landmarks and labels of a tile in which a volume is compared, as arguments of its start."""
+    low, high = extent(state.plan.tiling.box(number), state.plan.tiling.shape)
+    to_voxels = np.linalg.inv(state.fixed.grid.affine)
+    return state.guides.of_tile(low, high, to_voxels, state.plan.volume / compared)
 
 
 def _has_foreground(image: PreparedImage) -> bool:
@@ -141,26 +149,40 @@ def _reached(state: BlockState, part: Grid) -> Box | None:
     return grown(box_around(moving, mapped, 1), moving.shape, [int(np.ceil(margin.max() / h)) for h in moving.spacing])
 
 
-def similarity_share(engine: RegistrationEngine, stage: Stage, step: float) -> float:
-    """Volume of the samples that are compared in a stage, relative to that of the lattice of the deformation.
+@dataclass(frozen=True)
+class Volumes:
+    """The volumes over which the terms of the loss are means, mm^D.
 
-    The similarity is a mean over the samples, the bending energy a mean over the lattice. The share is the weight of a volume
-    in the latter relative to the former, so a tile whose bending energy is weighted by the ratio of the shares has the same
-    balance as the whole image.
+    Attributes:
+        compared: of the samples, the harmonic mean of both directions: that of the similarity. 0 if no sample is compared.
+        lattice: of the lattice of the deformation: that of the bending energy.
+    """
+
+    compared: float
+    lattice: float
+
+    @property
+    def share(self) -> float:
+        """The weight of a volume in the bending energy relative to the similarity.
+
+        A tile whose bending energy is weighted by the ratio of the shares has the same balance as the whole image.
+        """
+        return self.compared / self.lattice
+
+
+def volumes_of(engine: RegistrationEngine, stage: Stage, step: float) -> Volumes:
+    """The volumes of a stage.
 
     Args:
         engine: an engine with a deformation.
         stage: a stage.
         step: distance of the points of the lattice, mm.
-
-    Returns:
-        the harmonic mean of the volumes of both directions over that of the lattice; 0 if no sample is compared.
     """
     engine.enter(stage)
     volumes = [float(engine.compared(k)[2].sum()) * float(np.prod(engine.levels[k].grid.spacing)) for k in engine.directions]
     grid = engine.fixed.grid
-    lattice = np.prod((np.array(grid.shape) - 1) * grid.spacing + 2 * MARGIN_STEPS * step)
-    return 0.0 if min(volumes) <= 0 else float(len(volumes) / sum(1 / v for v in volumes) / lattice)
+    lattice = float(np.prod((np.array(grid.shape) - 1) * grid.spacing + 2 * MARGIN_STEPS * step))
+    return Volumes(0.0 if min(volumes) <= 0 else float(len(volumes) / sum(1 / v for v in volumes)), lattice)
 
 
 @torch.no_grad()

@@ -38,12 +38,13 @@ def halo_of(grid: Grid, config: RegistrationConfig) -> list[int]:
     return [math.ceil(width / h - 1e-6) for h in grid.spacing]
 
 
-def tile_side(grid: Grid, config: RegistrationConfig) -> int:
+def tile_side(grid: Grid, config: RegistrationConfig, guides: int = 0) -> int:
     """Voxels along each axis of a tile with its halo: the default or, with the setting ``memory``, the largest that fits.
 
     Args:
         grid: fixed grid, in canonical axis order.
         config: settings of a tile.
+        guides: numbers that distance maps of labels hold.
 
     Raises:
         InputError: if the smallest useful tile does not fit.
@@ -53,7 +54,7 @@ def tile_side(grid: Grid, config: RegistrationConfig) -> int:
         return CORE_VOXELS[grid.dims] + 2 * max(halo)
     least = -(-(2 * max(halo) + MIN_CORE_VOXELS) // SIDE_STEP) * SIDE_STEP
     sides = range(least, MAX_TILE_VOXELS[grid.dims] + 1, SIDE_STEP)
-    needs = {side: _needed(grid, config, halo, side) for side in sides}
+    needs = {side: _needed(grid, config, halo, side, guides) for side in sides}
     fitting = [side for side, need in needs.items() if need <= config.memory]
     if not fitting:
         raise InputError(
@@ -63,27 +64,28 @@ def tile_side(grid: Grid, config: RegistrationConfig) -> int:
     return max(fitting)
 
 
-def _needed(grid: Grid, config: RegistrationConfig, halo: Sequence[int], side: int) -> int:
+def _needed(grid: Grid, config: RegistrationConfig, halo: Sequence[int], side: int, guides: int) -> int:
     """Predicted memory of a tile, bytes; the part of the moving image has half a halo more on each side."""
     fixed = Grid(tuple(min(side, n) for n in grid.shape), grid.affine)
     moving = Grid(tuple(min(side + h, n) for n, h in zip(grid.shape, halo, strict=True)), grid.affine)
-    need = predicted_memory(RunShape(fixed, moving, (fixed, moving)), config)
+    need = predicted_memory(RunShape(fixed, moving, (fixed, moving), guides=guides), config)
     return math.ceil(TILE_OVERHEAD * max(need.levels, need.steps))
 
 
-def tiling_of(grid: Grid, block: int | str, config: RegistrationConfig) -> Tiling:
+def tiling_of(grid: Grid, block: int | str, config: RegistrationConfig, guides: int = 0) -> Tiling:
     """The tiles of a grid.
 
     Args:
         grid: fixed grid, in canonical axis order.
         block: voxels along each axis of a tile with its halo, or ``"auto"``, see :func:`tile_side`.
         config: settings of a tile.
+        guides: numbers that distance maps of labels hold.
 
     Raises:
         InputError: if the tiles are too small for their halo.
     """
     halo = halo_of(grid, config)
-    side = tile_side(grid, config) if block == "auto" else int(block)
+    side = tile_side(grid, config, guides) if block == "auto" else int(block)
     core = [side - 2 * h for h in halo]
     if min(c if c < n else MIN_CORE_VOXELS for c, n in zip(core, grid.shape, strict=True)) < MIN_CORE_VOXELS:
         raise InputError(f"block {block}: the halo takes {max(halo)} voxels on each side; give {2 * max(halo) + 16} or more")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Box", "Tiling", "boxes", "grown"]
+__all__ = ["Box", "Tiling", "boxes", "extent", "grown"]
 
 Box = tuple[slice, ...]
 
@@ -32,6 +32,16 @@ def grown(box: Sequence[slice], shape: Sequence[int], by: int | Sequence[int]) -
     """A box with a margin, inside the grid."""
     margins = [by] * len(shape) if isinstance(by, int) else by
     return tuple(slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margins, shape, strict=True))
+
+
+def extent(box: Sequence[slice], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The positions along each axis between which points belong to a box; infinite where the grid ends.
+
+    >>> [side.tolist() for side in extent((slice(0, 4), slice(2, 5)), (8, 5))]
+    [[-inf, 1.5], [3.5, inf]]
+    """
+    low = np.array([-np.inf if b.start == 0 else b.start - 0.5 for b in box])
+    return low, np.array([np.inf if b.stop == n else b.stop - 0.5 for b, n in zip(box, shape, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from ..errors import InputError
 from .arguments import named_start, start_of
 from .console import console_of
 from .inputs import check_device, check_transforms
+from .landmarks import read_landmarks, with_landmark_options
 from .parser import whole_number
-from .result_text import verdict_lines
+from .result_text import label_line, landmark_line, verdict_lines
 from .settings import settings_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--moving", "moving_images", None),
     ("--channel-weights", "channel_weights", None),
     ("--initial-basis", "initial_basis", None),
-    ("--landmarks", "landmarks", None),
-    ("--landmark-weight", "landmark_weight", None),
-    ("--labels", "labels", None),
-    ("--label-weight", "label_weight", None),
     *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels
@@ -81,7 +78,9 @@ def wants_blocks(args: argparse.Namespace) -> bool:
 
 
 def check_blocks(args: argparse.Namespace) -> None:
-    """Check settings, inputs and outputs, and store the settings in ``args.plan``; the voxels are not read.
+    """Check settings, inputs and outputs; the voxels are not read.
+
+    ``args.plan`` receives the settings as ``preset``, and the files of landmarks and labels, if any.
 
     Raises:
         InputError: for invalid settings, or a file that cannot be read in parts.
@@ -93,8 +92,8 @@ def check_blocks(args: argparse.Namespace) -> None:
     if not (args.fixed and args.moving):
         raise InputError("register: give FIXED and MOVING; see monai-locor register --help")
     check_device(args.device)
-    args.plan = settings_of(args)
-    check_settings(args.plan)
+    args.plan = with_landmark_options(args, {"preset": settings_of(args)})
+    check_settings(args.plan["preset"])
     check_dask("registration in blocks")
     if find_spec("zarr") is None:
         raise ImportError("registration in blocks writes OME-Zarr: pip install 'monai-locor[cohort]'")
@@ -123,7 +122,7 @@ def run_blocks(args: argparse.Namespace) -> int:
     from ..blockwise import register_blockwise
 
     console = console_of(args)
-    arguments = {"fixed": args.fixed, "moving": args.moving, "initial": None, "preset": args.plan}
+    arguments = {"fixed": args.fixed, "moving": args.moving, "initial": None, "preset": args.plan["preset"]}
     initial, config = start_of(args.initial, arguments, args.initial_formats)
     console.say(f"registering {args.moving} to {args.fixed} in blocks ...")
     result = register_blockwise(
@@ -134,6 +133,8 @@ def run_blocks(args: argparse.Namespace) -> int:
         preset=config,
         **{name: getattr(args, name) for name in ("fixed_channel", "moving_channel", "fixed_mask", "moving_mask")},
         initial=initial,
+        landmarks=_landmarks(args),
+        labels=args.plan.get("labels"),
         seed=args.seed or 0,
         device=args.device,
         scheduler=args.scheduler,
@@ -146,9 +147,23 @@ def run_blocks(args: argparse.Namespace) -> int:
     _write_report(result)
     for line in _lines(result):
         console.say(line)
-    names = ("seconds", "affine", "jacobian", "inverse", "tiles", "verdict", "warnings")
+    names = ("seconds", "affine", "jacobian", "inverse", "landmarks_mm", "label_dice", "tiles", "verdict", "warnings")
     values: dict[str, Any] = {name: result.summary[name] for name in names}
     return console.answer({**values, "folder": result.folder}, int(result.status == "FAIL"))
+
+
+def _landmarks(args: argparse.Namespace) -> Any:
+    """Files of landmarks, or their points if the files hold pixels; None without any."""
+    from ..blockwise import BlockImage
+
+    paths = args.plan.get("landmarks")
+    if paths is None or not args.pixels:
+        return paths
+    fixed, moving = (
+        BlockImage(getattr(args, role), f"{role} image", getattr(args, f"{role}_channel"), quiet=True).grid
+        for role in ("fixed", "moving")
+    )
+    return read_landmarks(paths, (fixed, moving))
 
 
 def _write_report(result: BlockwiseResult) -> None:
@@ -169,6 +184,10 @@ def _lines(result: BlockwiseResult) -> list[str]:
     lines.append(f"Jacobian determinant {jacobian['min']:.3f} to {jacobian['max']:.3f}, {folding}")
     if inverse is not None:
         lines.append(f"inverse: {inverse['mean_residual_mm']:.2g} mm mean distance from the exact one")
+    if summary["landmarks_mm"] is not None:
+        lines.append(landmark_line(summary["landmarks_mm"]))
+    if summary["label_dice"] is not None:
+        lines.append(label_line(summary["label_dice"]))
     verdict = result.coarse.verdict
     lines += [] if verdict is None else ["of the coarse registration of the whole images:", *verdict_lines(verdict)]
     return [*lines, f"in {result.folder}: {', '.join(sorted(p.name for p in result.folder.iterdir()))}"]

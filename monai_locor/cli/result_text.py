@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "dice_lines",
     "label_dice",
+    "label_line",
+    "landmark_line",
     "result_lines",
     "result_values",
     "transform_lines",

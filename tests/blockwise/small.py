@@ -55,7 +55,7 @@ def state_of(folder: Path, grid: Grid, tiling: Tiling, affine: np.ndarray, veloc
     image = BlockImage(folder / "image.nii", "image")
     side = Side(str(folder / "image.nii"), None, image.signature(), float(values.min()), float(values.max()), 0.0)
     config = RegistrationConfig(stages=(Stage(1, 1, spacing=4),), affine=False)
-    plan = Plan(side, side, config, affine, 1.0, tiling, step, 0)
+    plan = Plan(side, side, config, affine, 1.0, 1.0, tiling, step, 0)
     state = BlockState(folder / "state")
     state.folder.mkdir()
     api.write_json(state.plan_path, plan.to_json())
