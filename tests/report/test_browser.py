@@ -75,8 +75,13 @@ def test_every_way_of_comparing_looks_different(browser):
 
 
 def drawn(browser: Any) -> list[int]:
-    """Pixels of the first view, RGBA in turn."""
+    """Pixels of the first view, RGBA in turn, once it has been drawn."""
     seen(browser)
+    return pixels_of(browser)
+
+
+def pixels_of(browser: Any) -> list[int]:
+    """Pixels of the first view, RGBA in turn."""
     script = (
         "const c = document.querySelector('.view canvas');"
         "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"

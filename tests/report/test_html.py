@@ -110,7 +110,7 @@ class TestPage:
         names = {a["id"] for _, a in read.tags if "id" in a}
         assert {a["href"][1:] for a in read.all("use")} <= names
         asked = set(re.findall(r'(?:getElementById|\bget)\("([^"]+)"\)', page))
-        assert len(asked) > 10 and asked - {"labels", "error-of"} <= names  # with label maps or an error map only
+        assert len(asked) > 10 and asked - {"labels", "landmarks", "error-of"} <= names  # with these only
 
     def test_the_verdict_comes_first_with_all_its_reasons(self, page, judged):
         text = Reader(page).text

@@ -115,7 +115,7 @@ def test_shortcuts_are_listed(page):
     listed = {e["text"].lower() for e in page.all("kbd")}
     used = re.search(r"const modes = \{([^}]*)\}.*?const boxes = \{([^}]*)\}.*?const keys = \{(.*?)\};", script(), re.DOTALL)
     keys = set(re.findall(r"(?:^|[{,]) *\"?([a-z+-])\"?:", ",".join(used.groups())))
-    assert len(keys) == 12 and {key.replace("-", "−") for key in keys} <= listed
+    assert len(keys) == 13 and {key.replace("-", "−") for key in keys} <= listed
 
 
 def test_nothing_doubtful_leaves_no_empty_box(tmp_path):

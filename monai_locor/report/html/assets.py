@@ -9,7 +9,7 @@ from importlib.resources import files
 
 __all__ = ["asset", "script", "style"]
 
-SCRIPTS = ("report_slices.js", "report_drawing.js", "report_controls.js")
+SCRIPTS = ("report_slices.js", "report_drawing.js", "report_landmarks.js", "report_controls.js")
 STYLES = ("report.css", "report_viewer.css", "report_print.css")
 
 

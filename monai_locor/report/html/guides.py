@@ -24,21 +24,31 @@ def guides_section(result: RegistrationResult) -> str:
     if result.landmarks_mm is not None:
         found = result.landmarks_mm
         text = "Distance of each landmark of the fixed image, mapped to the moving image, from its counterpart there."
-        parts.append(_part(f"{found['count']} landmarks", "landmark", "mm", text, _landmark_rows(found)))
+        if result.arguments.get("landmarks") is not None:
+            text += " Its number moves the images to it."
+        parts.append(_part(f"{found['count']} landmarks", "landmark", "mm", text, _landmark_rows(found, result), 3))
     if result.label_dice is not None:
         found = result.label_dice
         text = (
             "Dice of the labels that drove the registration. It says how well these were matched, and nothing about the error "
             "elsewhere."
         )
-        parts.append(_part(f"{len(found['labels'])} labels", "label", "Dice", text, _label_rows(found)))
+        parts.append(_part(f"{len(found['labels'])} labels", "label", "Dice", text, _label_rows(found), 1))
     return section("guides", "Landmarks and labels", "".join(parts)) if parts else ""
 
 
-def _landmark_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+def _landmark_rows(found: dict[str, Any], result: RegistrationResult) -> list[tuple[str, ...]]:
+    """The rows of a table; the number of each landmark is a button if the viewer has their points."""
+    shown = _button if result.arguments.get("landmarks") is not None else str
     rows = [(name, *(f"{found[when][name]:.2f}" for when in ("before", "after"))) for name in ("mean", "median", "max")]
     both = zip(found["before"]["each"], found["after"]["each"], strict=True)
-    return [*rows, *((str(number), f"{a:.2f}", f"{b:.2f}") for number, (a, b) in enumerate(both, 1))]
+    return [*rows, *((shown(number), f"{a:.2f}", f"{b:.2f}") for number, (a, b) in enumerate(both, 1))]
+
+
+def _button(number: int) -> str:
+    """A button that moves the viewer to a landmark."""
+    name = f'aria-label="show landmark {number}"'
+    return f'<button type="button" class="landmark" data-landmark="{number}" {name}>{number}</button>'
 
 
 def _label_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -50,10 +60,10 @@ def _label_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(name, *("–" if value is None else f"{value:.3f}" for value in values)) for name, *values in rows]
 
 
-def _part(title: str, what: str, unit: str, text: str, rows: Sequence[tuple[str, ...]]) -> str:
+def _part(title: str, what: str, unit: str, text: str, rows: Sequence[tuple[str, ...]], known: int) -> str:
+    """A table of some known rows and one for each landmark or label, which are folded if they are many."""
     head = "".join(f'<th scope="col">{name}</th>' for name in (what, f"{unit} before", f"{unit} after"))
-    first = [row for row in rows if not row[0].lstrip("-").isdigit()]
-    rest = rows[len(first) :]
+    first, rest = rows[:known], rows[known:]
     if len(rest) <= MAX_OPEN_ROWS:
         tables = _table(head, rows)
     else:

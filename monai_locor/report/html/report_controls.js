@@ -21,9 +21,9 @@ const slid = (axis, value) => {
   if (chosen >= 0 && places[chosen].some((v, k) => v !== at[k])) choose(-1);
   redraw();
 };
-const go = (index) => {
-  if (!places[index]) return;
-  at.splice(0, shape.length, ...places[index]);
+const go = (index) => { if (places[index]) show(places[index], index); };
+const show = (voxel, index) => { // a point in all views, that of a place or -1
+  at.splice(0, shape.length, ...voxel.map((v, k) => clamp(v, 0, shape[k] - 1)));
   for (const view of views) Object.assign(view, { zoom: 1, middle: [0.5, 0.5] });
   get("zoom").value = 0;
   choose(index);
@@ -111,7 +111,7 @@ for (const input of viewer.querySelectorAll("input[name=mode]")) {
     label();
   });
 }
-for (const input of [mix, contours, masks, labels, cross, errorOf]) if (input) input.addEventListener("input", redraw);
+for (const input of [mix, contours, masks, labels, cross, errorOf, points]) if (input) input.addEventListener("input", redraw);
 
 const of = get("window-of"), level = get("level"), width = get("window"), zoom = get("zoom");
 of.addEventListener("change", () => { [level.value, width.value] = windows[of.value]; });
@@ -129,10 +129,13 @@ get("reset").addEventListener("click", () => {
 });
 
 for (const button of buttons) button.addEventListener("click", () => go(button.dataset.place - 1));
+for (const button of document.querySelectorAll("button.landmark")) {
+  button.addEventListener("click", () => show(landmarks.fixed[button.dataset.landmark - 1].map(Math.round), -1));
+}
 
 // single keys, unless they are switched off or a list of options is open
 const modes = { e: "error", b: "blend", s: "side", c: "curtain", k: "board" };
-const boxes = { o: contours, m: masks, x: cross };
+const boxes = { o: contours, m: masks, x: cross, l: points };
 const zoomBy = (factor) => {
   for (const view of views) zoomed(view, view.zoom * factor);
   zoom.value = 100 * Math.log(views[0].zoom) / Math.log(12);
@@ -143,7 +146,7 @@ document.body.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
   if (/^[1-9]$/.test(key)) go(key - 1);
   else if (key in modes) viewer.querySelector(`input[value=${modes[key]}]`)?.click();
-  else if (key in boxes) boxes[key].click();
+  else if (key in boxes) boxes[key]?.click();
   else if (key in keys) keys[key]();
   else return;
   event.preventDefault();

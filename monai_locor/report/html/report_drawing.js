@@ -80,7 +80,7 @@ const readout = () => {
   const mm = affine.map((row) => row[shape.length] + shape.reduce((sum, _, k) => sum + row[k] * at[k], 0));
   const position = `${mm.map((x) => x.toFixed(1).replace("-", "−")).join(", ")} ${mm.length === 3 ? "RAS mm" : "mm"}`;
   const where = chosen < 0 ? "Position" : `Place ${chosen + 1} of ${places.length}`;
-  return `${where}: ${position}${errorText()}${labelText()}`;
+  return `${where}: ${position}${errorText()}${landmarkText()}${labelText()}`;
 };
 
 // the second image over the first one
@@ -123,8 +123,8 @@ const drawLines = (context, lines, [sx, sy], scale) => {
   context.setLineDash([]);
 };
 
-// crosshair and doubtful places
-const drawMarks = (context, view, [sx, sy], scale) => {
+// crosshair, landmarks and doubtful places
+const drawMarks = (context, view, [sx, sy], name, scale) => {
   const point = (voxel) => [(view.width - voxel[view.across] - 0.5) * sx, (view.height - voxel[view.up] - 0.5) * sy];
   if (cross.checked && view.through >= 0) {
     const [x, y] = point(at);
@@ -132,6 +132,7 @@ const drawMarks = (context, view, [sx, sy], scale) => {
     context.fillRect(0, y - 0.5, view.width * sx, 1);
     context.fillRect(x - 0.5, 0, 1, view.height * sy);
   }
+  drawLandmarks(context, view, point, name, scale);
   for (const [index, place] of places.entries()) if (isShown(place, view)) spot(context, point(place), index, scale);
 };
 
@@ -154,7 +155,7 @@ const drawPanel = (context, view, name, number, count, lines, scale) => {
   if (!side) drawSecond(context, view, mix.value / 100, panel, corner, size);
   context.translate(...corner);
   drawLines(context, lines, factors, scale);
-  drawMarks(context, view, factors, scale);
+  drawMarks(context, view, factors, name, scale);
   context.restore();
   if (!side) return;
   context.font = `${12 * scale}px sans-serif`;

@@ -1,6 +1,6 @@
 document.documentElement.classList.add("live");
 const viewer = document.getElementById("viewer");
-const { shape, columns, axes, affine, start, blur, places, error } = JSON.parse(viewer.dataset.volumes);
+const { shape, columns, axes, affine, start, blur, places, error, landmarks } = JSON.parse(viewer.dataset.volumes);
 const [nx, ny, nz = 1] = shape;
 const strides = [1, nx, nx * ny];
 const at = [...start, 0].slice(0, 3); // voxel shown in all views
@@ -8,7 +8,7 @@ let chosen = -1; // index of the doubtful place that is shown
 const names = { fixed: "fixed", before: "before", after: "warped" };
 const windows = { fixed: [50, 100], moving: [50, 100] }; // level and width, percent of the range
 const get = (id) => document.getElementById(id);
-const mix = get("mix"), contours = get("contours"), masks = get("masks"), labels = get("labels"), cross = get("cross"), errorOf = get("error-of");
+const mix = get("mix"), contours = get("contours"), masks = get("masks"), labels = get("labels"), cross = get("cross"), errorOf = get("error-of"), points = get("landmarks");
 const volumes = {}, colors = {}, labelValues = {};
 const styles = getComputedStyle(document.documentElement);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));

@@ -20,6 +20,7 @@ from .assets import asset
 from .error_pictures import ERROR_NAMES
 from .images import View
 from .labels import color_indices, label_values
+from .landmark_points import landmark_parts, landmark_voxels
 from .report_images import ReportImages
 from .stacks import columns_of, shown_grid, stack
 from .stills import MASK_NAMES, letters
@@ -55,6 +56,7 @@ def viewer(images: ReportImages) -> str:
         flat="" if images.grid.dims == 3 else " hidden",
         places=places_list(images),
         **_error_parts(images),
+        **landmark_parts(images),
         no_places="" if images.places else " hidden",
         note=f"{note} {_extent(images)}",
     )
@@ -116,6 +118,7 @@ def _data(images: ReportImages) -> dict[str, Any]:
         "affine": np.round(grid.affine[:-1], 4).tolist(),
         "start": _shown(images, np.array(bright_center(images.volumes["fixed"]), dtype=float)),
         "blur": [round(b, 3) for b in blur],
+        "landmarks": landmark_voxels(images),
         "places": [_shown(images, images.voxel_at(place.position_mm)) for place in images.places],
     }
 
