@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -25,6 +26,8 @@ from ..geometry import Grid
 from ..io.fields import write_affine
 from ..io.paths import check_output_dir, write_json
 from ..registration import RegistrationConfig, RegistrationResult
+from ..registration.basis_pair import BasisPair
+from ..registration.judging import judge
 from ..registration.labels import Labels, LabelSource, check_labels
 from ..registration.landmarks import Landmarks, LandmarkSource
 from ..registration.restriction import check_axes
@@ -42,6 +45,7 @@ from .tile_size import tiling_of
 if TYPE_CHECKING:
     from distributed import Client
 
+    from ..quality import Thresholds
     from ..registration.start.given import Initial
 
 __all__ = ["register_blockwise"]
@@ -63,6 +67,8 @@ def register_blockwise(
     initial: Initial = None,
     landmarks: LandmarkSource | None = None,
     labels: LabelSource | None = None,
+    initial_basis: BasisPair | str | PathLike[str] | None = None,
+    thresholds: Thresholds | Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | None = None,
     scheduler: str | None = None,
@@ -98,6 +104,8 @@ def register_blockwise(
         initial: see :func:`monai_locor.register`.
         landmarks, labels: likewise. They drive the coarse registration and the tiles, see :mod:`.guides`. Label maps are read
             as a whole; those at the resolution of the averaged images are as good.
+        initial_basis: see :func:`monai_locor.register`.
+        thresholds: of the verdict on the coarse registration, see :func:`monai_locor.report.judge`.
         seed: random seed.
         device: device of the coarse registration and of the tiles.
         scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
@@ -134,8 +142,9 @@ def register_blockwise(
     with collecting() as log:
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
         beside = run.beside(landmarks, labels)
-        arguments = {**beside, "initial": initial, "seed": seed, "device": device, "progress": progress}
-        result = run.register(**arguments, resume=folder / STATE_FOLDER / "coarse")
+        arguments = {**beside, "initial": initial, "initial_basis": initial_basis, "seed": seed, "device": device}
+        state_of_coarse = folder / STATE_FOLDER / "coarse"
+        result = run.judged(run.register(**arguments, progress=progress, resume=state_of_coarse), thresholds)
         guides = run.guides(beside, result)
         plan = run.plan(result, block, seed, guides.numbers)
         state = BlockState.begin(folder / STATE_FOLDER, plan, result, guides)
@@ -204,6 +213,14 @@ class _Coarse:
         """Average the images and register them; arguments of :func:`monai_locor.register`."""
         self.means = [coarse_image(self.images[r], self.masks[r], self.factors[r]) for r in ("fixed", "moving")]
         return register_coarse(self.means, self.config, **arguments)
+
+    def judged(self, result: RegistrationResult, thresholds: Thresholds | Mapping[str, Any] | None) -> RegistrationResult:
+        """The result with the verdict of these thresholds, if there are any."""
+        if thresholds is None:
+            return result
+        fixed, moving = self.means
+        masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
+        return dataclasses.replace(result, verdict=judge(result, fixed.image, moving.image, thresholds, **masks))
 
     def guides(self, beside: Mapping[str, Any], result: RegistrationResult) -> BlockGuides:
         """What drives the tiles beside the images."""

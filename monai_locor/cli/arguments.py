@@ -25,6 +25,7 @@ __all__ = [
     "add_channels",
     "add_masks",
     "add_thresholds",
+    "check_basis",
     "check_inputs",
     "given_arguments",
     "images_of",
@@ -125,6 +126,15 @@ def check_inputs(arguments: Mapping[str, Any]) -> None:
     basis = arguments.get("initial_basis")
     if basis is not None and count > 1:
         raise InputError(f"--initial-basis {basis}: needs one image per side, and there are several; leave it out")
+    check_basis(basis)
+
+
+def check_basis(basis: str | None) -> None:
+    """Check that the file of ``--initial-basis``, if any, exists; it may be named without suffix.
+
+    Raises:
+        InputError: if it does not.
+    """
     if basis is not None and not Path(f"{basis}.safetensors").expanduser().is_file():
         check_file(basis, "basis")
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .arguments import named_start, start_of
+from .arguments import check_basis, named_start, start_of, thresholds_of
 from .console import console_of
 from .inputs import check_device, check_transforms
 from .landmarks import read_landmarks, with_landmark_options
@@ -30,11 +30,9 @@ logger = logging.getLogger(__name__)
 REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--outputs", "outputs", None),
     ("--from", "manifest", None),
-    ("--thresholds", "thresholds", None),
     ("--fixed", "fixed_images", None),
     ("--moving", "moving_images", None),
     ("--channel-weights", "channel_weights", None),
-    ("--initial-basis", "initial_basis", None),
     *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels
@@ -98,6 +96,8 @@ def check_blocks(args: argparse.Namespace) -> None:
     if find_spec("zarr") is None:
         raise ImportError("registration in blocks writes OME-Zarr: pip install 'monai-locor[cohort]'")
     _check_images(args)
+    check_basis(args.initial_basis)
+    thresholds_of(args.thresholds)
     if args.initial is not None and not named_start(args.initial):
         check_transforms(args.initial)
     folder = args.output.expanduser()
@@ -135,6 +135,8 @@ def run_blocks(args: argparse.Namespace) -> int:
         initial=initial,
         landmarks=_landmarks(args),
         labels=args.plan.get("labels"),
+        initial_basis=args.initial_basis,
+        thresholds=thresholds_of(args.thresholds),
         seed=args.seed or 0,
         device=args.device,
         scheduler=args.scheduler,

@@ -105,6 +105,20 @@ def test_an_interrupted_run_continues_with_the_tiles_that_are_missing(runs, monk
     assert np.array_equal(field_of(folder / "resumed"), field_of(folder / str(BLOCK)))
 
 
+def test_a_basis_and_thresholds_are_those_of_the_coarse_registration(tmp_path, monkeypatch):
+    write_pair(tmp_path, (24, 20, 20), 4.0)
+    in_this_process(monkeypatch)
+    arguments = {"fixed": tmp_path / "fixed.nii", "moving": tmp_path / "moving.nii", "preset": SHORT, "progress": False}
+    first = register_blockwise(**arguments, output=tmp_path / "a").coarse
+    first.basis.save(tmp_path / "basis")
+    limits = {"valid_voxels": (1e9, 1e8)}
+    second = register_blockwise(**arguments, output=tmp_path / "b", initial_basis=tmp_path / "basis", thresholds=limits)
+    assert second.coarse.arguments["initial_basis"]["path"] == str(tmp_path / "basis")
+    losses = [each.history[0]["loss"][0] for each in (first, second.coarse)]
+    assert losses[1] < losses[0] - 0.01
+    assert first.verdict.status != "FAIL" and second.status == "FAIL" and second.summary["verdict"]["status"] == "FAIL"
+
+
 def test_axes_that_are_restricted_are_those_of_the_file(tmp_path, monkeypatch):
     """The second axis of the file is the first one in canonical order."""
     grid, _ = write_pair(tmp_path)

@@ -33,6 +33,8 @@ def files(tmp_path):
         (["--blocks", "auto", "--moving-labels", "m.nii"], "--moving-labels: is not possible"),
         (["--blocks", "auto", "--landmarks", "none.csv", "m.nii"], "fixed landmarks none.csv: no such file"),
         (["--blocks", "auto", "--labels", "m.nii", "none.nii"], "none.nii: no such file"),
+        (["--blocks", "auto", "--initial-basis", "none"], "none: no such file"),
+        (["--blocks", "auto", "--thresholds", "none.json"], "--thresholds none.json: no such file"),
         (["--blocks", "auto", "--label-weight", "2"], "--label-weight 2: there are no labels; name them with --labels"),
         (["--blocks", "auto", "--transform", "rigid"], "transform 'rigid': in blocks only 'deformable'"),
         (["--blocks", "auto", "--missing", "map"], "missing 'map': in blocks only 'never'"),
@@ -62,6 +64,8 @@ def test_a_pair_is_registered_on_dask(tmp_path, capsys):
     (tmp_path / "settings.json").write_text(json.dumps(SHORT.to_dict()))
     words = ["register", str(tmp_path / "fixed.nii"), str(tmp_path / "moving.nii"), "-o", str(tmp_path / "out"), "--json"]
     words += ["--blocks", "48", "--config", str(tmp_path / "settings.json"), "--threads", "1"]
+    (tmp_path / "limits.json").write_text('{"valid_voxels": [1e9, 1e8]}')
+    words += ["--thresholds", str(tmp_path / "limits.json")]
     (tmp_path / "points.csv").write_text("x,y,z\n0,1,2\n-4,8,-6\n")
     labels = np.zeros((24, 16, 16), np.int16)
     labels[8:14, 6:11, 5:12] = 3
@@ -70,7 +74,12 @@ def test_a_pair_is_registered_on_dask(tmp_path, capsys):
         words += [option, *[str(tmp_path / name)] * 2]
     code = main(words)
     answer = json.loads(capsys.readouterr().out)
-    assert code in (0, 1) and answer["tiles"]["count"] == 2 and answer["jacobian"]["folding_voxels"] == 0
+    assert (
+        code == 1
+        and answer["verdict"]["status"] == "FAIL"
+        and answer["tiles"]["count"] == 2
+        and answer["jacobian"]["folding_voxels"] == 0
+    )
     assert answer["landmarks_mm"]["count"] == 2 and answer["label_dice"]["labels"] == [3]
     names = {"forward_field.ome.zarr", "inverse_field.ome.zarr", "warped.ome.zarr", "affine.tfm", "run.json", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
