@@ -33,6 +33,9 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--fixed", "fixed_images", None),
     ("--moving", "moving_images", None),
     ("--channel-weights", "channel_weights", None),
+    ("--surfaces", "surfaces", None),
+    ("--surface-weight", "surface_weight", None),
+    ("--surface-space", "surface_space", None),
     *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels

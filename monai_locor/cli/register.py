@@ -104,7 +104,7 @@ def add_parser(commands: Any) -> None:
     add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))
     _add_images(parser.add_argument_group("images"))
-    add_landmarks(parser.add_argument_group("landmarks and labels"))
+    add_landmarks(parser.add_argument_group("landmarks, labels and surfaces"))
     _add_carried(parser.add_argument_group("also transform (each may be given several times)"))
     machine = parser.add_argument_group("machine")
     add_device(machine)
@@ -282,7 +282,13 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     check_outputs(
         [*files, *targets, folder / "run.json"],
         args.force or resumed,
-        [*_files(arguments), *(args.landmarks or ()), *(args.labels or ()), *(p for *_, p in wanted)],
+        [
+            *_files(arguments),
+            *(args.landmarks or ()),
+            *(args.labels or ()),
+            *(path for pair in args.surfaces or () for path in pair),
+            *(p for *_, p in wanted),
+        ],
     )
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
     return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)

@@ -48,6 +48,7 @@ def result_values(result: RegistrationResult) -> dict[str, Any]:
         "jacobian": result.jacobian,
         "landmarks_mm": result.landmarks_mm,
         "label_dice": result.label_dice,
+        "surface_mm": result.surface_mm,
     }
 
 
@@ -70,6 +71,8 @@ def transform_lines(values: dict[str, Any], verdict: Verdict | None) -> Iterator
         yield landmark_line(values["landmarks_mm"])
     if values.get("label_dice") is not None:
         yield label_line(values["label_dice"])
+    if values.get("surface_mm") is not None:
+        yield surface_line(values["surface_mm"])
     if verdict is not None:
         yield from verdict_lines(verdict)
 
@@ -85,6 +88,12 @@ def label_line(found: Mapping[str, Any]) -> str:
     """The Dice of the labels that drove a registration as a line of text."""
     before, after = ("unknown" if found[when]["mean"] is None else f"{found[when]['mean']:.3f}" for when in ("before", "after"))
     return f"{len(found['labels'])} labels that drove the registration: mean Dice {before} before, {after} after"
+
+
+def surface_line(found: Mapping[str, Any]) -> str:
+    """The distances of the surfaces that drove a registration as a line of text."""
+    before, after = (found[when]["mean"] for when in ("before", "after"))
+    return f"surfaces ({len(found['names'])}): mean distance {before:.3g} mm before, {after:.3g} mm after"
 
 
 def label_dice(result: RegistrationResult, labels: Mapping[str, Any]) -> list[dict[str, Any]]:

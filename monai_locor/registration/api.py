@@ -48,6 +48,7 @@ from .start.given import Initial, check_restricted, start_word
 from .start.losses import InitialLosses
 from .start.prepare import PreparedImage
 from .start.start import Start
+from .surfaces import Surfaces, SurfaceSource
 
 __all__ = ["Task", "prepare_task", "register"]
 
@@ -70,6 +71,7 @@ def register(
     channel_weights: Sequence[float] | None = None,
     landmarks: LandmarkSource | None = None,
     labels: LabelSource | None = None,
+    surfaces: SurfaceSource | None = None,
     device: torch.device | str | None = None,
     devices: Sequence[torch.device | str] | None = None,
     seed: int = 0,
@@ -126,6 +128,8 @@ def register(
         labels: label maps of both images, ``(fixed, moving)`` or ``(fixed, moving, {label: weight})``, on any grids, see
             :meth:`.labels.Labels.of`. The distances of the surfaces of the labels that both have are part of the loss likewise,
             with the setting ``label_weight``; see :attr:`RegistrationResult.label_dice`.
+        surfaces: meshes of both images, ``(fixed, moving)`` or a list of pairs, see :func:`.surfaces.surface_pairs`. Their
+            distances are part of the loss likewise, by ``surface_weight``; see :attr:`RegistrationResult.surface_mm`.
         device: by default CUDA if available, else the CPU.
         devices: two devices instead of one, ``["cuda:0", "cuda:1"]``: another process computes the second direction on the
             second device, and gradients are summed after every step (gloo). The result differs from that of one device by
@@ -281,6 +285,7 @@ def _start(
     if len(weights) > 1 and (predict is not None or basis is not None):
         raise InputError("several images per side cannot be combined with predict or initial_basis; give one image per side.")
     velocity, displacement = (None if x is None else x.cpu() for x in (pair.velocity, pair.displacement))
+    grids = pair.fixed.stored, pair.moving.stored
     return Start(
         images=(pair.fixed, pair.moving),
         affine=pair.affine,
@@ -288,7 +293,8 @@ def _start(
         displacement=displacement,
         losses=InitialLosses(given["seed"], own, weights, basis),
         landmarks=given["landmarks"],
-        labels=None if given["labels"] is None else Labels.of(given["labels"], pair.fixed.stored, pair.moving.stored),
+        labels=None if given["labels"] is None else Labels.of(given["labels"], *grids),
+        surfaces=None if given["surfaces"] is None else Surfaces.of(given["surfaces"], *grids, config.surface_space),
         search=_searches(config, given["initial"] is not None, pair),
         predict=None if predict is None else partial(_predicted, predict, pair),
         unmasked=partial(pair.without_masks, config.quantile),

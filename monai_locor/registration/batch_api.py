@@ -32,6 +32,7 @@ from .run import Run
 from .similarity import OwnSimilarity
 from .start.given import Initial
 from .start.prepare import PreparedImage
+from .surfaces import SurfaceSource
 
 __all__ = ["register_batch"]
 
@@ -48,6 +49,7 @@ def register_batch(
     initial: Sequence[Initial] | None = None,
     landmarks: Sequence[LandmarkSource | None] | None = None,
     labels: Sequence[LabelSource | None] | None = None,
+    surfaces: Sequence[SurfaceSource | None] | None = None,
     predict: Callable[[PreparedImage, PreparedImage, np.ndarray], torch.Tensor] | None = None,
     initial_basis: BasisPair | str | PathLike[str] | None = None,
     similarity: str | OwnSimilarity | None = None,
@@ -66,8 +68,8 @@ def register_batch(
 
     Args:
         fixed, moving: one image per pair.
-        fixed_mask, moving_mask, initial, landmarks, labels: likewise, or None. Pairs with landmarks or labels run one
-            after another.
+        fixed_mask, moving_mask, initial, landmarks, labels, surfaces: likewise, or None. Pairs with landmarks, labels or
+            surfaces run one after another.
         preset, predict, initial_basis, similarity, transform, device, seed, progress: for all pairs, see
             :func:`monai_locor.register`.
 
@@ -78,7 +80,7 @@ def register_batch(
         InputError: if a pair cannot be registered, or if the numbers of images differ.
     """
     columns = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask, "initial": initial}
-    columns |= {"landmarks": landmarks, "labels": labels}
+    columns |= {"landmarks": landmarks, "labels": labels, "surfaces": surfaces}
     count = len(fixed)
     for name, column in columns.items():
         if column is not None and len(column) != count:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..free_memory import parsed_bytes
+from ..io.meshes import SPACES
 from ..io.paths import expanded, read_json
 from ..io.pictures import MAX_PIXELS
 from .dotted import replaced
@@ -68,6 +69,9 @@ class RegistrationConfig:
         landmark_weight: weight of the landmarks, if ``register`` is given any, relative to the similarity, see
             :class:`.landmark_term.LandmarkTerm`; 0 to only report their distances.
         label_weight: weight of the labels, likewise, see :class:`.label_term.LabelTerm`; 0 to only report their overlap.
+        surface_weight: weight of the surfaces, see :class:`.surface_term.SurfaceTerm`; 0 to only report their distances.
+        surface_space: coordinates of the surfaces in files: ``"auto"``, ``"ras"`` or ``"lps"``, see
+            :func:`monai_locor.io.meshes.read_mesh`.
         learning_rate_affine: learning rate of the affine, in units of half the field of view per step.
         learning_rate_basis: learning rate of the basis networks.
         damping: damping of the optimizer of the coefficients, see :class:`monai_locor.registration.optimizer.DampedAdam`.
@@ -128,6 +132,8 @@ class RegistrationConfig:
     bending_weight: float | None = None
     landmark_weight: float = 1.0
     label_weight: float = 0.3
+    surface_weight: float = 0.3
+    surface_space: str = "auto"
     learning_rate_affine: float = 5e-3
     learning_rate_basis: float = 1e-2
     damping: float = 1.0
@@ -311,7 +317,7 @@ NUMBERS = {
     **dict.fromkeys(("learning_rate_affine", "learning_rate_basis"), POSITIVE),
     "min_mass": Numbers("in (0, 1]", lambda x: 0 < x <= 1),
     "bending_weight": dataclasses.replace(NOT_NEGATIVE, optional=True),
-    **dict.fromkeys(("damping", "landmark_weight", "label_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("damping", "landmark_weight", "label_weight", "surface_weight"), NOT_NEGATIVE),
     "warmup": STEPS,
     **dict.fromkeys(("decay_start", "decay_end"), SHARE),
     "quantile": Numbers("in [0, 0.5)", lambda x: 0 <= x < 0.5),
@@ -330,6 +336,7 @@ CHOICES = {
     "missing": ("never", "map", "auto"),
     "composition": ("single", "stages"),
     "region": ("foreground", "image"),
+    "surface_space": SPACES,
 }
 FLAGS = ("affine", "undo_worse")
 

@@ -18,12 +18,14 @@ from monai.data.meta_tensor import MetaTensor
 from ..io.arrays import images_of_channels
 from ..io.image_source import load_source
 from ..io.libraries import library_of
+from ..io.meshes import SurfaceMesh
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..tensors import plain
 from .labels import LabelSource, check_labels
 from .landmarks import Landmarks
 from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
+from .surfaces import surface_pairs
 
 __all__ = ["described_arguments", "described_image", "described_inputs", "described_start"]
 
@@ -49,6 +51,11 @@ def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     labels = arguments.get("labels")
     if labels is not None:
         out["labels"] = _described_labels(labels)
+    if arguments.get("surfaces") is not None:
+        out["surfaces"] = [
+            {"fixed": _described(fixed), "moving": _described(moving), "weight": weight}
+            for fixed, moving, weight in surface_pairs(arguments["surfaces"])
+        ]
     devices = arguments.get("devices")
     out["devices"] = None if devices is None else [str(d) for d in devices]
     return out
@@ -107,6 +114,8 @@ def _file(value: str | PathLike[str], transform: bool = False) -> dict[str, Any]
 def _described(value: Any) -> dict[str, Any]:
     if isinstance(value, (str, PathLike)):
         return _file(value)
+    if isinstance(value, SurfaceMesh):
+        value = np.concatenate((value.vertices, value.faces))
     if not isinstance(value, (torch.Tensor, np.ndarray)):
         return {"memory": type(value).__name__}
     array = plain(torch.as_tensor(value)).detach().cpu().numpy()

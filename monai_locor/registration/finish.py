@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from ..geometry import Grid, warp, warped
+from ..geometry import Grid, SpatialTransform, warp, warped
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
 from ..quality import estimate_error, judge_outcome
@@ -94,6 +94,7 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         **_missing(run, pair),
         landmarks_mm=_landmark_distances(run, pair, forward_mm, fixed.grid),
         label_dice=_label_dice(run, pair, forward_mm, fixed.grid),
+        surface_mm=_surface_distances(run, pair, (forward_mm, fixed.grid), (inverse_mm, moving.grid)),
         warnings=tuple(log.warnings),
         doubts=tuple(log.doubts),
         **known,
@@ -132,6 +133,17 @@ def _landmark_distances(run: Run, pair: Pair, forward_mm: torch.Tensor, grid: Gr
 def _label_dice(run: Run, pair: Pair, forward_mm: torch.Tensor, grid: Grid) -> dict[str, Any] | None:
     labels = run.start.labels
     return None if labels is None else labels.agreement(pair.affine, forward_mm.cpu(), grid)
+
+
+def _surface_distances(
+    run: Run, pair: Pair, forward: tuple[torch.Tensor, Grid], inverse: tuple[torch.Tensor, Grid]
+) -> dict[str, Any] | None:
+    surfaces = run.start.surfaces
+    if surfaces is None:
+        return None
+    return surfaces.distances(
+        pair.affine, SpatialTransform.of_field(forward[0].cpu(), forward[1], (inverse[0].cpu(), inverse[1]))
+    )
 
 
 def _on_host(result: RegistrationResult) -> RegistrationResult:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What drives a registration beside the images: terms of the loss by landmarks and labels."""
+"""What drives a registration beside the images: terms of the loss by landmarks, labels and surfaces."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .config import RegistrationConfig
 from .label_term import LabelTerm
 from .landmark_term import LandmarkTerm
 from .start.start import Start
+from .surface_term import SurfaceTerm
 
 __all__ = ["GUIDE_NAMES", "Guides", "guides_of"]
 
 #: in the order of the parts of the loss, and their names in the history
-GUIDE_NAMES = ("landmarks", "labels")
+GUIDE_NAMES = ("landmarks", "labels", "surfaces")
 #: the value for a direction, its matrix and its displacement
 Term: TypeAlias = Callable[[int, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -58,7 +59,7 @@ def guides_of(
     """The terms of a stage.
 
     Args:
-        start: with the landmarks and labels.
+        start: with the landmarks, labels and surfaces.
         config: their weights.
         distance: distance of the samples, mm.
         fixed: grid of the fixed image.
@@ -69,4 +70,6 @@ def guides_of(
         terms["landmarks"] = LandmarkTerm(start.landmarks, config.landmark_weight, distance, fixed, velocity, start.device)
     if start.labels is not None and config.label_weight > 0:
         terms["labels"] = LabelTerm(start.labels, config.label_weight, distance, fixed, velocity, start.device)
+    if start.surfaces is not None and config.surface_weight > 0:
+        terms["surfaces"] = SurfaceTerm(start.surfaces, config.surface_weight, distance, fixed, velocity, start.device)
     return Guides(terms, start.device)

@@ -228,6 +228,11 @@ class RunManifest:
             out[name] = self.input(name)
         if recorded.get("labels") is not None and "labels" not in changes:
             out["labels"] = (self.labels("fixed"), self.labels("moving"), recorded["labels"]["weights"])
+        if recorded.get("surfaces") is not None and "surfaces" not in changes:
+            out["surfaces"] = [
+                (*(self._checked(f"{role} surface", pair[role]) for role in ("fixed", "moving")), pair["weight"])
+                for pair in recorded["surfaces"]
+            ]
         out.update({name: recorded[name] for name in RECORDED_VALUES if recorded.get(name) is not None})
         if "device" in changes or "devices" in changes:  # mutually exclusive
             out = {name: value for name, value in out.items() if name not in ("device", "devices")}

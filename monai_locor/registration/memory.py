@@ -72,7 +72,7 @@ class RunShape:
         masked: whether the fixed and the moving image have weights.
         device: type of the device, ``"cpu"`` or ``"cuda"``.
         threads: threads of the CPU.
-        guides: numbers that the distance maps of labels hold, see :class:`.label_surfaces.LabelSurfaces`.
+        guides: numbers that the maps of labels and surfaces hold, see :class:`.label_surfaces.LabelSurfaces`.
     """
 
     fixed: Grid
@@ -97,6 +97,7 @@ class RunShape:
         masked = start.images[0].weight is not None, start.images[1].weight is not None
         device = "cpu" if start.device.type == "cpu" else "cuda"
         guides = 0 if start.labels is None else sum(each.numbers for each in start.labels.surfaces)
+        guides += 0 if start.surfaces is None else start.surfaces.numbers
         return cls(fixed, moving, parts, len(start.images[0].image), masked, device, torch.get_num_threads(), guides)
 
 

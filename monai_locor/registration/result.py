@@ -79,6 +79,7 @@ class RegistrationResult:
         missing_ml: volume of the places found in each image, ml, ``{"fixed": ..., "moving": ...}``, or None.
         landmarks_mm: ``count`` and distances of the landmarks ``before`` (initial affine) and ``after``, mm; None without any.
         label_dice: ``labels`` that drove the registration, and their Dice ``before`` and ``after``; None without any.
+        surface_mm: ``names`` of the pairs of surfaces, mean distances ``before`` and ``after``, mm; None without any.
         memory: bytes beyond those before the run: ``predicted``, ``available`` and ``peak``, each None if unknown; or None.
         error_mm: estimated error of every fixed voxel with its interval; None in files of earlier versions.
         registered: False for a transform from elsewhere (:func:`monai_locor.check`): only ``transform`` of ``config`` is known.
@@ -117,6 +118,7 @@ class RegistrationResult:
     missing_ml: dict[str, float] | None = None
     landmarks_mm: dict[str, Any] | None = None
     label_dice: dict[str, Any] | None = None
+    surface_mm: dict[str, Any] | None = None
     memory: dict[str, int | None] | None = None
     error_mm: ErrorMap | None = None
 
@@ -334,7 +336,7 @@ class RegistrationResult:
             "versions": versions(),
             **{name: getattr(self, name) for name in ("timings", "arguments", "interrupted", "intersubject", "unexplained")},
             "error_mm": None if self.error_mm is None else self.error_mm.summary(),
-            **{name: getattr(self, name) for name in ("missing_ml", "landmarks_mm", "label_dice", "memory")},
+            **{name: getattr(self, name) for name in ("missing_ml", "landmarks_mm", "label_dice", "surface_mm", "memory")},
             "warnings": list(self.warnings),
             "doubts": list(self.doubts),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),

@@ -86,7 +86,7 @@ def _run_fields(content: Mapping[str, Any]) -> dict[str, Any]:
         "intersubject": content.get("intersubject", False),
         "unexplained": content.get("unexplained"),
         "missing_ml": content.get("missing_ml"),
-        **{name: content.get(name) for name in ("landmarks_mm", "label_dice")},
+        **{name: content.get(name) for name in ("landmarks_mm", "label_dice", "surface_mm")},
         "warnings": tuple(content.get("warnings", ())),
         "doubts": tuple(content.get("doubts", ())),
     }

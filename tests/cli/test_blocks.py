@@ -35,6 +35,7 @@ def files(tmp_path):
         (["--blocks", "auto", "--labels", "m.nii", "none.nii"], "none.nii: no such file"),
         (["--blocks", "auto", "--initial-basis", "none"], "none: no such file"),
         (["--blocks", "auto", "--thresholds", "none.json"], "--thresholds none.json: no such file"),
+        (["--blocks", "auto", "--surfaces", "m.nii", "m.nii"], "--surfaces: is not possible"),
         (["--blocks", "auto", "--label-weight", "2"], "--label-weight 2: there are no labels; name them with --labels"),
         (["--blocks", "auto", "--transform", "rigid"], "transform 'rigid': in blocks only 'deformable'"),
         (["--blocks", "auto", "--missing", "map"], "missing 'map': in blocks only 'never'"),

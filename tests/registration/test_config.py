@@ -127,6 +127,8 @@ BAD = {
     "restrict_deformation": [1, [1, 0.5, 1], "1x1x2", "0x0x0", [1], [1, 1, 1, 0], [True, True, False], "ab"],
     "landmark_weight": [-1, float("nan"), float("inf"), "1", None, True],
     "label_weight": [-1, float("nan"), float("inf"), "1", None, True],
+    "surface_weight": [-1, float("nan"), float("inf"), "1", None, True],
+    "surface_space": ["RAS", "scanner", None, 1],
     "damping": [-0.1, float("nan"), float("inf"), "1", None, True],
     "warmup": [-1, 2.5, "5", None],
     "decay_start": [-0.1, 1.1, float("nan"), "0", None],

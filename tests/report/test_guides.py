@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Landmarks and labels that drove a registration, in its report."""
+"""Landmarks, labels and surfaces that drove a registration, in its report."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ def result_of(count: int = 3):
     landmarks = Landmarks.of((points, points + [2.0, 0, 0]))
     dice = {"labels": [-3, 7], "before": {"mean": 0.5, "each": [0.5, None]}, "after": {"mean": 0.9, "each": [0.9, None]}}
     given = {"landmarks": landmarks.described(), "labels": {"fixed": {"path": "/a.nii"}, "moving": {"path": "/b.nii"}}}
+    given["surfaces"] = [{"fixed": {"path": "/c.vtk"}, "moving": {"path": "/d.stl"}, "weight": 1.0}]
+    surface = {"names": ["<c>.vtk"], "before": {"mean": 3.0, "each": [3.0]}, "after": {"mean": 0.4, "each": [0.4]}}
     found = landmarks.distances(np.eye(4), result.forward_mm, GRID)
-    return dataclasses.replace(result, landmarks_mm=found, label_dice=dice, arguments=given)
+    return dataclasses.replace(result, landmarks_mm=found, label_dice=dice, surface_mm=surface, arguments=given)
 
 
 def test_distances_and_dice_are_tables():
     page = guides_section(result_of())
     assert '<th scope="row">mean</th><td>2.00</td><td>0.00</td>' in page and "3 landmarks" in page
-    assert page.count('<th scope="row">') == 3 + 3 + 1 + 2
+    assert page.count('<th scope="row">') == 3 + 3 + 1 + 2 + 2
     assert '<th scope="row">-3</th><td>0.500</td><td>0.900</td>' in page and "<td>–</td>" in page
     assert page.count('class="landmark"') == 3 and page.count("Its number moves") == 1
+    assert '<th scope="row">&lt;c&gt;.vtk</th><td>3.00</td><td>0.40</td>' in page
     assert "<details>" not in page and "<details><summary>40 landmarks" in guides_section(result_of(40))
 
 
@@ -69,7 +72,7 @@ def test_without_landmarks_nothing_is_drawn():
 
 def test_inputs_are_named():
     page = run_tables(result_of())
-    assert "3 pairs of points" in page and "/a.nii" in page and "/b.nii" in page
+    assert "3 pairs of points" in page and all(name in page for name in ("/a.nii", "/b.nii", "/c.vtk", "/d.stl"))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 
 from ..labels import Labels
 from ..landmarks import Landmarks
+from ..surfaces import Surfaces
 from .losses import InitialLosses
 from .prepare import PreparedImage
 
@@ -40,6 +41,7 @@ class Start:
         unmasked: returns both images without masks, see :mod:`monai_locor.registration.correspondence`.
         landmarks: corresponding points of both images, or None.
         labels: labels of both images, or None.
+        surfaces: pairs of surfaces of both images, or None.
         thrifty: whether memory is short: smaller slabs, one direction after the other. The result changes by rounding only.
     """
 
@@ -53,6 +55,7 @@ class Start:
     unmasked: Callable[[], Images] | None = None
     landmarks: Landmarks | None = None
     labels: Labels | None = None
+    surfaces: Surfaces | None = None
     thrifty: bool = False
 
     @property
@@ -67,8 +70,8 @@ class Start:
 
     @property
     def guided(self) -> bool:
-        """Whether landmarks or labels drive the registration beside the images."""
-        return self.landmarks is not None or self.labels is not None
+        """Whether landmarks, labels or surfaces drive the registration beside the images."""
+        return any(each is not None for each in (self.landmarks, self.labels, self.surfaces))
 
     def to(self, device: torch.device | str) -> Start:
         """Return a copy with both images on a device."""

@@ -1,11 +1,12 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""What drove a registration beside the images, in a report: landmarks and labels before and after."""
+"""What drove a registration beside the images, in a report: landmarks, labels and surfaces before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .tables import section
@@ -19,7 +20,7 @@ MAX_OPEN_ROWS = 12  # longer tables are folded
 
 
 def guides_section(result: RegistrationResult) -> str:
-    """The section with distances of the landmarks and Dice of the labels; empty if neither was given."""
+    """The section with distances of landmarks, Dice of labels and distances of surfaces; empty if none was given."""
     parts = []
     if result.landmarks_mm is not None:
         found = result.landmarks_mm
@@ -34,7 +35,11 @@ def guides_section(result: RegistrationResult) -> str:
             "elsewhere."
         )
         parts.append(_part(f"{len(found['labels'])} labels", "label", "Dice", text, _label_rows(found), 1))
-    return section("guides", "Landmarks and labels", "".join(parts)) if parts else ""
+    if result.surface_mm is not None:
+        found = result.surface_mm
+        text = "Mean distance of the surfaces from each other, both directions."
+        parts.append(_part(f"{len(found['names'])} pairs of surfaces", "surface", "mm", text, _surface_rows(found), 1))
+    return section("guides", "Landmarks, labels and surfaces", "".join(parts)) if parts else ""
 
 
 def _landmark_rows(found: dict[str, Any], result: RegistrationResult) -> list[tuple[str, ...]]:
@@ -60,8 +65,14 @@ def _label_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(name, *("–" if value is None else f"{value:.3f}" for value in values)) for name, *values in rows]
 
 
+def _surface_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    both = ([found[when]["mean"], *found[when]["each"]] for when in ("before", "after"))
+    rows = zip(["mean", *(escape(name) for name in found["names"])], *both, strict=True)
+    return [(name, f"{before:.2f}", f"{after:.2f}") for name, before, after in rows]
+
+
 def _part(title: str, what: str, unit: str, text: str, rows: Sequence[tuple[str, ...]], known: int) -> str:
-    """A table of some known rows and one for each landmark or label, which are folded if they are many."""
+    """A table of some known rows and one for each landmark, label or surface, which are folded if they are many."""
     head = "".join(f'<th scope="col">{name}</th>' for name in (what, f"{unit} before", f"{unit} after"))
     first, rest = rows[:known], rows[known:]
     if len(rest) <= MAX_OPEN_ROWS:

@@ -54,6 +54,10 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
     """The arguments of the run."""
     out: dict[str, Any] = {}
     for name, entry in result.arguments.items():
+        if name == "surfaces":
+            for number, pair in enumerate(entry, 1):
+                out.update({f"{role} surface {number}": _input(pair[role]) for role in ("fixed", "moving")})
+            continue
         if not isinstance(entry, dict):
             continue
         if name == "landmarks":
