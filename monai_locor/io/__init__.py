@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading and writing of images, masks, points, displacement fields and transforms."""
+"""Reading and writing of images, masks, points, surfaces, displacement fields and transforms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
     from .image_source import ImageSource
     from .images import read_image, read_mask, write_image
+    from .meshes import SurfaceMesh, read_mesh
     from .paths import atomic_path, check_output_dir
     from .points import PointList, read_points, write_points
     from .transforms import FORMATS, formats_text, read_transform, read_transforms, write_transform
@@ -21,6 +22,7 @@ __all__ = [
     "FORMATS",
     "ImageSource",
     "PointList",
+    "SurfaceMesh",
     "atomic_path",
     "check_output_dir",
     "formats_text",
@@ -28,6 +30,7 @@ __all__ = [
     "read_displacement_field",
     "read_image",
     "read_mask",
+    "read_mesh",
     "read_points",
     "read_transform",
     "read_transforms",
@@ -43,6 +46,7 @@ __getattr__, __dir__ = lazy(
     {
         "fields": ["read_affine", "read_displacement_field", "write_affine", "write_displacement_field"],
         "images": ["read_image", "read_mask", "write_image"],
+        "meshes": ["SurfaceMesh", "read_mesh"],
         "paths": ["atomic_path", "check_output_dir"],
         "points": ["PointList", "read_points", "write_points"],
         "image_source": ["ImageSource"],

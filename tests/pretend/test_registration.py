@@ -22,6 +22,7 @@ from torch import nn
 from monai_locor import RegistrationConfig, RegistrationResult, register
 from monai_locor.registration import PRESETS, Stage, parallel
 
+from ..meshes import ellipsoid
 from ..phantoms import anatomy, grid_of, image, pair
 from .agreement import elsewhere, use_portions_of_a_gpu
 from .child import NAME, work
@@ -114,6 +115,11 @@ def landmarks_there(there: There) -> dict[str, Any]:
     return planes(there) | {"landmarks": (there(points), there(points + 2), there(torch.ones(3)))}
 
 
+def surfaces_there(there: There) -> dict[str, Any]:
+    """Meshes are read on the host."""
+    return volumes(there) | {"surfaces": (ellipsoid(rings=6), ellipsoid(center=(2.0, 0, 0), rings=6))}
+
+
 def own_module(there: There) -> dict[str, Any]:
     return planes(there) | {"similarity": nn.L1Loss()}
 
@@ -166,7 +172,16 @@ SLOW = [
     field_with_gradient,
     velocity_there,
 ]
-SLOW += [velocity_of_the_host, landmarks_there, known_basis, own_module, velocity_of_every_stage, many_starts, undone]
+SLOW += [
+    velocity_of_the_host,
+    landmarks_there,
+    surfaces_there,
+    known_basis,
+    own_module,
+    velocity_of_every_stage,
+    many_starts,
+    undone,
+]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 TOLD = {"many_starts": "from another start", "intersubject_pair": "as between two subjects", "undone": "was undone"}
 
