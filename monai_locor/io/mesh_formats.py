@@ -201,6 +201,8 @@ def read_ply(data: bytes) -> Mesh:
 def _ply_columns(content: _Content, count: int, properties: list[list[str]]) -> dict[str, list]:
     """The values of each property, numbers or lists."""
     found: dict[str, list] = {words[-1]: [] for words in properties}
+    if not 0 <= count <= len(content.data):
+        raise ValueError(f"states {count} elements, more than it can hold")
     kinds = [(words[-1], [PLY_TYPES[word] for word in words[:-1] if word != "list"]) for words in properties]
     if all(len(kind) == 1 for _, kind in kinds) and kinds:  # in one piece
         return _ply_table(content, count, kinds)

@@ -28,6 +28,8 @@ __all__ = ["SPACES", "SurfaceMesh", "check_mesh_name", "read_mesh"]
 SPACES = ("auto", "ras", "lps")
 SUPPORTED = "legacy VTK (.vtk), .obj, .ply, binary .stl, GIFTI (.gii) and binary surfaces of FreeSurfer"
 FREESURFER_MAGIC = b"\xff\xff\xfe"
+SCANNER_HEAD = [2, 1, 20]  # of FreeSurfer's files with coordinates of the scanner
+FARTHEST_MM = 1e6
 HEADER_BYTES = 1024  # in which the space is searched
 
 
@@ -42,7 +44,7 @@ class SurfaceMesh:
 
     Raises:
         InputError: if the shapes are wrong, there are no triangles of an area, an index is none of a vertex, or a vertex is not
-            finite.
+            finite or farther than :data:`FARTHEST_MM` from the origin along an axis.
     """
 
     vertices: np.ndarray
@@ -69,9 +71,10 @@ class SurfaceMesh:
 def _problem(vertices: np.ndarray, faces: np.ndarray) -> str:
     if not len(faces):
         return "has no triangles or other polygons; save it as a surface"
-    bad = np.flatnonzero(~np.isfinite(vertices).all(1))
+    bad = np.flatnonzero(~(np.abs(vertices) <= FARTHEST_MM).all(1))
     if len(bad):
-        return f"vertex {bad[0] + 1} of {len(vertices)} is not finite; remove it"
+        place = ", ".join(f"{x:.4g}" for x in vertices[bad[0]])
+        return f"vertex {bad[0] + 1} of {len(vertices)} is at ({place}), not within {FARTHEST_MM:g} mm; coordinates are in mm"
     if faces.min() < 0 or faces.max() >= len(vertices):
         wrong = faces.min() if faces.min() < 0 else faces.max()
         return f"a face names vertex {wrong} (from 0), but there are {len(vertices)}; save the mesh again"
@@ -105,8 +108,8 @@ def read_mesh(path: str | os.PathLike[str], *, space: str = "auto", what: str = 
     """Read a surface; polygons are divided into triangles, and points and lines are left out.
 
     GIFTI and FreeSurfer's files are RAS. To coordinates about the center of FreeSurfer's volume, the center that the file
-    states (``cras``, ``VolGeomC_R`` ...) is added. Other files are LPS, as 3D Slicer writes them, unless their header or
-    first lines have Slicer's comment ``SPACE=RAS``.
+    states (``cras``, ``VolGeomC_R`` ...) is added, unless it says that they are those of the scanner. Other files are LPS, as
+    3D Slicer writes them, unless their header or first lines have Slicer's comment ``SPACE=RAS``.
 
     Args:
         path: the file.
@@ -152,4 +155,6 @@ def _freesurfer(file: Path) -> tuple[np.ndarray, np.ndarray]:
     with warnings.catch_warnings():  # about files without the center
         warnings.simplefilter("ignore")
         vertices, faces, about = read_geometry(file, read_metadata=True)
-    return vertices + np.asarray(about.get("cras", np.zeros(3)), dtype=np.float64), faces
+    scanner = list(about.get("head", ())) == SCANNER_HEAD
+    center = np.zeros(3) if scanner or "cras" not in about else np.asarray(about["cras"], dtype=np.float64)
+    return vertices + center, faces

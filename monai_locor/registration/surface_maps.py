@@ -55,7 +55,7 @@ class SurfaceMap:
         while True:
             half = (high - low) / 2 + MARGIN_SHARE * (high - low).max() + MARGIN_NODES * step
             nodes = (2 * half / step).ceil().long() + 1
-            if int(nodes.prod()) <= max_nodes:
+            if float(nodes.double().prod()) <= max_nodes:
                 break
             step *= 1.05
         halves, center = (nodes - 1) * step / 2, (low + high) / 2

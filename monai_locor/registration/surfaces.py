@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, apply_affine, inside
+from ..geometry.triangles import points_on, sorted_triangles
 from ..io.meshes import SurfaceMesh, read_mesh
 from .surface_maps import SurfaceMap
 
@@ -66,10 +67,9 @@ class Surfaces:
         for side, (role, grid) in enumerate(zip(ROLES, (fixed, moving), strict=True)):
             meshes = [_mesh(pair[side], role, space) for pair in pairs]
             step = float(grid.spacing.min()) / 2  # surfaces are finer than voxels
-            own = tuple(SurfaceMap.of(mesh, count, step, MAX_NODES // len(pairs)) for mesh in meshes)
-            for mesh, found in zip(meshes, own, strict=True):
-                _check_inside(mesh.name, found.points, role, grid)
-            sides.append(own)
+            for mesh in meshes:
+                _check_inside(mesh, role, grid)
+            sides.append(tuple(SurfaceMap.of(mesh, count, step, MAX_NODES // len(pairs)) for mesh in meshes))
         names = tuple(_name(pair[0], number) for number, pair in enumerate(pairs, 1))
         return cls(names, torch.tensor([pair[2] for pair in pairs], dtype=torch.float64), (sides[0], sides[1]))
 
@@ -130,12 +130,13 @@ def _name(source: Any, number: int) -> str:
     return f"surface {number}" if isinstance(source, SurfaceMesh) else Path(source).name
 
 
-def _check_inside(name: str, points: torch.Tensor, role: str, grid: Grid) -> None:
+def _check_inside(mesh: SurfaceMesh, role: str, grid: Grid) -> None:
+    points = points_on(sorted_triangles(mesh.vertices, mesh.faces), POINTS_OF_SURFACE[1])[0]
     voxels = torch.from_numpy(apply_affine(np.linalg.inv(grid.affine), points.numpy())).T
     if bool(inside(voxels, grid.shape, margin=-0.5).any()):
         return
     low, high = (", ".join(f"{x:.4g}" for x in side.tolist()) for side in (points.amin(0), points.amax(0)))
     raise InputError(
-        f"{name}: lies wholly outside the {role} image: it extends from ({low}) to ({high}) mm, RAS; check that both share "
+        f"{mesh.name}: lies wholly outside the {role} image: it extends from ({low}) to ({high}) mm, RAS; check that both have "
         "coordinates in mm, and for files other than GIFTI and FreeSurfer's set surface_space (--surface-space) to ras or lps"
     )

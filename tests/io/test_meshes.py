@@ -52,13 +52,14 @@ class TestSpaces:
         same(read_mesh(file, space="ras"), MESH)
         same(read_mesh(file, space="lps"), as_lps(MESH))
 
-    def test_the_center_of_a_volume_of_freesurfer(self, tmp_path):
+    @pytest.mark.parametrize(("scanner", "shift"), [(0, (5, -7, 9)), (1, (0, 0, 0))])
+    def test_the_center_of_a_volume_of_freesurfer(self, scanner, shift, tmp_path):
         from nibabel.freesurfer.io import write_geometry
 
-        info = {"head": [2, 0, 20], "valid": "1  # volume info valid", "filename": "a.mgz", "volume": [256] * 3}
+        info = {"head": [2, scanner, 20], "valid": "1  # volume info valid", "filename": "a.mgz", "volume": [256] * 3}
         info |= {"voxelsize": [1.0] * 3, "xras": [-1.0, 0, 0], "yras": [0, 0, -1.0], "zras": [0, 1.0, 0], "cras": [5.0, -7, 9]}
         write_geometry(tmp_path / "lh.white", MESH.vertices, MESH.faces, volume_info=info)
-        same(read_mesh(tmp_path / "lh.white"), MESH.vertices + (5, -7, 9), MESH.faces)
+        same(read_mesh(tmp_path / "lh.white"), MESH.vertices + shift, MESH.faces)
 
     @pytest.mark.parametrize(("space", "shift"), [(0, (5, -7, 9)), (1, (0, 0, 0))], ids=["unknown", "scanner"])
     def test_the_center_of_a_volume_of_gifti(self, space, shift, tmp_path):
@@ -149,7 +150,8 @@ def test_triangle_strips(tmp_path):
     ("name", "content", "message"),
     [
         ("a.obj", b"v 0 0 0\nv 1 0 0\n", "has no triangles or other polygons"),
-        ("a.obj", b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "vertex 1 of 3 is not finite"),
+        ("a.obj", b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", r"vertex 1 of 3 is at \(-?0, -?0, nan\), not within 1e\+06 mm"),
+        ("a.obj", b"v 0 0 1e9\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "coordinates are in mm"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", r"a face names vertex 8 \(from 0\), but there are 3"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "all triangles have an area of zero"),
         ("a.vtk", b"# vtk DataFile Version 3.0\na\nASCII\nDATASET UNSTRUCTURED_GRID\n", "not a legacy VTK file with polygonal"),
@@ -158,6 +160,7 @@ def test_triangle_strips(tmp_path):
         ("a.vtk", vtk("POINTS 3 float\n0 0 0 1 0 x\n0 1 0\n"), "cannot be read .could not convert"),
         ("a.stl", b"solid a\nfacet normal 0 0 1\n" + b" " * 100, "is text or incomplete, not a binary STL file"),
         ("a.ply", b"hello", "is not a PLY file"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement a 99999999999\nend_header\n", "states 99999999999 elements, more than"),
         ("a.gii", b"<GIFTI", "cannot be read"),
         ("a.vtp", b"<VTKFile>", "is not a surface that is read; convert it to one of: legacy VTK"),
         ("a.off", b"OFF", "is not a surface that is read; convert it to one of: legacy VTK"),
