@@ -16,7 +16,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from scipy.spatial.transform import Rotation
 
-from monai_locor.geometry import Grid, apply_affine
+from monai_locor.geometry import Grid, affine_about, apply_affine
 
 VOXEL_MM = 4.0  # the images are averaged to about this size
 PAIRS = {
@@ -89,6 +89,11 @@ def _landmarks(path: Path) -> np.ndarray:
     return rows[:, 1:] / LANDMARK_SCALE
 
 
+def turn(degrees: float, axis: np.ndarray) -> np.ndarray:
+    """Rotation matrix, ``(3, 3)``; the axis, ``(3,)``, may have any length."""
+    return Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis)).as_matrix()
+
+
 def disturbed(case: Case, condition: Mapping[str, Any]) -> Case:
     """Move, scale, mirror and crop the moving image.
 
@@ -102,15 +107,14 @@ def disturbed(case: Case, condition: Mapping[str, Any]) -> Case:
     dims = grid.dims
     axis, way = rng.normal(size=3), rng.normal(size=dims)
     where, along = rng.uniform(0.3, 0.7), int(rng.integers(dims))
-    matrix = np.eye(dims + 1)
     if dims == 2:
         axis = np.array([0, 0, 1.0])
-    turn = Rotation.from_rotvec(np.radians(condition["rotation"]) * axis / np.linalg.norm(axis)).as_matrix()
-    linear = condition["scale"] * turn[:dims, :dims]
+    linear = condition["scale"] * turn(condition["rotation"], axis)[:dims, :dims]
     if condition["mirror"] is not None:
         linear = linear @ np.diag([-1.0 if k == condition["mirror"] else 1.0 for k in range(dims)])
     shift = condition["translation"] * grid.extent * way / np.abs(way).max()
-    matrix[:-1, :-1], matrix[:-1, -1] = linear, grid.center - linear @ grid.center + shift
+    matrix = affine_about(grid.center, linear)
+    matrix[:-1, -1] += shift
     values, box = case.moving, [slice(None)] * dims
     if condition["view"] < 1:
         size = max(4, round(grid.shape[along] * condition["view"]))

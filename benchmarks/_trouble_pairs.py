@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _capture_pairs import volume
+from _capture_pairs import turn, volume
 from _cavity import cut
 from monai.data.meta_tensor import MetaTensor
 from scipy.ndimage import binary_fill_holes, binary_opening, gaussian_filter, map_coordinates
-from scipy.spatial.transform import Rotation
 
-from monai_locor.geometry import Grid, apply_affine
+from monai_locor.data.synthetic import random_diffeomorphism
+from monai_locor.geometry import Grid, affine_about, apply_affine
 
 GROUPS = {  # images that are aligned to each other, by contrast
     "patient": {c: f"openms_patient07_{c}.nii.gz" for c in ("T1", "T2", "FLAIR")},
@@ -34,7 +34,7 @@ GROUPS = {  # images that are aligned to each other, by contrast
 INEXACT = ("head", "nuclear")  # templates of other people, group averages: about a voxel and 2 mm off
 SUBJECTS = tuple(f"nichart/Subj{n:02d}_T1.nii.gz" for n in range(1, 9))
 ABDOMEN = ("abdomen_CT.nii.gz", "abdomen_MR.nii.gz")
-SMOOTH_MM = 15.0  # of the random velocity
+ELASTIC_RMS_MM = 2.0  # of the random velocity
 SUPERIOR = 2  # world axis
 
 
@@ -88,19 +88,10 @@ def draw_pair(folder: Path, rng: np.random.Generator) -> Pair:
     return Pair(_like(source, seen), image(folder, GROUPS[group][moving]), truth, mask, f"{group} {fixed}-{moving}")
 
 
-def _random_map(grid: Grid, rng: np.random.Generator, degrees: float = 10, mm: float = 10, rms_mm: float = 2) -> np.ndarray:
+def _random_map(grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Mapped positions of the voxels, ``(*grid, 3)``: a rigid transform after a smooth displacement without folds."""
-    spacing = np.asarray(grid.spacing)
-    velocity = np.stack([gaussian_filter(rng.standard_normal(grid.shape), SMOOTH_MM / spacing, mode="wrap") for _ in range(3)])
-    velocity *= rms_mm / np.sqrt((velocity**2).sum(0).mean())
-    index = np.indices(grid.shape, dtype=np.float64)
-    scale = (1 / spacing)[:, None, None, None]
-    shift = velocity / 2**5
-    for _ in range(5):
-        shift = shift + np.stack([map_coordinates(s, index + shift * scale, order=1, mode="nearest") for s in shift])
-    points = apply_affine(grid.affine, np.moveaxis(index + shift * scale, 0, -1))
-    turn = Rotation.from_rotvec(np.radians(rng.uniform(-degrees, degrees, 3))).as_matrix()
-    return (points - grid.center) @ turn.T + grid.center + rng.uniform(-mm, mm, 3)
+    displacement = random_diffeomorphism(grid, int(rng.integers(2**31)), elastic_rms_mm=ELASTIC_RMS_MM)
+    return grid.points() + np.moveaxis(displacement.numpy(), 0, -1)
 
 
 def _body(values: np.ndarray) -> np.ndarray:
@@ -117,18 +108,11 @@ def _placed(moving: MetaTensor, matrix: np.ndarray) -> MetaTensor:
     return MetaTensor(moving.as_tensor(), affine=torch.from_numpy(matrix @ Grid.of(moving).affine))
 
 
-def _about(center: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = linear, center - linear @ center
-    return matrix
-
-
 # Changes: each takes a pair and random numbers and returns the changed pair.
 
 
 def _rotated(pair: Pair, rng: np.random.Generator, degrees: float, axis: np.ndarray) -> Pair:
-    turn = Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis)).as_matrix()
-    matrix = _about(Grid.of(pair.moving).center, turn)
+    matrix = affine_about(Grid.of(pair.moving).center, turn(float(degrees), axis))
     assert pair.truth is not None
     return replace(pair, moving=_placed(pair.moving, matrix), truth=apply_affine(matrix, pair.truth))
 
@@ -146,7 +130,7 @@ def half_turn(pair: Pair, rng: np.random.Generator) -> Pair:
 
 
 def _mirrored(pair: Pair, axis: int) -> Pair:
-    matrix = _about(Grid.of(pair.moving).center, np.diag([-1.0 if k == axis else 1.0 for k in range(3)]))
+    matrix = affine_about(Grid.of(pair.moving).center, np.diag([-1.0 if k == axis else 1.0 for k in range(3)]))
     return replace(pair, moving=_placed(pair.moving, matrix), truth=None, changes={"axis": axis})
 
 
@@ -164,7 +148,7 @@ def header_scale(pair: Pair, rng: np.random.Generator) -> Pair:
     """Wrong voxel sizes: of one axis, of all, or of another unit."""
     factor = float(rng.choice([0.5, 0.7, 1.5, 2.0, 0.1, 10.0]))
     axes = [int(rng.integers(3))] if 0.2 < factor < 5 and rng.random() < 0.5 else [0, 1, 2]
-    matrix = _about(Grid.of(pair.moving).center, np.diag([factor if k in axes else 1.0 for k in range(3)]))
+    matrix = affine_about(Grid.of(pair.moving).center, np.diag([factor if k in axes else 1.0 for k in range(3)]))
     assert pair.truth is not None
     placed = {"moving": _placed(pair.moving, matrix), "truth": apply_affine(matrix, pair.truth)}
     return replace(pair, **placed, changes={"factor": factor, "axes": len(axes)})
@@ -254,8 +238,7 @@ def tumor(pair: Pair, rng: np.random.Generator) -> Pair:
 def bad_start(pair: Pair, rng: np.random.Generator) -> Pair:
     """A start that is wrong by 40 to 150 degrees and 20 to 80 mm."""
     degrees, mm, axis, way = rng.uniform(40, 150), rng.uniform(20, 80), rng.normal(size=3), rng.normal(size=3)
-    turn = Rotation.from_rotvec(np.radians(degrees) * axis / np.linalg.norm(axis)).as_matrix()
-    matrix = _about(Grid.of(pair.moving).center, turn)
+    matrix = affine_about(Grid.of(pair.moving).center, turn(float(degrees), axis))
     matrix[:3, 3] += mm * way / np.linalg.norm(way)
     return replace(pair, start=matrix, changes={"degrees": float(degrees), "mm": float(mm)})
 
@@ -306,13 +289,15 @@ def other_image(pair: Pair, folder: Path, kind: str, rng: np.random.Generator) -
     return replace(pair, moving=_placed(moving, matrix), truth=None, changes={"image": name})
 
 
-KINDS = (*CHANGES, "wrong patient", "other body part", "transform of another pair", "folded field")
+OTHER_IMAGES = ("wrong patient", "other body part")
+GIVEN = ("transform of another pair", "folded field")  # transforms that are judged without a registration
+KINDS = (*CHANGES, *OTHER_IMAGES, *GIVEN)
 
 
 def troubled(folder: Path, kind: str, rng: np.random.Generator) -> Pair:
-    """A random pair with one kind of trouble; for the last two of :data:`KINDS`, the pair whose transform is replaced."""
+    """A random pair with one kind of trouble; for :data:`GIVEN`, the pair whose transform is replaced."""
     pair = draw_pair(folder, rng)
-    if kind in ("wrong patient", "other body part"):
+    if kind in OTHER_IMAGES:
         return other_image(pair, folder, kind, rng)
     return CHANGES.get(kind, unchanged)(pair, rng)
 

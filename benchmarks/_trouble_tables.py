@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from _tables import markdown
 from _trouble_pairs import INEXACT
-from _verdict_tables import STATUSES
+from _verdict_tables import STATUSES, count
 
 RIGHT_MM, WRONG_MM = 2.0, 4.0  # mean errors: at most half a voxel, at least one voxel
 INEXACT_MM = 2.0  # more for pairs whose truth is inexact
@@ -44,7 +44,7 @@ def truth_of(line: Line) -> str:
 def confusion(lines: Sequence[Line]) -> str:
     """Statuses of right and wrong results, and the shares of false PASS and false FAIL with their 95 % bounds."""
     groups = {kind: [line for line in lines if truth_of(line) == kind] for kind in ("right", "between", "wrong")}
-    rows = [[kind, str(len(found)), *(str(_count(found, s)) for s in STATUSES)] for kind, found in groups.items()]
+    rows = [[kind, str(len(found)), *(str(count(found, s)) for s in STATUSES)] for kind, found in groups.items()]
     table = markdown(["result", "runs", *STATUSES], rows)
     false = _bounded(groups["wrong"], "PASS"), _bounded(groups["right"], "FAIL")
     return f"{table}\n\nFalse PASS: {false[0]} of the wrong. False FAIL: {false[1]} of the right."
@@ -59,7 +59,7 @@ def by_kind(lines: Sequence[Line]) -> str:
         failed = [line for line in wrong if line["status"] == "FAIL"]
         named = sum(_names(line) for line in failed)
         causes = f"{named} of {len(failed)}" if kind in CAUSES and failed else ""
-        cells = [" / ".join(str(_count(part, s)) for s in STATUSES) if part else "" for part in (wrong, right)]
+        cells = [" / ".join(str(count(part, s)) for s in STATUSES) if part else "" for part in (wrong, right)]
         errors = [line["error_mm"] for line in mine if np.isfinite(line["error_mm"])]
         rows.append([kind, str(len(mine)), f"{np.median(errors):.1f}" if errors else "", *cells, causes])
     named = [line for line in lines if line["transform"] in CAUSES and (truth_of(line), line["status"]) == ("wrong", "FAIL")]
@@ -74,16 +74,12 @@ def _names(line: Line) -> bool:
     return bool(failing & CAUSES[line["transform"]])
 
 
-def _count(lines: Sequence[Line], status: str) -> int:
-    return sum(line["status"] == status for line in lines)
-
-
 def _bounded(lines: Sequence[Line], status: str) -> str:
     """A share with the upper 95 % bound of Clopper and Pearson."""
     from scipy.stats import beta
 
-    count, number = _count(lines, status), len(lines)
+    found, number = count(lines, status), len(lines)
     if not number:
         return "0 of 0"
-    bound = 1.0 if count == number else beta.ppf(0.95, count + 1, number - count)
-    return f"{count} of {number} ({100 * count / number:.1f} %, at most {100 * bound:.1f} % with 95 % confidence)"
+    bound = 1.0 if found == number else beta.ppf(0.95, found + 1, number - found)
+    return f"{found} of {number} ({100 * found / number:.1f} %, at most {100 * bound:.1f} % with 95 % confidence)"

@@ -27,14 +27,14 @@ def truth_of(line: Mapping[str, Any], inexact: Collection[str] = ()) -> str:
 def tables(lines: Lines, inexact: Collection[str] = ()) -> str:
     """All tables as Markdown."""
     groups = {kind: [line for line in lines if truth_of(line, inexact) == kind] for kind in ("right", "between", "wrong")}
-    rows = [[kind, len(found), *(_count(found, status) for status in STATUSES)] for kind, found in groups.items()]
+    rows = [[kind, len(found), *(count(found, status) for status in STATUSES)] for kind, found in groups.items()]
     names = list(dict.fromkeys(line["transform"] for line in lines))
     by_kind = []
     for name in names:
         found = [line for line in lines if line["transform"] == name]
         errors = [line["error_mm"] for line in found if math.isfinite(line["error_mm"])]
         error = f"{np.median(errors):.1f}" if errors else ""
-        by_kind.append([name, error, len(found), *(_count(found, status) for status in STATUSES)])
+        by_kind.append([name, error, len(found), *(count(found, status) for status in STATUSES)])
     areas = [[name, _number(area(groups["right"], groups["wrong"], name))] for name in MEASURES]
     false = _share(groups["wrong"], "PASS"), _share(groups["right"], "FAIL")
     parts = [
@@ -57,12 +57,13 @@ def area(right: Lines, wrong: Lines, measure: str) -> float:
     return float((differences > 0).mean() + (differences == 0).mean() / 2)
 
 
-def _count(lines: Lines, status: str) -> int:
+def count(lines: Lines, status: str) -> int:
+    """How many of the judged transforms have this status."""
     return sum(line["status"] == status for line in lines)
 
 
 def _share(lines: Lines, status: str) -> str:
-    return f"{_count(lines, status)} of {len(lines)} ({100 * _count(lines, status) / max(len(lines), 1):.1f} %)"
+    return f"{count(lines, status)} of {len(lines)} ({100 * count(lines, status) / max(len(lines), 1):.1f} %)"
 
 
 def _number(value: float) -> str:

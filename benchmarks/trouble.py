@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from _runs import commit_of
-from _trouble_pairs import KINDS, Pair, troubled, wrong_map
+from _trouble_pairs import GIVEN, KINDS, Pair, troubled, wrong_map
 from _trouble_tables import by_kind, confusion
 from loss import machine
 from verdict import Case, verdict_of
@@ -37,13 +37,12 @@ from monai_locor.geometry import Grid
 from monai_locor.quality import Verdict
 
 PRESET = "fast"
-JUDGED = ("transform of another pair", "folded field")  # given transforms
 
 
 def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, Verdict]:
     """Mapped positions of the fixed voxels, ``(*fixed, 3)`` mm, and the verdict on them."""
     grid = Grid.of(pair.fixed)
-    if kind in JUDGED:
+    if kind in GIVEN:
         assert pair.truth is not None
         ends = wrong_map(pair, kind, rng)
         case = Case(pair.name, pair.fixed, grid, pair.moving, grid.points(), pair.truth, pair.mask)

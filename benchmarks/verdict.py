@@ -33,7 +33,7 @@ from monai.data.meta_tensor import MetaTensor
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
-from monai_locor.geometry import Grid, SpatialTransform
+from monai_locor.geometry import Grid, SpatialTransform, affine_about
 from monai_locor.io import read_image
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.metrics.jacobian import unmirrored
@@ -192,8 +192,7 @@ def judged(case: Case, other: Case | None, rng: np.random.Generator, done: set[s
 
 def _mirrored(case: Case, axis: int) -> MetaTensor:
     """The moving image, mirrored in the world about the center of the anatomy; its transform is still the truth."""
-    matrix = np.eye(4)
-    matrix[axis, axis], matrix[axis, 3] = -1, 2 * case.center[axis]
+    matrix = affine_about(case.center, np.diag([-1.0 if k == axis else 1.0 for k in range(3)]))
     return MetaTensor(case.moving.as_tensor(), affine=torch.from_numpy(matrix @ Grid.of(case.moving).affine))
 
 

@@ -15,7 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.data.study_case import StudyCase
 from monai_locor.data.synthetic import deform, exponential, rotation_matrix
 from monai_locor.errors import InputError
-from monai_locor.geometry import Grid, apply_affine, from_voxels, inside, mapped_points, same_grid, separable
+from monai_locor.geometry import Grid, affine_about, apply_affine, from_voxels, inside, mapped_points, same_grid, separable
 from monai_locor.tensors import plain
 
 from .masks import body_mask
@@ -62,9 +62,8 @@ def t2_pd_deformation(grid: Grid, seed: int | Sequence[int], voxel_mm: Sequence[
     velocity = _smooth_noise(grid, strength, sigma / grid.spacing, rng)
     elastic = from_voxels(exponential(velocity, 1.0).double(), grid)
     points = grid.points()
-    affine = np.eye(grid.dims + 1)
-    affine[:-1, :-1] = rotation
-    affine[:-1, -1] = grid.center - rotation @ grid.center + shift
+    affine = affine_about(grid.center, rotation)
+    affine[:-1, -1] += shift
     moved = apply_affine(affine, points + elastic.movedim(0, -1).numpy())
     return torch.from_numpy(np.moveaxis(moved - points, -1, 0).astype(np.float32))
 

@@ -17,7 +17,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.networks.blocks import DVF2DDF
 
-from ..geometry import Grid, apply_affine, warp
+from ..geometry import Grid, affine_about, apply_affine, warp
 
 __all__ = ["deform", "exponential", "random_diffeomorphism", "rotation_matrix", "smooth_noise"]
 
@@ -63,9 +63,8 @@ def random_diffeomorphism(
     elastic = exponential(velocity, float(lattice.spacing[0]))
     points = grid.points()
     moved = points + warp(elastic, lattice, None, grid, padding_mode="border").movedim(0, -1).numpy()
-    affine = np.eye(grid.dims + 1)
-    affine[:-1, :-1] = rotation
-    affine[:-1, -1] = grid.center - rotation @ grid.center + shift
+    affine = affine_about(grid.center, rotation)
+    affine[:-1, -1] += shift
     return torch.from_numpy(np.moveaxis(apply_affine(affine, moved) - points, -1, 0).astype(np.float32))
 
 

@@ -22,7 +22,7 @@ from .planes import full_affine, slice_affine, slice_plane
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Grid", "apply_affine", "stored_order", "voxel_to_voxel"]
+__all__ = ["Grid", "affine_about", "apply_affine", "stored_order", "voxel_to_voxel"]
 
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -37,6 +37,18 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """
     dims = affine.shape[0] - 1
     return points @ affine[:dims, :dims].T + affine[:dims, dims]
+
+
+def affine_about(center: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Matrix ``(D + 1, D + 1)`` of the linear map ``(D, D)`` that leaves the point ``center``, ``(D,)``, where it is.
+
+    >>> affine_about(np.array([3.0]), np.array([[2.0]]))
+    array([[ 2., -3.],
+           [ 0.,  1.]])
+    """
+    matrix = np.eye(len(center) + 1)
+    matrix[:-1, :-1], matrix[:-1, -1] = linear, center - linear @ center
+    return matrix
 
 
 @dataclass(frozen=True, eq=False)
