@@ -54,7 +54,7 @@ def add_landmarks(group: argparse._ActionsContainer) -> None:
         nargs=2,
         action="append",
         metavar=("FIXED_MESH", "MOVING_MESH"),
-        help="meshes of the same surface of both images (.vtk, .obj, .ply, binary .stl, .gii, FreeSurfer); their distances are "
+        help="meshes of the same surface of both images (.vtk, .obj, .ply, .stl, .gii, FreeSurfer); their distances are "
         "part of the loss, beside the similarity of the images; may be given several times",
     )
     group.add_argument(

@@ -9,6 +9,7 @@ numbers, without an error. All functions raise ValueError for a damaged file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -237,13 +238,26 @@ def _ply_table(content: _Content, count: int, kinds: list[tuple[str, list[str]]]
 
 
 def read_stl(data: bytes) -> Mesh:
-    """A binary STL file; corners at the same place become one vertex."""
+    """An STL file, text or binary; corners at the same place become one vertex."""
     count = int.from_bytes(data[STL_HEADER - 4 : STL_HEADER], "little")
-    if len(data) < STL_HEADER + STL_RECORD.itemsize * count:
-        raise ValueError("is text or incomplete, not a binary STL file")
-    corners = np.frombuffer(data, STL_RECORD, count, STL_HEADER)["corners"].reshape(-1, 3)
+    binary = len(data) >= STL_HEADER + STL_RECORD.itemsize * count
+    if binary and not (data.lstrip().startswith(b"solid") and b"endsolid" in data):
+        corners = np.frombuffer(data, STL_RECORD, count, STL_HEADER)["corners"].reshape(-1, 3)
+    else:
+        corners = _stl_text(data)
     vertices, numbers = np.unique(corners, axis=0, return_inverse=True)
     return vertices.astype(np.float64), numbers.reshape(-1, 3)
+
+
+def _stl_text(data: bytes) -> np.ndarray:
+    """Corners of the triangles, ``(3 M, 3)``."""
+    if not data.lstrip().startswith(b"solid") or b"endsolid" not in data:
+        raise ValueError("is an incomplete STL file, or none")
+    facets = re.split(rb"\bendfacet\b", data)[:-1]
+    corners = [re.findall(rb"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", facet) for facet in facets]
+    if {len(own) for own in corners} - {3}:
+        raise ValueError("has a facet that does not have three corners")
+    return np.array(corners, dtype=bytes).astype(np.float64).reshape(-1, 3)
 
 
 #: by suffix

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Triangle meshes of surfaces: legacy VTK, OBJ, PLY, binary STL, GIFTI and the binary surfaces of FreeSurfer.
+"""Triangle meshes of surfaces: legacy VTK, OBJ, PLY, STL, GIFTI and the binary surfaces of FreeSurfer.
 
 In memory, vertices are RAS mm. nibabel reads GIFTI and FreeSurfer. Does not import torch.
 """
@@ -26,7 +26,7 @@ __all__ = ["SPACES", "SurfaceMesh", "check_mesh_name", "read_mesh"]
 
 #: what a setting of the space may be
 SPACES = ("auto", "ras", "lps")
-SUPPORTED = "legacy VTK (.vtk), .obj, .ply, binary .stl, GIFTI (.gii) and binary surfaces of FreeSurfer"
+SUPPORTED = "legacy VTK (.vtk), .obj, .ply, .stl, GIFTI (.gii) and binary surfaces of FreeSurfer"
 FREESURFER_MAGIC = b"\xff\xff\xfe"
 SCANNER_HEAD = [2, 1, 20]  # of FreeSurfer's files with coordinates of the scanner
 FARTHEST_MM = 1e6

@@ -19,14 +19,15 @@ from .specs import AFFINES, DTYPES, VALUES
 MAX_SECONDS = 60.0  # for an answer; the process is then killed
 MAX_CPU_SECONDS = 5.0
 MAX_GROWTH_BYTES = 2**30  # of the peak memory; the HDF5 library takes hundreds of MiB for some damaged files
-TEXT_SUFFIXES = (".tfm", ".txt", ".lta", ".xfm", ".1D", ".csv", ".fcsv", ".json", ".mhd", ".nhdr")
+TEXT_SUFFIXES = (".tfm", ".txt", ".lta", ".xfm", ".1D", ".csv", ".fcsv", ".json", ".mhd", ".nhdr", ".obj")
 #: formats of files that do not have its name
 FORMAT_OF_FILE = {"elastix_affine": "elastix", "affine": "itk", "voxels": "lta", "rigid": "dicom", "deformed": "dicom"}
 #: share of each kind of input
 SHARES = {
     "image": 0.36,
-    "transform": 0.3,
+    "transform": 0.26,
     "points": 0.06,
+    "surface": 0.04,
     "settings": 0.07,
     "pairs": 0.06,
     "run": 0.05,

@@ -22,6 +22,7 @@ from monai_locor.registration import RegistrationConfig, Stage
 
 from ..io.dicom_files import AXIAL, enhanced, mosaic, places, save, slice_of, write_series
 from ..io.transform_cases import some_affine, some_transform
+from ..meshes import ROUND_TRIP, ellipsoid, write_mesh
 from ..phantoms import image, turned
 
 FIXED = turned(0.3, (1.2, 1.5, 3.0), (8, 6, 6))
@@ -34,6 +35,7 @@ def make_seeds(folder: Path) -> None:
     _images(folder / "image")
     _transforms(folder / "transform")
     _texts(folder)
+    _surfaces(folder / "surface")
     _run(folder / "run")
 
 
@@ -87,6 +89,12 @@ def _transforms(folder: Path) -> None:
         write_transform(folder / f"{name}.dcm", transform, format="dicom", fixed=series[0], moving=series[1])
     text = (folder / "lta.lta").read_text()
     (folder / "voxels.lta").write_text(text.replace("type      = 1", "type      = 0"))
+
+
+def _surfaces(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for suffix in ROUND_TRIP:
+        write_mesh(folder / f"a{suffix}", ellipsoid(rings=3))
 
 
 def _texts(folder: Path) -> None:

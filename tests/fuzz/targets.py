@@ -26,7 +26,7 @@ from monai_locor.cohort.pairs import check_pairs
 from monai_locor.data.datalist import registration_pairs
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
-from monai_locor.io import read_image, read_mask, read_points, read_transform
+from monai_locor.io import read_image, read_mask, read_mesh, read_points, read_transform
 from monai_locor.io.basis_files import read_basis
 from monai_locor.io.grids import read_grid
 from monai_locor.io.images import read_labels
@@ -119,6 +119,11 @@ def points(path: str) -> str:
     return refusals(lambda: _finite(read_points(path).points))
 
 
+def surface(path: str) -> str:
+    """A file of a mesh."""
+    return refusals(lambda: _finite(torch.from_numpy(read_mesh(path).vertices)))
+
+
 def settings(path: str) -> str:
     """A file of settings; what is read can be written again."""
     config = RegistrationConfig.of(path)
@@ -177,5 +182,6 @@ def seeds(folder: str) -> str:
 
 
 TARGETS: dict[str, Callable[..., str]] = {
-    each.__name__: each for each in (image, array, registration, transform, points, settings, pairs, run, basis, command, seeds)
+    each.__name__: each
+    for each in (image, array, registration, transform, points, surface, settings, pairs, run, basis, command, seeds)
 }

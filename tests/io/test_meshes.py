@@ -84,6 +84,11 @@ def big(values, kind: str) -> bytes:
 PLY = "ply\nformat {} 1.0\ncomment SPACE=RAS\nelement vertex 5\nproperty double x\nproperty double y\nproperty double z\n"
 PLY += "element face 3\nproperty uchar red\nproperty list uchar int vertex_index\nend_header\n"
 COUNTED = [n for own in POLYGONS for n in (len(own), *own)]
+VERTEX = "vertex {} {} {}\n"
+FACETS = "".join(
+    f"facet normal 0 0 1\nouter loop\n{''.join(VERTEX.format(*CORNERS[k]) for k in own)}endloop\nendfacet\n"
+    for own in TRIANGLES
+)
 VARIANTS = {
     "polygons.vtk": vtk(f"{POINTS}METADATA\nINFORMATION 0\n\nVERTICES 1 2\n1 0\nLINES 1 3\n2 0 1\n{CELLS}"),
     "data.vtk": vtk(f"{POINTS}{CELLS}POINT_DATA 5\nSCALARS a float\nLOOKUP_TABLE default\n1 2 3 4 5\n"),
@@ -107,6 +112,7 @@ VARIANTS = {
         "# SPACE=RAS\nmtllib a.mtl\n" + "".join("v {} {} {} 1 1 1\n".format(*p) for p in CORNERS) + "vn 0 0 1\nl 1 2\n"
         "f 1/1/1 2//1 3/2 \\\n4\nf -5 -4 -1\nf 2 3 5\n"
     ).encode(),
+    "text.stl": f"solid SPACE=RAS\n{FACETS}endsolid".encode(),
     "text.ply": (
         PLY.format("ascii") + "".join("{} {} {}\n".format(*p) for p in CORNERS) + "9 4 0 1 2 3\n9 3 0 1 4\n9 3 1 2 4\n"
     ).encode(),
@@ -158,7 +164,8 @@ def test_triangle_strips(tmp_path):
         ("a.vtk", vtk("POINTS 999999999 float\n0 0 0\n"), "states 2999999997 numbers, more than it can hold"),
         ("a.vtk", vtk(POINTS + "POLYGONS 3 13\n4 0 1 2 3\n9 0 1 4\n3 1 2 4\n"), "its cells contradict each other"),
         ("a.vtk", vtk("POINTS 3 float\n0 0 0 1 0 x\n0 1 0\n"), "cannot be read .could not convert"),
-        ("a.stl", b"solid a\nfacet normal 0 0 1\n" + b" " * 100, "is text or incomplete, not a binary STL file"),
+        ("a.stl", b"solid a\nfacet normal 0 0 1\n" + b" " * 100, "is an incomplete STL file, or none"),
+        ("a.stl", b"solid a\nvertex 0 0 0\nvertex 1 0 0\nendfacet\nendsolid a\n" + b" " * 60, "three corners"),
         ("a.ply", b"hello", "is not a PLY file"),
         ("a.ply", b"ply\nformat ascii 1.0\nelement a 99999999999\nend_header\n", "states 99999999999 elements, more than"),
         ("a.gii", b"<GIFTI", "cannot be read"),
