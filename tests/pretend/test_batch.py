@@ -15,11 +15,13 @@ from .test_steps import engine_there, measured, of_measure
 
 MIN_RATIO_PER_PAIR = 0.8
 ITEM_BY_ITEM = {"mind_ssc"}  # computes its features of one item after another
+BATCHED = [name for name in SIMILARITIES if name not in ITEM_BY_ITEM]
+PAIRS = {"locor": 16}  # the others are slow to pretend
 
 
 @pytest.mark.parametrize(
     ("name", "pairs"),
-    [("locor", 2), *(pytest.param(name, 16, marks=pytest.mark.slow) for name in SIMILARITIES if name not in ITEM_BY_ITEM)],
+    [("locor", 2), *(pytest.param(name, PAIRS.get(name, 4), marks=pytest.mark.slow) for name in BATCHED)],
 )
 def test_launches_of_a_batch(name, pairs):
     """The ratio to single steps is near the number of pairs."""
