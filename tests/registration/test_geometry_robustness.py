@@ -53,9 +53,9 @@ class TestStorageOrder:
     """The 48 orders of axis-aligned images are in ``test_engine.py``."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("number", range(len(ORDERS)))
+    @pytest.mark.parametrize("number", range(0, len(ORDERS), 2))
     def test_every_oblique(self, oblique, expected, number):
-        """Both images in another order each: in 48 pairs, each has every order."""
+        """Both images in another order each: in 24 pairs, one of the images has each order."""
         check_orders(oblique, expected, (ORDERS[number], ORDERS[(number + 17) % len(ORDERS)]))
 
     @pytest.mark.slow
