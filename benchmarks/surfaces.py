@@ -62,7 +62,6 @@ def meshed(labels: Any, value: int) -> Any:
 def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each weight."""
     from monai_locor import register
-    from monai_locor.geometry import SpatialTransform
     from monai_locor.io.images import read_labels
     from monai_locor.metrics import common_labels
     from monai_locor.registration.surfaces import Surfaces
@@ -80,8 +79,7 @@ def rows(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             progress=False,
             seed=options.seed,
         )
-        transform = SpatialTransform.of_field(result.forward_mm, result.fixed_grid, (result.inverse_mm, result.moving_grid))
-        rest = Surfaces.of(others, result.fixed_grid, result.moving_grid).distances(result.initial, transform)
+        rest = Surfaces.of(others, result.fixed_grid, result.moving_grid).distances(result.initial, result.transform)
         yield {
             **{"case": folder.name, "surfaces": f"{len(driving)} + {len(others)}", "weight": weight},
             **{

@@ -16,13 +16,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
 from ..cohort.scheduling import check_dask, connected, run_jobs
 from ..cohort.work import Outcome
 from ..errors import InputError
-from ..geometry import Grid
+from ..geometry import Grid, or_identity
 from ..io.fields import write_affine
 from ..io.paths import check_output_dir, write_json
 from ..registration import RegistrationConfig, RegistrationResult
@@ -236,8 +235,7 @@ class _Coarse:
         if guides.labels is not None:
             grid = self.images["fixed"].grid
             field, coarse = field_means(folder, factors_of(grid, self.factors["fixed"]))
-            initial = np.eye(grid.dims + 1) if result.initial is None else result.initial
-            dice = guides.labels.agreement(initial, field, coarse)
+            dice = guides.labels.agreement(or_identity(result.initial, grid.dims), field, coarse)
         return {"landmarks_mm": landmarks, "label_dice": dice}
 
     def plan(self, result: RegistrationResult, block: int | str, seed: int, guides: int) -> Plan:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .blocks import warp_in_blocks
     from .bspline import cubic_bspline
     from .comparison import check_planes, plane_angle, same_grid
-    from .grid import Grid, affine_about, apply_affine, stored_order, voxel_to_voxel
+    from .grid import Grid, affine_about, apply_affine, or_identity, stored_order, voxel_to_voxel
     from .mapping import warped
     from .partition import grid_slabs, slabs
     from .planes import full_affine
@@ -50,6 +50,7 @@ __all__ = [
     "inside",
     "interpolation_matrix",
     "mapped_points",
+    "or_identity",
     "plane_angle",
     "reorder",
     "same_grid",
@@ -73,7 +74,7 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "grid": ["Grid", "affine_about", "apply_affine", "stored_order", "voxel_to_voxel"],
+        "grid": ["Grid", "affine_about", "apply_affine", "or_identity", "stored_order", "voxel_to_voxel"],
         "comparison": ["check_planes", "plane_angle", "same_grid"],
         "partition": ["grid_slabs", "slabs"],
         "planes": ["full_affine"],

@@ -22,7 +22,7 @@ from .planes import full_affine, slice_affine, slice_plane
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Grid", "affine_about", "apply_affine", "stored_order", "voxel_to_voxel"]
+__all__ = ["Grid", "affine_about", "apply_affine", "or_identity", "stored_order", "voxel_to_voxel"]
 
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -37,6 +37,11 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """
     dims = affine.shape[0] - 1
     return points @ affine[:dims, :dims].T + affine[:dims, dims]
+
+
+def or_identity(affine: np.ndarray | None, dims: int) -> np.ndarray:
+    """The matrix ``(D + 1, D + 1)``, or the identity for None."""
+    return np.eye(dims + 1) if affine is None else affine
 
 
 def affine_about(center: np.ndarray, linear: np.ndarray) -> np.ndarray:

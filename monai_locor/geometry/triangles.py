@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["nearest_on_triangles", "nearest_triangles", "points_on", "sorted_triangles", "triangle_areas"]
+__all__ = ["nearest_on_triangles", "nearest_triangles", "points_on", "sorted_triangles", "spread", "triangle_areas"]
 
 CHUNK = 2**17  # triangles at a time
 
@@ -40,6 +40,16 @@ def triangle_areas(triangles: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(torch.linalg.cross(b - a, c - a), dim=1) / 2
 
 
+def spread(areas: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of ``count`` faces at equal distances along the sum of their areas; of few faces, some more than once.
+
+    >>> spread(torch.tensor([1.0, 3.0]), 4)
+    tensor([0, 1, 1, 1])
+    """
+    total = areas.cumsum(0)
+    return torch.searchsorted(total, (torch.arange(count) + 0.5) / count * total[-1]).clamp_max(len(areas) - 1)
+
+
 def points_on(triangles: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Points at equal distances along the sum of the areas, at random places of their triangles (a fixed seed).
 
@@ -50,8 +60,7 @@ def points_on(triangles: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.
     Returns:
         points, ``(count, 3)``, and indices of their triangles, ``(count,)``.
     """
-    total = triangle_areas(triangles).cumsum(0)
-    owners = torch.searchsorted(total, (torch.arange(count) + 0.5) / count * total[-1]).clamp_max(len(triangles) - 1)
+    owners = spread(triangle_areas(triangles), count)
     random = torch.rand(2, count, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     root, share = random[0].sqrt(), random[1]
     a, b, c = triangles[owners].unbind(1)

@@ -58,18 +58,21 @@ class _Content:
         end = self.data.find(b"\n\n", self.place)
         self.place = len(self.data) if end < 0 else end + 2
 
+    def records(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """The next binary records."""
+        if self.place + count * dtype.itemsize > len(self.data):
+            raise ValueError("ends too early")
+        found = np.frombuffer(self.data, dtype, count, self.place)
+        self.place += count * dtype.itemsize
+        return found
+
     def numbers(self, count: int, kind: str) -> np.ndarray:
         """The next numbers, float64 or int64."""
         wide = np.float64 if kind[0] == "f" else np.int64
         if not 0 <= count <= len(self.data):
             raise ValueError(f"states {count} numbers, more than it can hold")
         if self.order:
-            dtype = np.dtype(self.order + kind)
-            if self.place + count * dtype.itemsize > len(self.data):
-                raise ValueError("ends too early")
-            found = np.frombuffer(self.data, dtype, count, self.place)
-            self.place += count * dtype.itemsize
-            return found.astype(wide)
+            return self.records(count, np.dtype(self.order + kind)).astype(wide)
         words = self.data[self.place :].split(None, count)
         if len(words) < count:
             raise ValueError("ends too early")
@@ -230,10 +233,7 @@ def _ply_table(content: _Content, count: int, kinds: list[tuple[str, list[str]]]
         rows = content.numbers(count * len(kinds), "f8").reshape(count, -1)
         return {name: rows[:, k].tolist() for k, (name, _) in enumerate(kinds)}
     dtype = np.dtype([(name, content.order + kind[0]) for name, kind in kinds])
-    if content.place + count * dtype.itemsize > len(content.data):
-        raise ValueError("ends too early")
-    table = np.frombuffer(content.data, dtype, count, content.place)
-    content.place += count * dtype.itemsize
+    table = content.records(count, dtype)
     return {name: table[name].tolist() for name, _ in kinds}
 
 

@@ -15,6 +15,7 @@ from ..networks.velocity import SplineVelocity
 from .config import RegistrationConfig
 from .label_term import LabelTerm
 from .landmark_term import LandmarkTerm
+from .mapped_points import PointMapper
 from .start.start import Start
 from .surface_term import SurfaceTerm
 
@@ -66,10 +67,13 @@ def guides_of(
         velocity: velocity of the deformation; None for an affine stage.
     """
     terms: dict[str, Term] = {}
+    if not start.guided:
+        return Guides(terms, start.device)
+    mapper = PointMapper(fixed, velocity, start.device)
     if start.landmarks is not None and config.landmark_weight > 0:
-        terms["landmarks"] = LandmarkTerm(start.landmarks, config.landmark_weight, distance, fixed, velocity, start.device)
+        terms["landmarks"] = LandmarkTerm(start.landmarks, config.landmark_weight, distance, mapper)
     if start.labels is not None and config.label_weight > 0:
-        terms["labels"] = LabelTerm(start.labels, config.label_weight, distance, fixed, velocity, start.device)
+        terms["labels"] = LabelTerm(start.labels, config.label_weight, distance, mapper)
     if start.surfaces is not None and config.surface_weight > 0:
-        terms["surfaces"] = SurfaceTerm(start.surfaces, config.surface_weight, distance, fixed, velocity, start.device)
+        terms["surfaces"] = SurfaceTerm(start.surfaces, config.surface_weight, distance, mapper)
     return Guides(terms, start.device)

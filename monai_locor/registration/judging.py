@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import InputError
+from ..geometry import or_identity
 from ..io import ImageSource, read_image
 from ..io.masks import mask_on_grid
 from ..quality import ErrorMap, Outcome, Thresholds, Verdict, estimate_error, judge_outcome
@@ -84,7 +84,7 @@ def error_of(
 
 def outcome_of(result: RegistrationResult) -> Outcome:
     """Return the quantities of a result that its verdict is based on."""
-    start = np.eye(result.fixed_grid.dims + 1) if result.initial is None else result.initial
+    start = or_identity(result.initial, result.fixed_grid.dims)
     return Outcome(
         fixed_grid=result.fixed_grid,
         moving_grid=result.moving_grid,

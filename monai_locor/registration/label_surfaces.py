@@ -19,6 +19,7 @@ import torch
 
 from ..geometry import Grid, apply_affine, identity_points, reorder, sample, sample_planar
 from ..geometry.distance import signed_distance
+from ..geometry.triangles import spread
 
 __all__ = ["DistanceMaps", "LabelSurfaces", "surface_faces"]
 
@@ -100,7 +101,7 @@ class LabelSurfaces:
         ends = torch.searchsorted(owners, torch.arange(1, len(labels) + 2)).tolist()
         parts = [slice(a, b) for a, b in pairwise(ends)]
         count = min(max(MAX_POINTS // len(labels), POINTS_OF_LABEL[0]), POINTS_OF_LABEL[1])
-        points = torch.stack([faces[part][_spread(areas[part], count)] for part in parts])
+        points = torch.stack([faces[part][spread(areas[part], count)] for part in parts])
         low, high = (torch.stack([side(faces[part], 0) for part in parts]) for side in (torch.amin, torch.amax))
         halves = (0.5 + MARGIN_SHARE) * (high - low).amax(1) + MARGIN_VOXELS * float(grid.spacing.min())
         sizes, distances = _sizes(halves.tolist(), grid), []
@@ -161,12 +162,6 @@ def surface_faces(numbers: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torc
     order = owners.argsort(stable=True)
     world = torch.from_numpy(apply_affine(grid.affine, places[order].numpy()))
     return world, areas[order], owners[order].contiguous()
-
-
-def _spread(areas: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of ``count`` faces at equal distances along the sum of their areas; of few faces, some more than once."""
-    total = areas.cumsum(0)
-    return torch.searchsorted(total, (torch.arange(count) + 0.5) / count * total[-1]).clamp_max(len(areas) - 1)
 
 
 def _inside(

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ..geometry import Grid
-from ..networks.velocity import SplineVelocity
 from .labels import Labels
-from .mapped_points import MappedPoints, factors, robust
+from .mapped_points import MappedPoints, PointMapper, factors, robust
 
 __all__ = ["LabelTerm"]
 
@@ -28,23 +26,15 @@ class LabelTerm(MappedPoints):
         labels: the labels.
         weight: weight of the term.
         sample_distance: distance of the samples in the stage, mm.
-        fixed, velocity, device: see :class:`.mapped_points.MappedPoints`.
+        mapper: of the stage.
     """
 
-    def __init__(
-        self,
-        labels: Labels,
-        weight: float,
-        sample_distance: float,
-        fixed: Grid,
-        velocity: SplineVelocity | None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__([each.points.flatten(0, 1) for each in labels.surfaces], fixed, velocity, device)
+    def __init__(self, labels: Labels, weight: float, sample_distance: float, mapper: PointMapper) -> None:
+        super().__init__([each.points.flatten(0, 1) for each in labels.surfaces], mapper)
         self.count = len(labels.values)
-        self.distances = [[part.to(device) for part in each.distances] for each in labels.surfaces]
-        weights = factors(labels.weights, weight / labels.surfaces[0].points.shape[1])[:, None].to(device)
-        shares = [weights * share.to(device) for share in labels.shares] if labels.shares else [weights, weights]
+        self.distances = [[part.to(mapper.device) for part in each.distances] for each in labels.surfaces]
+        weights = factors(labels.weights, weight / labels.surfaces[0].points.shape[1])[:, None].to(mapper.device)
+        shares = [weights * share.to(mapper.device) for share in labels.shares] if labels.shares else [weights, weights]
         self.weights = [[own[part.labels] for part in parts] for own, parts in zip(shares, self.distances[::-1], strict=True)]
         self.unit = 1 / sample_distance
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ..geometry import Grid
-from ..networks.velocity import SplineVelocity
 from .landmarks import Landmarks
-from .mapped_points import MappedPoints, factors, robust
+from .mapped_points import MappedPoints, PointMapper, factors, robust
 
 __all__ = ["LandmarkTerm"]
 
@@ -29,21 +27,13 @@ class LandmarkTerm(MappedPoints):
         landmarks: the points.
         weight: weight of the term.
         sample_distance: distance of the samples in the stage, mm.
-        fixed, velocity, device: see :class:`.mapped_points.MappedPoints`.
+        mapper: of the stage.
     """
 
-    def __init__(
-        self,
-        landmarks: Landmarks,
-        weight: float,
-        sample_distance: float,
-        fixed: Grid,
-        velocity: SplineVelocity | None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__((landmarks.fixed, landmarks.moving), fixed, velocity, device)
+    def __init__(self, landmarks: Landmarks, weight: float, sample_distance: float, mapper: PointMapper) -> None:
+        super().__init__((landmarks.fixed, landmarks.moving), mapper)
         weights = factors(landmarks.weights, weight)
-        self.weights = [(weights * share).to(device) for share in landmarks.shares or (1.0, 1.0)]
+        self.weights = [(weights * share).to(mapper.device) for share in landmarks.shares or (1.0, 1.0)]
         self.unit = 1 / sample_distance**2
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..errors import InputError
-from ..geometry import FieldStep, Grid, SpatialTransform, Step, to_voxels, warped
+from ..geometry import FieldStep, Grid, SpatialTransform, Step, or_identity, to_voxels, warped
 from ..geometry.mapping import displacement_of_affine
 from ..io import ImageSource
 from ..io.libraries import image_for_itk, image_for_simpleitk
@@ -280,8 +280,7 @@ class RegistrationResult:
     @property
     def initial_mm(self) -> torch.Tensor:
         """Return the displacement of :attr:`initial`, ``(D, *fixed)``, RAS mm."""
-        matrix = np.eye(self.fixed_grid.dims + 1) if self.initial is None else self.initial
-        return displacement_of_affine(matrix, self.fixed_grid)
+        return displacement_of_affine(or_identity(self.initial, self.fixed_grid.dims), self.fixed_grid)
 
     def plot(self, title: str | None = None) -> Figure:
         """Plot the fixed, moving and warped image, checkerboards and the deformed grid in three planes.

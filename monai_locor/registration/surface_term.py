@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ..geometry import Grid
-from ..networks.velocity import SplineVelocity
-from .mapped_points import MappedPoints, factors, robust
+from .mapped_points import MappedPoints, PointMapper, factors, robust
 from .surfaces import Surfaces
 
 __all__ = ["SurfaceTerm"]
@@ -25,21 +23,13 @@ class SurfaceTerm(MappedPoints):
         surfaces: the pairs.
         weight: weight of the term.
         sample_distance: distance of the samples in the stage, mm.
-        fixed, velocity, device: see :class:`.mapped_points.MappedPoints`.
+        mapper: of the stage.
     """
 
-    def __init__(
-        self,
-        surfaces: Surfaces,
-        weight: float,
-        sample_distance: float,
-        fixed: Grid,
-        velocity: SplineVelocity | None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__([torch.cat([each.points for each in side]) for side in surfaces.maps], fixed, velocity, device)
-        self.maps = [[each.to(device) for each in side] for side in surfaces.maps]
-        self.weights = factors(surfaces.weights, weight).to(device)
+    def __init__(self, surfaces: Surfaces, weight: float, sample_distance: float, mapper: PointMapper) -> None:
+        super().__init__([torch.cat([each.points for each in side]) for side in surfaces.maps], mapper)
+        self.maps = [[each.to(mapper.device) for each in side] for side in surfaces.maps]
+        self.weights = factors(surfaces.weights, weight).to(mapper.device)
         self.unit = 1 / sample_distance**2
 
     def __call__(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> torch.Tensor:

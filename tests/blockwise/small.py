@@ -9,6 +9,7 @@ import contextlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from monai_locor import RegistrationConfig
@@ -36,6 +37,21 @@ def in_this_process(monkeypatch, work=None) -> None:
 
     monkeypatch.setattr(api, "connected", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(api, "run_jobs", run_jobs)
+
+
+def interrupt(monkeypatch, arguments, after: int) -> None:
+    """Start a registration that is interrupted after this number of jobs."""
+    done = []
+
+    def until_interrupted(function, job):
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(job)
+        return function(job)
+
+    in_this_process(monkeypatch, until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        api.register_blockwise(**arguments)
 
 
 def write_pair(folder: Path, shape=(48, 44, 40), spacing=2.0) -> tuple[Grid, torch.Tensor]:

@@ -21,7 +21,8 @@ from monai_locor.registration.label_term import LabelTerm
 from monai_locor.registration.labels import Labels
 from monai_locor.registration.landmark_term import LandmarkTerm
 from monai_locor.registration.landmarks import Landmarks
-from tests.blockwise.small import SHORT, in_this_process, write_pair
+from monai_locor.registration.mapped_points import PointMapper
+from tests.blockwise.small import SHORT, in_this_process, interrupt, write_pair
 from tests.phantoms import grid_of, image
 
 BLOCK = 56  # cores of 24 voxels and halos of 16
@@ -62,8 +63,8 @@ def parts(guides: BlockGuides, halo: int) -> list:
 def test_terms_of_tiles_without_halo_add_up_to_that_of_the_image(guides):
     found = parts(guides, 0)
     for name, make in (("landmarks", LandmarkTerm), ("labels", LabelTerm)):
-        whole = make(getattr(guides, name), 0.7, 2.5, PLANE, None)
-        tiles = [make(part[name], 0.7, 2.5, PLANE, None) for part in found]
+        whole = make(getattr(guides, name), 0.7, 2.5, PointMapper(PLANE, None))
+        tiles = [make(part[name], 0.7, 2.5, PointMapper(PLANE, None)) for part in found]
         for k in (0, 1):
             values = [float(tile(k, MATRIX, None)) for tile in tiles]
             assert sum(values) == pytest.approx(2.0 * float(whole(k, MATRIX, None)), rel=1e-12)
@@ -99,7 +100,7 @@ def test_what_is_stored_is_what_is_read(guides, tmp_path):
     assert found.numbers == guides.numbers > 0
     for one, other in zip(parts(found, 5), parts(guides, 5), strict=True):
         for name, make in (("landmarks", LandmarkTerm), ("labels", LabelTerm)):
-            values = [float(make(part[name], 0.7, 2.5, PLANE, None)(1, MATRIX, None)) for part in (one, other)]
+            values = [float(make(part[name], 0.7, 2.5, PointMapper(PLANE, None))(1, MATRIX, None)) for part in (one, other)]
             assert values[0] == values[1]
     none = BlockGuides.of_arrays(BlockGuides().arrays())
     assert none.landmarks is None and none.labels is None and parts(none, 5) == [{}] * 12
@@ -168,17 +169,8 @@ def test_landmarks_and_labels_are_recorded(runs):
 @pytest.mark.slow
 def test_an_interrupted_run_continues(runs, monkeypatch):
     folder, _, arguments, _ = runs
-    arguments, done = {**arguments, "output": folder / "resumed", "block": BLOCK}, []
-
-    def until_interrupted(function, job):
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(job)
-        return function(job)
-
-    in_this_process(monkeypatch, until_interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        register_blockwise(**arguments)
+    arguments = {**arguments, "output": folder / "resumed", "block": BLOCK}
+    interrupt(monkeypatch, arguments, 3)
     fixed, moving = arguments["landmarks"]
     with pytest.raises(InputError, match=r"state of another registration \(moving \["):
         register_blockwise(**{**arguments, "landmarks": (fixed, moving + 1)}, resume=True)

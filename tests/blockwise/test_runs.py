@@ -16,7 +16,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import reorder
 from monai_locor.io.nifti import save_nifti
 from monai_locor.io.ome_zarr import OmeZarrImage
-from tests.blockwise.small import SHORT, in_this_process, write_pair
+from tests.blockwise.small import SHORT, in_this_process, interrupt, write_pair
 
 pytest.importorskip("zarr")
 pytestmark = pytest.mark.slow
@@ -78,17 +78,7 @@ def test_an_interrupted_run_continues_with_the_tiles_that_are_missing(runs, monk
     folder = runs[0]
     arguments = {"fixed": folder / "fixed.nii", "moving": folder / "moving.nii", "output": folder / "resumed", "block": BLOCK}
     arguments |= {"preset": SHORT, "progress": False}
-    done = []
-
-    def until_interrupted(function, job):
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(job)
-        return function(job)
-
-    in_this_process(monkeypatch, until_interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        register_blockwise(**arguments)
+    interrupt(monkeypatch, arguments, 5)
     with pytest.raises(InputError, match="has an interrupted run"):
         register_blockwise(**arguments)
     with pytest.raises(InputError, match="state of another registration"):

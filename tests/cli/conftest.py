@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from .files import folder, refused, run
+from .files import folder, refused, run, short_folder
 
-__all__ = ["folder", "refused", "run"]
+__all__ = ["folder", "refused", "run", "short_folder"]

@@ -25,6 +25,10 @@ SHAPE = (14, 12, 10)
 SHIFT = (4.0, 0.0, 0.0)  # mm, RAS, whole voxels: where the moving anatomy lies from the fixed one
 
 
+SHORT = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
+REGISTER = ["register", "fixed.nii.gz", "moving.nii.gz", "--config", "short.json", "--device", "cpu", "--outputs", "forward"]
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a command line ended."""
@@ -95,3 +99,11 @@ def folder(tmp_path) -> Path:
     write_displacement_field(tmp_path / "field.nii.gz", field, grid)
     write_displacement_field(tmp_path / "back.nii.gz", -field, grid)
     return tmp_path
+
+
+@pytest.fixture
+def short_folder(folder, monkeypatch) -> Path:
+    """The working directory, with the files that :data:`REGISTER` names."""
+    monkeypatch.chdir(folder)
+    (folder / "short.json").write_text(json.dumps(SHORT))
+    return folder

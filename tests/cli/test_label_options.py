@@ -5,22 +5,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from ..run_schema import valid_run
-from .files import load, save
-
-WORDS = ["register", "fixed.nii.gz", "moving.nii.gz", "--config", "short.json", "--device", "cpu", "--outputs", "forward"]
+from .files import REGISTER, load, save
 
 
 @pytest.fixture
-def files(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    short = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
-    (folder / "short.json").write_text(json.dumps(short))
+def files(short_folder):
+    folder = short_folder
     for name, start in (("a", 2), ("b", 3)):
         labels = np.zeros(load(folder / "fixed.nii.gz").shape, np.int16)
         labels[start : start + 5, 2:8, 2:7] = 5
@@ -29,7 +23,7 @@ def files(folder, monkeypatch):
 
 
 def test_they_are_recorded_and_repeated(run, files):
-    answer = run(*WORDS, "-o", "out", "--labels", "a.nii.gz", "b.nii.gz", "--label-weight", "2")
+    answer = run(*REGISTER, "-o", "out", "--labels", "a.nii.gz", "b.nii.gz", "--label-weight", "2")
     assert answer.code in (0, 1) and "1 labels that drove the registration: mean Dice 0.800 before" in answer.out
     content = valid_run(files / "out" / "run.json")
     assert content["settings"]["label_weight"] == 2 and content["label_dice"]["labels"] == [5]
@@ -40,5 +34,5 @@ def test_they_are_recorded_and_repeated(run, files):
 
 
 def test_images_instead_of_labels_are_refused(run, files):
-    answer = run(*WORDS, "-o", "out", "--labels", "fixed.nii.gz", "b.nii.gz")
+    answer = run(*REGISTER, "-o", "out", "--labels", "fixed.nii.gz", "b.nii.gz")
     assert answer.code == 2 and "labels are whole numbers" in answer.err and not (files / "out" / "run.json").exists()

@@ -5,25 +5,20 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from monai_locor.io.points import PointList, write_points
 
 from ..run_schema import valid_run
-from .files import AFFINE, load
+from .files import AFFINE, REGISTER, load
 
-WORDS = ["register", "fixed.nii.gz", "moving.nii.gz", "--config", "short.json", "--device", "cpu", "--outputs", "forward"]
 VOXELS = np.array([[3.0, 4.0, 5.0], [9.0, 8.0, 4.0], [7.0, 3.0, 6.0]])
 
 
 @pytest.fixture
-def files(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    short = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
-    (folder / "short.json").write_text(json.dumps(short))
+def files(short_folder):
+    folder = short_folder
     for name, shift in (("fixed", 0.0), ("moving", 1.0)):
         voxels = VOXELS + [shift, 0, 0]
         write_points(folder / f"{name}.csv", PointList(voxels @ AFFINE[:3, :3].T + AFFINE[:3, 3]))
@@ -36,7 +31,7 @@ def recorded(folder, name="out") -> dict:
 
 
 def test_they_are_recorded_and_repeated(run, files):
-    answer = run(*WORDS, "-o", "out", "--landmarks", "fixed.csv", "moving.csv", "--landmark-weight", "2")
+    answer = run(*REGISTER, "-o", "out", "--landmarks", "fixed.csv", "moving.csv", "--landmark-weight", "2")
     assert answer.code in (0, 1) and "3 landmarks: mean 2 mm before" in answer.out
     content = recorded(files)
     assert content["settings"]["landmark_weight"] == 2 and content["landmarks_mm"]["before"]["each"] == [2, 2, 2]
@@ -51,7 +46,7 @@ def test_they_are_recorded_and_repeated(run, files):
 def test_pixels_are_those_of_the_images(run, files):
     for name, words in (("mm", []), ("voxels", ["--pixels"])):
         paths = [f"{role}{'_voxels' if words else ''}.csv" for role in ("fixed", "moving")]
-        assert run(*WORDS, "-o", name, "--landmarks", *paths, *words).code in (0, 1)
+        assert run(*REGISTER, "-o", name, "--landmarks", *paths, *words).code in (0, 1)
     found = [recorded(files, name)["arguments"]["landmarks"] for name in ("mm", "voxels")]
     for role in ("fixed", "moving"):
         np.testing.assert_allclose(found[0][role], found[1][role], atol=1e-9)
@@ -66,5 +61,5 @@ def test_pixels_are_those_of_the_images(run, files):
 )
 def test_wrong_points_are_refused(run, files, points, message):
     write_points(files / "wrong.csv", PointList(points))
-    answer = run(*WORDS, "-o", "out", "--landmarks", "fixed.csv", "wrong.csv")
+    answer = run(*REGISTER, "-o", "out", "--landmarks", "fixed.csv", "wrong.csv")
     assert answer.code == 2 and message in answer.err and not (files / "out" / "run.json").exists()

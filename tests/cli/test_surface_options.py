@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import nibabel as nib
@@ -14,16 +13,12 @@ import pytest
 
 from ..meshes import ellipsoid, moved, write_mesh
 from ..run_schema import valid_run
-from .files import load
-
-WORDS = ["register", "fixed.nii.gz", "moving.nii.gz", "--config", "short.json", "--device", "cpu", "--outputs", "forward"]
+from .files import REGISTER, load
 
 
 @pytest.fixture
-def files(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    short = {"stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 2, "spacing": 4}], "multistart": "never"}
-    (folder / "short.json").write_text(json.dumps(short))
+def files(short_folder):
+    folder = short_folder
     image = nib.load(folder / "fixed.nii.gz")
     middle = nib.affines.apply_affine(image.affine, (np.array(image.shape[:3]) - 1) / 2)
     mesh = ellipsoid((4.0, 3.0, 3.0), middle, rings=6)
@@ -35,7 +30,7 @@ def files(folder, monkeypatch):
 
 def test_they_are_recorded_and_repeated(run, files):
     two = ("--surfaces", "a.vtk", "b.stl", "--surfaces", "a.vtk", "a.vtk")
-    answer = run(*WORDS, "-o", "out", *two, "--surface-weight", "2")
+    answer = run(*REGISTER, "-o", "out", *two, "--surface-weight", "2")
     assert answer.code in (0, 1) and re.search(r"surfaces \(2\): mean distance 0\.\d+ mm before, 0\.\d+ mm after", answer.out)
     content = valid_run(files / "out" / "run.json")
     assert content["settings"]["surface_weight"] == 2 and content["surface_mm"]["names"] == ["a.vtk", "a.vtk"]
@@ -45,12 +40,12 @@ def test_they_are_recorded_and_repeated(run, files):
 
 
 def test_the_space_is_an_option(run, files):
-    answer = run(*WORDS, "-o", "out", "--surfaces", "a.vtk", "plain.obj", "--surface-space", "ras", "--surface-weight", "0")
+    answer = run(*REGISTER, "-o", "out", "--surfaces", "a.vtk", "plain.obj", "--surface-space", "ras", "--surface-weight", "0")
     assert answer.code in (0, 1)
     content = valid_run(files / "out" / "run.json")
     assert content["settings"]["surface_space"] == "ras" and content["surface_mm"]["before"]["mean"] < 0.1
 
 
 def test_files_that_are_no_surfaces_are_refused(run, files):
-    answer = run(*WORDS, "-o", "out", "--surfaces", "a.vtk", "moving.nii.gz")
+    answer = run(*REGISTER, "-o", "out", "--surfaces", "a.vtk", "moving.nii.gz")
     assert answer.code == 2 and "is not a surface that is read" in answer.err and not (files / "out" / "run.json").exists()

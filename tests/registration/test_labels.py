@@ -23,6 +23,7 @@ from monai_locor.registration.label_surfaces import LabelSurfaces, surface_faces
 from monai_locor.registration.label_term import LabelTerm
 from monai_locor.registration.labels import Labels
 from monai_locor.registration.manifest import RunManifest
+from monai_locor.registration.mapped_points import PointMapper
 from monai_locor.schemas import run_schema
 
 from ..phantoms import CUBE, ORDERS, PLANE, grid_of, image, pair, turned
@@ -46,7 +47,7 @@ def labels_of(fixed: Grid = PLANE, moving: Grid = OTHER, shift: float = 4.0, wei
 
 
 def term_of(labels: Labels, grid: Grid = PLANE, velocity=None, **options) -> LabelTerm:
-    return LabelTerm(labels, **{"weight": 0.7, "sample_distance": 2.5, **options}, fixed=grid, velocity=velocity)
+    return LabelTerm(labels, **{"weight": 0.7, "sample_distance": 2.5, **options}, mapper=PointMapper(grid, velocity))
 
 
 class TestSurfaces:

@@ -21,6 +21,7 @@ from monai_locor.registration import Stage, optimize
 from monai_locor.registration.landmark_term import LandmarkTerm
 from monai_locor.registration.landmarks import Landmarks
 from monai_locor.registration.manifest import RunManifest
+from monai_locor.registration.mapped_points import PointMapper
 from monai_locor.schemas import run_schema
 
 from ..phantoms import CUBE, PLANE, grid_of, image, pair
@@ -39,8 +40,7 @@ def term_of(grid: Grid, velocity=None, weights=None, count: int = 6, **options) 
     return LandmarkTerm(
         Landmarks.of((fixed, moving, weights)),
         **{"weight": 0.7, "sample_distance": 2.5, **options},
-        fixed=grid,
-        velocity=velocity,
+        mapper=PointMapper(grid, velocity),
     )
 
 
@@ -59,11 +59,12 @@ class TestTerm:
         fixed, moving, _ = pair(PLANE, grid_of((40, 52), (1.7, 1.4), turn=0.3))
         engine = engine_of((fixed, moving), TINY)
         optimize(engine)
-        term = LandmarkTerm(Landmarks.of((points(PLANE, 5), points(PLANE, 5, 1))), 1.0, 1.0, engine.fixed.grid, engine.velocity)
+        mapper = PointMapper(engine.fixed.grid, engine.velocity)
+        term = LandmarkTerm(Landmarks.of((points(PLANE, 5), points(PLANE, 5, 1))), 1.0, 1.0, mapper)
         with torch.no_grad():
             matrices, fields = engine.affine.both(), engine.velocity.reversed()
             moved = [term.mapped(k, matrices[k], fields[k]) for k in (0, 1)]
-            back = term._displaced(matrices[1][:2, :2] @ moved[0] + matrices[1][:2, 2:], fields[1])
+            back = mapper.displaced(matrices[1][:2, :2] @ moved[0] + matrices[1][:2, 2:], fields[1])
         result = Landmarks.of((moved[0].T, moved[0].T)).distances(np.eye(3), engine.forward_mm(), engine.fixed.grid)
         assert result["count"] == 5
         expected = Landmarks.of((points(PLANE, 5), moved[0].T)).distances(np.eye(3), engine.forward_mm(), engine.fixed.grid)
@@ -83,8 +84,10 @@ class TestTerm:
         whole, matrices = Landmarks.of((points(PLANE, 6), points(PLANE, 6, 1), [1, 2, 3, 4, 1, 1])), some_map(PLANE)[1]
         shares = [torch.rand(2, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)]
         shares.append(1 - shares[0])
-        terms = [LandmarkTerm(dataclasses.replace(whole, shares=tuple(s)), 0.7, 2.5, PLANE, None) for s in shares]
-        for k, expected in enumerate(LandmarkTerm(whole, 0.7, 2.5, PLANE, None)(k, matrices[k], None) for k in (0, 1)):
+        terms = [LandmarkTerm(dataclasses.replace(whole, shares=tuple(s)), 0.7, 2.5, PointMapper(PLANE, None)) for s in shares]
+        for k, expected in enumerate(
+            LandmarkTerm(whole, 0.7, 2.5, PointMapper(PLANE, None))(k, matrices[k], None) for k in (0, 1)
+        ):
             values = [float(term(k, matrices[k], None)) for term in terms]
             assert sum(values) == pytest.approx(float(expected), rel=1e-12) and values[0] != pytest.approx(values[1])
 

@@ -18,6 +18,7 @@ from monai_locor.geometry import apply_affine, reorder
 from monai_locor.io.meshes import SurfaceMesh
 from monai_locor.registration import Stage
 from monai_locor.registration.manifest import RunManifest
+from monai_locor.registration.mapped_points import PointMapper
 from monai_locor.registration.surface_maps import SurfaceMap
 from monai_locor.registration.surface_term import SurfaceTerm
 from monai_locor.registration.surfaces import Surfaces, surface_pairs
@@ -41,7 +42,7 @@ def surfaces_of(shift=(3.0, 0.0, 0.0), weights=(1.0, 3.0)) -> Surfaces:
 
 
 def term_of(surfaces: Surfaces, velocity=None, **options) -> SurfaceTerm:
-    return SurfaceTerm(surfaces, **{"weight": 0.7, "sample_distance": 2.5, **options}, fixed=GRID, velocity=velocity)
+    return SurfaceTerm(surfaces, **{"weight": 0.7, "sample_distance": 2.5, **options}, mapper=PointMapper(GRID, velocity))
 
 
 class TestMap:

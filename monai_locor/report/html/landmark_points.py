@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...geometry import SpatialTransform, apply_affine
+from ...geometry import apply_affine, or_identity
 from .report_images import ReportImages
 from .stacks import shown_grid
 
@@ -36,8 +36,8 @@ def landmark_voxels(images: ReportImages) -> dict[str, list[list[float]]] | None
     if given is None:
         return None
     moving = torch.tensor(given["moving"], dtype=torch.float64)
-    initial = np.eye(images.grid.dims + 1) if result.initial is None else result.initial
-    mapped = SpatialTransform.of_field(result.inverse_mm, result.moving_grid).points(moving)
+    initial = or_identity(result.initial, images.grid.dims)
+    mapped = result.transform_points(moving, inverse=True)
     found = {"fixed": given["fixed"], "before": apply_affine(np.linalg.inv(initial), moving.numpy()), "after": mapped.numpy()}
     scale = np.array(shown_grid(images.grid).shape) / np.array(images.grid.shape)
     to_voxels = np.linalg.inv(images.grid.affine)
