@@ -49,6 +49,17 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No comparison with turned and mirrored starts, in which the verdict on a small pair spends nearly all of its time.
+
+    For tests of something else that cannot set ``multistart="never"``; tests/registration/test_rivals.py has its own.
+    """
+    from monai_locor.registration.start.rivals import RivalStarts
+
+    monkeypatch.setattr(RivalStarts, "compared", lambda self, affine: ())
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, and the GPU where there is one."""

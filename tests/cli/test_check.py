@@ -51,11 +51,13 @@ def test_exit_codes_and_outputs(run, pair):
     assert "records a check" in run("register", "--from", "check.json", "-o", "out").err
 
 
+@pytest.mark.usefixtures("no_rivals")
 def test_a_list_with_an_inverse_is_the_identity(run, pair):
     answer = run("check", *PAIR, "wrong.tfm", "[wrong.tfm,1]", "--inverse-transform", "right.tfm", "--json")
     assert answer.json["verdict"] == run("check", *PAIR, "right.tfm", "--json").json["verdict"]
 
 
+@pytest.mark.usefixtures("no_rivals")
 def test_formats_are_those_of_the_transforms(run, pair):
     named = run("check", *PAIR, "wrong.tfm", "--from", "itk", "-o", "check.json", "--json").json
     assert named["verdict"] == run("check", *PAIR, "wrong.tfm", "--json").json["verdict"]

@@ -60,6 +60,7 @@ def test_names_that_no_file_can_have(refused, folder, monkeypatch, words, name):
         "check fixed.nii.gz moving.nii.gz field.nii.gz -o out/a.json",
     ],
 )
+@pytest.mark.usefixtures("no_rivals")
 def test_a_full_disk(run, folder, monkeypatch, words):
     """One line that says so, and neither a part of the file nor an empty folder."""
     monkeypatch.chdir(folder)

@@ -101,6 +101,7 @@ def test_points(run, folder):
     assert "2 points in 3-D, from (8.0 x 10.0 x 12.0) to (10.0 x 12.0 x 15.0) mm RAS" in run("info", folder / "fixed.csv").out
 
 
+@pytest.mark.usefixtures("no_rivals")
 def test_a_table_of_runs(run, refused, folder, monkeypatch):
     monkeypatch.chdir(folder)
     run("check", "fixed.nii.gz", "moving.nii.gz", "field.nii.gz", "-o", "one.json")

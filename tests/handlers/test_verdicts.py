@@ -20,6 +20,7 @@ from ..phantoms import grid_of
 from ..report.results import aligned, noise
 
 GRID = grid_of((96, 90), (2.0, 1.0))
+pytestmark = pytest.mark.usefixtures("no_rivals")  # those of both sides come from one function
 
 
 def run(handler: RegistrationVerdicts, ddfs: list[torch.Tensor], moving: list[MetaTensor], **more) -> Engine:

@@ -22,7 +22,7 @@ from monai_locor.losses.registration_loss import RegistrationLoss
 from monai_locor.registration import batch
 from monai_locor.registration.start.prepare import prepare
 
-DENSE = {"stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}
+DENSE = {"multistart": "never", "stages": [{"factor": 2, "iterations": 4, "spacing": 8}]}
 PRESET = {"multistart": "never", "stages": [{"factor": 2, "iterations": 2}, {"factor": 2, "iterations": 4, "spacing": 8}]}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import inspect
+import io
 import json
 import re
 import runpy
@@ -22,6 +23,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from monai_locor.cli import main
 from monai_locor.io.grids import read_grid
 from monai_locor.io.transforms import read_transform
 
@@ -190,7 +192,19 @@ def _check_with_itk(path: Path, start: np.ndarray, end: np.ndarray) -> None:
     np.testing.assert_allclose(np.array(transform.TransformPoint((start * signs).tolist())) * signs, end, atol=0.5)
 
 
-def test_errors_are_those_of_the_package(module, slicer, pair):
+@pytest.fixture
+def in_this_process(slicer, monkeypatch, capfd):
+    """The command line is called instead of started, which takes seconds; the slow tests start it."""
+
+    def launch(args, useStartupEnvironment):
+        assert args[1:3] == ["-m", "monai_locor"] and useStartupEnvironment is False
+        code, (out, err) = main(args[3:]), capfd.readouterr()
+        return types.SimpleNamespace(stdout=io.StringIO(out + err), wait=lambda: code)
+
+    monkeypatch.setattr(slicer, "_launchConsoleProcess", launch)
+
+
+def test_errors_are_those_of_the_package(module, slicer, pair, in_this_process):
     fixed, moving = pair
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), moving.path)
     with pytest.raises(RuntimeError, match=r"^error: .*moving"):

@@ -15,6 +15,7 @@ import _zoo_network as network
 import pytest
 import torch
 import upload_bundle
+import zoo
 from _zoo_folders import NAME, Folders, assemble
 from _zoo_install import requirements
 
@@ -107,10 +108,20 @@ def test_the_zoos_schema_is_applied(folders, shared):
     assert "task" in next(network.official_schema(folders, schema))
 
 
-def test_unknown_files_and_names_are_refused(tmp_path):
-    for words in (["--repo", "nobody"], ["--schema", "none.json"], ["--wheel", "none.whl"], ["--install"]):
-        done = script(ROOT / "packaging" / "zoo.py", "--output", tmp_path / "zoo", *words)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "zoo").exists()
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--repo", "nobody"], "--repo must be OWNER/NAME, got 'nobody'"),
+        (["--schema", "none.json"], "none.json: no such file"),
+        (["--wheel", "none.whl"], "none.whl: no such file"),
+        (["--install"], "--install needs --wheel"),
+    ],
+)
+def test_unknown_files_and_names_are_refused(tmp_path, monkeypatch, capsys, words, told):
+    monkeypatch.setattr(sys, "argv", ["zoo.py", "--output", str(tmp_path / "zoo"), *words])
+    with pytest.raises(SystemExit) as caught:
+        zoo.main()
+    assert caught.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.slow

@@ -309,6 +309,6 @@ def test_register_judges_with_the_masks_and_the_start(images):
     mask = torch.zeros(GRID.shape)
     mask[8:24, 8:24, 8:24] = 1
     masks = {"fixed_mask": image(mask.numpy(), GRID)}
-    result = run(*images, NOTHING, initial=offset([4.0, 0, 0]), **masks)
+    result = run(*images, dataclasses.replace(NOTHING, multistart="auto"), initial=offset([4.0, 0, 0]), **masks)
     assert result.verdict.rivals and result.verdict == judge(result, *images, **masks)
     assert result.verdict.measures["nmi_before"] == result.verdict.measures["nmi_after"]

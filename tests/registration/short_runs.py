@@ -21,7 +21,7 @@ GENTLE = RegistrationConfig(  # how fast it comes back must not depend on a defa
     stages=(Stage(2, 30, spacing=8, learning_rate=0.01),), learning_rate_affine=1e-4, bending_weight=60.0
 )
 TINY = RegistrationConfig(stages=(Stage(2, 4), Stage(2, 4, spacing=8, learning_rate=0.16)), multistart="never")
-NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),))
+NOTHING = RegistrationConfig(stages=(Stage(1, 0, spacing=4),), multistart="never")
 
 
 def run(fixed: torch.Tensor, moving: torch.Tensor, preset: RegistrationConfig = SHORT, **options) -> RegistrationResult:

@@ -40,12 +40,15 @@ def assert_same(one: Verdict, other: Verdict, tolerance: float = 1e-5) -> None:
 
 
 @GRIDS
+@pytest.mark.usefixtures("no_rivals")
 def test_forms_of_one_transform_have_one_verdict(grid):
     pair, matrix = aligned(grid), translation(grid, 3.0)
     affine = SpatialTransform.of_affine(matrix)
     forms = [matrix, torch.from_numpy(matrix), affine, [affine, (affine, True), affine], (affine.inverse(), True)]
     one, *others = (check(*pair, form) for form in forms)
     for other in others:
+        np.testing.assert_allclose(other.affine, one.affine, atol=1e-12)  # all that another orientation is compared with
+        np.testing.assert_array_equal(other.initial, one.initial)
         assert (other.verdict.status, other.verdict.reasons) == (one.verdict.status, one.verdict.reasons)
     field = check(*pair, affine.displacement(grid), inverse=affine.inverse().displacement(grid))
     assert field.config.transform == "deformable" and one.config.transform == "affine"
@@ -55,9 +58,15 @@ def test_forms_of_one_transform_have_one_verdict(grid):
 
 
 @GRIDS
-def test_right_wrong_and_unrelated(grid):
+def test_right(grid):
+    verdict = check(*aligned(grid), np.eye(grid.dims + 1)).verdict
+    assert verdict.status == "PASS" and {rival.mirrored for rival in verdict.rivals} == {False, True}
+
+
+@GRIDS
+@pytest.mark.usefixtures("no_rivals")  # without them, other reasons must be enough
+def test_wrong_and_unrelated(grid):
     fixed, moving = aligned(grid)
-    assert check(fixed, moving, np.eye(grid.dims + 1)).verdict.status == "PASS"
     assert check(fixed, moving, translation(grid, 12.0)).verdict.status == "FAIL"
     assert check(fixed, noise(grid), np.eye(grid.dims + 1)).verdict.status == "FAIL"
 
@@ -70,6 +79,7 @@ def test_identity_on_images_that_are_apart_does_not_pass(grid):
     assert check(fixed, image(anatomy(points), grid), np.eye(grid.dims + 1)).verdict.status != "PASS"
 
 
+@pytest.mark.usefixtures("no_rivals")
 def test_the_course_of_the_optimization_is_unknown():
     reasons = {reason.check: reason for reason in check(*aligned(GRID_2D), np.eye(3)).verdict.reasons}
     assert reasons["optimization"].status == "SKIP" and not {"convergence", "steps", "stages"} & reasons.keys()

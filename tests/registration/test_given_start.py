@@ -30,7 +30,7 @@ from ..phantoms import image, turned
 
 FIXED = turned(0.2, (2.0, -2.0, 2.2), (14, 15, 13))
 MOVING = turned(-0.1, (2.1, 2.0, 2.0), (20, 21, 22))
-NOTHING = {"stages": []}
+NOTHING = {"stages": [], "multistart": "never"}
 MATRIX = np.array([[1.02, -0.08, 0, 1.5], [0.08, 0.98, 0.03, -2.0], [0, -0.03, 1.01, 1.0], [0, 0, 0, 1.0]])
 CHAIN = SpatialTransform((FieldStep(smooth_field(FIXED, 1.5), FIXED), AffineStep(MATRIX)))
 CLOSE = 0.1  # mm: the engine keeps a deformation on a coarser lattice

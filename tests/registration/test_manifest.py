@@ -22,7 +22,7 @@ from monai_locor.losses import LocalNCCLoss
 from monai_locor.registration.manifest import RunManifest, sha256, versions
 
 from ..phantoms import PLANE, pair
-from .short_runs import TINY, run
+from .short_runs import NOTHING, TINY, run
 
 
 def save(path: Path, source: MetaTensor) -> Path:
@@ -100,7 +100,7 @@ class TestRepeat:
 
     def test_relative_names_become_absolute(self, files, monkeypatch):
         monkeypatch.chdir(files[0].parent)
-        result = run("fixed.nii.gz", "moving.nii.gz", {"stages": []})
+        result = run("fixed.nii.gz", "moving.nii.gz", NOTHING)
         assert result.inputs["fixed"] == "fixed.nii.gz" and result.arguments["fixed"]["path"] == str(files[0])
 
     def test_other_versions_warn(self, saved, caplog):
@@ -133,7 +133,7 @@ class TestRefusals:
         matrix = np.eye(3)
         matrix[0, 2] = 2.0
         loss = LocalNCCLoss(spatial_dims=2)
-        result = run(*images, {"stages": []}, initial=matrix, similarity=loss)
+        result = run(*images, NOTHING, initial=matrix, similarity=loss)
         result.save(tmp_path)
         assert "fixed" in self.refusal(tmp_path) and "moving" in self.refusal(tmp_path, fixed=images[0])
         given = {"fixed": images[0], "moving": images[1]}
@@ -154,7 +154,7 @@ class TestHashes:
     def test_arrays_differ_by_values_and_place(self, images):
         moved = MetaTensor(images[0].as_tensor(), affine=images[0].affine + torch.eye(4) * 0.1)
         changed = images[0] * 1.001
-        told = [run(i, images[1], {"stages": []}).arguments["fixed"] for i in (images[0], moved, changed, images[0].clone())]
+        told = [run(i, images[1], NOTHING).arguments["fixed"] for i in (images[0], moved, changed, images[0].clone())]
         assert len({entry["sha256"] for entry in told}) == 3 and told[0] == told[3]
         assert told[0]["shape"] == [1, *PLANE.shape]
 

@@ -23,8 +23,8 @@ from monai_locor.registration.run import Run
 
 from ..phantoms import grid_of, image
 
-TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
-NOTHING = RegistrationConfig(stages=())
+TINY = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)), multistart="never")
+NOTHING = RegistrationConfig(stages=(), multistart="never")
 FILES = {"warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "error.nii.gz", "run.json"}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -83,6 +83,7 @@ class TestSources:
         assert all(torch.equal(a, b) for a, b in zip(images, copies))
 
     @pytest.mark.parametrize("preset", [*PRESETS, {"preset": "default", "num_basis": 3}, TINY])
+    @pytest.mark.usefixtures("no_rivals")
     def test_presets(self, preset, images, monkeypatch):
         monkeypatch.setattr(Run, "complete", lambda self, *_: self.engine)
         assert run(*images, preset).config == RegistrationConfig.of(preset)
@@ -110,7 +111,7 @@ class TestSources:
     @pytest.mark.parametrize("how", ["centers", "moments"])
     def test_images_far_apart_start_from_their_middles(self, images, how):
         far = image(images[1].as_tensor()[0], Grid(MOVING[3].shape, shifted(MOVING[3], 500)))
-        found = run(images[0], far, RegistrationConfig(stages=(), initialization=how))
+        found = run(images[0], far, RegistrationConfig(stages=(), initialization=how, multistart="never"))
         np.testing.assert_allclose(found.affine[0, 3], 500, atol=8)
 
     def test_auto_falls_back_to_the_centers_and_says_so(self, images, caplog):

@@ -23,7 +23,7 @@ from monai_locor.transforms import RegisterD, Registerd, RegisterDict
 from ..io.transform_cases import some_affine
 from ..phantoms import image, turned
 
-NOTHING = {"stages": []}
+NOTHING = {"stages": [], "multistart": "never"}
 FIXED = {3: turned(0.2, (2.0, -2.0, 2.2), (10, 11, 12)), 2: turned(0.2, (2.0, -2.0), (20, 21))}
 MOVING = {3: turned(-0.1, (2.1, 2.0, 2.0), (16, 15, 17)), 2: turned(-0.1, (2.1, 2.0), (30, 29))}
 OTHER = {3: turned(0.3, (1.5, 2.0, -3.0), (24, 18, 11)), 2: turned(0.3, (1.5, -2.0), (40, 30))}
