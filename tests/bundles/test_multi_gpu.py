@@ -18,6 +18,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ..forked import ranks, run_forked
 from .small_bundle import BUNDLE, CONFIGS, NETWORK
 
 TRAIN, MULTI_TRAIN = ["train.json"], ["train.json", "multi_gpu_train.json"]
@@ -42,16 +43,26 @@ def datalist(tmp_path_factory) -> str:
     return str(path)
 
 
-def start(configs: list[str], cwd: Path, processes: int = 0, **given: Any) -> subprocess.CompletedProcess:
-    """Run the bundle in this many processes of torchrun, or without it."""
+def start(configs: list[str], cwd: Path, processes: int = 0, **given: Any) -> list[subprocess.CompletedProcess[str]]:
+    """Run the bundle in this many processes, each with the environment that torchrun gives it, or without."""
+    words = line(configs, **given)
+    return ranks("monai.bundle", words, cwd, processes) if processes else [run_forked("monai.bundle", words, cwd)]
+
+
+def line(configs: list[str], **given: Any) -> list[str]:
+    """Words of the bundle's command line."""
     arguments = [
         a for key, value in given.items() for a in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
     ]
-    files = json.dumps([str(CONFIGS / name) for name in configs])
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes else []
-    line = [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", files, "--device", "cpu", *arguments]
+    return ["run", "--config_file", json.dumps([str(CONFIGS / name) for name in configs]), "--device", "cpu", *arguments]
+
+
+def launch(configs: list[str], cwd: Path, processes: int, **given: Any) -> list[subprocess.CompletedProcess[str]]:
+    """The same by torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "monai.bundle"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BUNDLE.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    command = [sys.executable, *launcher, *line(configs, **given)]
+    return [subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)]
 
 
 def options(datalist: str, out: str, **changes: Any) -> dict[str, Any]:
@@ -76,9 +87,9 @@ def test_two_processes_are_one_with_the_joint_batch(datalist, tmp_path):
     given = {"epochs": 2, "val_interval": 2, "pairs_per_epoch": 4, "augment": "false"}
     runs = {
         "one": start(TRAIN, tmp_path, **options(datalist, "one", **given, batch_size=2)),
-        "two": start(MULTI_TRAIN, tmp_path, 2, **options(datalist, "two", **given, tf_dir="curves")),
+        "two": launch(MULTI_TRAIN, tmp_path, 2, **options(datalist, "two", **given, tf_dir="curves")),
     }
-    for name, done in runs.items():
+    for name, (done,) in runs.items():
         assert done.returncode == 0, done.stderr
         assert {p.name for p in (tmp_path / name / "models").iterdir()} == {"model.pt", "last.pt"}
         assert done.stdout.count("best so far, saved") == 1
@@ -98,7 +109,7 @@ def test_two_processes_are_one_with_the_joint_batch(datalist, tmp_path):
     for name, configs, processes in (("one", EVALUATE, 0), ("two", MULTI_EVALUATE, 2)):
         more = {"ckpt_path": "two/models/model.pt", "output_dir": f"scores_{name}"}
         done = start(configs, tmp_path, processes, **options(datalist, name, **more))
-        assert done.returncode == 0, done.stderr
+        assert all(each.returncode == 0 for each in done), done
         rows = (tmp_path / f"scores_{name}" / "metrics.csv").read_text().splitlines()
         scores[name] = {key: float(value) for key, value in (row.split(",") for row in rows)}
         table = (tmp_path / f"scores_{name}" / "dice_raw.csv").read_text().splitlines()
@@ -111,7 +122,7 @@ def test_resumed_in_two_processes(datalist, tmp_path):
     given = {"pairs_per_epoch": 4, "augment": "true"}
     for name, epochs, resume in (("whole", 2, "false"), ("parts", 1, "false"), ("parts", 2, "true")):
         done = start(MULTI_TRAIN, tmp_path, 2, **options(datalist, name, **given, epochs=epochs, resume=resume))
-        assert done.returncode == 0, done.stderr
+        assert all(each.returncode == 0 for each in done), done
     whole, parts = (torch.load(tmp_path / name / "models" / "last.pt", weights_only=True) for name in ("whole", "parts"))
     for part in ("model", "loss"):
         for key, value in whole[part].items():
@@ -128,9 +139,8 @@ def test_resumed_in_two_processes(datalist, tmp_path):
     ],
 )
 def test_errors_are_one_line(datalist, tmp_path, processes, change, text):
-    done = start(MULTI_TRAIN, tmp_path, processes, **{**options(datalist, "out"), **change})
-    assert done.returncode == (1 if processes else 2)  # torchrun has an exit code of its own
-    lines = [line for line in done.stderr.splitlines() if "error: " in line]
-    # torchrun ends the others as soon as one has ended, maybe before they have said anything
-    assert 1 <= len(lines) <= max(processes, 1) and all(text in line for line in lines)
+    for done in start(MULTI_TRAIN, tmp_path, processes, **{**options(datalist, "out"), **change}):
+        assert done.returncode == 2, done.stderr
+        (line,) = (line for line in done.stderr.splitlines() if "error: " in line)
+        assert text in line
     assert list(tmp_path.iterdir()) == []

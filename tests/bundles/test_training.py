@@ -9,7 +9,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from monai_locor.bundle.checkpoints import BestCheckpoint
 
+from ..forked import run_forked
 from ..parameters import mostly_slow, mostly_slow_cases
 from .small_bundle import BUNDLE, CONFIGS, NETWORK
 
@@ -297,12 +297,10 @@ def test_from_the_command_line_in_another_folder(files, tmp_path):
     given |= {"network_def#final_conv_channels": [4], "network_def#unet_out_channels": 4}
     words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
     options_ = [word for key, value in words.items() for word in (f"--{key}", value)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BUNDLE.parents[1]), os.environ.get("PYTHONPATH", "")])}
 
     def command(*more: str) -> subprocess.CompletedProcess:
-        config = ["--config_file", os.path.relpath(TRAIN, tmp_path)]
-        line = [sys.executable, "-m", "monai.bundle", "run", *config, *options_, *more]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        words = ["run", "--config_file", os.path.relpath(TRAIN, tmp_path), *options_, *more]
+        return run_forked("monai.bundle", words, tmp_path)
 
     done = command()
     assert done.returncode == 0, done.stderr
