@@ -20,6 +20,7 @@ from monai_locor.registration.similarity import SIMILARITIES
 
 COST = "cost.json"
 OURS = "monai_locor"
+TINY = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 8}]}
 
 
 def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | None = None) -> Measured:
@@ -28,8 +29,7 @@ def ours(case: Path, out: Path, options: Mapping[str, Any], similarity: str | No
 
     from monai_locor import register
 
-    tiny = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 8}]}
-    register(*torch.rand(2, 1, 12, 12, 12), preset=tiny, similarity=similarity, device=options["device"], progress=False)
+    register(*torch.rand(2, 1, 12, 12, 12), preset=TINY, similarity=similarity, device=options["device"], progress=False)
     arguments = {"similarity": similarity} | {name: options[name] for name in ("preset", "seed", "device")}
     if options.get("masks"):
         arguments |= {f"{role}_mask": case / f"{role}_mask.nii.gz" for role in ("fixed", "moving")}

@@ -174,6 +174,7 @@ def cases(datalist: Path, options: argparse.Namespace) -> Iterator[Path]:
 def attempt(case: Path, method: Method, trained: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Register and score one pair."""
     inferer = InstanceOptimizationInferer(
+        options.preset,
         num_iterations=method.iterations,
         use_network=method.measure is not None,
         loss=trained.get("loss"),
@@ -240,6 +241,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", type=int, nargs="+", default=list(range(9, 13)), metavar="N", help="subjects")
     parser.add_argument("--measures", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
     parser.add_argument("--iterations", type=int, nargs="+", default=[10, 25, 50], metavar="N", help="after the network")
+    parser.add_argument("--preset", default="default", metavar="NAME or FILE", help="of the registrations that are compared")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of train.json, may be repeated")
     parser.add_argument("--spacing", type=float, default=3.0, metavar="MM", help="voxel size of the training images")
     parser.add_argument("--downsampling", type=int, default=2, metavar="N", help="the network's voxels are N times larger")

@@ -62,7 +62,9 @@ class Forked:
         return subprocess.CompletedProcess(self.words, self.process.exitcode, out, err)
 
 
-def run_forked(module: str, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> Any:
+def run_forked(
+    module: str, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """What ``subprocess.run([sys.executable, "-m", module, *words], ...)`` with captured text gives."""
     if sys.platform == "win32":
         command = [sys.executable, *([] if module.endswith(".py") else ["-m"]), module, *words]

@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHAPE = (16, 18, 14)
@@ -20,7 +24,11 @@ FIXED = np.array([[0.0, -2.0, 0.0, 20.0], [2.0, 0.0, 0.0, -10.0], [0.0, 0.0, 3.0
 SHIFT = np.array([2.0, -4.0, 3.0])  # RAS mm; whole voxels: the moving image is the fixed one, on a grid that is shifted
 MOVING = FIXED.copy()
 MOVING[:3, 3] += SHIFT
-TWO_ITERATIONS = {"stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 12}]}
+TWO_ITERATIONS = {
+    "stages": [{"factor": 1, "iterations": 1}, {"factor": 1, "iterations": 1, "spacing": 12}],
+    "multistart": "never",
+    "intersubject": "never",
+}
 
 
 def scripts(monkeypatch: pytest.MonkeyPatch, *names: str) -> SimpleNamespace:
@@ -29,6 +37,29 @@ def scripts(monkeypatch: pytest.MonkeyPatch, *names: str) -> SimpleNamespace:
     for path in BENCHMARKS.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
     return SimpleNamespace(**{name.strip("_"): importlib.import_module(name) for name in names})
+
+
+def measure_here(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> list[Any]:
+    """Let these scripts measure in this process, which has imported everything, instead of in fresh ones; returns the specs."""
+    helper, specs = importlib.import_module("_measure"), []
+    monkeypatch.setattr(helper, "_limit_memory", lambda: None)
+    first = importlib.import_module("_ours")
+    monkeypatch.setattr(first, "TINY", {**first.TINY, "multistart": "never", "intersubject": "never"})
+
+    def measure(spec: Any, python: str = sys.executable) -> Any:
+        specs.append(spec)
+        threads = torch.get_num_threads()
+        try:
+            found = helper._child(helper.Spec(**json.loads(json.dumps(dataclasses.asdict(spec)))))
+        except ModuleNotFoundError as error:
+            return helper.Measured(problem=f"not run ({error})")
+        finally:
+            torch.set_num_threads(threads)
+        return helper.Measured(tuple(found["seconds"]), tuple(found["processor_seconds"]), found["bytes"])
+
+    for module in modules:
+        monkeypatch.setattr(module, "measure", measure)
+    return specs
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray, intent: str = "none") -> None:

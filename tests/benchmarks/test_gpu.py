@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from .cases import BENCHMARKS, FIXED, SHAPE, save, save_field, scripts, write_blob_case
+from monai_locor.registration.config import PRESETS
+
+from .cases import FIXED, SHAPE, measure_here, save, save_field, scripts, write_blob_case
 
 MACHINE = {"device": "cpu", "date": "2026-01-01"}
 PARTS = """
@@ -307,11 +312,28 @@ class TestTime:
         assert sum(part.seconds for part in modules.gpu_parts.PARTS) == 540
 
 
-@pytest.mark.slow  # a minute: seven processes that load torch
-def test_the_whole_script_at_tiny_sizes(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--smoke", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
+@pytest.mark.slow
+def test_the_whole_script_at_tiny_sizes(modules, tmp_path, monkeypatch, capsys):
+    """The first part in the worker's process; the others in this one, which has imported everything."""
+    measure_here(monkeypatch, importlib.import_module("_gpu_registrations"))
+    monkeypatch.setattr("_gpu_registrations.PRESETS", ("fast",))
+    for name, few in (("PRESETS", {"draft": PRESETS["draft"]}), ("SIMILARITIES", ("locor", "mutual_information"))):
+        monkeypatch.setattr(importlib.import_module("_gpu_checks"), name, few)
+    monkeypatch.setattr("_gpu_registrations.ThreadPoolExecutor", lambda: ThreadPoolExecutor(1))  # one after the other
+
+    class HereWorker(modules.gpu_worker.Worker):
+        def run(self, call, context, row):
+            if call == modules.gpu_parts.PARTS[0].call:
+                return super().run(call, context, row)
+            for found in modules.gpu_worker._rows({"call": call, "context": dataclasses.asdict(context)}):
+                row(json.loads(json.dumps(found)))
+            return ""
+
+    monkeypatch.setattr(modules.gpu, "Worker", HereWorker)
+    with pytest.raises(SystemExit) as ended:
+        modules.gpu.main(["--device", "cpu", "--smoke", "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0, out
     (path,) = tmp_path.glob("cpu-*.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert list(content["parts"]) == [
@@ -320,5 +342,5 @@ def test_the_whole_script_at_tiny_sizes(tmp_path):
     for name, part in content["parts"].items():
         assert part["rows"] and not part["problem"] and not part["skipped"], name
         assert not any(row.get("problem") for row in part["rows"]), name
-    assert done.stdout.startswith("# On a GPU") and path.with_suffix(".md").read_text(encoding="utf-8") == done.stdout[:-1]
+    assert out.startswith("# On a GPU") and path.with_suffix(".md").read_text(encoding="utf-8") == out[:-1]
     assert {"date", "torch", "commit", "source"} <= set(content["machine"])

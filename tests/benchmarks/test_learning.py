@@ -6,15 +6,28 @@
 from __future__ import annotations
 
 import json
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from monai_locor.registration import register
+
 from .cases import scripts
+
+SHORT = {
+    "stages": [{"factor": 2, "iterations": 8}, {"factor": 2, "iterations": 8, "spacing": 12}],
+    "initialization": "world",
+    "multistart": "never",
+    "intersubject": "never",
+}
 
 
 @pytest.fixture
@@ -59,10 +72,24 @@ def test_invalid_arguments_are_refused(script, data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_trains_and_compares(script, data, tmp_path, capsys):
-    out = tmp_path / "out"
+def test_trains_and_compares(script, data, tmp_path, monkeypatch, capsys):
+    other = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        """Train in this process, which has imported everything."""
+        if command[:3] != [sys.executable, "-m", "monai.bundle"]:
+            return other(command, **options)
+        monkeypatch.setattr(sys, "argv", command[2:])
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        return None
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    preset, out = tmp_path / "short.json", tmp_path / "out"
+    preset.write_text(json.dumps(SHORT))
+    monkeypatch.setattr(script, "register", lambda *given, **named: register(*given, **{**named, "preset": SHORT}))
     words = [str(data), "--output", str(out), "--train", *"1234", "--test", "5", "6", "--iterations", "2", "--threads", "1"]
-    for option in ("epochs=1", "pairs_per_epoch=2", "tf_dir=none", "alignment=start", "validation_fraction=0.5"):
+    words += ["--preset", str(preset), "--spatial-size", "16", "16", "16", "--batch-size", "1"]
+    for option in ("epochs=1", "pairs_per_epoch=1", "tf_dir=none", "alignment=start", "validation_fraction=0.5"):
         words += ["--option", option]
     script.main([*words, "--json", str(out / "numbers.json")])
     content = json.loads((out / "numbers.json").read_text())
@@ -71,4 +98,14 @@ def test_trains_and_compares(script, data, tmp_path, capsys):
     full = [run for run in content["runs"] if run["method"] == "instance optimization"]
     assert all(run["dice"] > run["dice_before"] + 0.01 for run in full)
     assert "| network (locor) + 2 |" in capsys.readouterr().out
+
+    used = []
+
+    def attempt(case: Path, method: Any, trained: dict[str, Any], options: Any) -> dict[str, Any]:
+        used.append((method.measure, sorted(trained)))
+        return {"case": case.name, "method": method.name, "dice": 0.5, "dice_before": 0.1, "folding_voxels": 0, "seconds": 1.0}
+
+    monkeypatch.setattr(script, "attempt", attempt)
+    monkeypatch.delattr(script, "train")
     script.main([*words, "--measures", "locor", "--evaluate-only"])  # with the weights that are there
+    assert used.count(("locor", ["loss", "network"])) == 2 * 2 and len(used) == 2 * 5

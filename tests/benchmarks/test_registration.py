@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from .cases import FIXED, MOVING, SHAPE, SHIFT, TWO_ITERATIONS, save, save_field, scripts, write_blob_case
+from .cases import FIXED, MOVING, SHAPE, SHIFT, TWO_ITERATIONS, measure_here, save, save_field, scripts, write_blob_case
 
 pytest.importorskip("scipy")
 
@@ -118,7 +118,7 @@ def test_a_wrong_command_line_is_refused(modules, case, wrong):
         modules.registration.parse([str(case.parent), *wrong])
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # in a fresh process
 def test_the_script_on_a_tiny_case(modules, case, tmp_path, capsys):
     script = modules.registration
     preset, numbers, out = tmp_path / "two.json", tmp_path / "numbers.json", tmp_path / "out"
@@ -227,7 +227,8 @@ def test_a_picture_over_all_cases(modules, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_measure_in_a_fresh_process(modules, case, tmp_path):
+def test_another_measure(modules, case, tmp_path, monkeypatch):
+    measure_here(monkeypatch, modules.registration)
     preset, numbers = tmp_path / "two.json", tmp_path / "numbers.json"
     preset.write_text(json.dumps(TWO_ITERATIONS), encoding="utf-8")
     told = ["--tools", "ours:srwcr", "--presets", str(preset), "--threads", "1", "--json", str(numbers)]

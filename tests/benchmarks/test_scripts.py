@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from types import ModuleType
 
 import pytest
 
-from .cases import BENCHMARKS, scripts
+from .cases import measure_here, scripts
 
 
 @pytest.fixture
@@ -56,17 +54,25 @@ def test_a_row_that_cannot_run_names_the_reason(modules):
     assert found.problem == "not run (No module named 'no_such_module')" and not found.seconds
 
 
-@pytest.mark.slow  # a process for every row
-def test_the_script_at_a_small_size(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "loss.py"), "--sizes", "16", "--repeats", "1", "--threads", "1"]
-    done = subprocess.run([*command, "--json", str(tmp_path / "out.json")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert len(content["rows"]) == 10
+@pytest.mark.slow
+def test_the_script_at_a_small_size(modules, tmp_path, monkeypatch, capsys):
+    loss, _ = modules
+    specs = measure_here(monkeypatch, loss)
+    loss.main(["--sizes", "16", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "out.json")])
+    content, out = json.loads((tmp_path / "out.json").read_text(encoding="utf-8")), capsys.readouterr().out
+    assert len(content["rows"]) == len(specs) == 10
+    assert all((spec.module, spec.threads, spec.arguments["size"]) == ("loss", 1, 16) for spec in specs)
     for name, row in content["rows"].items():
-        assert f"| {name} | " in done.stdout
+        assert f"| {name} | " in out
         assert row["16"]["problem"] == "" or (name == "original tool's loss" and "No module named" in row["16"]["problem"])
     assert content["ratios"]["16^3"]
+
+
+@pytest.mark.slow
+def test_a_row_in_a_process_of_its_own(modules, capsys):
+    modules[0].main(["--sizes", "16", "--rows", "this loss", "--repeats", "1", "--threads", "1"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| this loss | "))
+    assert line.endswith(" MiB |")
 
 
 @pytest.mark.slow
