@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from monai_locor.registration.described import described_arguments
 from monai_locor.registration.fields import StationaryVelocity
 from monai_locor.registration.manifest import MANIFEST_FORMAT
 
+from ..forked import Forked
 from ..run_schema import valid_run
 from .files import AFFINE, SHAPE, SHIFT, load, save
 
@@ -365,26 +364,16 @@ def test_images_that_are_refused(run, pair, folder, name, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_leave_the_best_so_far(pair, folder, sent, code):
-    command = [
-        sys.executable,
-        "-m",
-        "monai_locor",
-        *pair,
-        "--set",
-        "multistart=never",
-        "--set",
-        "stages.0.iterations=1000000",
-        "-v",
-    ]
-    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore it
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=folder, preexec_fn=listens, **pipes)  # noqa: PLW1509 (no thread runs here)
-    assert process.stderr is not None
-    assert "starting from" in process.stderr.readline()  # the images are read, the stages begin
-    time.sleep(5)
-    process.send_signal(sent)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
+    words = [*pair, "--set", "multistart=never", "--set", "stages.0.iterations=1000000", "-v"]
+    process = Forked("monai_locor", words, folder)
+    while "starting from" not in process.told():  # the images are not read yet
+        assert process.process.is_alive()
+        time.sleep(0.1)
+    time.sleep(2)  # the stages begin
+    os.kill(process.process.pid, sent)
+    done = process.done(300)
+    assert done.returncode == code, done.stderr
+    out, err = done.stdout, done.stderr
     assert "INTERRUPTED" in out and "Traceback" not in err
     assert names(folder / "out") >= USUAL
     assert valid_run(folder / "out" / "run.json")["interrupted"] is True

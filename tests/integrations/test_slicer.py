@@ -27,6 +27,8 @@ from monai_locor.cli import main
 from monai_locor.io.grids import read_grid
 from monai_locor.io.transforms import read_transform
 
+from ..forked import run_forked
+
 ROOT = Path(__file__).resolve().parents[2] / "integrations" / "slicer"
 MODULE, CLI = ROOT / "MonaiLocor" / "MonaiLocor.py", ROOT / "MonaiLocorCLI" / "MonaiLocorCLI.py"
 API = json.loads(Path(__file__).with_name("slicer_api.json").read_text(encoding="utf-8"))
@@ -263,8 +265,14 @@ def test_description_of_the_command_line_module(capsys):
 
 
 @pytest.mark.slow
-def test_command_line_module(pair, tmp_path):
+def test_command_line_module(pair, tmp_path, monkeypatch):
     cli = runpy.run_path(str(CLI))
+
+    def run(command: list[str], **_: object) -> object:
+        assert command[:3] == [sys.executable, "-m", "monai_locor"]
+        return run_forked("monai_locor", command[3:], tmp_path)
+
+    monkeypatch.setattr(subprocess, "run", run)
     volume, transform = tmp_path / "out.nrrd", tmp_path / "out.h5"
     words = ["--preset", "draft", "--transform", "rigid", "--outputVolume", volume, "--outputTransform", transform]
     assert cli["main"]([str(word) for word in (*words, *(node.path for node in pair))]) == 0

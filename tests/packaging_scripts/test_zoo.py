@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ import upload_bundle
 import zoo
 from _zoo_folders import NAME, Folders, assemble
 from _zoo_install import requirements
+
+from ..forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 REPO = f"somebody/{NAME}"
@@ -46,9 +47,8 @@ class Hub:
         return lambda **options: self.calls.append((name, options))
 
 
-def script(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+def script(path: Path, *words: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return run_forked(str(path), [str(word) for word in words], cwd)
 
 
 def test_upload(folders):
