@@ -31,7 +31,7 @@ psutil = pytest.importorskip("psutil")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="kills processes by signals")]
 
-NUMBER = 60
+NUMBER = 16
 KILLS = 2  # each costs the start of a process that imports torch and MONAI
 TINY = RegistrationConfig(stages=(Stage(2, 2), Stage(2, 2, spacing=8, learning_rate=0.16)), multistart="never")
 OPTIONS = {"preset": TINY, "outputs": ["affine"], "device": "cpu", "workers": 2, "threads": 1, "progress": False}
@@ -81,7 +81,7 @@ class Killer(threading.Thread):
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """A cohort of 60 pairs during which processes were killed: its pairs, its result, the outcomes, the kills."""
+    """A cohort of 16 pairs during which processes were killed: its pairs, its result, the outcomes, the kills."""
     folder = tmp_path_factory.mktemp("cohort")
     pairs, outcomes, killer = tiny_pairs(folder, NUMBER), [], Killer(folder / "out" / "pairs")
     noted = api_module._Run.note
@@ -156,11 +156,11 @@ def test_landmarks_and_labels_drive_a_pair(tmp_path):
 
 
 def test_ctrl_c_ends_all_processes_and_the_same_command_continues(tmp_path):
-    lines = [f"{pair.id},{pair.fixed},{pair.moving}" for pair in tiny_pairs(tmp_path, 30)]
+    lines = [f"{pair.id},{pair.fixed},{pair.moving}" for pair in tiny_pairs(tmp_path, 12)]
     (tmp_path / "pairs.csv").write_text("\n".join(["id,fixed,moving", *lines]))
     (tmp_path / "tiny.json").write_text(json.dumps(TINY.to_dict()))
     words = [sys.executable, "-m", "monai_locor", "cohort", "pairs.csv", "-o", "out", "--config", "tiny.json"]
-    words += ["--outputs", "affine", "--device", "cpu", "--threads", "1"]
+    words += ["--outputs", "affine", "--device", "cpu", "--threads", "1", "--workers", "1"]
     root = Path(api_module.__file__).parents[2]
     process = subprocess.Popen(
         words,
@@ -179,6 +179,6 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(tmp_path):
     assert process.returncode == 130 and "run the same command again to continue in out" in out
     assert psutil.wait_procs(below, timeout=30)[1] == []
     done = sorted(path.name for path in tmp_path.glob("out/pairs/*"))
-    assert 0 < len(done) < 30 and not (tmp_path / "out/work").exists() and not (tmp_path / "out/failed").exists()
+    assert 0 < len(done) < 12 and not (tmp_path / "out/work").exists() and not (tmp_path / "out/failed").exists()
     with (tmp_path / "out/summary.csv").open(newline="") as file:
         assert sorted(row["id"] for row in csv.DictReader(file) if row["state"] == "done") == done

@@ -44,8 +44,7 @@ def collecting(graphs: Graphs) -> Callable[..., object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("downsampling", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("output", ["velocity", pytest.param("displacement", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("output", "downsampling"), [("velocity", 1), ("displacement", 2)])
 def test_the_network_and_its_warps_are_one_graph(output, downsampling):
     model, pair = network(output, downsampling=downsampling), images(2)
     compiled = torch.compile(model, backend="aot_eager_default_partitioner", fullgraph=True)

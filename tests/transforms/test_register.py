@@ -81,7 +81,8 @@ def test_aliases_and_backend():
 
 @pytest.mark.slow
 def test_it_is_the_result_of_register_and_the_same_each_time():
-    tiny = RegistrationConfig(stages=(Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1)))
+    stages = (Stage(2, 3), Stage(2, 3, spacing=8, learning_rate=0.1))
+    tiny = RegistrationConfig(stages=stages, multistart="never", intersubject="never")
     data = sample(2)
     one = Registerd("moving", "fixed", preset=tiny, seed=3, device="cpu", ddf_key="ddf")
     result = register(data["fixed"], data["moving"], preset=tiny, seed=3, device="cpu", progress=False)
@@ -95,7 +96,7 @@ def test_it_is_the_result_of_register_and_the_same_each_time():
 def test_several_channels_and_an_image_that_stays():
     dims = 2
     data = {**sample(dims), "fixed2": waves(FIXED[dims], 1.0), "moving2": waves(MOVING[dims], 1.0)}
-    tiny = {"stages": [{"factor": 2, "iterations": 3}]}
+    tiny = {"stages": [{"factor": 2, "iterations": 3}], "multistart": "never", "intersubject": "never"}
     one = Registerd(
         ["labels"], ["fixed", "fixed2"], "nearest", moving_key=["moving", "moving2"], preset=tiny, device="cpu", ddf_key="ddf"
     )
