@@ -59,9 +59,11 @@ def image(values: np.ndarray | torch.Tensor, grid: Grid, **meta) -> MetaTensor:
 def anatomy(world: np.ndarray) -> np.ndarray:
     """Blobs between -45 and 45 mm, values of about -1 to 1, ``(...)`` of ``(..., D)``."""
     rng, out = np.random.default_rng(5), np.zeros(world.shape[:-1])
+    coordinates = [np.ascontiguousarray(world[..., k]) for k in range(world.shape[-1])]  # faster than sums over a short axis
     for _ in range(160 if world.shape[-1] == 3 else 60):
         center, width, height = rng.uniform(-45, 45, world.shape[-1]), rng.uniform(4, 9), rng.uniform(-1, 1)
-        out += height * np.exp(-((world - center) ** 2).sum(-1) / (2 * width**2))
+        distance = sum((x - c) ** 2 for x, c in zip(coordinates, center, strict=True))
+        out += height * np.exp(-distance / (2 * width**2))
     return np.tanh(out)
 
 

@@ -19,7 +19,7 @@ from ..phantoms import grid_of
 from ..report.results import aligned
 from .cases import scripts
 
-GRID = grid_of((44, 40, 38), (4.0, 4.0, 4.0))
+GRID = grid_of((30, 27, 26), (5.0, 5.0, 5.0))
 KEEP = ("unchanged", "rotation", "half or quarter turn", "header scale", "bad start", "slab", "overlap", "itself")
 NO_ANSWER = ("mirror left-right", "mirror other", "noise only", "wrong patient", "other body part")
 

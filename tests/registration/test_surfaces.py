@@ -92,7 +92,7 @@ class TestTerm:
         surfaces, expected = surfaces_of(), 0.0
         for own, mesh, share in zip(surfaces.maps[0], (BALL, OPEN), (0.25, 0.75), strict=True):
             target = moved(mesh, (3.0, 0, 0))
-            mapped = own.points[::40].numpy() + (0, 4.0, -2.0)
+            mapped = own.points[::120].numpy() + (0, 4.0, -2.0)
             distance = distances_from_mesh(mapped, target.vertices[target.faces]) / 2.5
             expected += 0.7 * share * np.mean(2 * (np.sqrt(1 + distance**2) - 1))
         assert float(term_of(surfaces)(0, matrix, None)) == pytest.approx(expected, rel=0.05)
@@ -216,11 +216,10 @@ class TestRegistration:
         assert found[0].surface_mm is None
         assert torch.equal(found[1].forward_mm, run(noise(0), noise(1), BRIEF, surfaces=given).forward_mm)
 
-    @pytest.mark.parametrize("transform", ["rigid", "affine"])
-    def test_a_translation_is_recovered_where_the_images_say_nothing(self, transform):
+    def test_a_translation_is_recovered_where_the_images_say_nothing(self):
         shift = np.array([5.0, -4.0, 3.0])
         config = dataclasses.replace(QUICK, stages=(Stage(4, 60, learning_rate=0.02),), surface_weight=10.0)
-        found = run(noise(0), noise(1), config, transform=transform, surfaces=(BALL, moved(BALL, shift)))
+        found = run(noise(0), noise(1), config, transform="rigid", surfaces=(BALL, moved(BALL, shift)))
         assert found.surface_mm["before"]["mean"] > 2 and found.surface_mm["after"]["mean"] < 0.3, found.surface_mm
         assert np.linalg.norm(apply_affine(found.affine, MIDDLE) - MIDDLE - shift) < 0.5
 
