@@ -9,7 +9,7 @@ import pytest
 
 from ..benchmarks.cases import scripts
 
-SIZE, MOST = 96, 80
+SIZE, MOST = 64, 80
 
 
 @pytest.mark.slow  # a process for each measure

@@ -16,7 +16,7 @@ from .test_steps import engine_there, measured, of_measure
 MIN_RATIO_PER_PAIR = 0.8
 ITEM_BY_ITEM = {"mind_ssc"}  # computes its features of one item after another
 BATCHED = [name for name in SIMILARITIES if name not in ITEM_BY_ITEM]
-PAIRS = {"locor": 16}  # the others are slow to pretend
+PAIRS = {"locor": 8}  # the others are slow to pretend
 
 
 @pytest.mark.parametrize(

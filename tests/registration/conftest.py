@@ -10,9 +10,18 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import RegistrationResult
+from monai_locor.registration import parallel
 
 from ..phantoms import pair
 from .short_runs import TINY, run
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process of a registration comes from one that has imported everything: without ten seconds of imports."""
+    context = parallel.mp.get_context("forkserver")
+    context.set_forkserver_preload(["monai_locor.registration.api"])
+    monkeypatch.setattr(parallel.mp, "get_context", lambda _: context)
 
 
 @pytest.fixture(scope="session")

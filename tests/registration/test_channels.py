@@ -138,6 +138,7 @@ def test_residuals_of_all_pairs_count(images):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_on_two_devices(images):
     one = run(*images[:2], TINY)
     two = run(*images[:2], TINY, device=None, devices=["cpu", "cpu"])

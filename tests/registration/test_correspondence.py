@@ -144,6 +144,7 @@ class TestMasks:
         assert found.intersubject and found.unexplained > MAX_UNEXPLAINED_SHARE
 
     @pytest.mark.slow
+    @pytest.mark.usefixtures("forked")
     def test_two_processes_agree(self, intra_subject_pair):
         found = run(*intra_subject_pair, preset=CONFIG, fixed_mask=self.MASK, device=None, devices=["cpu", "cpu"])
         assert not found.intersubject and found.unexplained < MAX_UNEXPLAINED_SHARE
@@ -183,6 +184,7 @@ def test_the_network_predicts_once(images):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_agree(images, taken):
     two = run(*images, preset=CONFIG, device=None, devices=["cpu", "cpu"])
     assert two.intersubject

@@ -61,7 +61,7 @@ def seen_by_fixed(case: Case, center: tuple[float, ...], radius: float) -> torch
 class TestMasks:
     """Where the image is spoilt, the rest of it says where things are; elsewhere little changes.
 
-    Seeds alone move these errors by 0.2 mm, so that they are means over three.
+    Seeds alone move these errors by 0.2 mm, so that they are means over two.
     """
 
     def check(self, case: Case, images: dict, role: str, where: torch.Tensor, seeds: int, ratio: float) -> None:
@@ -77,14 +77,12 @@ class TestMasks:
     def test_fixed(self, case):
         images = {"fixed": spoilt(case.fixed, 30.0), "moving": case.moving}
         # six seeds came to 1.28 mm without the mask and 1.02 with it
-        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), seeds=3, ratio=1.15)
+        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), seeds=2, ratio=1.15)
 
-    @pytest.mark.slow
     def test_moving(self, case):
         images = {"fixed": case.fixed, "moving": spoilt(case.moving, 30.0)}
-        self.check(case, images, "moving", seen_by_fixed(case, SPOT, 30.0), seeds=3, ratio=1.15)
+        self.check(case, images, "moving", seen_by_fixed(case, SPOT, 30.0), seeds=2, ratio=1.15)
 
-    @pytest.mark.slow
     def test_metal(self, case):
         """A signal void with a rim ten times as bright as tissue, on both sides and at different places."""
         images, options = {}, {}
@@ -105,20 +103,11 @@ def shaded(source: MetaTensor, strength: float) -> MetaTensor:
     return image(source.as_tensor() * torch.from_numpy(np.exp(strength * wave)).float(), Grid.of(source))
 
 
-class TestShading:
-    """From half to twice the signal: within 2 mm, 0.4 voxels."""
-
-    @pytest.mark.slow
-    def test_moving(self, case):
-        found = run(case.fixed, shaded(case.moving, 0.7))
-        assert case.after(found) < 2, case.after(found)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("sides", ["fixed", "both"])
-    def test_elsewhere(self, case, sides):
-        # the moving image's shading runs the other way
-        found = run(shaded(case.fixed, 0.7), case.moving if sides == "fixed" else shaded(case.moving, -0.7))
-        assert case.after(found) < 2, case.after(found)
+@pytest.mark.slow
+def test_shading(case):
+    """From half to twice the signal, the other way in the moving image: within 2 mm, 0.4 voxels."""
+    found = run(shaded(case.fixed, 0.7), shaded(case.moving, -0.7))
+    assert case.after(found) < 2, case.after(found)
 
 
 @pytest.mark.slow
@@ -130,20 +119,12 @@ class TestLesions:
         distance = torch.from_numpy(np.linalg.norm(Grid.of(source).points() - np.array(LESION), axis=-1)).float()
         return blended(source, 1.2 * float(source.max()), torch.sigmoid((14 - distance) / 1.5))
 
-    def test_fixed(self, case):
-        found = run(self.with_lesion(case.fixed), case.moving)
-        outside = ~ball(case.grid, LESION, 18)
-        assert case.after(found, outside) < 1.3, case.after(found, outside)
-        assert found.jacobian["folding_percent"] == 0
-
-    @pytest.mark.slow
     def test_moving(self, case):
         found = run(case.fixed, self.with_lesion(case.moving))
         outside = ~seen_by_fixed(case, LESION, 18)
         assert case.after(found, outside) < 1.3, case.after(found, outside)
         assert found.jacobian["folding_percent"] == 0
 
-    @pytest.mark.slow
     def test_in_a_whole_head(self, head):
         found = run(self.with_lesion(head.fixed), head.moving)
         outside = ~ball(head.grid, LESION, 18)
@@ -178,11 +159,5 @@ class TestPartialOverlap:
     def test_slab_against_whole(self, case):
         self.check_fixed(case, 1.7)
 
-    @pytest.mark.slow
-    def test_whole_against_slab(self, case):
-        self.check_moving(case, 1.7)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("role", ["fixed", "moving"])
-    def test_of_a_whole_head(self, head, role):
-        getattr(self, f"check_{role}")(head, 2.5)
+    def test_whole_head_against_slab(self, head):
+        self.check_moving(head, 2.5)

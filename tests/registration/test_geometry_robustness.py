@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +24,8 @@ from monai_locor.registration import RegistrationConfig, Stage
 from ..phantoms import ORDERS, image
 from .brains import CALM, Case, placed, rotation, run, template
 
-WILD = RegistrationConfig(stages=(Stage(2, 4), Stage(1, 4, spacing=4, learning_rate=0.16)))
+WILD = RegistrationConfig(stages=(Stage(2, 4), Stage(1, 4, spacing=4, learning_rate=0.16)), multistart="never")
+SEARCHED = replace(WILD, multistart="auto")  # finds another start for these images; takes five times as long
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -40,8 +42,8 @@ def oblique() -> tuple[MetaTensor, MetaTensor]:
 
 
 @pytest.fixture(scope="module")
-def expected(oblique) -> RegistrationResult:
-    return run(*oblique, WILD)
+def expected(oblique) -> dict[str, RegistrationResult]:
+    return {config.multistart: run(*oblique, config) for config in (WILD, SEARCHED)}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,15 @@ class TestStorageOrder:
     """The 48 orders of axis-aligned images are in ``test_engine.py``."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("number", range(0, len(ORDERS), 2))
+    @pytest.mark.parametrize("number", range(1, len(ORDERS), 2))
     def test_every_oblique(self, oblique, expected, number):
         """Both images in another order each: in 24 pairs, one of the images has each order."""
-        check_orders(oblique, expected, (ORDERS[number], ORDERS[(number + 17) % len(ORDERS)]))
+        check_orders(oblique, expected, (ORDERS[number], ORDERS[(number + 17) % len(ORDERS)]), WILD)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("numbers", [(0, 29), (38, 7)], ids=str)
+    def test_with_a_search_for_the_start(self, oblique, expected, numbers):
+        check_orders(oblique, expected, tuple(ORDERS[n] for n in numbers), SEARCHED)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("role", ["fixed", "moving"])
@@ -77,9 +84,10 @@ def stored(source: MetaTensor, order) -> MetaTensor:
     return image(reorder(source.as_tensor(), *order), Grid.of(source).reordered(*order))
 
 
-def check_orders(images, expected, orders) -> None:
+def check_orders(images, expected, orders, config) -> None:
     """The same world transform, bit by bit."""
-    found = run(*(stored(each, order) for each, order in zip(images, orders, strict=True)), WILD)
+    expected = expected[config.multistart]
+    found = run(*(stored(each, order) for each, order in zip(images, orders, strict=True)), config)
     assert torch.equal(found.forward_mm, reorder(expected.forward_mm, *orders[0]))
     assert torch.equal(found.inverse_mm, reorder(expected.inverse_mm, *orders[1]))
     # float64: moving the origin to another corner and back costs a last digit
@@ -91,16 +99,16 @@ class TestSize:
     """From a brain of 0.18 mm to a phantom of 5.8 m."""
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("scale", [2.0**-10, 2.0**5])
+    @pytest.mark.parametrize("scale", [2.0**-10])
     def test_powers_of_two_give_the_same_bytes(self, images, scale):
-        expected, found = run(*images, WILD), run(*resized(images, scale), WILD)
+        expected, found = run(*images, SEARCHED), run(*resized(images, scale), SEARCHED)
         assert torch.equal(found.forward_mm, expected.forward_mm * scale)
         assert torch.equal(found.inverse_mm, expected.inverse_mm * scale)
         # float64: the last digit
         np.testing.assert_allclose(found.affine[:3, :3], expected.affine[:3, :3], rtol=0, atol=1e-14)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("scale", [0.001, 0.01, 0.1, 28.0])
+    @pytest.mark.parametrize("scale", [0.001, 28.0])
     def test_other_scales_agree_to_rounding(self, images, scale):
         """Rounding in float32 grows over the steps, to less than what any other lattice or number of samples would make."""
         expected, found = run(*images, CALM), run(*resized(images, scale), CALM)
@@ -110,10 +118,9 @@ class TestSize:
         assert float(expected.forward_mm.norm(dim=0).mean()) > 0.5
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("scale", [0.01, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.1, 1.0))])
-    def test_coarse_images_are_not_thrown_out_of_view(self, images, scale):
+    def test_coarse_images_are_not_thrown_out_of_view(self, images):
         """A step of five voxels is a sixth of a field of view of thirty; the answer is right to a third of a voxel."""
-        case = template(8.0)
+        case, scale = template(8.0), 0.01
         found = run(*resized(images, scale))
         error = target_error(found.forward_mm / scale, case)
         assert case.before() > 6 and error < 8 / 3, (case.before(), error)
@@ -133,10 +140,12 @@ def target_error(forward_mm: torch.Tensor, case: Case) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ["fixed", "moving"])
-def test_thick_slices(role):
-    """Voxels of 3 x 3 x 9 mm, stored with the thick axis first: less than a fifth of a slice off."""
-    case = template(4.0)
+def test_thick_slices():
+    """Voxels of 3 x 3 x 9 mm, stored with the thick axis first: less than a fifth of a slice off.
+
+    Of the moving image; thick slices of either image are in ``test_engine.py``.
+    """
+    case, role = template(4.0), "moving"
     grid = case.grid.resampled([3.0, 3.0, 9.0])
     thick = {"fixed": case.fixed, "moving": case.moving}
     source = thick[role]

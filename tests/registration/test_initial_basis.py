@@ -123,6 +123,7 @@ class TestResult:
 
 
 @pytest.mark.slow  # starts processes
+@pytest.mark.usefixtures("forked")
 class TestTwoProcesses:
     def test_both_bases_start_from_it_and_come_back(self, images, result):
         options = {"initial_basis": result.basis}

@@ -87,6 +87,7 @@ class TestOneProcess:
         assert [len(stage["loss"]) for stage in engine.history] == [4] and engine.levels == {}
 
 
+@pytest.mark.usefixtures("forked")
 class TestTwoProcesses:
     @pytest.mark.slow
     def test_the_other_process_ends_and_the_result_is_kept(self, images, interrupted):

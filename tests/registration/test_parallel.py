@@ -63,6 +63,7 @@ def test_two_processes_agree_with_one(images):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_path):
     threads = torch.get_num_threads()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/mine", rank=0, world_size=1)
@@ -75,6 +76,7 @@ def test_threads_and_the_default_group_of_the_caller_are_left_alone(images, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_second_process_that_dies_ends_the_first(images):
     start = time.monotonic()
     process = second_process(end, torch.device("cpu"), start_of(images))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
@@ -49,9 +51,12 @@ class TestResampling:
 
 @pytest.mark.slow
 def test_gradcheck():
+    """Of a few random sums of all values: a backward pass for each."""
     image, nodes, matrices = case(3)
-    resampling = Resampling(matrices, 200)
-    assert torch.autograd.gradcheck(lambda n: resampling(image, n)[0], nodes.requires_grad_(), atol=1e-4, eps=1e-7)
+    resampling, sums = Resampling(matrices, 200), torch.rand(2 * prod(SHAPES[3][2]), 6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda n: resampling(image, n)[0].flatten() @ sums, nodes.requires_grad_(), atol=1e-4, eps=1e-7
+    )
 
 
 def test_portions_change_nothing_but_rounding(device):

@@ -169,7 +169,7 @@ class TestEngine:
         assert seen[0] is seen[1] and seen[2] is seen[3] and seen[1] is not seen[2]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", list(SIMILARITIES))
+    @pytest.mark.parametrize("name", ["locor", "local_parzen_cr", "mind_ssc"])  # learns, draws, does neither
     def test_no_memory_is_held_between_steps(self, images, name):
         engine = engine_of(images, TINY.with_similarity(name))
         engine.enter(TINY.stages[1])
@@ -198,8 +198,8 @@ class TestEngine:
         assert found.jacobian["folding_percent"] == 0 and found.config.similarity == name
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", list(SIMILARITIES))
-    def test_every_measure_aligns_in_a_plane(self, name):
+    @pytest.mark.parametrize("name", ["locor", "local_parzen_cr", "mind_ssc"])
+    def test_measures_align_in_a_plane(self, name):
         fixed, moving, truth = pair(PLANE, PLANE)
         config = RegistrationConfig(stages=(Stage(2, 40), Stage(2, 40, 8, 0.16), Stage(1, 20, 4, 0.08)), similarity=name)
         before, after = errors(run(fixed, moving, config), truth)
@@ -207,17 +207,15 @@ class TestEngine:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("role", "order", "name"), list(product(["fixed", "moving"], ORDERS[5::14], ["mind_ssc", "srwcr"])), ids=str
+        ("orders", "name"), list(product([(ORDERS[5], ORDERS[19]), (ORDERS[33], ORDERS[47])], ["mind_ssc", "srwcr"])), ids=str
     )
-    def test_storage_order(self, images, role, order, name):
+    def test_storage_order(self, images, orders, name):
         config = TINY.with_similarity(name)
         expected = run(*images[:2], config)
-        stored = dict(zip(("fixed", "moving"), images[:2], strict=False))
-        stored[role] = image(reorder(stored[role].as_tensor(), *order)[0].numpy(), CUBE.reordered(*order))
-        found = run(stored["fixed"], stored["moving"], config)
-        fields = {"fixed": expected.forward_mm, "moving": expected.inverse_mm}
-        fields[role] = reorder(fields[role], *order)
-        assert torch.equal(found.forward_mm, fields["fixed"]) and torch.equal(found.inverse_mm, fields["moving"])
+        stored = [image(reorder(i.as_tensor(), *o)[0].numpy(), CUBE.reordered(*o)) for i, o in zip(images, orders)]
+        found = run(*stored, config)
+        assert torch.equal(found.forward_mm, reorder(expected.forward_mm, *orders[0]))
+        assert torch.equal(found.inverse_mm, reorder(expected.inverse_mm, *orders[1]))
         assert float(found.forward_mm.std()) > 0.1
 
 
@@ -310,6 +308,7 @@ class TestOwn:
             run(*images[:2], ONE_STEP, similarity="mind_ssc", initial_basis=basis)
 
 
+@pytest.mark.usefixtures("forked")
 class TestTwoProcesses:
     def test_what_cannot_travel_is_refused(self, images):
         with pytest.raises(InputError, match="can be imported"):

@@ -90,6 +90,7 @@ def test_another_start_is_of_its_kind(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_on_two_devices():
     images = pair(motion(2), PLANE)
     config = RegistrationConfig(stages=(Stage(2, 5),), transform="rigid")
