@@ -59,29 +59,27 @@ def seen_by_fixed(case: Case, center: tuple[float, ...], radius: float) -> torch
 
 @pytest.mark.slow
 class TestMasks:
-    """Where the image is spoilt, the rest of it says where things are; elsewhere little changes.
+    """Where the image is spoilt, the rest of it says where things are; elsewhere little changes."""
 
-    Seeds alone move these errors by 0.2 mm, so that they are means over two.
-    """
-
-    def check(self, case: Case, images: dict, role: str, where: torch.Tensor, seeds: int, ratio: float) -> None:
+    def check(self, case: Case, images: dict, role: str, where: torch.Tensor, ratio: float) -> None:
         mask = {f"{role}_mask": mask_on_another_grid(30.0)}
-        loose = {"preset": {"preset": "fast", "bending_weight": 60.0}}  # a stiff field bridges such a spot without a mask
-        without = [run(**images, **loose, seed=seed) for seed in range(seeds)]
-        masked = [run(**images, **loose, **mask, seed=seed) for seed in range(seeds)]
-        wrong, right = (np.mean([case.after(r, where) for r in results]) for results in (without, masked))
+        # a stiff field bridges such a spot without a mask; another start moves the errors more than the seed does
+        loose = {"preset": {"preset": "fast", "bending_weight": 60.0, "multistart": "never"}}
+        without, masked = run(**images, **loose), run(**images, **loose, **mask)
+        wrong, right = case.after(without, where), case.after(masked, where)
         assert right < 1.8 and wrong > ratio * right, (wrong, right)
-        assert max(case.after(r, ~where) for r in masked) < 1.3
-        assert all(r.jacobian["folding_percent"] == 0 for r in masked)
+        assert case.after(masked, ~where) < 1.3
+        assert masked.jacobian["folding_percent"] == 0
 
     def test_fixed(self, case):
         images = {"fixed": spoilt(case.fixed, 30.0), "moving": case.moving}
-        # six seeds came to 1.28 mm without the mask and 1.02 with it
-        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), seeds=2, ratio=1.15)
+        # two seeds came to 1.35 and 1.38 mm without the mask, and to 1.03 and 1.08 with it
+        self.check(case, images, "fixed", ball(case.grid, SPOT, 30.0), ratio=1.15)
 
     def test_moving(self, case):
         images = {"fixed": case.fixed, "moving": spoilt(case.moving, 30.0)}
-        self.check(case, images, "moving", seen_by_fixed(case, SPOT, 30.0), seeds=2, ratio=1.15)
+        # 2.4 mm, 1.2 and 1.4
+        self.check(case, images, "moving", seen_by_fixed(case, SPOT, 30.0), ratio=1.4)
 
     def test_metal(self, case):
         """A signal void with a rim ten times as bright as tissue, on both sides and at different places."""
