@@ -26,9 +26,9 @@ from .short_runs import TINY, inner, run
 TURNED = grid_of((30, 26, 24), (1.8, 2.2, 2.5), (3.0, 1.0, 0.0), 0.3)
 
 
-@pytest.fixture(scope="module", params=["cube", "plane", "turned"])
+@pytest.fixture(scope="module", params=["plane", "turned"])
 def result(request):
-    grid = {"cube": CUBE, "plane": PLANE, "turned": TURNED}[request.param]
+    grid = {"plane": PLANE, "turned": TURNED}[request.param]
     fixed, moving, _ = pair(grid, {2: PLANE, 3: CUBE}[grid.dims])
     if request.param == "turned":  # stored in another order than the engine works in
         fixed = fixed.permute(0, 3, 1, 2).flip(1)
@@ -79,7 +79,7 @@ def test_no_reader_takes_it_for_a_displacement(result, tmp_path, read):
 
 
 def test_without_a_step_it_is_zero():
-    found = run(*pair(PLANE, PLANE)[:2], RegistrationConfig(stages=(Stage(4, 1),)))
+    found = run(*pair(PLANE, PLANE)[:2], RegistrationConfig(stages=(Stage(4, 1),), multistart="never"))
     assert found.velocity_mm.shape == found.forward_mm.shape and not found.velocity_mm.any()
 
 
