@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,7 @@ class Forked:
             self.process.join()
             raise TimeoutError(f"{self.words} took more than {seconds:g} s")
         out, err = ((self.folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+        shutil.rmtree(self.folder)
         return subprocess.CompletedProcess(self.words, self.process.exitcode, out, err)
 
 
