@@ -64,7 +64,7 @@ def test_cases_are_registered_drawn_and_listed(modules, case, tmp_path):
     )
     with Image.open(gallery / "head_ct_t1-monai_locor-fast.webp") as picture:
         assert picture.format == "WEBP" and picture.width == pytest.approx(modules.gallery.PIXELS, abs=2)
-    page = (gallery / "index.md").read_text()
+    page = (gallery / "index.md").read_text(encoding="utf-8")
     assert page.count("![") == 1 and "](head_ct_t1-monai_locor-fast.webp)" in page
     assert "monai-locor\n9.8 (commit abc1234)" in page and "BSD-2-Clause" in page
     rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
@@ -75,7 +75,7 @@ def test_cases_are_registered_drawn_and_listed(modules, case, tmp_path):
         ["5.00", "9.00", " |"],
     ]
     again = modules.gallery.main(["--gallery", str(gallery), "--records", str(records)])
-    assert again is None and (gallery / "index.md").read_text() == page
+    assert again is None and (gallery / "index.md").read_text(encoding="utf-8") == page
 
 
 def test_without_runs_the_page_says_so(modules, tmp_path):

@@ -92,5 +92,5 @@ def test_the_options_reach_the_verdict(run, folder, monkeypatch):
 def test_a_real_page(run, pair):
     pytest.importorskip("matplotlib")
     assert run("check", *PAIR, "right.tfm", "--report", "check.html").code == 0
-    page = (pair / "check.html").read_text()
+    page = (pair / "check.html").read_text(encoding="utf-8")
     assert "the transform was computed elsewhere" in page and "Settings" not in page and "seed" not in page

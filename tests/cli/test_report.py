@@ -154,5 +154,5 @@ def test_a_real_page(run, stored):
     (out / "run.json").write_text(json.dumps(content))
     answer = run("report", out)
     assert answer.code == 0, answer.err
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!") and "moving.nii.gz registered to fixed.nii.gz" in page

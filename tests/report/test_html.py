@@ -330,6 +330,6 @@ def test_missing_tissue_has_a_section(tmp_path):
     images, volumes = aligned(), {"fixed": 1.5, "moving": 2.0}
     plain = result_with(*images)
     found = dataclasses.replace(plain, missing_fixed=torch.rand(1, *GRID.shape), missing_ml=volumes)
-    pages = [write_report(tmp_path / "r.html", r, *images, residuals=False).read_text() for r in (plain, found)]
+    pages = [write_report(tmp_path / "r.html", r, *images, residuals=False).read_text(encoding="utf-8") for r in (plain, found)]
     assert ['id="missing"' in page for page in pages] == [False, True]
     assert "1.5 ml of the fixed image" in pages[1]

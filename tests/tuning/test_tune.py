@@ -85,7 +85,7 @@ def test_a_search_of_three_trials_is_continued_and_its_preset_registers(tmp_path
         progress=False,
     )
     assert result.config == found.config
-    report = (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     for picture in ("history", "slices", "finalists"):
         assert f"![{picture}]({picture}.png)" in report and (tmp_path / "out" / f"{picture}.png").stat().st_size > 5000
     for heading in ("Best parameters", "Finalists", "Results by case", "Search", "Reproducing this search"):
