@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import itk
@@ -16,6 +17,14 @@ def write_slices(
 ) -> None:
     """Slices of an int16 volume ``(Z, Y, X)``, 2 x 3 x 4 mm; every slice ``tilt`` mm farther along y than the last."""
     folder.mkdir(exist_ok=True)
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        _write(folder, series, volume, tilt, skip, more)
+    finally:
+        locale.setlocale(locale.LC_ALL, before)  # ITK leaves "C" behind, with which Python opens files as ASCII
+
+
+def _write(folder: Path, series: str, volume: np.ndarray, tilt: float, skip: tuple[int, ...], more: dict[str, str]) -> None:
     for k in set(range(len(volume))) - set(skip):
         image = itk.image_from_array(volume[k : k + 1])
         image.SetSpacing([2, 3, 4])
