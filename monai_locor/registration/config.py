@@ -87,10 +87,10 @@ class RegistrationConfig:
             as ``(1, 1, 0)`` or ``"1x1x0"``; None for all. The displacements of ``exp(v)`` and ``exp(-v)`` are zero along the
             other axes. The affine part is not restricted, see ``affine``.
         initialization: ``"auto"``, ``"world"``, ``"centers"`` or ``"moments"``.
-        multistart: whether to compare the affine of the first stages with the best of a search over all rotations and
-            translations. If a start near the initial orientation is about as good, or one of another orientation clearly
-            better, the stages are repeated from it and the better result is kept. ``"auto"``: if no initial transform was
-            given; ``"always"``; or ``"never"``.
+        multistart: whether to compare the affine of the first stages with the best of a search over all rotations,
+            translations and, unless ``transform`` is ``"rigid"``, several scales. If a start near the initial orientation is
+            about as good, or one of another orientation clearly better, the stages are repeated from it and the
+            better result is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
         intersubject: ``"auto"``: if the residuals after the coarse stages are large, as in inter-subject pairs, continue with
             :attr:`for_intersubject`; with masks, only if the residuals without masks are also large. ``"never"``: keep the
             form. Applies to the default measure in its form ``"log"`` only. See

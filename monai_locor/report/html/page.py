@@ -72,9 +72,9 @@ def write_report(
     The page contains the verdict with its reasons and the estimated error; a viewer of all slices with the error over the
     fixed image, and of the fixed, moving and warped image with blend, curtain, checkerboard, side by side, flicker, zoom and
     intensity window, contours, outlines of masks and labels; the most doubtful places; all checks and the warnings of the run;
-    Dice of the labels; landmarks; deformed grid; Jacobian map and histogram; local residual before and after; learned basis
-    functions; loss curves; inputs, settings and versions. All numbers are explained. It is operated by mouse, touch or
-    keyboard, and prints on two pages.
+    Dice of the labels; landmarks, labels and surfaces that drove; deformed grid; Jacobian map and histogram; local residual
+    before and after; missing tissue; learned basis functions; loss curves; inputs, settings and versions. All numbers are
+    explained. It is operated by mouse, touch or keyboard, and prints on two pages.
 
     Args:
         path: output file; missing folders are created, and the file appears only when it is complete.
