@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Measured:
     bytes: int = 0
     problem: str = ""
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Measured:
+        """What a process has printed."""
+        return cls(tuple(found["seconds"]), tuple(found["processor_seconds"]), found["bytes"])
+
     @property
     def median(self) -> float:
         """Median time, seconds."""
@@ -69,8 +75,7 @@ def measure(spec: Spec, python: str = sys.executable) -> Measured:
         return Measured(problem=f"not run ({error.strerror}: {python})")
     for line in done.stdout.splitlines():
         if line.startswith(MARK):
-            found = json.loads(line[len(MARK) :])
-            return Measured(tuple(found["seconds"]), tuple(found["processor_seconds"]), found["bytes"])
+            return Measured.of(json.loads(line[len(MARK) :]))
     if done.returncode == -9 or any(text in done.stderr for text in MEMORY_ERRORS):
         return Measured(problem="does not fit in memory")
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

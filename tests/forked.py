@@ -21,7 +21,14 @@ from typing import Any
 
 MAIN = Path(__file__).with_name("forked_main.py")
 IMPORTED = ["torch", "torch._dynamo", "scipy.ndimage", "nibabel", "ignite.engine", "monai.bundle", "monai_locor.bundle"]
-IMPORTED += ["monai_locor.cli.main", "monai_locor.inferers", "monai_locor.report"]
+IMPORTED += ["monai_locor.cli.main", "monai_locor.inferers", "monai_locor.registration.api", "monai_locor.report"]
+
+
+def forkserver() -> Any:
+    """A context of multiprocessing whose processes begin with everything imported. All tests share one server."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)  # no effect once the server runs
+    return context
 
 
 class Forked:
@@ -35,12 +42,10 @@ class Forked:
     """
 
     def __init__(self, module: str, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)  # no effect once the server runs
         self.words, self.folder = [module, *words], Path(tempfile.mkdtemp(prefix="forked-"))
         told = {"module": module, "words": list(words), "cwd": str(cwd), "folder": str(self.folder)}
         told["env"] = dict(os.environ if env is None else env)
-        self.process = context.Process(target=runpy.run_path, args=(str(MAIN), {"TOLD": told}, "__main__"))
+        self.process = forkserver().Process(target=runpy.run_path, args=(str(MAIN), {"TOLD": told}, "__main__"))
         self.process.start()
 
     def told(self) -> str:

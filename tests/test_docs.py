@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -19,7 +18,8 @@ import monai_locor
 from monai_locor.cli.main import COMMANDS, build_parser
 from monai_locor.cli.settings import settings_of
 from monai_locor.io import FORMATS
-from monai_locor.registration import PRESETS
+
+from .scripts import module_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bundles/locor_registration/docs/README.md"]
@@ -85,25 +85,16 @@ def test_links_lead_somewhere_in_the_repository(path):
         assert re.match(r"https?:|data:", target) or (path.parent / target).exists(), target
 
 
-def script(path: str) -> ModuleType:
-    """A script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def texts() -> ModuleType:
     """``docs/hooks/help_texts.py``."""
-    return script("docs/hooks/help_texts.py")
+    return module_of("docs/hooks/help_texts.py")
 
 
 @pytest.fixture(scope="module")
 def figures() -> ModuleType:
     """``docs/hooks/figures.py``."""
-    return script("docs/hooks/figures.py")
+    return module_of("docs/hooks/figures.py")
 
 
 def test_help_texts_and_formats_are_up_to_date(texts):
@@ -154,18 +145,6 @@ def test_errors_and_dice_in_the_text_are_current(path, figures):
     text = ARENA.sub("", text)  # tests/benchmarks/test_arena.py compares it with the stored runs
     quoted = {*re.findall(r"(?<![\d.\w])\d\.\d{3}(?![\d.\w])", text)}
     assert quoted <= numbers(figures.read()), "not in benchmarks/results/current.json"
-
-
-def test_the_steps_of_presets_are_those_of_the_code():
-    stages = [PRESETS[name].stages for name in ("default", "fast", "draft")]
-    table = (ROOT / "docs/guide/concepts.md").read_text(encoding="utf-8").split("| steps of `default` |")[1]
-    for line, same in zip(table.splitlines()[2:], zip(*stages, strict=True), strict=False):
-        words = "affine" if same[0].spacing is None else "deformable", same[0].factor, same[0].spacing or ""
-        assert [cell.strip() for cell in line.split("|")[1:-1]] == [str(w) for w in (*words, *(s.iterations for s in same))]
-    settings = (ROOT / "docs/guide/settings.md").read_text(encoding="utf-8")
-    for name, each in zip(("default", "fast", "draft"), stages, strict=True):
-        number, last = sum(s.iterations for s in each), each[-1].iterations
-        assert f"| `{name}` | {number} steps, {last} of them at full resolution |" in settings
 
 
 def test_results_have_an_index_and_pages_without_a_date():

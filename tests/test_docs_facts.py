@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -19,7 +18,8 @@ from monai_locor.registration import PRESETS, RegistrationConfig, Stage
 from monai_locor.registration.measures import SIMILARITIES
 from monai_locor.report.html.explanations import CHECKS
 
-ROOT = Path(__file__).parents[1]
+from .scripts import ROOT, module_of
+
 BUNDLE = ROOT / "bundles/locor_registration"
 
 
@@ -55,6 +55,18 @@ def test_all_settings_have_a_topic():
 def test_presets_are_listed():
     assert {*rows(part("docs/guide/settings.md", "## Presets\n\n"))[1:]} == {f"`{name}`" for name in PRESETS}
     assert {*PRESETS} <= quoted(part("bundles/locor_registration/docs/README.md", "| `--preset` | `default` |", "\n"))
+
+
+def test_the_steps_of_presets_are_those_of_the_code():
+    stages = [PRESETS[name].stages for name in ("default", "fast", "draft")]
+    table = page("docs/guide/concepts.md").split("| steps of `default` |")[1]
+    for line, same in zip(table.splitlines()[2:], zip(*stages, strict=True), strict=False):
+        words = "affine" if same[0].spacing is None else "deformable", same[0].factor, same[0].spacing or ""
+        assert [cell.strip() for cell in line.split("|")[1:-1]] == [str(w) for w in (*words, *(s.iterations for s in same))]
+    settings = page("docs/guide/settings.md")
+    for name, each in zip(("default", "fast", "draft"), stages, strict=True):
+        number, last = sum(s.iterations for s in each), each[-1].iterations
+        assert f"| `{name}` | {number} steps, {last} of them at full resolution |" in settings
 
 
 def test_measures_are_listed():
@@ -117,9 +129,6 @@ def test_targets_of_make_exist():
 
 
 def test_files_with_the_version_are_listed():
-    spec = importlib.util.spec_from_file_location("release", ROOT / "packaging/release.py")
-    assert spec is not None and spec.loader is not None
-    release = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(release)
+    release = module_of("packaging/release.py")
     step = part("CONTRIBUTING.md", "1. Set the version", "\n2.")
     assert all(Path(name).name in step for name in release.versions())

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
 import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from .scripts import module_of
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
@@ -25,15 +25,7 @@ HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):`~?([\w.]+)`")
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "hooks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-external, site_links = script("external_links"), script("site_links")
+external, site_links = module_of("docs/hooks/external_links.py"), module_of("docs/hooks/site_links.py")
 
 
 def markdown_files() -> list[Path]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import re
@@ -18,6 +17,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from .scripts import module_of
+
 ROOT = Path(__file__).parents[1]
 REPEATED = ("01",)  # tutorials that the slow tests run even if their outputs are up to date
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -29,11 +30,7 @@ def runner() -> ModuleType:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
     sys.path.insert(0, str(ROOT / "tutorials"))
-    spec = importlib.util.spec_from_file_location("tutorials_run", ROOT / "tutorials" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
-    spec.loader.exec_module(module)
+    module = module_of("tutorials/run.py")
     sys.path.remove(str(ROOT / "tutorials"))
     return module
 

@@ -55,7 +55,7 @@ def measure_here(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> list[
             return helper.Measured(problem=f"not run ({error})")
         finally:
             torch.set_num_threads(threads)
-        return helper.Measured(tuple(found["seconds"]), tuple(found["processor_seconds"]), found["bytes"])
+        return helper.Measured.of(found)
 
     for module in modules:
         monkeypatch.setattr(module, "measure", measure)

@@ -12,6 +12,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor import RegistrationResult
 from monai_locor.registration import parallel
 
+from ..forked import forkserver
 from ..phantoms import pair
 from .short_runs import TINY, run
 
@@ -19,8 +20,7 @@ from .short_runs import TINY, run
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second process of a registration comes from one that has imported everything: without ten seconds of imports."""
-    context = parallel.mp.get_context("forkserver")
-    context.set_forkserver_preload(["monai_locor.registration.api"])
+    context = forkserver()
     monkeypatch.setattr(parallel.mp, "get_context", lambda _: context)
 
 
