@@ -188,8 +188,8 @@ def convergence(history: Sequence[Mapping[str, Any]] | None) -> dict[str, float]
 
     Returns:
         ``late_change``, the share of the total change of all losses that falls into the last quarter of the last stage,
-        negative if the loss rose there, NaN without steps; ``skipped_steps``, the share of steps skipped because their loss was
-        not finite. Both are NaN if the history is unknown (None).
+        negative if the loss rose there, NaN without steps; ``skipped_steps``, the share of steps that were undone because
+        their loss or gradient was not finite or their loss rose a lot. Both are NaN if the history is unknown (None).
     """
     if history is None:
         return {"late_change": math.nan, "skipped_steps": math.nan}
@@ -202,4 +202,5 @@ def convergence(history: Sequence[Mapping[str, Any]] | None) -> dict[str, float]
         falls.append([float(a - b) for a, b in pairwise(parts)])
     total = sum(abs(f) for fall in falls for f in fall)
     rest = falls[-1][-1] / total if falls and falls[-1] and total > 0 else math.nan
-    return {"late_change": float(rest), "skipped_steps": 1 - sum(map(len, losses)) / steps if steps else 0.0}
+    undone = sum(stage.get("undone_steps", stage["loss"].count(None)) for stage in history)
+    return {"late_change": float(rest), "skipped_steps": undone / steps if steps else 0.0}

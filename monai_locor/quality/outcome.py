@@ -29,7 +29,8 @@ class Outcome:
         affine: affine part of the transform, ``(D + 1, D + 1)``, fixed to moving points, RAS mm.
         initial: affine the registration started from, likewise; None if it is unknown: the identity is then used.
         jacobian: statistics of the Jacobian determinant, see :func:`monai_locor.metrics.jacobian_statistics`.
-        history: one mapping per stage, with its losses under ``"loss"`` (None for a skipped step); None if it is unknown.
+        history: one mapping per stage, with its losses under ``"loss"`` (None if not finite) and the number of undone steps
+            under ``"undone_steps"`` (by default that of the losses that are None); None if it is unknown.
         similarity: name of the similarity measure; empty if it is unknown.
         transform: transform model: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``.
         doubts: warnings of the run that make the result doubtful.

@@ -215,7 +215,8 @@ def _run_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
         text = f"the loss {'fell' if rest >= 0 else 'rose'} in the last quarter of the last stage by {100 * abs(rest):.1f} % "
         text += "of its total change"
     converged = limits.status("late_change", abs(rest))
-    skipped = f"{100 * m['skipped_steps']:.1f} % of the steps were skipped because their loss was not finite"
+    share = f"{100 * m['skipped_steps']:.1f} % of the steps"
+    skipped = f"{share} were undone because their loss or gradient was not finite or their loss rose a lot"
     return [
         _stages(m, limits),
         Reason("convergence", converged, text, "give the last stage more iterations" if converged in ("WARN", "FAIL") else ""),
@@ -224,7 +225,7 @@ def _run_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:
             "skipped_steps",
             m,
             limits,
-            skipped if m["skipped_steps"] else "no step was skipped",
+            skipped if m["skipped_steps"] else "no step was undone",
             "lower the learning rates",
         ),
     ]

@@ -68,7 +68,7 @@ class Thresholds:
         inverse_voxels: inverse consistency error in voxels of the fixed image, 95th percentile. Good results: up to 0.06.
         late_change: share of the total change of the losses that falls into the last quarter of the last stage. Good
             results: up to 0.03.
-        skipped_steps: share of steps skipped because their loss was not finite.
+        skipped_steps: share of steps undone because their loss or gradient was not finite or their loss rose a lot.
     """
 
     valid_voxels: tuple[float, float | None] = (500.0, 50.0)

@@ -144,5 +144,6 @@ def _run_together(members: Sequence[_Member], update: Callable[[int], object]) -
         update(count)
     batch.finish()
     seconds = (time.perf_counter() - began) / count
-    for member, state, own in zip(members, before, torch.stack(values).unbind(2), strict=True):
-        member.do(record_stage, member.engine, stage, state, own, seconds)
+    losses = torch.stack(values).unbind(2)
+    for member, state, own, failed in zip(members, before, losses, batch.failed_steps(), strict=True):
+        member.do(record_stage, member.engine, stage, state, own, seconds, failed)

@@ -107,6 +107,10 @@ class BatchStep:
         bad = gradient.mul(0).sum(1)  # NaN for an item with a value that is not finite, else 0
         self.optimizer.step(gradient, ((total + bad) <= self.highest_loss).logical_not_()[:, None])
 
+    def failed_steps(self) -> list[int]:
+        """Return how many steps of each pair were undone. Synchronizes with the device."""
+        return [0] * len(self.engines) if self.optimizer is None else self.optimizer.failed_steps()
+
     @torch.no_grad()
     def finish(self) -> None:
         """Set the parameters and the random states of the engines to those after the last step."""

@@ -285,6 +285,10 @@ class RegistrationEngine(nn.Module):
             energy.backward(self.bending_share)
         return energy.detach() * self.bending_weight
 
+    def failed_steps(self) -> int:
+        """Return how many steps of the current stage were undone. Synchronizes with the device."""
+        return 0 if self.optimizer is None else self.optimizer.failed_steps()[0]
+
     def directions_of_step(self) -> tuple[int, ...]:
         """Return the directions that the next step evaluates: at the start of a stage all, for the value of the loss there."""
         return (self.step_number % 2,) if self.alternates and self.step_number > 0 else self.directions

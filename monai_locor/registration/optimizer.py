@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["DampedAdam", "ParameterGroup", "highest_loss"]
+__all__ = ["MAX_STEP_INCREASE", "DampedAdam", "ParameterGroup", "highest_loss"]
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-12
+MAX_HALVINGS = 150  # of a float32 number, until it is 0
 MAX_STEP_INCREASE = 0.5  # of the loss above that of the first step of a stage, relative; chance changes it by a few percent
 
 
@@ -110,6 +111,10 @@ class DampedAdam:
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.forget()
         return torch.cat([part.reshape(*self.leading, -1) for part in parts], -1).float()
+
+    def failed_steps(self) -> list[int]:
+        """Return how many steps failed, one number per item. Each halved the rates, so it counts to 149, which gives 0."""
+        return [1 - math.frexp(scale)[1] if scale else MAX_HALVINGS for scale in self.scale.flatten().tolist()]
 
     def forget(self) -> None:
         """Remove the gradients from the parameters."""

@@ -33,7 +33,7 @@ def run_stage(engine: RegistrationEngine, stage: Stage, update: Callable[[], obj
         stage: the next stage.
         update: called after each step.
     """
-    start, values = time.perf_counter(), []
+    start, values, undone = time.perf_counter(), [], False
     try:
         engine.enter(stage)
         before = transform_state(engine)
@@ -42,14 +42,16 @@ def run_stage(engine: RegistrationEngine, stage: Stage, update: Callable[[], obj
             values.append(torch.stack(step()))
             update()
         if engine.config.undo_worse:
-            _undo_if_worse(engine.transform_parameters(), before, torch.stack(values))
+            undone = _undo_if_worse(engine.transform_parameters(), before, torch.stack(values))
     finally:
         if values:
-            engine.history.append(stage_record(stage, torch.stack(values), time.perf_counter() - start, engine.guides.names))
+            failed, seconds = engine.failed_steps(), time.perf_counter() - start
+            record = stage_record(stage, torch.stack(values), seconds, engine.guides.names, failed=failed, undone=undone)
+            engine.history.append(record)
 
 
 def record_stage(
-    engine: RegistrationEngine, stage: Stage, before: Sequence[torch.Tensor], values: torch.Tensor, seconds: float
+    engine: RegistrationEngine, stage: Stage, before: Sequence[torch.Tensor], values: torch.Tensor, seconds: float, failed: int
 ) -> None:
     """End a stage whose steps were run elsewhere: undo it if the loss increased, and record it in the history.
 
@@ -59,10 +61,10 @@ def record_stage(
         before: :func:`transform_state` before the first step.
         values: see :func:`.history.stage_record`.
         seconds: time of the stage.
+        failed: number of steps that were undone.
     """
-    if engine.config.undo_worse:
-        _undo_if_worse(engine.transform_parameters(), before, values)
-    engine.history.append(stage_record(stage, values, seconds))
+    undone = engine.config.undo_worse and _undo_if_worse(engine.transform_parameters(), before, values)
+    engine.history.append(stage_record(stage, values, seconds, failed=failed, undone=undone))
 
 
 def transform_state(engine: RegistrationEngine) -> list[torch.Tensor]:
@@ -71,15 +73,17 @@ def transform_state(engine: RegistrationEngine) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> None:
-    """Restore the state before a stage if the loss increased.
+def _undo_if_worse(parameters: Sequence[nn.Parameter], before: Sequence[torch.Tensor], values: torch.Tensor) -> bool:
+    """Restore the state before a stage if the loss increased; return whether it did.
 
     Near a perfect fit the gradient is only noise, but the optimizer's steps do not become shorter.
     """
     loss = values.sum(1)
     first, last = loss[0], loss[-FINAL_STEPS:].nanmean()
     size = values[0, :2].sum().abs() + values[0, 2:].sum()  # similarity and guides may cancel
-    if bool(last > first + MAX_LOSS_INCREASE * size):
+    worse = bool(last > first + MAX_LOSS_INCREASE * size)
+    if worse:
         logger.warning("a stage increased the loss from %.3f to %.3f and was undone", first, last)
         for parameter, value in zip(parameters, before, strict=True):
             parameter.copy_(value)
+    return worse

@@ -149,6 +149,7 @@ def test_a_gradient_that_is_not_finite_stops_its_own_pair_only(pairs):
         torch.testing.assert_close(values[:, :, k], expected[k], atol=TOLERANCE, rtol=TOLERANCE)
         torch.testing.assert_close(parameters(faulty[k]), parameters(sound[k]), atol=TOLERANCE, rtol=0)
     assert not values[:, 0, 1].isfinite().all()
+    assert steps.failed_steps() == [0, DENSE.iterations, 0]
     assert torch.equal(parameters(faulty[1]), start)
 
 

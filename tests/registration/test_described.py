@@ -175,15 +175,16 @@ class TestStageRecord:
     def test_values_by_step_as_plain_numbers(self, caplog):
         found = stage_record(self.STAGE, torch.tensor([[-1.0, 0.1], [-2.0, 0.2], [-3.0, 0.3]], dtype=torch.float64), 1.5)
         assert found == {
-            "factor": 2, "spacing": 8, "loss": [-1.0, -2.0, -3.0], "bending": [0.1, 0.2, 0.3], "seconds": 1.5
+            "factor": 2, "spacing": 8, "loss": [-1.0, -2.0, -3.0], "bending": [0.1, 0.2, 0.3], "seconds": 1.5,
+            "undone_steps": 0, "undone": False,
         }  # fmt: skip
         assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     def test_what_json_cannot_hold_is_null_and_counted(self, bad, caplog):
         found = stage_record(self.STAGE, torch.tensor([[bad, 0.0], [-1.0, bad], [-1.0, 0.0]]), 1.0)
-        assert found["loss"][0] is None and found["bending"][1] is None
-        assert "2 of 3 steps were dropped because their loss was not finite" in caplog.text
+        assert found["loss"][0] is None and found["bending"][1] is None and found["undone_steps"] == 2
+        assert "2 of 3 steps were undone because their loss or gradient was not finite" in caplog.text
         json.dumps(found, allow_nan=False)
 
     def test_a_loss_of_zero_is_no_overlap_or_the_same_images(self, caplog):

@@ -63,7 +63,7 @@ class TestAnswer:
         same = image(anatomy(CUBE.points()), CUBE)
         wild = Stage(2, 6, 8, learning_rate=0.5)
         found = run(same, same, {"stages": [Stage(2, 20), wild]})
-        assert "was undone" in caplog.text and len(found.history) == 2
+        assert "was undone" in caplog.text and [stage["undone"] for stage in found.history] == [False, True]
         expected = CUBE.points() @ found.affine[:3, :3].T + found.affine[:3, 3] - CUBE.points()
         np.testing.assert_allclose(found.forward_mm.movedim(0, -1), expected, atol=1e-3)
         np.testing.assert_allclose(found.affine[:3, :3], np.eye(3), atol=0.02)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from monai.data.meta_tensor import MetaTensor
 
 from monai_locor import RegistrationConfig
 from monai_locor.metrics import target_registration_error
+from monai_locor.quality.measures import convergence
 from monai_locor.registration import RegistrationEngine, Stage, optimize
+from monai_locor.registration.optimizer import DampedAdam, ParameterGroup
+from monai_locor.registration.stages import run_stage
 
 from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, image, pair
@@ -116,6 +120,28 @@ class TestBadSteps:
             engine.step()
         assert engine.optimizer.scale.tolist() == [0.5]
 
+    @pytest.mark.parametrize("factor", [-1.0, torch.nan])
+    def test_undone_steps_are_recorded_and_told(self, images, monkeypatch, caplog, factor):
+        """Also where every loss is finite."""
+        engine, stage = engine_of(images, TINY), dataclasses.replace(TINY.stages[1], iterations=6)
+        spoil(engine, monkeypatch, {2, 4}, factor=factor)
+        with caplog.at_level(logging.WARNING, logger="monai_locor"):
+            run_stage(engine, stage, lambda: None)
+        (record,) = engine.history
+        assert record["undone_steps"] == 2
+        assert (None in record["loss"]) == math.isnan(factor)
+        assert "2 of 6 steps were undone" in caplog.text
+        assert convergence(engine.history)["skipped_steps"] == 2 / 6
+
+    def test_so_many_failures_that_the_rate_is_zero(self):
+        optimizer = DampedAdam([ParameterGroup([torch.zeros(1)], 1.0)], 1)
+        failed = torch.ones(1, dtype=torch.bool)
+        counts = []
+        for _ in range(160):
+            optimizer.step(torch.zeros(1), failed)
+            counts += optimizer.failed_steps()
+        assert counts == [*range(1, 150), *[150] * 11]
+
     @pytest.mark.parametrize("seed", range(3))
     def test_nothing_that_is_not_finite_leaves_the_engine(self, seed):
         """A similarity whose value and gradient are NaN, infinite or huge at random."""
@@ -141,7 +167,7 @@ class TestBadSteps:
         spoil(engine, monkeypatch, {3, 40})
         with caplog.at_level(logging.WARNING, logger="monai_locor"):
             optimize(engine)
-        assert caplog.text.count("1 of 30 steps were dropped") == 2
+        assert caplog.text.count("1 of 30 steps were undone") == 2
         assert all(p.isfinite().all() for p in engine.parameters())
         error = target_registration_error(engine.forward_mm(), images[2], inner(CUBE)).mean()
         assert float(error) < 1.5 * errors(result, images[2])[1]

@@ -32,7 +32,7 @@ CHECKS = {
     "inverse": "Distance between a point and its image after both transforms, there and back. It should be below a voxel.",
     "stages": "The optimization runs in stages from coarse to fine. A stage without overlap of the images changes nothing.",
     "convergence": "How much the loss still changed at the end. With a large share, the optimization had not converged.",
-    "steps": "Steps with an infinite or undefined loss are skipped.",
+    "steps": "A step is undone if its loss or gradient is not finite or its loss is much higher than that of the first one.",
     "warning": "Found while reading or registering the images.",
     "finished": "An interrupted run returns its best result so far.",
 }
