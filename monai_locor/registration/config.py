@@ -99,6 +99,9 @@ class RegistrationConfig:
             :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
             see :attr:`.result.RegistrationResult.missing_fixed`, which does not change the transform; ``"auto"``: also
             estimated before each stage finer than the coarse ones and left out there.
+        padding: ``"auto"``: voxels of one value beyond a plane at which the anatomy ends, as in a slab or a part of a head that
+            was resampled to a larger grid, do not count in an image without a mask, see
+            :mod:`monai_locor.registration.padding`; ``"never"``: they count as background.
         quantile: fraction of voxels below and above the intensity range that is mapped to [0, 1].
         squarings: maximum number of squarings of the exponential; each stage takes as many as its velocity needs.
         composition: ``"single"``, one velocity field whose control points are refined from stage to stage; or ``"stages"``, as
@@ -147,6 +150,7 @@ class RegistrationConfig:
     multistart: str = "auto"
     intersubject: str = "auto"
     missing: str = "never"
+    padding: str = "auto"
     quantile: float = 0.001
     squarings: int = 6
     composition: str = "single"
@@ -334,6 +338,7 @@ CHOICES = {
     "multistart": ("auto", "always", "never"),
     "intersubject": ("auto", "never"),
     "missing": ("never", "map", "auto"),
+    "padding": ("auto", "never"),
     "composition": ("single", "stages"),
     "region": ("foreground", "image"),
     "surface_space": SPACES,
@@ -351,7 +356,7 @@ PAPER: dict[str, Any] = {
     "eps": 1e-4,
     "bending_weight": 400 / 18,  # 1 / n^2 with n = 3, for one of two directions
     **{"damping": 0.0, "warmup": 0, "decay_end": 1.0},
-    **{"multistart": "never", "intersubject": "never", "undo_worse": False},
+    **{"multistart": "never", "intersubject": "never", "padding": "never", "undo_worse": False},
     **{"quantile": 0.0, "region": "image", "composition": "stages"},
 }
 PRESETS: dict[str, RegistrationConfig] = {

@@ -17,6 +17,7 @@ from ..io import ImageSource, read_image
 from ..io.masks import mask_on_grid
 from ..quality import ErrorMap, Outcome, Thresholds, Verdict, estimate_error, judge_outcome
 from .channels import first_image
+from .padding import without_padding
 from .result import RegistrationResult
 from .start.prepare import prepare
 from .start.rivals import RivalStarts
@@ -111,6 +112,8 @@ def _read(
     if shape != grid.shape:
         raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
     if mask is None:
+        if result.config.padding == "auto":
+            valid = without_padding(values, valid, grid)
         return values, None if valid is None else valid.float()
     weight = mask_on_grid(mask, role, grid)
     return values, weight if valid is None else weight * valid.to(weight)

@@ -23,6 +23,7 @@ from ..tensors import plain
 from .background import has_noisy_background
 from .channels import paired, read_channels
 from .config import RegistrationConfig
+from .padding import without_padding
 from .start.given import Initial, given_start
 from .start.initial import check_kind, check_overlap
 from .start.prepare import PreparedImage, prepare
@@ -80,7 +81,9 @@ def load_pair(
     images = {role: read_channels(image, role, config.max_pixels) for role, image in (("fixed", fixed), ("moving", moving))}
     grids = check_grids({role: image for role, (image, _) in images.items()})
     masks = {"fixed": fixed_mask, "moving": moving_mask}
-    for role, (image, _) in images.items():
+    for role, (image, valid) in images.items():
+        if masks[role] is None and config.padding == "auto":
+            images[role] = image, _counted(role, image, valid, grids[role])
         if masks[role] is None and has_noisy_background(image):
             name = f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
             logger.warning(
@@ -110,6 +113,16 @@ def load_pair(
         valid=(images["fixed"][1], images["moving"][1]),
         channels=channels,
     )
+
+
+def _counted(role: str, image: MetaTensor, valid: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
+    """Return the mask of the valid voxels that are no padding, and log if there is any."""
+    counts = without_padding(image, valid, grid)
+    if counts is not None and counts is not valid:
+        name = f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
+        text = "%s: a part of its grid is padding beyond a plane; %.0f %% of the voxels count (padding=never counts all)"
+        logger.warning(text, name, 100 * float(counts.float().mean()))
+    return counts
 
 
 def check_grids(images: Mapping[str, MetaTensor]) -> dict[str, Grid]:
