@@ -31,7 +31,7 @@ from _trouble_tables import by_kind, confusion
 from loss import machine
 from verdict import Case, verdict_of
 
-from monai_locor import register
+from monai_locor import RegistrationResult, register
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.quality import Verdict
@@ -39,18 +39,25 @@ from monai_locor.quality import Verdict
 PRESET = "fast"
 
 
-def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, Verdict]:
-    """Mapped positions of the fixed voxels, ``(*fixed, 3)`` mm, and the verdict on them."""
+def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, Verdict, dict[str, Any]]:
+    """Mapped positions of the fixed voxels, ``(*fixed, 3)`` mm, the verdict on them, and what else the registration says."""
     grid = Grid.of(pair.fixed)
     if kind in GIVEN:
         assert pair.truth is not None
         ends = wrong_map(pair, kind, rng)
         case = Case(pair.name, pair.fixed, grid, pair.moving, grid.points(), pair.truth, pair.mask)
-        return ends, verdict_of(case, ends, pair.moving)
+        return ends, verdict_of(case, ends, pair.moving), {}
     result = register(pair.fixed, pair.moving, preset=PRESET, initial=pair.start, device="cpu", progress=False)
     assert result.verdict is not None
     ends = result.transform_points(grid.points().reshape(-1, 3)).reshape(*grid.shape, 3)
-    return np.asarray(ends), result.verdict
+    return np.asarray(ends), result.verdict, _said(result)
+
+
+def _said(result: RegistrationResult) -> dict[str, Any]:
+    """Whether the pair was taken for two people, by what share, and the error that is expected."""
+    assert result.error_mm is not None
+    share = None if result.unexplained is None else round(result.unexplained, 4)
+    return {"intersubject": result.intersubject, "unexplained": share, "expected_mm": result.error_mm.summary()}
 
 
 def run(folder: Path, number: int) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def run(folder: Path, number: int) -> dict[str, Any]:
     record: dict[str, Any] = {"run": number, "transform": kind, "case": pair.name, "changes": dict(pair.changes)}
     begin = time.process_time()
     try:
-        ends, verdict = result_of(pair, kind, rng)
+        ends, verdict, said = result_of(pair, kind, rng)
     except InputError as refusal:
         return {**record, "error_mm": np.inf, "status": "FAIL", "checks": {"refused": "FAIL"}, "refusal": str(refusal)}
     errors = pair.error(ends)
@@ -68,7 +75,7 @@ def run(folder: Path, number: int) -> dict[str, Any]:
     measures = {name: round(v, 4) if isinstance(v, float) else v for name, v in verdict.measures.items()}
     found = {"error_mm": round(float(errors.mean()), 3), "error_p95_mm": round(float(np.percentile(errors, 95)), 3)}
     seconds = round(time.process_time() - begin, 1)
-    return {**record, **found, "status": verdict.status, "checks": checks, "measures": measures, "seconds": seconds}
+    return {**record, **found, **said, "status": verdict.status, "checks": checks, "measures": measures, "seconds": seconds}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

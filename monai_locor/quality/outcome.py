@@ -36,6 +36,7 @@ class Outcome:
         doubts: warnings of the run that make the result doubtful.
         interrupted: whether the optimization was interrupted.
         rivals: the best alignments of other orientations, if they were compared.
+        two_subjects: whether the images are known to show two subjects.
     """
 
     fixed_grid: Grid
@@ -51,6 +52,7 @@ class Outcome:
     doubts: Sequence[str] = ()
     interrupted: bool = False
     rivals: Sequence[Rival] = ()
+    two_subjects: bool = False
 
     @property
     def start(self) -> np.ndarray:

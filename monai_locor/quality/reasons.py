@@ -87,6 +87,7 @@ def reasons_of(measures: Mapping[str, Any], limits: Thresholds, shifts: ShiftLen
         _orientation(measures, limits),
         *_rival_reasons(measures, limits, outcome),
         *_transform_reasons(measures, limits),
+        *([] if outcome.two_subjects or outcome.fixed_grid.dims == 2 else [_one_subject(measures, limits)]),
         *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
 
@@ -206,6 +207,17 @@ def _transform_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]
         _reason("volume change", "volume_change", m, limits, jacobian, smoother),
         _reason("inverse", "inverse_voxels", m, limits, inverse, smoother),
     ]
+
+
+def _one_subject(m: Mapping[str, Any], limits: Thresholds) -> Reason:
+    """Whether the affine is plausible between two scans of one subject."""
+    status = limits.status("one_subject_shear", m["shear_degrees"])
+    text, advice = f"right angles change by {m['shear_degrees']:.1f} degrees", ""
+    if status in ("WARN", "FAIL"):
+        text += ", more than between two scans of one head"
+        advice = "check that both images show the same person, and the voxel sizes and gantry tilt in their headers; "
+        advice += "if they are known to be of two, set intersubject to always"
+    return Reason("one subject", status, text, advice)
 
 
 def _run_reasons(m: Mapping[str, Any], limits: Thresholds) -> list[Reason]:

@@ -57,12 +57,14 @@ class Thresholds:
         nmi_mirror_ratio: the same for mirrored copies. The truth: 1.2 to 1.9; mirrored images: 0.5 to 1.
         stretch: factor by which the affine changes a length, relative to the start. Good results: up to 1.13.
         shear_degrees: change of a right angle by the affine. Good results: up to 14.
+        one_subject_shear: the same in 3-D, unless the pair is known to be of two subjects. Two scans of one head, 4 mm voxels
+            and a random deformation of 2 mm: up to 3.3; two people: 4 to 9 (``benchmarks/results/trouble.md``).
         turn_degrees: angle by which the affine turns the image, relative to the start. Headers are usually right; left and
             right may be exchanged in an image that is mirrored front-back and turned.
         rival_lead: standard errors by which another orientation agrees better than the affine. Good results: -10 to -3; of
             slabs of 30 % of a head, -1.
-        mirror_lead: likewise of a mirrored image. Good results: -10 to -3 for two MR contrasts of one brain; 0 to 2.9 for CT,
-            SPECT or two subjects, where the images do not tell left from right.
+        mirror_lead: likewise of a mirrored image. Good results: -10 to -3 for two MR contrasts of one brain with fine voxels;
+            up to 2.9 for CT, SPECT, averages of heads or two subjects, where the images do not tell left from right.
         folding_percent: percentage of voxels with a Jacobian determinant of zero or less.
         volume_change: factor by which volumes change, from the 1st to the 99th percentile. Good results: up to 2.2.
         inverse_voxels: inverse consistency error in voxels of the fixed image, 95th percentile. Good results: up to 0.06.
@@ -83,9 +85,10 @@ class Thresholds:
     nmi_mirror_ratio: tuple[float, float | None] = (1.1, 0.8)
     stretch: tuple[float, float | None] = (1.35, 1.6)
     shear_degrees: tuple[float, float | None] = (20.0, 35.0)
+    one_subject_shear: tuple[float, float | None] = (3.5, None)
     turn_degrees: tuple[float, float | None] = (45.0, None)
     rival_lead: tuple[float, float | None] = (-1.0, 3.0)
-    mirror_lead: tuple[float, float | None] = (3.0, 4.0)
+    mirror_lead: tuple[float, float | None] = (-1.0, 4.0)
     folding_percent: tuple[float, float | None] = (0.01, 1.0)
     volume_change: tuple[float, float | None] = (3.0, 10.0)
     inverse_voxels: tuple[float, float | None] = (0.5, 2.0)

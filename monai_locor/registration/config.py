@@ -93,7 +93,8 @@ class RegistrationConfig:
             better result is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
         intersubject: ``"auto"``: if the residuals after the coarse stages are large, as in inter-subject pairs, continue with
             :attr:`for_intersubject`; with masks, only if the residuals without masks are also large. ``"never"``: keep the
-            form. Applies to the default measure in its form ``"log"`` only. See
+            form. ``"always"``: the pair is known to be of two subjects, so the form is not in question, and the verdict does
+            not expect the affine of one. The form applies to the default measure in its form ``"log"`` only. See
             :mod:`monai_locor.registration.correspondence`.
         missing: tissue that only one image shows, such as at a resection, a lesion or metal, see
             :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
@@ -336,7 +337,7 @@ CHOICES = {
     "transform": ("rigid", "similarity", "affine", "deformable"),
     "initialization": tuple(dict.fromkeys(STARTS.values())),
     "multistart": ("auto", "always", "never"),
-    "intersubject": ("auto", "never"),
+    "intersubject": ("auto", "always", "never"),
     "missing": ("never", "map", "auto"),
     "padding": ("auto", "never"),
     "composition": ("single", "stages"),
@@ -363,6 +364,6 @@ PRESETS: dict[str, RegistrationConfig] = {
     "default": RegistrationConfig(),
     "fast": RegistrationConfig(stages=FAST_STAGES),
     "draft": RegistrationConfig(stages=DRAFT_STAGES),
-    "intersubject": RegistrationConfig(stages=FAST_STAGES, **INTERSUBJECT),
+    "intersubject": RegistrationConfig(stages=FAST_STAGES, intersubject="always", **INTERSUBJECT),
     "paper": RegistrationConfig(stages=PAPER_STAGES, **PAPER),
 }

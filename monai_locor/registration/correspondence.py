@@ -19,15 +19,15 @@ from .channels import compared_parts
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 
-__all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "median_unexplained_share", "use_form"]
+__all__ = ["MAX_UNEXPLAINED_SHARE", "has_logarithm", "median_unexplained_share", "use_form"]
 
 MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance for which the logarithm is better
 MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
 
 
-def checks_correspondence(config: RegistrationConfig) -> bool:
-    """Whether the settings enable the check; it requires the logarithmic form of the default measure."""
-    return config.intersubject == "auto" and config.similarity == "locor" and config.form == "log"
+def has_logarithm(config: RegistrationConfig) -> bool:
+    """Whether the measure is the default one in its logarithmic form, which can be replaced by the robust one."""
+    return config.similarity == "locor" and config.form == "log"
 
 
 @torch.no_grad()

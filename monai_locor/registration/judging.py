@@ -99,6 +99,7 @@ def outcome_of(result: RegistrationResult) -> Outcome:
         transform=result.config.transform,
         doubts=result.doubts,
         interrupted=result.interrupted,
+        two_subjects=result.config.intersubject == "always",
     )
 
 

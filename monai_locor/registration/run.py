@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..losses.compare import takes_mask
 from ..precision import optimized
 from .channels import single
-from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, median_unexplained_share, use_form
+from .correspondence import MAX_UNEXPLAINED_SHARE, has_logarithm, median_unexplained_share, use_form
 from .engine import RegistrationEngine
 from .guides import GUIDE_NAMES
 from .missing import estimate_missing
@@ -104,7 +104,7 @@ class Run:
         """Yield the stages in order, each of which must be run before the next one is requested."""
         try:
             yield from self._coarse()
-            if self.coarse_stages and (yield from self._fits_poorly()):
+            if self.coarse_stages and (yield from self._needs_robust_form()):
                 self._use_intersubject_settings()
             for stage in self.fine_stages:
                 self._leave_out_missing()
@@ -167,10 +167,12 @@ class Run:
             self.engine = second
             logger.warning("replaced the first affine by one from another start")
 
-    def _fits_poorly(self) -> Generator[Work, None, bool]:
-        """Whether the residuals after the coarse stages are large, as in inter-subject pairs; logged if so."""
-        if not checks_correspondence(self.config):
-            return False
+    def _needs_robust_form(self) -> Generator[Work, None, bool]:
+        """Whether to use the robust form: for pairs that are known to be of two subjects, or whose residuals after the coarse
+        stages are large, which is logged.
+        """
+        if self.config.intersubject != "auto" or not has_logarithm(self.config):
+            return self.config.intersubject == "always" and has_logarithm(self.config)
         share = median_unexplained_share(self.engine)
         if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # residuals inside a mask are larger for any pair
             share = min(share, (yield from self._share_without_masks()))

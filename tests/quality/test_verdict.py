@@ -117,6 +117,24 @@ class TestFinds:
         assert found(result_with(*flat, affine=matrix)).get("affine") == status
         assert "affine" not in found(result_with(*flat, affine=matrix, initial=matrix))  # unless it was asked for
 
+    def test_the_shear_of_two_people(self, images):
+        """Unless they are known to be two; never in 2-D, see above."""
+        sheared = np.eye(4)
+        sheared[0, 1] = math.tan(math.radians(5.0))
+        one = result_with(*images, affine=sheared)
+        two = dataclasses.replace(one, config=dataclasses.replace(one.config, intersubject="always"))
+        assert found(one)["one subject"] == "WARN" and "affine" not in found(one)
+        assert "one subject" not in statuses(judge(two, *images))
+        sheared[0, 1] = math.tan(math.radians(2.0))
+        assert "one subject" not in found(result_with(*images, affine=sheared))
+
+    @pytest.mark.parametrize(("lead", "status"), [(-4.0, "PASS"), (-0.5, "WARN"), (2.0, "WARN"), (5.0, "FAIL")])
+    def test_a_mirrored_image_that_agrees_as_well(self, images, lead, status):
+        outcome = outcome_of(result_with(*images))
+        rivals = (Rival("mirrored left-right", True, lead), Rival("turned", False, -8.0))
+        verdict = judge_outcome(dataclasses.replace(outcome, rivals=rivals), *images)
+        assert statuses(verdict)["mirror image"] == status
+
     def test_folding_and_volume(self, flat):
         jacobian = result_with(*flat).jacobian
         for changes, expected in (

@@ -253,7 +253,7 @@ class TestPresets:
 
     def test_intersubject_is_fast_in_the_robust_form_with_wider_windows(self):
         fast, between = PRESETS["fast"], PRESETS["intersubject"]
-        assert between == dataclasses.replace(fast, form="robust", kernel_sigma=1.3, eps=between.eps)
+        assert between == dataclasses.replace(fast, form="robust", kernel_sigma=1.3, eps=between.eps, intersubject="always")
 
     @pytest.mark.parametrize(("less", "more"), [("fast", "default"), ("draft", "fast")])
     def test_fewer_steps_and_no_other_difference(self, less, more):

@@ -215,7 +215,16 @@ def test_settings_of_the_user_stay():
     found = own.for_intersubject
     assert (found.bending_weight, found.kernel_sigma, found.form) == (33.0, 1.0, "robust")
     assert RegistrationConfig(eps=1e-4).for_intersubject.eps == 1e-4
-    assert PRESETS["fast"].for_intersubject == PRESETS["intersubject"]
+    assert dataclasses.replace(PRESETS["fast"].for_intersubject, intersubject="always") == PRESETS["intersubject"]
+
+
+@pytest.mark.parametrize(("word", "expected"), [("always", True), ("never", False)])
+def test_a_pair_that_is_known_to_be_of_one_or_two(word, expected):
+    """Whatever its residuals are."""
+    fixed, moving, _ = pair(PLANE, PLANE)
+    for images in ((fixed, moving), intersubject_pair()):
+        found = run(*images, preset=dataclasses.replace(CONFIG, intersubject=word))
+        assert found.intersubject is expected and found.unexplained is None
 
 
 @pytest.mark.slow

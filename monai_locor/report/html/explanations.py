@@ -22,10 +22,13 @@ CHECKS = {
     "other orientations": "The best alignment found with the moving image turned further. It should agree worse, by more than "
     "chance: the standard error is that of the difference between blocks of the image.",
     "mirror image": "The best alignment found with the moving image mirrored, which should agree worse. If it agrees better, "
-    "an image was probably stored mirrored. Of a symmetric head, the images cannot tell.",
+    "an image was probably stored mirrored. If it agrees about as well, the images do not tell left from right, as in a "
+    "symmetric head: trust the headers, or look for a marker.",
     "optimization": "A transform from elsewhere does not tell how it was computed.",
     "affine": "Largest factor by which the affine part stretches a length, and largest angle by which it shears. In two scans "
     "of one subject, the factor is near 1 and the angle near 0.",
+    "one subject": "Between two scans of one head, the affine part hardly changes angles. Between two people it does, and "
+    "where voxel sizes or the tilt of a gantry are wrong. Not checked for images of two subjects (intersubject=always).",
     "folding": "Folding maps several points to the same place, which tissue does not do. It should be 0.",
     "volume change": "The Jacobian determinant is the factor by which a small volume changes: 1 is unchanged, 0.5 halved, 2 "
     "doubled.",
