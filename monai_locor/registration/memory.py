@@ -184,9 +184,8 @@ def _entering(shape: RunShape, config: RegistrationConfig, stage: Stage) -> floa
     largest, masked = max(math.prod(part.shape) for part in shape.parts), any(shape.masked)
     work = DERIVATIVE_FLOATS if _image_channels(shape, config)[1] > shape.channels else SMOOTHING_FLOATS
     again = 0
-    if (
-        masked and config.intersubject == "auto" and has_logarithm(config)
-    ):  # the coarse stages may be repeated without masks, from other images
+    # the coarse stages may be repeated without masks, from other images
+    if masked and config.intersubject == "auto" and has_logarithm(config):
         again = shape.channels * sum(math.prod(part.shape) for part in shape.parts)
     return _levels(shape, config, stage)[0] + largest * shape.channels * (work + MASKED_FLOATS * masked) + again
 

@@ -191,6 +191,8 @@ def _refined(normal: np.ndarray, places: np.ndarray, areas: np.ndarray, spacing:
         heights, facing = places @ normal, areas @ normal
         depth = max(float(np.abs(normal) @ spacing), COARSE_DEPTH * extent / 2**halvings)
         near = (heights >= heights.max() - depth) & (facing > 0)
+        if not near.any():  # the content reaches the end of the grid in this direction
+            break
         weights = facing[near] / facing[near].sum()
         away = places[near] - weights @ places[near]
         vector = np.linalg.eigh((away * weights[:, None]).T @ away)[1][:, 0]

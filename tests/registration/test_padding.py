@@ -120,6 +120,18 @@ class TestLeaves:
             padded_voxels(image(values, grid), grid)  # no error
         assert padded_voxels(image(torch.zeros(shape), grid), grid) is None
 
+    @pytest.mark.parametrize("shape", [(12, 10, 8), (14, 12)])
+    def test_any_content(self, shape):
+        """Random regions, also at the ends of the grid: no error."""
+        grid = grid_of(shape, (1.0, 2.0, 1.5)[: len(shape)])
+        generator = torch.Generator().manual_seed(0)
+        for share in (0.02, 0.3, 0.6, 0.9):
+            for _ in range(20):
+                values = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < share)
+                values[tuple(slice(0, int(k)) for k in torch.randint(1, 8, (len(shape),), generator=generator))] = 0
+                found = padded_voxels(image(values, grid), grid)
+                assert found is None or found.shape == (1, *shape)
+
     def test_little_of_it(self):
         grid = grid_of((80, 20, 20), (1.0, 1.0, 1.0))
         values = 2 + torch.from_numpy(anatomy(grid.points())).float()
