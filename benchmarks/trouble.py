@@ -9,8 +9,9 @@
 
 Run N has kind N modulo the number of kinds (`_trouble_pairs.py`) and the random numbers of seed N: a pair of aligned images,
 averaged to 4 mm, the fixed one deformed at random, then changed. It is registered and judged. A result is right if its mean
-error is at most 2 mm, and wrong from 4 mm on or if the pair has no true answer. Thresholds may be chosen on the even rounds
-of the kinds; the odd ones are for reporting.
+error is at most 2 mm, and wrong from 4 mm on or if the pair has no true answer. The lines hold the measures, and statuses are
+computed anew from the present thresholds. Thresholds may be chosen on the even rounds of the kinds; the odd ones are for
+reporting.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from _runs import commit_of
 from _trouble_pairs import GIVEN, KINDS, Pair, troubled, wrong_map
 from _trouble_tables import by_kind, confusion
 from loss import machine
-from verdict import Case, verdict_of
+from verdict import Case, rejudged, verdict_of
 
 from monai_locor import RegistrationResult, register
 from monai_locor.errors import InputError
@@ -79,9 +80,10 @@ def run(folder: Path, number: int) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records so far; a line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The records so far, with the statuses of the present thresholds; a line that was cut off is left out."""
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = [json.loads(text) for text in texts if text.endswith("}")]
+    return [rejudged(line, line["transform"] not in GIVEN) if line.get("measures") else line for line in lines]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,6 +39,7 @@ from monai_locor.metrics import jacobian_statistics
 from monai_locor.metrics.jacobian import unmirrored
 from monai_locor.quality import Outcome, Thresholds, Verdict, judge_outcome
 from monai_locor.quality.reasons import RANK, ShiftLengths, reasons_of
+from monai_locor.quality.rivals import Rival
 from monai_locor.quality.samples import NUM_SAMPLES, every_nth
 
 SHIFTS_MM = (1.0, 2.0, 4.0, 8.0)
@@ -217,14 +218,30 @@ def _record(case: Case, name: str, errors: np.ndarray, verdict: Verdict) -> dict
     return {**found, "status": verdict.status, "checks": checks, "measures": verdict.measures}
 
 
-def rejudged(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with the status of the present thresholds; its measures are kept."""
+def rejudged(line: Mapping[str, Any], registered: bool = False) -> dict[str, Any]:
+    """A record with the status of the present thresholds; its measures are kept.
+
+    Args:
+        line: record of a transform in 3-D.
+        registered: whether it is the result of a registration.
+    """
     known = {name: value for name, value in line["measures"].items() if value is not None}
     measures = defaultdict(lambda: math.nan, known)  # older lines lack measures that were added since
-    unknown: Any = SimpleNamespace(
-        affine=np.eye(4), start=np.eye(4), initial=None, history=None, similarity="", transform="deformable", rivals=()
+    leads = {mirrored: known.get(f"{name}_lead") for name, mirrored in (("rival", False), ("mirror", True))}
+    assumed: Any = SimpleNamespace(
+        affine=np.eye(4),
+        start=np.eye(4),
+        initial=np.eye(4) if registered else None,
+        history=[] if registered else None,
+        similarity="",
+        transform="deformable",
+        rivals=tuple(Rival("another", mirrored, lead) for mirrored, lead in leads.items() if lead is not None),
+        fixed_grid=Grid((1, 1, 1), np.eye(4)),
+        two_subjects=False,
     )
-    checks = {r.check: r.status for r in reasons_of(measures, Thresholds(), ShiftLengths(1, 2, 3, 4), unknown)}
+    found = {r.check: r.status for r in reasons_of(measures, Thresholds(), ShiftLengths(1, 2, 3, 4), assumed)}
+    other = {check: status for check, status in line["checks"].items() if check in ("warning", "finished")}
+    checks = {**found, **other}
     return {**line, "status": max(["PASS", *checks.values()], key=RANK.index), "checks": checks}
 
 

@@ -118,6 +118,18 @@ def test_lines_that_were_cut_off_are_left_out(script, tmp_path):
     assert [found["run"] for found in script.trouble.read_lines(path)] == [0]
 
 
+def test_statuses_are_those_of_the_present_thresholds(script, tmp_path):
+    """From the measures; checks that are not of measures stay."""
+    path = tmp_path / "lines.jsonl"
+    measures = {"mirror_lead": 5.0, "rival_lead": -8.0, "shear_degrees": 1.0, "stretch": 1.0, "affine_determinant": 1.0}
+    counts = {"valid_voxels": 10**5, "support_blocks": 30, "overlap": 0.9, "folding_percent": 0.0, "skipped_steps": 0.0}
+    record = {**line(0, "unchanged", 1.0, "PASS"), "measures": {**measures, **counts}, "checks": {"warning": "WARN"}}
+    path.write_text(json.dumps(record))
+    (found,) = script.trouble.read_lines(path)
+    assert found["status"] == "FAIL"
+    assert (found["checks"]["mirror image"], found["checks"]["warning"], found["checks"]["overlap"]) == ("FAIL", "WARN", "PASS")
+
+
 @pytest.mark.slow
 def test_a_run_is_recorded_and_not_repeated(script, data, tmp_path, monkeypatch, capsys):
     kinds = ("itself", "folded field")
@@ -127,6 +139,7 @@ def test_a_run_is_recorded_and_not_repeated(script, data, tmp_path, monkeypatch,
     script.trouble.main([str(data), "--lines", str(path), "--runs", "2"])
     found = [json.loads(text) for text in path.read_text().splitlines()]
     assert [f["transform"] for f in found] == [*kinds] and found[0]["error_mm"] < 1 and found[1]["checks"]["folding"] == "FAIL"
+    assert [f["status"] for f in script.trouble.read_lines(path)] == [f["status"] for f in found]  # computed anew
     before = path.read_bytes()
     script.trouble.main([str(data), "--lines", str(path), "--runs", "2"])
     assert path.read_bytes() == before and "folded field" in capsys.readouterr().out
