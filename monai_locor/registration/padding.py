@@ -53,15 +53,19 @@ def without_padding(image: torch.Tensor, valid: torch.Tensor | None, grid: Grid)
 
 
 def padded_voxels(image: torch.Tensor, grid: Grid) -> torch.Tensor | None:
-    """Return the voxels that are padding in any channel, ``(1, *spatial)`` bool; None if there are none.
+    """Return the voxels that are padding in every channel, ``(1, *spatial)`` bool; None if there are none.
 
     Args:
         image: intensities, ``(C, *spatial)``.
         grid: its grid.
     """
-    channels = (_padding(channel, grid) for channel in plain(image).detach())
-    found = [mask for mask in channels if mask is not None]
-    return torch.stack(found).any(0)[None] if found else None
+    padding: torch.Tensor | None = None
+    for channel in plain(image).detach():
+        found = _padding(channel, grid)
+        if found is None:
+            return None
+        padding = found if padding is None else padding & found
+    return None if padding is None or not bool(padding.any()) else padding[None]
 
 
 def _padding(values: torch.Tensor, grid: Grid) -> torch.Tensor | None:

@@ -86,12 +86,14 @@ class TestFinds:
         found = padded_voxels(image(values.permute(axes).flip(dims), grid), grid)[0]
         assert float((found ^ expected.permute(axes).flip(dims)).float().mean()) < 0.01
 
-    def test_any_channel(self):
+    def test_every_channel(self):
+        """Where one channel shows something, the image counts."""
         values, _ = cut(rough_body(FINE), FINE, (1, 0, 0), above=4.0)
         other, _ = cut(rough_body(FINE), FINE, (0, 1, 0), above=4.0)
         alone = [padded_voxels(image(x, FINE), FINE) for x in (values, other)]
         both = padded_voxels(image(torch.stack([values, other]), FINE), FINE)
-        assert torch.equal(both, alone[0] | alone[1])
+        assert torch.equal(both, alone[0] & alone[1])
+        assert padded_voxels(image(torch.stack([values, rough_body(FINE)]), FINE), FINE) is None
 
 
 class TestLeaves:
