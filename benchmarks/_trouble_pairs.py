@@ -21,6 +21,7 @@ from _cavity import cut
 from monai.data.meta_tensor import MetaTensor
 from scipy.ndimage import binary_fill_holes, binary_opening, gaussian_filter, map_coordinates
 
+from monai_locor import RegistrationResult
 from monai_locor.data.synthetic import random_diffeomorphism
 from monai_locor.geometry import Grid, affine_about, apply_affine
 
@@ -85,7 +86,7 @@ def draw_pair(folder: Path, rng: np.random.Generator) -> Pair:
     values = source[0].numpy()
     seen = map_coordinates(values, index, order=1, cval=float(values.min()))
     mask = map_coordinates(_body(values).astype(np.float32), index, order=1) > 0.5
-    return Pair(_like(source, seen), image(folder, GROUPS[group][moving]), truth, mask, f"{group} {fixed}-{moving}")
+    return Pair(like(source, seen), image(folder, GROUPS[group][moving]), truth, mask, f"{group} {fixed}-{moving}")
 
 
 def _random_map(grid: Grid, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +100,14 @@ def _body(values: np.ndarray) -> np.ndarray:
     return binary_fill_holes(binary_opening(gaussian_filter(values, 0.5) - low > 0.1 * (np.quantile(values, 0.98) - low)))
 
 
-def _like(source: MetaTensor, values: np.ndarray) -> MetaTensor:
+def mapped(result: RegistrationResult, grid: Grid) -> np.ndarray:
+    """Mapped positions of the voxels of the fixed grid, ``(*grid, 3)``, mm."""
+    points = grid.points()
+    return np.asarray(result.transform_points(points.reshape(-1, 3))).reshape(points.shape)
+
+
+def like(source: MetaTensor, values: np.ndarray) -> MetaTensor:
+    """An image with these voxels on the grid of another one."""
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None], affine=source.affine.clone())
 
 
@@ -185,7 +193,7 @@ def missing_half(pair: Pair, rng: np.random.Generator) -> Pair:
     half = [slice(None)] * 3
     half[axis] = slice(0, values.shape[axis] // 2) if rng.random() < 0.5 else slice(values.shape[axis] // 2, None)
     values[tuple(half)] = values.min()
-    return replace(pair, moving=_like(pair.moving, values))
+    return replace(pair, moving=like(pair.moving, values))
 
 
 def noise(pair: Pair, rng: np.random.Generator) -> Pair:
@@ -197,7 +205,7 @@ def noise(pair: Pair, rng: np.random.Generator) -> Pair:
 
 def _with_noise(part: MetaTensor, level: float, rng: np.random.Generator) -> MetaTensor:
     values = part[0].numpy()
-    return _like(part, values + level * (np.quantile(values, 0.99) - values.min()) * rng.normal(size=values.shape))
+    return like(part, values + level * (np.quantile(values, 0.99) - values.min()) * rng.normal(size=values.shape))
 
 
 def bias(pair: Pair, rng: np.random.Generator) -> Pair:
@@ -207,7 +215,7 @@ def bias(pair: Pair, rng: np.random.Generator) -> Pair:
     for part in (pair.fixed, pair.moving):
         values = part[0].numpy()
         drawn = gaussian_filter(rng.normal(size=values.shape), np.array(values.shape) / 6, mode="nearest")
-        parts.append(_like(part, values.min() + (values - values.min()) * np.exp(gain * drawn / drawn.std())))
+        parts.append(like(part, values.min() + (values - values.min()) * np.exp(gain * drawn / drawn.std())))
     return replace(pair, fixed=parts[0], moving=parts[1], changes={"gain": gain})
 
 
@@ -215,14 +223,14 @@ def contrast(pair: Pair, rng: np.random.Generator) -> Pair:
     """The moving intensities inverted inside the head."""
     values = pair.moving[0].numpy()
     low, high = values.min(), np.quantile(values, 0.99)
-    return replace(pair, moving=_like(pair.moving, np.where(_body(values), low + np.maximum(high - values, 0), low)))
+    return replace(pair, moving=like(pair.moving, np.where(_body(values), low + np.maximum(high - values, 0), low)))
 
 
 def _with_cavity(pair: Pair, rng: np.random.Generator, kind: str) -> Pair:
     values, ml = pair.moving[0].numpy(), float(rng.uniform(20, 60))
     spacing = np.asarray(Grid.of(pair.moving).spacing, dtype=float)
     made = cut(values, _body(values), spacing, ml, kind, "T1" in pair.name.split("-")[1], rng)
-    return replace(pair, moving=_like(pair.moving, made.image), changes={"ml": ml})
+    return replace(pair, moving=like(pair.moving, made.image), changes={"ml": ml})
 
 
 def metal(pair: Pair, rng: np.random.Generator) -> Pair:
@@ -251,7 +259,7 @@ def itself(pair: Pair, rng: np.random.Generator) -> Pair:
 def noise_only(pair: Pair, rng: np.random.Generator) -> Pair:
     """A moving image of smooth noise."""
     drawn = gaussian_filter(rng.normal(size=pair.moving.shape[1:]), float(rng.uniform(0, 3)))
-    return replace(pair, moving=_like(pair.moving, drawn), truth=None)
+    return replace(pair, moving=like(pair.moving, drawn), truth=None)
 
 
 def unchanged(pair: Pair, rng: np.random.Generator) -> Pair:

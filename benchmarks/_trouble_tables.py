@@ -57,8 +57,7 @@ def by_kind(lines: Sequence[Line]) -> str:
         mine = [line for line in lines if line["transform"] == kind]
         wrong, right = ([line for line in mine if truth_of(line) == t] for t in ("wrong", "right"))
         failed = [line for line in wrong if line["status"] == "FAIL"]
-        named = sum(_names(line) for line in failed if kind in CAUSES)
-        causes = f"{named} of {len(failed)}" if kind in CAUSES and failed else ""
+        causes = f"{sum(map(_names, failed))} of {len(failed)}" if kind in CAUSES and failed else ""
         cells = [" / ".join(str(count(part, s)) for s in STATUSES) if part else "" for part in (wrong, right)]
         errors = [line["error_mm"] for line in mine if np.isfinite(line["error_mm"])]
         rows.append([kind, str(len(mine)), f"{np.median(errors):.1f}" if errors else "", *cells, causes])

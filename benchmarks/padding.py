@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _tables import markdown
-from _trouble_pairs import Pair, draw_pair
+from _trouble_pairs import Pair, draw_pair, like, mapped
 from loss import machine
 
 from monai_locor import register
@@ -34,17 +34,16 @@ WORDS = ("auto", "never")
 HEAD = ["pair", "cut", "cut, %", "found, %", "whole image", *(f"padding {word}" for word in WORDS)]
 
 
-def padded(pair: Pair, rng: np.random.Generator) -> tuple[str, Pair, np.ndarray, np.ndarray]:
-    """What was cut, the pair with a padded moving image, its padding ``(*moving)``, and the voxels of the fixed image where the
-    error is measured, ``(*fixed)``.
-    """
+def padded(pair: Pair, rng: np.random.Generator) -> tuple[str, Pair, np.ndarray]:
+    """The kind of cut; the pair with a padded moving image, its mask where the rest is seen; and the padding, ``(*moving)``."""
     grid, normal = Grid.of(pair.moving), rng.normal(size=3)
     normal /= np.linalg.norm(normal)
     center, reach = grid.center, float(np.abs(normal) @ grid.extent)
     kind = str(rng.choice(["half", "slab"]))
-    size = 0.5 if kind == "half" else float(rng.uniform(*SLAB))
-    low = -np.inf if kind == "half" else -size / 2 * reach
-    high = 0.0 if kind == "half" else size / 2 * reach
+    low, high = -np.inf, 0.0
+    if kind == "slab":
+        high = float(rng.uniform(*SLAB)) / 2 * reach
+        low = -high
 
     def inside(points: np.ndarray) -> np.ndarray:
         height = (points - center) @ normal
@@ -52,31 +51,26 @@ def padded(pair: Pair, rng: np.random.Generator) -> tuple[str, Pair, np.ndarray,
 
     values = pair.moving[0].numpy()
     share = np.clip(inside(grid.points()) + 0.5, 0, 1)  # a voxel at the edge is interpolated
-    cut = (share * values + (1 - share) * values.min()).astype(np.float32)
-    moving = pair.moving.clone()
-    moving[0] = torch.from_numpy(cut)
+    moving = like(pair.moving, share * values + (1 - share) * values.min())
     assert pair.truth is not None
-    seen = pair.mask & (inside(pair.truth) > 0)
-    return kind, replace(pair, moving=moving, mask=seen), share == 0, seen
+    return kind, replace(pair, moving=moving, mask=pair.mask & (inside(pair.truth) > 0)), share == 0
 
 
 def error_of(pair: Pair, preset: str, padding: str) -> float:
     """The mean error of a registration in the mask of the pair, mm."""
     settings = {"preset": preset, "padding": padding}
     result = register(pair.fixed, pair.moving, preset=settings, device="cpu", progress=False)
-    points = Grid.of(pair.fixed).points()
-    ends = result.transform_points(points.reshape(-1, 3)).reshape(points.shape)
-    return float(pair.error(np.asarray(ends)).mean())
+    return float(pair.error(mapped(result, Grid.of(pair.fixed))).mean())
 
 
 def row(folder: Path, number: int, preset: str) -> list[str]:
     """The cells of a case."""
     rng = np.random.default_rng(SEED + number)
     whole = draw_pair(folder, rng)
-    kind, cut, padding, seen = padded(whole, rng)
+    kind, cut, padding = padded(whole, rng)
     found = padded_voxels(cut.moving, Grid.of(cut.moving))
     shares = 100 * padding.mean(), 0.0 if found is None else 100 * float(found.float().mean())
-    errors = [error_of(replace(whole, mask=seen), preset, "auto"), *(error_of(cut, preset, word) for word in WORDS)]
+    errors = [error_of(replace(whole, mask=cut.mask), preset, "auto"), *(error_of(cut, preset, word) for word in WORDS)]
     return [whole.name, kind, *(f"{x:.0f}" for x in shares), *(f"{x:.2f}" for x in errors)]
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from _runs import commit_of
-from _trouble_pairs import GIVEN, KINDS, Pair, troubled, wrong_map
+from _trouble_pairs import GIVEN, KINDS, Pair, mapped, troubled, wrong_map
 from _trouble_tables import by_kind, confusion
 from loss import machine
 from verdict import Case, rejudged, verdict_of
@@ -41,7 +41,7 @@ PRESET = "fast"
 
 
 def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, Verdict, dict[str, Any]]:
-    """Mapped positions of the fixed voxels, ``(*fixed, 3)`` mm, the verdict on them, and what else the registration says."""
+    """Mapped positions of the fixed voxels, ``(*fixed, 3)`` mm, the verdict on them, and other findings of the registration."""
     grid = Grid.of(pair.fixed)
     if kind in GIVEN:
         assert pair.truth is not None
@@ -50,12 +50,11 @@ def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarr
         return ends, verdict_of(case, ends, pair.moving), {}
     result = register(pair.fixed, pair.moving, preset=PRESET, initial=pair.start, device="cpu", progress=False)
     assert result.verdict is not None
-    ends = result.transform_points(grid.points().reshape(-1, 3)).reshape(*grid.shape, 3)
-    return np.asarray(ends), result.verdict, _said(result)
+    return mapped(result, grid), result.verdict, _recorded(result)
 
 
-def _said(result: RegistrationResult) -> dict[str, Any]:
-    """Whether the pair was taken for two people, by what share, and the error that is expected."""
+def _recorded(result: RegistrationResult) -> dict[str, Any]:
+    """Whether the pair was taken for one of two subjects, by what share, and the error that is expected."""
     assert result.error_mm is not None
     share = None if result.unexplained is None else round(result.unexplained, 4)
     return {"intersubject": result.intersubject, "unexplained": share, "expected_mm": result.error_mm.summary()}
@@ -68,7 +67,7 @@ def run(folder: Path, number: int) -> dict[str, Any]:
     record: dict[str, Any] = {"run": number, "transform": kind, "case": pair.name, "changes": dict(pair.changes)}
     begin = time.process_time()
     try:
-        ends, verdict, said = result_of(pair, kind, rng)
+        ends, verdict, recorded = result_of(pair, kind, rng)
     except InputError as refusal:
         return {**record, "error_mm": np.inf, "status": "FAIL", "checks": {"refused": "FAIL"}, "refusal": str(refusal)}
     errors = pair.error(ends)
@@ -76,7 +75,7 @@ def run(folder: Path, number: int) -> dict[str, Any]:
     measures = {name: round(v, 4) if isinstance(v, float) else v for name, v in verdict.measures.items()}
     found = {"error_mm": round(float(errors.mean()), 3), "error_p95_mm": round(float(np.percentile(errors, 95)), 3)}
     seconds = round(time.process_time() - begin, 1)
-    return {**record, **found, **said, "status": verdict.status, "checks": checks, "measures": measures, "seconds": seconds}
+    return {**record, **found, **recorded, "status": verdict.status, "checks": checks, "measures": measures, "seconds": seconds}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

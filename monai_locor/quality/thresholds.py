@@ -58,7 +58,7 @@ class Thresholds:
         stretch: factor by which the affine changes a length, relative to the start. Good results: up to 1.13.
         shear_degrees: change of a right angle by the affine. Good results: up to 14.
         one_subject_shear: the same in 3-D, unless the pair is known to be of two subjects. Two scans of one head, 4 mm voxels
-            and a random deformation of 2 mm: up to 3.3; two people: 4 to 9 (``benchmarks/results/trouble.md``).
+            and a random deformation of 2 mm: up to 3.3; of two subjects: 4 to 9 (``benchmarks/results/trouble.md``).
         turn_degrees: angle by which the affine turns the image, relative to the start. Headers are usually right; left and
             right may be exchanged in an image that is mirrored front-back and turned.
         rival_lead: standard errors by which another orientation agrees better than the affine. Good results: -10 to -3; of

@@ -25,7 +25,17 @@ from ..tensors import plain
 from .pairing import pair_count
 from .start.prepare import PreparedImage
 
-__all__ = ["ChannelLosses", "compared_parts", "first_image", "foreign", "paired", "parts_of", "read_channels", "single"]
+__all__ = [
+    "ChannelLosses",
+    "compared_parts",
+    "first_image",
+    "foreign",
+    "name_of",
+    "paired",
+    "parts_of",
+    "read_channels",
+    "single",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +46,11 @@ def first_image(source: ImageSource) -> ImageSource:
     """Return the first or only image of a side, used for the verdict, figures and warped images."""
     several = images_of_channels(source)
     return source if several is None else several[0]
+
+
+def name_of(role: str, image: MetaTensor) -> str:
+    """Return the role of an image and its file, if it has one, for messages."""
+    return f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
 
 
 def read_channels(source: ImageSource, role: str, max_pixels: int = MAX_PIXELS) -> tuple[MetaTensor, torch.Tensor | None]:
@@ -70,7 +85,7 @@ def read_channels(source: ImageSource, role: str, max_pixels: int = MAX_PIXELS) 
 
 def _on_grid(image: MetaTensor, valid: torch.Tensor | None, grid: Grid, role: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Resample another image of a side to the grid of the first; return it with the mask of its valid voxels."""
-    own, name = Grid.of(image), f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
+    own, name = Grid.of(image), name_of(role, image)
     if own.dims != grid.dims:
         raise InputError(f"{name}: has shape {own.shape}, the first {role} image {grid.shape}; both must be 2-D or both 3-D")
     if same_grid(own, grid):

@@ -19,7 +19,7 @@ from .channels import compared_parts
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 
-__all__ = ["MAX_UNEXPLAINED_SHARE", "has_logarithm", "median_unexplained_share", "use_form"]
+__all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "has_logarithm", "median_unexplained_share", "use_form"]
 
 MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance for which the logarithm is better
 MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
@@ -28,6 +28,11 @@ MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less 
 def has_logarithm(config: RegistrationConfig) -> bool:
     """Whether the measure is the default one in its logarithmic form, which can be replaced by the robust one."""
     return config.similarity == "locor" and config.form == "log"
+
+
+def checks_correspondence(config: RegistrationConfig) -> bool:
+    """Whether the residuals decide on the form."""
+    return config.intersubject == "auto" and has_logarithm(config)
 
 
 @torch.no_grad()

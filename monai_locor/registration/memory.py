@@ -21,7 +21,7 @@ from ..losses.streaming import SLAB_BUDGET_MB
 from ..quality.error_features import sample_grid
 from ..quality.samples import NUM_SAMPLES, every_nth
 from .config import RegistrationConfig
-from .correspondence import has_logarithm
+from .correspondence import checks_correspondence
 from .pyramid import level_grid
 from .resampling import slab_samples
 from .schedule import Stage
@@ -184,8 +184,7 @@ def _entering(shape: RunShape, config: RegistrationConfig, stage: Stage) -> floa
     largest, masked = max(math.prod(part.shape) for part in shape.parts), any(shape.masked)
     work = DERIVATIVE_FLOATS if _image_channels(shape, config)[1] > shape.channels else SMOOTHING_FLOATS
     again = 0
-    # the coarse stages may be repeated without masks, from other images
-    if masked and config.intersubject == "auto" and has_logarithm(config):
+    if masked and checks_correspondence(config):  # the coarse stages may be repeated without masks, from other images
         again = shape.channels * sum(math.prod(part.shape) for part in shape.parts)
     return _levels(shape, config, stage)[0] + largest * shape.channels * (work + MASKED_FLOATS * masked) + again
 

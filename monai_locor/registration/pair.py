@@ -21,7 +21,7 @@ from ..io.masks import mask_on_grid
 from ..run_log import doubt
 from ..tensors import plain
 from .background import has_noisy_background
-from .channels import paired, read_channels
+from .channels import name_of, paired, read_channels
 from .config import RegistrationConfig
 from .padding import without_padding
 from .start.given import Initial, given_start
@@ -85,10 +85,9 @@ def load_pair(
         if masks[role] is None and config.padding == "auto":
             images[role] = image, _counted(role, image, valid, grids[role])
         if masks[role] is None and has_noisy_background(image):
-            name = f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
             logger.warning(
                 "%s: its background is noise as strong as the image, as in MP2RAGE; a mask of the head helps (--%s-mask)",
-                *(name, role),
+                *(name_of(role, image), role),
             )
     prepared = {
         role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
@@ -119,9 +118,8 @@ def _counted(role: str, image: MetaTensor, valid: torch.Tensor | None, grid: Gri
     """Return the mask of the valid voxels that are no padding, and log if there is any."""
     counts = without_padding(image, valid, grid)
     if counts is not None and counts is not valid:
-        name = f"{role} image {image.meta.get('filename_or_obj', '')}".rstrip()
         text = "%s: a part of its grid is padding beyond a plane; %.0f %% of the voxels count (padding=never counts all)"
-        logger.warning(text, name, 100 * float(counts.float().mean()))
+        logger.warning(text, name_of(role, image), 100 * float(counts.float().mean()))
     return counts
 
 
@@ -138,7 +136,7 @@ def check_grids(images: Mapping[str, MetaTensor]) -> dict[str, Grid]:
     if grids["fixed"].dims != grids["moving"].dims:
         shapes = " and ".join(f"{role} image {grid.shape}" for role, grid in grids.items())
         raise InputError(f"{shapes}: both must be 2-D or both 3-D.")
-    names = {role: f"{role} image {image.meta['filename_or_obj']}".rstrip() for role, image in images.items()}
+    names = {role: name_of(role, image) for role, image in images.items()}
     check_planes(grids["fixed"], grids["moving"], (names["fixed"], names["moving"]))
     for role, grid in grids.items():
         name = names[role]

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..losses.compare import takes_mask
 from ..precision import optimized
 from .channels import single
-from .correspondence import MAX_UNEXPLAINED_SHARE, has_logarithm, median_unexplained_share, use_form
+from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, has_logarithm, median_unexplained_share, use_form
 from .engine import RegistrationEngine
 from .guides import GUIDE_NAMES
 from .missing import estimate_missing
@@ -171,8 +171,10 @@ class Run:
         """Whether to use the robust form: for pairs that are known to be of two subjects, or whose residuals after the coarse
         stages are large, which is logged.
         """
-        if self.config.intersubject != "auto" or not has_logarithm(self.config):
-            return self.config.intersubject == "always" and has_logarithm(self.config)
+        if self.config.intersubject == "always":
+            return has_logarithm(self.config)
+        if not checks_correspondence(self.config):
+            return False
         share = median_unexplained_share(self.engine)
         if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # residuals inside a mask are larger for any pair
             share = min(share, (yield from self._share_without_masks()))

@@ -27,7 +27,7 @@ CHECKS = {
     "optimization": "A transform from elsewhere does not tell how it was computed.",
     "affine": "Largest factor by which the affine part stretches a length, and largest angle by which it shears. In two scans "
     "of one subject, the factor is near 1 and the angle near 0.",
-    "one subject": "Between two scans of one head, the affine part hardly changes angles. Between two people it does, and "
+    "one subject": "Between two scans of one head, the affine part hardly changes angles. Between two subjects it does, and "
     "where voxel sizes or the tilt of a gantry are wrong. Not checked for images of two subjects (intersubject=always).",
     "folding": "Folding maps several points to the same place, which tissue does not do. It should be 0.",
     "volume change": "The Jacobian determinant is the factor by which a small volume changes: 1 is unchanged, 0.5 halved, 2 "
