@@ -90,9 +90,7 @@ def landmark_error(forward: np.ndarray, affine: np.ndarray, fixed: np.ndarray, m
 
     The median counts, as in the ANHIR challenge: two readers may differ by ten times their median on single landmarks.
     """
-    where = _index(fixed, affine).T
-    shift = np.stack([map_coordinates(forward[..., k], where, order=1, mode="nearest") for k in range(forward.shape[-1])], -1)
-    error = np.linalg.norm(fixed + shift - moving, axis=-1)
+    error = np.linalg.norm(fixed + field_at(forward, affine, fixed) - moving, axis=-1)
     return {
         "landmarks": len(error),
         "landmark_before_mm": float(np.median(np.linalg.norm(fixed - moving, axis=-1))),
@@ -141,15 +139,59 @@ def inverse_error(
 
     Over the mask voxels that the forward transform maps into the moving grid.
     """
-    index = _index(_world(np.argwhere(mask), fixed_affine) + forward[mask], moving_affine)
+    points = _world(np.argwhere(mask), fixed_affine) + forward[mask]
     dims = inverse.shape[-1]
-    inside = ((index >= -SLACK) & (index <= np.array(inverse.shape[:-1]) - 1 + SLACK)).all(-1)
+    inside = inside_grid(points, inverse.shape[:-1], moving_affine)
     if not inside.any():
         return {}
-    where = index[inside].T
-    back = np.stack([map_coordinates(inverse[..., k], where, order=1, mode="nearest") for k in range(dims)], -1)
+    back = field_at(inverse, moving_affine, points[inside])
     error = (forward[mask][inside] + back) @ np.linalg.inv(fixed_affine[:dims, :dims]).T
     return {"inverse_p95_vox": float(np.percentile(np.linalg.norm(error, axis=-1), 95)), "inverse_voxels": int(inside.sum())}
+
+
+def recovery(case: Path, result: Path, undisturbed: Path, original: Path) -> dict[str, float]:
+    """How well a known deformation is recovered, whether or not the images without it are aligned.
+
+    The fixed image of the case is another one, the original, seen through the true map d. If a method maps a point y of the
+    original to u(y) in the moving image, it should map x to u(d(x)) here. The difference of both is the error, in the mask and
+    where d(x) lies in the grid of the original.
+
+    Args:
+        case: folder of the case.
+        result: folder with the forward field of the case.
+        undisturbed: folder with the forward field from the original to the same moving image.
+        original: file of the original, on whose grid that field lies.
+
+    Returns:
+        `recovered_mm` and `recovered_p95_mm`, and `offset_mm`, the mean distance between u(d(x)) and d(x).
+
+    Raises:
+        ValueError, OSError: see :func:`score`; also when nothing of the mask lies in the grid of the original.
+    """
+    image, source = nib.load(case / "fixed.nii.gz"), nib.load(original)
+    mask = _volume(nib.load(case / "mask.nii.gz")) > 0
+    start = _world(np.argwhere(mask), image.affine)
+    true = start + read_field(case / "truth.nii.gz", image)[mask]
+    inside = inside_grid(true, source.shape[:3], source.affine)
+    if not inside.any():
+        raise ValueError(f"{case.name}: the truth maps nothing of the mask into the original")
+    offset = field_at(read_field(undisturbed / FORWARD, source), source.affine, true[inside])
+    ends = (start + read_field(result / FORWARD, image)[mask])[inside]
+    error = np.linalg.norm(ends - true[inside] - offset, axis=-1)
+    found = {"recovered_mm": error.mean(), "recovered_p95_mm": np.percentile(error, 95)}
+    return {name: float(x) for name, x in (found | {"offset_mm": np.linalg.norm(offset, axis=-1).mean()}).items()}
+
+
+def field_at(field: np.ndarray, affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Vectors of a field ``(*grid, D)`` at points ``(N, D)``, RAS mm; linear between voxels, constant outside."""
+    where = _index(points, affine).T
+    return np.stack([map_coordinates(field[..., k], where, order=1, mode="nearest") for k in range(field.shape[-1])], -1)
+
+
+def inside_grid(points: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Whether points ``(N, D)``, RAS mm, lie between the voxels of a grid, ``(N,)`` bool."""
+    index = _index(points, affine)
+    return ((index >= -SLACK) & (index <= np.array(shape) - 1 + SLACK)).all(-1)
 
 
 def _world(index: np.ndarray, affine: np.ndarray) -> np.ndarray:

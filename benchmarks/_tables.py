@@ -61,10 +61,10 @@ def medians(runs: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> li
     return rows
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]], columns: Columns = COLUMNS) -> str:
     """Markdown of the rows of `medians`."""
-    head = ["case", "tool", "preset", "seeds", *(heading for heading, _, _ in COLUMNS)]
-    return markdown(head, ([*_name(row), *cells(row, COLUMNS)] for row in rows))
+    head = ["case", "tool", "preset", "seeds", *(heading for heading, _, _ in columns)]
+    return markdown(head, ([*_name(row), *cells(row, columns)] for row in rows))
 
 
 def _name(row: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ class Job:
         return Path(self.preset).stem
 
     @property
+    def key(self) -> dict[str, Any]:
+        """What distinguishes it from other runs in a record."""
+        return {"case": self.case.name, "tool": self.tool, "preset": self.label, "seed": self.seed}
+
+    @property
     def folder(self) -> str:
         """Folder for its result."""
         name = self.tool.replace(":", "-")
@@ -68,7 +73,7 @@ class Job:
 
 def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run and score one registration; a failure is described in `problem`."""
-    run = {"case": job.case.name, "tool": job.tool, "preset": job.label, "seed": job.seed, "problem": ""}
+    run = job.key | {"problem": ""}
     out.mkdir(parents=True, exist_ok=True)
     for name in (FORWARD, INVERSE, COST):  # of an earlier run must not be scored
         (out / name).unlink(missing_ok=True)
@@ -153,9 +158,9 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Command line; `cases` become folders."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def command_line(about: str) -> argparse.ArgumentParser:
+    """What to run with what."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("folder", type=Path, help="folder of cases, each a folder with fixed.nii.gz and moving.nii.gz")
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names of cases, by default all")
     parser.add_argument(
@@ -172,9 +177,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="keeps the results: DIR/CASE/PRESET or TOOL/SEED")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all numbers")
     parser.add_argument("--resume", action="store_true", help="resume from the runs in the file of --json")
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line; `cases` become folders."""
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path, metavar="FILE", help="plot of time against error, and one over all cases")
     options = parser.parse_args(arguments)
-    _check(parser, options)
+    if options.plot and not importlib.util.find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib")
+    check(parser, options)
     return options
 
 
@@ -182,7 +195,7 @@ def _all_tools() -> list[str]:
     return [*TOOLS, *_peers.PEERS]
 
 
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Check the options before hours of registrations; fill in tools, their interpreters and the folders of cases."""
     groups = {"all": _all_tools(), "measures": list(TOOLS)}
     options.tools = list(dict.fromkeys(tool for name in options.tools for tool in groups.get(name, [name])))
@@ -195,8 +208,6 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         options.pythons = _pythons(options.python)
     except ValueError as error:
         parser.error(str(error))
-    if options.plot and not importlib.util.find_spec("matplotlib"):
-        parser.error("--plot needs matplotlib")
     find_cases(parser, options)
     labels = [Job(Path(), preset, 0).label for preset in options.presets]
     if len(set(labels)) < len(labels) or len(set(options.seeds)) < len(options.seeds):
@@ -241,8 +252,7 @@ def compare(record: Record, options: argparse.Namespace) -> dict[str, Any]:
 def report(record: Record, options: argparse.Namespace) -> None:
     """Print the tables and draw the pictures."""
     content = record.content
-    versions = dict.fromkeys(run["version"] for run in record.runs if "version" in run)
-    print(", ".join([*(f"{name} {value}" for name, value in content["machine"].items()), *versions]) + "\n")
+    print(versions_of(record) + "\n")
     print(table(medians(record.runs)))
     found = compare(record, options)
     shown = [m for m in _compare.MEASURES if m.key in found["rows"]]
@@ -254,21 +264,32 @@ def report(record: Record, options: argparse.Namespace) -> None:
         _plot_groups.groups(middle, options.plot.with_stem(options.plot.stem + "-cases"))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    options = parse(arguments)
+def record_of(options: argparse.Namespace, summary: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Record:
+    """The runs of the file of `--json`, or new ones; ends with a message if that file cannot be continued."""
     told = {f"preset {job.label}": _text(Path(job.preset)) for job in (Job(Path(), p, 0) for p in options.presets)}
     told |= {"threads": options.threads, "device": options.device}
     head = {"machine": about(options), "settings": told, "nothing": {}}
     try:
-        record = Record(options.json, head, options.resume, lambda content: {"rows": medians(content["runs"])})
+        return Record(options.json, head, options.resume, summary)
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+def versions_of(record: Record) -> str:
+    """Machine and versions of the tools."""
+    versions = dict.fromkeys(run["version"] for run in record.runs if "version" in run)
+    return ", ".join([*(f"{name} {value}" for name, value in record.content["machine"].items()), *versions])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    options = parse(arguments)
+    record = record_of(options, lambda content: {"rows": medians(content["runs"])})
     with tempfile.TemporaryDirectory() as temporary:
         for job in jobs(options):
             if job.case.name not in record.content["nothing"]:
                 record.content["nothing"][job.case.name] = nothing(job.case)
-            if not record.has(case=job.case.name, tool=job.tool, preset=job.label, seed=job.seed):
+            if not record.has(**job.key):
                 run = attempt(job, (options.output or Path(temporary)) / job.folder, options)
                 record.add(run)
                 print(table(medians([run])).splitlines()[-1], file=sys.stderr)
