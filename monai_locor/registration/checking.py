@@ -28,7 +28,7 @@ from ..run_log import collecting
 from .channels import first_image
 from .config import RegistrationConfig
 from .described import described_image, described_inputs
-from .judging import error_of, judge
+from .judging import compared_images, error_of, verdict_of
 from .manifest import INPUT_IMAGES, RunManifest
 from .pair import check_grids
 from .result import RegistrationResult
@@ -96,8 +96,9 @@ def check(
             doubts=tuple(dict.fromkeys((*result.doubts, *log.doubts))),
             warnings=tuple(dict.fromkeys((*result.warnings, *log.warnings))),
         )
-        verdict = judge(result, fixed, moving, thresholds, **masks)
-        error = result.error_mm or error_of(result, fixed, moving, **masks)
+        images = compared_images(result, fixed, moving, **masks)
+        verdict = verdict_of(result, images, thresholds)
+        error = result.error_mm or error_of(result, images)
     seconds = result.seconds if result.registered else time.perf_counter() - began
     return dataclasses.replace(result, verdict=verdict, error_mm=error, seconds=seconds)
 

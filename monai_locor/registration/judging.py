@@ -6,23 +6,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..errors import InputError
-from ..geometry import or_identity
+from ..geometry import Grid, or_identity
 from ..io import ImageSource, read_image
-from ..io.masks import mask_on_grid
 from ..quality import ErrorMap, Outcome, Thresholds, Verdict, estimate_error, judge_outcome
 from .channels import first_image
+from .config import RegistrationConfig
 from .padding import without_padding
 from .result import RegistrationResult
 from .start.prepare import prepare
 from .start.rivals import RivalStarts
+from .weights import voxel_weight
 
-__all__ = ["error_of", "judge", "outcome_of"]
+__all__ = ["ComparedImages", "compared_images", "error_of", "judge", "outcome_of", "verdict_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedImages:
+    """The images that a result is judged by.
+
+    Attributes:
+        fixed, moving: intensities, ``(1, *spatial)`` on their own grids.
+        fixed_weight, moving_weight: weights of the voxels, likewise; None if all count.
+    """
+
+    fixed: torch.Tensor
+    fixed_weight: torch.Tensor | None
+    moving: torch.Tensor
+    moving_weight: torch.Tensor | None
 
 
 def judge(
@@ -49,38 +65,42 @@ def judge(
     Raises:
         InputError: if the images do not belong to the result.
     """
-    first, second = _read("fixed", fixed, fixed_mask, result), _read("moving", moving, moving_mask, result)
+    return verdict_of(result, compared_images(result, fixed, moving, fixed_mask, moving_mask), thresholds)
+
+
+def compared_images(
+    result: RegistrationResult,
+    fixed: ImageSource,
+    moving: ImageSource,
+    fixed_mask: ImageSource | None = None,
+    moving_mask: ImageSource | None = None,
+) -> ComparedImages:
+    """Read the images that a result is judged by; arguments and errors as for :func:`judge`."""
+    return ComparedImages(
+        *_read("fixed", fixed, fixed_mask, result.fixed_grid, result.config),
+        *_read("moving", moving, moving_mask, result.moving_grid, result.config),
+    )
+
+
+def verdict_of(
+    result: RegistrationResult, images: ComparedImages, thresholds: Thresholds | Mapping[str, Any] | None = None
+) -> Verdict:
+    """:func:`judge` with images that were read before."""
     outcome = outcome_of(result)
     if result.registered:
         rivals = () if result.verdict is None else result.verdict.rivals
     else:
-        one, other = (prepare(*image, result.config.quantile, image[0].device) for image in (first, second))
-        rivals = RivalStarts(one, other, outcome.start).compared(result.affine)
-    outcome = replace(outcome, rivals=rivals)
-    weights = {"fixed_weight": first[1], "moving_weight": second[1]}
-    return judge_outcome(outcome, first[0], second[0], thresholds, **weights)
+        pairs = (images.fixed, images.fixed_weight), (images.moving, images.moving_weight)
+        fixed, moving = (prepare(image, weight, result.config.quantile, image.device) for image, weight in pairs)
+        rivals = RivalStarts(fixed, moving, outcome.start).compared(result.affine)
+    weights = {"fixed_weight": images.fixed_weight, "moving_weight": images.moving_weight}
+    return judge_outcome(replace(outcome, rivals=rivals), images.fixed, images.moving, thresholds, **weights)
 
 
-def error_of(
-    result: RegistrationResult,
-    fixed: ImageSource,
-    moving: ImageSource,
-    *,
-    fixed_mask: ImageSource | None = None,
-    moving_mask: ImageSource | None = None,
-) -> ErrorMap:
-    """Estimate the error of a result at every fixed voxel, see :func:`monai_locor.quality.estimate_error`.
-
-    Args:
-        result: registration result.
-        fixed, moving, fixed_mask, moving_mask: as for :func:`judge`.
-
-    Raises:
-        InputError: if the images do not belong to the result.
-    """
-    first, second = _read("fixed", fixed, fixed_mask, result), _read("moving", moving, moving_mask, result)
-    images = first[0], result.fixed_grid, second[0], result.moving_grid
-    return estimate_error(*images, result.forward_mm, first[1], second[1])
+def error_of(result: RegistrationResult, images: ComparedImages) -> ErrorMap:
+    """Estimate the error of a result at every fixed voxel, see :func:`monai_locor.quality.estimate_error`."""
+    pair = images.fixed, result.fixed_grid, images.moving, result.moving_grid
+    return estimate_error(*pair, result.forward_mm, images.fixed_weight, images.moving_weight)
 
 
 def outcome_of(result: RegistrationResult) -> Outcome:
@@ -104,17 +124,13 @@ def outcome_of(result: RegistrationResult) -> Outcome:
 
 
 def _read(
-    role: str, image: ImageSource, mask: ImageSource | None, result: RegistrationResult
+    role: str, image: ImageSource, mask: ImageSource | None, grid: Grid, config: RegistrationConfig
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Read an image and the weights of its voxels, each ``(1, *grid)``."""
-    grid = result.fixed_grid if role == "fixed" else result.moving_grid
-    values, valid = read_image(first_image(image), role, max_pixels=result.config.max_pixels)
+    values, valid = read_image(first_image(image), role, max_pixels=config.max_pixels)
     shape = tuple(values.shape[1:])
     if shape != grid.shape:
         raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
-    if mask is None:
-        if result.config.padding == "auto":
-            valid = without_padding(values, valid, grid)
-        return values, None if valid is None else valid.float()
-    weight = mask_on_grid(mask, role, grid)
-    return values, weight if valid is None else weight * valid.to(weight)
+    if mask is None and config.padding == "auto":
+        valid = without_padding(values, valid, grid)
+    return values, voxel_weight(role, mask, valid, grid)

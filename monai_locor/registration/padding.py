@@ -11,6 +11,7 @@ ends in curved surfaces and a field of view in planes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ def _beyond_planes(content: torch.Tensor, spacing: np.ndarray) -> torch.Tensor:
     axes = [
         torch.arange(n, dtype=torch.float32, device=content.device) * h for n, h in zip(content.shape, spacing, strict=True)
     ]
-    for normal in _plane_normals(cells.cpu().numpy(), size):
+    for normal in _plane_normals(_Surface.of(cells.cpu().numpy(), size)):
         height = torch.zeros((), dtype=torch.float32, device=content.device)
         for axis, weight in zip(axes, normal.tolist(), strict=True):
             height = height[..., None] + weight * axis
@@ -110,67 +111,85 @@ def _blocks(content: torch.Tensor, strides: list[int]) -> torch.Tensor:
     return pool(content[None, None].float(), strides, strides, ceil_mode=True)[0, 0] > 0
 
 
-def _plane_normals(content: np.ndarray, spacing: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the outward unit normals of the planes at which the content ends within the grid, mm.
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """The faces between the content of an image and the rest.
 
-    Args:
-        content: ``(*spatial)`` bool.
-        spacing: of the voxels, mm.
+    Attributes:
+        places: centers of the faces, ``(N, D)``, mm.
+        areas: their areas, as outward vectors, ``(N, D)``, mm^2.
+        ends: areas of the content at both ends of the grid along each axis, likewise, ``(2 D, D)``.
+        spacing: of the voxels, ``(D,)``, mm.
     """
-    places, areas, ends = _faces(content, spacing)
+
+    places: np.ndarray
+    areas: np.ndarray
+    ends: np.ndarray
+    spacing: np.ndarray
+
+    @classmethod
+    def of(cls, content: np.ndarray, spacing: np.ndarray) -> _Surface:
+        """The surface of the content, ``(*spatial)`` bool."""
+        places, areas, ends = [], [], []
+        for axis, outward in enumerate(np.diag(np.prod(spacing) / spacing)):
+            moved = np.moveaxis(content, axis, 0)
+            for sign, edge in ((1, moved[:-1] & ~moved[1:]), (-1, ~moved[:-1] & moved[1:])):
+                index = np.argwhere(np.moveaxis(edge, 0, axis)) + 0.5 * (np.arange(content.ndim) == axis)
+                places.append(index * spacing)
+                areas.append(np.broadcast_to(sign * outward, index.shape))
+                ends.append(sign * outward * moved[-1 if sign > 0 else 0].sum())
+        return cls(np.concatenate(places), np.concatenate(areas), np.stack(ends), spacing)
+
+    def thinned(self) -> _Surface:
+        """At most ``MAX_FACES`` of the faces, with as large an area together."""
+        part = slice(None, None, max(1, -(-len(self.places) // MAX_FACES)))
+        places = self.places[part]
+        share = len(self.places) / max(len(places), 1)
+        return replace(self, places=places, areas=share * self.areas[part])
+
+    def silhouette(self, normals: np.ndarray) -> np.ndarray:
+        """Area of the content seen along directions ``([M,] D)``, if it is convex."""
+        seen = [np.clip(normals @ part.T, 0, None).sum(-1) for part in (self.areas, self.ends)]
+        return np.maximum(seen[0] + seen[1], 1e-12)
+
+    def voxel_depth(self, normals: np.ndarray) -> np.ndarray:
+        """Extent of a voxel along directions ``([M,] D)``, mm."""
+        return np.abs(normals) @ self.spacing
+
+    def tolerance(self, normals: np.ndarray, share: float) -> np.ndarray:
+        """A share of the longest side of the content, at least a voxel, mm."""
+        return np.maximum(self.voxel_depth(normals), share * np.ptp(self.places, axis=0).max())
+
+
+def _plane_normals(surface: _Surface) -> Iterator[np.ndarray]:
+    """Yield the outward unit normals of the planes at which the content ends within the grid, mm."""
     found: list[np.ndarray] = []
-    for start in _candidates(places, areas, ends, spacing):
+    for start in _candidates(surface.thinned()):
         if any(start @ normal > SAME_PLANE for normal in found):
             continue
-        normal = _refined(start, places, areas, spacing)
-        if _is_flat(normal, places, areas, ends, spacing) and not any(normal @ n > SAME_PLANE for n in found):
+        normal = _refined(start, surface)
+        if _is_flat(normal, surface) and not any(normal @ n > SAME_PLANE for n in found):
             found.append(normal)
             yield normal
 
 
-def _is_flat(normal: np.ndarray, places: np.ndarray, areas: np.ndarray, ends: np.ndarray, spacing: np.ndarray) -> bool:
+def _is_flat(normal: np.ndarray, surface: _Surface) -> bool:
     """Return whether the content ends in a plane in a direction."""
-    below, facing = (places @ normal).max() - places @ normal, np.clip(areas @ normal, 0, None)
-    depth, dims = float(np.abs(normal) @ spacing), len(spacing)
+    heights, facing = surface.places @ normal, np.clip(surface.areas @ normal, 0, None)
+    below, depth, dims = heights.max() - heights, float(surface.voxel_depth(normal)), len(normal)
     one, three = (float(facing[below <= factor * depth].sum()) for factor in (1, 3))
-    return one > MIN_FLAT_SHARE[dims] * float(_silhouette(normal, areas, ends)) and three < MAX_GROWTH[dims] * one
+    return one > MIN_FLAT_SHARE[dims] * float(surface.silhouette(normal)) and three < MAX_GROWTH[dims] * one
 
 
-def _faces(content: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the faces between the content and the rest.
-
-    Returns:
-        their centers ``(N, D)``, mm; their areas, as outward vectors ``(N, D)``; and those of the content at both ends of
-        the grid, ``(2 D, D)``.
-    """
-    places, areas, ends = [], [], []
-    for axis, outward in enumerate(np.diag(np.prod(spacing) / spacing)):
-        moved = np.moveaxis(content, axis, 0)
-        for sign, edge in ((1, moved[:-1] & ~moved[1:]), (-1, ~moved[:-1] & moved[1:])):
-            index = np.argwhere(np.moveaxis(edge, 0, axis)) + 0.5 * (np.arange(content.ndim) == axis)
-            places.append(index * spacing)
-            areas.append(np.broadcast_to(sign * outward, index.shape))
-            ends.append(sign * outward * moved[-1 if sign > 0 else 0].sum())
-    return np.concatenate(places), np.concatenate(areas), np.stack(ends)
-
-
-def _silhouette(normals: np.ndarray, areas: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Area of the content seen along directions ``([M,] D)``, if it is convex."""
-    seen = [np.clip(normals @ part.T, 0, None).sum(-1) for part in (areas, ends)]
-    return np.maximum(seen[0] + seen[1], 1e-12)
-
-
-def _candidates(places: np.ndarray, areas: np.ndarray, ends: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _candidates(surface: _Surface) -> np.ndarray:
     """Return directions in which much of the content ends at about the same height, best first, ``(M, D)``."""
-    if not len(places):
-        return np.zeros((0, len(spacing)))
-    part = slice(None, None, -(-len(places) // MAX_FACES))
-    places, areas, share = places[part], areas[part], len(places) / len(places[part])
-    normals = _directions(len(spacing))
-    heights, facing = normals @ places.T, share * np.clip(normals @ areas.T, 0, None)
-    depth = np.maximum(np.abs(normals) @ spacing, COARSE_DEPTH * np.ptp(places, axis=0).max())
+    if not len(surface.places):
+        return np.zeros((0, len(surface.spacing)))
+    normals = _directions(len(surface.spacing))
+    heights, facing = normals @ surface.places.T, np.clip(normals @ surface.areas.T, 0, None)
+    depth = surface.tolerance(normals, COARSE_DEPTH)
     high = (facing * (heights >= heights.max(1, keepdims=True) - depth[:, None])).sum(1)
-    flat = high / _silhouette(normals, share * areas, ends)
+    flat = high / surface.silhouette(normals)
     best = np.argsort(-flat, kind="stable")[:CANDIDATES]
     return normals[best[flat[best] > MIN_COARSE_SHARE]]
 
@@ -188,17 +207,15 @@ def _on_circle(angles: np.ndarray) -> np.ndarray:
     return np.stack((np.cos(angles), np.sin(angles)), -1)
 
 
-def _refined(normal: np.ndarray, places: np.ndarray, areas: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _refined(normal: np.ndarray, surface: _Surface) -> np.ndarray:
     """Return the normal of the plane through the highest faces along a direction, by least squares."""
-    extent = np.ptp(places, axis=0).max()
     for halvings in range(5):
-        heights, facing = places @ normal, areas @ normal
-        depth = max(float(np.abs(normal) @ spacing), COARSE_DEPTH * extent / 2**halvings)
-        near = (heights >= heights.max() - depth) & (facing > 0)
+        heights, facing = surface.places @ normal, surface.areas @ normal
+        near = (heights >= heights.max() - surface.tolerance(normal, COARSE_DEPTH / 2**halvings)) & (facing > 0)
         if not near.any():  # the content reaches the end of the grid in this direction
             break
         weights = facing[near] / facing[near].sum()
-        away = places[near] - weights @ places[near]
+        away = surface.places[near] - weights @ surface.places[near]
         vector = np.linalg.eigh((away * weights[:, None]).T @ away)[1][:, 0]
         normal = vector * np.copysign(1.0, vector @ normal)
     return normal

@@ -17,7 +17,6 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError
 from ..geometry import Grid, check_planes, from_voxels, reorder
 from ..io import ImageSource
-from ..io.masks import mask_on_grid
 from ..run_log import doubt
 from ..tensors import plain
 from .background import has_noisy_background
@@ -27,6 +26,7 @@ from .padding import without_padding
 from .start.given import Initial, given_start
 from .start.initial import check_kind, check_overlap
 from .start.prepare import PreparedImage, prepare
+from .weights import voxel_weight
 
 __all__ = ["Pair", "check_grids", "load_pair", "select_device"]
 
@@ -90,7 +90,7 @@ def load_pair(
                 *(name_of(role, image), role),
             )
     prepared = {
-        role: prepare(image, _weight(role, masks[role], valid, grids[role]), config.quantile, target)
+        role: prepare(image, voxel_weight(role, masks[role], valid, grids[role]), config.quantile, target)
         for role, (image, valid) in images.items()
     }
     prepared["fixed"], prepared["moving"] = paired(prepared["fixed"], prepared["moving"])
@@ -159,17 +159,6 @@ def select_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!s} cannot be used here ({str(error).splitlines()[0]}); try cpu.") from error
     return torch.device(device)
-
-
-def _weight(role: str, mask: ImageSource | None, valid: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    """Return the voxel weights from a mask on any grid and the finite voxels of the image."""
-    if mask is None:
-        return None if valid is None else valid.float()
-    weight = mask_on_grid(mask, role, grid)
-    weight = weight if valid is None else weight * valid.to(weight.device)
-    if float(weight.sum()) == 0:
-        raise InputError(f"{role} mask: holds only voxels where its image is NaN or infinite; give one that covers the rest")
-    return weight
 
 
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:
