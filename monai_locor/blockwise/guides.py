@@ -33,13 +33,13 @@ from ..registration import RegistrationResult
 from ..registration.label_surfaces import DistanceMaps, LabelSurfaces
 from ..registration.labels import Labels
 from ..registration.landmarks import Landmarks
+from ..roles import ROLES
 from .checks import FIELDS
 from .images import BlockImage, block_means
 from .tiling import grown
 
 __all__ = ["BlockGuides", "field_means", "fine_landmarks"]
 
-ROLES = ("fixed", "moving")
 MAPS = tuple(field.name for field in dataclasses.fields(DistanceMaps))
 
 

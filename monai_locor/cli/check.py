@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..roles import ROLES
 from .arguments import add_channels, add_masks, add_thresholds, check_inputs, thresholds_of, with_images
 from .console import console_of, write_json
 from .inputs import check_transforms
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "check", "run"]
 
-ROLES = ("fixed", "moving")
 
 TEXT = f"""\
 Judge a transform from any tool without registering: the verdict of register (PASS, WARN or FAIL, with reasons), and its

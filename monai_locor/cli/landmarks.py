@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .inputs import check_file, check_image
 
 if TYPE_CHECKING:
     from ..geometry import Grid
 
 __all__ = ["add_landmarks", "read_landmarks", "with_landmark_options"]
-
-_ROLES = ("fixed", "moving")
 
 
 def add_landmarks(group: argparse._ActionsContainer) -> None:
@@ -84,7 +83,7 @@ def with_landmark_options(args: argparse.Namespace, arguments: Mapping[str, Any]
         given = getattr(args, name)
         if given is not None:
             for paths in given if name == "surfaces" else [given]:
-                for role, path in zip(_ROLES, paths, strict=True):
+                for role, path in zip(ROLES, paths, strict=True):
                     check(path, f"{role} {name}")
             out[name] = [tuple(paths) for paths in given] if name == "surfaces" else tuple(given)
         weight, option = getattr(args, f"{name[:-1]}_weight"), f"--{name[:-1]}-weight"
@@ -109,6 +108,6 @@ def read_landmarks(paths: tuple[str, str], pixels_of: tuple[Grid, Grid]) -> tupl
 
     fixed, moving = (
         read_points(path, what=f"{role} landmarks", pixels_of=grid)
-        for path, role, grid in zip(paths, _ROLES, pixels_of, strict=True)
+        for path, role, grid in zip(paths, ROLES, pixels_of, strict=True)
     )
     return fixed, moving

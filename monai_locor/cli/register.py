@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .arguments import (
     add_channels,
     add_masks,
@@ -64,7 +65,6 @@ monai-locor register --fixed t1.nii.gz t2.nii.gz --moving flair.nii.gz ct.nii.gz
 monai-locor register --from out/run.json -o again"""
 
 STATE_FOLDER = "state"  # in the output folder, with --resume
-_ROLES = ("fixed", "moving")
 CARRIED = {"image": "image", "labels": "label map", "points": "list of points"}
 
 
@@ -268,7 +268,7 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     several = any(len(images_of(arguments[role])) > 1 for role in ("fixed", "moving"))
     outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"], several)}
     check_inputs(arguments)
-    flat = all(_is_flat_picture(images_of(arguments[role])[0]) for role in _ROLES)
+    flat = all(_is_flat_picture(images_of(arguments[role])[0]) for role in ROLES)
     pictures = _take_pictures(outputs, arguments) if flat else []
     wanted = [
         (role, kind, path) for role in ("moving", "fixed") for kind in CARRIED for path in getattr(args, f"{role}_{kind}")
@@ -341,7 +341,7 @@ def _finish(
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
     carried = _carry(loaded, result, plan)
     written["run"] = [_manifest(result, plan.folder / "run.json", carried)]  # last, so its presence means a complete run
-    labels = {f"{s}_labels": [c.content for c, role, _ in loaded if c.kind == "labels" and role == s] for s in _ROLES}
+    labels = {f"{s}_labels": [c.content for c, role, _ in loaded if c.kind == "labels" and role == s] for s in ROLES}
     dice = label_dice(result, labels)
     values = {**result_values(result), **({"dice": dice} if dice else {})}
     for line in [*result_lines(values, result.verdict), *dice_lines(dice)]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .console import console_of
 from .inputs import check_image
 from .output_files import check_outputs
@@ -21,7 +22,6 @@ __all__ = ["add_parser", "check", "run"]
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("fixed", "moving")
 
 TEXT = """\
 Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict.

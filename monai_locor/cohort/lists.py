@@ -14,6 +14,7 @@ from typing import Any
 
 from ..data.datalist import PAIR_SECTIONS, checked_path, load_datalist, refuse, section_of, stem
 from ..errors import InputError
+from ..roles import ROLES
 from .bids import bids_pairs
 from .pairs import FILE_KEYS, CohortPair
 
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 LEARN2REG_SECTIONS = ("registration_val", "training_paired_images", "registration_test")  # the first one present is used
 DELIMITERS = (",", ";", "\t")
-IMAGE_ROLES = ("fixed", "moving")
 
 
 def read_pairs(
@@ -69,7 +69,7 @@ def read_pairs(
 
 def _csv_pairs(path: Path) -> list[CohortPair]:
     name = f"pairs {path}"
-    numbered, columns = csv_rows(path, name, IMAGE_ROLES)
+    numbered, columns = csv_rows(path, name, ROLES)
     _refuse_unknown(columns, name)
     return _pairs_of(numbered, path.parent, name)
 
@@ -130,7 +130,7 @@ def _json_pairs(path: Path, section: str | None) -> list[CohortPair]:
         if not isinstance(item, Mapping):
             raise InputError(f"{source}: {where} is {item!r}, not an object with fixed and moving; write one")
         _refuse_unknown([str(key) for key in item], f"{source}: {where}")
-        own = {f"{role}_mask": masks.get(str(item.get(role))) for role in IMAGE_ROLES}
+        own = {f"{role}_mask": masks.get(str(item.get(role))) for role in ROLES}
         numbered.append((where, {**own, **item, "id": item.get("id") or item.get("name")}))
     return _pairs_of(numbered, base, source)
 
@@ -145,7 +145,7 @@ def _learn2reg_masks(content: Any) -> dict[str, str]:
 
 def _refuse_unknown(names: Sequence[str], source: str) -> None:
     """Refuse names such as ``fixed_maks``, which are probably misspelled."""
-    unknown = [name for name in names if name.startswith(IMAGE_ROLES) and name not in FILE_KEYS]
+    unknown = [name for name in names if name.startswith(ROLES) and name not in FILE_KEYS]
     if unknown:
         raise InputError(f"{source}: unknown {', '.join(unknown)}; known are {', '.join(FILE_KEYS)}")
 
@@ -154,10 +154,10 @@ def _pairs_of(rows: Sequence[tuple[str, Mapping[str, Any]]], base: Path, source:
     """Pairs with absolute paths; each row comes with its place for messages."""
     pairs, faults, derived = [], [], False
     for where, row in rows:
-        faults += [f"{where} has no {role}" for role in IMAGE_ROLES if not row.get(role)]
+        faults += [f"{where} has no {role}" for role in ROLES if not row.get(role)]
         files = {key: _absolute(row[key], base, f"{where}: {key}") for key in FILE_KEYS if row.get(key)}
         derived = derived or not row.get("id")
-        if all(role in files for role in IMAGE_ROLES):
+        if all(role in files for role in ROLES):
             name = str(row.get("id") or f"{stem(files['moving'])}_to_{stem(files['fixed'])}").strip()
             pairs.append(CohortPair(name, **files))
     refuse(faults, source, "complete the list")

@@ -21,6 +21,7 @@ from ..io import ImageSource
 from ..io.images import read_labels
 from ..io.masks import placed_like
 from ..quality.labels import label_overlap
+from ..roles import ROLES
 from ..tensors import plain
 from .label_surfaces import LabelSurfaces, surface_faces
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 #: what ``register(labels=...)`` accepts: two label maps and, optionally, a mapping of weights
 LabelSource: TypeAlias = Sequence[Any]
-ROLES = ("fixed", "moving")
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,13 @@ from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, apply_affine, inside
 from ..geometry.triangles import points_on, sorted_triangles
 from ..io.meshes import SurfaceMesh, read_mesh
+from ..roles import ROLES
 from .surface_maps import SurfaceMap
 
 __all__ = ["SurfaceSource", "Surfaces", "surface_pairs"]
 
 #: what ``register(surfaces=...)`` accepts
 SurfaceSource: TypeAlias = Sequence[Any]
-ROLES = ("fixed", "moving")
 SOURCES = (str, os.PathLike, SurfaceMesh)
 
 MAX_NODES = 2**19  # of the maps of all surfaces of an image, 8 MiB
