@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..io.paths import FORWARD, INVERSE
 from ..registration.manifest import RunManifest, well_formed
+from ..roles import ROLES
 from .dataset import DerivativeDataset, metadata_of
 from .files import DIGEST, XFM_ENDINGS, DerivedFile, copied, digest_of, transform_writer
 from .names import BidsImage, PairNames, bids_image
@@ -92,7 +93,7 @@ class DerivedPair:
             raise InputError(f"results {folder}: the registration was interrupted; repeat it")
         self._digest = f"sha256:{hashlib.sha256(self._manifest.path.read_bytes()).hexdigest()}"
         with well_formed(self._manifest.path):
-            images = {role: self._input(role) for role in ("fixed", "moving")}
+            images = {role: self._input(role) for role in ROLES}
             self.names = PairNames(images["fixed"][0], images["moving"][0])
             self._inputs = {role: [dataset.uri(image) for image in each] for role, each in images.items()}
             self._uris = {role: uris[0] for role, uris in self._inputs.items()}

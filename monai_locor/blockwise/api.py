@@ -30,6 +30,7 @@ from ..registration.judging import judge
 from ..registration.labels import Labels, LabelSource, check_labels
 from ..registration.landmarks import Landmarks, LandmarkSource
 from ..registration.restriction import check_axes
+from ..roles import ROLES
 from ..run_log import collecting
 from .checks import STATE_FOLDER, check_folder, check_settings
 from .coarse import CoarseImage, coarse_factor, coarse_image, factors_of, register_coarse, tile_settings, whole_volumes
@@ -210,7 +211,7 @@ class _Coarse:
 
     def register(self, **arguments: Any) -> RegistrationResult:
         """Average the images and register them; arguments of :func:`monai_locor.register`."""
-        self.means = [coarse_image(self.images[r], self.masks[r], self.factors[r]) for r in ("fixed", "moving")]
+        self.means = [coarse_image(self.images[r], self.masks[r], self.factors[r]) for r in ROLES]
         return register_coarse(self.means, self.config, **arguments)
 
     def judged(self, result: RegistrationResult, thresholds: Thresholds | Mapping[str, Any] | None) -> RegistrationResult:
@@ -247,7 +248,7 @@ class _Coarse:
         step = max(2.0, min(last.spacing / 2, 2 * last.factor)) * unit  # as the engine
         axes, flips = grid.canonical_order()
         volumes = whole_volumes(result, self.means, config, step, factor)
-        fixed, moving = (self._side(role, means) for role, means in zip(("fixed", "moving"), self.means, strict=True))
+        fixed, moving = (self._side(role, means) for role, means in zip(ROLES, self.means, strict=True))
         tiling = tiling_of(grid.reordered(axes, flips), block, config, guides)
         return Plan(fixed, moving, config, result.affine, volumes.share, volumes.compared, tiling, step, seed)
 

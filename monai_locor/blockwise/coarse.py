@@ -25,6 +25,7 @@ from ..registration.api import register
 from ..registration.schedule import scaled_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import prepare
+from ..roles import ROLES
 from .images import BlockImage, block_means
 from .tile import Volumes, volumes_of
 from .velocity import CoarseVelocity
@@ -157,7 +158,7 @@ def whole_volumes(
     from ..io.masks import mask_on_grid
 
     prepared = []
-    for role, each in zip(("fixed", "moving"), images, strict=True):
+    for role, each in zip(ROLES, images, strict=True):
         values, weight = each.image.as_tensor(), None
         if each.mask is not None:
             weight = mask_on_grid(each.mask, role, Grid.of(each.image))

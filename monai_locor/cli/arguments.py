@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .inputs import check_file, check_image
 from .parser import whole_number
 from .settings import read_object, settings_of
@@ -41,13 +42,13 @@ __all__ = [
 
 def add_masks(parser: argparse._ActionsContainer) -> None:
     """``--fixed-mask`` and ``--moving-mask``."""
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         parser.add_argument(f"--{role}-mask", metavar="IMAGE", help=f"mask of the {role} image, on any grid")
 
 
 def add_channels(parser: argparse._ActionsContainer) -> None:
     """``--fixed-channel`` and ``--moving-channel``."""
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         text = f"channel or frame of the {role} image, counted from 0"
         parser.add_argument(f"--{role}-channel", type=whole_number(0), metavar="N", help=text)
 
@@ -95,7 +96,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments given by options, except the settings and the initial transform."""
     names = ("fixed_mask", "moving_mask", "initial_basis", "seed", "channel_weights")
     out: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         path, channel = getattr(args, role), getattr(args, f"{role}_channel")
         if path is None and channel is not None:
             raise InputError(f"--{role}-channel {channel}: name the {role} image as well")
@@ -121,7 +122,7 @@ def check_inputs(arguments: Mapping[str, Any]) -> None:
             check_image(image, f"{name} image" if name in ("fixed", "moving") else name.replace("_", " "))
     from ..registration.pairing import checked_weights, pair_count
 
-    count = pair_count(*(len(images_of(arguments.get(role))) for role in ("fixed", "moving")))
+    count = pair_count(*(len(images_of(arguments.get(role))) for role in ROLES))
     checked_weights(arguments.get("channel_weights"), count)
     basis = arguments.get("initial_basis")
     if basis is not None and count > 1:
@@ -148,7 +149,7 @@ def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from ..registration import RegistrationConfig
 
     out = dict(arguments)
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         channel = out.pop(f"{role}_channel", None)
         most = out["preset"].max_pixels if "preset" in out else RegistrationConfig().max_pixels  # check has no settings
         read = [_image(role, image, channel, most) if isinstance(image, str) else image for image in images_of(out[role])]
@@ -177,7 +178,7 @@ def name_images(args: argparse.Namespace) -> None:
     Raises:
         InputError: if an image is given both ways.
     """
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         alone, several = getattr(args, role), getattr(args, f"{role}_images")
         if alone is not None and several is not None:
             raise InputError(
@@ -229,7 +230,7 @@ def start_of(
         return None, dataclasses.replace(config, initialization=STARTS[how[0]])
     from ..io.grids import read_grid
 
-    fixed, moving = (read_grid(images_of(arguments[role])[0], f"{role} image") for role in ("fixed", "moving"))
+    fixed, moving = (read_grid(images_of(arguments[role])[0], f"{role} image") for role in ROLES)
     return load_transforms(how, fixed=fixed, moving=moving, formats=formats), config
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .arguments import check_basis, named_start, start_of, thresholds_of
 from .console import console_of
 from .inputs import check_device, check_transforms
@@ -36,7 +37,7 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("--surfaces", "surfaces", None),
     ("--surface-weight", "surface_weight", None),
     ("--surface-space", "surface_space", None),
-    *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ("fixed", "moving") for kind in ("image", "labels", "points")),
+    *((f"--{role}-{kind}", f"{role}_{kind}", []) for role in ROLES for kind in ("image", "labels", "points")),
 )
 MIN_BLOCK = 32  # voxels
 
@@ -113,7 +114,7 @@ def check_blocks(args: argparse.Namespace) -> None:
 def _check_images(args: argparse.Namespace) -> None:
     from ..blockwise import BlockImage
 
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         BlockImage(getattr(args, role), f"{role} image", getattr(args, f"{role}_channel"), quiet=True)
         mask = getattr(args, f"{role}_mask")
         if mask is not None:
@@ -165,8 +166,7 @@ def _landmarks(args: argparse.Namespace) -> Any:
     if paths is None or not args.pixels:
         return paths
     fixed, moving = (
-        BlockImage(getattr(args, role), f"{role} image", getattr(args, f"{role}_channel"), quiet=True).grid
-        for role in ("fixed", "moving")
+        BlockImage(getattr(args, role), f"{role} image", getattr(args, f"{role}_channel"), quiet=True).grid for role in ROLES
     )
     return read_landmarks(paths, (fixed, moving))
 

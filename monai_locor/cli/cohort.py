@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .arguments import add_thresholds
 from .console import Console, console_of
 from .derivatives import add_xfm, say_derivatives
@@ -73,7 +74,7 @@ def add_parser(commands: Any) -> None:
     add_thresholds(parser)
     lists = parser.add_argument_group("list of pairs")
     lists.add_argument("--section", metavar="NAME", help="name of the list in a JSON file (default: the first known one)")
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         text = f"{role} image of a BIDS folder: its suffix, with entities if necessary, as in acq-mprage_T1w"
         lists.add_argument(f"--{role}", metavar="NAME", help=text)
     bids = parser.add_argument_group("BIDS derivatives")

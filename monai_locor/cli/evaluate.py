@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .console import console_of
 from .inputs import check_file, check_image, check_transforms
 from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_transforms
@@ -70,9 +71,9 @@ def add_parser(commands: Any) -> None:
 def check(args: argparse.Namespace) -> None:
     """Check that the arguments are consistent and the files exist."""
     for name in ("", "_labels", "_points"):
-        pair = [getattr(args, f"{role}{name}") for role in ("fixed", "moving")]
+        pair = [getattr(args, f"{role}{name}") for role in ROLES]
         if any(pair) and not all(pair) and not (name == "" and pair[0]):
-            options = " and ".join(f"--{role}{name}".replace("_", "-") for role in ("fixed", "moving"))
+            options = " and ".join(f"--{role}{name}".replace("_", "-") for role in ROLES)
             raise InputError(f"{pair[0] or pair[1]}: {options} must be given together")
     if not (args.transforms or args.fixed_labels or args.fixed_points or args.moving):
         raise InputError("evaluate: nothing to evaluate; give a transform with -t, or label maps, landmarks or images")
@@ -80,7 +81,7 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--pixels: needs --fixed, --moving and landmarks; give these, or leave it out")
     _labels(args.labels)
     check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())], args.formats)
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         check_image(getattr(args, role), f"{role} image")
         check_image(getattr(args, f"{role}_labels"), f"{role} labels")
         check_file(getattr(args, f"{role}_points"), f"{role} points")

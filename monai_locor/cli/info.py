@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .carried import is_points
 from .console import console_of
 from .inputs import check_any, check_image, is_ants_prefix
@@ -193,7 +194,7 @@ def _run_lines(path: Path, found: dict[str, Any]) -> list[str]:
     if not content:
         return []
     inputs = content.get("inputs") or {}
-    names = [f"{role} {_name(inputs.get(role))}" for role in ("fixed", "moving") if inputs.get(role)]
+    names = [f"{role} {_name(inputs.get(role))}" for role in ROLES if inputs.get(role)]
     kind = "check of a transform between" if content.get("kind") == "check" else "registration of"
     lines = [f"{path}: a {kind} {', '.join(names) or 'images in memory'}, {content.get('seconds', '?')} s"]
     verdict = content.get("verdict")

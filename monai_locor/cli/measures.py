@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..roles import ROLES
 from .transforms import check_formats, load_transforms
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _overlap(args: argparse.Namespace, transform: SpatialTransform | None, label
     from .carried import load_carried
 
     fixed, moving = (load_carried(p, "labels", role) for p, role in _pair(args, "labels"))
-    images = {role: _grid(args, role) for role in ("fixed", "moving") if getattr(args, role) is not None}
+    images = {role: _grid(args, role) for role in ROLES if getattr(args, role) is not None}
     fixed, moving = (each.beside(images.get(role)) for each, role in ((fixed, "fixed"), (moving, "moving")))
     grid = Grid.of(fixed.content)
     truth = plain(fixed.content)
@@ -107,7 +108,7 @@ def _few(values: set[int]) -> str:
 
 
 def _pair(args: argparse.Namespace, what: str) -> list[tuple[Path, str]]:
-    return [(getattr(args, f"{role}_{what}"), role) for role in ("fixed", "moving")]
+    return [(getattr(args, f"{role}_{what}"), role) for role in ROLES]
 
 
 def _landmarks(
@@ -159,7 +160,7 @@ def _information(args: argparse.Namespace, transform: SpatialTransform | None) -
     from ..metrics import normalized_mutual_information
     from .jacobian import mask_on
 
-    fixed, moving = (read_image(getattr(args, role), role)[0] for role in ("fixed", "moving"))
+    fixed, moving = (read_image(getattr(args, role), role)[0] for role in ROLES)
     grids = Grid.of(fixed), Grid.of(moving)
     check_planes(*grids, (f"fixed image {args.fixed}", f"moving image {args.moving}"))
     fields = [None if through is None else through.displacement(grids[0]) for _, through in _each(transform)]

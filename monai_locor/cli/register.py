@@ -112,7 +112,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_images(group: argparse._ActionsContainer) -> None:
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         text = f"several {role} images instead of {role.upper()}, resampled to the first: registered jointly, pair by pair"
         group.add_argument(f"--{role}", dest=f"{role}_images", nargs="+", metavar="IMAGE", help=text)
     text = "weight of each pair of --fixed and --moving (default: equal)"
@@ -251,7 +251,7 @@ def _judged(result: RegistrationResult, arguments: Mapping[str, Any], limits: Th
     from ..registration.judging import judge
 
     masks = {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")}
-    fixed, moving = (images_of(arguments[role])[0] for role in ("fixed", "moving"))
+    fixed, moving = (images_of(arguments[role])[0] for role in ROLES)
     verdict = judge(result, fixed, moving, limits, **masks)
     return dataclasses.replace(result, verdict=verdict)
 
@@ -265,7 +265,7 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     folder: Path = args.output.expanduser()
     if folder.is_file():
         raise InputError(f"output folder {folder}: is a file; name a folder")
-    several = any(len(images_of(arguments[role])) > 1 for role in ("fixed", "moving"))
+    several = any(len(images_of(arguments[role])) > 1 for role in ROLES)
     outputs = {name: folder / OUTPUTS[name].name for name in chosen_outputs(args.outputs, arguments["preset"], several)}
     check_inputs(arguments)
     flat = all(_is_flat_picture(images_of(arguments[role])[0]) for role in ROLES)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..bids.names import name_parts
 from ..data.datalist import refuse
 from ..errors import InputError
+from ..roles import ROLES
 from .pairs import CohortPair
 
 __all__ = ["bids_pairs"]
@@ -59,7 +60,7 @@ def bids_pairs(root: Path, fixed: str | None, moving: str | None) -> list[Cohort
                 several = ", ".join(path.name for path in paths)
                 faults.append(f"{name}: {wanted[role].text} is {len(paths)} images ({several})")
         if all(found.values()):
-            pairs.append(CohortPair(name, *(str(found[role][0].absolute()) for role in ("fixed", "moving"))))
+            pairs.append(CohortPair(name, *(str(found[role][0].absolute()) for role in ROLES)))
         else:
             incomplete.append(name)
     refuse(faults, str(root), "add an entity to the name, as in run-1_T1w")

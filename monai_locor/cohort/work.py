@@ -17,6 +17,7 @@ from typing import Any
 from .._version import __version__
 from ..child_process import ChildError, ChildProcess, ChildTimeoutError
 from ..io.paths import write_json
+from ..roles import ROLES
 from .folder import RECORD_FORMAT, CohortFolder, signature
 from .pairs import CohortPair
 
@@ -68,7 +69,7 @@ class Job:
             words += [f"--{key.replace('_', '-')}", pair.files[key]] if key in pair.files else []
         for option, name in (("--landmarks", "landmarks"), ("--labels", "driving_labels")):
             if f"fixed_{name}" in pair.files:
-                words += [option, *(pair.files[f"{role}_{name}"] for role in ("fixed", "moving"))]
+                words += [option, *(pair.files[f"{role}_{name}"] for role in ROLES)]
         words += ["--initial", pair.initial] if pair.initial is not None else []
         words += ["--seed", str(self.request["seed"]), "--outputs", ",".join(self.request["outputs"])]
         words += [] if self.request["thresholds"] is None else ["--thresholds", str(folder.thresholds)]

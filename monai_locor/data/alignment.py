@@ -23,8 +23,8 @@ from ..geometry import Grid, apply_affine, reorder, warp
 from ..inferers.network_input import align, network_grid, network_image
 from ..io.masks import placed_like
 from ..registration import Pair, RegistrationConfig, load_pair, select_device
+from ..roles import ROLES
 from ..tensors import plain
-from .datalist import IMAGES
 
 __all__ = ["AlignPairD", "AlignPairDict", "AlignPaird", "PrepareBatchRegistration", "checked_spacing", "training_collate"]
 
@@ -82,7 +82,7 @@ class AlignPaird(MapTransform):
         spatial_size: Sequence[int] | int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(IMAGES)
+        super().__init__(ROLES)
         self.spacing = checked_spacing(spacing)
         self.config = RegistrationConfig.of(preset)
         if alignment not in ALIGNMENTS:
@@ -98,7 +98,7 @@ class AlignPaird(MapTransform):
             InputError: if it cannot be aligned.
         """
         d = dict(data)
-        masks = {f"{role}_mask": d.pop(f"{role}_mask", None) for role in IMAGES}
+        masks = {f"{role}_mask": d.pop(f"{role}_mask", None) for role in ROLES}
         try:
             pair = load_pair(d["fixed"], d["moving"], self.config, device=self.device, **masks)
             grid = network_grid(pair.fixed, self.spacing)
@@ -107,7 +107,7 @@ class AlignPaird(MapTransform):
             raise InputError(f"pair {d.get('name', '')}: {error}") from error
         with torch.enable_grad():  # an evaluator reads its batches without gradients
             affine = align(pair.fixed, pair.moving, self.config, self.alignment)
-        for role, matrix in zip(IMAGES, (np.eye(grid.dims + 1), affine)):
+        for role, matrix in zip(ROLES, (np.eye(grid.dims + 1), affine)):
             d.update(self._volumes(role, d, pair, matrix, grid, box))
             if d.get(f"{role}_landmarks") is not None:
                 d[f"{role}_landmarks"] = _landmarks(d[f"{role}_landmarks"], matrix, grid.cropped(box))
@@ -243,7 +243,7 @@ class PrepareBatchRegistration(PrepareBatch):
             value = batchdata.get(key)
             return None if value is None else plain(value).to(device=device, non_blocking=non_blocking, **kwargs)
 
-        images = {role: moved(role) for role in IMAGES}
+        images = {role: moved(role) for role in ROLES}
         fixed, moving = images["fixed"], images["moving"]
         if fixed is None or moving is None:
             raise ValueError(f"a batch needs fixed and moving images, got {', '.join(map(str, batchdata))}")

@@ -14,11 +14,11 @@ from typing import Any
 from ..errors import InputError
 from ..io import check_output_dir
 from ..io.paths import expanded, no_empty_folders, read_json
+from ..roles import ROLES
 
 __all__ = ["check_writable", "checked_path", "load_datalist", "refuse", "registration_pairs", "section_of", "stem"]
 
 PAIR_SECTIONS = ("testing", "inference", "validation")  # of a datalist; the first one present is used
-IMAGES = ("fixed", "moving")
 MASK_KEYS = ("fixed_mask", "moving_mask")
 MAX_NAMED_FAULTS = 5  # that a message lists
 
@@ -62,7 +62,7 @@ def registration_pairs(
     if datalist is not None and given:
         raise InputError(f"got a datalist and {', '.join(given)}; give one or the other")
     if datalist is None:
-        missing = [key for key in IMAGES if key not in given]
+        missing = [key for key in ROLES if key not in given]
         if missing:
             raise InputError(f"no {' and no '.join(missing)} image; give both fixed and moving, or a datalist")
         return [{**_checked([given], checked_path(dataset_dir or ".", "dataset_dir"), "")[0], "folder": ""}]
@@ -154,14 +154,14 @@ def _checked(items: Sequence[Any], base: Path, source: str) -> list[dict[str, st
         if not isinstance(item, Mapping):
             faults.append(f"{where}is {item!r}, not an object with fixed and moving")
             continue
-        faults += [f"{where}has no {key}" for key in IMAGES if item.get(key) is None]
+        faults += [f"{where}has no {key}" for key in ROLES if item.get(key) is None]
         pair = {}
-        for key in (key for key in (*IMAGES, *MASK_KEYS) if item.get(key) is not None):
+        for key in (key for key in (*ROLES, *MASK_KEYS) if item.get(key) is not None):
             path = (base / checked_path(item[key], f"{where}{key}")).absolute()
             pair[key] = str(path)
             if not path.exists():
                 faults.append(f"{where}{key.replace('fixed', 'fixed image').replace('image_', '')} {path}: no such file")
-        pair["name"] = str(item.get("name") or item.get("id") or "_to_".join(stem(pair[k]) for k in IMAGES if k in pair))
+        pair["name"] = str(item.get("name") or item.get("id") or "_to_".join(stem(pair[k]) for k in ROLES if k in pair))
         pairs.append(pair)
     refuse(faults, source)
     return pairs

@@ -20,6 +20,7 @@ from ..errors import InputError, one_line
 from ..geometry import Grid, warp
 from ..io import check_output_dir, read_displacement_field, read_image, read_mask, write_displacement_field, write_image
 from ..io.paths import atomic_path, expanded, read_json
+from ..roles import ROLES
 from .annotations import read_label, read_landmarks
 
 __all__ = ["StudyCase", "read_case", "write_case"]
@@ -137,7 +138,7 @@ def write_case(folder: str | PathLike[str], case: StudyCase) -> Path:
 
 def _point_files(folder: Path) -> list[tuple[str, int, Path]]:
     """Kind, fixed (0) or moving (1), and file of all points of a case."""
-    sides = enumerate(("fixed", "moving"))
+    sides = enumerate(ROLES)
     return [(kind, side, folder / f"{name}_{kind}.csv") for side, name in sides for kind in POINT_KINDS]
 
 

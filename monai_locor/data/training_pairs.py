@@ -25,9 +25,10 @@ from ..io import read_image, read_mask
 from ..io.masks import placed_like
 from ..registration import RegistrationConfig
 from ..registration.start.initial import check_overlap
+from ..roles import ROLES
 from .alignment import checked_spacing
 from .annotations import read_label, read_landmarks
-from .datalist import IMAGES, checked_path, load_datalist, refuse, section_of, stem
+from .datalist import checked_path, load_datalist, refuse, section_of, stem
 from .pairs import ReadPaird
 
 __all__ = [
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 PAIRINGS = ("within", "across", "all")
-FILE_KEYS = {role: (role, f"{role}_label", f"{role}_mask", f"{role}_landmarks") for role in IMAGES}
+FILE_KEYS = {role: (role, f"{role}_label", f"{role}_mask", f"{role}_landmarks") for role in ROLES}
 SPLIT_SECTIONS = ("training", "validation")
 
 
@@ -125,10 +126,10 @@ def _subjects(lists: Mapping[str, Any], source: str, section: str, base: Path) -
             continue
         subject = _subject(item, base, where)
         where += f" ({subject['name']})"
-        faults += [f"{where} has no {key}" for key in IMAGES if key not in subject]
+        faults += [f"{where} has no {key}" for key in ROLES if key not in subject]
         known = [key for keys in FILE_KEYS.values() for key in keys]
         for key in item:
-            if str(key).startswith(IMAGES) and key not in known:
+            if str(key).startswith(ROLES) and key not in known:
                 faults.append(f"{where} has the unknown key {key}, known are {', '.join(known)}")
         faults += [f"{where}: {k} {subject[k]}: no such file" for k in known if k in subject and not Path(subject[k]).exists()]
         if subject["name"] in [other["name"] for other in subjects]:
@@ -161,7 +162,7 @@ def _check_disjoint(
 
 def _identity(item: Mapping[str, Any], base: Path, where: str) -> set[tuple[str, str]]:
     subject = _subject(item, base, where)
-    return {("name", subject["name"]), *(("image", subject[key]) for key in IMAGES if key in subject)}
+    return {("name", subject["name"]), *(("image", subject[key]) for key in ROLES if key in subject)}
 
 
 def _divided(subjects: Sequence[dict[str, str]], section: str, fraction: float, seed: int, source: str) -> list[dict[str, str]]:
@@ -200,7 +201,7 @@ def _least(uses: np.ndarray, role: int, possible: np.ndarray, rng: np.random.Gen
 
 
 def _pair(fixed: Mapping[str, str], moving: Mapping[str, str]) -> dict[str, str]:
-    paths = {key: subject[key] for role, subject in zip(IMAGES, (fixed, moving)) for key in FILE_KEYS[role] if key in subject}
+    paths = {key: subject[key] for role, subject in zip(ROLES, (fixed, moving)) for key in FILE_KEYS[role] if key in subject}
     return {"name": f"{moving['name']}_to_{fixed['name']}", **paths}
 
 
@@ -223,7 +224,7 @@ def check_training_pairs(
     spacing = checked_spacing(spacing)
     grids: dict[str, Grid] = {}
     points: dict[tuple[str, ...], torch.Tensor] = {}
-    for role in IMAGES:
+    for role in ROLES:
         for path in dict.fromkeys(pair[role] for pair in pairs):
             if path not in grids:
                 grids[path] = Grid.of(read_image(path, role)[0])
@@ -239,7 +240,7 @@ def check_training_pairs(
                 points[given] = read_landmarks(landmarks, role)
                 _check_landmarks(f"{role} landmarks {landmarks}", points[given], image, grids[image])
     for pair in pairs:
-        fixed, moving = (points.get(tuple(pair.get(key, "") for key in FILE_KEYS[role])) for role in IMAGES)
+        fixed, moving = (points.get(tuple(pair.get(key, "") for key in FILE_KEYS[role])) for role in ROLES)
         _check_match(pair, fixed, moving)
         if config.initialization == "world":
             _check_world(pair, grids)
@@ -332,7 +333,7 @@ class ReadTrainingPaird(MapTransform):
 
     backend = [TransformBackends.TORCH]
 
-    def __init__(self, keys: KeysCollection = IMAGES, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection = ROLES, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.images = ReadPaird(keys, allow_missing_keys)
 

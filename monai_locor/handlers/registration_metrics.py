@@ -15,6 +15,7 @@ from monai.utils import evenly_divisible_all_gather, look_up_option, optional_im
 
 from ..geometry import Grid, from_voxels, identity_points, sample
 from ..metrics import dice_per_label, jacobian_determinant, mean_over_labels
+from ..roles import ROLES
 from ..tensors import plain
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class RegistrationMetric(Metric):
         if self.name == "folding_percent":
             return folding_percent(ddf, batch.get("fixed_weight"))
         kind = "label" if "dice" in self.name else "landmarks"
-        fixed, moving = (batch.get(f"{image}_{kind}") for image in ("fixed", "moving"))
+        fixed, moving = (batch.get(f"{image}_{kind}") for image in ROLES)
         if fixed is None or moving is None:
             return math.nan
         fixed, moving = (plain(i).to(ddf.device) for i in (fixed, moving))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..report import write_report
 from ..report.summary import summary_lines, summary_row, verdict_lines, write_summary
+from ..roles import ROLES
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -76,7 +77,7 @@ class RegistrationSaver:
         results = output[self.pred_key]
         first = len(self._written) + 1
         folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
-        masks = [batch.get(f"{role}_mask") or [None] * len(results) for role in ("fixed", "moving")]
+        masks = [batch.get(f"{role}_mask") or [None] * len(results) for role in ROLES]
         for i, (result, folder) in enumerate(zip(results, folders, strict=True)):
             path = self._unique_folder(folder)
             result.save(path)

@@ -16,6 +16,7 @@ from monai.utils import evenly_divisible_all_gather
 from ..geometry import Grid, from_voxels
 from ..registration.checking import check
 from ..report.summary import summary_row, write_summary
+from ..roles import ROLES
 from ..tensors import plain
 from .registration_metrics import pairs
 
@@ -87,8 +88,8 @@ class RegistrationVerdicts:
 @torch.no_grad()
 def _row(batch: dict[str, Any], ddf: torch.Tensor, name: str) -> dict[str, Any]:
     """Judge one pair, on the host."""
-    fixed, moving = (batch[role].detach().cpu() for role in ("fixed", "moving"))
+    fixed, moving = (batch[role].detach().cpu() for role in ROLES)
     displacement = from_voxels(plain(ddf).detach().float().cpu(), Grid.of(fixed))
-    weights = {role: batch.get(f"{role}_weight") for role in ("fixed", "moving")}
+    weights = {role: batch.get(f"{role}_weight") for role in ROLES}
     masks: dict[str, Any] = {f"{role}_mask": None if w is None else w.detach().cpu() for role, w in weights.items()}
     return summary_row(check(fixed, moving, displacement, **masks), name)

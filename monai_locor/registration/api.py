@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..free_memory import MemoryPeak, free_bytes
 from ..io import ImageSource
 from ..precision import optimizing
+from ..roles import ROLES
 from ..run_log import RunLog, collecting
 from .basis_pair import BasisPair
 from .channels import first_image
@@ -227,7 +228,7 @@ class Task:
         """
         now = time.perf_counter()
         times = [now - seconds - self.reading_seconds, now - seconds, now]
-        first_images = {role: first_image(self.given[role]) for role in ("fixed", "moving")}
+        first_images = {role: first_image(self.given[role]) for role in ROLES}
         names = {role: str(image) for role, image in first_images.items() if isinstance(image, (str, PathLike))}
         known = {"interrupted": interrupted, "arguments": self.arguments, "inputs": names}
         found = finished_result(run, self.pair, times, log, **known)

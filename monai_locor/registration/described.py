@@ -21,6 +21,7 @@ from ..io.libraries import library_of
 from ..io.meshes import SurfaceMesh
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
+from ..roles import ROLES
 from ..tensors import plain
 from .labels import LabelSource, check_labels
 from .landmarks import Landmarks
@@ -65,7 +66,7 @@ def _described_labels(labels: LabelSource) -> dict[str, Any]:
     """Describe label maps and their weights."""
     check_labels(labels)
     weights = labels[2] if len(labels) > 2 else None
-    maps = {role: described_image(source) for role, source in zip(("fixed", "moving"), labels[:2], strict=True)}
+    maps = {role: described_image(source) for role, source in zip(ROLES, labels[:2], strict=True)}
     return {**maps, "weights": None if weights is None else {str(label): float(w) for label, w in weights.items()}}
 
 

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..io import check_output_dir, write_affine, write_displacement_field, write_image
 from ..io.paths import write_json
+from ..roles import ROLES
 from .error_files import ERROR_FILE, write_error_map
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["FIELDS", "IMAGES", "MISSING_FILES", "TRANSFORMS", "check_part", "imp
 IMAGES = ("warped_moving", "warped_fixed")
 FIELDS = ("forward_field", "inverse_field")
 TRANSFORMS = ("transform", "inverse")
-MISSING_FILES = {role: f"missing_{role}.nii.gz" for role in ("fixed", "moving")}
+MISSING_FILES = {role: f"missing_{role}.nii.gz" for role in ROLES}
 
 
 def check_part(what: str, choices: tuple[str, ...]) -> None:

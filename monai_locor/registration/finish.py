@@ -19,6 +19,7 @@ from ..geometry import Grid, SpatialTransform, warp, warped
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
 from ..quality import estimate_error, judge_outcome
+from ..roles import ROLES
 from ..run_log import RunLog
 from ..tensors import plain
 from .fields import stationary_velocity
@@ -116,7 +117,7 @@ def _missing(run: Run, pair: Pair) -> dict[str, Any]:
     """Return the fields of a result on missing tissue, on the host; none if it was not looked for."""
     if run.config.missing == "never":
         return {}
-    found = dict(zip(("fixed", "moving"), estimate_missing(run.engine), strict=True))
+    found = dict(zip(ROLES, estimate_missing(run.engine), strict=True))
     parts, wholes = (run.engine.fixed, run.engine.moving), run.engine.whole
     maps = {}
     for (role, missing), part, whole, image in zip(found.items(), parts, wholes, (pair.fixed, pair.moving), strict=True):

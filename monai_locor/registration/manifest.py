@@ -24,6 +24,7 @@ from ..errors import InputError, one_line
 from ..geometry import Grid
 from ..io.dicom import is_series
 from ..io.paths import expanded, read_json
+from ..roles import ROLES
 
 __all__ = [
     "CODE_ARGUMENTS",
@@ -230,7 +231,7 @@ class RunManifest:
             out["labels"] = (self.labels("fixed"), self.labels("moving"), recorded["labels"]["weights"])
         if recorded.get("surfaces") is not None and "surfaces" not in changes:
             out["surfaces"] = [
-                (*(self._checked(f"{role} surface", pair[role]) for role in ("fixed", "moving")), pair["weight"])
+                (*(self._checked(f"{role} surface", pair[role]) for role in ROLES), pair["weight"])
                 for pair in recorded["surfaces"]
             ]
         out.update({name: recorded[name] for name in RECORDED_VALUES if recorded.get(name) is not None})

@@ -20,6 +20,7 @@ from ..geometry import FieldStep, Grid, SpatialTransform, same_grid, warped
 from ..io import ImageSource, read_image, read_transform
 from ..io.transforms.output_folder import has_deformation
 from ..quality import Verdict
+from ..roles import ROLES
 from .basis_pair import BasisPair
 from .channels import first_image
 from .config import RegistrationConfig
@@ -42,7 +43,7 @@ def stored_fields(
     root, content = manifest.path.parent, manifest.content
     with well_formed(manifest.path):
         fields = _run_fields(content)
-        recorded = {role: _grid_of_run(role, content) for role in ("fixed", "moving")}
+        recorded = {role: _grid_of_run(role, content) for role in ROLES}
     config = fields["config"]
     images = {
         role: _image(manifest, role, config.max_pixels, given, need_images)
@@ -114,7 +115,7 @@ def _transform(
             "forward, composite or ants."
         )
     given = {role: None if image is None else Grid.of(image) for role, image in images.items()}
-    fixed, moving = (recorded[role] or given[role] for role in ("fixed", "moving"))
+    fixed, moving = (recorded[role] or given[role] for role in ROLES)
     return read_transform(root, fixed=fixed, moving=moving)
 
 

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, same_grid
 from ..io import read_displacement_field, read_mask
 from ..metrics import common_labels, dice_per_label, mean_over_labels, target_registration_error
+from ..roles import ROLES
 from .case_files import LANDMARK_FILES, image_file
 
 __all__ = ["label_dice", "mean_target_error", "study_score"]
@@ -61,7 +62,7 @@ def label_dice(folder: Path, grid: Grid, displacement_mm: torch.Tensor) -> float
     Raises:
         InputError: if a file cannot be read, or the label maps have no label in common.
     """
-    fixed, moving = (read_label(folder / f"{role}_labels.nii.gz", role) for role in ("fixed", "moving"))
+    fixed, moving = (read_label(folder / f"{role}_labels.nii.gz", role) for role in ROLES)
     transform = SpatialTransform.of_field(displacement_mm, grid)
     identity = SpatialTransform.of_field(torch.zeros_like(displacement_mm), grid)
     on_grid, moved = (t.warp(m, Grid.of(m), grid, "nearest") for t, m in ((identity, fixed), (transform, moving)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..roles import ROLES
 from .case_files import ALL_FILES, DESCRIPTION_FILE, LANDMARK_FILES, image_file
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Case:
     def scores(self) -> tuple[str, ...]:
         """The available scores, a subset of :data:`.scores.SCORES`. Does not read the images."""
         landmarks = all((self.folder / name).is_file() for name in LANDMARK_FILES)
-        labels = all(self.file(f"{role}_labels") for role in ("fixed", "moving"))
+        labels = all(self.file(f"{role}_labels") for role in ROLES)
         found = {"study": self.study is not None, "tre": landmarks or self.file("truth") is not None, "dice": labels}
         return tuple(name for name, there in found.items() if there)
 

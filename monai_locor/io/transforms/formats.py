@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ...roles import ROLES
 from ..dicom.registration import read_registration, write_registration
 from . import fsl, matrices, nifti_vectors, niftyreg
 from .ants import ants_files, read_ants, write_ants
@@ -19,7 +20,6 @@ from .x5 import read_x5, write_x5
 __all__ = ["FORMATS", "formats_text"]
 
 _NIFTI = (".nii.gz", ".nii")
-_BOTH = ("fixed", "moving")
 
 _TABLE = (
     Format(
@@ -134,8 +134,8 @@ _TABLE = (
         (".mat",),
         fsl.read_flirt,
         fsl.write_flirt,
-        _BOTH,
-        _BOTH,
+        ROLES,
+        ROLES,
         affine_only=True,
     ),
     Format(
@@ -196,7 +196,7 @@ _TABLE = (
         read_lta,
         write_lta,
         (),
-        _BOTH,
+        ROLES,
         affine_only=True,
     ),
     Format(
@@ -231,7 +231,7 @@ _TABLE = (
         (".dcm",),
         read_registration,
         header_writer=write_registration,
-        needs_to_write=_BOTH,
+        needs_to_write=ROLES,
     ),
 )
 

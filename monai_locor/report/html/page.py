@@ -19,6 +19,7 @@ from ...io import ImageSource, atomic_path, check_output_dir
 from ...quality import Reason, Verdict
 from ...registration.channels import first_image
 from ...registration.judging import judge
+from ...roles import ROLES
 from ..labels import label_overlaps
 from .assets import asset, script, style
 from .explanations import CHECKS
@@ -177,7 +178,7 @@ def _facts(result: RegistrationResult) -> str:
         f"{role} {'×'.join(map(str, grid.shape))} voxels of {'×'.join(f'{s:.3g}' for s in grid.spacing)} mm"
         for role, grid in grids
     ]
-    for role in ("fixed", "moving"):
+    for role in ROLES:
         channels = len((result.arguments.get(role) or {}).get("list", ()))
         if channels > 1:
             sizes.append(f"the first of {channels} {role} images is shown")

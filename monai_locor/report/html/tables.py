@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from ...roles import ROLES
+
 if TYPE_CHECKING:
     from ...registration.result import RegistrationResult
 
@@ -56,7 +58,7 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
     for name, entry in result.arguments.items():
         if name == "surfaces":
             for number, pair in enumerate(entry, 1):
-                out.update({f"{role} surface {number}": _input(pair[role]) for role in ("fixed", "moving")})
+                out.update({f"{role} surface {number}": _input(pair[role]) for role in ROLES})
             continue
         if not isinstance(entry, dict):
             continue
@@ -64,7 +66,7 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
             out[name] = f"{len(entry['fixed'])} pairs of points"
             continue
         if name == "labels":
-            out.update({f"{role} labels": _input(entry[role]) for role in ("fixed", "moving")})
+            out.update({f"{role} labels": _input(entry[role]) for role in ROLES})
             continue
         for number, one in enumerate(entry.get("list", [entry]), 1):
             of_several = f" {number}" if "list" in entry else ""
