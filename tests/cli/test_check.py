@@ -9,6 +9,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from monai_locor.geometry import Grid, SpatialTransform, same_grid
 from monai_locor.io.transforms import write_transform
@@ -68,11 +69,11 @@ def test_the_options_reach_the_verdict(run, folder, monkeypatch):
     """Masks, channel, thresholds and the inverse; the field has the images apart by SHIFT."""
     seen = {}
 
-    def judge(result, fixed, moving, thresholds, **masks):
-        seen.update(result=result, thresholds=thresholds, **masks)
+    def verdict_of(result, images, thresholds):
+        seen.update(result=result, images=images, thresholds=thresholds)
         return Verdict("WARN", ())
 
-    monkeypatch.setattr(checking, "judge", judge)
+    monkeypatch.setattr(checking, "verdict_of", verdict_of)
     (folder / "limits.json").write_text('{"overlap": [0.9, 0.5]}')
     images = [folder / name for name in PAIR]
     answer = run(
@@ -80,8 +81,10 @@ def test_the_options_reach_the_verdict(run, folder, monkeypatch):
         *("--fixed-mask", folder / "fixed.nii.gz", "--thresholds", folder / "limits.json"),
     )
     assert answer.code == 0 and "verdict: WARN" in answer.out
-    assert seen["thresholds"].overlap == (0.9, 0.5) and seen["fixed_mask"] == str(folder / "fixed.nii.gz")
-    result = seen["result"]
+    result, images = seen["result"], seen["images"]
+    assert seen["thresholds"].overlap == (0.9, 0.5)
+    assert torch.equal(images.fixed_weight > 0, images.fixed > 0)  # the mask is the fixed image itself
+    assert images.moving_weight is None
     assert not result.registered and same_grid(result.moving_grid, Grid.of(result.moving_image))
     np.testing.assert_allclose(result.forward_mm.mean((1, 2, 3)), SHIFT)
     np.testing.assert_allclose(result.inverse_mm.mean((1, 2, 3)), -np.array(SHIFT))
