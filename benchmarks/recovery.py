@@ -29,7 +29,7 @@ import numpy as np
 from _score import SLACK, recovery
 from _tables import medians, table
 from nibabel.filebasedimages import ImageFileError
-from registration import Job, attempt, check, command_line, jobs, record_of, versions_of
+from registration import Job, attempt, check, command_line, jobs, record_of, scored, versions_of
 
 NEEDED = ("case.json", "mask.nii.gz", "truth.nii.gz")
 COLUMNS = (  # heading, key of a run, format
@@ -67,10 +67,7 @@ def run(job: Job, plain: Path, out: Path, options: argparse.Namespace) -> dict[s
     other = attempt(Job(plain, job.preset, job.seed, job.tool), out / "plain", options)
     if other["problem"]:
         return found | {"problem": f"without deformation: {other['problem']}"}
-    try:
-        return found | recovery(job.case, out / "case", out / "plain", plain / "fixed.nii.gz")
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
-        return found | {"problem": " ".join(f"not scored: {error}".split())}
+    return scored(found, lambda: recovery(job.case, out / "case", out / "plain", plain / "fixed.nii.gz"))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -80,14 +80,25 @@ def attempt(job: Job, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     problem = (_run if job.tool in TOOLS else _run_peer)(job, out, options)
     if problem:
         return run | {"problem": " ".join(problem.split())}
+    run = scored(run, lambda: _cost(out))
+    return run if run["problem"] else scored(run, lambda: score(job.case, out))
+
+
+def _cost(out: Path) -> dict[str, Any]:
+    """Version of the tool, if it tells one, time and memory of a run."""
+    told = json.loads((out / COST).read_text(encoding="utf-8"))
+    version = {"version": told.pop("version")} if "version" in told else {}
+    cost = Measured(**told)
+    used = {"seconds": cost.seconds[0], "processor_seconds": cost.processor_seconds[0], "memory_mib": cost.bytes / 2**20}
+    return version | used
+
+
+def scored(run: Mapping[str, Any], scorer: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Add what a scorer finds to a run, or the problem if it cannot read the result."""
     try:
-        told = json.loads((out / COST).read_text(encoding="utf-8"))
-        run |= {"version": told.pop("version")} if "version" in told else {}
-        cost = Measured(**told)
-        run |= {"seconds": cost.seconds[0], "processor_seconds": cost.processor_seconds[0], "memory_mib": cost.bytes / 2**20}
-        return run | score(job.case, out)
+        return {**run, **scorer()}
     except (OSError, EOFError, ValueError, ImageFileError) as error:
-        return run | {"problem": " ".join(f"not scored: {error}".split())}
+        return {**run, "problem": " ".join(f"not scored: {error}".split())}
 
 
 def _run(job: Job, out: Path, options: argparse.Namespace) -> str:
