@@ -179,7 +179,8 @@ def volumes_of(engine: RegistrationEngine, stage: Stage, step: float) -> Volumes
         step: distance of the points of the lattice, mm.
     """
     engine.enter(stage)
-    volumes = [float(engine.compared(k)[2].sum()) * float(np.prod(engine.levels[k].grid.spacing)) for k in engine.directions]
+    sizes = ((k, float(np.prod(engine.levels[k].grid.spacing)) / engine.levels[k].share) for k in engine.directions)
+    volumes = [float(engine.compared(k)[2].sum()) * size for k, size in sizes]
     grid = engine.fixed.grid
     lattice = float(np.prod((np.array(grid.shape) - 1) * grid.spacing + 2 * MARGIN_STEPS * step))
     return Volumes(0.0 if min(volumes) <= 0 else float(len(volumes) / sum(1 / v for v in volumes)), lattice)

@@ -221,6 +221,7 @@ class _Side:
         levels = [engine.levels[k] for engine in engines]
         self.masked = levels[0].masked
         self.reference, self.other = (torch.cat([getattr(x, name) for x in levels]) for name in ("reference", "other"))
+        self.shares = torch.tensor([level.share for level in levels], dtype=torch.float32, device="cpu").to(self.other.device)
         weights = [level.weight for level in levels if level.weight is not None]
         self.weight = torch.cat(weights) if weights else None
         self.nodes = _Nodes([engine.coordinates[k] for engine in engines])
@@ -241,7 +242,7 @@ class _Side:
         )
         items = values.shape[:2]
         total = weights.reshape(*items, -1).sum(2)
-        return (values.reshape(*items, -1).sum(2) / torch.where(total > 0, total, 1)).mean(1)
+        return (values.reshape(*items, -1).sum(2) / torch.where(total > 0, total, 1)).mean(1) * self.shares
 
     def _warped(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The other images at the samples, ``(B, C, *samples)``, and the weights of the samples, ``(B, 1, *samples)``."""

@@ -42,7 +42,7 @@ from .slab_limits import limit_slabs
 from .start.prepare import SOFT_LIMITS
 from .start.reach import parts_in_reach
 from .start.start import Start
-from .window_sizes import window_sizes
+from .window_sizes import margins_of, window_sizes
 
 __all__ = ["RegistrationEngine"]
 
@@ -165,7 +165,8 @@ class RegistrationEngine(nn.Module):
         self.release()  # free the images of the previous stage before allocating new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
-            options = self._derivative(), self.config.derivative_unit, self.config.region
+            margins = margins_of(self.config, images[k][0].grid, stage.factor)
+            options = self._derivative(), self.config.derivative_unit, self.config.region, margins
             self.levels[k] = make_level(*images[k], stage.factor, *options)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             samples = slab_samples(self.device.type, self.start.thrifty)
@@ -316,7 +317,8 @@ class RegistrationEngine(nn.Module):
         value = compare(self.losses[k], warped, self.levels[k].reference, weight)
         if value.numel() != 1:
             raise InputError(f"the similarity must return one number, got shape {tuple(value.shape)}; see its reduction.")
-        return value.reshape(())
+        # the windows beyond a smaller margin count as windows without a gradient
+        return value.reshape(()) * self.levels[k].share
 
     def _warped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the other image at the samples of a direction, and the weights of the samples."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,11 @@ from ..geometry import Grid, warp
 from ..transforms import derivative_magnitude
 from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
-__all__ = ["Level", "distance_ratios", "image_features", "level_grid", "make_level", "sample_distances"]
+__all__ = ["FOREGROUND_MARGIN", "Level", "distance_ratios", "image_features", "level_grid", "make_level", "sample_distances"]
 
 MIN_SAMPLES = 8  # along an axis, unless the image itself has fewer
 MIN_FOREGROUND = 0.05  # relative to the robust intensity range
-FOREGROUND_MARGIN = 6  # samples
+FOREGROUND_MARGIN = 6  # samples, at most
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Level:
         other: ``(1, C, *voxels)``, smoothed equally; with masks, the last channel is its weight.
         other_grid: grid of ``other``.
         masked: whether the last channel of ``other`` is its weight.
+        share: weight of the samples relative to those with a margin of :data:`FOREGROUND_MARGIN`.
     """
 
     grid: Grid
@@ -40,6 +43,7 @@ class Level:
     other: torch.Tensor
     other_grid: Grid
     masked: bool
+    share: float = 1.0
 
     @torch.no_grad()
     def weighted(self, warped: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,6 +99,7 @@ def make_level(
     derivative: str = "none",
     unit: str = "sample",
     region: str = "foreground",
+    margins: Sequence[int] | None = None,
 ) -> Level:
     """Smooth both images for the sample distance, compute their derivative magnitude and sample the reference.
 
@@ -103,6 +108,7 @@ def make_level(
     Args:
         derivative, region: see :class:`monai_locor.registration.RegistrationConfig`.
         unit: ``derivative_unit`` of the settings.
+        margins: samples around the region along each axis, by default :data:`FOREGROUND_MARGIN`.
     """
     grid = level_grid(reference.grid, factor)
     features, weight = image_features(reference, grid.spacing, derivative == "both", unit)
@@ -110,9 +116,9 @@ def make_level(
         features = warp(features, reference.grid, None, grid, padding_mode="border")
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
     intensity = features[:: len(features) // len(reference.image)]
-    box = _box_around(
-        _seen(intensity[0] if len(intensity) == 1 else intensity.amax(0), None if weight is None else weight[0], region)
-    )
+    seen = _seen(intensity[0] if len(intensity) == 1 else intensity.amax(0), None if weight is None else weight[0], region)
+    most = [FOREGROUND_MARGIN] * grid.dims
+    box, large = _boxes_around(seen, most if margins is None else margins, most)
     inside = (slice(None), *box)
     moved, moved_weight = image_features(other, grid.spacing, derivative != "none", unit)
     return Level(
@@ -122,6 +128,7 @@ def make_level(
         other=(moved if moved_weight is None else torch.cat((moved, moved_weight)))[None],
         other_grid=other.grid,
         masked=moved_weight is not None,
+        share=_weight_in(box, weight) / _weight_in(large, weight) if box != large else 1.0,
     )
 
 
@@ -132,18 +139,28 @@ def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> 
     return (intensity if weight is None else intensity * weight) > MIN_FOREGROUND
 
 
-def _box_around(seen: torch.Tensor) -> tuple[slice, ...]:
-    """Return the bounding box of a mask, with a margin for the windows and the neighborhood of edges.
+def _boxes_around(seen: torch.Tensor, *margins: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Return the bounding box of a mask with each of some margins, for the windows and the neighborhood of edges.
 
     Windows over a constant background have no gradient; excluding them saves time and makes the weight of the bending energy
     independent of the amount of air in the field of view.
     """
-    box = []
+    found = []
     for axis, n in enumerate(seen.shape):
         where = seen.any(tuple(a for a in range(seen.ndim) if a != axis)) if seen.ndim > 1 else seen
         index = where.nonzero().flatten().tolist() or [0, n - 1]
-        box.append(slice(max(0, index[0] - FOREGROUND_MARGIN), min(n, index[-1] + 1 + FOREGROUND_MARGIN)))
-    return tuple(box)
+        found.append((index[0], index[-1] + 1, n))
+    return [
+        tuple(slice(max(0, low - m), min(n, high + m)) for (low, high, n), m in zip(found, each, strict=True))
+        for each in margins
+    ]
+
+
+def _weight_in(box: tuple[slice, ...], weight: torch.Tensor | None) -> float:
+    """Return the sum of the weights of the samples in a box."""
+    if weight is None:
+        return float(math.prod(s.stop - s.start for s in box))
+    return max(float(weight[(slice(None), *box)].double().sum()), 1e-30)
 
 
 def image_features(

@@ -11,10 +11,13 @@ import numpy as np
 
 from ..geometry import Grid
 from .config import RegistrationConfig
-from .pyramid import sample_distances
+from .pyramid import FOREGROUND_MARGIN, sample_distances
 from .schedule import picture_size
 
-__all__ = ["WindowSizes", "window_sizes"]
+__all__ = ["WindowSizes", "margins_of", "window_sizes"]
+
+MIN_MARGIN = 3  # samples
+NEAR_FACTOR = 2.0  # sample distance up to which the images are taken to agree to a few samples
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,19 @@ def window_sizes(config: RegistrationConfig, grid: Grid, factor: float) -> Windo
     stride = np.maximum(config.stride * ratios, min(config.stride, 1.0))
     sigma = config.window_sigma(grid.dims, picture_size(grid))
     return WindowSizes(tuple((sigma * ratios).tolist()), tuple(stride.tolist()))
+
+
+def margins_of(config: RegistrationConfig, grid: Grid, factor: float) -> tuple[int, ...]:
+    """Return how many samples around the foreground the loss covers along each axis at a stage.
+
+    At a coarse stage, anatomy may lie far outside the foreground of the other image. At a fine one, a window that reaches the
+    foreground is enough; others see air only. That is for windows: other measures keep the same margin at all stages, as air
+    belongs to their histograms.
+
+    Args:
+        config, grid, factor: see :func:`window_sizes`.
+    """
+    if config.similarity != "locor" or factor > NEAR_FACTOR:
+        return (FOREGROUND_MARGIN,) * grid.dims
+    reach = config.truncated * np.array(window_sizes(config, grid, factor).sigma)
+    return tuple(np.clip(np.ceil(reach).astype(int), MIN_MARGIN, FOREGROUND_MARGIN).tolist())
