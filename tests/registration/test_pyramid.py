@@ -260,6 +260,21 @@ class TestLevel:
         assert level.reference.shape == (1, 2, *level.grid.shape)
         assert level.weight is None or level.weight.shape == (1, 1, *level.grid.shape)
 
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_a_smaller_margin_tells_its_share_of_the_samples(self, masked):
+        grid = Grid((50, 40, 30), np.diag([1.0, 1, 2, 1]))
+        values = torch.zeros(1, *grid.shape)
+        values[0, 20:25, 2:9, 14] = 1.0
+        weight = torch.zeros(1, *grid.shape)
+        weight[0, 18:, :, 10:] = 0.5
+        image = PreparedImage(values, weight if masked else None, grid, grid, (0, 1, 2), (False,) * 3)
+        level = make_level(image, image, 1, margins=(3, 4, 6))
+        assert level.grid.shape == (5 + 6, 7 + 2 + 4, 1 + 12)
+        np.testing.assert_allclose(level.grid.affine[:3, 3], [20 - 3, 0, 2 * (14 - 6)])
+        large = make_level(image, image, 1)
+        expected = float(level.weight.sum() / large.weight.sum()) if masked else 11 * 13 * 13 / (17 * 15 * 13)
+        assert level.share == pytest.approx(expected) and level.share < 1 == large.share
+
     def test_an_image_without_foreground_is_kept_whole(self):
         dark = PreparedImage(torch.zeros(1, *ISO.shape), None, ISO, ISO, (0, 1, 2), (False,) * 3)
         assert make_level(dark, dark, 1, "basis").grid.shape == ISO.shape
