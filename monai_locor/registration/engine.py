@@ -165,9 +165,9 @@ class RegistrationEngine(nn.Module):
         self.release()  # free the images of the previous stage before allocating new ones
         images = [(self.fixed, self.moving), (self.moving, self.fixed)]
         for k in self.directions:
+            options = self._derivative(), self.config.derivative_unit, self.config.region
             margins = margins_of(self.config, images[k][0].grid, stage.factor)
-            options = self._derivative(), self.config.derivative_unit, self.config.region, margins
-            self.levels[k] = make_level(*images[k], stage.factor, *options)
+            self.levels[k] = make_level(*images[k], stage.factor, *options, margins)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             samples = slab_samples(self.device.type, self.start.thrifty)
             self.resampling[k] = Resampling(self.coordinates[k].upsample, samples)

@@ -160,7 +160,8 @@ def _weight_in(box: tuple[slice, ...], weight: torch.Tensor | None) -> float:
     """Return the sum of the weights of the samples in a box."""
     if weight is None:
         return float(math.prod(s.stop - s.start for s in box))
-    return max(float(weight[(slice(None), *box)].double().sum()), 1e-30)
+    index = slice(None), *box
+    return max(float(weight[index].double().sum()), 1e-30)
 
 
 def image_features(
