@@ -110,7 +110,8 @@ class RegistrationConfig:
             :class:`monai_locor.networks.composition.StagedVelocity` (use half of the learning rates of ``"single"``).
         region: region of the loss: ``"foreground"``, the bounding box of voxels brighter than 5 % of the intensity range
             (inside the mask); or ``"image"``, the whole image or the bounding box of the mask. Both with a margin of six
-            samples; with the default measure, up to a sample distance of two voxels, of three or the reach of a window.
+            samples; with the default measure, up to a sample distance of two voxels and after coarser deformable stages, of
+            three or the reach of a window.
         undo_worse: whether to restore the state before a stage that increased the loss.
         max_pixels: 2-D picture files (PNG, JPEG, TIFF, BMP) with more pixels are averaged over blocks of n x n pixels before
             the registration, with the smallest n that suffices. The displacement fields lie on the averaged grids.

@@ -58,14 +58,15 @@ def window_sizes(config: RegistrationConfig, grid: Grid, factor: float) -> Windo
 def margins_of(config: RegistrationConfig, grid: Grid, factor: float) -> tuple[int, ...]:
     """Return how many samples around the foreground the loss covers along each axis at a stage.
 
-    At a coarse stage, anatomy may lie far outside the foreground of the other image. At a fine one, a window that reaches the
-    foreground is enough; others see air only. That is for windows: other measures keep the same margin at all stages, as air
-    belongs to their histograms.
+    At a coarse stage, anatomy may lie far outside the foreground of the other image. At a fine one that comes after a coarse
+    deformable one, a window that reaches the foreground is enough; others see air only. That is for windows: other measures
+    keep the same margin at all stages, as air belongs to their histograms.
 
     Args:
         config, grid, factor: see :func:`window_sizes`.
     """
-    if config.similarity != "locor" or factor > NEAR_FACTOR:
+    coarse = any(stage.spacing is not None and stage.factor > NEAR_FACTOR for stage in config.stages)
+    if config.similarity != "locor" or factor > NEAR_FACTOR or not coarse:
         return (FOREGROUND_MARGIN,) * grid.dims
     reach = config.truncated * np.array(window_sizes(config, grid, factor).sigma)
     return tuple(np.clip(np.ceil(reach).astype(int), MIN_MARGIN, FOREGROUND_MARGIN).tolist())

@@ -36,6 +36,11 @@ class TestWidth:
         """Windows of 6 mm slices are longer within the slices, in samples."""
         assert margins_of(RegistrationConfig(), THICK, 1) == (5, 5, 3)
 
+    def test_is_not_smaller_without_coarse_deformable_stages(self):
+        """As in the fine-tuning of a prediction, which may be far off."""
+        for stages in ((STAGE,), (Stage(4, 10), STAGE), (Stage(2, 10, spacing=8), STAGE)):
+            assert margins_of(RegistrationConfig(stages=stages), ISO, 1) == (FOREGROUND_MARGIN,) * 3
+
     def test_of_other_measures_is_the_same_at_all_stages(self):
         config = RegistrationConfig().with_similarity("mutual_information")
         assert {margins_of(config, ISO, factor) for factor in (8, 2, 1)} == {(FOREGROUND_MARGIN,) * 3}
