@@ -65,7 +65,7 @@ def margins_of(config: RegistrationConfig, grid: Grid, factor: float) -> tuple[i
     Args:
         config, grid, factor: see :func:`window_sizes`.
     """
-    coarse = any(stage.spacing is not None and stage.factor > NEAR_FACTOR for stage in config.stages)
+    coarse = any(s.spacing is not None and s.factor > NEAR_FACTOR and s.iterations > 0 for s in config.stages)
     if config.similarity != "locor" or factor > NEAR_FACTOR or not coarse:
         return (FOREGROUND_MARGIN,) * grid.dims
     reach = config.truncated * np.array(window_sizes(config, grid, factor).sigma)

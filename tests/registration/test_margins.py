@@ -38,8 +38,9 @@ class TestWidth:
 
     def test_is_not_smaller_without_coarse_deformable_stages(self):
         """As in the fine-tuning of a prediction, which may be far off."""
-        for stages in ((STAGE,), (Stage(4, 10), STAGE), (Stage(2, 10, spacing=8), STAGE)):
+        for stages in ((STAGE,), (Stage(4, 10), STAGE), (Stage(2, 10, spacing=8), STAGE), (Stage(4, 0, spacing=8), STAGE)):
             assert margins_of(RegistrationConfig(stages=stages), ISO, 1) == (FOREGROUND_MARGIN,) * 3
+        assert margins_of(RegistrationConfig().with_iterations(25, 2.0), ISO, 1) == (FOREGROUND_MARGIN,) * 3
 
     def test_of_other_measures_is_the_same_at_all_stages(self):
         config = RegistrationConfig().with_similarity("mutual_information")
