@@ -318,7 +318,8 @@ class RegistrationEngine(nn.Module):
         if value.numel() != 1:
             raise InputError(f"the similarity must return one number, got shape {tuple(value.shape)}; see its reduction.")
         # the windows beyond a smaller margin count as windows without a gradient
-        return value.reshape(()) * self.levels[k].share
+        share = self.levels[k].share
+        return value.reshape(()) if share == 1 else value.reshape(()) * share
 
     def _warped(self, k: int, matrix: torch.Tensor, displacement: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the other image at the samples of a direction, and the weights of the samples."""

@@ -27,7 +27,8 @@ def stage_record(
 
     Args:
         stage: settings of the stage.
-        values: similarity, weighted bending energy and the terms of the guides, of every step, ``(steps, 2 + guides)``.
+        values: similarity, times the share of the samples that a smaller margin has (:class:`.pyramid.Level`), weighted bending
+            energy and the terms of the guides, of every step, ``(steps, 2 + guides)``.
         seconds: wall time of the stage.
         guides: names of the terms, see :data:`.guides.GUIDE_NAMES`.
         failed: number of steps that the optimizer undid, see :meth:`.optimizer.DampedAdam.failed_steps`.
