@@ -21,6 +21,7 @@ from ..errors import InputError, one_line
 from ..geometry import Grid, apply_affine, mapped_points, warp
 from ..geometry.blocks import as_stored, needed_box
 from ..geometry.inversion import refined_inverse
+from ..geometry.partition import grown
 from ..io.lps import lps_signs
 from ..io.ome_zarr import NewImage, create_ome_zarr
 from ..io.ome_zarr.multiscales import LENGTH_UNITS
@@ -34,7 +35,7 @@ from ..registration.coordinates import ForwardCoordinates
 from .checks import FIELDS, WARPED
 from .state import BlockState
 from .tile import BlockJob, threads_of
-from .tiling import Box, boxes, grown
+from .tiling import Box, boxes
 from .velocity import box_around, exponential_mm
 
 __all__ = ["FieldPlan", "compute_block", "field_boxes", "prepare_fields"]

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from ..geometry import Grid, SpatialTransform, apply_affine
+from ..geometry.partition import grown
 from ..io.lps import lps_signs
 from ..io.ome_zarr.multiscales import LENGTH_UNITS
 from ..registration import RegistrationResult
@@ -36,7 +37,6 @@ from ..registration.landmarks import Landmarks
 from ..roles import ROLES
 from .checks import FIELDS
 from .images import BlockImage, block_means
-from .tiling import grown
 
 __all__ = ["BlockGuides", "field_means", "fine_landmarks"]
 

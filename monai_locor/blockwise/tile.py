@@ -19,6 +19,7 @@ import torch
 from ..cohort.work import Outcome
 from ..errors import InputError, one_line
 from ..geometry import Grid, interpolation_matrix, separable, voxel_to_voxel
+from ..geometry.partition import grown
 from ..precision import optimizing
 from ..registration import RegistrationEngine, Stage, Start
 from ..registration.pair import select_device
@@ -27,7 +28,7 @@ from ..registration.stages import run_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import PreparedImage
 from .state import BlockState
-from .tiling import Box, extent, grown
+from .tiling import Box, extent
 from .velocity import MARGIN_STEPS, box_around
 
 __all__ = ["BlockJob", "Volumes", "register_tile", "threads_of", "volumes_of"]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Box", "Tiling", "boxes", "extent", "grown"]
+from ..geometry.partition import grown
+
+__all__ = ["Box", "Tiling", "boxes", "extent"]
 
 Box = tuple[slice, ...]
 
@@ -26,12 +28,6 @@ def boxes(shape: Sequence[int], sides: Sequence[int]) -> list[Box]:
     starts = list(itertools.product(*(range(0, n, side) for n, side in zip(shape, sides, strict=True))))
     ends = [[min(first + side, n) for first, side, n in zip(start, sides, shape, strict=True)] for start in starts]
     return [tuple(map(slice, start, end)) for start, end in zip(starts, ends, strict=True)]
-
-
-def grown(box: Sequence[slice], shape: Sequence[int], by: int | Sequence[int]) -> Box:
-    """A box with a margin, inside the grid."""
-    margins = [by] * len(shape) if isinstance(by, int) else by
-    return tuple(slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margins, shape, strict=True))
 
 
 def extent(box: Sequence[slice], shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

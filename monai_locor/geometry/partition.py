@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Splitting of volumes into slabs along the first axis, to limit the memory of intermediate results."""
+"""Parts of volumes: boxes with a margin, and slabs along the first axis, which limit the memory of intermediate results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .grid import Grid
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
 
-__all__ = ["VOXELS_PER_SLAB", "grid_slabs", "slabs", "voxels_per_slab"]
+__all__ = ["VOXELS_PER_SLAB", "grid_slabs", "grown", "slabs", "voxels_per_slab"]
 
 VOXELS_PER_SLAB = {"cpu": 2**17, "cuda": 2**21}  # intermediate results fit the CPU cache; large kernels on a GPU
 
@@ -45,3 +45,15 @@ def grid_slabs(grid: Grid, device: torch.device | str = "cpu") -> Iterator[tuple
     """The :func:`slabs` of a grid for computations on a device, each with its own grid."""
     for rows in slabs(grid.shape, voxels_per_slab(device)):
         yield rows, grid.cropped([rows, *(slice(0, n) for n in grid.shape[1:])])
+
+
+def grown(box: Sequence[slice], shape: Sequence[int], by: int | Sequence[int]) -> tuple[slice, ...]:
+    """A box with a margin, inside the grid.
+
+    Args:
+        box: one slice per axis.
+        shape: of the grid.
+        by: margin along all axes, or along each, voxels.
+    """
+    margins = [by] * len(shape) if isinstance(by, int) else by
+    return tuple(slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margins, shape, strict=True))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..geometry import Grid, warp
+from ..geometry.partition import grown
 from ..transforms import derivative_magnitude
 from .start.prepare import PreparedImage, smoothed, weighted_gaussian
 
@@ -43,7 +44,7 @@ class Level:
     other: torch.Tensor
     other_grid: Grid
     masked: bool
-    share: float = 1.0
+    share: float
 
     @torch.no_grad()
     def weighted(self, warped: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,7 +100,7 @@ def make_level(
     derivative: str = "none",
     unit: str = "sample",
     region: str = "foreground",
-    margins: Sequence[int] | None = None,
+    margins: int | Sequence[int] = FOREGROUND_MARGIN,
 ) -> Level:
     """Smooth both images for the sample distance, compute their derivative magnitude and sample the reference.
 
@@ -108,7 +109,7 @@ def make_level(
     Args:
         derivative, region: see :class:`monai_locor.registration.RegistrationConfig`.
         unit: ``derivative_unit`` of the settings.
-        margins: samples around the region along each axis, by default :data:`FOREGROUND_MARGIN`.
+        margins: samples around the region, along all axes or each.
     """
     grid = level_grid(reference.grid, factor)
     features, weight = image_features(reference, grid.spacing, derivative == "both", unit)
@@ -117,8 +118,10 @@ def make_level(
         weight = None if weight is None else warp(weight, reference.grid, None, grid, padding_mode="border")
     intensity = features[:: len(features) // len(reference.image)]
     seen = _seen(intensity[0] if len(intensity) == 1 else intensity.amax(0), None if weight is None else weight[0], region)
-    most = [FOREGROUND_MARGIN] * grid.dims
-    box, large = _boxes_around(seen, most if margins is None else margins, most)
+    # with a margin for the windows and the neighborhood of edges: windows over a constant background have no gradient, and
+    # without them, the weight of the bending energy does not depend on the amount of air in the field of view
+    bounds = _box_of(seen)
+    box, large = (grown(bounds, grid.shape, by) for by in (margins, FOREGROUND_MARGIN))
     inside = (slice(None), *box)
     moved, moved_weight = image_features(other, grid.spacing, derivative != "none", unit)
     return Level(
@@ -139,21 +142,14 @@ def _seen(intensity: torch.Tensor, weight: torch.Tensor | None, region: str) -> 
     return (intensity if weight is None else intensity * weight) > MIN_FOREGROUND
 
 
-def _boxes_around(seen: torch.Tensor, *margins: Sequence[int]) -> list[tuple[slice, ...]]:
-    """Return the bounding box of a mask with each of some margins, for the windows and the neighborhood of edges.
-
-    Windows over a constant background have no gradient; excluding them saves time and makes the weight of the bending energy
-    independent of the amount of air in the field of view.
-    """
-    found = []
+def _box_of(seen: torch.Tensor) -> tuple[slice, ...]:
+    """Return the bounding box of a mask, all of the grid if it is empty."""
+    box = []
     for axis, n in enumerate(seen.shape):
         where = seen.any(tuple(a for a in range(seen.ndim) if a != axis)) if seen.ndim > 1 else seen
         index = where.nonzero().flatten().tolist() or [0, n - 1]
-        found.append((index[0], index[-1] + 1, n))
-    return [
-        tuple(slice(max(0, low - m), min(n, high + m)) for (low, high, n), m in zip(found, each, strict=True))
-        for each in margins
-    ]
+        box.append(slice(index[0], index[-1] + 1))
+    return tuple(box)
 
 
 def _weight_in(box: tuple[slice, ...], weight: torch.Tensor | None) -> float:

@@ -6,7 +6,8 @@
 import numpy as np
 import pytest
 
-from monai_locor.blockwise.tiling import Tiling, boxes, grown
+from monai_locor.blockwise.tiling import Tiling, boxes
+from monai_locor.geometry.partition import grown
 
 CASES = [((50,), (20,), (8,), 1), ((33, 20, 47), (16, 24, 16), (6, 4, 12), 4), ((16, 16), (40, 8), (4, 4), 8)]
 

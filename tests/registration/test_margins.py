@@ -47,7 +47,7 @@ class TestWidth:
         assert {margins_of(config, ISO, factor) for factor in (8, 2, 1)} == {(FOREGROUND_MARGIN,) * 3}
 
 
-def engine_at(margin: int | None, monkeypatch, bending_weight: float = 60.0, masks=(None, None)):
+def engine_at(margin: int | None, monkeypatch, masks=(None, None)):
     """An engine in a fine stage, a small anatomy in much air, with windows that are not shifted."""
     if margin is not None:
         monkeypatch.setattr(window_sizes, "MIN_MARGIN", margin)
@@ -55,7 +55,7 @@ def engine_at(margin: int | None, monkeypatch, bending_weight: float = 60.0, mas
     inside = np.abs(axes - 22).max(0) < 8  # 15 voxels: a multiple of the distance of the windows
     texture = np.sin(axes * [[[[0.9]]], [[[0.7]]], [[[1.1]]]]).prod(0)
     images = [np.where(inside, 0.6 + scale * texture, 0).astype(np.float32) for scale in (0.4, -0.3)]
-    config = dataclasses.replace(RegistrationConfig(), bending_weight=bending_weight, derivative="none")
+    config = dataclasses.replace(RegistrationConfig(), bending_weight=60.0, derivative="none")
     engine = engine_of([torch.from_numpy(i)[None] for i in images], config, masks=masks)
     engine.enter(STAGE)
     engine.losses.eval()

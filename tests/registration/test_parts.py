@@ -15,10 +15,11 @@ from torch import nn
 
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, reorder
+from monai_locor.geometry.partition import grown
 from monai_locor.registration.background import _neighbors, has_noisy_background
 from monai_locor.registration.channels import ChannelLosses, compared_parts, single
 from monai_locor.registration.pairing import checked_weights, pair_count
-from monai_locor.registration.pyramid import _boxes_around, _eroded, level_grid
+from monai_locor.registration.pyramid import _box_of, _eroded, level_grid
 from monai_locor.registration.start.prepare import prepare, smoothed, weighted_gaussian
 from monai_locor.registration.start.reach import box_within, reached_box
 
@@ -205,9 +206,10 @@ class TestLevels:
     def test_the_box_holds_all_that_is_seen_and_a_margin(self):
         seen = torch.zeros(40, 30, dtype=torch.bool)
         seen[10, 12] = seen[20, 3] = True
-        assert _boxes_around(seen, (6, 6), (3, 1)) == [(slice(4, 27), slice(0, 19)), (slice(7, 24), slice(2, 14))]
-        assert _boxes_around(seen.T, (6, 6)) == [(slice(0, 19), slice(4, 27))]
-        assert _boxes_around(torch.zeros(5, 6, dtype=torch.bool), (3, 3)) == [(slice(0, 5), slice(0, 6))]
+        assert grown(_box_of(seen), seen.shape, 6) == (slice(4, 27), slice(0, 19))
+        assert grown(_box_of(seen), seen.shape, (3, 1)) == (slice(7, 24), slice(2, 14))
+        assert grown(_box_of(seen.T), seen.T.shape, 6) == (slice(0, 19), slice(4, 27))
+        assert grown(_box_of(torch.zeros(5, 6, dtype=torch.bool)), (5, 6), 3) == (slice(0, 5), slice(0, 6))
 
     def test_erosion_is_a_minimum_filter_and_leaves_other_axes(self):
         weight = torch.rand(1, 7, 6, 5)
