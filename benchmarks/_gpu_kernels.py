@@ -13,7 +13,7 @@ from _gpu_times import timed
 from _gpu_worker import Context, Row, guarded
 
 from monai_locor.losses import LocalLearnedBasisCRLoss
-from monai_locor.losses.functional import local_moments
+from monai_locor.losses.functional import local_fit, local_moments
 from monai_locor.losses.streaming import StreamedWindows, slab_budget
 
 SIZES = (48, 128, 256)
@@ -21,7 +21,7 @@ VALUE, GRADIENT = 1e-5, 1e-4  # of the largest
 
 
 def kernels(context: Context) -> Iterator[Row]:
-    """Window averages and gradients of both paths, and the time of the loss with each. On a CPU only the portable one."""
+    """Averages, residuals and gradients of windows by both paths, and the time of the loss. On a CPU only the portable one."""
     for size in (12,) if context.smoke else SIZES:
         for form in ("log", "normalized"):
             row: Row = {"what": form, "size": size}
@@ -42,7 +42,7 @@ def _step(size: int, form: str, device: str, fused: bool | None) -> Callable[[],
 
 
 def _compared(size: int, form: str, device: str, fused: bool | None) -> Row:
-    """Largest differences of the averages and of the gradients, relative to the largest value."""
+    """Largest differences of the averages and residuals and of the gradients, relative to the largest value."""
     generator = torch.Generator().manual_seed(0)
     shape = (1, loss_script.CHANNELS, size, size, size)
     pred, target = (torch.rand(shape, generator=generator).to(device) for _ in range(2))
@@ -54,7 +54,10 @@ def _compared(size: int, form: str, device: str, fused: bool | None) -> Row:
     both = []
     for choice in (False, fused):
         windows = StreamedWindows(axes, slab_budget(pred.device, None))
-        maps = local_moments(loss.basis, pred, target, weight, windows, 1e-6, form == "normalized", fused=choice).maps
-        both.append([maps.detach(), *torch.autograd.grad(maps.square().sum(), inputs)])
+        moments = local_moments(loss.basis, pred, target, weight, windows, 1e-6, form == "normalized", fused=choice)
+        maps, left = moments.maps, local_fit(moments, form, loss.ridge, loss.eps).residual
+        gradients = torch.autograd.grad(maps.square().sum() + left.sum(), inputs)
+        both.append([maps.detach(), left.detach(), *gradients])
     errors = [float((x - y).abs().max() / x.abs().max()) for x, y in zip(*both, strict=True)]
-    return {"value": errors[0], "gradient": max(errors[1:]), "check": errors[0] <= VALUE and max(errors[1:]) <= GRADIENT}
+    value, gradient = max(errors[:2]), max(errors[2:])
+    return {"value": value, "gradient": gradient, "check": value <= VALUE and gradient <= GRADIENT}

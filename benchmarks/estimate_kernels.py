@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from loss import CHANNELS, HIDDEN, NUM_BASIS, SIGMA, STRIDE, TRUNCATED
 
 WARP = 32  # threads
+PADDED = 8  # rows and columns of a system in registers
 
 
 def work() -> dict[str, tuple[float, float, float]]:
@@ -30,6 +31,7 @@ def work() -> dict[str, tuple[float, float, float]]:
     covering = (math.floor(2 * TRUNCATED * SIGMA / STRIDE) + 1) ** 3  # windows of a voxel
     windows = STRIDE**-3  # per voxel
     slopes = features * NUM_BASIS
+    padded = PADDED * PADDED - NUM_BASIS * (NUM_BASIS + 1) // 2  # entries of A that are read twice, or masked
     # weights of the network are read as vectors of four, for two voxels (features) or one (gradient) of a thread
     images = 4 * (2 * CHANNELS)
     return {
@@ -39,12 +41,19 @@ def work() -> dict[str, tuple[float, float, float]]:
             windows * window * (features + 3),
             4 * (features + 2 * pairs * windows),
         ),
+        "fit": (windows * _fit(1), windows * (pairs + padded), 4 * windows * (pairs + CHANNELS)),
+        "gradient of the fit": (windows * _fit(2), windows * (pairs + padded), 4 * windows * (2 * pairs + 2 * CHANNELS)),
         "gradient": (
             2 * (sum(layers) + 2 * layers[0] + layers[2]) + covering * (2 * slopes + features),
             2 * sum(layers) / 4 + covering * (slopes + 3),
             images + 4 * (CHANNELS + 3 * slopes * windows),
         ),
     }
+
+
+def _fit(solutions: int) -> int:
+    """Operations of a window: elimination, and substitutions forth and back; entries are selected by masks, which count."""
+    return NUM_BASIS * (8 * PADDED**2 + solutions * 2 * (3 * PADDED**2 + 4 * PADDED * CHANNELS))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from ..autograd import transforms_active
 from ..recent import Recent
 from .gram import local_gram
 from .products import LocalGram
-from .ridge import ridge_residual, ridge_solution, window_residual
+from .ridge import ridge_residual, ridge_solution, standardized, window_residual
+from .robust import robust_shares
 from .streaming import StreamedWindows
 
 __all__ = [
@@ -40,8 +42,6 @@ __all__ = [
 ]
 
 FORMS = ("log", "normalized", "robust")
-MIN_SHARE = 1e-3  # smallest scale of the form "robust"
-MIN_TOTAL_CONTRAST = 1e-12
 MASS_ROUNDING = 1e-5  # share of a window's mass that float32 may lose
 MIN_DIVISOR = 1e-12
 
@@ -61,11 +61,6 @@ class LocalMoments:
     gram: LocalGram
     mass: torch.Tensor | None = None
     counts: torch.Tensor | None = None
-
-    def parts(self) -> list[torch.Tensor]:
-        """The rows of the maps that follow, in order: one view of all, whose gradients are put together at once."""
-        sizes = [rows.stop - rows.start for rows in self.gram.layout.values()]
-        return list(self.maps.split(sizes, 1))[: len(sizes) - self.gram.masked]
 
     @property
     def psi_psi(self) -> torch.Tensor:
@@ -99,19 +94,43 @@ class WindowFit:
 
     Attributes:
         moments: what it was made from; ``psi_psi`` is the matrix of the normal equations without the ridge.
-        psi_t: right-hand sides of the normal equations, ``(B, J, T, *windows)``; in the normalized form, of the standardized
-            target.
         residual: R at the ridge solution, ``(B, T, *windows)``.
-        mean, deviation: what the target was standardized by, ``(B, T, *windows)``; None in the other forms.
-        variance: of the target in the window, likewise; None in the form ``"log"``.
+        form: of :func:`local_fit`.
+        eps: likewise.
     """
 
     moments: LocalMoments
-    psi_t: torch.Tensor
     residual: torch.Tensor
-    mean: torch.Tensor | None = None
-    deviation: torch.Tensor | None = None
-    variance: torch.Tensor | None = None
+    form: str
+    eps: float
+
+    @cached_property
+    def _standardized(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Right-hand sides of the standardized target, its variance and deviation."""
+        assert self.moments.psi is not None and self.moments.t is not None
+        return standardized(self.moments.psi_t, self.moments.t_t, self.moments.psi, self.moments.t, self.eps)
+
+    @property
+    def psi_t(self) -> torch.Tensor:
+        """Right-hand sides of the normal equations, ``(B, J, T, *windows)``; in the normalized form, of the standardized
+        target.
+        """
+        return self._standardized[0] if self.form == "normalized" else self.moments.psi_t
+
+    @property
+    def mean(self) -> torch.Tensor | None:
+        """What the target was standardized by, ``(B, T, *windows)``; None in the other forms."""
+        return self.moments.t if self.form == "normalized" else None
+
+    @property
+    def deviation(self) -> torch.Tensor | None:
+        """Likewise."""
+        return self._standardized[2] if self.form == "normalized" else None
+
+    @property
+    def variance(self) -> torch.Tensor | None:
+        """Of the target in the window, likewise."""
+        return self._standardized[1] if self.form == "normalized" else None
 
     @property
     def counts(self) -> torch.Tensor:
@@ -172,17 +191,9 @@ def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> Win
     """
     if form != "log" and not moments.gram.first_moments:
         raise ValueError(f"the {form} form needs the means of psi and t; call local_moments with means=True.")
-    if form != "normalized":
-        gram = moments.gram
-        residual = window_residual(moments.maps, gram.num_basis, gram.channels, ridge, gram.kept)
-        variance = None if form == "log" else (moments.t_t - moments.t.square()).clamp_min(0)  # type: ignore[union-attr]
-        return WindowFit(moments, moments.psi_t, residual, variance=variance)
-    psi_psi, psi_t, t_t, psi, t = moments.parts()
-    variance = (t_t - t.square()).clamp_min(0)
-    deviation = (variance + eps).sqrt() + eps
-    covariance = (psi_t.unflatten(1, (psi.shape[1], -1)) - psi[:, :, None] * t[:, None]) / deviation[:, None]
-    residual = ridge_residual(psi_psi, covariance, torch.ones_like(variance), ridge, moments.gram.kept)
-    return WindowFit(moments, covariance, residual, t, deviation, variance)
+    gram, standard = moments.gram, eps if form == "normalized" else None
+    residual = window_residual(moments.maps, gram.num_basis, gram.channels, ridge, gram.kept, gram.fused, standard)
+    return WindowFit(moments, residual, form, eps)
 
 
 def window_values(fit: WindowFit, form: str, eps: float) -> torch.Tensor:
@@ -197,35 +208,9 @@ def window_values(fit: WindowFit, form: str, eps: float) -> torch.Tensor:
         return torch.log(fit.residual + eps)
     if form == "normalized":
         return fit.residual
-    assert fit.variance is not None
-    return robust_shares(fit.residual, fit.variance, fit.moments.counts, eps)
-
-
-def robust_shares(residual: torch.Tensor, variance: torch.Tensor, counts: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """``2 sqrt(s) log(1 + q / s)``, with the unexplained share ``q = R / (V + eps)`` of a window and its mean s.
-
-    The scale s carries no gradient, as in iteratively reweighted least squares. This is the negative log-likelihood of a
-    distribution with heavy tails, Student's, whose scale is estimated from the windows themselves: the weight of a window is
-    ``1 / (q + s)``. A window that fits perfectly has at most twice the weight of an average one, and one that is not explained
-    at all keeps some. So it is similar to the logarithm of the residual where most windows fit well, and to the normalized
-    form where most do not. Flat windows, of a variance below eps, have little weight in either.
-
-    The factor sets how much the windows together weigh against a regularization: with s it would be that of the normalized
-    form, without it that of the logarithm. The root is their geometric mean.
-
-    Args:
-        residual: R, ``(B, T, *windows)``.
-        variance: V, likewise.
-        counts: bool, whether a window counts, ``(B, 1, *windows)``; None if all do.
-        eps: floor of the variance.
-    """
-    share, contrast = residual / (variance + eps), (variance / (variance + eps)).detach()
-    if counts is not None:
-        contrast = contrast * counts
-    total = contrast.flatten(2).sum(2).clamp_min(MIN_TOTAL_CONTRAST)
-    mean = ((share.detach() * contrast).flatten(2).sum(2) / total).clamp_min(MIN_SHARE)
-    scale = mean.view(*mean.shape, *[1] * (residual.ndim - 2))
-    return 2 * scale.sqrt() * torch.log1p(share / scale)
+    moments, layout = fit.moments, fit.moments.gram.layout
+    target = moments.maps[:, layout["t_t"].start : layout["t"].stop]
+    return robust_shares(fit.residual, target, moments.counts, eps)
 
 
 def unexplained_share(moments: LocalMoments, ridge: float, eps: float) -> tuple[torch.Tensor, torch.Tensor]:

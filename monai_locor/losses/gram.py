@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from ..networks.basis_tape import BasisTape, LearnedBasisTape, basis_tape
 from .kernels import fused_average, fused_gradients
 from .products import Features, LocalGram
 from .streaming import Portion, StreamedWindows
+
+if TYPE_CHECKING:
+    from .kernels.launch import FusedGram
 
 __all__ = ["local_gram"]
 
@@ -59,11 +62,13 @@ class _Call:
     Attributes:
         slabs: of the forward pass, if the basis is learned, the whole batch is one portion and a backward pass follows: the
             features are then not calculated again. Within the memory budget, until the first backward pass.
+        fused: what the kernels of a GPU have prepared, likewise.
     """
 
     def __init__(self, gram: LocalGram, windows: StreamedWindows, names: tuple[str, ...], keep: bool) -> None:
         self.gram, self.windows, self.names, self.keep = gram, windows, names, keep
         self.slabs: _Slabs | None = None
+        self.fused: FusedGram | None = None
 
     def named(self, parameters: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters by name."""
@@ -144,9 +149,10 @@ class _LocalGramFunction(StreamedFunction):
         call: _Call, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, *parameters: torch.Tensor
     ) -> torch.Tensor:
         images = pred, target, weight
-        fused = fused_average(call.gram, call.windows, images, call.named(parameters))
-        if fused is not None:
-            return fused
+        found = fused_average(call.gram, call.windows, images, call.named(parameters))
+        if found is not None:
+            call.fused = found[1] if call.keep else None
+            return found[0]
         slabs = call.made(images, parameters)
         return call.windows.average(call.gram, pred, slabs.products)
 
@@ -160,7 +166,8 @@ class _LocalGramFunction(StreamedFunction):
         call: _Call = ctx.options["call"]
         pred, target, weight, *parameters = ctx.saved_tensors
         images, needs = (pred, target, weight), ctx.needs_input_grad[1:3]
-        fused = fused_gradients(call.gram, call.windows, images, call.named(parameters), grad, needs)
+        made, call.fused = call.fused, None
+        fused = fused_gradients(call.gram, call.windows, images, call.named(parameters), grad, needs, made)
         if fused is not None:
             return None, *fused[:2], None, *fused[2]
         need_pred, need_target = needs

@@ -65,7 +65,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
         form: ``"log"``, mean of ``log(R + eps)``; ``"normalized"``, mean of one minus the correlation ratio of the
             window, in [0, 1]; or ``"robust"``, between the two depending on the images: mean of ``2 sqrt(s) log(1 + q / s)``,
             q being R relative to the variance V of the target in the window, ``R / (V + eps)``, and s the mean of q over the
-            windows, see :func:`.functional.robust_shares`.
+            windows, see :func:`.robust.robust_shares`.
         reduction: ``"mean"`` over windows, channels and items; ``"sum"``; or ``"none"``, the map over windows,
             ``(B, T, *windows)``, with 0 where a window does not count; see ``return_weights`` of :meth:`forward`.
         rescale: bring both images to about [0, 1] between robust quantiles, and exclude voxels that are not finite. The
@@ -74,10 +74,11 @@ class LocalLearnedBasisCRLoss(PairLoss):
         memory_budget_mb: MiB that a call may hold in addition to inputs, results and window sums; by default 20 on a
             CPU and 2048 on a GPU.
         generator: CPU random generator of the window shift; by default torch's global one.
-        fused: whether Triton kernels compute the window averages and their gradient, to the same result within 1e-5 without
-            holding products in memory. They need Triton, an NVIDIA GPU, three axes, float32 and a learned basis with two hidden
-            layers. None uses them where they can be used and never on a CPU; if they fail, a warning is logged once and they
-            are not used again. False never uses them; True raises a ``ValueError`` with the reason where they cannot be used.
+        fused: whether Triton kernels compute the window averages, the fits and their gradients, to the same result within 1e-5
+            without holding products in memory. They need Triton, an NVIDIA GPU, three axes, float32 and a learned basis with
+            two hidden layers; the fits only the first two, float32 and at most eight basis functions. None uses them where
+            they can be used and never on a CPU; if they fail, a warning is logged once and they are not used again. False
+            never uses them; True raises a ``ValueError`` with the reason where they cannot be used.
 
     Returns:
         A scalar, to be minimized (see ``reduction``).

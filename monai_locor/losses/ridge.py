@@ -17,8 +17,9 @@ import torch
 
 from ..autograd import StreamedFunction
 from ..recent import Recent
+from .kernels import FitOptions, fused_residual, fused_residual_gradient, solves
 
-__all__ = ["Systems", "gram_pairs", "ridge_residual", "ridge_solution", "window_residual"]
+__all__ = ["Systems", "gram_pairs", "ridge_residual", "ridge_solution", "standardized", "window_residual"]
 
 PORTION_WINDOWS = {"cpu": 1 << 12, "cuda": 1 << 18}  # solved at once: the processor's cache; large launches on a GPU
 
@@ -174,19 +175,61 @@ def ridge_residual(
 
 
 def window_residual(
-    maps: torch.Tensor, size: int, channels: int, ridge: float, kept: Recent[Any] | None = None
+    maps: torch.Tensor,
+    size: int,
+    channels: int,
+    ridge: float,
+    kept: Recent[Any] | None = None,
+    fused: bool | None = False,
+    eps: float | None = None,
 ) -> torch.Tensor:
-    """:func:`ridge_residual` of maps that begin with the rows of a, c and b, ``(B, P, ...)``; others have no influence.
+    """:func:`ridge_residual` of maps that begin with the rows of a, c and b, ``(B, P, ...)``.
 
     Args:
-        maps: see above.
+        maps: see above. With ``eps``, the rows of the means of the basis functions and of the target follow; others have no
+            influence.
         size: J.
         channels: C.
         ridge: positive.
         kept: keeps what depends on the sizes between calls.
+        fused: whether Triton kernels compute it; None where they can and the images are on a GPU.
+        eps: the target is standardized in its window first, see :func:`standardized`; None if it is not.
     """
+    options = FitOptions(size, channels, ridge, eps)
+    if solves(options, maps, fused):
+        return _KernelResidual.apply(options, fused, maps.flatten(2)).unflatten(2, maps.shape[2:])
+    if eps is not None:
+        a, c, b, psi, t = maps.split_with_sizes(_sizes(size, channels, maps.shape[1]), 1)[:5]
+        c = standardized(c.unflatten(1, (size, -1)), b, psi, t, eps)[0]
+        return ridge_residual(a, c, torch.ones_like(b), ridge, kept)
     systems = Systems.kept(kept, size, channels, ridge, maps)
     return _WindowResidual.apply(systems, maps.flatten(2))[0].unflatten(2, maps.shape[2:])
+
+
+def _sizes(size: int, channels: int, rows: int) -> list[int]:
+    """Numbers of rows of a, c, b, the means of psi and t, and all others."""
+    known = [size * (size + 1) // 2, size * channels, channels, size, channels]
+    return [*known, rows - sum(known)]
+
+
+def standardized(
+    c: torch.Tensor, b: torch.Tensor, psi: torch.Tensor, t: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The right-hand sides for a target of mean 0 and variance 1 in each window, ``(B, J, C, ...)``.
+
+    Args:
+        c: ``(B, J, C, ...)``.
+        b: mean square of the target, ``(B, C, ...)``.
+        psi: means of the basis functions, ``(B, J, ...)``.
+        t: means of the target, ``(B, C, ...)``.
+        eps: floor of the variance and of the deviation.
+
+    Returns:
+        also the variance and the deviation that the target is divided by, ``(B, C, ...)``.
+    """
+    variance = (b - t.square()).clamp_min(0)
+    deviation = (variance + eps).sqrt() + eps
+    return (c - psi[:, :, None] * t[:, None]) / deviation[:, None], variance, deviation
 
 
 def ridge_solution(a: torch.Tensor, c: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -248,3 +291,33 @@ class _WindowResidual(StreamedFunction):
             saved = (x[..., part] for x in (factor, theta, residual, grad))
             systems.gradient(out[:, :, part], *saved)
         return None, out
+
+
+class _KernelResidual(StreamedFunction):
+    """:func:`window_residual` by the kernels of a GPU; should they fail, by the portable path."""
+
+    leading = differentiable = (2,)
+
+    @staticmethod
+    def forward(options: FitOptions, fused: bool | None, maps: torch.Tensor) -> torch.Tensor:
+        found = fused_residual(options, maps, fused)
+        return _portable(options, maps) if found is None else found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.options = {"options": inputs[0], "fused": inputs[1]}
+        ctx.save_for_backward(inputs[2], output)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        options, (maps, residual) = ctx.options["options"], ctx.saved_tensors
+        found = fused_residual_gradient(options, maps, residual, grad, ctx.options["fused"])
+        if found is None:
+            with torch.enable_grad():
+                maps = maps.detach().requires_grad_()
+                (found,) = torch.autograd.grad(_portable(options, maps), maps, grad)
+        return None, None, found
+
+
+def _portable(options: FitOptions, maps: torch.Tensor) -> torch.Tensor:
+    return window_residual(maps, options.size, options.channels, options.ridge, eps=options.eps)

@@ -14,7 +14,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -62,7 +62,6 @@ class StreamedWindows:
         self.windows, self.budget = windows, budget
         self.shape = tuple(w.size for w in windows)
         self.window_shape = tuple(w.count for w in windows)
-        self.tables: Any = None  # of the kernels for a GPU, made in the forward pass
         self._known: list[tuple[VoxelMaps, int, int, list[Portion]]] = []  # results of `portions`
 
     def filter_numbers(self, count: int) -> int:

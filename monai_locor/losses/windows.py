@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,10 +173,17 @@ class GridPlan:
         axes: the windows of each axis, of one kernel.
         moving: whether the shift moves the windows of an axis.
         device, dtype: of the matrices.
+
+    Attributes:
+        plans: of the axes.
+        first_rows: of the windows of each axis in the table.
+        width: of the table.
+        kept: what the kernels of a GPU keep.
     """
 
     def __init__(self, axes: Sequence[WindowPlan], moving: Sequence[bool], device: torch.device, dtype: torch.dtype) -> None:
         self.plans, self.device, self.dtype = list(axes), device, dtype
+        self.kept = Recent[Any](1)
         self.kernel, self.normalized = axes[0].kernel, axes[0].normalized
         self.width = max(plan.width for plan in axes)
         self._prepare_table(moving)
@@ -187,10 +195,10 @@ class GridPlan:
         voxels = np.full((rows, self.width), NO_VOXEL)
         centers, edges, scales, reaches = (np.zeros((rows, 1)) for _ in range(4))
         shares = np.zeros((rows, len(self.plans)))
-        self._first_rows, start = [], 0
+        self.first_rows, start = [], 0
         for axis, plan in enumerate(self.plans):
             own = slice(start, start + plan.count)
-            self._first_rows.append(start)
+            self.first_rows.append(start)
             voxels[own, : plan.width] = plan.starts[:, None] + np.arange(plan.width)
             centers[own, 0], edges[own], scales[own], reaches[own] = plan.centers, plan.size - 0.5, 1 / plan.unit, plan.reach
             shares[own, axis] = moving[axis]
@@ -219,7 +227,7 @@ class GridPlan:
     def _in_table(self, axis: int, index: np.ndarray) -> np.ndarray:
         """From the index in the band of an axis to that in the table."""
         row, column = np.divmod(index, self.plans[axis].width)
-        return (self._first_rows[axis] + row) * self.width + column
+        return (self.first_rows[axis] + row) * self.width + column
 
     def table(self, shift: torch.Tensor | None) -> torch.Tensor:
         """The weights of all windows, on the host, in the dtype of the matrices.
@@ -240,13 +248,14 @@ class GridPlan:
     def axes(self, table: torch.Tensor) -> list[AxisWindows]:
         """The matrices of all axes from a :meth:`table` on the device."""
         pieces = iter(table.index_select(0, self._index).split(self._sizes))
-        out = []
+        out, source = [], (self, table)
         for axis, (plan, halves) in enumerate(zip(self.plans, self._blocks, strict=True)):
             forward, adjoint = ([(rows, cols, next(pieces)) for rows, cols in half] for half in halves)
-            start = self._first_rows[axis]
+            start = self.first_rows[axis]
             band = table.view(-1, self.width)[start : start + plan.count, : plan.width]
             blocks = [Block(r, c, w.view(r.stop - r.start, -1)) for r, c, w in forward]
-            out.append(AxisWindows(plan, band, blocks, [Block(r, c, w.view(c.stop - c.start, -1)) for r, c, w in adjoint]))
+            transposed = [Block(r, c, w.view(c.stop - c.start, -1)) for r, c, w in adjoint]
+            out.append(AxisWindows(plan, band, blocks, transposed, source))
         return out
 
     def shifted(self, shift: torch.Tensor) -> list[AxisWindows]:
@@ -267,11 +276,19 @@ class AxisWindows(BandedMatrix):
         plan: everything that does not depend on the shift.
         band: weights, ``(count, plan.width)``.
         forward, adjoint: see :class:`BandedMatrix`.
+        source: the plan of all axes and the table with the weights of all windows.
     """
 
-    def __init__(self, plan: WindowPlan, band: torch.Tensor, forward: Sequence[Block], adjoint: Sequence[Block]) -> None:
+    def __init__(
+        self,
+        plan: WindowPlan,
+        band: torch.Tensor,
+        forward: Sequence[Block],
+        adjoint: Sequence[Block],
+        source: tuple[GridPlan, torch.Tensor],
+    ) -> None:
         super().__init__(plan.size, plan.count, forward, adjoint)
-        self._plan, self._band = plan, band
+        self._plan, self._band, self.source = plan, band, source
 
     @classmethod
     def gaussian(cls, size: int, sigma: float, stride: float, truncated: float, shift: torch.Tensor) -> AxisWindows:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
@@ -22,13 +23,23 @@ from ..streaming import StreamedWindows
 if TYPE_CHECKING:
     from .launch import FusedGram
 
-__all__ = ["fused_average", "fused_gradients", "unsupported"]
+__all__ = [
+    "FitOptions",
+    "fused_average",
+    "fused_gradients",
+    "fused_residual",
+    "fused_residual_gradient",
+    "is_plain",
+    "solves",
+    "unsupported",
+]
 
 Images = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 T = TypeVar("T")
 
 HIDDEN_LAYERS, MAX_HIDDEN_UNITS, MAX_INPUT_CHANNELS = 2, 32, 15
 MAX_FEATURES = 12  # basis functions, target channels and root weights: their products are accumulated in registers
+MAX_FIT_SIZE, MAX_FIT_CHANNELS = 8, 4  # basis functions and target channels of the systems that a thread holds in registers
 MAX_WINDOW_VOXELS, MAX_VOXEL_WINDOWS = 1000, 64  # beyond, filtering one axis after another is faster
 MIN_COMPUTE_CAPABILITY = (8, 0)
 MAX_INDEX = 2**31 - 1
@@ -39,8 +50,8 @@ _failed: set[torch.device] = set()
 
 def fused_average(
     gram: LocalGram, windows: StreamedWindows, images: Images, parameters: Mapping[str, torch.Tensor]
-) -> torch.Tensor | None:
-    """The maps ``(B, P, *windows)`` from the kernels, or None where the portable path is to compute them.
+) -> tuple[torch.Tensor, FusedGram] | None:
+    """The maps ``(B, P, *windows)`` from the kernels, and what made them; None where the portable path is to compute them.
 
     Args:
         gram: the products; ``gram.fused`` is the caller's choice.
@@ -51,7 +62,7 @@ def fused_average(
     Raises:
         ValueError: if ``gram.fused`` is True where the kernels cannot compute this.
     """
-    return _attempt(gram, windows, images, parameters, lambda fused: fused.average())
+    return _attempt(gram, windows, images, parameters, None, lambda fused: (fused.average(), fused))
 
 
 def fused_gradients(
@@ -61,14 +72,72 @@ def fused_gradients(
     parameters: Mapping[str, torch.Tensor],
     grad: torch.Tensor,
     needs: tuple[bool, bool],
+    made: FusedGram | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, list[torch.Tensor]] | None:
     """The gradients of pred, target and parameters from that of the maps; arguments as in :func:`fused_average`.
 
     Args:
         grad: gradient of the maps.
         needs: whether pred and target need a gradient.
+        made: of the forward pass; by default made again.
     """
-    return _attempt(gram, windows, images, parameters, lambda fused: fused.gradients(grad, *needs))
+    return _attempt(gram, windows, images, parameters, made, lambda fused: fused.gradients(grad, *needs))
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The ridge regressions of windows.
+
+    Attributes:
+        size: basis functions J.
+        channels: of the target, T.
+        ridge: positive.
+        eps: floor of the variance that the target is standardized by; None if it is not.
+    """
+
+    size: int
+    channels: int
+    ridge: float
+    eps: float | None = None
+
+
+def solves(options: FitOptions, maps: torch.Tensor, fused: bool | None) -> bool:
+    """Whether the kernels compute the residuals from these maps; larger systems are left to the portable path.
+
+    Args:
+        options: the regressions.
+        maps: rows of A, c, b and, to standardize, of the means, ``(B, P, ...)``.
+        fused: the caller's choice.
+    """
+    plain = is_plain(maps) and maps.dtype == torch.float32 and maps[0].numel() <= MAX_INDEX
+    small = options.size <= MAX_FIT_SIZE and options.channels <= MAX_FIT_CHANNELS
+    return _asked_for(fused, maps.device) and plain and small and not _of_machine(maps.device)
+
+
+def fused_residual(options: FitOptions, maps: torch.Tensor, fused: bool | None) -> torch.Tensor | None:
+    """The residuals, ``(B, T, windows)``, from maps ``(B, P, windows)``; None if the kernels fail."""
+
+    def run() -> torch.Tensor:
+        from .launch_fit import residual
+
+        return residual(options, maps)
+
+    return _unless_it_fails(run, fused, maps.device)
+
+
+def fused_residual_gradient(
+    options: FitOptions, maps: torch.Tensor, residual: torch.Tensor, grad: torch.Tensor, fused: bool | None
+) -> torch.Tensor | None:
+    """The gradient of the maps from that of the residuals; None if the kernels fail or have failed."""
+    if not _asked_for(fused, maps.device):
+        return None
+
+    def run() -> torch.Tensor:
+        from .launch_fit import residual_gradient
+
+        return residual_gradient(options, maps, residual, grad)
+
+    return _unless_it_fails(run, fused, maps.device)
 
 
 def _attempt(
@@ -76,24 +145,34 @@ def _attempt(
     windows: StreamedWindows,
     images: Images,
     parameters: Mapping[str, torch.Tensor],
+    made: FusedGram | None,
     compute: Callable[[FusedGram], T],
 ) -> T | None:
     device = images[0].device
     if not _asked_for(gram.fused, device):
         return None
-    reason = unsupported(gram, windows, images, parameters)
+    reason = "" if made is not None else unsupported(gram, windows, images, parameters)
     if reason:
         if gram.fused:
             raise ValueError(f"fused=True is not possible: {reason}; use fused=None, which then computes without Triton.")
         return None
-    try:
+
+    def run() -> T:
         from .launch import FusedGram
 
-        return compute(FusedGram(gram, windows, images, parameters))
+        return compute(made or FusedGram(gram, windows, images, parameters))
+
+    return _unless_it_fails(run, gram.fused, device)
+
+
+def _unless_it_fails(run: Callable[[], T], fused: bool | None, device: torch.device) -> T | None:
+    """What kernels return; None if they fail, in which case a device is not given to them again."""
+    try:
+        return run()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler or a driver raises must not end a registration
-        if gram.fused:
+        if fused:
             raise
         _failed.add(device)
         text = str(error).strip().split("\n")[0]
@@ -145,7 +224,7 @@ def _of_basis(gram: LocalGram) -> str:
 def _of_tensors(images: Images, parameters: Mapping[str, torch.Tensor], gram: LocalGram) -> str:
     given = [image for image in images if image is not None]
     weights = [*gram.basis.parameters(), *parameters.values()]  # type: ignore[attr-defined]
-    if any(type(x) not in (torch.Tensor, nn.Parameter) for x in (*given, *weights)):
+    if not is_plain(*given, *weights):
         return "a tensor is of a class of its own"
     if any(image.dtype != torch.float32 for image in given):
         return "the images are not float32"
@@ -157,9 +236,14 @@ def _of_tensors(images: Images, parameters: Mapping[str, torch.Tensor], gram: Lo
     return "the images have too many voxels" if largest > MAX_INDEX else ""
 
 
+def is_plain(*tensors: torch.Tensor) -> bool:
+    """Whether tensors are of no class of their own, whose memory a kernel could not read."""
+    return all(type(x) in (torch.Tensor, nn.Parameter) for x in tensors)
+
+
 def _of_windows(windows: StreamedWindows, gram: LocalGram) -> str:
     overlaps = [axis.overlap for axis in windows.windows]
-    if any(overlap is None for overlap in overlaps):
+    if any(overlap is None for overlap in overlaps) or len({id(getattr(axis, "source", axis)) for axis in windows.windows}) > 1:
         return "the windows are not of one kernel"
     voxels, covering = (math.prod(overlap[i] for overlap in overlaps if overlap) for i in (0, 1))
     if voxels > MAX_WINDOW_VOXELS or covering > MAX_VOXEL_WINDOWS:

@@ -41,6 +41,43 @@ def gram_row(i, j, J: tl.constexpr, T: tl.constexpr, MEANS: tl.constexpr, MASS: 
     return tl.where((i <= j) & (j <= J + T), row, -1)
 
 
+@triton.jit(do_not_specialize=["width", "reach"])
+def lists_kernel(table, known, integers, weights, width, reach, M: tl.constexpr, HEAD: tl.constexpr):
+    """Write the windows of an axis one by one, and those of its voxels, see :class:`.lists.WindowLists`.
+
+    The weights of a window lie beside each other in its row of the table, with zeros around them. At most ``reach`` rows can
+    hold a voxel.
+    """
+    head = known + tl.program_id(1) * HEAD
+    count, size, covered, covering = tl.load(head), tl.load(head + 1), tl.load(head + 2), tl.load(head + 3)
+    starts, lows, rows = known + tl.load(head + 4), known + tl.load(head + 5), table + tl.load(head + 6) * width
+    item = tl.program_id(0) * M + tl.arange(0, M)
+    inside = item < count
+    first = item * 0
+    for k in range(width):
+        present = tl.load(rows + item * width + width - 1 - k, mask=inside, other=0.0) != 0.0
+        first = tl.where(present, width - 1 - k, first)
+    tl.store(integers + tl.load(head + 7) + item, tl.load(starts + item, mask=inside, other=0) + first, mask=inside)
+    for k in range(covered):
+        value = tl.load(rows + item * width + first + k, mask=inside & (first + k < width), other=0.0)
+        tl.store(weights + tl.load(head + 9) + item * covered + k, value, mask=inside)
+    inside = item < size
+    low = tl.load(lows + item, mask=inside, other=0)
+    first = low
+    for k in range(reach):
+        row = low + reach - 1 - k
+        column = item - tl.load(starts + row, mask=inside & (row < count), other=0)
+        seen = inside & (row < count) & (column >= 0) & (column < width)
+        first = tl.where(tl.load(rows + row * width + column, mask=seen, other=0.0) != 0.0, row, first)
+    tl.store(integers + tl.load(head + 8) + item, first, mask=inside)
+    for k in range(covering):
+        row = first + k
+        column = item - tl.load(starts + row, mask=inside & (row < count), other=0)
+        seen = inside & (row < count) & (column >= 0) & (column < width)
+        value = tl.load(rows + row * width + column, mask=seen, other=0.0)
+        tl.store(weights + tl.load(head + 10) + item * covering + k, value, mask=inside)
+
+
 @triton.jit
 def first_layer(pred, weights, voxel, inside, voxels, C: tl.constexpr, P1: tl.constexpr, M: tl.constexpr):
     """Sums of the first layer before the ReLU, ``(P1, M)``."""
@@ -126,11 +163,12 @@ def average_kernel(
     stride = (plane1 - plane0) * s1 * s2
     gram = tl.zeros((FP, FP, R), dtype=tl.float32)
     for step in range(W0 * W1 * W2):
-        z, y, x = z0 + step // (W1 * W2), y0 + (step // W2) % W1, x0 + step % W2
+        k0, k1, k2 = step // (W1 * W2), (step // W2) % W1, step % W2
+        z, y, x = z0 + k0, y0 + k1, x0 + k2
         seen = inside & (z >= plane0) & (z < plane1) & (y < s1) & (x < s2)
-        weight = tl.load(weight0 + r0 * s0 + z, mask=seen, other=0.0)
-        weight *= tl.load(weight1 + r1 * s1 + y, mask=seen, other=0.0)
-        weight *= tl.load(weight2 + r2 * s2 + x, mask=seen, other=0.0)
+        weight = tl.load(weight0 + r0 * W0 + k0, mask=seen, other=0.0)
+        weight *= tl.load(weight1 + r1 * W1 + k1, mask=seen, other=0.0)
+        weight *= tl.load(weight2 + r2 * W2 + k2, mask=seen, other=0.0)
         at = feature[:, None] * stride + (((z - plane0) * s1 + y) * s2 + x)[None, :]
         values = tl.load(features + at, mask=(feature[:, None] < F) & seen[None, :], other=0.0)
         gram += (values * weight[None, :])[:, None, :] * values[None, :, :]
@@ -152,11 +190,12 @@ def features_gradient(
     feature = tl.arange(0, FP)
     found = tl.zeros((FP, M), dtype=tl.float32)
     for step in range(K0 * K1 * K2):
-        i0, i1, i2 = r0 + step // (K1 * K2), r1 + (step // K2) % K1, r2 + step % K2
+        k0, k1, k2 = step // (K1 * K2), (step // K2) % K1, step % K2
+        i0, i1, i2 = r0 + k0, r1 + k1, r2 + k2
         seen = inside & (i0 < n0) & (i1 < n1) & (i2 < n2)
-        weight = tl.load(weight0 + i0 * s0 + z, mask=seen, other=0.0)
-        weight *= tl.load(weight1 + i1 * s1 + y, mask=seen, other=0.0)
-        weight *= tl.load(weight2 + i2 * s2 + x, mask=seen, other=0.0)
+        weight = tl.load(weight0 + z * K0 + k0, mask=seen, other=0.0)
+        weight *= tl.load(weight1 + y * K1 + k1, mask=seen, other=0.0)
+        weight *= tl.load(weight2 + x * K2 + k2, mask=seen, other=0.0)
         window = (i0 * n1 + i1) * n2 + i2
         for i in tl.static_range(F):
             at = (i * N + feature)[:, None] * (n0 * n1 * n2) + window[None, :]

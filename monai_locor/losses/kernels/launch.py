@@ -14,56 +14,22 @@ import torch
 from ...geometry import slabs
 from ...networks.basis import LearnedBasis
 from ...recent import Recent
-from ..banded import BandedMatrix
 from ..products import LocalGram
 from ..ridge import gram_pairs
 from ..streaming import StreamedWindows
-from .device import average_kernel, features_kernel, gradient_kernel
+from ..windows import AxisWindows
+from .device import average_kernel, features_kernel, gradient_kernel, lists_kernel
+from .lists import HEAD, AxisLists, WindowLists
 from .network import PackedNetwork, power_of_two
 
-__all__ = ["FusedGram", "WindowTables"]
+__all__ = ["FusedGram"]
 
 FEATURES_BUDGET_BYTES = 32 * 2**20  # of the features of a slab: a cache of the second level holds them
 FEATURES_VOXELS, AVERAGE_WINDOWS, GRADIENT_VOXELS = 64, 32, 32  # per program, of one warp
+LIST_ITEMS = 32  # windows and voxels of an axis, likewise
 GRADIENT_PROGRAMS = 2048  # at most; each writes its share of the gradient of the weights
 
 _ROWS = Recent[torch.Tensor](8)
-
-
-class WindowTables:
-    """The windows along the axes of a volume as the kernels read them.
-
-    Args:
-        windows: of the three axes.
-
-    Attributes:
-        tensors: for each axis, the first voxel of each window and the first window of each voxel, int32, and the weights
-            ``(windows, voxels)``.
-        voxels, windows: for each axis, the largest number of voxels of a window and of windows of a voxel.
-    """
-
-    def __init__(self, windows: StreamedWindows) -> None:
-        overlaps = [axis.overlap for axis in windows.windows]
-        self.voxels, self.windows = (tuple(n[i] for n in overlaps if n is not None) for i in (0, 1))
-        self.tensors = [_axis_tables(axis) for axis in windows.windows]
-
-    def of_windows(self) -> list[torch.Tensor]:
-        """First voxels, then weights, for the forward pass."""
-        return [first for first, _, _ in self.tensors] + [weights for _, _, weights in self.tensors]
-
-    def of_voxels(self) -> list[torch.Tensor]:
-        """First windows, then weights, for the backward pass."""
-        return [first for _, first, _ in self.tensors] + [weights for _, _, weights in self.tensors]
-
-
-def _axis_tables(axis: BandedMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows, part = axis.part(slice(0, axis.size))
-    weights = part if len(part) == axis.count else part.new_zeros(axis.count, axis.size)
-    if weights is not part:
-        weights[rows] = part
-    weights = weights.contiguous()
-    present = (weights != 0).to(weights.dtype)
-    return present.argmax(1).to(torch.int32), present.argmax(0).to(torch.int32), weights
 
 
 class FusedGram:
@@ -88,9 +54,7 @@ class FusedGram:
         self.pred, self.target = images[0].contiguous(), images[1].contiguous()
         self.root = None if images[2] is None else images[2].sqrt().contiguous()
         self.network = PackedNetwork(cast("LearnedBasis", gram.basis), parameters, self.pred.device)
-        if windows.tables is None:
-            windows.tables = WindowTables(windows)
-        self.tables: WindowTables = windows.tables
+        self.lists = _lists(windows)
         # products with the root make up the means and the mass
         self.features = gram.num_basis + gram.channels + (gram.first_moments or gram.masked)
         self.padded = power_of_two(self.features)
@@ -129,12 +93,13 @@ class FusedGram:
         n0, n1, n2 = self.streamed.window_shape
         average_kernel[(-(-(rows.stop - rows.start) * n1 * n2 // AVERAGE_WINDOWS),)](
             features,
-            *self.tables.of_windows(),
+            *(axis.first_voxel for axis in self.lists),
+            *(axis.weights for axis in self.lists),
             out,
             item,
             *(part.start, part.stop, rows.start, rows.stop),
             *(*self.streamed.shape, n0, n1, n2),
-            *self.tables.voxels,
+            *(axis.weights.shape[1] for axis in self.lists),
             J=self.gram.num_basis,
             T=self.gram.channels,
             MEANS=int(self.gram.first_moments),
@@ -167,12 +132,13 @@ class FusedGram:
         gradient_kernel[(out[2].shape[0],)](
             *self._inputs(),
             slopes,
-            *self.tables.of_voxels(),
+            *(axis.first_window for axis in self.lists),
+            *(axis.voxel_weights for axis in self.lists),
             *out,
             *self._items(item),
             *(*self.streamed.shape, *self.streamed.window_shape),
             0,
-            *self.tables.windows,
+            *(axis.voxel_weights.shape[1] for axis in self.lists),
             **self._sizes(),
             F=self._contributing(),
             N=wanted,
@@ -211,6 +177,19 @@ class FusedGram:
     def _sizes(self) -> dict[str, int | bool]:
         sizes = {"C": self.pred.shape[1], "J": self.gram.num_basis, "T": self.gram.channels, "FP": self.padded}
         return sizes | {"P1": self.network.units[0], "P2": self.network.units[1], "ROOT": self.root is not None}
+
+
+def _lists(windows: StreamedWindows) -> list[AxisLists]:
+    """The windows of all axes one by one."""
+    plan, table = cast("AxisWindows", windows.windows[0]).source
+    lists = plan.kept.get("lists", lambda: WindowLists(plan))
+    integers, weights = lists.empty(table)
+    table = table.view(-1)  # not a wrapper of a transform that has ended
+    with torch.cuda.device_of(table):
+        lists_kernel[(-(-lists.longest // LIST_ITEMS), len(plan.plans))](
+            table, lists.known, integers, weights, plan.width, lists.reach, M=LIST_ITEMS, HEAD=HEAD, num_warps=1
+        )
+    return lists.split(integers, weights)
 
 
 def _entries(gram: LocalGram, count: int, wanted: int) -> torch.Tensor:

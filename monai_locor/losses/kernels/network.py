@@ -17,7 +17,7 @@ from ...recent import Recent
 
 __all__ = ["PackedNetwork", "power_of_two"]
 
-_PLACES = Recent[tuple[torch.Tensor, torch.Tensor]](8)
+_PLACES = Recent[tuple[torch.Tensor, torch.Tensor, torch.Tensor]](8)
 
 
 def power_of_two(number: int, smallest: int = 1) -> int:
@@ -45,9 +45,8 @@ class PackedNetwork:
         layers = cast("list[nn.Linear]", basis.layers)
         sizes = (basis.in_channels, *(layer.out_features for layer in layers))
         self.units = (power_of_two(sizes[1], 16), power_of_two(sizes[2], 16))
-        self._forth, self._back = _PLACES.get((sizes, device), lambda: _places(sizes, self.units, device))
-        flat = torch.cat([value.flatten().to(torch.float32) for value in values.values()])
-        self.buffer = torch.nn.functional.pad(flat, (0, 1))[self._forth]
+        forth, self._back, zero = _PLACES.get((sizes, device), lambda: _places(sizes, self.units, device))
+        self.buffer = torch.cat([*(value.flatten().to(torch.float32) for value in values.values()), zero])[forth]
 
     def unpacked(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """The gradients of the given parameters, in their order, from that of the buffer."""
@@ -56,8 +55,10 @@ class PackedNetwork:
         return [parts[name].view_as(p).to(p.dtype) for name, p in self.parameters.items()]
 
 
-def _places(sizes: tuple[int, ...], units: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each number of the buffer lies among the parameters, and the other way round; padding lies behind the last."""
+def _places(
+    sizes: tuple[int, ...], units: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where each number of the buffer lies among the parameters, and the other way round; and the zero behind the last."""
     counts = [n for a, b in itertools.pairwise(sizes) for n in (a * b, b)]
     numbers = torch.arange(sum(counts), device="cpu").split(counts)
     weights = [x.view(b, a) for x, (a, b) in zip(numbers[::2], itertools.pairwise(sizes), strict=True)]
@@ -73,7 +74,7 @@ def _places(sizes: tuple[int, ...], units: tuple[int, int], device: torch.device
     forth = torch.cat([x.flatten() for x in layout])
     back = torch.empty(sum(counts) + 1, dtype=torch.int64, device="cpu")
     back[forth] = torch.arange(len(forth), device="cpu")
-    return forth.to(device), back[:-1].to(device)
+    return forth.to(device), back[:-1].to(device), torch.zeros(1, dtype=torch.float32, device=device)
 
 
 def _padded(places: torch.Tensor, shape: tuple[int, ...], value: int) -> torch.Tensor:

@@ -8,12 +8,14 @@ Without Triton's interpreter: `test_compile.py` runs this in a process of its ow
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,13 +23,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from monai_locor.losses.kernels import launch
+from monai_locor.losses.kernels import launch, launch_fit
+from monai_locor.losses.kernels.choice import MAX_FIT_CHANNELS, MAX_FIT_SIZE, FitOptions
 from monai_locor.losses.products import LocalGram
 from monai_locor.losses.streaming import StreamedWindows
-from monai_locor.losses.windows import AxisWindows
+from monai_locor.losses.windows import GridPlan, WindowPlan
 from monai_locor.networks.basis import LearnedBasis
 
+KERNELS = [
+    *((launch, name) for name in ("lists_kernel", "features_kernel", "average_kernel", "gradient_kernel")),
+    *((launch_fit, name) for name in ("residual_kernel", "residual_gradient_kernel")),
+]
 POINTERS = {torch.float32: "*fp32", torch.int32: "*i32"}
+NUMBERS = {int: "i32", float: "fp32"}
 TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -50,7 +58,7 @@ def arguments(recorder: Recorder) -> tuple[dict[str, str], dict[str, Any], dict[
     values |= {name: value for name, value in named.items() if name not in options}
     constants = {p.name: values[p.name] for p in parameters if p.is_constexpr}
     types = {
-        name: "constexpr" if name in constants else POINTERS[x.dtype] if isinstance(x, torch.Tensor) else "i32"
+        name: "constexpr" if name in constants else POINTERS[x.dtype] if isinstance(x, torch.Tensor) else NUMBERS[type(x)]
         for name, x in values.items()
     }
     aligned = {(p.num,): [["tt.divisibility", 16]] for p in parameters if types[p.name].startswith("*")}
@@ -68,22 +76,32 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 def record(num_basis: int, channels: int, extra: bool) -> list[Recorder]:
     """The kernels of one forward and one backward pass; ``extra``: with weights, means and the gradient of the target."""
-    recorders = [Recorder(k) for k in (launch.features_kernel, launch.average_kernel, launch.gradient_kernel)]
-    before = [r.kernel for r in recorders]
     basis = LearnedBasis(channels, num_basis)
-    windows = StreamedWindows([AxisWindows.gaussian(12, 0.8, 3.0, 3.0, torch.tensor(0.2))] * 3, 1 << 22)
+    plan = GridPlan([WindowPlan.gaussian(12, 0.8, 3.0, 3.0)] * 3, [True] * 3, torch.device("cpu"), torch.float32)
+    windows = StreamedWindows(plan.centered, 1 << 22)
     images = (torch.rand(1, channels, 12, 12, 12), torch.rand(1, channels, 12, 12, 12), torch.ones(1, 1, 12, 12, 12))
     gram = LocalGram(basis, num_basis, channels, extra, extra)
-    names = ("features_kernel", "average_kernel", "gradient_kernel")
-    try:
-        for name, recorder in zip(names, recorders, strict=True):
-            setattr(launch, name, recorder)
+    with contextlib.ExitStack() as stack:
+        recorders = [stack.enter_context(recording(*kernel)) for kernel in KERNELS]
         fused = launch.FusedGram(gram, windows, (*images[:2], images[2] if extra else None), dict(basis.named_parameters()))
-        fused.gradients(torch.zeros_like(fused.average()), True, extra)
+        maps = fused.average()
+        fused.gradients(torch.zeros_like(maps), True, extra)
+        if num_basis <= MAX_FIT_SIZE and channels <= MAX_FIT_CHANNELS:
+            options = FitOptions(num_basis, channels, 1e-4, 1e-4 if extra else None)
+            left = launch_fit.residual(options, maps.flatten(2))
+            launch_fit.residual_gradient(options, maps.flatten(2), left, left)
+    return [recorder for recorder in recorders if recorder.calls]
+
+
+@contextlib.contextmanager
+def recording(module: ModuleType, name: str) -> Iterator[Recorder]:
+    """A recorder in the place of a kernel."""
+    recorder = Recorder(getattr(module, name))
+    setattr(module, name, recorder)
+    try:
+        yield recorder
     finally:
-        for name, kernel in zip(names, before, strict=True):
-            setattr(launch, name, kernel)
-    return recorders
+        setattr(module, name, recorder.kernel)
 
 
 def compiled(capability: int, *sizes: tuple[int, int, bool]) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch
 from monai_locor.losses.gram import local_gram
 from monai_locor.losses.products import LocalGram
 from monai_locor.losses.streaming import StreamedWindows
-from monai_locor.losses.windows import AxisWindows
+from monai_locor.losses.windows import GridPlan, WindowPlan
 from monai_locor.networks.basis import LearnedBasis
 
 collect_ignore = ["compile_for_gpus.py"]  # a script that imports Triton
@@ -63,8 +63,9 @@ class Problem:
 
     def streamed(self) -> StreamedWindows:
         """The windows."""
-        axes = zip(self.shape, self.stride, self.shift, strict=True)
-        return StreamedWindows([AxisWindows.gaussian(n, self.sigma, a, 3.0, torch.tensor(b)) for n, a, b in axes], self.budget)
+        axes = [WindowPlan.gaussian(n, self.sigma, a, 3.0) for n, a in zip(self.shape, self.stride, strict=True)]
+        plan = GridPlan(axes, [True] * len(axes), torch.device("cpu"), torch.float32)
+        return StreamedWindows(plan.shifted(torch.tensor(self.shift, dtype=torch.float64)), self.budget)
 
     def solve(self, fused: bool) -> list[torch.Tensor]:
         """The maps, and the gradients of a sum of them with alternating weights."""

@@ -16,7 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SPILLED = 8  # bytes of a thread: Triton 3.7.1 spills one pair of registers with J = 8 for Hopper, 3.9.0 none
-KERNELS = ("features_kernel", "average_kernel", "gradient_kernel")
+KERNELS = (
+    *("lists_kernel", "features_kernel", "average_kernel", "gradient_kernel"),
+    *("residual_kernel", "residual_gradient_kernel"),
+)
 SHARED_MEMORY = 48 * 1024  # bytes that every program gets without asking
 
 
