@@ -95,8 +95,8 @@ class WindowFit:
     Attributes:
         moments: what it was made from; ``psi_psi`` is the matrix of the normal equations without the ridge.
         residual: R at the ridge solution, ``(B, T, *windows)``.
-        form: of :func:`local_fit`.
-        eps: likewise.
+        form: one of :data:`FORMS`.
+        eps: floor of the residual in the form ``"log"``, of the variance in the others.
     """
 
     moments: LocalMoments
@@ -196,21 +196,15 @@ def local_fit(moments: LocalMoments, form: str, ridge: float, eps: float) -> Win
     return WindowFit(moments, residual, form, eps)
 
 
-def window_values(fit: WindowFit, form: str, eps: float) -> torch.Tensor:
-    """The value of each window in the loss, ``(B, T, *windows)``.
-
-    Args:
-        fit: of :func:`local_fit`, in the same form.
-        form: one of :data:`FORMS`.
-        eps: floor of the residual in the form ``"log"``, of the variance in the others.
-    """
-    if form == "log":
-        return torch.log(fit.residual + eps)
-    if form == "normalized":
+def window_values(fit: WindowFit) -> torch.Tensor:
+    """The value of each window in the loss in the form of its fit, ``(B, T, *windows)``."""
+    if fit.form == "log":
+        return torch.log(fit.residual + fit.eps)
+    if fit.form == "normalized":
         return fit.residual
     moments, layout = fit.moments, fit.moments.gram.layout
     target = moments.maps[:, layout["t_t"].start : layout["t"].stop]
-    return robust_shares(fit.residual, target, moments.counts, eps)
+    return robust_shares(fit.residual, target, moments.counts, fit.eps)
 
 
 def unexplained_share(moments: LocalMoments, ridge: float, eps: float) -> tuple[torch.Tensor, torch.Tensor]:

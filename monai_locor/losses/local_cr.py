@@ -170,7 +170,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
             pred, target = rescale(pred, valid), rescale(target, valid)
         moments = self._moments(pred, target, weight, means=self.form != "log")
         fit = local_fit(moments, self.form, self.ridge, self.eps)
-        return window_values(fit, self.form, self.eps), moments.counts
+        return window_values(fit), moments.counts
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
         options: dict[str, Any] = {"kept": self._kept, "fused": self.fused, "constant_means": self.form == "robust"}

@@ -199,17 +199,11 @@ def window_residual(
     if solves(options, maps, fused):
         return _KernelResidual.apply(options, fused, maps.flatten(2)).unflatten(2, maps.shape[2:])
     if eps is not None:
-        a, c, b, psi, t = maps.split_with_sizes(_sizes(size, channels, maps.shape[1]), 1)[:5]
+        a, c, b, psi, t, _ = maps.split_with_sizes([*options.rows, maps.shape[1] - sum(options.rows)], 1)
         c = standardized(c.unflatten(1, (size, -1)), b, psi, t, eps)[0]
         return ridge_residual(a, c, torch.ones_like(b), ridge, kept)
     systems = Systems.kept(kept, size, channels, ridge, maps)
     return _WindowResidual.apply(systems, maps.flatten(2))[0].unflatten(2, maps.shape[2:])
-
-
-def _sizes(size: int, channels: int, rows: int) -> list[int]:
-    """Numbers of rows of a, c, b, the means of psi and t, and all others."""
-    known = [size * (size + 1) // 2, size * channels, channels, size, channels]
-    return [*known, rows - sum(known)]
 
 
 def standardized(

@@ -100,6 +100,12 @@ class FitOptions:
     ridge: float
     eps: float | None = None
 
+    @property
+    def rows(self) -> list[int]:
+        """Numbers of rows of the maps that are read: of A, c, b and, to standardize, the means of the basis and the target."""
+        sizes = [self.size * (self.size + 1) // 2, self.size * self.channels, self.channels]
+        return sizes if self.eps is None else [*sizes, self.size, self.channels]
+
 
 def solves(options: FitOptions, maps: torch.Tensor, fused: bool | None) -> bool:
     """Whether the kernels compute the residuals from these maps; larger systems are left to the portable path.
@@ -109,9 +115,11 @@ def solves(options: FitOptions, maps: torch.Tensor, fused: bool | None) -> bool:
         maps: rows of A, c, b and, to standardize, of the means, ``(B, P, ...)``.
         fused: the caller's choice.
     """
+    if not _asked_for(fused, maps.device):
+        return False
     plain = is_plain(maps) and maps.dtype == torch.float32 and maps[0].numel() <= MAX_INDEX
     small = options.size <= MAX_FIT_SIZE and options.channels <= MAX_FIT_CHANNELS
-    return _asked_for(fused, maps.device) and plain and small and not _of_machine(maps.device)
+    return plain and small and not _of_machine(maps.device)
 
 
 def fused_residual(options: FitOptions, maps: torch.Tensor, fused: bool | None) -> torch.Tensor | None:

@@ -41,6 +41,14 @@ def gram_row(i, j, J: tl.constexpr, T: tl.constexpr, MEANS: tl.constexpr, MASS: 
     return tl.where((i <= j) & (j <= J + T), row, -1)
 
 
+@triton.jit
+def weight_of(rows, starts, row, item, inside, count, width):
+    """Weights of voxels in rows of the table, zero where a row does not hold the voxel or is none of the axis."""
+    inside = inside & (row < count)
+    column = item - tl.load(starts + row, mask=inside, other=0)
+    return tl.load(rows + row * width + column, mask=inside & (column >= 0) & (column < width), other=0.0)
+
+
 @triton.jit(do_not_specialize=["width", "reach"])
 def lists_kernel(table, known, integers, weights, width, reach, M: tl.constexpr, HEAD: tl.constexpr):
     """Write the windows of an axis one by one, and those of its voxels, see :class:`.lists.WindowLists`.
@@ -66,15 +74,10 @@ def lists_kernel(table, known, integers, weights, width, reach, M: tl.constexpr,
     first = low
     for k in range(reach):
         row = low + reach - 1 - k
-        column = item - tl.load(starts + row, mask=inside & (row < count), other=0)
-        seen = inside & (row < count) & (column >= 0) & (column < width)
-        first = tl.where(tl.load(rows + row * width + column, mask=seen, other=0.0) != 0.0, row, first)
+        first = tl.where(weight_of(rows, starts, row, item, inside, count, width) != 0.0, row, first)
     tl.store(integers + tl.load(head + 8) + item, first, mask=inside)
     for k in range(covering):
-        row = first + k
-        column = item - tl.load(starts + row, mask=inside & (row < count), other=0)
-        seen = inside & (row < count) & (column >= 0) & (column < width)
-        value = tl.load(rows + row * width + column, mask=seen, other=0.0)
+        value = weight_of(rows, starts, first + k, item, inside, count, width)
         tl.store(weights + tl.load(head + 10) + item * covering + k, value, mask=inside)
 
 

@@ -17,19 +17,27 @@ from .device import gram_row
 
 
 @triton.jit
+def place_of_c(window, inside, windows, J: tl.constexpr, T: tl.constexpr, JP: tl.constexpr, TP: tl.constexpr):
+    """Where c ``(JP, TP, R)`` of some windows lies in the maps, and which entries are there."""
+    i, t = tl.arange(0, JP), tl.arange(0, TP)
+    row = J * (J + 1) // 2 + i[:, None] * T + t[None, :]
+    used = ((i < J)[:, None] & (t < T)[None, :])[:, :, None] & inside[None, None, :]
+    return row[:, :, None] * windows + window[None, None, :], used
+
+
+@triton.jit
 def normal_equations(
     maps, window, inside, windows, ridge, J: tl.constexpr, T: tl.constexpr, JP: tl.constexpr, TP: tl.constexpr
 ):
     """``A + ridge I`` ``(JP, JP, R)`` and c ``(JP, TP, R)`` of some windows."""
-    i, t = tl.arange(0, JP), tl.arange(0, TP)
+    i = tl.arange(0, JP)
     low, high = tl.minimum(i[:, None], i[None, :]), tl.maximum(i[:, None], i[None, :])
     at = gram_row(low, high, J, T, False, False)[:, :, None] * windows + window[None, None, :]
     a = tl.load(maps + at, mask=(high < J)[:, :, None] & inside[None, None, :], other=0.0)
     diagonal = tl.where(i < J, ridge, 1.0)
     a += tl.where((i[:, None] == i[None, :])[:, :, None], diagonal[:, None, None], 0.0)
-    row = J * (J + 1) // 2 + i[:, None] * T + t[None, :]
-    used = ((i < J)[:, None] & (t < T)[None, :])[:, :, None] & inside[None, None, :]
-    return a, tl.load(maps + row[:, :, None] * windows + window[None, None, :], mask=used, other=0.0)
+    at, used = place_of_c(window, inside, windows, J, T, JP, TP)
+    return a, tl.load(maps + at, mask=used, other=0.0)
 
 
 @triton.jit
@@ -153,9 +161,8 @@ def residual_gradient_kernel(
         means = (second + T + i[:, None]) * windows + window[None, :]
         tl.store(out + means, -tl.sum(mean[None, :, :] * dc, 1), mask=(i < J)[:, None] & inside[None, :])
     tl.store(out + second * windows + at, down, mask=kept)
-    row = J * (J + 1) // 2 + i[:, None] * T + t[None, :]
-    used = ((i < J)[:, None] & (t < T)[None, :])[:, :, None] & inside[None, None, :]
-    tl.store(out + row[:, :, None] * windows + window[None, None, :], dc, mask=used)
+    place, used = place_of_c(window, inside, windows, J, T, JP, TP)
+    tl.store(out + place, dc, mask=used)
     outer = tl.zeros_like(a)
     for k in tl.static_range(T):
         mine = tl.sum(tl.where((t == k)[None, :, None], theta, 0.0), 1)

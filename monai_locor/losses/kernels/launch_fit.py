@@ -30,8 +30,7 @@ def residual_gradient(options: FitOptions, maps: torch.Tensor, residual: torch.T
     """The gradient of the maps, ``(B, P, windows)``, from that of the residuals."""
     maps = maps.contiguous()
     out = torch.empty_like(maps)
-    used = options.size * (options.size + 1) // 2 + (options.size + 1) * options.channels
-    used += 0 if options.eps is None else options.size + options.channels
+    used = sum(options.rows)
     if used < maps.shape[1]:
         out[:, used:].zero_()
     _launch(residual_gradient_kernel, options, maps, residual, grad.contiguous(), out)
