@@ -14,7 +14,8 @@ import torch
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.registration.start.initial import check_kind, check_overlap, initial_affine, overlap, split_displacement
-from monai_locor.registration.start.measure import _centered_index, _placed, _smooth_length
+from monai_locor.registration.start.lags import smooth_length
+from monai_locor.registration.start.measure import _centered_index, _placed
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.registration.start.rivals import is_plausible, stretch_of
 from monai_locor.registration.start.rotations import near_rotations
@@ -192,12 +193,12 @@ class TestSearch:
 
     def test_lengths_of_transforms_have_small_factors(self):
         for n in range(1, 200):
-            rest = found = _smooth_length(n)
+            rest = found = smooth_length(n)
             for prime in (2, 3, 5):
                 while rest % prime == 0:
                     rest //= prime
             assert rest == 1 and n <= found < 1.34 * n + 1
-            assert _smooth_length(found) == found
+            assert smooth_length(found) == found
 
     def test_stretch_is_relative_to_the_initial_matrix(self):
         initial = some_affine()

@@ -20,6 +20,7 @@ from ...geometry import apply_affine
 from ...networks.affine import MatrixExponential
 from ...threads import each
 from .coarse import CoarseImage
+from .lags import Lags
 from .prepare import PreparedImage
 
 __all__ = ["StartSearch"]
@@ -58,22 +59,18 @@ class StartSearch:
         mass = [float(c.channels[1].sum() * np.prod(c.grid.spacing)) for c in (self.fixed, self.moving)]
         self.mass = max(min(mass) / self.step**dims, 1e-6)
         self.axes = tuple(range(-dims, 0))
-        self._spectra: dict[tuple[int, ...], torch.Tensor] = {}  # of the fixed image, by size
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(values, dtype=np.float64)).to(self.device, non_blocking=True)
 
     def _measure(self, joint: torch.Tensor) -> torch.Tensor:
-        """Compute the measure from joint histograms ``(B, levels, levels)``."""
-        count = joint.sum((1, 2)).clamp_min(1e-6)
-        both, first, second = (
-            -torch.special.xlogy(p, p.clamp_min(1e-9)).flatten(1).sum(1)
-            for p in (h / count.view(-1, *[1] * (h.ndim - 1)) for h in (joint, joint.sum(1), joint.sum(2)))
-        )
+        """Compute the measure, ``(B,)``, from joint histograms ``(levels, levels, B)``."""
+        count = joint.sum((0, 1)).clamp_min(1e-6)
+        both, first, second = (_entropy(h / count) for h in (joint.flatten(0, 1), joint.sum(0), joint.sum(1)))
         return ((first + second) / both.clamp_min(1e-3) - 1) * count / self.mass
 
     def _scores(self, to_world: torch.Tensor) -> torch.Tensor:
-        return self._measure(torch.einsum("nk,bnl->bkl", self.levels, self.moving.at(to_world, self.points)))
+        return self._measure(torch.einsum("nk,bnl->klb", self.levels, self.moving.at(to_world, self.points)))
 
     @torch.no_grad()
     def scores(self, matrices: list[np.ndarray]) -> np.ndarray:
@@ -122,15 +119,16 @@ class StartSearch:
         reach = np.abs((grid.corners() - grid.center) @ np.linalg.inv(axes).T).max(0)
         own = tuple(int(n) for n in np.ceil(2 * reach - 1e-6) + 1)  # a lattice that covers the whole moving image
         levels = self.moving.at(self._tensor(_placed(axes, grid.center))[None], self._tensor(_centered_index(own)).float())[0]
-        size = tuple(_smooth_length(n + m - 1) for n, m in zip(shape, own, strict=True))
-        spectra = self._fixed_spectrum(size)[:, None] * self._spectrum(levels, own, size).conj()
-        joint = torch.fft.irfftn(spectra, s=size, dim=self.axes).clamp_min(0).flatten(2)
-        overlap = joint.sum((0, 1))
-        used = (overlap >= min(MIN_SCREEN_OVERLAP * self.mass, float(overlap.max()))).nonzero()[:, 0]
-        score = self._measure(joint[..., used].movedim(-1, 0).contiguous())
+        needed = MIN_SCREEN_OVERLAP * self.mass
+        lags = Lags.of(self._profiles(self.levels, shape), self._profiles(levels, own), needed)
+        spectra = self._spectrum(self.levels, shape, lags.size)[:, None] * self._spectrum(levels, own, lags.size).conj()
+        joint = torch.fft.irfftn(spectra, s=lags.size, dim=self.axes).flatten(2)
+        indices = torch.from_numpy(lags.indices()).to(self.device, non_blocking=True)
+        overlap = joint.sum((0, 1))[indices]
+        used = indices[overlap >= min(needed, float(overlap.max()))]
+        score = self._measure(joint[..., used].clamp_min(0))
         best = int(score.argmax())
-        lag = np.array(np.unravel_index(int(used[best]), size))
-        lag = np.where(lag < shape, lag, lag - size)  # sample i of the fixed lattice coincides with i - lag of the other
+        lag = lags.at(int(used[best]))  # sample i of the fixed lattice coincides with i - lag of the other
         start = _placed(axes, grid.center + axes @ ((np.array(shape) - 1) / 2 - (np.array(own) - 1) / 2 - lag))
         return float(score[best]), start @ np.linalg.inv(self.placed)
 
@@ -138,11 +136,11 @@ class StartSearch:
         """Fourier transform of gray levels ``(samples, levels)`` of a lattice, padded to a size."""
         return torch.fft.rfftn(levels.T.reshape(self.num_levels, *shape), s=size, dim=self.axes)
 
-    def _fixed_spectrum(self, size: tuple[int, ...]) -> torch.Tensor:
-        """:meth:`_spectrum` of the fixed image."""
-        if size not in self._spectra:
-            self._spectra[size] = self._spectrum(self.levels, self.lattice.shape, size)
-        return self._spectra[size]
+    def _profiles(self, levels: torch.Tensor, shape: Sequence[int]) -> list[np.ndarray]:
+        """Sums of the weights of a lattice over all axes but one, for each axis."""
+        weight = levels.sum(1).double().reshape(*shape)
+        profiles = [weight.sum([other for other in range(self.dims) if other != axis]) for axis in range(self.dims)]
+        return np.split(torch.cat(profiles).cpu().numpy(), np.cumsum(shape)[:-1])
 
     @torch.enable_grad()
     def refined(self, starts: list[np.ndarray], scaling: bool = True) -> list[np.ndarray]:
@@ -178,6 +176,11 @@ class StartSearch:
         return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
+def _entropy(shares: torch.Tensor) -> torch.Tensor:
+    """Return the entropies ``(B,)`` of distributions ``(K, B)``, nats."""
+    return -(shares * shares.clamp_min(1e-9).log()).sum(0)
+
+
 def _placed(linear: np.ndarray, center: np.ndarray) -> np.ndarray:
     """Return the matrix ``(D + 1, D + 1)`` with this linear part and image of the origin."""
     return np.vstack((np.column_stack((linear, center)), np.eye(1, len(center) + 1, len(center))))
@@ -187,19 +190,3 @@ def _centered_index(shape: tuple[int, ...]) -> np.ndarray:
     """Return the indices of a lattice relative to its center, ``(N, D)``."""
     axes = [np.arange(n) - (n - 1) / 2 for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
-
-
-def _smooth_length(n: int) -> int:
-    """Return the smallest length >= ``n`` with no prime factors other than 2, 3 and 5, for fast FFTs.
-
-    >>> _smooth_length(13)
-    15
-    """
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 1
