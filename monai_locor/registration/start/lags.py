@@ -37,12 +37,11 @@ class Lags:
             needed: the overlap, sum of the products of the weights.
         """
         ranges = [_range(f, m, needed) for f, m in zip(fixed, moving, strict=True)]
-        # lags t and t + size coincide; all lags are from 1 - m to n - 1
-        lengths = [
-            max(n, m, n - first, m + last) for n, m, (first, last) in zip(map(len, fixed), map(len, moving), ranges, strict=True)
-        ]
         first, last = zip(*ranges, strict=True)
-        return cls(first, last, tuple(map(smooth_length, lengths)))
+        # lags t and t + size coincide; all lags are from 1 - m to n - 1
+        sizes = zip(map(len, fixed), map(len, moving), first, last, strict=True)
+        size = tuple(smooth_length(max(n, m, n - low, m + high)) for n, m, low, high in sizes)
+        return cls(first, last, size)
 
     def indices(self) -> np.ndarray:
         """Return the indices of the lags in the flattened correlation, ``(N,)``."""
