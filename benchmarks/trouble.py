@@ -5,7 +5,8 @@
 
     python benchmarks/trouble.py DATA --lines trouble.jsonl --runs 2000         # resumable; 15 s a run on one core
     python benchmarks/trouble.py DATA --lines trouble.jsonl --runs 2000 --part 1/2    # every second run, in another process
-    python benchmarks/trouble.py --lines trouble.jsonl --table
+    python benchmarks/trouble.py --lines benchmarks/results/trouble.jsonl.gz --table --plot trouble.png
+    python benchmarks/trouble.py --lines trouble.jsonl --table --threshold mirror_lead=-1.5,4    # what another limit would do
 
 Run N has kind N modulo the number of kinds (`_trouble_pairs.py`) and the random numbers of seed N: a pair of aligned images,
 averaged to 4 mm, the fixed one deformed at random, then changed. It is registered and judged. A result is right if its mean
@@ -17,6 +18,7 @@ reporting.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 import time
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from _runs import commit_of
+from _trouble_curves import by_measure, plot
 from _trouble_pairs import GIVEN, KINDS, Pair, mapped, troubled, wrong_map
 from _trouble_tables import by_kind, confusion
 from loss import machine
@@ -35,9 +38,10 @@ from verdict import Case, rejudged, verdict_of
 from monai_locor import RegistrationResult, register
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
-from monai_locor.quality import Verdict
+from monai_locor.quality import Thresholds, Verdict
 
 PRESET = "fast"
+ROUNDS = ("Even rounds", "Odd rounds")
 
 
 def result_of(pair: Pair, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, Verdict, dict[str, Any]]:
@@ -78,11 +82,12 @@ def run(folder: Path, number: int) -> dict[str, Any]:
     return {**record, **found, **recorded, "status": verdict.status, "checks": checks, "measures": measures, "seconds": seconds}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records so far, with the statuses of the present thresholds; a line that was cut off is left out."""
-    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def read_lines(path: Path, limits: Thresholds | None = None) -> list[dict[str, Any]]:
+    """The records so far, with the statuses of thresholds, by default the present ones; a line that was cut off is left out."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    texts = opened(path, "rt", encoding="utf-8").read().splitlines() if path.exists() else []
     lines = [json.loads(text) for text in texts if text.endswith("}")]
-    return [rejudged(line, line["transform"] not in GIVEN) if line.get("measures") else line for line in lines]
+    return [rejudged(line, line["transform"] not in GIVEN, limits) if line.get("measures") else line for line in lines]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,12 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--part", default="0/1", metavar="I/N", help="only the runs whose number is I modulo N")
     parser.add_argument("--table", action="store_true", help="print the tables only")
+    parser.add_argument(
+        "--threshold", action="append", default=[], type=_threshold, metavar="NAME=WARN[,FAIL]", help="instead of the default"
+    )
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the ROC curves of the measures")
     parser.set_defaults(device="cpu", threads=1, repeats=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if not args.table and args.data is None:
-        parser.error("DATA is missing")
-    lines, commit = read_lines(args.lines), commit_of(Path(__file__).parent)
+    if not args.table and (args.data is None or args.lines.suffix == ".gz"):
+        parser.error("DATA is missing" if args.data is None else "lines are not added to a compressed file: gunzip it")
+    limits = Thresholds.of(dict(args.threshold))
+    lines, commit = read_lines(args.lines, limits), commit_of(Path(__file__).parent)
     own, parts = map(int, args.part.split("/"))
     done = {line["run"] for line in lines}
     missing = [] if args.table else [n for n in range(args.runs) if n % parts == own and n not in done]
@@ -107,14 +117,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with args.lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         print(number, *(lines[-1][key] for key in ("transform", "case", "error_mm", "status")), file=sys.stderr)
-    print(machine(args), *(half(lines, n) for n in (0, 1)), sep="\n\n")
+    halves = {name: [line for line in lines if line["run"] // len(KINDS) % 2 == n] for n, name in enumerate(ROUNDS)}
+    print(
+        machine(args), *(f"## {name}: {len(mine)} runs\n\n{tables(mine, limits)}" for name, mine in halves.items()), sep="\n\n"
+    )
+    if args.plot is not None:
+        plot(halves, limits, args.plot)
 
 
-def half(lines: Sequence[Mapping[str, Any]], parity: int) -> str:
-    """The tables of the even or the odd rounds of the kinds."""
-    mine = [line for line in lines if line["run"] // len(KINDS) % 2 == parity]
-    name = ("## Even rounds", "## Odd rounds")[parity]
-    return f"{name}: {len(mine)} runs\n\n{confusion(mine)}\n\n{by_kind(mine)}"
+def tables(lines: Sequence[Mapping[str, Any]], limits: Thresholds) -> str:
+    """All tables of some runs."""
+    return f"{confusion(lines)}\n\n{by_kind(lines)}\n\n{by_measure(lines, limits)}"
+
+
+def _threshold(text: str) -> tuple[str, tuple[float, float | None]]:
+    """A name and a pair of limits from ``NAME=WARN[,FAIL]``."""
+    name, _, values = text.partition("=")
+    warn, *fail = map(float, values.split(","))
+    return name, (warn, fail[0] if fail else None)
 
 
 if __name__ == "__main__":

@@ -218,12 +218,13 @@ def _record(case: Case, name: str, errors: np.ndarray, verdict: Verdict) -> dict
     return {**found, "status": verdict.status, "checks": checks, "measures": verdict.measures}
 
 
-def rejudged(line: Mapping[str, Any], registered: bool = False) -> dict[str, Any]:
-    """A record with the status of the present thresholds; its measures are kept.
+def rejudged(line: Mapping[str, Any], registered: bool = False, limits: Thresholds | None = None) -> dict[str, Any]:
+    """A record with the status of other thresholds; its measures are kept.
 
     Args:
         line: record of a transform in 3-D.
         registered: whether it is the result of a registration.
+        limits: thresholds; by default the present ones.
     """
     known = {name: value for name, value in line["measures"].items() if value is not None}
     measures = defaultdict(lambda: math.nan, known)  # older lines lack measures that were added since
@@ -239,7 +240,7 @@ def rejudged(line: Mapping[str, Any], registered: bool = False) -> dict[str, Any
         fixed_grid=Grid((1, 1, 1), np.eye(4)),
         two_subjects=False,
     )
-    found = {r.check: r.status for r in reasons_of(measures, Thresholds(), ShiftLengths(1, 2, 3, 4), assumed)}
+    found = {r.check: r.status for r in reasons_of(measures, limits or Thresholds(), ShiftLengths(1, 2, 3, 4), assumed)}
     other = {check: status for check, status in line["checks"].items() if check in ("warning", "finished")}
     checks = {**found, **other}
     return {**line, "status": max(["PASS", *checks.values()], key=RANK.index), "checks": checks}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from scipy.ndimage import map_coordinates
 
 from monai_locor.geometry import Grid, apply_affine
+from monai_locor.quality import Thresholds
 
 from ..phantoms import grid_of
 from ..report.results import aligned
@@ -26,7 +28,7 @@ NO_ANSWER = ("mirror left-right", "mirror other", "noise only", "wrong patient",
 
 @pytest.fixture
 def script(monkeypatch):
-    return scripts(monkeypatch, "trouble", "_trouble_pairs", "_trouble_tables", "_capture_pairs")
+    return scripts(monkeypatch, "trouble", "_trouble_pairs", "_trouble_tables", "_trouble_curves", "_capture_pairs")
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +114,48 @@ def test_tables_count_wrong_results_and_named_causes(script):
     assert "0 of 0" in tables.confusion([])
 
 
-def test_lines_that_were_cut_off_are_left_out(script, tmp_path):
+def measured(values, error, status, **more):
+    """Lines with one measure each."""
+    return [{**line(n, "unchanged", error, status), "measures": {"far_contrast": v, **more}} for n, v in enumerate(values)]
+
+
+def test_curves_tell_wrong_from_right(script):
+    """The area is the probability that the wrong result of a pair of results has the worse value."""
+    curves, refused = script.trouble_curves, line(9, "header scale", np.inf, "FAIL")
+    lines = [*measured([1.3, 2.0, 2.5], 1.0, "PASS"), *measured([1.0, 1.1, 1.5, None], 9.0, "WARN"), refused]
+    right, wrong = (curves.badness(part, "far_contrast") for part in curves.split(lines))
+    assert len(right) == 3 and len(wrong) == 3
+    x, y = curves.curve(right, wrong)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
+    area = ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum()
+    assert area == pytest.approx(np.mean([w > r for w in wrong for r in right]))
+    assert (
+        curves.by_measure(lines, Thresholds()).splitlines()[-1]
+        == "| far_contrast | 0.889 | 1.35: 33.3 / 66.7 | 1.2: 0.0 / 66.7 |"
+    )
+
+
+def test_measures_of_which_more_is_worse_have_the_same_area(script):
+    lines = [*measured([2], 1.0, "PASS", stretch=1.1), *measured([1], 9.0, "WARN", stretch=1.5)]
+    assert "| stretch | 1.000 | 1.35: 0.0 / 100.0 | 1.6: 0.0 / 0.0 |" in script.trouble_curves.by_measure(lines, Thresholds())
+
+
+def test_curves_are_drawn(script, tmp_path):
+    lines = [*measured([2, 3], 1.0, "PASS"), *measured([1, 2], 9.0, "WARN")]
+    script.trouble_curves.plot({"a": lines, "b": lines}, Thresholds(), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_lines_that_were_cut_off_are_left_out(script, tmp_path, capsys):
     path = tmp_path / "lines.jsonl"
     path.write_text(json.dumps(line(0, "unchanged", 1.0, "PASS")) + '\n{"run": 1, "tra')
     assert [found["run"] for found in script.trouble.read_lines(path)] == [0]
+    packed = tmp_path / "lines.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert script.trouble.read_lines(packed) == script.trouble.read_lines(path)
+    with pytest.raises(SystemExit):
+        script.trouble.main([str(tmp_path), "--lines", str(packed)])
+    assert "gunzip" in capsys.readouterr().err
 
 
 def test_statuses_are_those_of_the_present_thresholds(script, tmp_path):
@@ -128,6 +168,19 @@ def test_statuses_are_those_of_the_present_thresholds(script, tmp_path):
     (found,) = script.trouble.read_lines(path)
     assert found["status"] == "FAIL"
     assert (found["checks"]["mirror image"], found["checks"]["warning"], found["checks"]["overlap"]) == ("FAIL", "WARN", "PASS")
+
+
+def test_other_thresholds_give_other_statuses(script, tmp_path, capsys):
+    path = tmp_path / "lines.jsonl"
+    measures = {"mirror_lead": -2.0, "affine_determinant": 1.0, "valid_voxels": 10**5, "support_blocks": 30}
+    record = {**line(0, "unchanged", 1.0, "PASS"), "measures": {**measures, "folding_percent": 0.0, "skipped_steps": 0.0}}
+    path.write_text(json.dumps(record))
+    statuses = []
+    for limits in ("-1,4", "-3", "-9,-3"):
+        script.trouble.main(["--lines", str(path), "--table", "--threshold", f"mirror_lead={limits}"])
+        out = capsys.readouterr().out
+        statuses.append(next(row for row in out.splitlines() if row.startswith("| right | 1")))
+    assert statuses[1:] == ["| right | 1 | 0 | 1 | 0 |", "| right | 1 | 0 | 0 | 1 |"]
 
 
 @pytest.mark.slow
