@@ -25,6 +25,7 @@ from ..registration.api import register
 from ..registration.schedule import scaled_stage
 from ..registration.start.losses import InitialLosses
 from ..registration.start.prepare import prepare
+from ..registration.weights import voxel_weight
 from ..roles import ROLES
 from .images import BlockImage, block_means
 from .tile import Volumes, volumes_of
@@ -155,16 +156,11 @@ def whole_volumes(
         step: distance of the points of the lattice of the tiles, mm.
         factor: voxels of the fixed image in an averaged voxel, along an axis.
     """
-    from ..io.masks import mask_on_grid
-
     prepared = []
     for role, each in zip(ROLES, images, strict=True):
-        values, weight = each.image.as_tensor(), None
-        if each.mask is not None:
-            weight = mask_on_grid(each.mask, role, Grid.of(each.image))
+        values = each.image.as_tensor()
         finite = values.isfinite()
-        if not bool(finite.all()):
-            weight = finite.float() if weight is None else weight * finite
+        weight = voxel_weight(role, each.mask, None if bool(finite.all()) else finite, Grid.of(each.image))
         image = MetaTensor(values.nan_to_num(), meta=each.image.meta)
         prepared.append(prepare(image, weight, config.quantile, torch.device("cpu")))
     assert result.velocity is not None
