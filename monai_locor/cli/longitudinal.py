@@ -18,7 +18,7 @@ __all__ = ["add_parser", "check", "run"]
 
 TEXT = f"""\
 Build the midpoint of two or more visits of one subject, and register all visits to it. It starts at the mean of the rigid
-poses, for two visits half way between them, and moves to the mean pose and shape in each round. No visit is favored: each is
+poses, for two visits halfway between them, and moves to the mean pose and shape in each round. No visit is favored: each is
 interpolated once, and the order of the visits has no effect.
 
 VISIT is an image. A single CSV or JSON file is a list as for template, with ids, contrasts and masks. Without a list, visits

@@ -104,7 +104,7 @@ def longitudinal(
 ) -> Template:
     """Build the midpoint of two or more visits of one subject, and register all visits to it.
 
-    Like :func:`template`, but with a rigid start: the first template is in the mean of the rigid poses, for two visits half way
+    Like :func:`template`, but with a rigid start: the first template is in the mean of the rigid poses, for two visits halfway
     between them. No visit is favored: each is interpolated once, and the result does not depend on the order of the visits.
     With deformations, ``jacobian.nii.gz`` of each visit is its volume relative to the midpoint, and the ratio of two visits is
     the change between them.
