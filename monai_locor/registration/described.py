@@ -22,7 +22,7 @@ from ..io.meshes import SurfaceMesh
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..roles import ROLES
-from ..tensors import plain
+from ..tensors import as_tensor, host_array
 from .labels import LabelSource, check_labels
 from .landmarks import Landmarks
 from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
@@ -119,11 +119,12 @@ def _described(value: Any) -> dict[str, Any]:
         value = np.concatenate((value.vertices, value.faces))
     if not isinstance(value, (torch.Tensor, np.ndarray)):
         return {"memory": type(value).__name__}
-    array = plain(torch.as_tensor(value)).detach().cpu().numpy()
+    tensor = as_tensor(value)
+    array = host_array(tensor)
     if array.ndim == 2 and array.shape[0] == array.shape[1] <= 4:
         return {"matrix": array.astype(np.float64).tolist()}
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes())
-    found: dict[str, Any] = {"memory": str(array.dtype), "shape": list(array.shape)}
+    found: dict[str, Any] = {"memory": str(tensor.dtype).removeprefix("torch."), "shape": list(array.shape)}
     if isinstance(value, MetaTensor):
         digest.update(value.affine.detach().cpu().double().numpy().tobytes())
         found["name"] = str(value.meta.get("filename_or_obj", ""))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import re
@@ -18,11 +19,13 @@ from monai.data.meta_tensor import MetaTensor
 from monai_locor.errors import InputError
 from monai_locor.geometry import SpatialTransform
 from monai_locor.registration import Stage
-from monai_locor.registration.described import described_arguments, described_start
+from monai_locor.registration.described import described_arguments, described_image, described_start
 from monai_locor.registration.dotted import replaced
 from monai_locor.registration.history import stage_record
 from monai_locor.registration.manifest import sha256
 from monai_locor.registration.numbers import COUNT, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NONE, SHARE, STEPS
+
+from ..layouts import LAYOUTS
 
 SETTINGS = {"seed": 1, "stages": [{"iterations": 80}, {"iterations": 40}], "options": {"a": {"b": 2}}}
 
@@ -127,6 +130,26 @@ class TestDescribed:
         assert described(values + 1)["sha256"] != one["sha256"]
         placed = [described(MetaTensor(values, affine=torch.eye(4) * s)) for s in (1.0, 2.0)]
         assert placed[0]["sha256"] != placed[1]["sha256"]
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("name", ["fixed", "fixed_mask", "initial", "initial_velocity", "labels"])
+    def test_an_array_of_any_layout(self, name, layout):
+        def described(values: np.ndarray) -> dict:
+            return described_arguments({name: (values, values) if name == "labels" else values, "seed": 0})
+
+        values = np.random.default_rng(0).random((1, 4, 6))
+        assert described(LAYOUTS[layout](values)) == described(values)
+
+    def test_the_hash_of_an_array_does_not_change(self):
+        """Resumed registrations compare it with that of an earlier version."""
+        values = np.arange(24, dtype=np.int16).reshape(1, 4, 6)
+        digest = hashlib.sha256(values.tobytes()).hexdigest()
+        assert described_image(values) == {"memory": "int16", "shape": [1, 4, 6], "sha256": digest}
+
+    def test_a_tensor_of_a_type_that_numpy_lacks(self):
+        values = torch.arange(24.0).reshape(1, 4, 6)
+        found = described_image(values.bfloat16())
+        assert found == {**described_image(values), "memory": "bfloat16"}
 
     def test_files_by_absolute_path_and_content(self, tmp_path, monkeypatch):
         (tmp_path / "a.nii").write_bytes(b"12")
