@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..precision import guarded
-from ..tensors import on_device, plain
+from ..tensors import as_tensor, on_device, plain
 from .comparison import same_grid
 from .grid import Grid, apply_affine, voxel_to_voxel
 from .inversion import fitted_affine, inverted_step
@@ -79,7 +79,7 @@ def ddf_of_displacement(displacement_mm: torch.Tensor, grid: Grid, moving: Grid 
 def mapped(steps: Sequence[Step], points: Points) -> Points:
     """Apply all steps to points ``(N, D)``, tensor or array; float64."""
     dims = steps[0].dims
-    given = points if isinstance(points, torch.Tensor) else torch.from_numpy(np.asarray(points))
+    given = as_tensor(points)
     if given.ndim != 2 or given.shape[1] != dims:
         raise ValueError(f"points must be (N, {dims}), got {tuple(given.shape)}")
     out = _apply(steps, given.double()).to(given.device)
@@ -139,7 +139,7 @@ def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, targe
     The dtype is kept: interpolated integers are rounded and clamped to the range of the type, bool masks are thresholded at
     0.5. See :func:`monai_locor.geometry.warp` for the modes.
     """
-    values = plain(torch.as_tensor(image)).to(displacement_mm.device)
+    values = as_tensor(image).to(displacement_mm.device)
     where = (grid, displacement_mm, target)
     out = warp(values, *where, mode) if mode in EXACT_MODES else _interpolated(values, *where, mode)
     affine = torch.from_numpy(target.full_affine)
@@ -157,7 +157,7 @@ def warped_tensors(
         raise ValueError(f"axes must be voxels or world, got {axes!r}")
     if len(tensors) != 6 or grid.dims != 3:
         raise ValueError(f"tensors must be (6, X, Y, Z), got {tuple(tensors.shape)}")
-    values = plain(torch.as_tensor(tensors)).to(displacement_mm.device)
+    values = as_tensor(tensors).to(displacement_mm.device)
     moved = warp(values, grid, displacement_mm, target, mode)  # zero outside: tensors have no smallest value
     directions = [g.affine[:3, :3] / g.spacing for g in (grid, target)] if axes == "voxels" else [np.eye(3), np.eye(3)]
     from monai.data.meta_tensor import MetaTensor

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..precision import guarded
-from ..tensors import on_device, plain
+from ..tensors import as_tensor, on_device
 from .grid import Grid, voxel_to_voxel
 from .interpolation import SMOOTH_MODES, sample_labels, sample_smooth, spline_coefficients
 from .partition import grid_slabs
@@ -125,7 +125,7 @@ def warp(
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if tuple(image.shape[1:]) != image_grid.shape:
         raise ValueError(f"the image must be (C, {', '.join(map(str, image_grid.shape))}), got {tuple(image.shape)}")
-    values = plain(torch.as_tensor(image))  # a MetaTensor would keep its old affine
+    values = as_tensor(image)  # a MetaTensor would keep its old affine
     if mode not in EXACT_MODES and values.dtype != torch.float64:
         values = values.float()
     if displacement_mm is not None:

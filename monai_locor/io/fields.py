@@ -62,7 +62,9 @@ def write_displacement_field(
     if tuple(displacement.shape) != (grid.dims, *grid.shape):
         raise ValueError(f"a displacement of shape {tuple(displacement.shape)} does not fit a grid of shape {grid.shape}")
     if not isinstance(displacement, np.ndarray):
-        displacement = displacement.detach().cpu().numpy()
+        from ..tensors import host_array  # imports torch
+
+        displacement = host_array(displacement)
     if not np.isfinite(displacement).all():
         raise ValueError("the displacement field holds NaN or infinite values")
     data = np.array(displacement, dtype=np.float32)  # a copy

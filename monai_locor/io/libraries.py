@@ -143,7 +143,9 @@ def placed_image(image: Any, grid: Grid) -> Any:
 
 def _for_itk(image: Any, grid: Grid) -> tuple[np.ndarray, bool, Grid]:
     """Array with last axis first and components last, bool as uint8; whether it has several components; and its 3-D grid."""
-    array = np.asarray(image.detach().cpu().numpy() if hasattr(image, "detach") else image)
+    from ..tensors import as_tensor, host_array  # imports torch
+
+    array = host_array(as_tensor(image))
     array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, 0, -1)
     grid = grid.in_space
     array = array.reshape(*grid.shape, -1).transpose(*reversed(range(grid.dims)), grid.dims)

@@ -51,9 +51,9 @@ class PointList:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        import torch
+        from ..tensors import as_tensor
 
-        points = torch.as_tensor(self.points).double()
+        points = as_tensor(self.points).double()
         if points.ndim != 2 or points.shape[1] not in (2, 3):
             raise ValueError(f"points must be (N, 2) or (N, 3), got {tuple(points.shape)}")
         labels = tuple(self.labels) or ("",) * len(points)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..tensors import plain
+from ..tensors import as_tensor
 from .selection import spatial_mask
 
 __all__ = ["normalized_mutual_information", "quantiles"]
@@ -38,7 +38,7 @@ def normalized_mutual_information(
     """
     if first.shape != second.shape:
         raise ValueError(f"the images differ in shape: {tuple(first.shape)}, {tuple(second.shape)}")
-    a, b = (plain(torch.as_tensor(i)).detach().double() for i in (first, second))
+    a, b = (as_tensor(i).detach().double() for i in (first, second))
     b = b.to(a.device)
     chosen = a.isfinite() & b.isfinite()
     if mask is not None:

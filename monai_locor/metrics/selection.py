@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..geometry import Grid
+from ..tensors import as_tensor
 
 __all__ = ["check_displacement", "select", "spatial_mask"]
 
@@ -25,7 +26,7 @@ def check_displacement(displacement_mm: torch.Tensor, grid: Grid) -> None:
 
 def spatial_mask(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Convert a mask ``(*shape)`` or ``(1, *shape)`` to a plain bool tensor ``(*shape)``, true above zero."""
-    chosen = torch.as_tensor(mask).as_subclass(torch.Tensor) > 0
+    chosen = as_tensor(mask) > 0
     chosen = chosen[0] if chosen.ndim == len(shape) + 1 and chosen.shape[0] == 1 else chosen
     if tuple(chosen.shape) != tuple(shape):
         raise ValueError(f"the mask must be {tuple(shape)}, got {tuple(mask.shape)}")

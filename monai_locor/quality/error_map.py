@@ -14,6 +14,7 @@ import torch
 from ..geometry import Grid, inside, sample
 from ..geometry.steps import world_to_voxels
 from ..metrics.mutual_information import quantiles
+from ..tensors import as_tensor
 
 __all__ = ["COVERAGE", "ERROR_CHANNELS", "ErrorMap", "PointErrors"]
 
@@ -69,7 +70,7 @@ class ErrorMap:
         Raises:
             ValueError: for another shape.
         """
-        points = torch.as_tensor(points_mm).double()
+        points = as_tensor(points_mm).double()
         if points.ndim != 2 or points.shape[1] != self.grid.dims:
             raise ValueError(f"points must be (N, {self.grid.dims}), got {tuple(points.shape)}")
         where = world_to_voxels(points, self.grid)

@@ -16,7 +16,7 @@ import torch
 from ..errors import InputError
 from ..geometry import Grid, SpatialTransform, apply_affine
 from ..io.points import PointList, matching_order, read_points
-from ..tensors import plain
+from ..tensors import as_tensor
 
 __all__ = ["LandmarkSource", "Landmarks"]
 
@@ -112,7 +112,7 @@ def _points(given: Any, role: str) -> PointList:
     if isinstance(given, (str, os.PathLike)):
         return read_points(given, what=f"{role} landmarks")
     try:
-        found = given if isinstance(given, PointList) else PointList(plain(torch.as_tensor(given)).detach().cpu())
+        found = given if isinstance(given, PointList) else PointList(as_tensor(given).detach().cpu())
     except (TypeError, ValueError) as error:
         raise InputError(f"{role} landmarks: are not points ({error}); give a file or numbers (N, D), RAS mm.") from error
     bad = (~found.points.isfinite().all(1)).nonzero().flatten().tolist()
@@ -123,7 +123,7 @@ def _points(given: Any, role: str) -> PointList:
 
 
 def _weights(given: Any, count: int) -> torch.Tensor:
-    weights = torch.ones(count, dtype=torch.float64) if given is None else plain(torch.as_tensor(given)).detach().cpu().double()
+    weights = torch.ones(count, dtype=torch.float64) if given is None else as_tensor(given).detach().cpu().double()
     if tuple(weights.shape) != (count,):
         raise InputError(f"landmark weights: have shape {tuple(weights.shape)} for {count} landmarks; give one per landmark.")
     valid = bool(weights.isfinite().all()) and bool((weights >= 0).all()) and bool(weights.sum() > 0)

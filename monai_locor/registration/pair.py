@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..geometry import Grid, check_planes, from_voxels, reorder
 from ..io import ImageSource
 from ..run_log import doubt
-from ..tensors import plain
+from ..tensors import as_tensor
 from .background import has_noisy_background
 from .channels import name_of, paired, read_channels
 from .config import RegistrationConfig
@@ -164,7 +164,7 @@ def select_device(device: torch.device | str | None) -> torch.device:
 def _velocity(velocity: torch.Tensor, fixed: PreparedImage) -> torch.Tensor:
     """Convert from voxels of the stored fixed grid to mm in the prepared axis order."""
     expected = (fixed.grid.dims, *fixed.stored.shape)
-    values = plain(torch.as_tensor(velocity)).detach()
+    values = as_tensor(velocity).detach()
     if tuple(values.shape) != expected or not bool(values.isfinite().all()):
         raise InputError(f"initial_velocity must be finite and of shape {expected}, got shape {tuple(values.shape)}.")
     return reorder(from_voxels(values.double(), fixed.stored), fixed.axes, fixed.flips).to(fixed.image)

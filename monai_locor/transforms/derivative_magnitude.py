@@ -19,7 +19,7 @@ from monai.utils.enums import TransformBackends
 
 from ..geometry import Grid
 from ..precision import guarded
-from ..tensors import plain
+from ..tensors import as_tensor, plain
 
 __all__ = ["DerivativeMagnitude", "derivative_magnitude"]
 
@@ -135,7 +135,8 @@ class DerivativeMagnitude(Transform):
             metadata is tracked.
         """
         linear = self._linear(img)
-        tracked: torch.Tensor = convert_to_tensor(img, track_meta=get_track_meta())
+        given = img if isinstance(img, torch.Tensor) else as_tensor(img)
+        tracked: torch.Tensor = convert_to_tensor(given, track_meta=get_track_meta())
         image = plain(tracked)
         if image.is_complex():
             raise ValueError(f"the magnitude of the gradient of a complex image ({image.dtype}) is not defined")

@@ -20,7 +20,7 @@ from ...geometry.steps import world_to_voxels
 from ...io.paths import expanded
 from ...io.transforms.conversion import as_transform
 from ...run_log import doubt
-from ...tensors import plain
+from ...tensors import as_tensor
 from ..config import STARTS
 from ..restriction import free_axes
 from .initial import initial_affine, split_displacement
@@ -121,7 +121,7 @@ def _check_name(given: Initial, message: str) -> None:
 
 def _numbers(given: Any, name: str) -> torch.Tensor:
     try:
-        values = plain(torch.as_tensor(np.asarray(given) if isinstance(given, (list, tuple)) else given))
+        values = as_tensor(given)
     except Exception as error:  # libraries raise various types
         kinds = "a matrix, a displacement field, a transform, a file, a list of transforms"
         words = f" or one of {', '.join(STARTS)}" if name == "initial" else ""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...geometry import Grid, reorder, to_voxels
+from ...tensors import as_tensor
 
 __all__ = ["Plane", "checkerboard", "deformed_lines", "intensity_limits", "planes_through", "upright", "window"]
 
@@ -50,8 +51,8 @@ class Plane:
 def upright(image: torch.Tensor, grid: Grid) -> tuple[np.ndarray, Grid]:
     """Reorder a channel-first image ``(C, *grid.shape)`` to the axis order nearest to R, A, S; return it and its grid."""
     axes, flips = grid.canonical_order()
-    plain = torch.as_tensor(image).detach().as_subclass(torch.Tensor).cpu().float()
-    return reorder(plain, axes, flips).numpy(), grid.reordered(axes, flips)
+    values = as_tensor(image).detach().cpu().float()
+    return reorder(values, axes, flips).numpy(), grid.reordered(axes, flips)
 
 
 def planes_through(grid: Grid, center: Sequence[int]) -> list[Plane]:
