@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import InputError
 from ..geometry import Grid
-from ..tensors import plain
+from ..tensors import host_array, plain
 from .content_detection import not_whole
 from .image_source import ImageSource, load_source
 from .itk_library import load_itk
@@ -128,14 +128,14 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
         channel: index of the channel or frame to select, or ``"all"``.
 
     Returns:
-        ``(1, *spatial)`` int64, or ``(C, *spatial)`` for all channels, with a 4x4 affine (RAS, mm); its
+        ``(1, *spatial)`` int64, or ``(C, *spatial)`` for all channels, on the host, with a 4x4 affine (RAS, mm); its
         ``meta["stored_dtype"]`` is the type of the stored voxels.
 
     Raises:
         InputError: if it cannot be read or contains a value that is not an integer within rounding.
     """
     name, labels = load_source(source, f"{role} labels", channel, dtype=torch.float64)
-    return MetaTensor(rounded_labels(labels, name).long(), meta=labels.meta)
+    return MetaTensor(rounded_labels(labels.cpu(), name).long(), meta=labels.meta)
 
 
 def rounded_labels(image: MetaTensor, name: str) -> torch.Tensor:
@@ -148,8 +148,8 @@ def rounded_labels(image: MetaTensor, name: str) -> torch.Tensor:
     Raises:
         InputError: if a value is not an integer within rounding.
     """
-    data = image.as_tensor()
-    wrong = not_whole(data.numpy())
+    data = plain(image)
+    wrong = not_whole(host_array(data))
     if len(wrong):
         raise InputError(f"{name}: holds the value {float(wrong[0]):.9g}; labels are whole numbers, is it a label map?")
     return data.round()
@@ -181,11 +181,11 @@ def write_image(
             or several channels.
         ValueError: if the image does not fit the grid or its values do not fit ``dtype``.
     """
-    data = plain(image).detach().cpu()
+    data = plain(image)
     data = data[None] if data.ndim == grid.dims else data
     if tuple(data.shape[1:]) != grid.shape:
         raise ValueError(f"an image of shape {tuple(image.shape)} does not fit a grid of shape {grid.shape}")
-    array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
+    array = host_array(data)
     array = _cast(array, np.dtype(dtype if dtype is not None else _STORED.get(array.dtype.name, array.dtype.name)))
     if is_picture(path):
         write_picture(path, array, grid)

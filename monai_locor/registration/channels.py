@@ -62,8 +62,8 @@ def read_channels(source: ImageSource, role: str, max_pixels: int = MAX_PIXELS) 
         max_pixels: see :func:`monai_locor.io.read_image`.
 
     Returns:
-        the images, ``(K, *spatial)``, and the mask of voxels that are finite in all of them, ``(1, *spatial)`` bool, or None
-        if all voxels are finite.
+        the images, ``(K, *spatial)``, on the device of the first, and the mask of voxels that are finite in all of them,
+        ``(1, *spatial)`` bool, or None if all voxels are finite.
 
     Raises:
         InputError: for an empty list, for images of different dimensions, and see :func:`monai_locor.io.read_image`.
@@ -77,8 +77,9 @@ def read_channels(source: ImageSource, role: str, max_pixels: int = MAX_PIXELS) 
     channels = [plain(first)]
     for image, finite in others:
         channel, counts = _on_grid(image, finite, Grid.of(first), role)
-        channels.append(channel)
+        channels.append(channel.to(first.device))
         if counts is not None:
+            counts = counts.to(first.device)
             valid = counts if valid is None else valid & counts
     return MetaTensor(torch.cat(channels), meta=first.meta), valid
 

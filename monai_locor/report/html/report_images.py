@@ -20,6 +20,7 @@ from ...io.masks import mask_on_grid
 from ...metrics import jacobian_determinant
 from ...metrics.jacobian import unmirrored
 from ...quality.labels import LabelOverlap
+from ...tensors import host_array
 from ..evidence import Evidence
 from ..explain.residual import residual_maps
 from ..pictures.contours import OUTER_LEVEL, bright_center, smoothed_outline
@@ -85,7 +86,7 @@ class ReportImages:
                 raise InputError(f"the {role} image has shape {shape}, that of the result {grid.shape}; give the same.")
         start = warped(images["moving"], result.moving_grid, result.initial_mm, result.fixed_grid)
         after = result.warp_moving(images["moving"]) if result.warped_moving is None else result.warped_moving
-        limits = intensity_limits(images["moving"].numpy())
+        limits = intensity_limits(host_array(images["moving"]))
         first, straight = upright(images["fixed"], result.fixed_grid)
         volumes = {
             "fixed": window(first[0]),
