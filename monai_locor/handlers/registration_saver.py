@@ -77,7 +77,7 @@ class RegistrationSaver:
         results = output[self.pred_key]
         first = len(self._written) + 1
         folders = batch.get(self.folder_key) or [f"pair_{first + i:04d}" for i in range(len(results))]
-        masks = [batch.get(f"{role}_mask") or [None] * len(results) for role in ROLES]
+        masks = [_masks(batch.get(f"{role}_mask"), len(results)) for role in ROLES]
         for i, (result, folder) in enumerate(zip(results, folders, strict=True)):
             path = self._unique_folder(folder)
             result.save(path)
@@ -119,3 +119,8 @@ class RegistrationSaver:
             logger.warning("%s already holds another pair of this run; saving to %s", wanted, path)
         self._written.append(path)
         return path
+
+
+def _masks(given: Any, count: int) -> list[Any]:
+    """The masks of a batch one by one, from a list or a collated tensor; None for pairs without."""
+    return [None] * count if given is None or not len(given) else list(given)

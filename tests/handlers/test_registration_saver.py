@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ignite.engine import Engine
+from monai.data import list_data_collate
+from monai.data.meta_tensor import MetaTensor
 
 from monai_locor.handlers import RegistrationSaver
 from monai_locor.report import Reason, Verdict
@@ -133,3 +136,35 @@ def test_a_report_for_every_pair(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(registration_saver, "find_spec", lambda name: None)
     judged(tmp_path / "again", ["PASS"], report=True)
     assert not (tmp_path / "again" / "p0" / "report.html").exists() and "pip install matplotlib" in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (1, 3, 4, 5)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("collated", [list, torch.stack, lambda masks: list_data_collate([{"m": m} for m in masks])["m"]])
+@pytest.mark.parametrize("roles", [("fixed",), ("moving",), ("fixed", "moving")], ids="-".join)
+def test_masks_of_every_pair_reach_its_report(roles, collated, shape, tmp_path, monkeypatch):
+    from monai_locor.handlers import registration_saver
+
+    given = [MetaTensor(torch.full(shape, n), affine=torch.diag(torch.tensor([n + 1.0] * 3 + [1.0]))) for n in range(3)]
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(registration_saver, "write_report", lambda path, result, **masks: seen.append(masks))
+    engine = Engine(lambda engine, batch: {"pred": [Result(name) for name in "ABC"]})
+    RegistrationSaver(tmp_path, report=True).attach(engine)
+    engine.run([{f"{role}_mask": collated(given) for role in roles}])
+    for n, masks in enumerate(seen):
+        for role in ("fixed", "moving"):
+            mask = masks[f"{role}_mask"]
+            assert mask is None if role not in roles else torch.equal(mask, given[n])
+            assert mask is None or collated is torch.stack or torch.equal(mask.affine, given[n].affine)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("none", [None, [], [None, None]])
+def test_pairs_without_masks(none, tmp_path, monkeypatch):
+    from monai_locor.handlers import registration_saver
+
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(registration_saver, "write_report", lambda path, result, **masks: seen.append(masks))
+    engine = Engine(lambda engine, batch: {"pred": [Result(name) for name in "AB"]})
+    RegistrationSaver(tmp_path, report=True).attach(engine)
+    engine.run([{"fixed_mask": none}])
+    assert seen == [{"fixed_mask": None, "moving_mask": None}] * 2
