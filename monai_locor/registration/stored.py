@@ -18,6 +18,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, same_grid, warped
 from ..io import ImageSource, read_image, read_transform
+from ..io.image_source import load_source
 from ..io.transforms.output_folder import has_deformation
 from ..quality import Verdict
 from ..roles import ROLES
@@ -67,7 +68,7 @@ def stored_fields(
         "fixed_image": images["fixed"],
         "moving_image": images["moving"],
         "basis": _basis(root / "basis.safetensors"),
-        **{f"missing_{role}": _map(root / file, f"missing {role}") for role, file in MISSING_FILES.items()},
+        **{f"missing_{role}": _output(root / file, f"missing {role} map") for role, file in MISSING_FILES.items()},
         "error_mm": read_error_map(root / ERROR_FILE, grids["fixed"]) if (root / ERROR_FILE).is_file() else None,
         **fields,
     }
@@ -144,15 +145,13 @@ def _warped(
     """Return the warped image, computed from the image or read from the folder."""
     if image is not None:
         return warped(image, grid, displacement_mm, target)
-    path = root / _WARPED[role]
-    if not path.is_file():
-        return None
-    found = read_image(path, f"warped {role}")[0]
-    return found if Grid.of(found).shape == target.shape else None
+    found = _output(root / _WARPED[role], f"warped {role} image")
+    return found if found is not None and Grid.of(found).shape == target.shape else None
 
 
-def _map(path: Path, what: str) -> MetaTensor | None:
-    return read_image(path, what)[0] if path.is_file() else None
+def _output(path: Path, what: str) -> MetaTensor | None:
+    """Read an output image if it is there; unlike an image to register, it may be constant."""
+    return load_source(path, what)[1] if path.is_file() else None
 
 
 def _basis(path: Path) -> BasisPair | None:

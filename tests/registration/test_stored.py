@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_what_save_writes_of_images_in_memory(tmp_path):
     assert found.warped_fixed is None
     assert torch.equal(found.forward_mm, result.forward_mm) and torch.equal(found.inverse_mm, result.inverse_mm)
     np.testing.assert_array_equal(found.fixed_grid.affine, result.fixed_grid.affine)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, math.nan])
+@pytest.mark.parametrize("name", ["missing_fixed", "missing_moving", "warped_moving"])
+def test_an_output_may_be_the_same_everywhere(tmp_path, name, value):
+    """As where no tissue is missing, or where the moving image does not reach."""
+    result = stored(tmp_path, "mixed", (), files=False)
+    grid = result.moving_grid if name == "missing_moving" else result.fixed_grid
+    dataclasses.replace(result, **{name: MetaTensor(torch.full((1, *grid.shape), value))}).save(tmp_path / "saved")
+    found = getattr(RegistrationResult.load(tmp_path / "saved"), name)
+    np.testing.assert_array_equal(found, np.full((1, *grid.shape), value))
 
 
 @pytest.mark.parametrize("outputs", CHOICES, ids="+".join)
