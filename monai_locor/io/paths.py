@@ -168,7 +168,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the folder of ``path`` that replaces it on success and is removed on failure.
 
-    It ends in the name of ``path``, so that writers select the format by the same suffix.
+    It ends in the name of ``path``, so that writers select the format by the same suffix. ``~`` is expanded.
+
+    Raises:
+        InputError: if no file can have this path, see :func:`expanded`.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +180,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ...     os.listdir(folder)
     ['a.txt']
     """
-    target = Path(path)
+    target = expanded(path, f"output file {os.fspath(path)}")
     temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
     try:
         yield temporary

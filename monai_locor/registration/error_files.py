@@ -31,7 +31,7 @@ def write_error_map(path: str | PathLike[str], error: ErrorMap) -> list[Path]:
         InputError: if the file cannot be written, or its format has no channels.
     """
     write_image(path, error.channels(), error.grid)
-    return [Path(path)]
+    return [Path(path).expanduser()]
 
 
 def read_error_map(path: str | PathLike[str], grid: Grid | None = None) -> ErrorMap:

@@ -92,7 +92,7 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
             f"output folder {folder}: a DICOM series holds one volume, got the shape {voxels.shape}; write .nii.gz"
         )
     series = open_series(fixed, "fixed image"), open_series(moving, "moving image")
-    check_series_folder(folder)
+    folder = check_series_folder(folder)
     shared = _shared(grid, *series)
     shared.SeriesDescription = with_remark(shared.SeriesDescription, remark)
     stored, slope, intercept = _stored(voxels, shared.SOPClassUID != PET)
@@ -101,14 +101,16 @@ def write_series(folder: Path, values: np.ndarray, grid: Grid, fixed: Any, movin
     return _write_slices(folder, shared, stored, grid)
 
 
-def check_series_folder(folder: Path) -> None:
-    """Check that a series can be written into a folder; make the folder.
+def check_series_folder(folder: Path) -> Path:
+    """Check that a series can be written into a folder; make the folder and return it.
 
     Raises:
         InputError: if it cannot be written to, or holds DICOM files.
     """
-    if any(check_output_dir(folder).glob("*.dcm")):
+    found = check_output_dir(folder)
+    if any(found.glob("*.dcm")):
         raise InputError(f"output folder {folder}: holds DICOM files, which would mix with the new series; name another")
+    return found
 
 
 def _stored(voxels: np.ndarray, may_round: bool) -> tuple[np.ndarray, float, float]:

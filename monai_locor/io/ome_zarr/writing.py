@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import InputError
 from ...geometry import Grid
 from ..lps import lps_signs
-from ..paths import write_json
+from ..paths import expanded, write_json
 from .multiscales import LENGTH_UNITS, OWN_KEY, VERSIONS
 from .stores import open_array
 
@@ -139,7 +139,7 @@ def write_ome_zarr(
         InputError: see :func:`create_ome_zarr`.
         ImportError: if ``zarr`` is not installed; the message names the extra.
     """
-    target = Path(path)
+    target = expanded(path, f"output file {os.fspath(path)}")
     if target.exists():
         raise InputError(f"output file {target}: already exists; name another")
     names = list(channels) or [str(k) for k in range(len(array))]

@@ -74,7 +74,7 @@ def explain_fit(
     figure = fit_figure(before, after, point, degree=degree, plane=plane, title=title)
     figure.set_dpi(dpi)
     if path is not None:
-        with atomic_path(Path(path)) as temporary:
+        with atomic_path(path) as temporary:
             figure.canvas.print_figure(str(temporary), dpi=dpi)
     return figure
 

@@ -73,7 +73,7 @@ def write_thumbnail(path: str | PathLike[str], result: RegistrationResult) -> Pa
     """
     from PIL import Image
 
-    target = Path(path)
+    target = Path(path).expanduser()
     with atomic_path(target) as temporary:
         Image.fromarray(thumbnail(result)).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return target

@@ -53,8 +53,9 @@ def before_after_picture(
         ValueError: if the images do not share a grid or are not 2-D or 3-D.
     """
     figure = before_after_figure(fixed, moving_before, moving_after, title, displacement_mm, square_mm)
-    figure.canvas.print_figure(str(path), dpi=dpi, facecolor=BACKGROUND)
-    return Path(path)
+    target = Path(path).expanduser()
+    figure.canvas.print_figure(str(target), dpi=dpi, facecolor=BACKGROUND)
+    return target
 
 
 def before_after_figure(
