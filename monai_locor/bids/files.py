@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class DerivedFile:
 
     def is_written(self, root: Path) -> bool:
         """Whether the file is in a dataset, with this sidecar."""
-        return (root / self.path).is_file() and _sidecar(root / self.path) == self.sidecar
+        return (root / self.path).is_file() and _text(_sidecar(root / self.path)) == _text(self.sidecar)
 
     def write(self, root: Path) -> None:
         """Write it, then the sidecar, each as a whole."""
@@ -67,6 +68,10 @@ def _sidecar(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _text(sidecar: Mapping[str, Any]) -> str:
+    return json.dumps(sidecar, sort_keys=True)  # equal text, unlike equal values, also where there is NaN
 
 
 def copied(source: Path) -> Callable[[Path], None]:

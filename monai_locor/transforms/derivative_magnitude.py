@@ -153,7 +153,7 @@ class DerivativeMagnitude(Transform):
         if not 1 <= dims <= 3:
             raise ValueError(f"need a channel-first image with 1 to 3 spatial axes, got shape {tuple(img.shape)}")
         if self.spacing is None and isinstance(img, MetaTensor):
-            return Grid.of(img).affine[:dims, :dims]
+            return Grid.of(img).affine[:dims, :dims] if dims > 1 else _step_mm(img)
         if self.spacing is None or isinstance(self.spacing, str):
             return np.eye(dims)
         return np.diag(np.array(ensure_tuple_rep(self.spacing, dims), dtype=np.float64))
@@ -168,3 +168,9 @@ class DerivativeMagnitude(Transform):
         kernels = [gaussian_1d(s, normalize=True) if s > 0 else torch.ones_like(s)[None] for s in widths]
         # like MONAI's GaussianFilter but without its zero padding, which would create an edge at the image border
         return separable_filtering(image[None], kernels, mode="replicate")[0]
+
+
+def _step_mm(line: MetaTensor) -> np.ndarray:
+    """Distance of the voxels of a 1-D image, whose axis may have any direction in the world, ``(1, 1)``."""
+    axis = line.affine.detach().cpu().double().numpy()[:-1, :1]
+    return np.sqrt((axis**2).sum(0, keepdims=True))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ import pytest
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.bids import files as files_module
 from monai_locor.bids import write_derivatives
+from monai_locor.bids.files import DerivedFile
 from monai_locor.io import read_transform
 
 from .small import GRID, SHIFT_MM, contents, points, write_dataset, write_result
@@ -264,3 +266,20 @@ def test_the_images_lie_on_the_grid_of_their_reference(raw, result, tmp_path):
     found = nib.load(tmp_path / f"d/{WARPED}.nii.gz")
     assert found.shape == GRID.shape
     np.testing.assert_allclose(found.affine, GRID.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 0.1, None, 3, "text", [1, math.nan], (1, 2), {"b": 1, "a": math.nan}], ids=str
+)
+def test_a_file_with_the_same_sidecar_is_written(tmp_path, value):
+    def file(measure: object) -> DerivedFile:
+        return DerivedFile(PurePosixPath("a.nii"), lambda path: path.write_text("x"), {"Measures": {"m": measure}, "Other": 1})
+
+    assert not file(value).is_written(tmp_path)
+    file(value).write(tmp_path)
+    assert file(value).is_written(tmp_path) and not file("another").is_written(tmp_path)
+    content = read(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(json.dumps(dict(reversed(content.items()))))
+    assert file(value).is_written(tmp_path)  # in any order
+    (tmp_path / "a.nii").unlink()
+    assert not file(value).is_written(tmp_path)

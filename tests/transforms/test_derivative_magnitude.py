@@ -72,6 +72,26 @@ def test_a_ramp_in_the_world_has_its_own_slope_on_every_grid(linear):
     np.testing.assert_allclose(out.numpy(), np.linalg.norm(slope), rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "linear", [*LINEAR.values(), np.array([[2.5]]), np.array([[-0.5]])], ids=[*LINEAR, "2x2", "flipped 2x2"]
+)
+def test_a_line_has_its_slope_along_its_axis(linear, dtype):
+    step = np.linalg.norm(linear[:, 0])
+    image = MetaTensor(3 * step * torch.arange(16.0)[None], affine=torch.tensor(affine_of(linear), dtype=dtype))
+    for transform in (DerivativeMagnitude(append=False), DerivativeMagnitude(spacing=step, append=False)):
+        np.testing.assert_allclose(transform(image), np.full((1, 16), 3.0), rtol=1e-5)
+    out = DerivativeMagnitude(sigma=step)(image)
+    assert out.shape == (2, 16) and torch.equal(out.affine, image.affine)
+    np.testing.assert_allclose(out[1, 5:-5], 3.0, rtol=1e-5)
+    assert DerivativeMagnituded("x")({"x": image})["x"].shape == (2, 16)
+
+
+def test_a_line_without_length_is_refused():
+    with pytest.raises(ValueError, match="not invertible"):
+        DerivativeMagnitude()(MetaTensor(torch.rand(1, 16), affine=torch.diag(torch.tensor([0.0, 1, 1, 1]))))
+
+
 def test_headers_of_single_precision_are_not_taken_for_sheared():
     linear = LINEAR["oblique"].astype(np.float32)
     slope = np.array([1.0, -2.0, 0.5])
