@@ -14,6 +14,7 @@ from monai_locor.blockwise.velocity import CoarseVelocity, exponential_mm, latti
 from monai_locor.geometry import FieldStep, Grid, SpatialTransform, warp
 from monai_locor.io.ome_zarr import OmeZarrImage
 from tests.blockwise.small import state_of
+from tests.io.test_ome_zarr import killed_after
 from tests.phantoms import grid_of
 
 pytest.importorskip("zarr")
@@ -21,16 +22,21 @@ GRID = grid_of((26, 22, 18), (-1.0, -1.0, 1.0))
 AFFINE = np.array([[1.02, 0.05, 0, 0.7], [-0.04, 0.98, 0.02, -0.4], [0, 0, 1.01, 0.3], [0, 0, 0, 1]])
 
 
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory):
-    """The state, its whole velocity and all blocks, of a smooth velocity without tiles."""
-    folder = tmp_path_factory.mktemp("fields")
+def smooth_state(folder):
+    """A state without tiles, its whole velocity and the lattice."""
     axes, flips = GRID.canonical_order()
     lattice = lattice_of(GRID.reordered(axes, flips).snapped(), 2.0)
     sparse = Grid((6, 6, 6), lattice.affine @ np.diag([3, 3, 3, 1.0]))
     values = torch.from_numpy(np.random.default_rng(3).normal(size=(3, 6, 6, 6)).astype(np.float32))
     velocity = CoarseVelocity(values, sparse).on(lattice)
-    state = state_of(folder, GRID, Tiling.of(GRID.shape, (40,) * 3, (4,) * 3), AFFINE, velocity, 2.0)
+    return state_of(folder, GRID, Tiling.of(GRID.shape, (40,) * 3, (4,) * 3), AFFINE, velocity, 2.0), velocity, lattice
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """The state, its whole velocity and all blocks, of a smooth velocity without tiles."""
+    folder = tmp_path_factory.mktemp("fields")
+    state, velocity, lattice = smooth_state(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("monai_locor.io.ome_zarr.writing.CHUNK_VOXELS", {3: 8})
         patch.setattr(fields, "CHUNK_VOXELS", {3: 8})
@@ -82,3 +88,15 @@ def test_there_is_no_step_between_blocks(computed):
         at = [k for k in (14, 15) if k < len(bend)]
         rest = [k for k in range(len(bend)) if k not in at]
         assert bend[at].max() <= 1.5 * bend[rest].max()
+
+
+@pytest.mark.parametrize("after", [0, 2, 4, 8])
+def test_a_run_that_was_killed_while_it_made_its_files_goes_on(tmp_path, after, monkeypatch):
+    state, *_ = smooth_state(tmp_path)
+    with monkeypatch.context() as patch:
+        killed_after(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            fields.prepare_fields(state, tmp_path, "0.4", inverse=True)
+    fields.prepare_fields(state, tmp_path, "0.4", inverse=True)
+    for kind in ("forward", "inverse"):
+        assert not fields.compute_block(BlockJob(str(state.folder), 0, kind)).error

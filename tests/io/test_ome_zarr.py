@@ -14,7 +14,15 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.io import read_image, read_transform, write_image
 from monai_locor.io.grids import read_grid
-from monai_locor.io.ome_zarr import OmeZarrImage, create_ome_zarr, is_ome_zarr, multiscales, stores, write_ome_zarr
+from monai_locor.io.ome_zarr import (
+    OmeZarrImage,
+    create_ome_zarr,
+    is_ome_zarr,
+    multiscales,
+    stores,
+    write_ome_zarr,
+    writing,
+)
 from tests.phantoms import turned
 
 MICRON = np.diag([-4e-4, -5e-4, 2e-3, 1.0])
@@ -45,6 +53,19 @@ def foreign(folder: Path, axes, shape, scale, dtype="<u2", **known) -> Path:
     array = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": dtype, "compressor": None, "fill_value": 0}
     (folder / "0" / ".zarray").write_text(json.dumps({**array, "order": "C", "filters": None, **known}))
     return folder
+
+
+def killed_after(patch: pytest.MonkeyPatch, count: int) -> None:
+    """Write this number of files of metadata, then end at once: nothing is cleaned up."""
+    left = iter(range(count))
+
+    def until_killed(path: Path, content: object) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        path.write_text(json.dumps(content))
+
+    patch.setattr(writing, "write_json", until_killed)
+    patch.setattr(writing.shutil, "rmtree", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +111,22 @@ def test_blocks_are_written_in_place(tmp_path, version):
     image = OmeZarrImage(tmp_path / "a.zarr", "image")
     assert image.channels == ("x", "y", "z")
     assert np.array_equal(image.read([slice(0, 6), slice(0, 5), slice(0, 4)], 2), values[2])
+
+
+@pytest.mark.parametrize("components", ["", "xyz"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_kill_leaves_no_image_without_metadata(tmp_path, version, components, after, monkeypatch):
+    folder, options = tmp_path / "a.zarr", {"components": components, "version": version}
+    grid = Grid((6, 5, 4), MICRON)
+    if version == "0.5" and after == 2:
+        pytest.skip("has two files of metadata")
+    with monkeypatch.context() as patch:
+        killed_after(patch, after)
+        with pytest.raises(KeyboardInterrupt):
+            create_ome_zarr(folder, grid, np.dtype("float32"), **options)
+    assert not folder.exists()
+    create_ome_zarr(folder, grid, np.dtype("float32"), **options)
+    assert OmeZarrImage(folder, "image").shape == grid.shape
 
 
 def test_it_is_an_input_like_any_other_file(tmp_path, version):

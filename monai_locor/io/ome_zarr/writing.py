@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def create_ome_zarr(
     unit: str | None = None,
     own: Mapping[str, Any] | None = None,
 ) -> NewImage:
-    """Create an image of zeros, to be written in blocks.
+    """Create an image of zeros, to be written in blocks. The folder appears when its metadata are complete.
 
     Args:
         folder: a new folder; its parents exist.
@@ -104,18 +105,30 @@ def create_ome_zarr(
     if components:
         group["omero"] = {"channels": [_rendering(label) for label in components]}
     ours = {"affine": grid.full_affine.tolist(), "shape": list(grid.shape), **(own or {})}
-    (folder / "0").mkdir(parents=True)
-    if version == "0.4":
-        group["multiscales"][0]["version"] = version
-        write_json(folder / ".zgroup", {"zarr_format": 2})
-        write_json(folder / ".zattrs", {**group, OWN_KEY: ours})
-        write_json(folder / "0" / ".zarray", _array_2(shape, chunks, np.dtype(dtype)))
-    else:
-        attributes = {"ome": {"version": version, **group}, OWN_KEY: ours}
-        write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
-        names = [axis["name"] for axis in group["multiscales"][0]["axes"]]
-        write_json(folder / "0" / "zarr.json", _array_3(shape, chunks, np.dtype(dtype), names))
+    with _new_folder(folder) as made:
+        (made / "0").mkdir(parents=True)
+        if version == "0.4":
+            group["multiscales"][0]["version"] = version
+            write_json(made / ".zgroup", {"zarr_format": 2})
+            write_json(made / ".zattrs", {**group, OWN_KEY: ours})
+            write_json(made / "0" / ".zarray", _array_2(shape, chunks, np.dtype(dtype)))
+        else:
+            attributes = {"ome": {"version": version, **group}, OWN_KEY: ours}
+            write_json(made / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+            names = [axis["name"] for axis in group["multiscales"][0]["axes"]]
+            write_json(made / "0" / "zarr.json", _array_3(shape, chunks, np.dtype(dtype), names))
     return NewImage(folder, bool(components))
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary path beside a folder, which becomes the folder on success and is removed on failure."""
+    temporary = folder.with_name(f".{secrets.token_hex(4)}-{folder.name}")
+    try:
+        yield temporary
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_ome_zarr(
@@ -143,14 +156,10 @@ def write_ome_zarr(
     if target.exists():
         raise InputError(f"output file {target}: already exists; name another")
     names = list(channels) or [str(k) for k in range(len(array))]
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
-    try:
-        several = len(array) > 1
+    several = len(array) > 1
+    with _new_folder(target) as temporary:
         made = create_ome_zarr(temporary, grid, array.dtype, components=names * several, version=version, unit=unit)
         made.write([slice(0, n) for n in grid.shape], array if several else array[0])
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _multiscale(folder: Path, grid: Grid, unit: str, vectors: bool) -> dict[str, Any]:
