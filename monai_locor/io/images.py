@@ -138,7 +138,7 @@ def read_labels(source: ImageSource, role: str = "fixed", channel: int | str | N
     return MetaTensor(rounded_labels(labels.cpu(), name).long(), meta=labels.meta)
 
 
-def rounded_labels(image: MetaTensor, name: str) -> torch.Tensor:
+def rounded_labels(image: torch.Tensor, name: str) -> torch.Tensor:
     """Round the values of a label map, in the dtype of the image.
 
     Args:

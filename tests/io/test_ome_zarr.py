@@ -94,6 +94,16 @@ def test_lengths_are_written_in_micrometers_and_read_in_mm(tmp_path, version):
     assert np.allclose(translation["translation"], [125, 250, -500])  # z, y, x of LPS
 
 
+def test_the_same_image_is_the_same_files(tmp_path, version):
+    contents = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        write_ome_zarr(folder / "brain.ome.zarr", voxels((1, 3, 3, 3)), Grid((3, 3, 3), MICRON), version)
+        contents.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+    metadata = contents[0][Path("brain.ome.zarr", ".zattrs" if version == "0.4" else "zarr.json")]
+    assert contents[0] == contents[1] and b'"name": "brain"' in metadata
+
+
 def test_another_program_reads_what_is_written(tmp_path, version):
     zarr = pytest.importorskip("zarr")
     values = voxels((2, 7, 5, 4))

@@ -78,6 +78,7 @@ def create_ome_zarr(
     version: str = "0.4",
     unit: str | None = None,
     own: Mapping[str, Any] | None = None,
+    name: str = "",
 ) -> NewImage:
     """Create an image of zeros, to be written in blocks. The folder appears when its metadata are complete.
 
@@ -89,6 +90,7 @@ def create_ome_zarr(
         version: of OME-Zarr, ``"0.4"`` (Zarr 2) or ``"0.5"`` (Zarr 3, needs Python 3.11).
         unit: name of the unit of length, by default :func:`fitting_unit`.
         own: further attributes of this package.
+        name: name in the metadata, by default that of the folder; without ``.ome.zarr``.
 
     Raises:
         InputError: for another version, or if the folder exists.
@@ -101,7 +103,7 @@ def create_ome_zarr(
     shape = (*([len(components)] if components else []), *reversed(grid.shape))
     side = CHUNK_VOXELS[grid.dims]
     chunks = (*([len(components)] if components else []), *(min(side, n) for n in reversed(grid.shape)))
-    group: dict[str, Any] = {"multiscales": [_multiscale(folder, grid, unit, bool(components))]}
+    group: dict[str, Any] = {"multiscales": [_multiscale(name or folder.name, grid, unit, bool(components))]}
     if components:
         group["omero"] = {"channels": [_rendering(label) for label in components]}
     ours = {"affine": grid.full_affine.tolist(), "shape": list(grid.shape), **(own or {})}
@@ -158,11 +160,12 @@ def write_ome_zarr(
     names = list(channels) or [str(k) for k in range(len(array))]
     several = len(array) > 1
     with _new_folder(target) as temporary:
-        made = create_ome_zarr(temporary, grid, array.dtype, components=names * several, version=version, unit=unit)
+        options: dict[str, Any] = {"version": version, "unit": unit, "name": target.name}
+        made = create_ome_zarr(temporary, grid, array.dtype, components=names * several, **options)
         made.write([slice(0, n) for n in grid.shape], array if several else array[0])
 
 
-def _multiscale(folder: Path, grid: Grid, unit: str, vectors: bool) -> dict[str, Any]:
+def _multiscale(name: str, grid: Grid, unit: str, vectors: bool) -> dict[str, Any]:
     """The metadata of a level; positions are those of LPS if the axes of the grid are those of the world, else approximate."""
     names = ("x", "y", "z")[: grid.dims]
     size = LENGTH_UNITS[unit]
@@ -173,7 +176,7 @@ def _multiscale(folder: Path, grid: Grid, unit: str, vectors: bool) -> dict[str,
     ]
     axes = [{"name": "c", "type": "channel"}] * vectors
     return {
-        "name": folder.name.removesuffix(".ome.zarr"),
+        "name": name.removesuffix(".ome.zarr"),
         "axes": axes + [{"name": name, "type": "space", "unit": unit} for name in reversed(names)],
         "datasets": [{"path": "0", "coordinateTransformations": transformations}],
     }
