@@ -43,15 +43,16 @@ def check_folder(folder: Path, resume: bool = False, force: bool = False) -> Non
 
     Args:
         folder: output folder.
-        resume: continue an interrupted run.
+        resume: continue an interrupted run; nothing is then deleted.
         force: delete the results of another run.
 
     Raises:
         InputError: if it has.
     """
-    if (folder / STATE_FOLDER).is_dir() and not force:
-        if resume:
-            return
+    interrupted = (folder / STATE_FOLDER).is_dir()
+    if interrupted and resume:
+        return
+    if interrupted and not force:
         raise InputError(
             f"output folder {folder}: has an interrupted run; add --resume to continue it, or --force to delete it"
         )

@@ -19,7 +19,8 @@ import torch
 from ..cohort.work import Outcome
 from ..errors import InputError, one_line
 from ..geometry import Grid, apply_affine, mapped_points, warp
-from ..geometry.blocks import as_stored, needed_box
+from ..geometry.blocks import needed_box
+from ..geometry.intensities import warp_intensities
 from ..geometry.inversion import refined_inverse
 from ..geometry.partition import grown
 from ..io.lps import lps_signs
@@ -162,12 +163,8 @@ def _warped(state: BlockState, part: Grid, total: torch.Tensor) -> np.ndarray:
     needed = needed_box(mapped_points(part, moving.grid, total), moving.grid.shape, 2)
     if needed is None:
         return np.full(part.shape, lowest, moving.dtype)
-    values = moving.read(needed)
-    wide = torch.float64 if values.dtype.itemsize > 2 and values.dtype != np.float32 else torch.float32
-    source = torch.from_numpy(np.ascontiguousarray(values.astype(np.float64 if wide == torch.float64 else np.float32)))[None]
-    found = warp(source - lowest, moving.grid.cropped(needed), total, part) + lowest
-    kind = torch.from_numpy(np.zeros(1, values.dtype)).dtype
-    return as_stored(found[0], kind).numpy()
+    values = torch.from_numpy(np.ascontiguousarray(moving.read(needed)))[None]
+    return warp_intensities(values, moving.grid.cropped(needed), total, part, background=lowest)[0].numpy()
 
 
 def _inverse(state: BlockState, plan: FieldPlan, number: int) -> dict[str, Any]:

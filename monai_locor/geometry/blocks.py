@@ -13,12 +13,13 @@ import torch
 
 from ..tensors import plain
 from .grid import Grid
-from .warping import mapped_points, warp
+from .intensities import as_type, warp_intensities
+from .warping import mapped_points
 
 if TYPE_CHECKING:
     from .transform import SpatialTransform
 
-__all__ = ["as_stored", "needed_box", "warp_in_blocks"]
+__all__ = ["needed_box", "warp_in_blocks"]
 
 BLOCK_VOXELS = 2**20
 MARGINS = {"nearest": 1, "bilinear": 2, "lanczos": 5, "bspline": 24}  # voxels: supports; the spline's prefilter to 1e-12
@@ -55,15 +56,11 @@ def warp_in_blocks(
         channels_in_box = (slice(None), *box)
         target = out[channels_in_box]
         if source is None:
-            target.copy_(as_stored(back, values.dtype).expand(target.shape))
+            target.copy_(as_type(back, values.dtype).expand(target.shape))
             continue
-        channels_in_source = (slice(None), *source)
-        some = values[channels_in_source].to(torch.float64 if values.dtype in _WIDE else torch.float32) - back
-        target.copy_(as_stored(warp(some, image_grid.cropped(source), shift, part, mode) + back, values.dtype))
+        some = values[(slice(None), *source)]
+        target.copy_(warp_intensities(some, image_grid.cropped(source), shift, part, mode, back))
     return out
-
-
-_WIDE = (torch.int32, torch.uint32, torch.int64, torch.float64)  # types that float32 does not represent
 
 
 def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -83,11 +80,3 @@ def needed_box(points: torch.Tensor, shape: Sequence[int], margin: int) -> tuple
         return None
     starts = [max(min(a, n - 2), 0) // 2 * 2 for a, n in zip(low, shape, strict=True)]
     return tuple(slice(a, min(max(b + 1, a + 2), n)) for a, b, n in zip(starts, high, shape, strict=True))
-
-
-def as_stored(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Convert interpolated values to the type of the image: rounded, and within the range of an integer type."""
-    if dtype.is_floating_point:
-        return values.to(dtype)
-    limits = torch.iinfo(dtype)  # splines and sincs overshoot
-    return values.round().clamp(limits.min, limits.max).to(dtype)

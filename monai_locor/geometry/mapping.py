@@ -15,6 +15,7 @@ from ..precision import guarded
 from ..tensors import as_tensor, on_device, plain
 from .comparison import same_grid
 from .grid import Grid, apply_affine, voxel_to_voxel
+from .intensities import warp_intensities
 from .inversion import fitted_affine, inverted_step
 from .partition import grid_slabs
 from .reorientation import turned_tensors
@@ -137,11 +138,12 @@ def warped(image: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, targe
 
     Outside the image the result has the image's smallest value, or zero for labels (modes ``"nearest"`` and ``"smooth"``).
     The dtype is kept: interpolated integers are rounded and clamped to the range of the type, bool masks are thresholded at
-    0.5. See :func:`monai_locor.geometry.warp` for the modes.
+    0.5. Voxels that are NaN or infinite have no value, see :func:`.intensities.warp_intensities`. See
+    :func:`monai_locor.geometry.warp` for the modes.
     """
     values = as_tensor(image).to(displacement_mm.device)
     where = (grid, displacement_mm, target)
-    out = warp(values, *where, mode) if mode in EXACT_MODES else _interpolated(values, *where, mode)
+    out = warp(values, *where, mode) if mode in EXACT_MODES else warp_intensities(values, *where, mode)
     affine = torch.from_numpy(target.full_affine)
     from monai.data.meta_tensor import MetaTensor  # takes seconds to import
 
@@ -164,21 +166,3 @@ def warped_tensors(
 
     turned = turned_tensors(moved, displacement_mm, target, (directions[0], directions[1]))
     return MetaTensor(turned, affine=torch.from_numpy(target.full_affine))
-
-
-EXACT_IN_FLOAT32 = {  # dtypes that float32 represents exactly
-    *(torch.float32, torch.float16, torch.bfloat16),
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16),
-}
-
-
-def _interpolated(values: torch.Tensor, grid: Grid, displacement_mm: torch.Tensor, target: Grid, mode: str) -> torch.Tensor:
-    numbers = values.to(torch.float32 if values.dtype in EXACT_IN_FLOAT32 else torch.float64)
-    low = numbers.min()  # air is not zero in CT
-    out = warp(numbers - low, grid, displacement_mm, target, mode) + low
-    if values.dtype == torch.bool:
-        return out >= 0.5
-    if not values.is_floating_point():
-        limits = torch.iinfo(values.dtype)  # splines and sincs overshoot
-        out = out.round().clamp(limits.min, limits.max)
-    return out.to(values.dtype)

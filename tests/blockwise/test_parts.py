@@ -171,6 +171,8 @@ def test_results_of_another_run_are_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="has an interrupted run; add --resume"):
         check_folder(tmp_path)
     check_folder(tmp_path, resume=True)
+    check_folder(tmp_path, resume=True, force=True)
+    assert (tmp_path / "state").is_dir()  # of hours, perhaps
     (tmp_path / "other.txt").write_text("kept")
     check_folder(tmp_path, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["other.txt"]
