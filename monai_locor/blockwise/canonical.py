@@ -12,7 +12,7 @@ import torch
 
 from ..geometry import Grid, reorder, warp
 from ..registration.start.prepare import SOFT_LIMITS, PreparedImage
-from .images import BlockImage
+from .images import BlockImage, weights_of
 from .tiling import Box
 from .velocity import box_around
 
@@ -62,6 +62,5 @@ class CanonicalImage:
 def mask_weights(mask: BlockImage, grid: Grid) -> torch.Tensor:
     """The weights of a mask on a part of the grid of its image, ``(1, *grid)`` in [0, 1]; zero outside of the mask."""
     box = box_around(mask.grid, grid.corners(), 1)
-    values = mask.read(box)
-    weights = np.clip(values, 0, 1) if values.dtype.kind == "f" else values > 0
-    return warp(torch.from_numpy(weights.astype(np.float32))[None], mask.grid.cropped(box), None, grid).clamp_(0, 1)
+    weights = torch.from_numpy(weights_of(mask.read(box)))
+    return warp(weights[None], mask.grid.cropped(box), None, grid).clamp_(0, 1)

@@ -92,8 +92,8 @@ def coarse_image(image: BlockImage, mask: BlockImage | None, factor: int) -> Coa
     values, grid, lowest = block_means(image, factors_of(image.grid, factor))
     weights = None
     if mask is not None:
-        inside, own, _ = block_means(mask, factors_of(mask.grid, coarse_factor(mask.grid, 1)))
-        weights = _tensor(np.clip(inside, 0, 1), own, mask.path)
+        inside, own, _ = block_means(mask, factors_of(mask.grid, coarse_factor(mask.grid, 1)), is_mask=True)
+        weights = _tensor(inside, own, mask.path)
     return CoarseImage(_tensor(values, grid, image.path), weights, lowest)
 
 

@@ -22,7 +22,7 @@ from ..io.ome_zarr import OmeZarrImage, is_ome_zarr
 from ..io.stored_image import channel_index
 from .tiling import Box, boxes
 
-__all__ = ["BlockImage", "block_means"]
+__all__ = ["BlockImage", "block_means", "weights_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +116,18 @@ class BlockImage:
         return boxes(self.grid.shape, sides)
 
 
-def block_means(image: BlockImage, factors: Sequence[int]) -> tuple[np.ndarray, Grid, float]:
+def weights_of(values: np.ndarray) -> np.ndarray:
+    """The weights of the voxels of a mask, float32 in [0, 1]: real numbers are clipped; other numbers count as 1 above 0."""
+    return (np.clip(values, 0, 1) if values.dtype.kind == "f" else values > 0).astype(np.float32)
+
+
+def block_means(image: BlockImage, factors: Sequence[int], is_mask: bool = False) -> tuple[np.ndarray, Grid, float]:
     """Average an image over blocks, reading it box by box; blocks at the end of an axis average the voxels that exist.
 
     Args:
         image: the image.
         factors: voxels of a block along each axis.
+        is_mask: average the :func:`weights_of` the voxels.
 
     Returns:
         the means, float32; their grid; and the smallest finite voxel.
@@ -129,7 +135,8 @@ def block_means(image: BlockImage, factors: Sequence[int]) -> tuple[np.ndarray, 
     shape = tuple(-(-n // f) for n, f in zip(image.grid.shape, factors, strict=True))
     out, lowest = np.empty(shape, np.float32), np.inf
     for box in image.boxes(int(np.lcm.reduce(factors))):
-        values = image.read(box).astype(np.float32)
+        stored = image.read(box)
+        values = weights_of(stored) if is_mask else stored.astype(np.float32)
         finite = values[np.isfinite(values)]
         lowest = min(lowest, float(finite.min())) if finite.size else lowest
         target = tuple(slice(b.start // f, -(-b.stop // f)) for b, f in zip(box, factors, strict=True))

@@ -67,6 +67,20 @@ def test_block_means_stay_in_place(tmp_path, monkeypatch):
     assert lowest == pytest.approx((OBLIQUE.points() @ direction).min(), abs=1e-4)
 
 
+@pytest.mark.parametrize("value", [True, 1, 255, 3.0])
+def test_masks_count_the_same_in_all_types(tmp_path, value):
+    """Averaged for the coarse result and read in parts for the tiles: 255 or the number of a label is no larger weight."""
+    inside = np.zeros(OBLIQUE.shape, bool)
+    inside[3:8, 2:7, 4:] = True
+    stored = (inside * value).astype(np.uint8 if isinstance(value, int) else np.float32)
+    save_nifti(tmp_path / "m.nii", stored, OBLIQUE)
+    mask = BlockImage(tmp_path / "m.nii", "mask")
+    means, _, _ = block_means(mask, (2, 2, 2), is_mask=True)
+    assert means[1, 1, 2] == pytest.approx(0.5) and means.max() == 1 and means[0].max() == 0
+    whole = mask_weights(mask, OBLIQUE.snapped())
+    assert torch.equal(whole[0] > 0.5, torch.from_numpy(inside))
+
+
 @pytest.mark.parametrize("grid", [OBLIQUE, grid_of((12, 10, 9), (-1, 2, -3)), grid_of((12, 10), (2.0, -1.0))])
 def test_prepared_parts_are_parts_of_the_prepared_image(tmp_path, grid):
     values = noise(grid.shape)
