@@ -166,6 +166,8 @@ def test_a_field_that_does_not_cover_the_fixed_image_is_told(caplog):
         ([AFFINE, 3.0], "a float among transforms"),
         (object(), "initial is a object"),
         (np.eye(3).tolist(), "invertible 4x4 matrix"),
+        ((np.eye(4) + 5 * np.eye(4, k=3)).T, "not transposed, with the last row 0 0 0 1"),
+        (2 * np.eye(4), "last row 0 0 0 1"),
         ([], "invertible 4x4 matrix"),
     ],
 )

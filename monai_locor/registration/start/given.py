@@ -69,17 +69,11 @@ def given_start(
     _check_name(initial, f"initial {initial!r} is neither a file nor one of {', '.join(STARTS)}.")
     transform = as_transform(initial, "initial", fixed=fixed.stored, moving=moving.stored)
     values = _numbers(initial, "initial") if transform is None else _of_transform(transform, fixed.stored, "initial")
-    dims, shape, finite = fixed.grid.dims, tuple(values.shape), bool(values.isfinite().all())
-    if finite and shape == (dims, *fixed.stored.shape):
-        matrix, rest = split_displacement(values, fixed.stored)
-        return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
-    matrix = values.double().numpy()
-    if not finite or shape != (dims + 1, dims + 1) or abs(np.linalg.det(matrix)) < MIN_DETERMINANT:
-        raise InputError(
-            f"initial must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape "
-            f"{(dims, *fixed.stored.shape)}, all finite; got {matrix.tolist() if matrix.size <= 16 else shape}."
-        )
-    return matrix, None
+    matrix, field = _matrix_or_field(values, fixed.stored, "initial")
+    if field is None:
+        return matrix, None
+    matrix, rest = split_displacement(field, fixed.stored)
+    return matrix, reorder(rest, fixed.axes, fixed.flips).to(fixed.image)
 
 
 def given_transform(given: Initial, name: str, fixed: Grid, moving: Grid) -> SpatialTransform:
@@ -99,15 +93,28 @@ def given_transform(given: Initial, name: str, fixed: Grid, moving: Grid) -> Spa
         _check_dims(found, fixed, name)
         _warn_of_coverage(found, fixed, name)
         return found
-    values = _numbers(given, name)
-    dims, shape, finite = fixed.dims, tuple(values.shape), bool(values.isfinite().all())
-    if finite and shape == (dims, *fixed.shape):
-        return SpatialTransform.of_field(values.float(), fixed)
-    if finite and shape == (dims + 1, dims + 1) and abs(np.linalg.det(values.double().numpy())) >= MIN_DETERMINANT:
-        return SpatialTransform.of_affine(values.double().numpy())
+    matrix, field = _matrix_or_field(_numbers(given, name), fixed, name)
+    return SpatialTransform.of_affine(matrix) if field is None else SpatialTransform.of_field(field.float(), fixed)
+
+
+def _matrix_or_field(values: torch.Tensor, grid: Grid, name: str) -> tuple[np.ndarray, torch.Tensor | None]:
+    """Return the matrix and None, or the identity and the displacement, ``(D, *grid)``.
+
+    Raises:
+        InputError: if it is neither, or not finite; if the matrix is singular or not that of an affine map.
+    """
+    dims, shape = grid.dims, tuple(values.shape)
+    identity, finite = np.eye(dims + 1), bool(values.isfinite().all())
+    if finite and shape == (dims, *grid.shape):
+        return identity, values
+    if finite and shape == identity.shape:
+        matrix = values.double().numpy()
+        if np.allclose(matrix[-1], identity[-1], rtol=0, atol=1e-6) and abs(np.linalg.det(matrix)) >= MIN_DETERMINANT:
+            return matrix, None
+    shown = values.tolist() if values.numel() <= 16 else shape
     raise InputError(
-        f"{name} must be an invertible {dims + 1}x{dims + 1} matrix or a displacement field of shape {(dims, *fixed.shape)}, "
-        f"all finite; got {values.tolist() if values.numel() <= 16 else shape}."
+        f"{name} must be an invertible {dims + 1}x{dims + 1} matrix, not transposed, with the last row {'0 ' * dims}1, or a "
+        f"displacement field of shape {(dims, *grid.shape)}, all finite; got {shown}."
     )
 
 
