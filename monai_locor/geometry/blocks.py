@@ -58,7 +58,8 @@ def warp_in_blocks(
         if source is None:
             target.copy_(as_type(back, values.dtype).expand(target.shape))
             continue
-        some = values[(slice(None), *source)]
+        channels_in_source = (slice(None), *source)
+        some = values[channels_in_source]
         target.copy_(warp_intensities(some, image_grid.cropped(source), shift, part, mode, back))
     return out
 
