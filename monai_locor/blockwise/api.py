@@ -23,7 +23,7 @@ from ..cohort.work import Outcome
 from ..errors import InputError
 from ..geometry import Grid, or_identity
 from ..io.fields import write_affine
-from ..io.paths import check_output_dir, write_json
+from ..io.paths import STATE_FOLDER, check_output_dir, write_json
 from ..registration import RegistrationConfig, RegistrationResult
 from ..registration.basis_pair import BasisPair
 from ..registration.judging import judge
@@ -32,7 +32,7 @@ from ..registration.landmarks import Landmarks, LandmarkSource
 from ..registration.restriction import check_axes
 from ..roles import ROLES
 from ..run_log import collecting
-from .checks import STATE_FOLDER, check_folder, check_settings
+from .checks import check_folder, check_settings
 from .coarse import CoarseImage, coarse_factor, coarse_image, factors_of, register_coarse, tile_settings, whole_volumes
 from .fields import compute_block, field_boxes, prepare_fields
 from .guides import BlockGuides, field_means, fine_landmarks

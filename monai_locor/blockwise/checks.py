@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..io.paths import ZARR_FORWARD, ZARR_INVERSE
+from ..io.paths import STATE_FOLDER, ZARR_FORWARD, ZARR_INVERSE
 
 if TYPE_CHECKING:
     from ..registration import RegistrationConfig
 
-__all__ = ["FIELDS", "STATE_FOLDER", "WARPED", "check_folder", "check_settings"]
+__all__ = ["FIELDS", "WARPED", "check_folder", "check_settings"]
 
 FIELDS = {"forward": ZARR_FORWARD, "inverse": ZARR_INVERSE}
 WARPED = "warped.ome.zarr"
-STATE_FOLDER = "state"  # in the output folder
 OUTPUTS = (*FIELDS.values(), WARPED, "affine.tfm", "run.json")
 NEEDED_SETTINGS = {"transform": "deformable", "composition": "single", "missing": "never"}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..io.paths import STATE_FOLDER
 from ..roles import ROLES
 from .arguments import (
     add_channels,
@@ -64,7 +65,6 @@ monai-locor register fixed.nii.gz moving.nii.gz -o out --preset fast --similarit
 monai-locor register --fixed t1.nii.gz t2.nii.gz --moving flair.nii.gz ct.nii.gz --channel-weights 1 0.5 -o out
 monai-locor register --from out/run.json -o again"""
 
-STATE_FOLDER = "state"  # in the output folder, with --resume
 CARRIED = {"image": "image", "labels": "label map", "points": "list of points"}
 
 
@@ -99,7 +99,7 @@ def add_parser(commands: Any) -> None:
         metavar="RUN.JSON",
         help="repeat the registration of a run.json, with the changes given by other options",
     )
-    text = "save the state after each stage in OUT/state, and continue from there if the same command was killed before"
+    text = f"save the state after each stage in OUT/{STATE_FOLDER}, and continue there if the same command was killed before"
     parser.add_argument("--resume", action="store_true", help=text)
     add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))

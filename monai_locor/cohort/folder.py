@@ -17,7 +17,7 @@ from typing import Any
 
 from ..differences import first_difference
 from ..errors import InputError
-from ..io.paths import check_output_dir, lock_file, read_json, write_json
+from ..io.paths import WORK_FOLDER, check_output_dir, lock_file, read_json, write_json
 from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
@@ -30,7 +30,8 @@ class CohortFolder:
     """The output folder of a cohort.
 
     ``pairs/ID`` has the results of a finished pair: the outputs of ``register`` and ``pair.json``. It is moved there as a
-    whole, so it is never incomplete. ``failed/ID.json`` is the record of a failed pair, ``work`` has the unfinished ones.
+    whole, so it is never incomplete. ``failed/ID.json`` is the record of a failed pair. The unfinished ones are
+    in :attr:`work`.
 
     Attributes:
         root: the folder.
@@ -51,7 +52,7 @@ class CohortFolder:
     @property
     def work(self) -> Path:
         """Folder of the unfinished pairs."""
-        return self.root / "work"
+        return self.root / WORK_FOLDER
 
     def pair(self, name: str) -> Path:
         """Folder of a finished pair."""
@@ -105,10 +106,10 @@ class CohortFolder:
         """
         check_output_dir(self.root)
         lock = self.root / ".lock"
-        with lock.open("w") as file:
+        with lock.open("a") as file:  # a file of this name keeps its content
             lock_file(file.fileno(), self.root)
             shutil.rmtree(self.work, ignore_errors=True)
-            self.work.mkdir()
+            self.work.mkdir(exist_ok=True)  # on network file systems, what a killed run had open may still be there
             try:
                 yield
             finally:

@@ -22,6 +22,8 @@ __all__ = [
     "INVERSE",
     "LOSSY_SUFFIXES",
     "PICTURE_SUFFIXES",
+    "STATE_FOLDER",
+    "WORK_FOLDER",
     "ZARR_FORWARD",
     "ZARR_INVERSE",
     "atomic_path",
@@ -37,6 +39,8 @@ __all__ = [
 
 FORWARD, INVERSE = "forward_field.nii.gz", "inverse_field.nii.gz"  # transform files in the output folder of `register`
 ZARR_FORWARD, ZARR_INVERSE = "forward_field.ome.zarr", "inverse_field.ome.zarr"  # of `register --blocks`
+# folders in an output folder that a run deletes as a whole: no other program makes folders of these names
+STATE_FOLDER, WORK_FOLDER = "monai_locor_state", ".monai_locor_work"
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # image formats that can be written
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # of 2-D images without a position in space
 LOSSY_SUFFIXES = (".jpg", ".jpeg")

@@ -20,6 +20,7 @@ from monai_locor.blockwise.velocity import CoarseVelocity, box_around, exponenti
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid, cubic_bspline, reorder
 from monai_locor.io.nifti import save_nifti
+from monai_locor.io.paths import STATE_FOLDER
 from monai_locor.losses.intensity import robust_range
 from monai_locor.networks.velocity import SplineVelocity
 from monai_locor.registration import RegistrationConfig, Stage
@@ -181,15 +182,16 @@ def test_results_of_another_run_are_not_overwritten(tmp_path):
     (tmp_path / "warped.ome.zarr").mkdir()
     with pytest.raises(InputError, match=r"already has warped.ome.zarr; name another, or add --force"):
         check_folder(tmp_path)
-    (tmp_path / "state").mkdir()
+    (tmp_path / STATE_FOLDER).mkdir()
     with pytest.raises(InputError, match="has an interrupted run; add --resume"):
         check_folder(tmp_path)
     check_folder(tmp_path, resume=True)
     check_folder(tmp_path, resume=True, force=True)
     assert (tmp_path / "state").is_dir()  # of hours, perhaps
     (tmp_path / "other.txt").write_text("kept")
+    (tmp_path / "state").mkdir()
     check_folder(tmp_path, force=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["other.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.txt", "state"]
 
 
 def test_the_tiles_fit_the_memory_that_is_allowed():

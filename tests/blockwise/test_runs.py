@@ -16,6 +16,7 @@ from monai_locor.errors import InputError
 from monai_locor.geometry import reorder
 from monai_locor.io.nifti import save_nifti
 from monai_locor.io.ome_zarr import OmeZarrImage
+from monai_locor.io.paths import STATE_FOLDER
 from tests.blockwise.small import SHORT, in_this_process, interrupt, write_pair
 
 pytest.importorskip("zarr")
@@ -73,7 +74,7 @@ def test_the_deformation_is_invertible_and_recorded(runs):
     for block, result in results.items():
         assert result.summary["jacobian"]["folding_voxels"] == 0 and result.summary["inverse"]["mean_residual_mm"] < 0.02
         assert json.loads((folder / str(block) / "run.json").read_text())["tiles"] == result.summary["tiles"]
-        assert not (folder / str(block) / "state").exists()
+        assert not (folder / str(block) / STATE_FOLDER).exists()
 
 
 def test_an_interrupted_run_continues_with_the_tiles_that_are_missing(runs, monkeypatch):

@@ -21,6 +21,7 @@ from monai.data.meta_tensor import MetaTensor
 import monai_locor
 from monai_locor.geometry import Grid
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
+from monai_locor.io.paths import STATE_FOLDER
 from monai_locor.metrics import jacobian_statistics
 from monai_locor.quality import ErrorMap, Reason, Thresholds, Verdict
 from monai_locor.registration import RegistrationConfig, RegistrationResult
@@ -249,9 +250,16 @@ def test_maps_of_missing_tissue(run, refused, pair, called, folder):
 
 def test_a_killed_command_may_write_its_outputs_again(run, refused, pair, called, folder):
     assert run(*pair).code == 0 and "already exists" in refused(*pair, "--resume")  # it was complete
-    (folder / "out" / "state").mkdir()
-    assert run(*pair, "--resume").code == 0 and called["resume"] == Path("out", "state")
-    assert not (folder / "out" / "state").exists()
+    (folder / "out" / STATE_FOLDER).mkdir()
+    assert run(*pair, "--resume").code == 0 and called["resume"] == Path("out", STATE_FOLDER)
+    assert not (folder / "out" / STATE_FOLDER).exists()
+
+
+def test_a_folder_of_the_user_is_no_state(run, refused, pair, called, folder):
+    (folder / "out" / "state").mkdir(parents=True)
+    (folder / "out" / "state" / "notes.txt").write_text("kept")
+    assert run(*pair, "--resume").code == 0 and (folder / "out" / "state" / "notes.txt").read_text() == "kept"
+    assert "already exists" in refused(*pair, "--resume")
 
 
 def test_what_is_carried_along(run, pair, called, folder):

@@ -148,10 +148,18 @@ def test_two_runs_do_not_share_a_folder(run, tmp_path):
     folder = CohortFolder(tmp_path / "out")
     with folder.locked(), pytest.raises(InputError, match="another run is working in it"):
         run(pairs_of(tmp_path, ["good"]))
-    (folder.root / "work").mkdir()
-    (folder.root / "work" / "rest").write_text("of a killed run")
-    run(pairs_of(tmp_path, ["good"]))
+
+
+def test_only_the_work_of_killed_runs_is_deleted(run, tmp_path):
+    folder, own = CohortFolder(tmp_path / "out"), ("work/notes.txt", "tmp/notes.txt", "scratch", ".lock")
+    for name in own:
+        (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.root / name).write_text("of the user")
+    folder.scratch("good").mkdir(parents=True)
+    (folder.scratch("good").parent / "rest").write_text("of a killed run")
+    assert run(pairs_of(tmp_path, ["good"])).counts == {"PASS": 1}
     assert not folder.work.exists()
+    assert {name: (folder.root / name).read_text() for name in own} == dict.fromkeys(own, "of the user")
 
 
 def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
@@ -173,7 +181,7 @@ def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
     reported = {name for name, state in states.items() if state == "done"}
     done = {path.name for path in (tmp_path / "out/pairs").iterdir()}  # also pairs that ended after the summary was written
     assert ended[0] in reported <= done and set(states.values()) <= {"done", "waiting"}
-    assert not (tmp_path / "out/work").exists()
+    assert not CohortFolder(tmp_path / "out").work.exists()
 
 
 def test_nothing_runs_if_a_file_is_missing(run, tmp_path):

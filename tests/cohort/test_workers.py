@@ -22,6 +22,7 @@ import pytest
 from monai_locor import InputError, RegistrationConfig, register
 from monai_locor.cohort import CohortPair, run_cohort
 from monai_locor.cohort import api as api_module
+from monai_locor.cohort.folder import CohortFolder
 from monai_locor.registration import Stage
 
 from .small import anatomy, save_image
@@ -105,7 +106,7 @@ def test_all_are_done_none_twice_none_lost(cohort):
     assert len(killed) == KILLS
     assert sorted(name for name, _ in outcomes) == names and not any(outcome.error for _, outcome in outcomes)
     assert sorted(os.listdir(found.folder / "pairs")) == names and not (found.folder / "failed").exists()
-    assert not (found.folder / "work").exists()
+    assert not CohortFolder(found.folder).work.exists()
     with (found.folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == names and {row["state"] for row in rows} == {"done"}
@@ -179,6 +180,6 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(tmp_path):
     assert process.returncode == 130 and "run the same command again to continue in out" in out
     assert psutil.wait_procs(below, timeout=30)[1] == []
     done = sorted(path.name for path in tmp_path.glob("out/pairs/*"))
-    assert 0 < len(done) < 12 and not (tmp_path / "out/work").exists() and not (tmp_path / "out/failed").exists()
+    assert 0 < len(done) < 12 and not CohortFolder(tmp_path / "out").work.exists() and not (tmp_path / "out/failed").exists()
     with (tmp_path / "out/summary.csv").open(newline="") as file:
         assert sorted(row["id"] for row in csv.DictReader(file) if row["state"] == "done") == done

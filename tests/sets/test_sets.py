@@ -14,6 +14,7 @@ import torch
 
 import monai_locor
 from monai_locor import InputError
+from monai_locor.cohort.folder import CohortFolder
 from monai_locor.geometry import Grid, SpatialTransform, warp
 from monai_locor.io import read_image
 from monai_locor.sets import Subject
@@ -178,4 +179,4 @@ def test_frames_are_aligned_to_their_mean(serial, tmp_path):  # noqa: F811
     shifts = np.array([[row[f"translation_{axis}_mm"] for axis in "xyz"] for row in found.motion])
     np.testing.assert_allclose(shifts - shifts.mean(0), offsets - offsets.mean(0), atol=0.4)
     assert found.motion[0]["step_mm"] == 0 and found.motion[1]["step_mm"] == pytest.approx(np.sqrt(8), abs=0.5)
-    assert not (tmp_path / "out" / "rounds" / "work").exists() and (tmp_path / "out" / "motion.csv").exists()
+    assert not CohortFolder(tmp_path / "out" / "rounds").work.exists() and (tmp_path / "out" / "motion.csv").exists()
