@@ -162,7 +162,8 @@ class _Run:
         rows: rows of the summaries by id.
 
     Raises:
-        InputError: if pairs were finished with other inputs or settings and ``force`` is not set.
+        InputError: if pairs were finished with other inputs or settings and ``force`` is not set, or if the folder of a pair
+            has other files.
     """
 
     def __init__(self, folder: CohortFolder, pairs: Sequence[CohortPair], request: dict[str, Any], force: bool) -> None:
@@ -170,6 +171,7 @@ class _Run:
         self.missing: list[CohortPair] = []
         self.rows: dict[str, dict[str, Any]] = {}
         self.written = time.monotonic()
+        folder.check_replaceable(pair.id for pair in pairs)
         changed = []
         for pair in pairs:
             record = folder.record(pair.id)

@@ -9,12 +9,13 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.datalist import refuse
 from ..differences import first_difference
 from ..errors import InputError
 from ..io.paths import WORK_FOLDER, check_output_dir, lock_file, read_json, write_json
@@ -22,7 +23,8 @@ from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
 
-RECORD_FORMAT = "monai_locor cohort pair 1"
+RECORD_KIND = "monai_locor cohort pair"
+RECORD_FORMAT = f"{RECORD_KIND} 1"
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,31 @@ class CohortFolder:
         record = self.record(pair.id)
         return record if record is not None and not changes(record, pair, request, self.pair(pair.id)) else None
 
+    def check_replaceable(self, names: Iterable[str]) -> None:
+        """Check that the folder of each pair is missing, empty, or that of a pair, which may be replaced.
+
+        Args:
+            names: ids of the pairs.
+
+        Raises:
+            InputError: if there is another folder or file.
+        """
+        foreign = [
+            f"{self.pair(name)} is not that of a pair (no pair.json of a cohort)" for name in names if not self._is_own(name)
+        ]
+        refuse(foreign, f"output folder {self.root}", "name another output folder, or move it away")
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a run may replace the folder of a pair. After a power failure, the files of a pair may be cut off."""
+        folder = self.pair(name)
+        if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+            return True
+        found = _read_object(folder / "pair.json")
+        cut_off = not found and all((folder / file).is_file() for file in ("pair.json", "run.json"))
+        return cut_off or str(found.get("format")).startswith(RECORD_KIND)
+
     def place(self, scratch: Path, name: str) -> None:
-        """Move the results of a pair to their place, replacing outdated ones."""
+        """Move the results of a pair to their place, replacing outdated ones, see :meth:`check_replaceable`."""
         target = self.pair(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

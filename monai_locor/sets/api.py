@@ -139,7 +139,7 @@ def _build(
     """Build a template; settings of fewer degrees of freedom than the start in ``about`` replace it."""
     start = config.transform if config.transform in RIGID_KINDS else about["start"]
     check_set(listed, options.get("progress", True))
-    with running(output, len(listed), config, outputs, options) as (root, of_cohort):
+    with running(output, [subject.id for subject in listed], config, outputs, options) as (root, of_cohort):
         return _built(Rounds(root, listed, config=config, options=of_cohort, **{**about, "start": start}), rounds, outputs)
 
 
@@ -183,7 +183,7 @@ def check_set(subjects: Sequence[Subject], progress: bool = False) -> None:
 @contextmanager
 def running(
     output: str | PathLike[str],
-    jobs: int,
+    names: Sequence[str],
     config: RegistrationConfig,
     outputs: Iterable[str] | None,
     options: Mapping[str, Any],
@@ -192,7 +192,7 @@ def running(
 
     Args:
         output: output folder.
-        jobs: number of registrations of a round.
+        names: ids of the images.
         config, outputs: of the final registrations, which are checked.
         options: options of the caller.
 
@@ -206,8 +206,9 @@ def running(
         raise TypeError(f"unknown options {', '.join(given.keys() - OPTIONS.keys())}; known are {', '.join(OPTIONS)}")
     requested(config, outputs, given["seed"], given["thresholds"])
     machine = {name: given.pop(name) for name in ("device", "scheduler", "workers", "threads")}
-    place = Machine.of(**machine, jobs=jobs)
+    place = Machine.of(**machine, jobs=len(names))
     root = check_output_dir(expanded(output, f"output folder {output}").absolute())
+    CohortFolder(root).check_replaceable(names)  # before all rounds, not only before the final registrations
     with CohortFolder(root / "rounds").locked(), connected(place.scheduler, place.workers) as client:
         yield root, {**given, "machine": dataclasses.replace(place, client=client)}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,10 @@ def series(
     grid, named = Grid.of(frames), None if mask is None else str(expanded(mask, f"mask {mask}").absolute())
     weight = torch.ones(1, *grid.shape) if named is None else mask_on_grid(named, "series", grid)
     check_rounds(rounds, settings)
-    with running(output, len(frames), settings, outputs, options) as (root, of_cohort):
-        listed = _written_frames(frames, grid, CohortFolder(root / "rounds").work / "frames")
+    width = max(4, len(str(len(frames) - 1)))
+    names = [f"{number:0{width}d}" for number in range(len(frames))]
+    with running(output, names, settings, outputs, options) as (root, of_cohort):
+        listed = _written_frames(frames, names, grid, CohortFolder(root / "rounds").work / "frames")
         work = Rounds(root, listed, "", settings, sharpen=False, mask=named, options=of_cohort)
         spaces = [work.unmoved(grid)]
         for number in range(1, rounds):
@@ -109,14 +111,14 @@ def series(
         return _corrected(described(work, spaces, rows), frames, weight, interpolation)
 
 
-def _written_frames(frames: MetaTensor, grid: Grid, folder: Path) -> list[Subject]:
+def _written_frames(frames: MetaTensor, names: Sequence[str], grid: Grid, folder: Path) -> list[Subject]:
     """Each frame as a file."""
     folder.mkdir(parents=True)
-    width, found = max(4, len(str(len(frames) - 1))), []
-    for number, frame in enumerate(plain(frames)):
-        path = folder / f"{number:0{width}d}.nii"
+    found = []
+    for name, frame in zip(names, plain(frames), strict=True):
+        path = folder / f"{name}.nii"
         write_image(path, frame[None], grid)
-        found.append(Subject(path.stem, str(path)))
+        found.append(Subject(name, str(path)))
     return found
 
 

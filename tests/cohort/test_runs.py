@@ -162,6 +162,49 @@ def test_only_the_work_of_killed_runs_is_deleted(run, tmp_path):
     assert {name: (folder.root / name).read_text() for name in own} == dict.fromkeys(own, "of the user")
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"good2/fixed.nii": "an image"},
+        {"good2/pair.json": "{}"},
+        {"good2/pair.json": '{"format": "monai_locor run 1"}', "good2/run.json": "{}"},
+        {"good2/run.json": "{}"},
+        {"good2/pair.json": ""},
+        {"good2/series/1.dcm": "an image"},
+        {"good2": "a file"},
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_no_cohort_wrote_is_not_replaced(run, tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / "out" / "pairs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / "pairs" / name).write_text(text)
+    for force in (False, True):
+        with pytest.raises(
+            InputError, match=r"pairs.good2 is not that of a pair \(no pair.json of a cohort\); name another output folder"
+        ):
+            run(pairs_of(tmp_path, ["good1", "good2"]), force=force)
+    assert asked(tmp_path) == []
+    assert {name: (tmp_path / "out" / "pairs" / name).read_text() for name in files} == files
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"pair.json": '{"format": "monai_locor cohort pair 0"}', "warped.nii.gz": ""},
+        {"pair.json": "", "run.json": "", "warped.nii.gz": ""},
+    ],
+    ids=["empty", "of another version", "cut off by a power failure"],
+)
+def test_what_an_earlier_run_left_is_replaced(run, tmp_path, files):
+    place = CohortFolder(tmp_path / "out").pair("good")
+    place.mkdir(parents=True)
+    for name, text in files.items():
+        (place / name).write_text(text)
+    assert run(pairs_of(tmp_path, ["good"])).counts == {"PASS": 1} and not (place / "warped.nii.gz").exists()
+
+
 def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
     pairs, ended = pairs_of(tmp_path, ["good1", "good2", "good3"]), []
 
