@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from .._version import __version__
 from ..cohort.api import Cohort, run_cohort
 from ..cohort.folder import CohortFolder, signature
 from ..cohort.pairs import CohortPair
+from ..data.datalist import refuse
 from ..errors import InputError
 from ..geometry import AffineStep, FieldStep, Grid, SpatialTransform, Step
 from ..io import read_displacement_field, write_affine, write_image
 from ..io.grids import read_grid
 from ..io.paths import FORWARD, atomic_path, write_json
 from ..registration import RegistrationConfig
-from ..registration.manifest import read_run
+from ..registration.manifest import read_run, sha256
 from ..tensors import lengths
 from .averages import exponential_mm, mean_affine, mean_grid, mean_velocity
 from .mean_image import mean_image
@@ -183,15 +185,41 @@ class Rounds:
         return self._written(folder, inputs, affines, grid, transform, float(moved.double().mean()))
 
     def final(self, space: Space, outputs: Sequence[str] | None) -> Cohort:
-        """Copy the last template to the output folder and register all images to it."""
-        for contrast in space.record["gains"]:
-            name = image_name(contrast, self.reference)
-            source, target = space.folder / name, self.root / name
-            if not target.exists() or target.read_bytes() != source.read_bytes():
-                with atomic_path(target) as temporary:
-                    shutil.copyfile(source, temporary)
+        """Copy the last template to the output folder and register all images to it.
+
+        Args:
+            space: the last template.
+            outputs: see :func:`.api.template`.
+
+        Returns:
+            the registrations.
+
+        Raises:
+            InputError: if images are registered to another template and the option ``force`` is not set; nothing is replaced.
+        """
+        if not self.options.get("force"):
+            other = [f"pair {name} is finished with another template" for name in self._outdated(space)]
+            refuse(other, f"output folder {self.root}", "name another folder, or add --force (force=True) to redo them")
+        self._place(space, self.reference)
         pairs = self.pairs(space, self.root / TEMPLATE_NAME, labels=True)
-        return run_cohort(pairs, self.root, preset=self.config, outputs=outputs, title="final", **self.options)
+        found = run_cohort(pairs, self.root, preset=self.config, outputs=outputs, title="final", **self.options)
+        for contrast in space.record["gains"]:  # the others last, because settings can be refused so far
+            self._place(space, contrast)
+        return found
+
+    def _outdated(self, space: Space) -> list[str]:
+        """Ids of the images that are registered to another template."""
+        folder, current = CohortFolder(self.root), sha256(space.image)
+        done = [subject.id for subject in self.subjects if folder.record(subject.id) is not None]
+        return [name for name in done if _fixed_hash(folder.pair(name)) not in (current, None)]
+
+    def _place(self, space: Space, contrast: str) -> None:
+        """Copy the template of a contrast to the output folder, unless it is there."""
+        name = image_name(contrast, self.reference)
+        source, target = space.folder / name, self.root / name
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
 
     def pairs(self, space: Space, fixed: Path, labels: bool = False) -> list[CohortPair]:
         """The pairs of the template and each image, started from the affine maps of the previous round."""
@@ -297,6 +325,14 @@ class Rounds:
             write_affine(space.initial(subject.id), affines[subject.id])
         write_json(folder / RECORD_NAME, record)
         return space
+
+
+def _fixed_hash(folder: Path) -> str | None:
+    """The hash of the fixed image of a registration; None if its ``run.json`` does not tell it."""
+    with suppress(InputError, KeyError):
+        found: str | None = read_run(folder)[1]["arguments"]["fixed"].get("sha256")
+        return found
+    return None
 
 
 def _affine(folder: Path, name: str) -> np.ndarray:

@@ -127,6 +127,9 @@ def test_an_interrupted_run_is_continued(serial, tmp_path):  # noqa: F811
     assert len(serial.asked) == 9 and {path: path.read_bytes() for path in kept} == kept
     with pytest.raises(InputError, match="finished with other inputs or settings"):
         monai_locor.template(subjects, tmp_path / "out", rounds=1, **{**OPTIONS, "seed": 1})
+    with pytest.raises(InputError, match="pair s0 is finished with another template"):
+        monai_locor.template(subjects, tmp_path / "out", rounds=2, **OPTIONS)
+    assert {path: path.read_bytes() for path in kept} == kept
     assert found.counts["PASS" if "PASS" in found.counts else "WARN"] > 0
 
 
