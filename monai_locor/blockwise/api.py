@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..cohort.machine import check_workers
 from ..cohort.scheduling import check_dask, connected, run_jobs
 from ..cohort.work import Outcome
 from ..errors import InputError
@@ -72,7 +73,7 @@ def register_blockwise(
     seed: int = 0,
     device: str | None = None,
     scheduler: str | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     threads: int | None = None,
     inverse: bool = True,
     version: str = "0.4",
@@ -109,7 +110,7 @@ def register_blockwise(
         seed: random seed.
         device: device of the coarse registration and of the tiles.
         scheduler: address of an existing Dask scheduler, or its scheduler file; by default a local cluster is started.
-        workers: number of processes of a local cluster; each holds one tile at a time.
+        workers: number of processes of a local cluster; each holds one tile at a time. None is 1.
         threads: CPU threads of each worker; by default those of the machine, divided among the workers of a local cluster.
         inverse: whether to write the inverse field.
         version: of OME-Zarr: ``"0.4"``, or ``"0.5"``, which needs Python 3.11.
@@ -127,6 +128,8 @@ def register_blockwise(
     check_dask("registration in blocks")
     begin, config = time.perf_counter(), RegistrationConfig.of(preset)
     check_settings(config)
+    check_workers(None, workers)
+    count = workers or 1
     images = {
         "fixed": BlockImage(fixed, "fixed image", fixed_channel),
         "moving": BlockImage(moving, "moving image", moving_channel),
@@ -137,7 +140,7 @@ def register_blockwise(
     }
     folder = check_output_dir(Path(output).expanduser().absolute())
     check_folder(folder, resume, force)
-    share = threads if scheduler is not None else threads or max(1, (os.cpu_count() or 1) // workers)
+    share = threads if scheduler is not None else threads or max(1, (os.cpu_count() or 1) // count)
     jobs = _Jobs(folder / STATE_FOLDER, share, device)
     with collecting() as log:
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
@@ -148,7 +151,7 @@ def register_blockwise(
         guides = run.guides(beside, result)
         plan = run.plan(result, block, seed, guides.numbers)
         state = BlockState.begin(folder / STATE_FOLDER, plan, result, guides)
-        with connected(scheduler, workers) as client:
+        with connected(scheduler, count) as client:
             records = {"tile": jobs.run(client, "tile", len(plan.tiling), progress)}
             prepare_fields(state, folder, version, inverse)
             for kind in ("forward", *(["inverse"] if inverse else [])):

@@ -45,7 +45,7 @@ class Machine:
             jobs: number of jobs that can run at the same time.
 
         Raises:
-            InputError: if both ``scheduler`` and ``workers`` are given.
+            InputError: see :func:`check_workers`.
         """
         check_workers(scheduler, workers)
         devices = _devices(device, scheduler)
@@ -58,11 +58,17 @@ class Machine:
 
 
 def check_workers(scheduler: str | None, workers: int | None) -> None:
-    """Check that a number of workers is given for a local cluster only.
+    """Check a number of workers, which is for a local cluster only.
+
+    Args:
+        scheduler: address of an existing cluster, or None.
+        workers: an integer, 1 or more; None for the default.
 
     Raises:
-        InputError: if not.
+        InputError: for other values, or if both are given.
     """
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise InputError(f"workers must be an integer, 1 or more, or None for the default, got {workers!r}")
     if scheduler is not None and workers is not None:
         raise InputError(f"workers {workers}: the cluster at {scheduler} has its own workers; leave it out")
 

@@ -227,6 +227,13 @@ def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
     assert not CohortFolder(tmp_path / "out").work.exists()
 
 
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+def test_numbers_of_workers_that_cannot_be(run, tmp_path, workers):
+    with pytest.raises(InputError, match=f"workers must be an integer, 1 or more, or None for the default, got {workers!r}"):
+        run(pairs_of(tmp_path, ["good"]), workers=workers)
+    assert not (tmp_path / "out").exists() and asked(tmp_path) == []
+
+
 def test_nothing_runs_if_a_file_is_missing(run, tmp_path):
     pairs = [*pairs_of(tmp_path, ["good1"]), CohortPair("x", "none.nii", "none.nii")]
     with pytest.raises(InputError, match=r"pair x: fixed image none\.nii: no such file"):

@@ -51,6 +51,14 @@ def test_a_folder_that_no_run_wrote_is_not_replaced(build, tmp_path, kind):
     assert path.exists()
 
 
+@each_kind
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+def test_numbers_of_workers_that_cannot_be(build, tmp_path, kind, workers):
+    with pytest.raises(InputError, match="workers must be an integer, 1 or more"):
+        build(kind, workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
 class TestTheLastTemplate:
     """It is copied to the output folder only if no registration there is to another template."""
 
