@@ -19,6 +19,7 @@ from ..data.datalist import refuse
 from ..differences import first_difference
 from ..errors import InputError
 from ..io.paths import WORK_FOLDER, check_output_dir, lock_file, read_json, write_json
+from ..io.stored_files import stored_files, stored_place
 from .pairs import CohortPair
 
 __all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
@@ -170,10 +171,8 @@ def _same_content(folder: Path, key: str) -> bool:
 
 
 def signature(path: str) -> list[int]:
-    """Total size in bytes and last modification in ns of a file, or of the files in a folder."""
-    place = Path(path)
-    files = [each for each in place.iterdir() if each.is_file()] if place.is_dir() else [place]
-    stats = [each.stat() for each in files if each.exists()]  # the name of a DICOM series is not a file
+    """Total size in bytes and last modification in ns of the files of an input; of a DICOM series, of all in its folder."""
+    stats = [file.stat() for file in stored_files(stored_place(Path(path)))]
     return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
 
 

@@ -19,13 +19,14 @@ from ..io.arrays import images_of_channels
 from ..io.image_source import load_source
 from ..io.libraries import library_of
 from ..io.meshes import SurfaceMesh
+from ..io.stored_files import stored_place
 from ..io.transforms.ants_syntax import parse_item
 from ..io.transforms.conversion import as_transform
 from ..roles import ROLES
 from ..tensors import as_tensor, host_array
 from .labels import LabelSource, check_labels
 from .landmarks import Landmarks
-from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256, stored_place
+from .manifest import CODE_ARGUMENTS, INPUT_IMAGES, INPUT_NAMES, TRANSFORM_NAMES, sha256
 from .surfaces import surface_pairs
 
 __all__ = ["described_arguments", "described_image", "described_inputs", "described_start"]

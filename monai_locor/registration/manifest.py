@@ -22,8 +22,8 @@ import numpy as np
 from .._version import __version__
 from ..errors import InputError, one_line
 from ..geometry import Grid
-from ..io.dicom import is_series
 from ..io.paths import expanded, read_json
+from ..io.stored_files import stored_files, stored_place
 from ..roles import ROLES
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "described_grid",
     "read_run",
     "sha256",
-    "stored_place",
     "versions",
     "well_formed",
 ]
@@ -52,14 +51,6 @@ INPUT_NAMES = (*INPUT_IMAGES, "initial", "initial_velocity", "initial_basis")
 TRANSFORM_NAMES = ("initial", "transform", "inverse")  # arguments that are transforms; the last two of a check
 RECORDED_VALUES = ("seed", "device", "devices", "channel_weights", "landmarks")
 CODE_ARGUMENTS = ("predict", "similarity")  # code: only the name is recorded, so the user must give it again
-# suffixes of files with a companion file, and the suffixes of the companion
-COMPANION_SUFFIXES = {
-    ".hdr": (".img",),
-    ".img": (".hdr",),
-    ".mhd": (".raw", ".zraw"),
-    ".nhdr": (".raw", ".raw.gz"),
-    ".safetensors": (".json",),
-}
 
 
 def described_grid(grid: Grid) -> dict[str, Any]:
@@ -94,7 +85,7 @@ def sha256(path: str | PathLike[str], transform: bool = False) -> str:
     """
     root = expanded(path)
     digest = hashlib.sha256()
-    files = list(_files(root, transform))
+    files = list(stored_files(root, transform))
     if not files and not root.is_dir():
         raise FileNotFoundError(root)
     for file in files:
@@ -104,33 +95,6 @@ def sha256(path: str | PathLike[str], transform: bool = False) -> str:
             while chunk := stream.read(HASH_CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _files(root: Path, transform: bool = False) -> Iterator[Path]:
-    if root.is_dir() and not transform:
-        yield from sorted(p for p in root.rglob("*") if p.is_file())
-        return
-    if transform and (root.is_dir() or not root.exists()):  # an output folder or the prefix of an ANTs registration
-        from ..io.transforms.ants import ants_files
-        from ..io.transforms.output_folder import files_in
-
-        yield from (files_in(root) if root.is_dir() else (p for p in ants_files(root) if p.is_file()))
-        return
-    if not root.exists():
-        return
-    yield root
-    for suffix in COMPANION_SUFFIXES.get(root.suffix, ()):
-        beside = root.with_suffix(suffix)
-        if beside.is_file():
-            yield beside
-
-
-def stored_place(path: Path) -> Path:
-    """Resolve a path: weights given without suffix, the folder of a DICOM series, or the path itself."""
-    weights = path.with_name(path.name + ".safetensors")
-    if not path.exists() and weights.is_file():
-        return weights
-    return path.parent if not path.exists() and is_series(path) else path
 
 
 def read_run(path: str | PathLike[str]) -> tuple[Path, dict[str, Any]]:
@@ -266,7 +230,7 @@ class RunManifest:
             what = entry.get("code") or entry.get("name") or "an object"
             raise InputError(f"{self.path}: {name} was {what} in memory, and must be given again to repeat the registration.")
         path, transform = Path(entry["path"]), name in TRANSFORM_NAMES
-        if not stored_place(path).is_dir() and not list(_files(stored_place(path), transform)):
+        if not stored_place(path).is_dir() and not list(stored_files(stored_place(path), transform)):
             raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
         if sha256(stored_place(path), transform) != entry.get("sha256"):
             raise InputError(f"{path}: has changed since {self.path} was written; give {name} again to use it all the same.")
