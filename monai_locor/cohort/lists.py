@@ -18,7 +18,7 @@ from ..roles import ROLES
 from .bids import bids_pairs
 from .pairs import FILE_KEYS, CohortPair
 
-__all__ = ["csv_rows", "read_pairs"]
+__all__ = ["csv_rows", "first_given", "read_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,22 +93,32 @@ def csv_rows(path: Path, name: str, required: Sequence[str]) -> tuple[list[tuple
             first = file.readline()
             file.seek(0)
             delimiter = max(DELIMITERS, key=first.count)
-            rows = list(csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True))
+            reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}); check its path") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{name}: is not a CSV file ({error}); save it as CSV in UTF-8") from error
     if not rows:
         raise InputError(f"{name}: has no row; write a header line with {','.join(required)}, then one line for each row")
-    columns = [str(column) for column in rows[0] if column]
+    columns = [str(column) for column in rows[0][1] if column]
     missing = [column for column in required if column not in columns]
     if missing:
         raise InputError(
             f"{name}: has no column {' and no column '.join(missing)}, but {', '.join(columns)}; name the columns so"
         )
-    numbered = [(f"line {number}", row) for number, row in enumerate(rows, 2) if any(v for v in row.values())]
+    numbered = [(f"line {number}", row) for number, row in rows if any(v for v in row.values())]
     refuse([f"{where} has more fields than the header" for where, row in numbered if None in row], name, "quote commas")
     return numbered, columns
+
+
+def first_given(*values: Any) -> Any:
+    """The first value that is neither None nor an empty text; None without any.
+
+    >>> first_given(None, "", 0, "a")
+    0
+    """
+    return next((value for value in values if value not in (None, "")), None)
 
 
 def _json_pairs(path: Path, section: str | None) -> list[CohortPair]:
@@ -131,7 +141,7 @@ def _json_pairs(path: Path, section: str | None) -> list[CohortPair]:
             raise InputError(f"{source}: {where} is {item!r}, not an object with fixed and moving; write one")
         _refuse_unknown([str(key) for key in item], f"{source}: {where}")
         own = {f"{role}_mask": masks.get(str(item.get(role))) for role in ROLES}
-        numbered.append((where, {**own, **item, "id": item.get("id") or item.get("name")}))
+        numbered.append((where, {**own, **item, "id": first_given(item.get("id"), item.get("name"))}))
     return _pairs_of(numbered, base, source)
 
 
@@ -156,10 +166,11 @@ def _pairs_of(rows: Sequence[tuple[str, Mapping[str, Any]]], base: Path, source:
     for where, row in rows:
         faults += [f"{where} has no {role}" for role in ROLES if not row.get(role)]
         files = {key: _absolute(row[key], base, f"{where}: {key}") for key in FILE_KEYS if row.get(key)}
-        derived = derived or not row.get("id")
+        own = first_given(row.get("id"))
+        derived = derived or own is None
         if all(role in files for role in ROLES):
-            name = str(row.get("id") or f"{stem(files['moving'])}_to_{stem(files['fixed'])}").strip()
-            pairs.append(CohortPair(name, **files))
+            name = f"{stem(files['moving'])}_to_{stem(files['fixed'])}" if own is None else str(own)
+            pairs.append(CohortPair(name.strip(), **files))
     refuse(faults, source, "complete the list")
     if derived and len({pair.id.casefold() for pair in pairs}) < len(pairs):
         raise InputError(f"{source}: file names alone do not tell all pairs apart; give each pair an id")

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..cohort.lists import csv_rows
+from ..cohort.lists import csv_rows, first_given
 from ..cohort.pairs import id_fault
 from ..data.datalist import checked_path, load_datalist, refuse, section_of, stem
 from ..errors import InputError
@@ -50,11 +50,11 @@ class Subject:
         if isinstance(values, Subject):
             return values
         unknown = [str(name) for name in values if name not in NAMES]
-        missing = [name for name in NAMES[:2] if not values.get(name)]
+        missing = [name for name in NAMES[:2] if first_given(values.get(name)) is None]
         if unknown or missing:
             text = f"has no {', '.join(missing)}" if missing else f"has the unknown key {', '.join(unknown)}"
             raise InputError(f"subject {values.get('id', '')!r}: {text}; give id, image, and optionally {', '.join(NAMES[2:])}")
-        return cls(**{name: str(value) for name, value in values.items() if value})
+        return cls(**{name: str(value) for name, value in values.items() if first_given(value) is not None})
 
 
 NAMES = tuple(item.name for item in fields(Subject))
@@ -99,8 +99,9 @@ def read_subjects(source: str | PathLike[str], section: str | None = None) -> li
 def _subject(row: Mapping[str, Any], derived: str, base: Path) -> Subject:
     """A subject with absolute paths."""
     files = {name: str((base / checked_path(row[name], name)).absolute()) for name in FILES if row.get(name)}
-    contrast = str(row.get("contrast") or "").strip()
-    return Subject(id=str(row.get("id") or derived).strip(), contrast=contrast, **files)
+    contrast = first_given(row.get("contrast"))
+    name = str(first_given(row.get("id"), derived)).strip()
+    return Subject(id=name, contrast="" if contrast is None else str(contrast).strip(), **files)
 
 
 def distinct_names(paths: Sequence[str]) -> list[str]:

@@ -58,6 +58,8 @@ def test_pairs_without_ids_are_named_by_their_files(tmp_path):
         ("fixed,moving,fixed_maks\na,b,c\n", "unknown fixed_maks"),
         ("id,fixed,moving\na,f.nii,\nb,,m.nii\n", "line 2 has no moving; line 3 has no fixed"),
         ("fixed,moving\na,b,c\n", "line 2 has more fields than the header"),
+        ("fixed,moving\n\na,b\n\n,\nc,\n", "line 6 has no moving"),
+        ("fixed,moving\n\n\na,b,c\n", "line 4 has more fields than the header"),
         ('fixed,moving\n"a,b\n', "is not a CSV file"),
         ("fixed,moving\n\x00,\udcff\n", "is not a CSV file"),
     ],
@@ -77,6 +79,15 @@ def test_datalist(tmp_path):
     assert [pair.id for pair in read_pairs(path, section="other")] == ["b"]
     path.write_text(json.dumps([item]))
     assert read_pairs(path) == [CohortPair("a", str(tmp_path / "f.nii"), str(tmp_path / "m.nii"))]
+
+
+@pytest.mark.parametrize("name", ["id", "name"])
+def test_an_id_may_be_the_number_zero(tmp_path, name):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"testing": [{name: n, "fixed": "f.nii", "moving": "m.nii"} for n in range(2)]}))
+    assert [pair.id for pair in read_pairs(path)] == ["0", "1"]
+    path.write_text(json.dumps({"testing": [{"id": "", "fixed": "f.nii", "moving": "m.nii"}]}))
+    assert [pair.id for pair in read_pairs(path)] == ["m_to_f"]
 
 
 def test_learn2reg(tmp_path):

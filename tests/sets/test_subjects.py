@@ -38,6 +38,16 @@ def test_a_list(tmp_path, kind):
     assert [subject.id for subject in checked_subjects(found)] == ["a", "b"] == [s.id for s in checked_subjects(found[::-1])]
 
 
+def test_ids_and_contrasts_may_be_the_number_zero(tmp_path):
+    rows = [{"id": n, "image": f"{n}.nii", "contrast": n} for n in range(2)]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(rows))
+    for found in (read_subjects(path), [Subject.of(row) for row in rows]):
+        assert [(subject.id, subject.contrast) for subject in found] == [("0", "0"), ("1", "1")]
+    path.write_text(json.dumps([{"id": "", "image": "a.nii", "contrast": None}]))
+    assert [(subject.id, subject.contrast) for subject in read_subjects(path)] == [("a", "")]
+
+
 def test_images_are_named_by_their_files(tmp_path):
     (tmp_path / "list.csv").write_text("image\nx/t1.nii.gz\ny/t1.nii.gz\n")
     assert [subject.id for subject in read_subjects(tmp_path / "list.csv")] == ["x_t1", "y_t1"]
@@ -52,6 +62,7 @@ def test_images_are_named_by_their_files(tmp_path):
     [
         ("id,contrast\na,T1\n", "has no column image, but id, contrast"),
         ("image,id\n,a\n", "line 2 has no image"),
+        ("image,id\n\n\n,a\n", "line 4 has no image"),
         ("image\n", "has no row"),
     ],
 )
