@@ -97,12 +97,13 @@ def _row(folder: CohortFolder, row: Mapping[str, Any], level: str, shown: Mappin
     about = escape(str(row["error"] or row["reasons"]))
     files_of_pair = escape(f"{row['moving']} to {row['fixed']}")
     label = escape(name)
-    if (folder.pair(name) / "report.html").is_file():
+    place = folder.pair(name) if row["state"] == "done" else None  # a failed pair may have results of an earlier run
+    if place is not None and (place / "report.html").is_file():
         label = f'<a href="pairs/{quote(name)}/report.html">{label}</a>'
     order = LEVELS.index(level) if level in LEVELS else len(LEVELS)
     numbers = "".join(f'<td class="number" data-value="{_number(row[key])}">{_number(row[key])}</td>' for key in shown)
     return (
-        f'<tr data-level="{level}"><td>{_picture(folder.pair(name) / "thumbnail.jpg")}</td>'
+        f'<tr data-level="{level}"><td>{"" if place is None else _picture(place / "thumbnail.jpg")}</td>'
         f'<td data-value="{escape(name)}" title="{files_of_pair}">{label}</td>'
         f'<td data-value="{order}"><span class="level {level}">{level}</span><small>{about}</small></td>{numbers}</tr>'
     )

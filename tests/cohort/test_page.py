@@ -69,6 +69,17 @@ def test_names_are_escaped_and_nothing_is_loaded(tmp_path):
     assert not re.search(r"\$\w+", re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
 
 
+@pytest.mark.parametrize("outcome", [Outcome(error="odd"), Outcome()], ids=["failed", "waiting"])
+def test_results_of_an_earlier_run_are_not_those_of_this_one(tmp_path, outcome):
+    folder = CohortFolder(tmp_path)
+    folder.pair("a").mkdir(parents=True)
+    (folder.pair("a") / "thumbnail.jpg").write_bytes(JPEG)
+    (folder.pair("a") / "report.html").write_text("")
+    pair = CohortPair("a", "f.nii", "m.nii")
+    texts = [write_page(folder, [summary_row(pair, each)]).read_text("utf-8") for each in (outcome, Outcome(record(0)))]
+    assert [("data:image/jpeg" in text, "pairs/a/report.html" in text) for text in texts] == [(False, False), (True, True)]
+
+
 def test_what_drove_a_registration_has_columns(tmp_path):
     known = record(0)
     known["result"] |= {"landmarks_mm": {"count": 2, "before": {"mean": 3.21}, "after": {"mean": 0.456}}}
