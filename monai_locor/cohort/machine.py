@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..registration.numbers import COUNT
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,13 +63,13 @@ def check_workers(scheduler: str | None, workers: int | None) -> None:
 
     Args:
         scheduler: address of an existing cluster, or None.
-        workers: an integer, 1 or more; None for the default.
+        workers: a whole number, 1 or more; None for the default.
 
     Raises:
         InputError: for other values, or if both are given.
     """
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise InputError(f"workers must be an integer, 1 or more, or None for the default, got {workers!r}")
+    if workers is not None:
+        COUNT.check("workers", workers)
     if scheduler is not None and workers is not None:
         raise InputError(f"workers {workers}: the cluster at {scheduler} has its own workers; leave it out")
 

@@ -21,6 +21,7 @@ from ..cohort.scheduling import check_dask, connected
 from ..errors import InputError
 from ..io.paths import check_output_dir, expanded, write_json
 from ..registration import RegistrationConfig
+from ..registration.numbers import POSITIVE_OR_NONE
 from .results import Template
 from .rounds import Rounds, Space, image_name
 from .subjects import FILES, Subject, checked_subjects, named_visits, reference_contrast
@@ -137,6 +138,7 @@ def _build(
     options: Mapping[str, Any],
 ) -> Template:
     """Build a template; settings of fewer degrees of freedom than the start in ``about`` replace it."""
+    POSITIVE_OR_NONE.check("voxel_size", about["voxel_size"])
     start = config.transform if config.transform in RIGID_KINDS else about["start"]
     check_set(listed, options.get("progress", True))
     with running(output, [subject.id for subject in listed], config, outputs, options) as (root, of_cohort):

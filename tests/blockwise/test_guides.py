@@ -184,7 +184,7 @@ def test_an_interrupted_run_continues(runs, monkeypatch):
     [
         ({"landmarks": ([[0.0, 0, 0]], [[0.0, 0, 900]])}, "landmark 1 of the moving points"),
         ({"labels": ("a.nii",)}, r"labels: give \(fixed labels, moving labels\)"),
-        *(({"workers": number}, "workers must be an integer, 1 or more") for number in (0, -1, 1.5, True, "2")),
+        *(({"workers": number}, "workers must be a whole number, 1 or more") for number in (0, -1, 1.5, True, "2")),
     ],
 )
 def test_refused_before_the_registration(tmp_path, given, message):

@@ -229,7 +229,7 @@ def test_an_interrupt_leaves_a_consistent_folder(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_numbers_of_workers_that_cannot_be(run, tmp_path, workers):
-    with pytest.raises(InputError, match=f"workers must be an integer, 1 or more, or None for the default, got {workers!r}"):
+    with pytest.raises(InputError, match=f"workers must be a whole number, 1 or more, got {workers!r}"):
         run(pairs_of(tmp_path, ["good"]), workers=workers)
     assert not (tmp_path / "out").exists() and asked(tmp_path) == []
 

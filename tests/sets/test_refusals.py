@@ -54,8 +54,16 @@ def test_a_folder_that_no_run_wrote_is_not_replaced(build, tmp_path, kind):
 @each_kind
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
 def test_numbers_of_workers_that_cannot_be(build, tmp_path, kind, workers):
-    with pytest.raises(InputError, match="workers must be an integer, 1 or more"):
+    with pytest.raises(InputError, match="workers must be a whole number, 1 or more"):
         build(kind, workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["template", "longitudinal"])
+@pytest.mark.parametrize("voxel_size", [0, -1.0, float("nan"), float("inf"), True, "2"])
+def test_voxel_sizes_that_cannot_be(build, tmp_path, kind, voxel_size):
+    with pytest.raises(InputError, match=f"voxel_size must be a positive number, got {voxel_size!r}"):
+        build(kind, voxel_size=voxel_size)
     assert not (tmp_path / "out").exists()
 
 
