@@ -65,16 +65,17 @@ class ChildProcess:
         with contextlib.suppress(OSError):  # the process has ended and will not answer
             print(json.dumps(question), file=process.stdin, flush=True)
         answer = self._answer(process, limit, late)
-        if not answer or late.is_set():
+        complete = answer.endswith("\n")  # a process that was killed may have written a part of its answer
+        if not complete or late.is_set():
             process.wait()  # so that the next question does not get a dying process
-        if answer:
+        if complete:
             return json.loads(answer)
         if late.is_set():
             raise ChildTimeoutError(f"took more than {limit:g} s")
         raise ChildError(self._end(process))
 
     def _answer(self, process: subprocess.Popen[str], limit: float | None, late: threading.Event) -> str:
-        """The answer line; empty if the process ended."""
+        """The answer line; empty or a part of it if the process ended."""
 
         def stop() -> None:
             late.set()

@@ -1,0 +1,48 @@
+# Copyright (c) The monai_locor developers
+# SPDX-License-Identifier: Apache-2.0
+
+"""Child processes that end before, within and after an answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_locor.child_process import ChildError, ChildProcess, ChildTimeoutError
+
+#: Writes the text of a question to stdout as it is, then does what the question says.
+STAND_IN = """
+import json, sys, time
+print("ready", flush=True)
+for line in sys.stdin:
+    question = json.loads(line)
+    print(question["text"], end="", flush=True)
+    if question["then"] == "hang":
+        time.sleep(60)
+    if question["then"] == "end":
+        sys.exit("out of luck")
+"""
+WHOLE = '{"a": [1, 2]}\n'
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    (tmp_path / "stand_in_of_child.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = ChildProcess("stand_in_of_child")
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("text", ["", *(WHOLE[:count] for count in (1, 6, len(WHOLE) - 1))])
+@pytest.mark.parametrize(
+    ("then", "kind", "message"), [("hang", ChildTimeoutError, r"took more than 0.05 s"), ("end", ChildError, "out of luck")]
+)
+def test_a_part_of_an_answer_is_none(child, text, then, kind, message):
+    with pytest.raises(kind, match=message):
+        child.ask({"text": text, "then": then}, 0.05 if then == "hang" else None)
+    assert child.ask({"text": WHOLE, "then": "go on"}) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("then", ["hang", "end", "go on"])
+def test_a_whole_answer_counts_whatever_comes_after_it(child, then):
+    assert child.ask({"text": WHOLE, "then": then}, 30) == {"a": [1, 2]}
