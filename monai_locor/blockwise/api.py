@@ -24,7 +24,7 @@ from ..cohort.work import Outcome
 from ..errors import InputError
 from ..geometry import Grid, or_identity
 from ..io.fields import write_affine
-from ..io.paths import STATE_FOLDER, check_output_dir, write_json
+from ..io.paths import STATE_FOLDER, expanded, locked_folder, write_json
 from ..registration import RegistrationConfig, RegistrationResult
 from ..registration.basis_pair import BasisPair
 from ..registration.judging import judge
@@ -138,11 +138,11 @@ def register_blockwise(
         role: None if mask is None else BlockImage(mask, f"{role} mask")
         for role, mask in (("fixed", fixed_mask), ("moving", moving_mask))
     }
-    folder = check_output_dir(Path(output).expanduser().absolute())
-    check_folder(folder, resume, force)
+    folder = expanded(output, f"output folder {output}").absolute()
     share = threads if scheduler is not None else threads or max(1, (os.cpu_count() or 1) // count)
-    jobs = _Jobs(folder / STATE_FOLDER, share, device)
-    with collecting() as log:
+    with locked_folder(folder), collecting() as log:
+        check_folder(folder, resume, force)
+        jobs = _Jobs(folder / STATE_FOLDER, share, device)
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
         beside = run.beside(landmarks, labels)
         arguments = {**beside, "initial": initial, "initial_basis": initial_basis, "seed": seed, "device": device}
@@ -165,11 +165,11 @@ def register_blockwise(
             "seconds": round(time.perf_counter() - begin, 3),
             "warnings": list(log.warnings),
         }
-    summary = summary_of(plan, result, records, known)
-    write_affine(folder / "affine.tfm", plan.affine)
-    write_json(folder / "run.json", summary)
-    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
-    return BlockwiseResult(folder, plan.affine, result, summary)
+        summary = summary_of(plan, result, records, known)
+        write_affine(folder / "affine.tfm", plan.affine)
+        write_json(folder / "run.json", summary)
+        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+        return BlockwiseResult(folder, plan.affine, result, summary)
 
 
 class _Coarse:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from monai_locor.blockwise.guides import BlockGuides
 from monai_locor.blockwise.tiling import Tiling, extent
 from monai_locor.errors import InputError
 from monai_locor.geometry import SpatialTransform, apply_affine
+from monai_locor.io.paths import STATE_FOLDER, locked_folder
 from monai_locor.io.transforms.zarr_fields import read_zarr_field
 from monai_locor.registration.label_term import LabelTerm
 from monai_locor.registration.labels import Labels
@@ -192,3 +194,16 @@ def test_refused_before_the_registration(tmp_path, given, message):
     write_pair(tmp_path, (12, 12, 12))
     with pytest.raises(InputError, match=message):
         register_blockwise(tmp_path / "fixed.nii", tmp_path / "moving.nii", tmp_path / "out", progress=False, **given)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be locked")
+@pytest.mark.parametrize("given", [{}, {"resume": True}, {"force": True}], ids=str)
+def test_two_runs_do_not_share_a_folder(tmp_path, given):
+    pytest.importorskip("zarr")
+    write_pair(tmp_path, (12, 12, 12))
+    kept = tmp_path / "out" / STATE_FOLDER / "plan.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the other run")
+    with locked_folder(tmp_path / "out"), pytest.raises(InputError, match="another run is working in it"):
+        register_blockwise(tmp_path / "fixed.nii", tmp_path / "moving.nii", tmp_path / "out", progress=False, **given)
+    assert kept.read_text() == "of the other run"
