@@ -30,6 +30,7 @@ The folder OUT receives
   pairs/NNNN/            the transform of each frame
   summary.csv            one row for each frame; summary.html likewise
   rounds/N/              the registrations and the mean of each round
+  rounds/frames/         the frames as files, which the registrations refer to
 
 {CONTINUE}"""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -34,6 +35,7 @@ from .subjects import Subject
 
 __all__ = ["INTERPOLATIONS", "MOTION_COLUMNS", "motion_row", "rotation_angles", "series"]
 
+FRAMES_FOLDER = Path("rounds", "frames")  # in the output folder
 INTERPOLATIONS = ("bilinear", "bspline", "lanczos")
 #: columns of ``motion.csv``, and their meaning
 MOTION_COLUMNS = {
@@ -74,7 +76,8 @@ def series(
         image: file with several frames, ``(*grid, T)``.
         output: output folder. It receives ``corrected.nii.gz``, the aligned frames with the time axis of the series;
             ``mean.nii.gz``, their mean; ``motion.csv``, see :data:`MOTION_COLUMNS`; ``template.nii.gz``, the mean that the
-            frames were registered to; and the final registrations in ``pairs/NNNN``, as for a cohort.
+            frames were registered to; and the final registrations in ``pairs/NNNN``, as for a cohort. The frames themselves
+            are in ``rounds/frames``, uncompressed.
         mask: mask of the region that is aligned, on any grid.
         transform: ``"rigid"``, ``"similarity"``, ``"affine"`` or ``"deformable"``.
         rounds: number of times that all frames are registered to a mean.
@@ -102,7 +105,7 @@ def series(
     width = max(4, len(str(len(frames) - 1)))
     names = [f"{number:0{width}d}" for number in range(len(frames))]
     with running(output, names, settings, outputs, options) as (root, of_cohort):
-        listed = _written_frames(frames, names, grid, CohortFolder(root / "rounds").work / "frames")
+        listed = _written_frames(frames, names, grid, root, force=of_cohort["force"])
         work = Rounds(root, listed, "", settings, sharpen=False, mask=named, options=of_cohort)
         spaces = [work.unmoved(grid)]
         for number in range(1, rounds):
@@ -111,13 +114,25 @@ def series(
         return _corrected(described(work, spaces, rows), frames, weight, interpolation)
 
 
-def _written_frames(frames: MetaTensor, names: Sequence[str], grid: Grid, folder: Path) -> list[Subject]:
-    """Each frame as a file."""
-    folder.mkdir(parents=True)
+def _written_frames(frames: MetaTensor, names: Sequence[str], grid: Grid, root: Path, force: bool) -> list[Subject]:
+    """Each frame as a file in the output folder; those that are there are left alone, so that they have not changed.
+
+    Raises:
+        InputError: if a frame is there with another content and ``force`` is not set; nothing is replaced.
+    """
+    folder, work = root / FRAMES_FOLDER, CohortFolder(root / "rounds").work
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     for name, frame in zip(names, plain(frames), strict=True):
-        path = folder / f"{name}.nii"
-        write_image(path, frame[None], grid)
+        path, new = folder / f"{name}.nii", work / f"{name}.nii"
+        write_image(new, frame[None], grid)
+        if path.exists() and filecmp.cmp(path, new, shallow=False):
+            new.unlink()
+        elif path.exists() and not force:
+            remedy = "name another folder, or add --force (force=True) to replace it"
+            raise InputError(f"output folder {root}: {path} is the frame of another series; {remedy}")
+        else:
+            os.replace(new, path)
         found.append(Subject(name, str(path)))
     return found
 

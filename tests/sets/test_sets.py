@@ -182,4 +182,9 @@ def test_frames_are_aligned_to_their_mean(serial, tmp_path):  # noqa: F811
     shifts = np.array([[row[f"translation_{axis}_mm"] for axis in "xyz"] for row in found.motion])
     np.testing.assert_allclose(shifts - shifts.mean(0), offsets - offsets.mean(0), atol=0.4)
     assert found.motion[0]["step_mm"] == 0 and found.motion[1]["step_mm"] == pytest.approx(np.sqrt(8), abs=0.5)
+    result = found.result("0001")  # its images are still there
+    np.testing.assert_array_equal(result.moving_image.as_tensor()[0], np.asarray(stacked.dataobj)[..., 1])
+    averages = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("average.json")}
+    monai_locor.series(tmp_path / "series.nii", tmp_path / "out", mask=tmp_path / "mask.nii", rounds=2, **options)
+    assert {path: path.stat().st_mtime_ns for path in averages} == averages and len(serial.asked) == 8
     assert not CohortFolder(tmp_path / "out" / "rounds").work.exists() and (tmp_path / "out" / "motion.csv").exists()
