@@ -16,7 +16,7 @@ from ..roles import ROLES
 from .inputs import check_file, check_image
 from .parser import whole_number
 from .settings import read_object, settings_of
-from .transforms import load_transforms
+from .transforms import files_of, load_transforms
 
 if TYPE_CHECKING:
     from ..quality import Thresholds
@@ -30,6 +30,7 @@ __all__ = [
     "check_inputs",
     "given_arguments",
     "images_of",
+    "input_files",
     "name_images",
     "name_of",
     "named_start",
@@ -128,6 +129,27 @@ def check_inputs(arguments: Mapping[str, Any]) -> None:
     if basis is not None and count > 1:
         raise InputError(f"--initial-basis {basis}: needs one image per side, and there are several; leave it out")
     check_basis(basis)
+
+
+def input_files(args: argparse.Namespace, arguments: Mapping[str, Any]) -> list[str | Path | None]:
+    """The files of images, masks, basis, initial transform, thresholds and settings, which no output may replace.
+
+    Args:
+        args: options of ``register``.
+        arguments: of the registration.
+
+    Returns:
+        the files; None stands for options that are not given.
+    """
+    from ..io.stored_files import stored_files, stored_place
+
+    names = ("fixed", "moving", "fixed_mask", "moving_mask")
+    images = [name_of(image) for name in names if arguments.get(name) is not None for image in images_of(arguments[name])]
+    basis = arguments.get("initial_basis")
+    weights = [] if basis is None else stored_files(stored_place(Path(basis).expanduser()))
+    start = arguments["initial"] if args.initial is None or named_start(args.initial) else args.initial
+    transforms = files_of([item for item in images_of(start) if isinstance(item, str)])  # a repeated one may be a matrix
+    return [*images, *weights, *transforms, args.thresholds, args.config]
 
 
 def check_basis(basis: str | None) -> None:

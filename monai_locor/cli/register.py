@@ -23,6 +23,7 @@ from .arguments import (
     check_inputs,
     given_arguments,
     images_of,
+    input_files,
     name_images,
     name_of,
     named_start,
@@ -283,7 +284,7 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
         [*files, *targets, folder / "run.json"],
         args.force or resumed,
         [
-            *_files(arguments),
+            *input_files(args, arguments),
             *(args.landmarks or ()),
             *(args.labels or ()),
             *(path for pair in args.surfaces or () for path in pair),
@@ -292,11 +293,6 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     )
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
     return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)
-
-
-def _files(arguments: Mapping[str, Any]) -> list[str]:
-    names = ("fixed", "moving", "fixed_mask", "moving_mask", "initial_basis")
-    return [name_of(image) for name in names if arguments.get(name) is not None for image in images_of(arguments[name])]
 
 
 def _other(role: str) -> str:

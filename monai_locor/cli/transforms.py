@@ -20,11 +20,21 @@ __all__ = ["check_formats", "files_of", "load_transforms", "size_of"]
 
 
 def files_of(items: Sequence[str]) -> list[Path]:
-    """The files of a list of transforms."""
-    from ..io.transforms.output_folder import files_in, folder_of
+    """The files from which a list of transforms is read, those beside the named ones included.
 
-    folders = [(path, folder_of(path)) for path in (parse_item(item)[0] for item in items)]
-    return [file for path, folder in folders for file in ([path] if folder is None else files_in(folder))]
+    Args:
+        items: see :func:`load_transforms`; those that do not exist have no files.
+    """
+    from ..io.stored_files import stored_files
+    from ..io.transforms.itk_files import itk_files
+    from ..io.transforms.output_folder import MANIFEST, folder_of
+
+    found: list[Path] = []
+    for path in (parse_item(item)[0] for item in items):
+        folder = folder_of(path)
+        beside = itk_files(path) if folder is None else [folder / MANIFEST]  # it holds the matrix of an affine registration
+        found += [*stored_files(folder or path, transform=True), *(file for file in beside if file.is_file())]
+    return list(dict.fromkeys(found))
 
 
 def check_formats(formats: Sequence[str] | None, count: int, option: str = "--from") -> list[str | None]:

@@ -20,7 +20,7 @@ from .itk_fields import read_nifti
 from .itk_files import read_itk
 from .zarr_fields import read_zarr_field, read_zarr_folder
 
-__all__ = ["affine_of_run", "files_in", "folder_of", "has_deformation", "read_folder"]
+__all__ = ["MANIFEST", "affine_of_run", "files_in", "folder_of", "has_deformation", "read_folder"]
 
 logger = logging.getLogger(__name__)
 
