@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["check_outputs", "stem_of", "suffix_of"]
+__all__ = ["check_names", "check_outputs", "stem_of", "suffix_of"]
 
 DOUBLE_SUFFIXES = (".nii.gz", ".mrk.json", ".brik.gz")
 
@@ -47,6 +47,25 @@ def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Pat
     return wanted
 
 
+def check_names(paths: Sequence[Path], sources: Sequence[str]) -> None:
+    """Check that outputs that are named after their inputs differ.
+
+    Args:
+        paths: the outputs.
+        sources: the input of each output.
+
+    Raises:
+        InputError: if two outputs have the same name; it names both inputs.
+    """
+    named: dict[Path, str] = {}
+    for path, source in zip(paths, sources, strict=True):
+        if path in named:
+            first = named[path]
+            remedy = f"give {source} once" if first == source else f"rename one of the inputs {first} and {source}"
+            raise InputError(f"output file {path}: two outputs have this name; {remedy}")
+        named[path] = source
+
+
 def suffix_of(path: str | Path) -> str:
     """The suffix of a file name, in lower case.
 
@@ -58,11 +77,15 @@ def suffix_of(path: str | Path) -> str:
 
 
 def stem_of(path: str | Path) -> str:
-    """A file's name without its suffix.
+    """A file's name without its suffix; the whole name of a folder or a DICOM series, whose dots start no suffix.
 
     >>> stem_of("folder/t1.brain.nii.gz")
     't1.brain'
     """
+    from ..io.dicom import is_series
+
     name = Path(path).name
+    if is_series(Path(path).expanduser()):
+        return name
     suffix = suffix_of(path)
     return name[: len(name) - len(suffix)] if suffix else name

@@ -37,7 +37,7 @@ from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode
 from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
 from .landmarks import add_landmarks, read_landmarks, with_landmark_options
-from .output_files import check_outputs, stem_of, suffix_of
+from .output_files import check_names, check_outputs, stem_of, suffix_of
 from .parser import CommandHelp, add_command, add_device, add_from, add_output
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
 from .result_text import dice_lines, label_dice, result_lines, result_values
@@ -277,6 +277,7 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     for role, kind, path in wanted:
         (check_file if kind == "points" else check_image)(path, f"{role} {kind}")
     targets = [folder / f"{stem_of(path)}_on_{_other(role)}{_suffix(kind, path, flat)}" for role, kind, path in wanted]
+    check_names(targets, [path for *_, path in wanted])
     files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
     files += [target for *_, target in pictures]
     resumed = args.resume and (folder / STATE_FOLDER).is_dir()  # the outputs of the killed command, if any, are written again
@@ -353,9 +354,12 @@ def _finish(
 
 def _manifest(result: RegistrationResult, path: Path, carried: list[dict[str, Any]]) -> Path:
     """Write run.json, with the other transformed files for a later report."""
+    from ..io.stored_files import stored_place
     from ..registration.manifest import sha256
 
-    carried = [{**each, "input": each["input"].absolute(), "sha256": sha256(each["input"])} for each in carried]
+    files = [each["input"] for each in carried]
+    known = [{"input": file.absolute(), "sha256": sha256(stored_place(file))} for file in files]
+    carried = [{**each, **more} for each, more in zip(carried, known, strict=True)]
     return write_json(path, {**result.summary(), "carried": carried})
 
 

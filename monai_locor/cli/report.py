@@ -114,9 +114,11 @@ def _carried_labels(folder: Path, role: str) -> list[str]:
 
 
 def _unchanged(path: str, digest: str | None, what: str) -> bool:
+    from ..io.stored_files import stored_place
     from ..registration.manifest import sha256
 
-    problem = "no longer exists" if not Path(path).exists() else "has changed" if sha256(path) != digest else ""
+    place = stored_place(Path(path))
+    problem = "no longer exists" if not place.exists() else "has changed" if sha256(place) != digest else ""
     if problem:
         logger.warning("%s %s %s and is not shown", what, path, problem)
     return not problem
