@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from ..geometry import Grid, SpatialTransform
 
-__all__ = ["EXACT_MODES", "Carried", "add_interpolation", "check_target", "is_points", "load_carried", "mode_of"]
+__all__ = [
+    "EXACT_MODES",
+    "POINTS",
+    "Carried",
+    "add_interpolation",
+    "check_target",
+    "holds_tensors",
+    "is_points",
+    "load_carried",
+    "mode_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +102,13 @@ class Carried:
 
         return None if self.kind == "points" else Grid.of(self.content)
 
+    @property
+    def is_flat_picture(self) -> bool:
+        """Whether it is read from a picture of one plane, whose channels are colors."""
+        from ..io.paths import is_picture
+
+        return self.grid is not None and self.grid.dims == 2 and is_picture(self.path)
+
     def beside(self, grid: Grid | None) -> Carried:
         """A copy placed on ``grid`` if the header of the image has no position; ``grid`` may be None."""
         if grid is None or self.kind == "points":
@@ -119,7 +136,7 @@ class Carried:
         Raises:
             InputError: if the dimensions differ from those of the transform or the output cannot be written.
         """
-        self._check(transform)
+        self.check_dims(transform.dims)
         if self.kind == "points":
             return self._points(transform, target, errors)
         assert grid is not None and self.grid is not None
@@ -148,16 +165,17 @@ class Carried:
         """
         from ..io.dicom.images import write_series
 
-        self._check(transform)
+        self.check_dims(transform.dims)
         moved, _ = self._image(transform, grid)
         files = write_series(folder, moved.numpy(), grid, reference, self.path)
         shape = list(grid.shape)
         return {"input": self.path, "kind": "image", "outputs": files, "shape": shape, "interpolation": self.mode}
 
-    def _check(self, transform: SpatialTransform) -> None:
+    def check_dims(self, wanted: int) -> None:
+        """Raise InputError unless a transform has the dimensions of the content."""
         dims = self.content.points.shape[1] if self.kind == "points" else self.content.ndim - 1
-        if dims != transform.dims:
-            raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {transform.dims}-D; give those of one pair")
+        if dims != wanted:
+            raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {wanted}-D; give those of one pair")
 
     def _points(
         self, transform: SpatialTransform, target: Path, errors: Callable[..., dict[str, Any]] | None
@@ -191,13 +209,12 @@ class Carried:
 
     def _image(self, transform: SpatialTransform, grid: Grid) -> tuple[torch.Tensor, str]:
         from ..geometry import warp_in_blocks
-        from ..io.paths import is_picture
         from ..io.pictures import background_of
         from ..tensors import plain
 
         own, stored = self.grid, self.content.meta["stored_dtype"]
         assert own is not None
-        if is_picture(self.path) and own.dims == 2:
+        if self.is_flat_picture:
             fill = background_of(plain(self.content).movedim(0, -1).numpy()).tolist()
             return warp_in_blocks(transform, self.content, own, grid, self.mode, fill), stored
         if holds_tensors(self.content, f"image {self.path}"):

@@ -34,6 +34,7 @@ from .arguments import (
 )
 from .blocks import add_blocks, check_blocks, run_blocks, wants_blocks
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
+from .carried_checks import check_carried
 from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
 from .landmarks import add_landmarks, read_landmarks, with_landmark_options
@@ -164,22 +165,24 @@ class Plan:
     pixels: bool = False
 
     def load(self, mode: str | None, pictures: bool = False) -> list[tuple[Carried, str, Path]]:
-        """Read the files of ``carried``, all channels of images: ``(content, role of its space, output)`` of each.
+        """Read and check the files of ``carried``, all channels of images: ``(content, role of its space, output)`` of each.
 
         Args:
             mode: interpolation; ``"smooth"`` reads images as label maps.
             pictures: read those of ``pictures`` instead.
 
         Raises:
-            InputError: if a file cannot be read.
+            InputError: if a file cannot be read or transformed.
         """
-        found = []
-        for role, kind, path, target in self.pictures if pictures else self.carried:
+        found, files = [], self.pictures if pictures else self.carried
+        grids = {role: self.grids(role) for role in {role for role, *_ in files}}
+        for role, kind, path, target in files:
             read_as = "labels" if kind == "image" and mode == "smooth" else kind
             fits = mode if read_as == "image" or mode in EXACT_MODES else None
             channel = "all" if read_as == "image" else None
-            pixels_of = self.grids(role) if self.pixels and kind == "points" else None
+            pixels_of = grids[role] if self.pixels and kind == "points" else None
             found.append((load_carried(path, read_as, role, channel, mode=fits, pixels_of=pixels_of), role, target))
+            check_carried(found[-1][0], grids[role][1])
         return found
 
     def grids(self, role: str) -> tuple[Grid, Grid]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
+import monai_locor
+
 from ..io.dicom_files import AXIAL, SERIES, places, write_series
-from .files import REGISTER, save
+from .files import AFFINE, REGISTER, SHAPE, save
 
 OTHER = f"{SERIES}.77"
 
@@ -61,3 +64,48 @@ def test_inputs_with_the_same_name(refused, series):
     assert f"rename one of the inputs dicom.v2/{OTHER} and again/{OTHER}" in refused(
         *command, series / OTHER, "--moving-image", f"again/{OTHER}"
     )
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No registration may start."""
+
+    def register(*images, **options):
+        pytest.fail("the registration has started")
+
+    monkeypatch.setattr(monai_locor, "register", register)
+
+
+def vectors(path: str) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 1, 3), np.float32), AFFINE)
+    image.header.set_intent("vector")
+    nib.save(image, path)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_what_cannot_be_transformed_is_refused_before_the_work(refused, short_folder, role):
+    Path("flat.csv").write_text("x,y\n0,10\n2,14\n")
+    Path("points.txt").write_text("x,y,z\n0,10,5\n")
+    save(Path("slice.nii.gz"), np.ones((*SHAPE[:2], 1), np.int16))
+    vectors("vectors.nii.gz")
+    for kind, file, message in (
+        ("points", "flat.csv", "points flat.csv: is 2-D, the transform 3-D; give those of one pair"),
+        ("points", "points.txt", "points points.txt: the name must end in .csv,"),
+        ("labels", "slice.nii.gz", "labels slice.nii.gz: is 2-D, the transform 3-D"),
+        ("image", "slice.nii.gz", "slice.nii.gz: is 2-D, the transform 3-D"),
+        ("image", "vectors.nii.gz", "image vectors.nii.gz: holds vectors or matrices (intent vector)"),
+    ):
+        words = ("-n", "linear") if kind == "image" else ()
+        assert message in refused(*REGISTER, "-o", "out", f"--{role}-{kind}", file, *words)
+        assert not list(Path("out").glob("*"))
+
+
+@pytest.mark.usefixtures("idle")
+def test_slices_of_other_planes_are_refused_before_the_work(refused, short_folder):
+    data = np.random.default_rng(0).random((*SHAPE[:2], 1), np.float32)
+    turned = AFFINE[:, [0, 2, 1, 3]]
+    for name, affine in (("a.nii.gz", AFFINE), ("b.nii.gz", AFFINE), ("turned.nii.gz", turned)):
+        save(Path(name), data, affine)
+    words = ["register", "a.nii.gz", "b.nii.gz", *REGISTER[3:], "-o", "out", "--moving-image", "turned.nii.gz"]
+    assert "image turned.nii.gz and the output grid are slices in planes 90 degrees apart" in refused(*words)
