@@ -261,7 +261,7 @@ def holds_tensors(image: MetaTensor, name: str) -> bool:
     if intent in ROTATED_INTENTS and whole:
         raise InputError(
             f"{name}: holds vectors or matrices (intent {intent}), which the transform would have to rotate; select one "
-            "component with --channel, or, for a displacement field, use compose"
+            "component with --channel of apply, or, for a displacement field, use compose"
         )
     looks = vectors_in(plain(image).numpy())
     if intent in (*ROTATED_INTENTS, "symmetric matrix"):

@@ -94,7 +94,11 @@ def test_what_cannot_be_transformed_is_refused_before_the_work(refused, short_fo
         ("points", "points.txt", "points points.txt: the name must end in .csv,"),
         ("labels", "slice.nii.gz", "labels slice.nii.gz: is 2-D, the transform 3-D"),
         ("image", "slice.nii.gz", "slice.nii.gz: is 2-D, the transform 3-D"),
-        ("image", "vectors.nii.gz", "image vectors.nii.gz: holds vectors or matrices (intent vector)"),
+        (
+            "image",
+            "vectors.nii.gz",
+            "(intent vector), which the transform would have to rotate; select one component with --channel of apply",
+        ),
     ):
         words = ("-n", "linear") if kind == "image" else ()
         assert message in refused(*REGISTER, "-o", "out", f"--{role}-{kind}", file, *words)
