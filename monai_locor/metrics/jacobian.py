@@ -41,6 +41,7 @@ def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Ten
 
 def _determinants(displacement_mm: torch.Tensor, grid: Grid, folded: FoldedVolume | None = None) -> torch.Tensor:
     """Compute the determinant slab by slab and, with ``folded``, the folded volume as well."""
+    displacement_mm = displacement_mm.detach()  # what writes into out= does not record gradients
     dtype = torch.float64 if displacement_mm.dtype == torch.float64 else torch.float32
     out = torch.empty(grid.shape, dtype=dtype, device=displacement_mm.device)
     for rows in slabs(grid.shape, voxels_per_slab(out.device)):

@@ -97,6 +97,7 @@ class FoldedVolume:
         """
         if min(u.shape[1:]) < 3:
             return
+        u = u.detach()  # the sum is a number, and torch warns when one with a gradient is read
         # on flattened voxels, all neighbors are at fixed distances; those across a border belong to voxels that do not count
         neighbors = _Neighbors(u)
         chosen = torch.zeros(u.shape[1:], dtype=torch.bool, device=u.device)

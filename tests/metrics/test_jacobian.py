@@ -94,6 +94,18 @@ def test_folding_is_found_where_it_is(dims):
     assert jacobian_statistics(u, grid, corner)["folding_voxels"] == 0
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_displacement_in_training_is_measured_like_any_other(dims, recwarn):
+    grid = oblique_grid(dims)
+    u = fold(grid)
+    learned = u.clone().requires_grad_()
+    found = jacobian_determinant(learned, grid)
+    assert not found.requires_grad and torch.equal(found, jacobian_determinant(u, grid))
+    assert jacobian_statistics(learned, grid) == jacobian_statistics(u, grid)
+    assert non_diffeomorphic_volume(learned, grid) == non_diffeomorphic_volume(u, grid)
+    assert not recwarn.list
+
+
 def test_statistics_of_a_known_spread():
     grid = Grid((4, 5, 6), np.diag([2.0, 1, 3, 1]))
     found = jacobian_statistics(displacement(grid, lambda x: x * [2, 1, 1]), grid)
