@@ -30,6 +30,7 @@ from ..registration.basis_pair import BasisPair
 from ..registration.judging import judge
 from ..registration.labels import Labels, LabelSource, check_labels
 from ..registration.landmarks import Landmarks, LandmarkSource
+from ..registration.numbers import whole_seed
 from ..registration.restriction import check_axes
 from ..roles import ROLES
 from ..run_log import collecting
@@ -126,7 +127,7 @@ def register_blockwise(
         ImportError: if ``dask.distributed`` or ``zarr`` is not installed; the message names the extra.
     """
     check_dask("registration in blocks")
-    begin, config = time.perf_counter(), RegistrationConfig.of(preset)
+    begin, config, seed = time.perf_counter(), RegistrationConfig.of(preset), whole_seed(seed)
     check_settings(config)
     check_workers(None, workers)
     count = workers or 1

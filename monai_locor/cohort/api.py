@@ -139,17 +139,18 @@ def requested(
     """What determines the results besides the pairs, as plain values that can be compared with stored ones.
 
     Raises:
-        InputError: for invalid settings, outputs or thresholds.
+        InputError: for invalid settings, outputs, thresholds or seeds.
     """
     from ..cli.registration_outputs import chosen_outputs
     from ..quality import Thresholds
     from ..registration import RegistrationConfig
+    from ..registration.numbers import whole_seed
 
     config = RegistrationConfig.of(preset)
     names = chosen_outputs(None if outputs is None else ",".join(outputs), config)
     names += ["thumbnail"] if find_spec("matplotlib") is not None and "thumbnail" not in names else []
     limits = None if thresholds is None else dataclasses.asdict(Thresholds.of(thresholds))
-    values = {"settings": config.to_dict(), "outputs": names, "seed": seed, "thresholds": limits}
+    values = {"settings": config.to_dict(), "outputs": names, "seed": whole_seed(seed), "thresholds": limits}
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 

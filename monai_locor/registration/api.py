@@ -35,6 +35,7 @@ from .landmarks import Landmarks, LandmarkSource
 from .manifest import CODE_ARGUMENTS
 from .memory import RunShape
 from .memory_plan import MemoryPlan, plans_within, with_retries
+from .numbers import whole_seed
 from .pair import Pair, load_pair, select_device
 from .pairing import checked_weights
 from .parallel import Exchange, second_process
@@ -242,6 +243,7 @@ def prepare_task(given: Mapping[str, Any], first: torch.device, second: torch.de
         InputError: if the input cannot be registered.
     """
     began, peak, available = time.perf_counter(), MemoryPeak(first), free_bytes(first)
+    given = {**given, "seed": whole_seed(given["seed"])}
     settings = RegistrationConfig.of(given["preset"]).with_transform(given["transform"])
     word = start_word(given["initial"])
     if word is not None:  # names are a setting

@@ -1,18 +1,19 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Valid ranges of numeric settings."""
+"""Valid ranges of numeric settings, and the seed."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["COUNT", "NOT_NEGATIVE", "POSITIVE", "POSITIVE_OR_NONE", "SHARE", "STEPS", "Numbers"]
+__all__ = ["COUNT", "NOT_NEGATIVE", "POSITIVE", "POSITIVE_OR_NONE", "SHARE", "STEPS", "Numbers", "whole_seed"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,18 @@ NOT_NEGATIVE = Numbers("a finite number, 0 or more", lambda x: 0 <= x < math.inf
 STEPS = Numbers("a whole number, 0 or more", lambda x: x >= 0, whole=True)
 COUNT = Numbers("a whole number, 1 or more", lambda x: x >= 1, whole=True)
 SHARE = Numbers("in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+def whole_seed(seed: Any) -> int:
+    """The random seed as an integer of Python: generators of torch and JSON take no other.
+
+    Args:
+        seed: an integer of Python or NumPy.
+
+    Raises:
+        InputError: for anything else.
+    """
+    try:
+        return int(operator.index(seed))
+    except TypeError as error:
+        raise InputError(f"seed must be a whole number, got {seed!r}.") from error

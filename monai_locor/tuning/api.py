@@ -23,6 +23,7 @@ from .._version import __version__
 from ..errors import InputError
 from ..io import atomic_path, check_output_dir
 from ..registration import RegistrationConfig
+from ..registration.numbers import whole_seed
 from ..registration.pair import select_device
 from .cases import Case, find_cases
 from .pool import Pool
@@ -101,6 +102,7 @@ def tune(
     optuna, start = import_optuna(), time.perf_counter()
     _check(trials=trials, finalists=finalists, repeats=repeats, workers=workers)
     check_sampler(sampler)
+    seed = whole_seed(seed)
     chosen = _cases(cases)
     dims = _dims(chosen)
     space = search_space(RegistrationConfig.of(base), dims, parameters, ranges)

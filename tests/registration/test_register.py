@@ -15,7 +15,8 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from monai_locor import InputError, RegistrationConfig, RegistrationResult, register
+from monai_locor import InputError, RegistrationConfig, RegistrationResult, register, register_batch
+from monai_locor.cohort.api import requested
 from monai_locor.geometry import Grid, apply_affine, inside, mapped_points, to_voxels
 from monai_locor.io import read_affine, read_displacement_field, read_image, write_affine, write_displacement_field
 from monai_locor.registration import PRESETS, RegistrationEngine, Stage
@@ -51,6 +52,20 @@ def run(fixed, moving, preset=TINY, **options) -> RegistrationResult:
 @pytest.fixture(scope="module")
 def images() -> tuple[MetaTensor, MetaTensor]:
     return waves(FIXED[3], np.cos), waves(MOVING[3])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_seeds_of_numpy(images, kind):
+    (batched,) = register_batch(*([each] for each in images), preset=NOTHING, seed=kind(3), device="cpu", progress=False)
+    for found in (run(*images, NOTHING, seed=kind(3)), batched):
+        assert type(found.seed) is int and found.seed == 3
+    assert requested(NOTHING, None, kind(3), None) == requested(NOTHING, None, 3, None)
+
+
+def test_seeds_that_are_none(images):
+    for call in (lambda: run(*images, NOTHING, seed=3.5), lambda: requested(NOTHING, None, "3", None)):
+        with pytest.raises(InputError, match="seed must be a whole number, got"):
+            call()
 
 
 @pytest.fixture(scope="module", params=[3, 2])
