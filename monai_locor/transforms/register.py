@@ -22,9 +22,9 @@ from monai.utils.enums import TransformBackends
 from ..errors import InputError
 from ..geometry import Grid, warped
 from ..geometry.warping import MODES
-from ..io.arrays import channel_first
+from ..io.arrays import channel_first, is_placed
 from ..io.image_source import load_source
-from ..tensors import plain
+from ..tensors import as_tensor, plain
 
 if TYPE_CHECKING:
     from ..registration import RegistrationConfig, RegistrationResult
@@ -55,7 +55,7 @@ class Registerd(MapTransform):
 
     Args:
         keys: of the images in the moving space: the moving image first, then images, label maps and masks to warp with it, each
-            on any grid. Tensors without an affine and with the shape of the moving image share its grid.
+            on any grid. Tensors and arrays without an affine and with the shape of the moving image share its grid.
         fixed_key: of the fixed image, ``(1, *spatial)``, 2-D or 3-D; of several channels a list of keys, the first of which
             gives the grid.
         mode: ``"bilinear"``, ``"bspline"`` or ``"lanczos"``; for labels ``"nearest"`` or ``"smooth"``, see
@@ -180,12 +180,17 @@ class Registerd(MapTransform):
 
 def _channel_first(value: Any, key: str, moving: Grid) -> MetaTensor:
     """``(C, *spatial)`` of the dimensions of the moving image, in its own type, with its affine."""
-    if not isinstance(value, torch.Tensor):
+    placed = is_placed(value)
+    voxels = value[0] if placed else value
+    if isinstance(voxels, np.ndarray) and voxels.dtype.kind in "biuf":  # load_source would change the type, and so labels
+        voxels = as_tensor(voxels)
+    if not isinstance(voxels, torch.Tensor):
         return load_source(value, key, "all")[1]
+    value = (voxels, value[1]) if placed else voxels
     tensor, affine, _ = channel_first(value, key, torch.float32, known=True)
     while tensor.ndim - 1 > moving.dims and tensor.shape[-1] == 1:
         tensor = tensor[..., 0]
-    if not isinstance(value, MetaTensor) and tuple(tensor.shape[1:]) == moving.shape:
+    if not placed and not isinstance(value, MetaTensor) and tuple(tensor.shape[1:]) == moving.shape:
         affine = moving.affine
     given = value.meta if isinstance(value, MetaTensor) else {}
     meta = {name: item for name, item in given.items() if name not in ("affine", "original_channel_dim")}

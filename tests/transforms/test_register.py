@@ -181,6 +181,24 @@ def test_plain_labels_lie_where_the_moving_image_does():
     assert torch.equal(step(2)(data)["labels"], expected)
 
 
+@pytest.mark.parametrize("kind", ["int64", "uint8", "uint16", "uint32", ">i2", "bool", "float64"])
+@pytest.mark.parametrize("placed", [False, True])
+def test_arrays_keep_their_type_like_tensors(kind, placed):
+    """The largest label of int64 is no float32."""
+    data = sample(2)
+    array = data["labels"].numpy().astype(kind)
+    array[array > 4] = largest = min(2**24 + 1, np.iinfo(kind).max) if np.dtype(kind).kind in "iu" else 5
+    data["labels"] = (array[0], MOVING[2].affine) if placed else array
+    out = step(2)(data)["labels"]
+    assert out.numpy().dtype == np.dtype(kind).newbyteorder("=")
+    expected = SpatialTransform.of_affine(some_affine(2)).warp(
+        torch.from_numpy(array.astype(np.int64)), MOVING[2], FIXED[2], "nearest"
+    )
+    assert (out.numpy().astype(np.int64) != expected.numpy()).mean() < 1e-2  # rounding at the borders of voxels
+    assert int(out.numpy().max()) == int(array.max()) and (kind == "bool" or largest in out.numpy())
+    assert set(np.unique(out.numpy()).tolist()) <= {0, *np.unique(array).tolist()}
+
+
 def test_axes_of_one_voxel_stay():
     data = {key: value[..., None] if isinstance(value, torch.Tensor) else value for key, value in sample(2).items()}
     out = step(2)(data)
