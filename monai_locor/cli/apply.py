@@ -219,7 +219,7 @@ def _errors(args: argparse.Namespace) -> Callable[..., dict[str, Any]] | None:
 def _channel(text: str | None) -> int | str | None:
     if text is None or text == "all":
         return text
-    if not text.isdigit():
+    if not text.isdecimal():  # what int() reads; digits such as ² are not
         raise InputError(f"--channel {text}: give a number from 0, or all")
     return int(text)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,10 +30,11 @@ def check_outputs(paths: Iterable[Path], force: bool, inputs: Iterable[str | Pat
     from ..io.paths import check_output_dir
 
     wanted = [Path(p).expanduser() for p in paths]
-    read = {Path(i).expanduser().resolve() for i in inputs if i is not None}
-    seen: set[Path] = set()
+    # not Path.resolve, which raises exceptions of several types for links in a circle
+    read = {os.path.realpath(Path(i).expanduser()) for i in inputs if i is not None}
+    seen: set[str] = set()
     for path in wanted:
-        place = path.resolve()
+        place = os.path.realpath(path)
         if place in seen:
             raise InputError(f"output file {path}: two outputs have this name; give them different names")
         if place in read:

@@ -43,7 +43,7 @@ def _layers(count: int, header: Mapping[str, str]) -> tuple[str, ...]:
     """Segments in each layer of a ``.seg.nrrd``, with their labels."""
     segments: list[list[str]] = [[] for _ in range(count)]
     for key, layer in header.items():
-        if not key.startswith("Segment") or not key.endswith("_Layer") or not layer.isdigit() or int(layer) >= count:
+        if not key.startswith("Segment") or not key.endswith("_Layer") or not layer.isdecimal() or int(layer) >= count:
             continue
         name, value = (header.get(key.replace("_Layer", field), "?") for field in ("_Name", "_LabelValue"))
         segments[int(layer)].append(f"{name} = {value}")

@@ -220,7 +220,7 @@ def _descriptions(columns: Mapping[str, Sequence[float]], count: int) -> list[st
 
 
 def _ants_text(values: list[list[float]], labels: Sequence[str]) -> str:
-    known = all(label.lstrip("-").isdigit() for label in labels)
+    known = all(label.removeprefix("-").isdecimal() for label in labels)
     numbers = [int(label) if known else n for n, label in enumerate(labels, 1)]
     # ANTs also writes z in 2-D
     return table_text([["x", "y", "z", "t", "label"], *([*v, *[0] * (4 - len(v)), n] for v, n in zip(values, numbers))])

@@ -49,7 +49,7 @@ def _put(values: dict[str, Any], parts: list[str], value: Any, name: str) -> Non
 
 def _item(target: Any, part: str, name: str) -> Any:
     if isinstance(target, list):
-        if not part.isdigit() or int(part) >= len(target):
+        if not part.isdecimal() or int(part) >= len(target):
             raise InputError(f"{name}: there is no {part!r} among {len(target)}; count from 0 to {len(target) - 1}")
         return target[int(part)]
     if not isinstance(target, dict) or part not in target:

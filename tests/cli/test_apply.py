@@ -115,7 +115,8 @@ def test_channels(run, folder, refused):
     save(folder / "two.nii.gz", data)
     common = ["apply", folder / "two.nii.gz", "-t", folder / "field.nii.gz", "-o", folder / "out.nii.gz"]
     assert "2 channels or frames" in refused(*common)
-    assert "--channel x" in refused(*common, "--channel", "x")
+    for no_number in ("x", "²", "-1", ""):
+        assert f"--channel {no_number}: give a number from 0" in refused(*common, f"--channel={no_number}")
     assert run(*common, "--channel", "1").code == 0
     one = load(folder / "out.nii.gz")
     assert run(*common, "--channel", "all", "--force").code == 0

@@ -49,6 +49,21 @@ def test_names_that_no_file_can_have(refused, folder, monkeypatch, words, name):
     assert name in line or name[:50] in line
 
 
+LOOPS = ["apply @/a.nii.gz -t field.nii.gz -o x.nii", "apply fixed.nii.gz -t @ -o x.nii", "info @", "check @ @ @"]
+LOOPS += [f"{words} -o @/a.nii" for words in ("apply fixed.nii.gz -t field.nii.gz", "jacobian field.nii.gz")]
+LOOPS += ["convert field.nii.gz -o @/a.h5", "register fixed.nii.gz moving.nii.gz -o @"]
+
+
+@pytest.mark.parametrize("words", LOOPS)
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_links_in_a_circle(refused, folder, monkeypatch, words):
+    monkeypatch.chdir(folder)
+    for name in ("loop", "loop.nii"):
+        os.symlink(name, name)
+    line = refused(*(word.replace("@", "loop.nii" if word == "@" else "loop") for word in words.split()))
+    assert "loop" in line
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -270,6 +270,7 @@ class TestChannelNames:
                 ("layer of ? = ?", "layer of liver = 3"),
             ),
             ("a.seg.nrrd", 2, {"Segment0_Layer": "0", "Segment1_Layer": "2"}, ()),
+            ("a.seg.nrrd", 2, {"Segment0_Layer": "0", "Segment1_Layer": "²"}, ()),
         ],
     )
     def test_names(self, name, count, header, expected):

@@ -162,3 +162,9 @@ def test_ants_moves_points_as_we_do(tmp_path, case):
     back.to_csv(tmp_path / "back.csv", index=False)
     np.testing.assert_allclose(read_points(tmp_path / "back.csv", lps=True).points, points.points, atol=0.1)
     assert np.linalg.norm(moved.points - points.points, axis=1).mean() > 1
+
+
+@pytest.mark.parametrize("label", ["²", "--5", "-", "1.5"])
+def test_labels_that_are_no_integers_are_numbered_in_the_csv_of_ants(tmp_path, label):
+    write_points(tmp_path / "p.csv", PointList(torch.zeros(2, 3), ("-7", label)), lps=True)
+    assert read_points(tmp_path / "p.csv", lps=True).labels == ("1", "2")

@@ -67,6 +67,7 @@ class TestReplaced:
             ("stages.2.iterations", "there is no '2' among 2; count from 0 to 1"),
             ("stages.2", "there is no '2' among 2; count from 0 to 1"),
             ("stages.-1.iterations", "there is no '-1' among 2"),
+            ("stages.²", "there is no '²' among 2"),
             ("stages.x", "there is no 'x' among 2"),
             ("stage.0", "there is no setting 'stage'; there is seed, stages, options"),
             ("seed.x", "seed is one value; give a value for seed"),
