@@ -80,12 +80,24 @@ def check(args: argparse.Namespace) -> None:
     if args.pixels and not (args.fixed_points and args.moving):
         raise InputError("--pixels: needs --fixed, --moving and landmarks; give these, or leave it out")
     _labels(args.labels)
+    _check_partners(args)
     check_transforms([*(args.transforms or ()), *(args.inverse_transform or ())], args.formats)
     for role in ROLES:
         check_image(getattr(args, role), f"{role} image")
         check_image(getattr(args, f"{role}_labels"), f"{role} labels")
         check_file(getattr(args, f"{role}_points"), f"{role} points")
     check_image(args.mask, "mask")
+
+
+def _check_partners(args: argparse.Namespace) -> None:
+    """Refuse options without what they apply to, which would have no effect."""
+    for option, given, partners, has_partner in (
+        ("--labels", args.labels, "--fixed-labels and --moving-labels", args.fixed_labels),
+        ("--inverse-transform", args.inverse_transform and args.inverse_transform[0], "a transform with -t", args.transforms),
+        ("--mask", args.mask, "a transform with -t, or --fixed and --moving", args.transforms or args.moving),
+    ):
+        if given is not None and not has_partner:
+            raise InputError(f"{option} {given}: needs {partners}; add what is missing, or leave it out")
 
 
 def run(args: argparse.Namespace) -> int:

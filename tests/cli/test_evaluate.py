@@ -83,6 +83,7 @@ def test_a_transform_that_knows_its_inverse(run, folder):
 def test_what_is_refused(refused, folder, monkeypatch):
     monkeypatch.chdir(folder)
     labels = ["--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "moving_labels.nii.gz"]
+    points = ["--fixed-points", "fixed.csv", "--moving-points", "moving.csv"]
     (folder / "one.csv").write_text("x,y,z\n1,2,3\n")
     save(folder / "flat.nii.gz", np.ones((5, 6), np.int16))
     save(folder / "empty.nii.gz", np.zeros((5, 6, 7), np.int16))
@@ -98,5 +99,10 @@ def test_what_is_refused(refused, folder, monkeypatch):
         ([*labels[:2], "--moving-labels", "flat.nii.gz"], "labels flat.nii.gz: are 2-D"),
         (["-t", "field.nii.gz", "--mask", "empty.nii.gz"], "empty.nii.gz: is empty"),
         (["-t", "none.nii.gz"], "none.nii.gz: no such file"),
+        (["-t", "field.nii.gz", "--labels", "1"], "--labels 1: needs --fixed-labels and --moving-labels"),
+        ([*points, "--labels", "300"], "--labels 300: needs --fixed-labels and --moving-labels"),
+        ([*labels, "--inverse-transform", "back.nii.gz"], "--inverse-transform back.nii.gz: needs a transform with -t"),
+        ([*labels, "--mask", "fixed_labels.nii.gz"], "--mask fixed_labels.nii.gz: needs a transform with -t, or --fixed"),
+        ([*points, "--mask", "fixed_labels.nii.gz", "--fixed", "fixed.nii.gz"], "needs a transform with -t, or --fixed and"),
     ):
         assert message in refused("evaluate", *words), words
