@@ -44,6 +44,8 @@ monai-locor apply rtstruct.dcm -t out -r ct_folder --drawn-on mr_folder --dicom 
 monai-locor apply cd31.tif -t out -r he.tif -o cd31_on_he.tif
 monai-locor apply fixed_labels.nii.gz -t out --inverse -r moving.nii.gz --labels -o labels_on_moving.nii.gz"""
 
+PLURALS = {"image": "images", "labels": "label maps", "points": "points"}  # of the kinds of input
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
@@ -125,14 +127,26 @@ def check(args: argparse.Namespace) -> None:
         check_image(image, "image of --pixels")
     if args.pixels and (args.lps or kind != "points"):
         raise InputError(f"--pixels {args.pixels[0]}: is for points, and not together with --lps; leave one out")
+    _check_kind(args, kind)
     if args.error_map is not None:
-        if kind != "points":
-            raise InputError(f"--error-map {args.error_map}: is for points; leave it out")
         check_file(args.error_map, "error map")
     if args.dicom:
         _check_series(args, kind)
         return
     check_outputs([args.output], args.force, [args.input, args.reference, args.error_map, *files_of(args.transforms)])
+
+
+def _check_kind(args: argparse.Namespace, kind: str) -> None:
+    """Refuse options of another kind of input, which would have no effect."""
+    for option, given, kinds in (
+        (f"--error-map {args.error_map}", args.error_map is not None, ("points",)),
+        ("--lps", args.lps, ("points",)),
+        (f"--channel {args.channel}", args.channel is not None, ("images", "label maps")),
+        (f"-n {args.interpolation}", args.interpolation is not None, ("images", "label maps")),
+        (f"--tensor-axes {args.tensor_axes}", args.tensor_axes != "voxels", ("images",)),
+    ):
+        if given and PLURALS[kind] not in kinds:
+            raise InputError(f"{option}: is for {' and '.join(kinds)}; leave it out")
 
 
 def _check_series(args: argparse.Namespace, kind: str) -> None:

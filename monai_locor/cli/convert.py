@@ -90,6 +90,9 @@ def _images(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
 def _check_points(args: argparse.Namespace) -> None:
     if len(args.input) > 1:
         raise InputError(f"{args.input[0]}: only one list of points can be converted at a time; give one INPUT")
+    for role, path in _images(args):
+        if path is not None:
+            raise InputError(f"--{role} {path}: is for transforms; leave it out")
     check_file(args.input[0], "fixed points")
     check_target(args.output, "points")
     check_outputs([args.output], args.force, args.input)

@@ -194,6 +194,24 @@ def test_what_is_refused(refused, folder, monkeypatch):
     assert not (folder / "out.nii.gz").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("fixed.csv", "--channel 3", "--channel 3: is for images and label maps; leave it out"),
+        ("fixed.csv", "-n nearest", "-n nearest: is for images and label maps; leave it out"),
+        ("fixed.csv", "--tensor-axes world", "--tensor-axes world: is for images; leave it out"),
+        ("moving_labels.nii.gz", "--labels --tensor-axes world", "--tensor-axes world: is for images; leave it out"),
+        ("moving_labels.nii.gz", "--labels --lps", "--lps: is for points; leave it out"),
+        ("moving.nii.gz", "--lps", "--lps: is for points; leave it out"),
+        ("moving.nii.gz", "--error-map fixed.nii.gz", "--error-map fixed.nii.gz: is for points; leave it out"),
+    ],
+)
+def test_options_of_another_kind_are_refused(refused, folder, monkeypatch, source, options, message):
+    monkeypatch.chdir(folder)
+    out = "o.csv" if source.endswith(".csv") else "o.nii.gz"
+    assert message in refused("apply", source, "-t", "field.nii.gz", *options.split(), "-o", out)
+
+
 def test_force_overwrites(run, folder):
     words = ["apply", folder / "moving.nii.gz", "-t", folder / "field.nii.gz", "-o", folder / "back.nii.gz", "--force"]
     assert run(*words).code == 0

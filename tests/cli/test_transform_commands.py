@@ -107,6 +107,8 @@ def test_what_is_refused(refused, folder, monkeypatch):
         (["convert", "a.tfm"], "-o"),
         (["convert", "fixed.csv", "moving.csv", "-o", "o.csv"], "only one list of points"),
         (["convert", "fixed.csv", "-o", "o.nii"], "o.nii"),
+        (["convert", "fixed.csv", "-o", "o.csv", "--fixed", "fixed.nii.gz"], "--fixed fixed.nii.gz: is for transforms"),
+        (["convert", "fixed.csv", "-o", "o.csv", "--moving", "none.nii.gz"], "--moving none.nii.gz: is for transforms"),
         (["jacobian", "a.tfm"], "name an image with -r"),
         (["jacobian", "field.nii.gz", "--log"], "--log"),
         (["jacobian", "field.nii.gz", "-o", "o.tfm"], "o.tfm: its name must end in"),
