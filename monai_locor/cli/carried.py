@@ -136,9 +136,9 @@ class Carried:
         Raises:
             InputError: if the dimensions differ from those of the transform or the output cannot be written.
         """
-        self.check_dims(transform.dims)
         if self.kind == "points":
-            return self._points(transform, target, errors)
+            return self._as_flat_as(transform)._points(transform, target, errors)
+        self.check_dims(transform.dims)
         assert grid is not None and self.grid is not None
         from ..geometry import check_planes
         from ..io.content_detection import LABEL_INTENTS
@@ -177,11 +177,21 @@ class Carried:
         if dims != wanted:
             raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {wanted}-D; give those of one pair")
 
+    def _as_flat_as(self, transform: SpatialTransform) -> Carried:
+        """Leave out the third coordinate that ANTs' CSV also has in 2-D, if it is zero and the transform 2-D."""
+        from ..io.points import PointList
+
+        points = self.content.points
+        if not self.lps or suffix_of(self.path) != ".csv" or transform.dims != 2 or points[:, 2:].any():
+            return self
+        return dataclasses.replace(self, content=PointList(points[:, :2], self.content.labels))
+
     def _points(
         self, transform: SpatialTransform, target: Path, errors: Callable[..., dict[str, Any]] | None
     ) -> dict[str, Any]:
         from ..io.points import PointList, write_points
 
+        self.check_dims(transform.dims)
         moved = transform.points(self.content.points)
         self._warn_outside(transform)
         image = None if self.pixels_of is None else self.pixels_of[1]

@@ -168,6 +168,23 @@ def test_two_dimensions(run, tmp_path):
     np.testing.assert_allclose(load(tmp_path / "o.nii.gz")[:7], image[1:])
 
 
+def test_points_of_ants_in_two_dimensions(run, refused, folder, monkeypatch):
+    """ANTs also writes z in 2-D."""
+    monkeypatch.chdir(folder)
+    write_affine(folder / "t.tfm", np.array([[1.0, 0, 2], [0, 1, 3], [0, 0, 1]]))
+    (folder / "flat.csv").write_text("x,y,label\n1,2,7\n4,5,8\n")
+    assert run("convert", "flat.csv", "-o", "ants.csv", "--to", "ants").code == 0
+    assert (folder / "ants.csv").read_text().splitlines()[:2] == ["x,y,z,t,label", "-1.0,-2.0,0,0,7"]
+    assert run("apply", "ants.csv", "-t", "t.tfm", "--lps", "-o", "moved.csv").code == 0
+    assert (folder / "moved.csv").read_text().splitlines() == ["x,y,z,t,label", "-3.0,-5.0,0,0,7", "-6.0,-8.0,0,0,8"]
+    assert run("apply", "moved.csv", "-t", "t.tfm", "--lps", "--inverse", "-o", "home.csv").code == 0
+    assert read_csv(folder / "home.csv") == read_csv(folder / "ants.csv")
+    refusal = "is 3-D, the transform 2-D"
+    assert refusal in run("apply", "ants.csv", "-t", "t.tfm", "-o", "q.csv").err
+    (folder / "deep.csv").write_text("x,y,z,t,label\n1,2,0,0,1\n1,2,3,0,2\n")
+    assert refusal in refused("apply", "deep.csv", "-t", "t.tfm", "--lps", "-o", "q.csv")
+
+
 def test_what_is_refused(refused, folder, monkeypatch):
     monkeypatch.chdir(folder)
     ok = ["apply", "moving.nii.gz", "-t", "field.nii.gz", "-o", "out.nii.gz"]
