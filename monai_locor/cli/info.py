@@ -41,7 +41,8 @@ monai-locor info t1.nii.gz dicom_folder out/affine.tfm
 monai-locor info out --json
 monai-locor info study/*/run.json --csv study.csv"""
 
-TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".1d")
+TRANSFORM_SUFFIXES = (".tfm", ".mat", ".h5", ".hdf5", ".xfm", ".lta", ".txt", ".npz", ".1d", ".x5")
+FIELD_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")  # of images of ITK, which may be displacement fields
 
 
 def add_parser(commands: Any) -> None:
@@ -123,13 +124,21 @@ def _describe(path: Path, grids: Grids, channel: int | None) -> dict[str, Any]:
     if is_points(path) and path.exists():
         record = _run_of(path) if suffix_of(path) == ".json" else None
         return {"what": "check", "run": record} if (record or {}).get("kind") == "check" else _points(path)
-    if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path) or shows_transform(path):
+    if suffix_of(path) in TRANSFORM_SUFFIXES or is_ants_prefix(path) or shows_transform(path) or _registers(path):
         return _transform(path, grids)
     kind, hint = _vector_kind(path, grids)
     if kind is not None:
         return _transform(path, grids, None if kind == "nifti" else kind)
     found = _image(path, channel)
     return found if hint is None else {**found, "hint": hint}
+
+
+def _registers(path: Path) -> bool:
+    """Whether a file is a DICOM registration object."""
+    from ..io.dicom.headers import is_dicom
+    from ..io.dicom.registration import is_registration
+
+    return is_dicom(path) and is_registration(path)
 
 
 def _image(path: Path, channel: int | None) -> dict[str, Any]:
@@ -139,7 +148,12 @@ def _image(path: Path, channel: int | None) -> dict[str, Any]:
 
     name = f"file {path}"
     stored = read_stored(path, name).chosen("all" if channel is None else channel, name)
-    return describe_image(stored, grid_of_stored(stored.shape, stored.affine, name))
+    found = describe_image(stored, grid_of_stored(stored.shape, stored.affine, name))
+    components = stored.voxels.shape[-1]
+    vectors = components == len(stored.shape) > 1 and stored.voxels.dtype.kind == "f" and not stored.channels
+    if not vectors or suffix_of(path) not in FIELD_SUFFIXES:
+        return found
+    return {**found, "hint": f"it has {components} components per voxel; for a displacement field in LPS mm give --from vector"}
 
 
 def _vector_kind(path: Path, grids: Grids) -> tuple[str | None, str | None]:

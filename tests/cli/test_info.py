@@ -18,9 +18,11 @@ import pytest
 from monai_locor.geometry import Grid, SpatialTransform
 from monai_locor.io import write_transform
 from monai_locor.io.fields import write_affine
+from monai_locor.io.grids import read_grid
 from monai_locor.io.images import write_image
 from monai_locor.quality import Verdict
 
+from ..io.dicom_files import AXIAL, places, write_series
 from .files import AFFINE, SHAPE, load, save
 
 
@@ -159,6 +161,42 @@ def test_a_transform_of_any_name(run, folder, name):
     write_affine(folder / "a.tfm", np.eye(4))
     (folder / "a.tfm").rename(folder / name)
     assert run("info", folder / name, "--json").json["files"][0]["kind"] == "affine"
+
+
+def test_an_x5_file(run, folder):
+    pytest.importorskip("h5py")
+    write_transform(folder / "a.x5", SpatialTransform.of_affine(np.diag([1.1, 1, 1, 1])))
+    assert run("info", folder / "a.x5", "--json").json["files"][0]["kind"] == "affine"
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a"])
+@pytest.mark.parametrize("deformable", [False, True])
+def test_a_registration_object_of_dicom(run, tmp_path, name, deformable):
+    pytest.importorskip("pydicom")
+    space = {"PatientID": "P1", "StudyInstanceUID": "1.2.8", "Modality": "MR"}
+    spaces = {role: ({**space, "FrameOfReferenceUID": uid},) for role, uid in (("fixed", "1.2.7"), ("moving", "1.2.9"))}
+    folders = [write_series(tmp_path / role, places(AXIAL, 4), AXIAL, volumes=each) for role, each in spaces.items()]
+    transform = SpatialTransform.of_affine(np.array([[1.0, 0, 0, 4], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    if deformable:
+        grid = read_grid(folders[0])
+        transform = SpatialTransform.of_field(np.ones((3, *grid.shape), np.float32), grid)
+    write_transform(tmp_path / "a.dcm", transform, fixed=folders[0], moving=folders[1])
+    (tmp_path / "a.dcm").rename(tmp_path / name)
+    found = run("info", tmp_path / name, "--json").json["files"][0]
+    assert found["what"] == "transform" and ("displacement" in found["kind"]) == deformable
+    assert run("info", folders[0], "--json").json["files"][0]["what"] == "image"
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_field_of_itk_is_hinted_at(run, tmp_path, suffix):
+    grid, path, image = Grid(SHAPE, AFFINE), tmp_path / f"field{suffix}", tmp_path / f"image{suffix}"
+    write_transform(path, SpatialTransform.of_field(np.ones((3, *SHAPE), np.float32), grid))
+    answer = run("info", path)
+    assert answer.code == 0 and "if this is a transform: it has 3 components per voxel; for a displacement field" in answer.out
+    assert "transform from fixed to moving points" in run("info", path, "--from", "vector").out
+    assert "if this" not in run("info", path, "--channel", "0").out
+    write_image(image, np_image(1), Grid((4, 5, 6), np.eye(4)))
+    assert "if this" not in run("info", image).out
 
 
 CHILD = """
