@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..geometry import Grid, or_identity
 from ..io.fields import write_affine
 from ..io.paths import STATE_FOLDER, expanded, locked_folder, write_json
+from ..io.stored_files import stored_files
 from ..registration import RegistrationConfig, RegistrationResult
 from ..registration.basis_pair import BasisPair
 from ..registration.judging import judge
@@ -142,7 +143,8 @@ def register_blockwise(
     folder = expanded(output, f"output folder {output}").absolute()
     share = threads if scheduler is not None else threads or max(1, (os.cpu_count() or 1) // count)
     with locked_folder(folder), collecting() as log:
-        check_folder(folder, resume, force)
+        starts = stored_files(expanded(initial), transform=True) if isinstance(initial, (str, PathLike)) else ()
+        check_folder(folder, resume, force, [fixed, moving, fixed_mask, moving_mask, initial_basis, *starts])
         jobs = _Jobs(folder / STATE_FOLDER, share, device)
         run = _Coarse(images, masks, {"fixed": fixed_channel, "moving": moving_channel}, config)
         beside = run.beside(landmarks, labels)

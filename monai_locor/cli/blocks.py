@@ -19,6 +19,7 @@ from .landmarks import read_landmarks, with_landmark_options
 from .parser import whole_number
 from .result_text import label_line, landmark_line, verdict_lines
 from .settings import settings_of
+from .transforms import files_of
 
 if TYPE_CHECKING:
     from ..blockwise import BlockwiseResult
@@ -88,8 +89,9 @@ def check_blocks(args: argparse.Namespace) -> None:
         InputError: for invalid settings, or a file that cannot be read in parts.
         ImportError: if Dask or zarr is not installed; the message names the extra.
     """
-    from ..blockwise.checks import check_folder, check_settings
+    from ..blockwise.checks import check_folder, check_settings, results_in
     from ..cohort.scheduling import check_dask
+    from ..io.earlier_outputs import check_no_inputs
 
     if not (args.fixed and args.moving):
         raise InputError("register: give FIXED and MOVING; see monai-locor register --help")
@@ -109,6 +111,8 @@ def check_blocks(args: argparse.Namespace) -> None:
         raise InputError(f"output folder {folder}: is a file; name a folder")
     if not args.force:
         check_folder(folder, args.resume)
+    elif not args.resume and args.initial is not None and not named_start(args.initial):
+        check_no_inputs(results_in(folder), files_of(args.initial))
 
 
 def _check_images(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["check_names", "check_outputs", "stem_of", "suffix_of"]
+__all__ = ["check_earlier", "check_names", "check_outputs", "stem_of", "suffix_of"]
 
 DOUBLE_SUFFIXES = (".nii.gz", ".mrk.json", ".brik.gz")
 
@@ -66,6 +66,33 @@ def check_names(paths: Sequence[Path], sources: Sequence[str]) -> None:
             remedy = f"give {source} once" if first == source else f"rename one of the inputs {first} and {source}"
             raise InputError(f"output file {path}: two outputs have this name; {remedy}")
         named[path] = source
+
+
+def check_earlier(folder: Path, files: Iterable[Path], force: bool, inputs: Iterable[str | Path | None]) -> list[Path]:
+    """Check that the outputs of an earlier registration can be removed, which would be mixed with the new ones.
+
+    Args:
+        folder: output folder of ``register``.
+        files: the new outputs.
+        force: whether outputs may be removed.
+        inputs: files that will be read.
+
+    Returns:
+        the outputs to remove just before the first new one is written.
+
+    Raises:
+        InputError: if there are any without ``force``, one is an input, or files of these names are not those of a run.
+    """
+    from ..io.earlier_outputs import check_no_inputs, earlier_outputs
+
+    found = earlier_outputs(folder, files)
+    check_no_inputs(found, inputs)
+    if found and not force:
+        raise InputError(
+            f"output file {found[0]}: already exists and would be mixed with the new outputs; name another folder, or add "
+            "--force to remove it"
+        )
+    return found
 
 
 def suffix_of(path: str | Path) -> str:

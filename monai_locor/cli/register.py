@@ -38,7 +38,7 @@ from .carried_checks import check_carried
 from .console import Console, console_of, listed, write_json
 from .inputs import check_device, check_file, check_image, check_transforms
 from .landmarks import add_landmarks, read_landmarks, with_landmark_options
-from .output_files import check_names, check_outputs, stem_of, suffix_of
+from .output_files import check_earlier, check_names, check_outputs, stem_of, suffix_of
 from .parser import CommandHelp, add_command, add_device, add_from, add_output
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
 from .result_text import dice_lines, label_dice, result_lines, result_values
@@ -58,7 +58,8 @@ The images may be of any modality, size, spacing, orientation and field of view;
 
 OUT is a folder. It receives run.json (inputs, settings, versions, timings, verdict) and the outputs named by --outputs, by
 default {default}:
-{outputs}"""
+{outputs}
+With --force, all outputs of an earlier run in OUT are removed before the first one is written."""
 
 EXAMPLE = """\
 monai-locor register flair.nii.gz t1.nii.gz -o out
@@ -154,6 +155,7 @@ class Plan:
         pictures: likewise the images themselves, if they are pictures, in their colors and size.
         flat: whether both images are pictures.
         pixels: whether points in .csv files are pixels of the images.
+        earlier: outputs of an earlier run, to be removed.
     """
 
     arguments: Mapping[str, Any]
@@ -163,6 +165,7 @@ class Plan:
     pictures: tuple[tuple[str, str, str, Path], ...] = ()
     flat: bool = False
     pixels: bool = False
+    earlier: tuple[Path, ...] = ()
 
     def load(self, mode: str | None, pictures: bool = False) -> list[tuple[Carried, str, Path]]:
         """Read and check the files of ``carried``, all channels of images: ``(content, role of its space, output)`` of each.
@@ -284,19 +287,18 @@ def _plan(args: argparse.Namespace, arguments: Mapping[str, Any]) -> Plan:
     files = [file for name, path in outputs.items() for file in OUTPUTS[name].files(path)]
     files += [target for *_, target in pictures]
     resumed = args.resume and (folder / STATE_FOLDER).is_dir()  # the outputs of the killed command, if any, are written again
-    check_outputs(
-        [*files, *targets, folder / "run.json"],
-        args.force or resumed,
-        [
-            *input_files(args, arguments),
-            *(args.landmarks or ()),
-            *(args.labels or ()),
-            *(path for pair in args.surfaces or () for path in pair),
-            *(p for *_, p in wanted),
-        ],
-    )
+    inputs = [
+        *input_files(args, arguments),
+        *(args.landmarks or ()),
+        *(args.labels or ()),
+        *(path for pair in args.surfaces or () for path in pair),
+        *(p for *_, p in wanted),
+    ]
+    files = [*files, *targets, folder / "run.json"]
+    check_outputs(files, args.force or resumed, inputs)
+    earlier = check_earlier(folder, files, args.force or resumed, inputs)
     carried = [(*what, target) for what, target in zip(wanted, targets, strict=True)]
-    return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels)
+    return Plan(arguments, folder, outputs, tuple(carried), tuple(pictures), flat, args.pixels, tuple(earlier))
 
 
 def _other(role: str) -> str:
@@ -337,6 +339,9 @@ def _finish(
     masks: dict[str, Any],
 ) -> int:
     """Write all outputs and print the result."""
+    from ..io.earlier_outputs import remove_outputs
+
+    remove_outputs(plan.earlier)
     data = {name: path for name, path in plan.outputs.items() if name != "report"}
     written: dict[str, Any] = {name: OUTPUTS[name].write(result, path) for name, path in data.items()}
     carried = _carry(loaded, result, plan)

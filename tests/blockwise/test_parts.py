@@ -187,9 +187,13 @@ def test_results_of_another_run_are_not_overwritten(tmp_path):
         check_folder(tmp_path)
     check_folder(tmp_path, resume=True)
     check_folder(tmp_path, resume=True, force=True)
-    assert (tmp_path / "state").is_dir()  # of hours, perhaps
+    assert (tmp_path / STATE_FOLDER).is_dir()  # of hours, perhaps
     (tmp_path / "other.txt").write_text("kept")
     (tmp_path / "state").mkdir()
+    for name in ("error.nii.gz", "forward_field.nii.gz"):  # of a registration without blocks
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"warped.ome.zarr: of an earlier run, is also an input"):
+        check_folder(tmp_path, force=True, inputs=[None, tmp_path / "warped.ome.zarr" / "0"])
     check_folder(tmp_path, force=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.txt", "state"]
 
