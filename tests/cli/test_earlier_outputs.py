@@ -55,10 +55,29 @@ def test_nothing_is_removed_before_there_is_a_result(run, pair, called, folder, 
 
 
 def test_without_force_outputs_are_not_mixed(run, refused, pair, called, folder):
-    (folder / "out").mkdir()
-    (folder / "out" / "error.nii.gz").touch()
+    assert run(*pair, "--outputs", "error").code == 0
+    (folder / "out" / "run.json").rename(folder / "run.json")
+    (folder / "out" / "monai_locor_state").mkdir()
     assert "error.nii.gz: already exists and would be mixed" in refused(*pair, "--outputs", "affine")
-    assert names(folder / "out") == {"error.nii.gz"}
+    assert (folder / "out" / "error.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("record", [None, "{", "[]", '{"format": "of another program"}'])
+def test_what_no_run_has_written_is_not_removed(run, refused, pair, called, folder, record):
+    """Such as the project of a user, which may have files of these names."""
+    out = folder / "out"
+    out.mkdir()
+    (out / "jacobian.nii.gz").touch()
+    if record is not None:
+        (out / "run.json").write_text(record)
+    before = names(out)
+    for force in ([], ["--force"]):
+        message = refused(*pair, "--outputs", "affine", *force)
+        assert "move it away" in message or (record is not None and "already exists" in message and not force)
+        assert names(out) == before
+    (out / "jacobian.nii.gz").unlink()
+    (out / "affine.tfm").touch()  # what the run writes itself is replaced, as in any other folder
+    assert run(*pair, "--outputs", "affine", "--force").code == 0
 
 
 @pytest.mark.parametrize("start", ["out", "out/forward_field.nii.gz", "[out/run.json,1]"])
@@ -84,7 +103,8 @@ def test_links_are_removed_and_their_targets_are_kept(tmp_path):
     (out / ZARR_FORWARD).symlink_to(tmp_path / "data")
     (out / "affine.tfm").symlink_to(tmp_path / "data" / "a.npy")
     (out / "basis.safetensors").touch()
+    (out / "run.json").write_text('{"format": "monai_locor run 1"}')
     with pytest.raises(InputError, match=r"basis.safetensors: of an earlier run, is also an input"):
-        check_no_inputs(earlier_outputs(out), [out / "basis"])
-    remove_outputs(earlier_outputs(out))
+        check_no_inputs(earlier_outputs(out, []), [out / "basis"])
+    remove_outputs(earlier_outputs(out, []))
     assert not list(out.iterdir()) and (tmp_path / "data" / "a.npy").is_file()
