@@ -357,11 +357,11 @@ class RegistrationResult:
 
         Args:
             folder: output folder with ``run.json``.
-            fixed, moving: the images, if their files were moved or if they were in memory.
+            fixed, moving: the images, if their files were moved or were in memory. Other contents are told in a warning.
             need_images: raise InputError if an image cannot be read.
 
         Raises:
-            InputError: if there is no ``run.json`` or no transform, or if an image does not belong to the result.
+            InputError: if there is no ``run.json`` or no transform, or if an image does not lie where the registered one did.
         """
         return cls(**stored_fields(folder, fixed, moving, need_images))
 

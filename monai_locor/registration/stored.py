@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from ..errors import InputError
 from ..geometry import FieldStep, Grid, SpatialTransform, same_grid, warped
 from ..io import ImageSource, read_image, read_transform
 from ..io.image_source import load_source
+from ..io.paths import expanded
+from ..io.stored_files import stored_place
 from ..io.transforms.output_folder import has_deformation
 from ..quality import Verdict
 from ..roles import ROLES
@@ -27,7 +30,7 @@ from .channels import first_image
 from .config import RegistrationConfig
 from .error_files import ERROR_FILE, read_error_map
 from .exports import MISSING_FILES
-from .manifest import RunManifest, well_formed
+from .manifest import RunManifest, sha256, well_formed
 
 __all__ = ["stored_fields"]
 
@@ -53,9 +56,8 @@ def stored_fields(
     transform = _transform(root, config, recorded, images)
     grids = {role: _grid(role, recorded[role], images[role], transform) for role in images}
     for role, image in images.items():
-        if image is not None and Grid.of(image).shape != grids[role].shape:
-            shape = Grid.of(image).shape
-            raise InputError(f"{role} image: has shape {shape}, that of the result in {root} {grids[role].shape}; give that.")
+        if image is not None:
+            _check_grid(root, role, Grid.of(image), grids[role], recorded[role] or grids[role])
     forward = transform.displacement(grids["fixed"])
     inverse = transform.inverse(grids["moving"]).displacement(grids["moving"])
     return {
@@ -103,7 +105,38 @@ def _image(manifest: RunManifest, role: str, max_pixels: int, given: ImageSource
             raise
         logger.warning("the result is loaded without the %s image: %s", role, error)
         return None
+    if given is not None:
+        _warn_of_other_file(manifest, role, first_image(given))
     return read_image(first_image(source), role, max_pixels=max_pixels)[0]
+
+
+def _warn_of_other_file(manifest: RunManifest, role: str, given: ImageSource) -> None:
+    """Warn if a given file has another content than the registered one, as far as ``run.json`` knows."""
+    with well_formed(manifest.path):
+        entry = manifest.content["arguments"].get(role, {})
+        entry = entry["list"][0] if entry.get("list") else entry
+        path, digest = entry.get("path"), entry.get("sha256")
+    if path is None or not isinstance(given, (str, PathLike)):
+        return
+    with suppress(FileNotFoundError):  # reading it tells
+        if sha256(stored_place(expanded(given))) != digest:
+            text = "%s image %s: has another content than the registered file %s; give that, unless they show the same"
+            logger.warning(text, role, given, path)
+
+
+def _check_grid(root: Path, role: str, own: Grid, grid: Grid, registered: Grid) -> None:
+    """Check that an image has the shape of the result, and the place of the registered image.
+
+    Raises:
+        InputError: if not.
+    """
+    if own.shape != grid.shape:
+        raise InputError(f"{role} image: has shape {own.shape}, that of the result in {root} {grid.shape}; give that.")
+    if not same_grid(own, registered):
+        raise InputError(
+            f"{role} image: has the shape of that of the result in {root}, but lies elsewhere: its affine is "
+            f"{own.affine.round(3).tolist()} instead of {registered.affine.round(3).tolist()}; give the registered image."
+        )
 
 
 def _transform(

@@ -198,3 +198,31 @@ def test_an_image_of_another_pair_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"moving image: has shape \(5, 6, 7\), that of the result"):
         RegistrationResult.load(tmp_path / "out", moving=other)
     assert result.moving_grid.shape != (5, 6, 7)
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_an_image_of_the_same_shape_elsewhere_is_refused(tmp_path, role):
+    result = stored(tmp_path, "mixed", ("forward", "inverse"))
+    grid = getattr(result, f"{role}_grid")
+    matrix = grid.full_affine.copy()
+    matrix[0, 3] += 7
+    write_image(tmp_path / "other.nii.gz", torch.rand(1, *grid.shape), Grid.placed(grid.shape, matrix))
+    with pytest.raises(InputError, match=rf"{role} image: has the shape of that of the result .* lies elsewhere"):
+        RegistrationResult.load(tmp_path / "out", **{role: tmp_path / "other.nii.gz"})
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_file_of_another_content_is_told(tmp_path, several, caplog):
+    result = stored(tmp_path, "mixed", ("forward", "inverse"))
+    if several:
+        images = {"fixed": [str(tmp_path / "fixed.nii.gz")] * 2, "moving": [str(tmp_path / "moving.nii.gz")] * 2}
+        result = dataclasses.replace(result, arguments=described_arguments({**images, "seed": 0}))
+        (tmp_path / "out" / "run.json").write_text(json.dumps(result.summary()))
+    (tmp_path / "moving.nii.gz").rename(tmp_path / "moved.nii.gz")
+    write_image(tmp_path / "other.nii.gz", plain(result.moving_image) + 1, result.moving_grid)
+    with caplog.at_level(logging.WARNING):
+        RegistrationResult.load(tmp_path / "out", moving=tmp_path / "moved.nii.gz")
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING):
+        RegistrationResult.load(tmp_path / "out", moving=tmp_path / "other.nii.gz")
+    assert "moving image" in caplog.text and "other.nii.gz: has another content than the registered file" in caplog.text
