@@ -19,9 +19,11 @@ import torch
 from ..errors import InputError
 from ..geometry import Grid
 from ..io import check_output_dir, write_affine, write_displacement_field, write_image
+from ..io.earlier_outputs import earlier_outputs, remove_outputs
 from ..io.paths import write_json
 from ..roles import ROLES
 from .error_files import ERROR_FILE, write_error_map
+from .manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from .result import RegistrationResult
@@ -68,15 +70,17 @@ def nibabel_image(values: torch.Tensor, grid: Grid, vectors: bool = False) -> ni
 
 def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list[Path]:
     """Write the files of a result, each atomically; see its ``save``."""
+    warped = result.held("warped_moving")  # raises before anything is removed
     root = check_output_dir(folder)
     root.mkdir(parents=True, exist_ok=True)
-    names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "run.json")
+    earlier = earlier_outputs(root) if (root / MANIFEST_NAME).is_file() else []  # without it, files may be of this result
+    remove_outputs(earlier)
+    names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm")
     paths = [root / name for name in names]
-    write_image(paths[0], result.held("warped_moving"), result.fixed_grid)
+    write_image(paths[0], warped, result.fixed_grid)
     write_displacement_field(paths[1], result.forward_mm, result.fixed_grid)
     write_displacement_field(paths[2], result.inverse_mm, result.moving_grid)
     write_affine(paths[3], result.affine)
-    write_json(paths[4], result.summary())
     maps = {"fixed": (result.missing_fixed, result.fixed_grid), "moving": (result.missing_moving, result.moving_grid)}
     for role, (probability, grid) in maps.items():
         if probability is not None:
@@ -84,4 +88,7 @@ def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list
             write_image(paths[-1], probability, grid)
     if result.error_mm is not None:
         paths += write_error_map(root / ERROR_FILE, result.error_mm)
-    return paths
+    if result.basis is not None and root / "basis.safetensors" in earlier:  # of a loaded result that is saved again
+        paths += result.save_basis(root / "basis")
+    write_json(root / MANIFEST_NAME, result.summary())  # last, so its presence means a complete result
+    return [*paths, root / MANIFEST_NAME]

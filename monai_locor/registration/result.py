@@ -372,6 +372,7 @@ class RegistrationResult:
         ``inverse_field.nii.gz`` (on the moving grid), NIfTI vector fields in LPS mm including the affine, ``affine.tfm``
         (the affine part alone), ``run.json`` (:meth:`summary`), ``error.nii.gz`` (:attr:`error_mm`: expected error, lower and
         upper bound, mm) and, if missing tissue was looked for, ``missing_fixed.nii.gz`` and ``missing_moving.nii.gz``.
+        All outputs of an earlier result in the folder are removed before; call :meth:`save_basis` and write reports after.
 
         Raises:
             InputError: if the folder is not writable.

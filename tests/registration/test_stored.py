@@ -20,6 +20,7 @@ from monai_locor import InputError, RegistrationResult
 from monai_locor.cli.registration_outputs import OUTPUTS
 from monai_locor.geometry import Grid, warped
 from monai_locor.io import write_image
+from monai_locor.quality import ErrorMap
 from monai_locor.registration.described import described_arguments
 from monai_locor.tensors import plain
 
@@ -226,3 +227,31 @@ def test_a_file_of_another_content_is_told(tmp_path, several, caplog):
     with caplog.at_level(logging.WARNING):
         RegistrationResult.load(tmp_path / "out", moving=tmp_path / "other.nii.gz")
     assert "moving image" in caplog.text and "other.nii.gz: has another content than the registered file" in caplog.text
+
+
+def test_what_is_saved_has_nothing_of_an_earlier_result(tmp_path):
+    result = stored(tmp_path, "mixed", ("forward", "composite", "warped-fixed"), files=False)
+    out, missing = tmp_path / "out", MetaTensor(torch.rand(1, *result.fixed_grid.shape))
+    error = ErrorMap.of_channels(torch.ones(3, *result.fixed_grid.shape), result.fixed_grid)
+    dataclasses.replace(result, missing_fixed=missing, error_mm=error).save(out)
+    for name in ("basis.safetensors", "basis.json", "report.html", "notes.txt"):
+        (out / name).touch()
+    paths = result.save(out)
+    assert paths[-1].name == "run.json" and {p.name for p in out.iterdir()} == {*(p.name for p in paths), "notes.txt"}
+    found = RegistrationResult.load(out)
+    assert found.basis is None and found.error_mm is None and found.missing_fixed is None and found.warped_fixed is None
+
+
+def test_a_basis_that_was_saved_before_is_kept(tmp_path):
+    result = stored(tmp_path, "mixed", (), files=False)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "basis.safetensors").touch()
+    result.save(tmp_path / "new")
+    assert (tmp_path / "new" / "basis.safetensors").exists()
+
+
+def test_what_cannot_be_saved_removes_nothing(tmp_path):
+    result = stored(tmp_path, "mixed", ("forward",), files=False)
+    with pytest.raises(InputError, match="does not hold the moving image"):
+        dataclasses.replace(result, warped_moving=None).save(tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"forward_field.nii.gz", "run.json"}
