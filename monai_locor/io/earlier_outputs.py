@@ -38,12 +38,12 @@ FILES = (
 )
 
 
-def earlier_outputs(folder: Path, written: Iterable[Path]) -> list[Path]:
+def earlier_outputs(folder: Path, written: Iterable[Path] | None = None) -> list[Path]:
     """The outputs of fixed names that an output folder holds, which must not stay beside new ones.
 
     Args:
         folder: the output folder, which need not exist.
-        written: what the new run writes.
+        written: what the new run writes; None leaves files alone that no run has written, instead of refusing them.
 
     Returns:
         the existing files and OME-Zarr folders; ``run.json`` is the first.
@@ -54,9 +54,13 @@ def earlier_outputs(folder: Path, written: Iterable[Path]) -> list[Path]:
     """
     found = [path for path in (folder / name for name in FILES) if path.is_file() or path.is_symlink()]
     found += [path for path in (folder / name for name in FOLDERS) if path.is_dir() or path.is_symlink()]
-    new, of_a_run = set(written), (folder / STATE_FOLDER).is_dir() or _is_record(folder / "run.json")
+    if (folder / STATE_FOLDER).is_dir() or _is_record(folder / "run.json"):
+        return found
+    if written is None:
+        return []
+    new = set(written)
     for path in found:
-        if not of_a_run and path not in new:
+        if path not in new:
             raise InputError(
                 f"output folder {folder}: has {path.name}, but no run.json of a registration; it would be mixed with the new "
                 "outputs, so move it away or name another folder"

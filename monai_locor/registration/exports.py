@@ -73,7 +73,7 @@ def write_files(result: RegistrationResult, folder: str | PathLike[str]) -> list
     warped = result.held("warped_moving")  # raises before anything is removed
     root = check_output_dir(folder)
     root.mkdir(parents=True, exist_ok=True)
-    earlier = earlier_outputs(root) if (root / MANIFEST_NAME).is_file() else []  # without it, files may be of this result
+    earlier = earlier_outputs(root)  # none without run.json: files may be of this result, or of the user
     remove_outputs(earlier)
     names = ("warped.nii.gz", "forward_field.nii.gz", "inverse_field.nii.gz", "affine.tfm")
     paths = [root / name for name in names]

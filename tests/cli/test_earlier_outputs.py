@@ -105,6 +105,6 @@ def test_links_are_removed_and_their_targets_are_kept(tmp_path):
     (out / "basis.safetensors").touch()
     (out / "run.json").write_text('{"format": "monai_locor run 1"}')
     with pytest.raises(InputError, match=r"basis.safetensors: of an earlier run, is also an input"):
-        check_no_inputs(earlier_outputs(out, []), [out / "basis"])
-    remove_outputs(earlier_outputs(out, []))
+        check_no_inputs(earlier_outputs(out), [out / "basis"])
+    remove_outputs(earlier_outputs(out))
     assert not list(out.iterdir()) and (tmp_path / "data" / "a.npy").is_file()
