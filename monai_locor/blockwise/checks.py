@@ -65,5 +65,5 @@ def check_folder(folder: Path, resume: bool = False, force: bool = False, inputs
 
 
 def results_in(folder: Path) -> list[Path]:
-    """The results of a registration that a new one in blocks would replace, see :func:`.earlier_outputs`."""
+    """The results of a registration that a new one in blocks would replace."""
     return earlier_outputs(folder, (folder / name for name in OUTPUTS))

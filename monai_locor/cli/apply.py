@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..io.paths import is_picture
-from .carried import add_interpolation, check_target, is_points, load_carried, mode_of
+from .carried import add_interpolation, is_points, load_carried, mode_of
+from .carried_checks import check_target
 from .console import console_of
 from .dicom_objects import apply_to_object, check_object, kind_of_object
 from .inputs import check_file, check_image, check_transforms

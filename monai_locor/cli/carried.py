@@ -27,7 +27,6 @@ __all__ = [
     "POINTS",
     "Carried",
     "add_interpolation",
-    "check_target",
     "holds_tensors",
     "is_points",
     "load_carried",
@@ -387,20 +386,3 @@ def _is_label_map(image: MetaTensor, name: str) -> bool:
         *(name, "looks like a mask" if len(labels) == 2 else "looks like a label map"),
     )
     return True
-
-
-def check_target(path: Path, kind: str, pictures: bool = False) -> None:
-    """Check that the suffix of an output is one of its kind.
-
-    Args:
-        pictures: whether an image may be written as a picture.
-
-    Raises:
-        InputError: it names the allowed suffixes.
-    """
-    from ..io.paths import IMAGE_SUFFIXES, LOSSY_SUFFIXES, PICTURE_SUFFIXES
-
-    lossless = [suffix for suffix in PICTURE_SUFFIXES if suffix not in LOSSY_SUFFIXES or kind == "image"]
-    known = POINTS if kind == "points" else (*IMAGE_SUFFIXES, *lossless) if pictures else IMAGE_SUFFIXES
-    if suffix_of(path) not in known:
-        raise InputError(f"output file {path}: its name must end in {', '.join(known)} for {kind}")

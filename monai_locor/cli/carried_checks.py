@@ -1,19 +1,21 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""The check, before a registration, that it can transform what it is to carry along."""
+"""Checks, before long work, of what is carried along and of the files that it is written to."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .carried import POINTS, Carried, holds_tensors, is_points
+from .output_files import suffix_of
 
 if TYPE_CHECKING:
     from ..geometry import Grid
 
-__all__ = ["check_carried"]
+__all__ = ["check_carried", "check_target"]
 
 
 def check_carried(carried: Carried, grid: Grid) -> None:
@@ -38,3 +40,20 @@ def check_carried(carried: Carried, grid: Grid) -> None:
     check_planes(carried.grid, grid, (name, "the output grid"))
     if carried.kind == "image" and not carried.is_flat_picture:
         holds_tensors(carried.content, name)
+
+
+def check_target(path: Path, kind: str, pictures: bool = False) -> None:
+    """Check that the suffix of an output is one of its kind.
+
+    Args:
+        pictures: whether an image may be written as a picture.
+
+    Raises:
+        InputError: it names the allowed suffixes.
+    """
+    from ..io.paths import IMAGE_SUFFIXES, LOSSY_SUFFIXES, PICTURE_SUFFIXES
+
+    lossless = [suffix for suffix in PICTURE_SUFFIXES if suffix not in LOSSY_SUFFIXES or kind == "image"]
+    known = POINTS if kind == "points" else (*IMAGE_SUFFIXES, *lossless) if pictures else IMAGE_SUFFIXES
+    if suffix_of(path) not in known:
+        raise InputError(f"output file {path}: its name must end in {', '.join(known)} for {kind}")

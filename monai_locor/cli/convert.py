@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .carried import check_target, is_points, load_carried
+from .carried import is_points, load_carried
+from .carried_checks import check_target
 from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
 from .output_files import check_outputs

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .carried import check_target
+from .carried_checks import check_target
 from .console import console_of
 from .inputs import check_image, check_transforms
 from .output_files import check_outputs
