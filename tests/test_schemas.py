@@ -19,7 +19,7 @@ from monai_locor.schemas import declared_numbers, numbers_of, run_schema
 from .report.results import GRID_2D, aligned, result_with
 from .run_schema import valid_run
 
-UNITS = {"1", "%", "mm", "s", "degrees", "voxels", "blocks", "smallest voxel side", "ml", "bytes"}
+UNITS = {"1", "%", "mm", "s", "degrees", "voxels", "blocks", "smallest voxel side", "ml", "bytes", "index"}
 
 
 def nodes(node):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ __all__ = [
     "repeated_arguments",
     "start_of",
     "thresholds_of",
-    "with_images",
+    "with_channels",
 ]
 
 
@@ -105,7 +106,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{role}-channel {channel}: goes with one {role} image, not with several")
         if path is not None:
             out[role] = path
-            out[f"{role}_channel"] = channel
+    out = with_channels(args, out)
     if args.device is not None:
         parts = [part.strip() for part in args.device.split(",")]
         out.update({"device": parts[0]} if len(parts) == 1 else {"devices": parts})
@@ -162,36 +163,13 @@ def check_basis(basis: str | None) -> None:
         check_file(basis, "basis")
 
 
-def with_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, with images read if the file name alone is ambiguous: one of several channels or series.
+def with_channels(args: argparse.Namespace, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Images by name, with the channels of ``--fixed-channel`` and ``--moving-channel``."""
+    from ..io.file_channel import FileChannel
 
-    Raises:
-        InputError: if such an image cannot be read.
-    """
-    from ..registration import RegistrationConfig
-
-    out = dict(arguments)
-    for role in ROLES:
-        channel = out.pop(f"{role}_channel", None)
-        most = out["preset"].max_pixels if "preset" in out else RegistrationConfig().max_pixels  # check has no settings
-        read = [_image(role, image, channel, most) if isinstance(image, str) else image for image in images_of(out[role])]
-        out[role] = read if isinstance(out[role], list) else read[0]
-    return out
-
-
-def _image(role: str, path: str, channel: int | None, max_pixels: int) -> Any:
-    if channel is None and (Path(path).expanduser().exists() or not _names_series(path)):
-        return path
-    from ..io.image_source import load_source
-
-    return load_source(path, f"{role} image", channel, max_pixels=max_pixels)[1]
-
-
-def _names_series(path: str) -> bool:
-    """Whether a path is ``FOLDER/UID`` of a DICOM series."""
-    from ..io.dicom import is_series
-
-    return is_series(Path(path).expanduser())
+    chosen = {role: getattr(args, f"{role}_channel") for role in ROLES}
+    chosen = {role: channel for role, channel in chosen.items() if channel is not None and role in images}
+    return {**images, **{role: FileChannel(images[role], channel) for role, channel in chosen.items()}}
 
 
 def name_images(args: argparse.Namespace) -> None:
@@ -215,9 +193,9 @@ def images_of(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def name_of(image: Any) -> str:
-    """The file name of an image, given by name or already read."""
-    return image if isinstance(image, str) else str(image.meta["filename_or_obj"])
+def name_of(image: str | os.PathLike[str]) -> str:
+    """The file name of an image or of one channel of a file."""
+    return os.fspath(image)
 
 
 def named_start(how: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..roles import ROLES
-from .arguments import add_channels, add_masks, add_thresholds, check_inputs, thresholds_of, with_images
+from .arguments import add_channels, add_masks, add_thresholds, check_inputs, thresholds_of, with_channels
 from .console import console_of, write_json
 from .inputs import check_transforms
 from .output_files import check_outputs
@@ -30,8 +30,8 @@ TEXT = f"""\
 Judge a transform from any tool without registering: the verdict of register (PASS, WARN or FAIL, with reasons), and its
 report. The transform maps points of FIXED to points of MOVING; its inverse is computed unless it is given or stored with it.
 
-For the output folder of register the verdict is that of the registration if the images are the same; its masks are used
-unless others are given. For other transforms, the course of the optimization is unknown and not judged.
+For the output folder of register the verdict is that of the registration if the images are the same; its masks and
+channels are used unless others are given. For other transforms, the course of the optimization is unknown and not judged.
 
 {TRANSFORM_ORDER}"""
 
@@ -112,16 +112,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _images(args: argparse.Namespace) -> dict[str, Any]:
-    """Images, their channels and masks by name."""
-    names = ("fixed", "moving", "fixed_mask", "moving_mask", "fixed_channel", "moving_channel")
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    """Images and masks by name."""
+    names = ("fixed", "moving", "fixed_mask", "moving_mask")
+    return with_channels(args, {name: getattr(args, name) for name in names if getattr(args, name) is not None})
 
 
 def _checked(args: argparse.Namespace) -> RegistrationResult:
     from .. import check as judged
     from ..registration.described import described_inputs
 
-    images = with_images(_images(args))
+    images = _images(args)
     given = {"transform": args.transforms, "inverse": args.inverse_transform}
     result = judged(**images, **_transforms(args, images), thresholds=thresholds_of(args.thresholds))
     if args.formats is None or result.registered:

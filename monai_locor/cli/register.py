@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,6 @@ from .arguments import (
     repeated_arguments,
     start_of,
     thresholds_of,
-    with_images,
 )
 from .blocks import add_blocks, check_blocks, run_blocks, wants_blocks
 from .carried import EXACT_MODES, Carried, add_interpolation, load_carried, mode_of
@@ -224,7 +224,7 @@ def run(args: argparse.Namespace) -> int:
 
     console, plan = console_of(args), args.plan
     with collecting():  # warnings about the inputs are part of the run
-        arguments = with_images(plan.arguments)
+        arguments = dict(plan.arguments)
         arguments["initial"], arguments["preset"] = start_of(args.initial, arguments, args.initial_formats)
         if args.pixels and args.landmarks is not None:
             arguments["landmarks"] = read_landmarks(arguments["landmarks"], plan.grids("fixed"))
@@ -310,18 +310,18 @@ def _take_pictures(outputs: dict[str, Path], arguments: Mapping[str, Any]) -> li
     found = []
     for role, name in (("moving", "warped"), ("fixed", "warped-fixed")):
         if name in outputs:
-            file = images_of(arguments[role])[0]
+            file = name_of(images_of(arguments[role])[0])
             target = outputs.pop(name)
             found.append((role, "image", file, target.with_name(stem_of(target) + suffix_of(file))))
     return found
 
 
-def _is_flat_picture(path: Any) -> bool:
+def _is_flat_picture(path: str | PathLike[str]) -> bool:
     """Whether an image is a picture file of one plane."""
     from ..io.grids import read_grid
     from ..io.paths import is_picture
 
-    return isinstance(path, str) and is_picture(path) and read_grid(path).dims == 2
+    return is_picture(path) and read_grid(path).dims == 2
 
 
 def _suffix(kind: str, path: str, pictures: bool) -> str:

@@ -11,6 +11,7 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .fields import read_affine, read_displacement_field, write_affine, write_displacement_field
+    from .file_channel import FileChannel
     from .image_source import ImageSource
     from .images import read_image, read_mask, write_image
     from .meshes import SurfaceMesh, read_mesh
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "FileChannel",
     "ImageSource",
     "PointList",
     "SurfaceMesh",
@@ -45,6 +47,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "fields": ["read_affine", "read_displacement_field", "write_affine", "write_displacement_field"],
+        "file_channel": ["FileChannel"],
         "images": ["read_image", "read_mask", "write_image"],
         "meshes": ["SurfaceMesh", "read_mesh"],
         "paths": ["atomic_path", "check_output_dir"],

@@ -16,6 +16,7 @@ from monai.data.meta_tensor import MetaTensor
 from ..errors import InputError, one_line
 from ..geometry import Grid, full_affine
 from .arrays import channel_first, tensor_of
+from .file_channel import FileChannel
 from .image_files import read_stored
 from .libraries import from_library, library_of
 from .paths import expanded, is_picture
@@ -24,8 +25,9 @@ from .stored_image import StoredImage, channel_index
 
 __all__ = ["ImageSource", "load_source"]
 
-#: a file (or a folder of one DICOM series), or an image in memory: MetaTensor, tensor, array or nested list, see
-#: :func:`monai_locor.io.arrays.channel_first`; ``(array, affine)``; an image of nibabel, SimpleITK, ITK or ANTsPy
+#: a file (or a folder of one DICOM series), one channel of it (:class:`.file_channel.FileChannel`), or an image in memory:
+#: MetaTensor, tensor, array or nested list, see :func:`monai_locor.io.arrays.channel_first`; ``(array, affine)``; an image of
+#: nibabel, SimpleITK, ITK or ANTsPy
 ImageSource: TypeAlias = "str | os.PathLike[str] | torch.Tensor | np.ndarray | Sequence[Any] | Any"
 
 
@@ -41,7 +43,7 @@ def load_source(
     Args:
         source: file, folder of a DICOM series (``FOLDER/UID`` for one of several), or an image in memory.
         what: role of the image in the registration, for messages, e.g. ``"fixed image"``.
-        channel: index of the channel to select; ``"all"`` selects all.
+        channel: index of the channel to select, by default that of a :class:`.file_channel.FileChannel`; ``"all"`` selects all.
         dtype: dtype of the result: float32, or float64, which is exact for 32-bit label maps.
         max_pixels: convert a picture file (PNG, JPEG, TIFF, BMP) to an image for registration with this number of pixels at
             most: one intensity per pixel, or the selected channel, see :mod:`monai_locor.io.pictures`.
@@ -56,6 +58,8 @@ def load_source(
     Raises:
         InputError: if :func:`monai_locor.io.read_image` would reject the file, shape or affine.
     """
+    if channel is None and isinstance(source, FileChannel):
+        channel = source.channel
     in_memory = not isinstance(source, (str, os.PathLike))
     filename = _filename(source)
     name = f"{what} {filename or '(in memory)'}"

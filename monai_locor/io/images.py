@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..geometry import Grid
 from ..tensors import host_array, plain
 from .content_detection import not_whole
+from .file_channel import FileChannel
 from .image_source import ImageSource, load_source
 from .itk_library import load_itk
 from .libraries import image_for_itk
@@ -100,7 +101,8 @@ def read_mask(source: ImageSource, role: str = "fixed") -> MetaTensor:
     Raises:
         InputError: as for :func:`read_image`, and if values are negative or not finite, or all are zero.
     """
-    several = "all" if isinstance(source, (str, os.PathLike)) else None  # no channel of a file can be selected
+    unchosen = isinstance(source, (str, os.PathLike)) and not isinstance(source, FileChannel)
+    several = "all" if unchosen else None  # the message below does not tell to choose one
     name, mask = load_source(source, f"{role} mask", several)
     data = mask.as_tensor()
     if len(data) > 1:

@@ -27,12 +27,14 @@ from ..quality.samples import every_nth
 from ..run_log import collecting
 from .channels import first_image
 from .config import RegistrationConfig
-from .described import described_image, described_inputs
+from .described import described_inputs
 from .judging import compared_images, error_of, verdict_of
 from .manifest import INPUT_IMAGES, RunManifest
 from .pair import check_grids
+from .recorded import recorded_image
 from .result import RegistrationResult
 from .start.given import Initial, given_transform
+from .stored import stored_fields
 
 __all__ = ["check"]
 
@@ -56,7 +58,7 @@ def check(
     The verdict is the one that :func:`monai_locor.register` gives, except for the course of the optimization (convergence,
     skipped steps, overlap of the stages), which is unknown for a transform of another tool. Gains are then measured from the
     images as their headers place them. For the output folder of a registration, or its ``run.json``, they are known if the
-    images are those of the run; its masks are used unless others are given.
+    images are those of the run; its masks and channels are used unless others are given.
 
     Args:
         fixed, moving, fixed_mask, moving_mask: as for :func:`monai_locor.register`; of several images, the first is compared.
@@ -83,10 +85,12 @@ def check(
     began = time.perf_counter()
     masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
     with collecting() as log:
-        run = _own_run(transform, fixed, moving) if inverse is None else None
-        if run is not None:
+        run = _run_of(transform) if inverse is None else None
+        own = None if run is None else _own_images(run, fixed, moving)
+        if run is not None and own is not None:
+            fixed, moving = own
             masks = {name: _run_mask(run, name) if mask is None else mask for name, mask in masks.items()}
-            result = RegistrationResult.load(run.path, fixed, moving)
+            result = RegistrationResult(**stored_fields(run.path, fixed, moving, need_images=False, known=True))
         elif isinstance(transform, RegistrationResult) and inverse is None:
             result = transform
         else:
@@ -103,21 +107,25 @@ def check(
     return dataclasses.replace(result, verdict=verdict, error_mm=error, seconds=seconds)
 
 
-def _own_run(transform: Any, fixed: ImageSource, moving: ImageSource) -> RunManifest | None:
-    """The run of an output folder of ``register``, or its ``run.json``, if it registered these images; otherwise None."""
+def _run_of(transform: Any) -> RunManifest | None:
+    """The run of an output folder of ``register``, or of its ``run.json``; None for any other transform."""
     if not isinstance(transform, (str, PathLike)) or str(transform).startswith("["):
         return None
     folder = folder_of(Path(transform).expanduser())
     if folder is None or not (folder / MANIFEST).is_file():
         return None
-    run = RunManifest.load(folder)
+    return RunManifest.load(folder)
+
+
+def _own_images(run: RunManifest, fixed: ImageSource, moving: ImageSource) -> tuple[ImageSource, ImageSource] | None:
+    """The first image of each side, with its recorded channel, if they are those of a run; otherwise None, with a warning."""
+    found = {}
     for role, image in (("fixed", fixed), ("moving", moving)):
-        entry = run.content["arguments"].get(role, {})
-        recorded = entry.get("list", [entry])[0].get("sha256")
-        if recorded is None or recorded != described_image(first_image(image)).get("sha256"):
+        found[role] = recorded_image(run, role, first_image(image))
+        if found[role] is None:
             logger.warning("%s: registered another %s image; only its transform is used", run.path, role)
             return None
-    return run
+    return found["fixed"], found["moving"]
 
 
 def _run_mask(run: RunManifest, name: str) -> Any:

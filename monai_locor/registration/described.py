@@ -16,6 +16,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from ..io.arrays import images_of_channels
+from ..io.file_channel import FileChannel
 from ..io.image_source import load_source
 from ..io.libraries import library_of
 from ..io.meshes import SurfaceMesh
@@ -35,8 +36,8 @@ __all__ = ["described_arguments", "described_image", "described_inputs", "descri
 def described_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the arguments of :func:`monai_locor.register`, except the settings, as plain values for JSON.
 
-    Files are recorded by absolute path and hash, matrices and landmarks by their values, other arrays by shape and hash, code
-    by its name.
+    Files are recorded by absolute path, hash, DICOM series and channel, matrices and landmarks by their values, other arrays by
+    shape and hash, code by its name.
     """
     out = described_inputs({name: arguments.get(name) for name in INPUT_NAMES})
     for name in CODE_ARGUMENTS:
@@ -110,7 +111,11 @@ def described_start(value: Any) -> dict[str, Any]:
 
 def _file(value: str | PathLike[str], transform: bool = False) -> dict[str, Any]:
     path = Path(value).expanduser().absolute()
-    return {"path": str(path), "sha256": sha256(stored_place(path), transform)}
+    place = stored_place(path)
+    found: dict[str, Any] = {"path": str(path), "sha256": sha256(place, transform)}
+    if place == path.parent and not transform:
+        found["series"] = path.name
+    return {**found, "channel": int(value.channel)} if isinstance(value, FileChannel) else found
 
 
 def _described(value: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from .._version import __version__
 from ..errors import InputError, one_line
 from ..geometry import Grid
+from ..io.file_channel import FileChannel
 from ..io.paths import expanded, read_json
 from ..io.stored_files import stored_files, stored_place
 from ..roles import ROLES
@@ -216,6 +217,11 @@ class RunManifest:
         with well_formed(self.path):
             return self._checked(name, self.content["arguments"][name])
 
+    def first_entry(self, role: str) -> Mapping[str, Any]:
+        """Return the record of the first or only image of a side; empty if there is none."""
+        entry: Mapping[str, Any] = self.content["arguments"].get(role, {})
+        return entry["list"][0] if entry.get("list") else entry
+
     def labels(self, role: str) -> Any:
         """Return the labels of the ``"fixed"`` or ``"moving"`` image that drove the registration, as :meth:`input`."""
         with well_formed(self.path):
@@ -234,4 +240,6 @@ class RunManifest:
             raise InputError(f"{self.path}: {name} was {path}, which is not there any more; give it again.")
         if sha256(stored_place(path), transform) != entry.get("sha256"):
             raise InputError(f"{path}: has changed since {self.path} was written; give {name} again to use it all the same.")
+        if "channel" in entry:
+            return FileChannel(str(path), int(entry["channel"]))
         return f"[{path},1]" if entry.get("inverse") else str(path)

@@ -21,7 +21,6 @@ from ..geometry import FieldStep, Grid, SpatialTransform, same_grid, warped
 from ..io import ImageSource, read_image, read_transform
 from ..io.image_source import load_source
 from ..io.paths import expanded
-from ..io.stored_files import stored_place
 from ..io.transforms.output_folder import has_deformation
 from ..quality import Verdict
 from ..roles import ROLES
@@ -30,7 +29,8 @@ from .channels import first_image
 from .config import RegistrationConfig
 from .error_files import ERROR_FILE, read_error_map
 from .exports import MISSING_FILES
-from .manifest import RunManifest, sha256, well_formed
+from .manifest import RunManifest, well_formed
+from .recorded import recorded_image
 
 __all__ = ["stored_fields"]
 
@@ -40,19 +40,24 @@ _WARPED = {"moving": "warped.nii.gz", "fixed": "warped_fixed.nii.gz"}
 
 
 def stored_fields(
-    folder: str | PathLike[str], fixed: ImageSource | None, moving: ImageSource | None, need_images: bool
+    folder: str | PathLike[str], fixed: ImageSource | None, moving: ImageSource | None, need_images: bool, known: bool = False
 ) -> dict[str, Any]:
-    """Read the fields of a :class:`.result.RegistrationResult` from its folder; see its ``load``."""
+    """Read the fields of a :class:`.result.RegistrationResult` from its folder.
+
+    Args:
+        folder, fixed, moving, need_images: as for its ``load``.
+        known: the given images are those of :func:`.recorded.recorded_image`; they are not compared again.
+    """
     manifest = RunManifest.load(folder)
     root, content = manifest.path.parent, manifest.content
     with well_formed(manifest.path):
         fields = _run_fields(content)
         recorded = {role: _grid_of_run(role, content) for role in ROLES}
     config = fields["config"]
-    images = {
-        role: _image(manifest, role, config.max_pixels, given, need_images)
-        for role, given in (("fixed", fixed), ("moving", moving))
-    }
+    given = {"fixed": fixed, "moving": moving}
+    if not known:
+        given = {role: None if image is None else _given(manifest, role, image) for role, image in given.items()}
+    images = {role: _image(manifest, role, config.max_pixels, given[role], need_images) for role in ROLES}
     transform = _transform(root, config, recorded, images)
     grids = {role: _grid(role, recorded[role], images[role], transform) for role in images}
     for role, image in images.items():
@@ -105,23 +110,24 @@ def _image(manifest: RunManifest, role: str, max_pixels: int, given: ImageSource
             raise
         logger.warning("the result is loaded without the %s image: %s", role, error)
         return None
-    if given is not None:
-        _warn_of_other_file(manifest, role, first_image(given))
     return read_image(first_image(source), role, max_pixels=max_pixels)[0]
 
 
-def _warn_of_other_file(manifest: RunManifest, role: str, given: ImageSource) -> None:
-    """Warn if a given file has another content than the registered one, as far as ``run.json`` knows."""
+def _given(manifest: RunManifest, role: str, given: ImageSource) -> ImageSource:
+    """Return a given image, of a registered file the recorded channel; warn of another file, as far as ``run.json`` knows."""
+    given = first_image(given)
     with well_formed(manifest.path):
-        entry = manifest.content["arguments"].get(role, {})
-        entry = entry["list"][0] if entry.get("list") else entry
-        path, digest = entry.get("path"), entry.get("sha256")
+        path = manifest.first_entry(role).get("path")
     if path is None or not isinstance(given, (str, PathLike)):
-        return
+        return given
+    expanded(given)  # raises for a path that no file can have
     with suppress(FileNotFoundError):  # reading it tells
-        if sha256(stored_place(expanded(given))) != digest:
-            text = "%s image %s: has another content than the registered file %s; give that, unless they show the same"
-            logger.warning(text, role, given, path)
+        found = recorded_image(manifest, role, given)
+        if found is not None:
+            return found
+        text = "%s image %s: has another content than the registered file %s; give that, unless they show the same"
+        logger.warning(text, role, given, path)
+    return given
 
 
 def _check_grid(root: Path, role: str, own: Grid, grid: Grid, registered: Grid) -> None:

@@ -15,6 +15,7 @@ __all__ = ["RUN_SCHEMA", "declared_numbers", "numbers_of", "run_schema"]
 
 RUN_SCHEMA = "run-1.json"
 NUMBER_TYPES = {"number", "integer"}
+INDEX_UNIT = "index"
 
 
 @functools.cache
@@ -31,7 +32,7 @@ def run_schema() -> dict[str, Any]:
 def declared_numbers() -> dict[str, tuple[str, str]]:
     """Unit and description of every single number by its name with dots, such as ``verdict.measures.overlap``.
 
-    Numbers in lists are left out, such as losses and matrices.
+    Numbers in lists are left out, such as losses and matrices, and indices, which are no quantities.
     """
     schema = run_schema()
     return {name: (node["unit"], node["description"]) for name, node in _numbers(schema, schema)}
@@ -52,7 +53,8 @@ def _numbers(schema: Mapping[str, Any], node: Mapping[str, Any], prefix: str = "
         target = schema["$defs"][child["$ref"].rpartition("/")[2]] if "$ref" in child else child
         types = target.get("type", ())
         if NUMBER_TYPES & {*([types] if isinstance(types, str) else types)}:
-            yield prefix + key, target
+            if target["unit"] != INDEX_UNIT:
+                yield prefix + key, target
         else:
             yield from _numbers(schema, target, f"{prefix}{key}.")
 

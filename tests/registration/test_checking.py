@@ -15,7 +15,7 @@ from monai_locor import InputError, RegistrationConfig, check, register
 from monai_locor.geometry import SpatialTransform
 from monai_locor.io import write_image
 from monai_locor.quality import Verdict
-from monai_locor.registration import Stage
+from monai_locor.registration import Stage, described, manifest
 
 from ..phantoms import anatomy, image
 from ..report.results import GRID, GRID_2D, aligned, noise, result_with, shift
@@ -102,8 +102,22 @@ def test_a_result_keeps_its_verdict():
     assert {"convergence", "steps", "stages"} <= {reason.check for reason in again.verdict.reasons}
 
 
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that are hashed."""
+    found, whole = [], manifest.sha256
+
+    def counted(path, *rest):
+        found.append(path.name)
+        return whole(path, *rest)
+
+    for module in (described, manifest):
+        monkeypatch.setattr(module, "sha256", counted)
+    return found
+
+
 @GRIDS
-def test_a_folder_of_a_registration_keeps_its_verdict(grid, tmp_path, caplog):
+def test_a_folder_of_a_registration_keeps_its_verdict(grid, tmp_path, caplog, hashed):
     """Also with its mask, which is not named again; other images make the folder a transform like any other."""
     names = ("fixed.nii.gz", "moving.nii.gz", "mask.nii.gz")
     fixed, moving = aligned(grid)
@@ -116,8 +130,9 @@ def test_a_folder_of_a_registration_keeps_its_verdict(grid, tmp_path, caplog):
     result.save(tmp_path / "out")
     assert valid_run(tmp_path / "out" / "run.json")["kind"] == "registration"
     for folder in (tmp_path / "out", str(tmp_path / "out" / "run.json")):
+        hashed.clear()
         again = check(files[0], files[1], folder)
-        assert again.registered
+        assert again.registered and sorted(hashed) == sorted(names)  # each once
         assert_same(again.verdict, result.verdict)
     elsewhere = check(files[0], files[0], tmp_path / "out")
     assert not elsewhere.registered and "registered another moving image" in caplog.text

@@ -77,7 +77,7 @@ def _inputs(result: RegistrationResult) -> dict[str, Any]:
 def _input(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The source of an input."""
     where = entry.get("path") or entry.get("code") or entry.get("name") or ("matrix" if "matrix" in entry else "in memory")
-    return {"": where, **({"sha256": entry["sha256"]} if "sha256" in entry else {})}
+    return {"": where, **{name: entry[name] for name in ("channel", "sha256") if name in entry}}
 
 
 def _times(timings: Mapping[str, float]) -> dict[str, str]:
