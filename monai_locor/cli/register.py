@@ -100,7 +100,8 @@ def add_parser(commands: Any) -> None:
         dest="manifest",
         type=Path,
         metavar="RUN.JSON",
-        help="repeat the registration of a run.json, with the changes given by other options",
+        help="repeat the registration of a run.json, with the changes given by other options; --preset and --config replace "
+        "all its settings",
     )
     text = f"save the state after each stage in OUT/{STATE_FOLDER}, and continue there if the same command was killed before"
     parser.add_argument("--resume", action="store_true", help=text)

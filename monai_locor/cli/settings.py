@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..differences import differences
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..registration import RegistrationConfig
 
 __all__ = ["add_settings", "read_object", "settings_of"]
+
+logger = logging.getLogger(__name__)
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
@@ -73,14 +77,16 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
 
     Args:
         args: arguments of :func:`add_settings`.
-        base: settings used instead of the default preset if neither preset nor file is given.
+        base: settings used instead of the default preset if neither preset nor file is given. These replace all of it,
+            because it does not tell which of its values were chosen; a warning lists the values that are lost.
 
     Raises:
         InputError: for unknown names and values; it lists the known ones.
     """
     from ..registration import RegistrationConfig
 
-    values: dict[str, Any] = dict(base or {}) if args.config is None and args.preset is None else {}
+    replaces = args.config is not None or args.preset is not None
+    values: dict[str, Any] = {} if replaces else dict(base or {})
     if args.config is not None:
         values = read_object(args.config.expanduser(), "--config")
     if args.preset is not None:
@@ -89,6 +95,7 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
         config = RegistrationConfig.of(values)
     except InputError as error:
         raise InputError(str(error) if args.config is None else f"--config {args.config}: {error}") from error
+    began = config
     if args.similarity is not None:
         config = config.with_similarity(args.similarity)
     config = config.with_transform(args.kind)
@@ -96,7 +103,23 @@ def settings_of(args: argparse.Namespace, base: Mapping[str, Any] | None = None)
     own = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if own:
         config = RegistrationConfig.of({**config.to_dict(), **own})
-    return RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)}) if args.changes else config
+    if args.changes:
+        config = RegistrationConfig.of({**config.to_dict(), **_changes(args.changes)})
+    if base is not None and replaces:
+        _warn_of_lost(args, base, began.to_dict(), config.to_dict())
+    return config
+
+
+def _warn_of_lost(
+    args: argparse.Namespace, base: Mapping[str, Any], began: Mapping[str, Any], final: Mapping[str, Any]
+) -> None:
+    """Warn of the settings of an earlier run that a preset or a file replaces; not of those that an option names."""
+    kept = [name for name in final if final[name] == began[name]]
+    lost = list(differences(*({name: values[name] for name in kept} for values in (base, final))))
+    if lost:
+        option = f"--config {args.config}" if args.preset is None else f"--preset {args.preset}"
+        text = "%s: replaces all settings of the earlier run: %s; name those to keep, with --set or their options"
+        logger.warning(text, option, "; ".join(lost))
 
 
 def read_object(path: Path, option: str) -> dict[str, Any]:

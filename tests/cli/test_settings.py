@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 import pytest
@@ -15,10 +16,10 @@ from monai_locor.errors import InputError
 from monai_locor.registration import PRESETS, RegistrationConfig
 
 
-def settings(*words: object) -> RegistrationConfig:
+def settings(*words: object, base: RegistrationConfig | None = None) -> RegistrationConfig:
     parser = argparse.ArgumentParser()
     add_settings(parser)
-    return settings_of(parser.parse_args([str(word) for word in words]))
+    return settings_of(parser.parse_args([str(word) for word in words]), None if base is None else base.to_dict())
 
 
 def test_nothing_is_the_default():
@@ -34,6 +35,23 @@ def test_the_later_ones_are_on_top(tmp_path):
     )
     assert found.stages == PRESETS["fast"].stages
     assert (found.bending_weight, found.num_basis, found.stride, found.similarity) == (7, 4, 1, "mind_ssc")
+
+
+def test_settings_of_an_earlier_run_are_not_lost_without_a_word(tmp_path, caplog):
+    earlier = dataclasses.replace(PRESETS["fast"], transform="affine", bending_weight=7.0, num_basis=3)
+    assert settings("--set", "num_basis=4", base=earlier) == dataclasses.replace(earlier, num_basis=4)
+    assert settings("--similarity", "mind_ssc", base=earlier) == earlier.with_similarity("mind_ssc")
+    assert not caplog.records
+    found = settings("--preset", "fast", "--transform", "rigid", "--set", "num_basis=4", base=earlier)
+    assert found == dataclasses.replace(PRESETS["fast"], transform="rigid", num_basis=4)
+    (line,) = caplog.messages
+    lost = "--preset fast: replaces all settings of the earlier run: bending_weight 7.0 then, None now; name those to keep"
+    assert line.startswith(lost)  # what the options change is no loss
+    caplog.clear()
+    assert settings("--preset", "fast", base=PRESETS["fast"]) == PRESETS["fast"] and not caplog.records
+    (tmp_path / "own.json").write_text('{"preset": "fast", "num_basis": 3}')
+    settings("--config", tmp_path / "own.json", base=earlier)
+    assert "own.json: replaces" in caplog.text and "transform affine then, deformable now" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["rigid", "similarity", "affine", "deformable"])
