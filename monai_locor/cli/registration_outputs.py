@@ -209,7 +209,7 @@ def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool =
         several: whether a side has several images.
 
     Raises:
-        InputError: for an unknown name, or an output that these settings or the installed packages do not allow.
+        InputError: for no or an unknown name, or an output that these settings or the installed packages do not allow.
     """
     if text in (None, "all"):
         wanted = [*(DEFAULT_OUTPUTS if text is None else OUTPUTS), *MISSING_OUTPUTS]
@@ -222,8 +222,9 @@ def chosen_outputs(text: str | None, config: RegistrationConfig, several: bool =
         return [name for name in wanted if not problems[name]]
     names = list(dict.fromkeys(part.strip() for part in str(text).split(",") if part.strip()))
     unknown = [name for name in names if name not in OUTPUTS]
-    if unknown:
-        raise InputError(f"--outputs {text}: unknown output {', '.join(unknown)}; choose among {', '.join(OUTPUTS)}, or all")
+    if unknown or not names:
+        problem = f"unknown output {', '.join(unknown)}" if unknown else "names no output"
+        raise InputError(f"--outputs {text or repr(text)}: {problem}; choose among {', '.join(OUTPUTS)}, or all")
     for name in names:
         problem = _problem(name, config, several)
         if problem:

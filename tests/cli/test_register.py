@@ -334,6 +334,8 @@ def test_what_is_refused_before_the_work(refused, pair, called, folder):
         ([*pair[:4], "full"], "full/warped.nii.gz: already exists; name another, or add --force"),
         ([*pair[:4], "moving.nii.gz"], "moving.nii.gz: is a file; name a folder"),
         ([*pair, "--outputs", "warped,picture"], "unknown output picture; choose among warped,"),
+        ([*pair, "--outputs", ""], "--outputs '': names no output; choose among warped,"),
+        ([*pair, "--outputs", ","], "--outputs ,: names no output"),
         ([*pair, "--moving-labels", "none.nii.gz"], "none.nii.gz: no such file"),
         ([*pair, "--moving-labels", "moving.nii.gz"], "labels are whole numbers"),
         ([*pair, "--fixed-points", "none.csv"], "none.csv"),
