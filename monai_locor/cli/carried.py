@@ -136,7 +136,7 @@ class Carried:
             InputError: if the dimensions differ from those of the transform or the output cannot be written.
         """
         if self.kind == "points":
-            return self._as_flat_as(transform)._points(transform, target, errors)
+            return self.as_flat_as(transform.dims)._points(transform, target, errors)
         self.check_dims(transform.dims)
         assert grid is not None and self.grid is not None
         from ..geometry import check_planes
@@ -176,12 +176,12 @@ class Carried:
         if dims != wanted:
             raise InputError(f"{self.kind} {self.path}: is {dims}-D, the transform {wanted}-D; give those of one pair")
 
-    def _as_flat_as(self, transform: SpatialTransform) -> Carried:
-        """Leave out the third coordinate that ANTs' CSV also has in 2-D, if it is zero and the transform 2-D."""
+    def as_flat_as(self, dims: int) -> Carried:
+        """Leave out the third coordinate that ANTs' CSV also has in 2-D, if it is zero and there are two dimensions."""
         from ..io.points import PointList
 
         points = self.content.points
-        if not self.lps or suffix_of(self.path) != ".csv" or transform.dims != 2 or points[:, 2:].any():
+        if not self.lps or suffix_of(self.path) != ".csv" or dims != 2 or points[:, 2:].any():
             return self
         return dataclasses.replace(self, content=PointList(points[:, :2], self.content.labels))
 

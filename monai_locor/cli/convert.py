@@ -14,7 +14,7 @@ from .carried import is_points, load_carried
 from .carried_checks import check_target
 from .console import Console, console_of
 from .inputs import check_file, check_image, check_transforms
-from .output_files import check_outputs
+from .output_files import check_outputs, suffix_of
 from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_from, add_output
 from .transform_output import check_transform_output, needs_headers, report_written, write_on
 from .transforms import files_of, load_transforms
@@ -48,7 +48,8 @@ def add_parser(commands: Any) -> None:
     add_output(parser, "output file; its name determines the format", required=False)
     add_from(parser)
     parser.add_argument("--to", dest="format", metavar="NAME", help="format of the output (default: by its name)")
-    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help="the fixed image, for formats that need its grid")
+    text = "the fixed image, for formats that need its grid; of points from ANTs, their image, if all are 3-D with a z of 0"
+    parser.add_argument("--fixed", type=Path, metavar="IMAGE", help=text)
     parser.add_argument("--moving", type=Path, metavar="IMAGE", help="the moving image, for formats that need its grid")
     parser.add_argument("--list-formats", action="store_true", help="list the formats of transforms and points, and exit")
 
@@ -92,11 +93,12 @@ def _check_points(args: argparse.Namespace) -> None:
     if len(args.input) > 1:
         raise InputError(f"{args.input[0]}: only one list of points can be converted at a time; give one INPUT")
     for role, path in _images(args):
-        if path is not None:
+        if path is not None and (role == "moving" or args.formats != ["ants"]):
             raise InputError(f"--{role} {path}: is for transforms; leave it out")
+    check_image(args.fixed, "fixed image")
     check_file(args.input[0], "fixed points")
     check_target(args.output, "points")
-    check_outputs([args.output], args.force, args.input)
+    check_outputs([args.output], args.force, [*args.input, args.fixed])
     for option in (*(args.formats or ()), args.format):
         if option not in (None, "auto", "ants"):
             raise InputError(f"{option}: not a format of points; give ants for a .csv of ANTs, otherwise leave it out")
@@ -105,10 +107,22 @@ def _check_points(args: argparse.Namespace) -> None:
 def _points(args: argparse.Namespace, console: Console) -> int:
     from ..io.points import write_points
 
-    points = load_carried(args.input[0], "points", "fixed", lps=args.formats == ["ants"]).content
+    points = load_carried(args.input[0], "points", "fixed", lps=args.formats == ["ants"]).as_flat_as(_point_dims(args)).content
+    count, dims = points.points.shape
     write_points(args.output.expanduser(), points, lps=args.format == "ants")
-    console.say(f"{args.output}: {len(points.points)} points")
-    return console.answer({"outputs": [args.output], "kind": "points", "count": len(points.points)})
+    unsure = dims == 2 and args.formats == ["ants"] and args.fixed is None
+    more = "; if they are 3-D and every z is 0, name their image with --fixed" if unsure else ""
+    console.say(f"{args.output}: {count} points in {dims}-D{more}")
+    return console.answer({"outputs": [args.output], "kind": "points", "count": count, "dims": dims})
+
+
+def _point_dims(args: argparse.Namespace) -> int:
+    """Dimensions of points whose z are all 0 in a CSV file of ANTs, which has a z in 2-D as well."""
+    from ..io.grids import read_grid
+
+    if args.fixed is not None:
+        return read_grid(args.fixed, "fixed image").dims
+    return 2 if suffix_of(args.output) == ".csv" else 3  # those of Slicer have a z
 
 
 def _list(console: Console) -> int:

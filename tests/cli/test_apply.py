@@ -179,6 +179,12 @@ def test_points_of_ants_in_two_dimensions(run, refused, folder, monkeypatch):
     assert (folder / "moved.csv").read_text().splitlines() == ["x,y,z,t,label", "-3.0,-5.0,0,0,7", "-6.0,-8.0,0,0,8"]
     assert run("apply", "moved.csv", "-t", "t.tfm", "--lps", "--inverse", "-o", "home.csv").code == 0
     assert read_csv(folder / "home.csv") == read_csv(folder / "ants.csv")
+    found = run("convert", "ants.csv", "--from", "ants", "-o", "back.csv", "--json").json
+    assert found["dims"] == 2 and (folder / "back.csv").read_text().splitlines()[:2] == ["x,y,label", "1.0,2.0,7"]
+    known = run("convert", "ants.csv", "--from", "ants", "--fixed", "fixed.nii.gz", "-o", "back.csv", "--force", "--json").json
+    assert known["dims"] == 3 and (folder / "back.csv").read_text().splitlines()[:2] == ["x,y,z,label", "1.0,2.0,0.0,7"]
+    assert run("convert", "ants.csv", "--from", "ants", "-o", "slicer.fcsv", "--json").json["dims"] == 3
+    assert "--fixed fixed.nii.gz: is for transforms" in refused("convert", "flat.csv", "--fixed", "fixed.nii.gz", "-o", "q.csv")
     refusal = "is 3-D, the transform 2-D"
     assert refusal in run("apply", "ants.csv", "-t", "t.tfm", "-o", "q.csv").err
     (folder / "deep.csv").write_text("x,y,z,t,label\n1,2,0,0,1\n1,2,3,0,2\n")
