@@ -40,7 +40,7 @@ EXIT_CODES = {
     1: "the verdict of register or check is FAIL; all outputs are still written",
     2: "invalid input or usage: one line on stderr names the file or option, its value and the remedy",
     3: "internal error, please report it; -v shows the traceback",
-    130: "interrupted (Ctrl-C); register writes its current result, marked as interrupted",
+    130: "interrupted (Ctrl-C); register without --resume or --blocks writes its current result, marked as interrupted",
     143: "terminated (SIGTERM, as sent by batch systems at the time limit); handled like Ctrl-C",
 }
 

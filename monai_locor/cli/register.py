@@ -43,6 +43,7 @@ from .parser import CommandHelp, add_command, add_device, add_from, add_output
 from .registration_outputs import DEFAULT_OUTPUTS, OUTPUTS, chosen_outputs
 from .result_text import dice_lines, label_dice, result_lines, result_values
 from .settings import add_settings
+from .termination import say_state
 from .transforms import check_formats
 
 if TYPE_CHECKING:
@@ -100,10 +101,9 @@ def add_parser(commands: Any) -> None:
         dest="manifest",
         type=Path,
         metavar="RUN.JSON",
-        help="repeat the registration of a run.json, with the changes given by other options; --preset and --config replace "
-        "all its settings",
+        help="repeat the registration of a run.json, changed by other options; --preset and --config replace all its settings",
     )
-    text = f"save the state after each stage in OUT/{STATE_FOLDER}, and continue there if the same command was killed before"
+    text = f"save the state after each stage in OUT/{STATE_FOLDER}, and continue there if the same command was stopped before"
     parser.add_argument("--resume", action="store_true", help=text)
     add_thresholds(parser)
     add_settings(parser.add_argument_group("settings"))
@@ -220,6 +220,13 @@ def run(args: argparse.Namespace) -> int:
     """Register, write and judge."""
     if args.blocks is not None:
         return run_blocks(args)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return say_state(console_of(args), args.plan.folder, args.resume)
+
+
+def _run(args: argparse.Namespace) -> int:
     from .. import register
     from ..run_log import collecting
 

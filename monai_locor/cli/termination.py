@@ -1,20 +1,22 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Handle SIGTERM, which batch systems send before they kill a process, like Ctrl-C."""
+"""Ctrl-C, and SIGTERM, which batch systems send before they kill a process and which is handled likewise."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from ..io.paths import STATE_FOLDER
 from .console import Console
 
-__all__ = ["sigterm_as_interrupt"]
+__all__ = ["say_state", "sigterm_as_interrupt"]
 
 TERMINATED_EXIT_CODE = 128 + signal.SIGTERM  # the convention of shells
 
@@ -38,3 +40,27 @@ def sigterm_as_interrupt(console: Console) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def say_state(console: Console, output: Path, resume: bool) -> int:
+    """Say that the interrupted command will continue from the states of its finished stages.
+
+    Args:
+        console: where it is said.
+        output: output folder.
+        resume: whether states are saved.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        KeyboardInterrupt: if there is no state.
+    """
+    folder = output / STATE_FOLDER
+    if resume:
+        with suppress(OSError):  # it is not there, or holds states
+            folder.rmdir()
+    if not resume or not folder.is_dir():
+        raise KeyboardInterrupt
+    console.say(f"interrupted; run the same command again to continue in {output}")
+    return console.answer({"error": "interrupted", "folder": output}, console.interrupted)
