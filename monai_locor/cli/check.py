@@ -17,6 +17,7 @@ from .console import console_of, write_json
 from .inputs import check_transforms
 from .output_files import check_outputs
 from .parser import TRANSFORM_ORDER, CommandHelp, add_command, add_from
+from .recorded import recorded_mask
 from .result_text import result_values, transform_lines, warning_lines
 from .transforms import check_formats, files_of, load_transforms
 
@@ -97,8 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         from ..report.html import write_report
 
-        masks = {name: getattr(args, name) for name in ("fixed_mask", "moving_mask")}
-        written["report"] = write_report(args.report, result, **masks)
+        written["report"] = write_report(args.report, result, **_shown_masks(args, result))
     if args.error_map is not None and result.error_mm is not None:
         from ..registration.error_files import write_error_map
 
@@ -109,6 +109,13 @@ def run(args: argparse.Namespace) -> int:
         console.say(f"{name}: {path}")
     failed = result.verdict is not None and result.verdict.status == "FAIL"
     return console.answer({**values, "outputs": written}, int(failed))
+
+
+def _shown_masks(args: argparse.Namespace, result: RegistrationResult) -> dict[str, Any]:
+    """The masks that the verdict used: those of the options, or those of the registration."""
+    recorded = result.arguments if result.registered else {}
+    names = ("fixed_mask", "moving_mask")
+    return {name: getattr(args, name) or recorded_mask(recorded, name) for name in names}
 
 
 def _images(args: argparse.Namespace) -> dict[str, Any]:

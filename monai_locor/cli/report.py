@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from .console import console_of
 from .inputs import check_image
 from .output_files import check_outputs
 from .parser import CommandHelp, add_command, add_output
+from .recorded import is_unchanged, recorded_mask
 from .result_text import verdict_lines, warning_lines
 
 __all__ = ["add_parser", "check", "run"]
-
-logger = logging.getLogger(__name__)
-
 
 TEXT = """\
 Write report.html for an output folder of `register`: one file that opens offline, with images, transform and verdict.
@@ -80,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     console, folder, page = console_of(args), args.folder.expanduser(), _page(args)
     result = RegistrationResult.load(folder, args.fixed, args.moving, need_images=True)
-    masks: dict[str, Any] = {f"{role}_mask": _mask(result.arguments, f"{role}_mask") for role in ROLES}
+    masks: dict[str, Any] = {f"{role}_mask": recorded_mask(result.arguments, f"{role}_mask") for role in ROLES}
     labels: dict[str, Any] = {
         f"{role}_labels": getattr(args, f"{role}_labels") or _carried_labels(folder, role) for role in ROLES
     }
@@ -94,31 +91,10 @@ def run(args: argparse.Namespace) -> int:
     return console.answer({"output": page, "verdict": None if result.verdict is None else result.verdict.to_dict()})
 
 
-def _mask(arguments: dict[str, Any], name: str) -> str | None:
-    """File of a mask of the registration, if it is unchanged."""
-    entry = arguments.get(name, {})
-    if "path" not in entry:
-        if entry:
-            logger.warning("%s was in memory and is not shown", name.replace("_", " "))
-        return None
-    return entry["path"] if _unchanged(entry["path"], entry.get("sha256"), name.replace("_", " ")) else None
-
-
 def _carried_labels(folder: Path, role: str) -> list[str]:
     """Label maps that ``register`` transformed with an image, if they are unchanged."""
     from ..registration.manifest import RunManifest
 
     carried = RunManifest.load(folder).content.get("carried", [])
     of_role = [each for each in carried if each["kind"] == "labels" and each["space"] == role]
-    return [each["input"] for each in of_role if _unchanged(each["input"], each["sha256"], f"{role} labels")]
-
-
-def _unchanged(path: str, digest: str | None, what: str) -> bool:
-    from ..io.stored_files import stored_place
-    from ..registration.manifest import sha256
-
-    place = stored_place(Path(path))
-    problem = "no longer exists" if not place.exists() else "has changed" if sha256(place) != digest else ""
-    if problem:
-        logger.warning("%s %s %s and is not shown", what, path, problem)
-    return not problem
+    return [each["input"] for each in of_role if is_unchanged(each["input"], each["sha256"], f"{role} labels")]

@@ -20,7 +20,7 @@ from monai_locor.registration.error_files import read_error_map
 from ..phantoms import grid_of
 from ..report.results import aligned
 from ..run_schema import valid_run
-from .files import SHIFT, save
+from .files import REGISTER, SHIFT, save
 
 GRID = grid_of((32, 28, 26), (2.0, 2.0, 2.0))
 PAIR = ("fixed.nii.gz", "moving.nii.gz")
@@ -89,6 +89,23 @@ def test_the_options_reach_the_verdict(run, folder, monkeypatch):
     np.testing.assert_allclose(result.forward_mm.mean((1, 2, 3)), SHIFT)
     np.testing.assert_allclose(result.inverse_mm.mean((1, 2, 3)), -np.array(SHIFT))
     np.testing.assert_allclose(result.affine[:3, 3], SHIFT, atol=1e-5)
+
+
+def test_masks_of_the_run_are_in_the_report(run, short_folder, monkeypatch):
+    for role in ("fixed", "moving"):
+        save(short_folder / f"{role}_mask.nii", np.pad(np.ones((12, 10, 8), np.uint8), 1))
+    masks = ["--fixed-mask", "fixed_mask.nii", "--moving-mask", "moving_mask.nii"]
+    assert run(*REGISTER, *masks, "-o", "out").code in (0, 1)
+    seen = {}
+    monkeypatch.setattr("monai_locor.report.html.write_report", lambda path, result, **shown: seen.update(shown))
+    own = {f"{role}_mask": str(short_folder / f"{role}_mask.nii") for role in ("fixed", "moving")}
+    run("check", *PAIR, "out", "--report", "check.html")
+    assert seen == own
+    save(short_folder / "other.nii", np.ones((14, 12, 10), np.uint8))
+    run("check", *PAIR, "out", "--report", "check.html", "--fixed-mask", "other.nii")
+    assert seen == {**own, "fixed_mask": "other.nii"}
+    run("check", *PAIR[::-1], "out", "--report", "check.html")  # other images: only the transform of the run is used
+    assert seen == {"fixed_mask": None, "moving_mask": None}
 
 
 @pytest.mark.slow
