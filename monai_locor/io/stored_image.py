@@ -93,7 +93,7 @@ def channel_index(
         InputError: if there are several channels and none is selected, or the selected one does not exist.
     """
     if channel is None and count != 1:
-        how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N)"
+        how = " (on the command line --channel N; of register --fixed-channel N, --moving-channel N, or FileChannel(FILE, N))"
         if in_memory:
             how = " or image[:1], give a list of images for several, or add the channel axis with image[None] if there is none"
         raise InputError(
