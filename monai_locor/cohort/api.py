@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..data.datalist import refuse
-from ..io.paths import write_json
+from ..io.paths import expanded, write_json
 from ..report.summary import write_summary
 from .folder import CohortFolder, changes
 from .machine import Machine, check_workers
@@ -116,9 +116,11 @@ def run_cohort(
     """
     check_dask()
     check_workers(scheduler, workers)
-    listed, folder = [CohortPair.of(pair) for pair in pairs], CohortFolder(Path(output).expanduser().absolute())
+    listed = [CohortPair.of(pair) for pair in pairs]
+    folder = CohortFolder(expanded(output, f"output folder {output}").absolute())
     check_pairs(listed, progress=progress)
     request = requested(preset, outputs, seed, thresholds)
+    folder.check_replaceable([pair.id for pair in listed], thresholds is not None)
     with folder.locked():
         run = _Run(folder, listed, request, force)
         write_json(folder.settings, request["settings"])
@@ -163,8 +165,7 @@ class _Run:
         rows: rows of the summaries by id.
 
     Raises:
-        InputError: if pairs were finished with other inputs or settings and ``force`` is not set, or if the folder of a pair
-            has other files.
+        InputError: if pairs were finished with other inputs or settings and ``force`` is not set.
     """
 
     def __init__(self, folder: CohortFolder, pairs: Sequence[CohortPair], request: dict[str, Any], force: bool) -> None:
@@ -172,7 +173,6 @@ class _Run:
         self.missing: list[CohortPair] = []
         self.rows: dict[str, dict[str, Any]] = {}
         self.written = time.monotonic()
-        folder.check_replaceable(pair.id for pair in pairs)
         changed = []
         for pair in pairs:
             record = folder.record(pair.id)
@@ -226,5 +226,5 @@ class _Run:
 
     def write(self) -> None:
         """Write ``summary.csv``."""
-        write_summary(self.folder.root / "summary.csv", list(self.rows.values()))
+        write_summary(self.folder.summary, list(self.rows.values()))
         self.written = time.monotonic()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import secrets
 import shutil
@@ -22,10 +23,11 @@ from ..io.paths import WORK_FOLDER, check_output_dir, lock_file, read_json, writ
 from ..io.stored_files import stored_files, stored_place
 from .pairs import CohortPair
 
-__all__ = ["RECORD_FORMAT", "CohortFolder", "signature"]
+__all__ = ["RECORD_FORMAT", "CohortFolder", "signature", "stored_object"]
 
 RECORD_KIND = "monai_locor cohort pair"
 RECORD_FORMAT = f"{RECORD_KIND} 1"
+SUMMARY_COLUMNS = {"id", "state", "verdict", "attempts"}  # of summary.csv, in all versions
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,16 @@ class CohortFolder:
         return self.root / "thresholds.json"
 
     @property
+    def summary(self) -> Path:
+        """The table of all pairs."""
+        return self.root / "summary.csv"
+
+    @property
+    def page(self) -> Path:
+        """The same as a page."""
+        return self.root / "summary.html"
+
+    @property
     def work(self) -> Path:
         """Folder of the unfinished pairs."""
         return self.root / WORK_FOLDER
@@ -72,7 +84,7 @@ class CohortFolder:
     def record(self, name: str) -> dict[str, Any] | None:
         """Content of ``pair.json`` of a finished pair; None if it is not finished."""
         folder = self.pair(name)
-        record = _read_object(folder / "pair.json")
+        record = stored_object(folder / "pair.json")
         complete = record.get("format") == RECORD_FORMAT and (folder / "run.json").is_file()
         return record if complete else None
 
@@ -81,28 +93,52 @@ class CohortFolder:
         record = self.record(pair.id)
         return record if record is not None and not changes(record, pair, request, self.pair(pair.id)) else None
 
-    def check_replaceable(self, names: Iterable[str]) -> None:
-        """Check that the folder of each pair is missing, empty, or that of a pair, which may be replaced.
+    def states(self) -> dict[str, str]:
+        """The state of each pair in the list of the last run, by id; empty if there is no summary of a cohort."""
+        with contextlib.suppress(OSError, ValueError, csv.Error), self.summary.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if set(rows.fieldnames or ()) >= SUMMARY_COLUMNS:
+                return {row["id"]: row["state"] for row in rows}
+        return {}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a cohort has run here: one that was killed leaves :attr:`work`, any other one the summary."""
+        if self.work.is_dir() or self.states():
+            return True
+        return any(_is_of_a_pair(stored_object(path)) for path in self.root.glob("pairs/*/pair.json"))
+
+    def check_replaceable(self, names: Iterable[str], thresholds: bool = False) -> None:
+        """Check that a run would overwrite nothing but what an earlier one has written. Call it outside of :meth:`locked`.
 
         Args:
             names: ids of the pairs.
+            thresholds: whether :attr:`thresholds` will be written.
 
         Raises:
-            InputError: if there is another folder or file.
+            InputError: if the folder of a pair is not missing, empty or that of a pair, or if there is a file that a run
+                writes, but no run has been here.
         """
+        names = list(names)
         foreign = [
-            f"{self.pair(name)} is not that of a pair (no pair.json of a cohort)" for name in names if not self._is_own(name)
+            f"{self.pair(n)} is not that of a pair (no pair.json of a cohort)" for n in names if not self._may_replace(n)
         ]
+        places = [self.pair("x").parent, self.failure("x").parent]
+        foreign += [f"{path} is not a folder" for path in places if os.path.lexists(path) and not path.is_dir()]
+        if not self.is_own:
+            files = [self.settings, self.summary, self.page, *map(self.failure, names)]
+            files += [self.thresholds] if thresholds else []
+            foreign += [f"{path} is not that of a cohort" for path in files if os.path.lexists(path)]
         refuse(foreign, f"output folder {self.root}", "name another output folder, or move it away")
 
-    def _is_own(self, name: str) -> bool:
+    def _may_replace(self, name: str) -> bool:
         """Whether a run may replace the folder of a pair. After a power failure, the files of a pair may be cut off."""
         folder = self.pair(name)
         if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
             return True
-        found = _read_object(folder / "pair.json")
+        found = stored_object(folder / "pair.json")
         cut_off = not found and all((folder / file).is_file() for file in ("pair.json", "run.json"))
-        return cut_off or str(found.get("format")).startswith(RECORD_KIND)
+        return cut_off or _is_of_a_pair(found)
 
     def place(self, scratch: Path, name: str) -> None:
         """Move the results of a pair to their place, replacing outdated ones, see :meth:`check_replaceable`."""
@@ -176,7 +212,12 @@ def signature(path: str) -> list[int]:
     return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _is_of_a_pair(record: Mapping[str, Any]) -> bool:
+    """Whether the content of a ``pair.json`` is that of a cohort of any version."""
+    return str(record.get("format")).startswith(RECORD_KIND)
+
+
+def stored_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is none."""
     with contextlib.suppress(OSError, ValueError):
         found = read_json(path)

@@ -65,7 +65,7 @@ def write_page(folder: CohortFolder, rows: Sequence[Mapping[str, Any]]) -> Path:
         "style": asset("report.css") + _asset("page.css"),
         "script": _asset("page.js"),
     }
-    target = folder.root / "summary.html"
+    target = folder.page
     with atomic_path(target) as temporary:
         temporary.write_text(Template(_asset("page.html")).substitute(values), encoding="utf-8", errors="backslashreplace")
     return target

@@ -22,8 +22,9 @@ from ..errors import InputError
 from ..io.paths import check_output_dir, expanded, write_json
 from ..registration import RegistrationConfig
 from ..registration.numbers import POSITIVE_OR_NONE
+from .folder import TEMPLATE_FORMAT, TEMPLATE_RECORD, check_set_folder, image_name
 from .results import Template
-from .rounds import Rounds, Space, image_name
+from .rounds import Rounds, Space
 from .subjects import FILES, Subject, checked_subjects, named_visits, reference_contrast
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rounds", "check_set", "described", "longitudinal", "prepared", "running", "template"]
 
-TEMPLATE_FORMAT = "monai_locor template 1"
 KEPT = ("shift_mm", "gains", "average_seconds", "excluded")  # of a round, in the result
 RIGID_KINDS = ("rigid", "similarity", "affine")
 Preset = RegistrationConfig | Mapping[str, Any] | str | PathLike[str]
@@ -141,7 +141,9 @@ def _build(
     POSITIVE_OR_NONE.check("voxel_size", about["voxel_size"])
     start = config.transform if config.transform in RIGID_KINDS else about["start"]
     check_set(listed, options.get("progress", True))
-    with running(output, [subject.id for subject in listed], config, outputs, options) as (root, of_cohort):
+    names = [subject.id for subject in listed]
+    files = [image_name(contrast, about["reference"]) for contrast in sorted({subject.contrast for subject in listed})]
+    with running(output, names, files, rounds, config, outputs, options) as (root, of_cohort):
         return _built(Rounds(root, listed, config=config, options=of_cohort, **{**about, "start": start}), rounds, outputs)
 
 
@@ -186,6 +188,8 @@ def check_set(subjects: Sequence[Subject], progress: bool = False) -> None:
 def running(
     output: str | PathLike[str],
     names: Sequence[str],
+    files: Sequence[str],
+    rounds: int,
     config: RegistrationConfig,
     outputs: Iterable[str] | None,
     options: Mapping[str, Any],
@@ -195,6 +199,8 @@ def running(
     Args:
         output: output folder.
         names: ids of the images.
+        files: names of the files that are written into the folder, besides those of a cohort and ``template.json``.
+        rounds: number of rounds after the start.
         config, outputs: of the final registrations, which are checked.
         options: options of the caller.
 
@@ -210,7 +216,7 @@ def running(
     machine = {name: given.pop(name) for name in ("device", "scheduler", "workers", "threads")}
     place = Machine.of(**machine, jobs=len(names))
     root = check_output_dir(expanded(output, f"output folder {output}").absolute())
-    CohortFolder(root).check_replaceable(names)  # before all rounds, not only before the final registrations
+    check_set_folder(root, names, [*files, TEMPLATE_RECORD], rounds, given["thresholds"] is not None)
     with CohortFolder(root / "rounds").locked(), connected(place.scheduler, place.workers) as client:
         yield root, {**given, "machine": dataclasses.replace(place, client=client)}
 
@@ -239,6 +245,6 @@ def described(rounds: Rounds, spaces: Sequence[Space], rows: list[dict[str, Any]
         **{"start": rounds.start, "rounds": kept},
         "subjects": [dataclasses.asdict(subject) for subject in rounds.subjects],
     }
-    write_json(rounds.root / "template.json", values)
+    write_json(rounds.root / TEMPLATE_RECORD, values)
     images = {contrast: rounds.root / name for contrast, name in names.items()}
     return Template(rounds.root, images, rounds.reference, rows, kept)

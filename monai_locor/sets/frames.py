@@ -29,6 +29,7 @@ from ..registration.manifest import read_run
 from ..report.summary import write_summary
 from ..tensors import lengths, plain
 from .api import Preset, check_rounds, described, running
+from .folder import TEMPLATE_FILE
 from .results import Series, Template
 from .rounds import Rounds
 from .subjects import Subject
@@ -36,6 +37,7 @@ from .subjects import Subject
 __all__ = ["INTERPOLATIONS", "MOTION_COLUMNS", "motion_row", "rotation_angles", "series"]
 
 FRAMES_FOLDER = Path("rounds", "frames")  # in the output folder
+FILES = ("corrected.nii.gz", "mean.nii.gz", "motion.csv")  # likewise
 INTERPOLATIONS = ("bilinear", "bspline", "lanczos")
 #: columns of ``motion.csv``, and their meaning
 MOTION_COLUMNS = {
@@ -104,7 +106,7 @@ def series(
     check_rounds(rounds, settings)
     width = max(4, len(str(len(frames) - 1)))
     names = [f"{number:0{width}d}" for number in range(len(frames))]
-    with running(output, names, settings, outputs, options) as (root, of_cohort):
+    with running(output, names, [TEMPLATE_FILE, *FILES], rounds - 1, settings, outputs, options) as (root, of_cohort):
         listed = _written_frames(frames, names, grid, root, force=of_cohort["force"])
         work = Rounds(root, listed, "", settings, sharpen=False, mask=named, options=of_cohort)
         spaces = [work.unmoved(grid)]
@@ -140,7 +142,7 @@ def _written_frames(frames: MetaTensor, names: Sequence[str], grid: Grid, root: 
 def _corrected(found: Template, frames: MetaTensor, weight: torch.Tensor, interpolation: str) -> Series:
     """Align the frames; write them, their mean and their motion."""
     grid, out = Grid.of(frames), torch.empty(frames.shape, dtype=torch.float32)
-    files = [found.folder / name for name in ("corrected.nii.gz", "mean.nii.gz", "motion.csv")]
+    files = [found.folder / name for name in FILES]
     motion: list[dict[str, Any]] = []
     before: torch.Tensor | None = None
     for row, frame, target in zip(found.rows, plain(frames), out, strict=True):

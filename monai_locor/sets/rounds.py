@@ -31,27 +31,15 @@ from ..registration import RegistrationConfig
 from ..registration.manifest import read_run, sha256
 from ..tensors import lengths
 from .averages import exponential_mm, mean_affine, mean_grid, mean_velocity
+from .folder import RECORD_FILE, TEMPLATE_FILE, image_name, round_folder
 from .mean_image import mean_image
 from .subjects import Subject
 
-__all__ = ["Rounds", "Space", "image_name"]
+__all__ = ["Rounds", "Space"]
 
 logger = logging.getLogger(__name__)
 
-RECORD_NAME = "average.json"
 MIN_USABLE_SHARE = 0.5  # of the registrations of a round
-
-
-TEMPLATE_NAME = "template.nii.gz"  # of the reference contrast
-
-
-def image_name(contrast: str, reference: str) -> str:
-    """File name of the template of a contrast.
-
-    >>> image_name("T1", "T1"), image_name("FLAIR", "T1")
-    ('template.nii.gz', 'template_FLAIR.nii.gz')
-    """
-    return TEMPLATE_NAME if contrast == reference else f"template_{contrast}.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +59,7 @@ class Space:
     @property
     def image(self) -> Path:
         """The template of the reference contrast."""
-        return self.folder / TEMPLATE_NAME
+        return self.folder / TEMPLATE_FILE
 
     def initial(self, name: str) -> Path:
         """File of the initial transform of an image in the next round."""
@@ -110,7 +98,7 @@ class Rounds:
 
     def folder(self, number: int) -> Path:
         """Folder of a round."""
-        return self.root / "rounds" / str(number)
+        return round_folder(self.root, number)
 
     @property
     def deformable(self) -> bool:
@@ -201,7 +189,7 @@ class Rounds:
             other = [f"pair {name} is finished with another template" for name in self._outdated(space)]
             refuse(other, f"output folder {self.root}", "name another folder, or add --force (force=True) to redo them")
         self._place(space, self.reference)
-        pairs = self.pairs(space, self.root / TEMPLATE_NAME, labels=True)
+        pairs = self.pairs(space, self.root / TEMPLATE_FILE, labels=True)
         found = run_cohort(pairs, self.root, preset=self.config, outputs=outputs, title="final", **self.options)
         for contrast in space.record["gains"]:  # the others last, because settings can be refused so far
             self._place(space, contrast)
@@ -287,7 +275,7 @@ class Rounds:
 
     def _known(self, folder: Path, inputs: Mapping[str, Any]) -> Space | None:
         """The average of an earlier run with the same inputs, or None."""
-        path = folder / RECORD_NAME
+        path = folder / RECORD_FILE
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return Space(folder, record) if record.get("inputs") == inputs and record["reference"] == self.reference else None
 
@@ -300,9 +288,10 @@ class Rounds:
         transform: Callable[[Subject], SpatialTransform],
         shift_mm: float,
     ) -> Space:
-        """Average the images of each contrast and write the result; the record is written last, when all else is complete."""
+        """Average the images of each contrast and write the result; the record is complete when all else is."""
         began = time.process_time()
-        (folder / RECORD_NAME).unlink(missing_ok=True)
+        record: dict[str, Any] = {"affines": {name: matrix.tolist() for name, matrix in affines.items()}}
+        write_json(folder / RECORD_FILE, record)  # incomplete, but shows whose folder it is
         members = [subject for subject in self.subjects if subject.id in inputs["files"]]
         gains = {}
         for contrast in sorted({subject.contrast for subject in members}):
@@ -311,10 +300,9 @@ class Rounds:
             write_image(folder / image_name(contrast, self.reference), mean.values, grid)
             gains[contrast] = mean.gain
         (folder / "initial").mkdir(exist_ok=True)
-        record = {
+        record |= {
             "inputs": dict(inputs),
             "reference": self.reference,
-            "affines": {name: matrix.tolist() for name, matrix in affines.items()},
             "shift_mm": shift_mm,
             "gains": gains,
             "average_seconds": round(time.process_time() - began, 2),
@@ -323,7 +311,7 @@ class Rounds:
         space = Space(folder, json.loads(json.dumps(record)))
         for subject in self.subjects:
             write_affine(space.initial(subject.id), affines[subject.id])
-        write_json(folder / RECORD_NAME, record)
+        write_json(folder / RECORD_FILE, record)
         return space
 
 

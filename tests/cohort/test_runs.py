@@ -188,6 +188,18 @@ def test_a_folder_that_no_cohort_wrote_is_not_replaced(run, tmp_path, files):
     assert {name: (tmp_path / "out" / "pairs" / name).read_text() for name in files} == files
 
 
+@pytest.mark.parametrize("name", ["settings.json", "summary.csv", "summary.html", "failed/good.json"])
+def test_a_file_of_the_user_is_refused_each_time(run, tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("of the user")
+    for force in (False, True, True):
+        with pytest.raises(InputError, match=r"is not that of a cohort; name another output folder"):
+            run(pairs_of(tmp_path, ["good"]), force=force)
+    assert [each for each in (tmp_path / "out").rglob("*") if each.is_file()] == [path] and path.read_text() == "of the user"
+    assert asked(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "files",
     [

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +15,10 @@ import pytest
 import monai_locor
 from monai_locor import InputError, RegistrationConfig
 from monai_locor.cohort.folder import RECORD_FORMAT, CohortFolder
+from monai_locor.io.paths import WORK_FOLDER
 from monai_locor.registration.manifest import MANIFEST_FORMAT, sha256
 from monai_locor.sets import rounds as rounds_module
+from monai_locor.sets.folder import check_set_folder
 from monai_locor.sets.rounds import Rounds, Space
 from monai_locor.sets.subjects import Subject
 
@@ -49,6 +52,55 @@ def test_a_folder_that_no_run_wrote_is_not_replaced(build, tmp_path, kind):
     with pytest.raises(InputError, match=r"pairs.0001 is not that of a pair"):
         build(kind, force=True)
     assert path.exists()
+
+
+OF_A_COHORT = ["settings.json", "summary.csv", "summary.html", "failed/0001.json"]
+OF_A_SET = ["template.nii.gz", "template.json", "rounds/0/template.nii.gz", "rounds/1/settings.json"]
+OF_A_SERIES = ["corrected.nii.gz", "mean.nii.gz", "motion.csv"]
+USER_FILES = [
+    *((kind, name) for kind in ("template", "longitudinal") for name in [*OF_A_COHORT, *OF_A_SET]),
+    *(("series", name) for name in [*OF_A_COHORT, *OF_A_SET, *OF_A_SERIES]),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), USER_FILES)
+def test_a_file_of_the_user_is_refused_each_time(build, tmp_path, kind, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("of the user")
+    named = path.parent if name.startswith("rounds") else path
+    for force in (False, True, True):
+        with pytest.raises(InputError, match=rf"{re.escape(str(named))} is not that of .*; name another output folder"):
+            build(kind, force=force)
+    assert [each for each in (tmp_path / "out").rglob("*") if each.is_file()] == [path] and path.read_text() == "of the user"
+
+
+@pytest.mark.parametrize("name", ["template_B.nii.gz", "template_C.nii.gz"])
+def test_only_files_of_names_that_are_written_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("of the user")
+    if name == "template_C.nii.gz":
+        check_set_folder(tmp_path, ["a"], ["template.nii.gz", "template_B.nii.gz"], 1, False)
+        return
+    with pytest.raises(InputError, match=r"template_B\.nii\.gz is not that of an earlier run"):
+        check_set_folder(tmp_path, ["a"], ["template.nii.gz", "template_B.nii.gz"], 1, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("rounds/0/average.json", '{"affines": {}}'),
+        ("rounds/0/summary.csv", "id,state,verdict,attempts\na,done,PASS,1\n"),
+        (f"rounds/1/{WORK_FOLDER}/x", ""),
+        ("template.json", '{"format": "monai_locor template 1"}'),
+    ],
+    ids=["average", "registrations", "killed", "without its rounds"],
+)
+def test_what_an_earlier_run_wrote_is_known(tmp_path, path, text):
+    for name in {"template.nii.gz", "template.json"} - {path}:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    check_set_folder(tmp_path, ["a"], ["template.nii.gz", "template.json"], 2, False)
 
 
 @each_kind
