@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cohort.folder import CohortFolder
 from ..data.datalist import refuse
 from ..errors import InputError
 from ..io.paths import expanded, locked_folder
@@ -29,11 +30,13 @@ class Derivatives:
         folder: the derivative dataset.
         written: files that were written, with their sidecars.
         kept: number of files that were there already, of the same registrations.
+        left_out: folders of pairs that are not in the last list of their cohort, or not done in it.
     """
 
     folder: Path
     written: list[Path]
     kept: int
+    left_out: list[Path] = field(default_factory=list)
 
 
 def write_derivatives(
@@ -51,7 +54,7 @@ def write_derivatives(
     writes nothing.
 
     Args:
-        results: output folders of ``register``, or of a cohort.
+        results: output folders of ``register``, or of a cohort for the pairs of its last list that are done.
         output: folder of the derivative dataset, for example ``derivatives/monai_locor`` in the dataset of the images.
         xfm: ending of the transforms: ``".h5"`` (ITK), ``".x5"`` or ``".nii.gz"`` (ITK displacement field).
         force: replace files of other registrations of the same images, instead of refusing.
@@ -62,7 +65,8 @@ def write_derivatives(
     """
     check_ending(xfm)
     several = [results] if isinstance(results, (str, os.PathLike)) else list(results)
-    folders = [folder for each in several for folder in result_folders(each)]
+    found = [result_folders(each) for each in several]
+    folders, left_out = ([folder for each in found for folder in each[kind]] for kind in (0, 1))
     with locked_folder(expanded(output, f"BIDS derivatives {os.fspath(output)}")):
         dataset = DerivativeDataset(output)
         pairs = [DerivedPair(folder, dataset, xfm) for folder in folders]
@@ -83,7 +87,7 @@ def write_derivatives(
             for each in {path, sidecar_of(path)} - sidecars:
                 each.unlink(missing_ok=True)
     count = sum(len(pair.files) for pair in pairs)
-    return Derivatives(dataset.root, [dataset.root / file.path for file in missing], count - len(missing))
+    return Derivatives(dataset.root, [dataset.root / file.path for file in missing], count - len(missing), left_out)
 
 
 def _compared(pairs: Iterable[DerivedPair], root: Path) -> tuple[list[DerivedFile], list[Path]]:
@@ -96,21 +100,28 @@ def _compared(pairs: Iterable[DerivedPair], root: Path) -> tuple[list[DerivedFil
     return missing, outdated
 
 
-def result_folders(path: str | os.PathLike[str]) -> list[Path]:
+def result_folders(path: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
     """The output folders of ``register`` in a folder: itself, or those of the pairs of a cohort.
 
+    Returns:
+        the folders to use; and those of pairs that are not in the last list of the cohort, or not done in it, which have
+        results of an earlier run.
+
     Raises:
-        InputError: if it is neither.
+        InputError: if there is none to use.
     """
     folder = expanded(path, f"results {os.fspath(path)}").absolute()
     if (folder / "run.json").is_file():
-        return [folder]
+        return [folder], []
     pairs = sorted(each.parent for each in folder.glob("pairs/*/run.json"))
-    if not pairs:
+    states = CohortFolder(folder).states()
+    done = [pair for pair in pairs if not states or states.get(pair.name) == "done"]
+    if not done:
         raise InputError(
-            f"results {folder}: has no run.json and no pairs/*/run.json; name an output folder of register or cohort"
+            f"results {folder}: has no run.json and no pairs/*/run.json of pairs that are done; name an output folder of "
+            "register or cohort"
         )
-    return pairs
+    return done, [pair for pair in pairs if pair not in done]
 
 
 def check_pair_names(named: Iterable[tuple[str, PairNames]]) -> None:

@@ -21,8 +21,9 @@ __all__ = ["add_parser", "add_xfm", "check", "run", "say_derivatives"]
 TEXT = """\
 Write results of registrations of BIDS images as a BIDS derivative dataset, or add them to one.
 
-RESULTS is the output folder of register, or of cohort for all its pairs. The folder DIR receives, as far as they are among
-the outputs of the registration, here of T1w (moving) to T2w (fixed) of sub-01, in sub-01/anat
+RESULTS is the output folder of register, or of cohort for all pairs of its last list that are done. The folder DIR
+receives, as far as they are among the outputs of the registration, here of T1w (moving) to T2w (fixed) of sub-01, in
+sub-01/anat
   sub-01_space-T2w_desc-registered_T1w.nii.gz    the moving image on the fixed grid, and vice versa
   sub-01_from-T1w_to-T2w_mode-image_xfm.h5       the transform of the moving image; from-T2w_to-T1w: the inverse
   sub-01_from-T1w_to-T2w_mode-image_SUFFIX       its jacobian.nii.gz, error.nii.gz, missing.nii.gz, report.html
@@ -81,10 +82,13 @@ def run(args: argparse.Namespace) -> int:
     console = console_of(args)
     found = write_derivatives(args.results, args.output, xfm=f".{args.xfm}", force=args.force)
     say_derivatives(console, found)
-    return console.answer({"folder": found.folder, "written": found.written, "kept": found.kept})
+    return console.answer({"folder": found.folder, "written": found.written, "kept": found.kept, "left_out": found.left_out})
 
 
 def say_derivatives(console: Console, found: Derivatives) -> None:
-    """One line about what was written."""
+    """One line about what was written, and one about what was left out."""
     before = f"; {found.kept} were there before" if found.kept else ""
     console.say(f"BIDS derivatives in {found.folder}: {len(found.written)} files written{before}")
+    if found.left_out:
+        names = ", ".join(folder.name for folder in found.left_out)
+        console.say(f"  left out, because summary.csv does not have them as done: {names}")

@@ -203,6 +203,22 @@ def test_other_registrations_are_not_overwritten(raw, result, tmp_path):
     assert foreign.read_text() == "by hand"
 
 
+def test_only_pairs_of_the_last_list_that_are_done(raw, tmp_path):
+    """Others have results of an earlier run."""
+    flair, out = raw / "sub-01/anat/sub-01_FLAIR.nii.gz", tmp_path / "out"
+    for name, fixed in (("listed", raw / T2), ("removed", flair), ("failed", flair)):
+        write_result(out / "pairs" / name, fixed, raw / T1)
+    with pytest.raises(InputError, match=r"would both have sub-01/anat/"):  # no summary: all are used
+        write_derivatives(out, tmp_path / "d")
+    (out / "summary.csv").write_text("id,state,verdict,attempts\nlisted,done,PASS,1\nfailed,failed,,2\n")
+    found = write_derivatives(out, tmp_path / "d")
+    assert found.left_out == [out / "pairs/failed", out / "pairs/removed"]
+    assert len(found.written) == 3 and not [path for path in found.written if "FLAIR" in path.name]
+    (out / "summary.csv").write_text("id,state,verdict,attempts\nfailed,failed,,2\n")
+    with pytest.raises(InputError, match="of pairs that are done; name an output folder"):
+        write_derivatives(out, tmp_path / "d")
+
+
 def test_other_folders_are_refused(raw, result, tmp_path):
     with pytest.raises(InputError, match=r"raw: holds another dataset \(Phantoms\)"):
         write_derivatives(result, raw)

@@ -31,6 +31,16 @@ def test_files_are_written_once(run, refused, raw, tmp_path):
     assert len(run(*words, "--force", "--json").json["written"]) == 3
 
 
+def test_pairs_that_are_left_out_are_named(run, raw, tmp_path):
+    pairs = tmp_path / "cohort/pairs"
+    for name in ("old", "a"):
+        write_result(pairs / name, raw / T2, raw / T1)
+    (pairs.parent / "summary.csv").write_text("id,state,verdict,attempts\na,done,PASS,1\n")
+    words = ("derivatives", pairs.parent, "-o", tmp_path / "d")
+    assert run(*words, "--json").json["left_out"] == [str(pairs / "old")]
+    assert "left out, because summary.csv does not have them as done: old\n" in run(*words).out
+
+
 def test_refusals_leave_nothing(refused, raw, tmp_path):
     write_result(
         tmp_path / "out", tmp_path / "raw" / T2, raw / T1, arguments={"fixed": {"path": "a.nii"}, "moving": {"path": "b.nii"}}
