@@ -51,6 +51,9 @@ def in_this_process(seconds: list[float]) -> Iterator[None]:
     """Run registrations one after another in this process; ``seconds`` receives the CPU time of each."""
 
     class Child:
+        def __init__(self, owner: str) -> None:
+            pass
+
         def ask(self, question: dict, limit: float | None = None) -> dict:
             begin = time.process_time()
             found = answer(question["words"])

@@ -202,7 +202,8 @@ class _Run:
                 bar.set_postfix(ended, refresh=False)
                 bar.update()
 
-            run_jobs(client, jobs, register_pair, done)
+            owned = [dataclasses.replace(job, owner="" if client is None else client.id) for job in jobs]
+            run_jobs(client, owned, register_pair, done)
 
     def note(self, job: Job, outcome: Outcome) -> None:
         """Record the last outcome of a pair."""

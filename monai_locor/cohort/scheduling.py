@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..errors import InputError, one_line
+from .children import end_children
 from .work import Outcome
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2  # of a job that fails or exceeds the time limit
 CONNECT_SECONDS = 15
+END_SECONDS = 15  # for all workers to end their child processes
 LOCAL_SETTINGS = {
     # only what runs is lost, and counted as a death, when a worker dies; not what waits for it
     "distributed.scheduler.worker-saturation": 1.0,
@@ -67,6 +69,8 @@ def check_dask(what: str = "a cohort") -> None:
 def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
     """A client of an existing cluster, or of a local one that ends with the context.
 
+    The workers of an existing cluster go on, but their child processes for this client end with the context.
+
     Args:
         scheduler: address of an existing scheduler, such as ``tcp://10.0.0.1:8786``, or its scheduler file (JSON).
         workers: number of processes of a local cluster.
@@ -82,7 +86,10 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
         with _client_of(scheduler) as client:
             if not client.scheduler_info(n_workers=-1)["workers"]:
                 logger.warning("scheduler %s has no worker yet; waiting for one", scheduler)
-            yield client
+            try:
+                yield client
+            finally:
+                _end_children(client)
         return
     with (
         dask.config.set(LOCAL_SETTINGS),
@@ -109,6 +116,14 @@ def _interrupts_ignored() -> WorkerPlugin:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     return InterruptsIgnored()
+
+
+def _end_children(client: Client) -> None:
+    """End the child processes that work for a client on an existing cluster."""
+    try:
+        client.run(end_children, client.id, on_error="ignore", callback_timeout=END_SECONDS)
+    except (OSError, RuntimeError, TimeoutError) as error:  # also those of Dask for lost connections
+        logger.warning("the workers of the cluster may still be at work: they did not answer (%s)", one_line(error))
 
 
 def _client_of(scheduler: str) -> Client:

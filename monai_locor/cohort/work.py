@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from .._version import __version__
 from ..child_process import ChildError, ChildProcess, ChildTimeoutError
 from ..io.paths import write_json
 from ..roles import ROLES
+from .children import of_this_worker
 from .folder import RECORD_FORMAT, CohortFolder, signature
 from .pairs import CohortPair
 
@@ -30,8 +30,6 @@ DROPPED_VALUES = (
     "outputs",
     "carried",
 )  # of the JSON object of register; they name scratch files
-
-_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Job:
         devices: devices of the workers of a local cluster, in their order; empty for the default device.
         limit: time limit in seconds.
         attempt: 1 for the first attempt.
+        owner: names the run, see :class:`.children.Children`.
     """
 
     pair: CohortPair
@@ -55,6 +54,7 @@ class Job:
     devices: tuple[str, ...] = ()
     limit: float | None = None
     attempt: int = 1
+    owner: str = ""
 
     @property
     def label(self) -> str:
@@ -97,7 +97,8 @@ class Outcome:
 def register_pair(job: Job) -> Outcome:
     """Register a pair in a child process of this worker, and move its results to their place.
 
-    A failure is returned, not raised. A pair that a lost worker has finished is not registered again.
+    A failure is returned, not raised. A pair that a lost worker has finished is not registered again. Nothing is moved after
+    the end of the run.
     """
     folder = CohortFolder(Path(job.root))
     done = folder.finished(job.pair, job.request)
@@ -108,7 +109,8 @@ def register_pair(job: Job) -> Outcome:
         outcome = _registered(job, scratch)
         if outcome.record:
             write_json(scratch / "pair.json", outcome.record)
-            folder.place(scratch, job.pair.id)
+            with of_this_worker.running(job.owner):
+                folder.place(scratch, job.pair.id)
         return outcome
     except ChildTimeoutError as late:
         return Outcome(error=f"{late}; raise the time limit, or look at the images", seconds=time.perf_counter() - begin)
@@ -123,7 +125,7 @@ def _registered(job: Job, output: Path) -> Outcome:
     """Run ``register`` and describe its outcome."""
     files = {key: {"path": path, "signature": signature(path)} for key, path in job.pair.files.items()}
     begin = time.perf_counter()
-    answer = _child().ask({"words": job.words(output, _device(job))}, job.limit)
+    answer = _child(job.owner).ask({"words": job.words(output, _device(job))}, job.limit)
     seconds = round(time.perf_counter() - begin, 3)
     if answer["code"] not in (0, 1):
         error = answer["values"].get("error", f"exit code {answer['code']}")
@@ -142,12 +144,9 @@ def _registered(job: Job, output: Path) -> Outcome:
     return Outcome(record, log=answer["log"], seconds=seconds)
 
 
-def _child() -> ChildProcess:
-    """The child process of this thread of the worker, started once, so that torch is not imported for every pair."""
-    if not hasattr(_of_thread, "child"):
-        _of_thread.child = ChildProcess("monai_locor.cohort.child")
-    child: ChildProcess = _of_thread.child
-    return child
+def _child(owner: str) -> ChildProcess:
+    """The child process of this thread of the worker."""
+    return of_this_worker.of(owner)
 
 
 def _device(job: Job) -> str | None:

@@ -43,7 +43,7 @@ def run(client, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     children: list[ChildProcess] = []
 
-    def child() -> ChildProcess:
+    def child(owner: str) -> ChildProcess:
         children.append(ChildProcess("stand_in"))
         return children[-1]
 

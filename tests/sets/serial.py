@@ -59,7 +59,7 @@ def serial(monkeypatch):
         for job in jobs:
             done(job, work(job))
 
-    monkeypatch.setattr(work, "_child", lambda: child)
+    monkeypatch.setattr(work, "_child", lambda owner: child)
     monkeypatch.setattr(cohort_api, "run_jobs", run_jobs)
     for module in (cohort_api, sets_api):
         monkeypatch.setattr(module, "connected", connected)
