@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["READY_LINE", "ChildError", "ChildProcess", "ChildTimeoutError"]
+__all__ = ["READY_LINE", "ChildError", "ChildProcess", "ChildTimeoutError", "questions"]
 
 READY_LINE = "ready"  # first line of a child
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])  # on the path of the child, so the package need not be installed
@@ -36,8 +37,8 @@ class ChildProcess:
     A crash or a kill of the process does not affect this one.
 
     Args:
-        module: run with ``python -m``. It writes :data:`READY_LINE`, then reads questions from stdin and writes one line for
-            each to stdout. It ends when stdin is closed.
+        module: run with ``python -m``. It writes :data:`READY_LINE`, then reads :func:`questions` and writes one line for each
+            to stdout. It ends when stdin is closed.
         words: arguments of the module.
     """
 
@@ -150,3 +151,19 @@ class ChildProcess:
         if self.errors is not None:
             self.errors.close()
             self.errors = None
+
+
+def questions() -> Iterator[Any]:
+    """The questions of the parent, in a child. Call it before long imports.
+
+    When stdin is closed, the parent has ended: then the child ends at once, also in the middle of a question.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    return (json.loads(line) for line in iter(lines.get, None))
+
+
+def _read(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)

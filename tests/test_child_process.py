@@ -5,8 +5,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from monai_locor import child_process
 from monai_locor.child_process import ChildError, ChildProcess, ChildTimeoutError
 
 #: Writes the text of a question to stdout as it is, then does what the question says.
@@ -22,6 +29,19 @@ for line in sys.stdin:
         sys.exit("out of luck")
 """
 WHOLE = '{"a": [1, 2]}\n'
+
+
+def ended(process: int) -> None:
+    """Wait for the end of a process that is no child of this one."""
+    for _ in range(600):
+        try:
+            os.kill(process, 0)
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # nobody waits for it
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} has not ended")
 
 
 @pytest.fixture
@@ -46,3 +66,35 @@ def test_a_part_of_an_answer_is_none(child, text, then, kind, message):
 @pytest.mark.parametrize("then", ["hang", "end", "go on"])
 def test_a_whole_answer_counts_whatever_comes_after_it(child, then):
     assert child.ask({"text": WHOLE, "then": then}, 30) == {"a": [1, 2]}
+
+
+#: starts a child, asks it something that takes long, and waits
+PARENT = """
+import sys
+from monai_locor.child_process import ChildProcess
+child = ChildProcess(sys.argv[1])
+process = child._started()
+print(process.pid, flush=True)
+child.ask({"sleep": 600})
+"""
+BUSY = """
+import time
+from monai_locor.child_process import READY_LINE, questions
+asked = questions()
+print(READY_LINE, flush=True)
+for question in asked:
+    time.sleep(question["sleep"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes by signals")
+def test_a_busy_child_ends_with_its_parent(tmp_path):
+    (tmp_path / "busy_child.py").write_text(BUSY)
+    root = str(Path(child_process.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, "busy_child"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    ended(child)

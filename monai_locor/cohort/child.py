@@ -9,9 +9,7 @@ import contextlib
 import io
 import json
 import os
-import queue
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,25 +30,19 @@ def answer(words: Sequence[str]) -> dict[str, Any]:
     return {"code": code, "values": json.loads(out.getvalue()), "log": log.getvalue()[-MAX_LOG_CHARACTERS:]}
 
 
-def _read(lines: queue.SimpleQueue[str]) -> None:
-    """Pass on the lines of stdin. When it is closed, the parent has ended: end at once, also in the middle of a command."""
-    for line in sys.stdin:
-        lines.put(line)
-    os._exit(0)
-
-
 def main() -> int:
     """Answer until stdin is closed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # other output goes to stderr and cannot mix with the answers
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    from ..child_process import READY_LINE
+    from ..child_process import READY_LINE, questions
+
+    asked = questions()
     from ..registration import register  # noqa: F401 (torch and MONAI are not part of the time limit of the first question)
 
     print(READY_LINE, file=answers, flush=True)
-    while True:
-        print(json.dumps(answer(json.loads(lines.get())["words"])), file=answers, flush=True)
+    for question in asked:
+        print(json.dumps(answer(question["words"])), file=answers, flush=True)
+    return 0
 
 
 if __name__ == "__main__":

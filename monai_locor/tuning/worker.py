@@ -11,19 +11,21 @@ import sys
 
 
 def main() -> int:
-    """Run jobs until stdin is closed."""
+    """Run jobs until stdin is closed, which ends the job that runs as well."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # other output goes to stderr and cannot mix with the answers
+    from ..child_process import READY_LINE, questions
+
+    asked = questions()
     import torch
 
-    from ..child_process import READY_LINE
     from .runs import Job, execute
 
     if len(sys.argv) > 1:
         torch.set_num_threads(int(sys.argv[1]))
     print(READY_LINE, file=answers, flush=True)
-    for line in sys.stdin:
-        print(json.dumps(execute(Job(**json.loads(line))).to_dict()), file=answers, flush=True)
+    for question in asked:
+        print(json.dumps(execute(Job(**question)).to_dict()), file=answers, flush=True)
     return 0
 
 

@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from monai_locor import InputError, RegistrationConfig, register
+from monai_locor.tuning import pool as pool_module
 from monai_locor.tuning import search_space, tune
 from monai_locor.tuning.pool import Pool
 from monai_locor.tuning.runs import Job, execute
 from monai_locor.tuning.samplers import make_sampler
 from monai_locor.tuning.study import distributions
 
+from ..test_child_process import ended
 from .small import BASE, write_plane_case
 
 pytest.importorskip("optuna")
@@ -42,6 +49,39 @@ def test_masks_are_given_to_the_registration(tmp_path):
     case = write_plane_case(tmp_path / "a")
     (case / "fixed_mask.nii.gz").write_bytes(b"")
     assert execute(job(case)).problem.startswith("InputError: fixed mask")
+
+
+#: runs a job that does not end
+SEARCH = """
+import json, sys
+from monai_locor.tuning.pool import Pool
+from monai_locor.tuning.runs import Job
+pool = Pool(workers=1, threads=1, devices=["cpu"])
+process = pool._workers[0].child._started()
+print(process.pid, flush=True)
+pool.submit(Job(**json.loads(sys.argv[1])))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_worker_ends_with_a_search_that_is_killed(tmp_path):
+    case, root = write_plane_case(tmp_path / "a"), Path(pool_module.__file__).parents[2]
+    endless = json.dumps(dataclasses.asdict(job(case, stages=[{"factor": 1, "iterations": 10**9}])))
+    search = subprocess.Popen(
+        [sys.executable, "-c", SEARCH, endless],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert search.stdout is not None
+    worker = int(search.stdout.readline())
+    time.sleep(2)  # it registers
+    search.kill()
+    search.communicate()
+    ended(worker)
 
 
 @pytest.mark.slow
