@@ -30,7 +30,8 @@ MAX_SAMPLES_PER_STEP = {"cpu": 2**16, "cuda": 2**23}  # of all pairs; beyond, ar
 class BatchRun:
     """Complete registrations of several pairs: engines that have to run the same stage share its steps.
 
-    Each registration has the result that it has alone, to rounding: which pairs are in a batch does not matter. Engines that
+    Each registration has the result that it has alone, except for rounding, which the optimization amplifies, see
+    :func:`.batch_api.register_batch`: which pairs are in a batch does not matter otherwise. Engines that
     differ in the shapes of their levels, and those with a custom similarity, several channels or the setting
     ``composition="stages"``, run one after another.
 

@@ -60,8 +60,13 @@ def register_batch(
 ) -> list[RegistrationResult]:
     """Register several pairs; small pairs of equal shape share the steps of the optimization.
 
-    Each pair has the result of :func:`monai_locor.register` to rounding, whatever the other pairs are. Small images (slices,
-    patches, volumes of 64^3 voxels) leave a GPU idle most of the time, which the steps of several pairs fill.
+    Each pair has the result of :func:`monai_locor.register`, whatever the other pairs are, except for rounding: operations on
+    several pairs add in another order, and the optimization amplifies this as much as it does a change of the last bit of the
+    images. On phantoms of 14^3 voxels the displacements differed by up to 0.06 voxels on average and by 0.2 at most, also
+    between two equal pairs of a call, and by voxels between images of noise, which have nothing to align.
+
+    Small images (slices, patches, volumes of 64^3 voxels) leave a GPU idle most of the time, which the steps of several pairs
+    fill.
     Pairs share the steps of a stage if their voxels are of equal size and their levels of equal shape, which
     ``region="foreground"`` prevents where the foreground differs: use the setting ``region="image"`` for
     images with a background. All other pairs run one after another.

@@ -9,8 +9,9 @@ import dataclasses
 
 import pytest
 import torch
+from monai.networks.layers import GaussianFilter
 
-from monai_locor import InputError, RegistrationConfig, register_batch
+from monai_locor import InputError, RegistrationConfig, register, register_batch
 from monai_locor.registration import InitialLosses, Stage, batch
 from monai_locor.registration.batch_group import outline, partition
 from monai_locor.registration.batch_step import BatchStep
@@ -204,6 +205,20 @@ class TestRegisterBatch:
             assert difference(result.forward_mm, single.forward_mm, single.fixed_grid) < 0.02
             assert [len(stage["loss"]) for stage in result.history] == [4, 4]
             assert result.warnings == single.warnings and result.verdict is not None and result.seconds > 0
+
+    @pytest.mark.slow
+    def test_equal_pairs_differ_as_by_a_change_of_the_last_bit(self):
+        """Not by a schedule, windows or a normalization of the batch."""
+        fixed = GaussianFilter(3, 1.0)(torch.rand(1, 1, 14, 14, 14))[0]
+        moving, options = torch.cos(6 * fixed).roll(1, 1), {"preset": "fast", "device": "cpu", "progress": False}
+        single = register(fixed, moving, **options).forward_mm
+
+        def distance(found):
+            return float((found.forward_mm - single).norm(dim=0).mean())
+
+        found = [distance(result) for result in register_batch([fixed] * 2, [moving] * 2, **options)]
+        changed = distance(register(torch.nextafter(fixed, fixed + 1), moving, **options))
+        assert max(found) < 3 * changed and 0 < changed < 0.2
 
     def test_repeated_stages_are_caught_up(self, pairs, monkeypatch):
         """A pair with another start, and a restart of all pairs, join the others again."""
