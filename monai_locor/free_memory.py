@@ -1,13 +1,15 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Amounts of memory: their notation, the free memory of a device, and the peak of this process."""
+"""Amounts of memory: their notation, the free memory of a device, and that of this process."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from .errors import InputError
 if TYPE_CHECKING:  # torch takes seconds to import
     import torch
 
-__all__ = ["MemoryPeak", "free_bytes", "gibibytes", "parsed_bytes"]
+__all__ = ["MemoryPeak", "free_bytes", "gibibytes", "parsed_bytes", "return_freed_memory"]
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}  # with "b", powers of 1000
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?)(i?b)?\s*", re.IGNORECASE)
@@ -160,3 +162,22 @@ def _status(name: str) -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def return_freed_memory(device: torch.device) -> None:
+    """Return to the system what the C library keeps of freed tensors on a CPU, if it is glibc; otherwise do nothing.
+
+    The tensors of the next part of a long calculation rarely fit into the gaps that those of the last part leave.
+    """
+    trim = _malloc_trim() if device.type == "cpu" else None
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The function of glibc; other C libraries have none."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None

@@ -12,7 +12,7 @@ import torch
 
 from monai_locor import free_memory
 from monai_locor.errors import InputError
-from monai_locor.free_memory import MemoryPeak, free_bytes, gibibytes, parsed_bytes
+from monai_locor.free_memory import MemoryPeak, free_bytes, gibibytes, parsed_bytes, return_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -90,3 +90,28 @@ def test_the_peak_of_the_process():
     torch.ones(size, dtype=torch.uint8)
     found = peak.bytes()  # earlier tests may free memory at any time
     assert found is not None and abs(found - size) < 2**27
+
+
+def test_freed_memory_is_returned():
+    """Small blocks between large ones keep the C library from returning these by itself."""
+    before = free_memory._status("VmRSS")
+    if before is None or free_memory._malloc_trim() is None:
+        pytest.skip("not Linux with glibc")
+    blocks = [torch.ones(2**size, dtype=torch.uint8) for _ in range(2**11) for size in (16, 4)]
+    kept = blocks[1::2]
+    del blocks
+    held = free_memory._status("VmRSS")
+    return_freed_memory(CPU)
+    assert held - free_memory._status("VmRSS") > 2**26, len(kept)
+
+
+def test_another_c_library_has_nothing_to_return(monkeypatch):
+    class Other:
+        def __init__(self, name: None) -> None:
+            pass
+
+    free_memory._malloc_trim.cache_clear()
+    monkeypatch.setattr(free_memory.ctypes, "CDLL", Other)
+    return_freed_memory(CPU)
+    return_freed_memory(torch.device("cuda"))
+    free_memory._malloc_trim.cache_clear()

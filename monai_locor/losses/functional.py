@@ -151,6 +151,7 @@ def local_moments(
     kept: Recent[Any] | None = None,
     fused: bool | None = None,
     constant_means: bool = False,
+    overwrite: bool = False,
 ) -> LocalMoments:
     """The moments of all windows, differentiable in pred, target and the basis.
 
@@ -166,9 +167,10 @@ def local_moments(
         kept: keeps between calls what depends on the sizes.
         fused: whether Triton kernels compute them; None where they can and the images are on a GPU.
         constant_means: whether the means of psi are not used.
+        overwrite: whether the backward pass may write the gradient of pred into the memory of pred.
     """
     num_basis = _num_basis(basis, pred)
-    gram = LocalGram(basis, num_basis, target.shape[1], weight is not None, means, kept, fused, constant_means)
+    gram = LocalGram(basis, num_basis, target.shape[1], weight is not None, means, kept, fused, constant_means, overwrite)
     if parameters is None:
         every = transforms_active()  # a transform hides what requires a gradient, and must not be closed over
         parameters = {name: p for name, p in basis.named_parameters() if every or p.requires_grad}

@@ -172,7 +172,7 @@ class _LocalGramFunction(StreamedFunction):
             return None, *fused[:2], None, *fused[2]
         need_pred, need_target = needs
         slabs = call.taken(images, parameters)
-        dpred = torch.empty_like(pred, memory_format=torch.contiguous_format) if need_pred else None
+        dpred = _room_for_gradient(pred, call.gram.overwrite) if need_pred else None
         dtarget = torch.empty_like(target) if need_target else None
 
         def consume(portion: Portion, maps: torch.Tensor) -> None:
@@ -183,3 +183,10 @@ class _LocalGramFunction(StreamedFunction):
         used = slice(0, None if need_target or means else call.gram.layout["psi_t"].stop)
         call.windows.pull_back(call.gram, pred, grad[:, used], consume)
         return None, dpred, dtarget, None, *(slabs.tape.gradients() if parameters else ())
+
+
+def _room_for_gradient(pred: torch.Tensor, overwrite: bool) -> torch.Tensor:
+    """Memory for the gradient of the prediction: its own, where nothing reads a portion after its gradient is written."""
+    if overwrite and pred.is_contiguous():
+        return pred.detach()
+    return torch.empty_like(pred, memory_format=torch.contiguous_format)

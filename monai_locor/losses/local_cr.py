@@ -125,6 +125,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
         self.kernel_sigma, self.stride = (ensure_tuple_rep(value, spatial_dims) for value in (kernel_sigma, stride))
         self._plans = Recent[GridPlan](8)  # image sizes
         self._kept = Recent[Any](8)
+        self.overwrite_pred = False  # for callers that do not use pred afterwards, see :func:`.functional.local_moments`
         if isinstance(basis, nn.Module):
             self.basis = basis
         elif look_up_option(basis, ("learned", "polynomial")) == "learned":
@@ -174,6 +175,7 @@ class LocalLearnedBasisCRLoss(PairLoss):
 
     def _moments(self, pred: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, means: bool) -> LocalMoments:
         options: dict[str, Any] = {"kept": self._kept, "fused": self.fused, "constant_means": self.form == "robust"}
+        options["overwrite"] = self.overwrite_pred
         return local_moments(self.basis, pred, target, weight, self._windows(pred), self.min_mass, means, **options)
 
     def _check_shapes(self, pred: torch.Tensor, target: torch.Tensor) -> None:

@@ -64,6 +64,7 @@ class LocalGram:
         fused: whether Triton kernels compute them; None where they can and the images are on a GPU, see
             :mod:`monai_locor.losses.kernels`.
         constant_means: whether the averages ``psi`` are not used, so that their gradient need not be computed.
+        overwrite: whether the gradient of the prediction may take its memory, which saves that of a gradient.
 
     Attributes:
         layout: rows of the maps by name: ``psi_psi``, ``psi_i psi_j`` in the order of :func:`.ridge.gram_pairs`; ``psi_t``,
@@ -81,8 +82,9 @@ class LocalGram:
         kept: Recent[Any] | None = None,
         fused: bool | None = None,
         constant_means: bool = False,
+        overwrite: bool = False,
     ) -> None:
-        self.constant_means = constant_means
+        self.constant_means, self.overwrite = constant_means, overwrite
         self.basis, self.num_basis, self.channels, self.kept = basis, num_basis, channels, kept
         self.masked, self.first_moments, self.fused = masked, first_moments, fused
         sizes = {"psi_psi": num_basis * (num_basis + 1) // 2, "psi_t": num_basis * channels, "t_t": channels}

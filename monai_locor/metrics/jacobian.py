@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -16,6 +18,8 @@ from .ndv import FoldedVolume, determinant
 from .selection import check_displacement, select, spatial_mask
 
 __all__ = ["jacobian_determinant", "jacobian_statistics", "unmirrored"]
+
+PART = 2**20  # values that are converted to float64 at once
 
 
 @guarded
@@ -116,18 +120,31 @@ def jacobian_statistics(
 
 
 def _summary(values: torch.Tensor) -> dict[str, float | int | None]:
-    """Order statistics, logarithmic standard deviation and folding of determinants ``(N,)``."""
-    count = len(values)
-    ranks = [round(q * (count - 1)) + 1 for q in (0.01, 0.5, 0.99)]
-    low, high = values.aminmax()
-    # not torch.sort, which takes longer and needs three times the memory
-    order = [low, *(values.kthvalue(rank).values for rank in ranks), high]
-    spread = values.clamp(*LOG_RANGE).double().log_().std(correction=0)
-    numbers = torch.stack([x.double() for x in (*order, spread, (values <= 0).sum())]).tolist()  # one copy
+    """Order statistics, logarithmic standard deviation and folding of determinants ``(N,)``, whose order is lost."""
+    count, low, high = len(values), *values.aminmax()
+    spread, folding = _log_spread(values), (values <= 0).sum()
+    order = [low, *_of_ranks(values, [round(q * (count - 1)) for q in (0.01, 0.5, 0.99)]), high]
+    numbers = torch.stack([x.double() for x in (*order, spread, folding)]).tolist()  # one copy
     names = ("min", "p01", "p50", "p99", "max", "std_log")
-    folding = int(numbers[-1])
+    folding_voxels = int(numbers[-1])
     return {
         **dict(zip(names, numbers, strict=False)),
-        "folding_voxels": folding,
-        "folding_percent": 100 * folding / count,
+        "folding_voxels": folding_voxels,
+        "folding_percent": 100 * folding_voxels / count,
     }
+
+
+def _log_spread(values: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of the logarithm of ``(N,)``, in float64, with a part of the values at a time in memory."""
+    parts = values.split(PART)
+    mean = sum(part.clamp(*LOG_RANGE).double().log_().sum() for part in parts) / len(values)
+    squares = sum((part.clamp(*LOG_RANGE).double().log_() - mean).square_().sum() for part in parts)
+    return (squares / len(values)).sqrt()
+
+
+def _of_ranks(values: torch.Tensor, ranks: Sequence[int]) -> list[torch.Tensor]:
+    """The values of some ranks, counted from 0. On a CPU in place: a sort needs three times the memory of the values."""
+    if values.device.type != "cpu":
+        return [values.kthvalue(rank + 1).values for rank in ranks]
+    values.numpy().partition(ranks)
+    return [values[rank] for rank in ranks]

@@ -19,7 +19,7 @@ def check_displacement(displacement_mm: torch.Tensor, grid: Grid) -> None:
         raise ValueError(
             f"a displacement on the grid {grid.shape} must be (D, *grid.shape), got {tuple(displacement_mm.shape)}"
         )
-    bad = int((~torch.isfinite(displacement_mm)).sum())
+    bad = int(sum((~torch.isfinite(component)).sum() for component in displacement_mm))
     if bad:
         raise ValueError(f"the displacement has {bad} values that are not finite")
 

@@ -128,6 +128,10 @@ class LatticeExponential(nn.Module):
     Args:
         shape: voxels of the lattice.
         squarings: number of squarings, may be changed later.
+
+    Attributes:
+        repeat: whether the backward pass repeats the squarings instead of keeping all displacements between: less memory, more
+            time, the same result. False at first.
     """
 
     half_scale: torch.Tensor
@@ -136,11 +140,12 @@ class LatticeExponential(nn.Module):
         super().__init__()
         self.warp = LatticeWarp(shape, reverse=False)
         self.register_buffer("half_scale", self.warp.scale / 2, persistent=False)
-        self.squarings = squarings
+        self.squarings, self.repeat = squarings, False
 
     def forward(self, velocity: torch.Tensor) -> torch.Tensor:
         """Displacements ``exp(v)(x) - x``, ``(B, D, *lattice)``, of velocities of that shape; differentiable once."""
-        return _ExponentialFunction.apply(velocity, self.warp.identity, self.warp.scale, self.half_scale, self.squarings)
+        constants = self.warp.identity, self.warp.scale, self.half_scale
+        return _ExponentialFunction.apply(velocity, *constants, self.squarings, self.repeat)
 
     def follow(self, displacement: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """Displacement of the map ``total`` and then ``displacement``, all ``(B, D, *lattice)``."""
@@ -150,25 +155,49 @@ class LatticeExponential(nn.Module):
 class _ExponentialFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, velocity: torch.Tensor, identity: torch.Tensor, scale: torch.Tensor, half: torch.Tensor, squarings: int
+        ctx: Any,
+        velocity: torch.Tensor,
+        identity: torch.Tensor,
+        scale: torch.Tensor,
+        half: torch.Tensor,
+        squarings: int,
+        repeat: bool,
     ) -> torch.Tensor:
-        ctx.squarings = squarings
-        field, saved = velocity * 2.0**-squarings, []
-        for n in range(squarings + 1):
-            if ctx.needs_input_grad[0]:
-                saved.append(field)
-            points = _positions(field, identity, half if n == 0 else scale)
-            moved = sample_planar(field, points, "border")
-            field = moved if n == 0 else moved.add_(field)
-        ctx.save_for_backward(identity, scale, half, *saved)
+        ctx.squarings, ctx.repeat = squarings, repeat
+        between: list[torch.Tensor] | None = [] if ctx.needs_input_grad[0] and not repeat else None
+        field = _squared(velocity, identity, scale, half, squarings, between)
+        ctx.save_for_backward(identity, scale, half, *([velocity] if between is None else between))
         return field
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        identity, scale, half, first, *saved = ctx.saved_tensors
-        for field in reversed(saved):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+        identity, scale, half, *saved = ctx.saved_tensors
+        if ctx.repeat:
+            velocity, saved = saved[0], []
+            _squared(velocity, identity, scale, half, ctx.squarings, saved)
+        while len(saved) > 1:
+            field = saved.pop()
             of_image, of_points = sample_gradients(field, _positions(field, identity, scale), gradient)
             gradient = of_image.add_(gradient).addcmul_(of_points, scale)
-        of_image, of_points = sample_gradients(first, _positions(first, identity, half), gradient)
-        return of_image.addcmul_(of_points, half).mul_(2.0**-ctx.squarings), None, None, None, None
+        of_image, of_points = sample_gradients(saved[0], _positions(saved[0], identity, half), gradient)
+        return of_image.addcmul_(of_points, half).mul_(2.0**-ctx.squarings), None, None, None, None, None
+
+
+def _squared(
+    velocity: torch.Tensor,
+    identity: torch.Tensor,
+    scale: torch.Tensor,
+    half: torch.Tensor,
+    squarings: int,
+    between: list[torch.Tensor] | None,
+) -> torch.Tensor:
+    """The exponential; the displacements before each step are added to ``between``."""
+    field = velocity * 2.0**-squarings
+    for n in range(squarings + 1):
+        if between is not None:
+            between.append(field)
+        points = _positions(field, identity, half if n == 0 else scale)
+        moved = sample_planar(field, points, "border")
+        field = moved if n == 0 else moved.add_(field)
+    return field

@@ -74,12 +74,16 @@ def _map(found: LocalFeatures, known: torch.Tensor, grid: Grid) -> ErrorMap:
     model, step = ErrorModel.calibrated(), float(found.samples.grid.spacing[0])
     errors = step * model.errors(model.score(found.values, known))
     weight = known.to(errors)
-    *sums, near = separable(_interpolation(found.lattice, grid, errors), torch.cat((errors * weight, weight[None])))
-    valid = separable(_interpolation(found.samples.grid, grid, errors), found.samples.weight[None])[0]
-    determined = (near > MIN_DETERMINED) & (valid > MIN_DETERMINED)
-    # half precision is enough, and its files are small
-    maps = [torch.where(determined, total / near.clamp_min(MIN_DETERMINED), torch.nan).half().float() for total in sums]
-    return ErrorMap.of_channels(torch.stack(maps), grid)
+    to_voxels = _interpolation(found.lattice, grid, errors)
+    near = separable(to_voxels, weight[None])
+    unknown = near <= MIN_DETERMINED
+    unknown |= separable(_interpolation(found.samples.grid, grid, errors), found.samples.weight[None]) <= MIN_DETERMINED
+    near.clamp_min_(MIN_DETERMINED)
+    out = errors.new_empty(len(errors), *grid.shape)
+    for channel, values in zip(out, errors * weight, strict=True):  # one map at a time, for the memory
+        total = separable(to_voxels, values[None]).div_(near).masked_fill_(unknown, torch.nan)
+        channel.copy_(total[0].half())  # half precision is enough, and its files are small
+    return ErrorMap.of_channels(out, grid)
 
 
 def _interpolation(source: Grid, target: Grid, like: torch.Tensor) -> list[torch.Tensor]:

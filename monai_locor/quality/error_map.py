@@ -92,7 +92,9 @@ class ErrorMap:
         return torch.stack(self._maps())
 
     def to(self, device: torch.device | str) -> ErrorMap:
-        """Copy to a device."""
+        """Copy to a device; the map itself if it is there."""
+        if self.expected_mm.device == torch.device(device):
+            return self
         return ErrorMap.of_channels(self.channels().to(device), self.grid)
 
     @classmethod

@@ -25,6 +25,8 @@ from ..geometry import Grid, separable
 __all__ = ["MIN_RESIDUAL", "LocalShift", "aligned_windows", "local_shift"]
 
 DEGREE = 3  # of the polynomial
+FITS = 2**13  # windows that are fitted at once
+PRODUCTS = 4  # channels whose products with another one are in memory at once
 RIDGE = 1e-3  # added to the diagonal of the normal matrix of the polynomial, squared intensities
 MIN_RESIDUAL = 1e-4  # added to residual variances, squared intensities: the noise of a clean image
 TRUNCATED = 3.0  # where a Gaussian window ends, standard deviations
@@ -87,24 +89,34 @@ def local_shift(
         sigma: standard deviation of the Gaussian windows, mm.
     """
     dims = grid.dims
-    powers = torch.stack([source**k for k in range(1, DEGREE + 1)])
-    slopes = [_difference(powers, axis, float(grid.spacing[axis])) for axis in range(dims)]
-    channels = torch.cat((powers, *slopes, target[None]))
+    channels = _channels(target, source, grid)
     windows = [w.to(channels, non_blocking=True) for w in aligned_windows(grid, lattice, sigma)]
     covariance, mass = _covariances(channels, _with_neighbors(weight), windows), separable(windows, weight[None])[0]
+    del channels  # the fits need much memory as well
     samples = (4 * math.pi) ** (dims / 2) * math.prod(sigma / s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1)
-    shift, *others = _fitted(covariance, dims, samples, PRIOR_STEPS * float(grid.spacing.max()))
+    parts = [_fitted(part, dims, samples, PRIOR_STEPS * float(grid.spacing.max())) for part in covariance.split(FITS)]
+    shift, *others = (torch.cat(found) for found in zip(*parts, strict=True))
     deviation, unexplained, contrast = (x.reshape(lattice.shape) for x in others)
     return LocalShift(shift.T.reshape(dims, *lattice.shape), deviation, unexplained, contrast, mass)
 
 
-def _difference(values: torch.Tensor, axis: int, step: float) -> torch.Tensor:
-    """Central differences of ``(C, *grid)`` along an axis, zero at its ends."""
-    out = torch.zeros_like(values)
-    here, there = out.movedim(axis + 1, 0), values.movedim(axis + 1, 0)
+def _channels(target: torch.Tensor, source: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The powers of the source, their slopes along each axis, and the target, ``(DEGREE * (1 + D) + 1, *grid)``."""
+    out = source.new_empty(DEGREE * (1 + grid.dims) + 1, *grid.shape)
+    powers, *slopes = out[:-1].split(DEGREE)
+    for k, power in enumerate(powers):
+        torch.pow(source, k + 1, out=power)
+    for axis, slope in enumerate(slopes):
+        _difference(powers, axis, float(grid.spacing[axis]), slope)
+    out[-1] = target
+    return out
+
+
+def _difference(values: torch.Tensor, axis: int, step: float, out: torch.Tensor) -> None:
+    """Write central differences of ``(C, *grid)`` along an axis, zero at its ends."""
+    here, there = out.zero_().movedim(axis + 1, 0), values.movedim(axis + 1, 0)
     if len(there) > 2:
         torch.sub(there[2:], there[:-2], out=here[1:-1]).mul_(0.5 / step)
-    return out
 
 
 def _with_neighbors(weight: torch.Tensor) -> torch.Tensor:
@@ -121,12 +133,16 @@ def _with_neighbors(weight: torch.Tensor) -> torch.Tensor:
 def _covariances(channels: torch.Tensor, weight: torch.Tensor, windows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Covariance matrices of all channels in all windows, ``(windows, C, C)`` float64."""
     scale = 1 / separable(windows, weight[None])[0].clamp_min(MIN_MASS).double().flatten()
-    means = separable(windows, channels * weight).double().flatten(1) * scale
-    out = channels.new_empty(len(channels), len(channels), len(scale), dtype=torch.float64)
-    for row in range(len(channels)):
-        products = separable(windows, channels[row:] * (channels[row] * weight)).double().flatten(1) * scale
-        found = products - means[row] * means[row:]
-        out[row, row:], out[row:, row] = found, found
+    count = len(channels)
+    parts = [slice(first, min(first + PRODUCTS, count)) for first in range(0, count, PRODUCTS)]
+    means = torch.cat([separable(windows, channels[part] * weight).double().flatten(1) for part in parts]).mul_(scale)
+    out = channels.new_empty(count, count, len(scale), dtype=torch.float64)
+    for row in range(count):
+        weighted = channels[row] * weight
+        for part in parts[row // PRODUCTS :]:
+            products = separable(windows, channels[part] * weighted).double().flatten(1).mul_(scale)
+            found = products.sub_(means[row] * means[part])
+            out[row, part], out[part, row] = found, found
     return out.permute(2, 0, 1)
 
 

@@ -143,6 +143,7 @@ class RegistrationEngine(nn.Module):
             grid, spacing * self.unit * ratios, step, 2 * step, self.config.squarings, self.free
         )
         velocity = velocity.to(self.device)
+        velocity.exponential.repeat = self.start.thrifty
         if self.initial_velocity is not None:
             velocity.set_base(self.initial_velocity)
         elif self.start.displacement is not None:
@@ -192,6 +193,7 @@ class RegistrationEngine(nn.Module):
         for loss in self.losses[k].modules():
             if isinstance(loss, LocalLearnedBasisCRLoss):
                 loss.kernel_sigma, loss.stride = sizes.sigma, sizes.stride
+                loss.overwrite_pred = loss is self.losses[k]  # which alone reads the warped image
 
     def _choose_squarings(self, stage: Stage) -> None:
         """Take as many squarings as the deformation is likely to need until the end of a stage."""

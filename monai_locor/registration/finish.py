@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from ..free_memory import return_freed_memory
 from ..geometry import Grid, SpatialTransform, warp, warped
 from ..metrics import jacobian_statistics
 from ..metrics.jacobian import unmirrored
@@ -66,6 +67,7 @@ def finished_result(run: Run, pair: Pair, times: Sequence[float], log: RunLog, *
         known: further fields of the result.
     """
     engine, affine = run.engine, run.engine.matrix()
+    return_freed_memory(engine.device)
     fixed, moving = _Side.of(pair.fixed_image, pair.fixed), _Side.of(pair.moving_image, pair.moving)
     prepared = engine.forward_mm()
     inverse_mm = pair.moving.to_stored(engine.inverse_mm(prepared))

@@ -41,11 +41,11 @@ DERIVATIVE_FLOATS = 6.6  # of a voxel, for smoothing and derivative magnitude
 SMOOTHING_FLOATS = 3  # without the derivative
 MASKED_FLOATS = 3  # in addition with masks
 NORMALIZATION_FLOATS = 4  # of a voxel
-STATISTICS_FLOATS = 5  # of a fixed voxel, for the order statistics of the Jacobian determinant
+STATISTICS_FLOATS = {"cpu": 1, "cuda": 4}  # of a fixed voxel, for the order statistics of the Jacobian determinant
 RESAMPLING_FLOATS = 12  # of a sample of a slab of :class:`.resampling.Resampling`
 FIELD_FLOATS = 50  # of a voxel of a slab, for fields, warped images and folding
 VERDICT_FLOATS = 55  # of a sample of the verdict, which reads the image at 36 shifts
-ERROR_FLOATS = 76  # of a sample of the estimate of the error
+ERROR_FLOATS = 51  # of a sample of the estimate of the error
 CONTROL_POINT_FLOATS = 8  # of a coefficient: gradient, state and temporaries of the optimizer, copies
 # of a sample in the forward and backward pass of a measure beside the images: in all, and for slabs within the budget
 LOSS_FLOATS = {
@@ -205,12 +205,16 @@ def _step(shape: RunShape, config: RegistrationConfig, stage: Stage, thrifty: bo
     points, knots = _lattice(fixed, stage)
     squarings = min(TYPICAL_SQUARINGS, config.squarings)
     copies = 2 if config.composition == "stages" else 1
-    # identity; of both directions: the field before each squaring and the result; a gradient
-    lattice = dims * points * (1 + copies * 2 * (squarings + 1) + 2 + 1) + dims * knots * CONTROL_POINT_FLOATS
+    # identity; of both directions: the field before each squaring and the result; a gradient. Where memory is short, the fields
+    # are repeated for the gradient, when all that an evaluation holds is free
+    fields = copies * 2 * (squarings + 1)
+    lattice = dims * points * (1 + (copies * 2 if thrifty else fields) + 2 + 1) + dims * knots * CONTROL_POINT_FLOATS
     directions = [_direction(shape, config, stage, k, thrifty) for k in (0, 1)]
     together = shape.device == "cpu" and shape.threads > 1 and not thrifty and config.similarity != "custom"
     nodes = 3 * dims * max(points, 1)
     evaluated = sum(directions) + 2 * nodes if together else max(directions) + nodes
+    if thrifty:
+        evaluated = max(evaluated, dims * points * (fields + 2))
     return sum(_levels(shape, config, stage)) + lattice + 2 * dims * points + evaluated
 
 
@@ -231,7 +235,9 @@ def _direction(shape: RunShape, config: RegistrationConfig, stage: Stage, k: int
     windows = math.prod(math.ceil(n / stride) + 1 for n, stride in zip(level.shape, strides, strict=True))
     size, targets = config.num_basis, target // shape.channels
     maps = size * (size + 1) // 2 + size * targets + targets + 1 + (size + targets if config.form != "log" else 0)
-    loss = 1.2 * windows * maps + pred * samples // shape.channels  # gradients of the window sums and of the image
+    # gradients of the window sums; that of the image takes its memory, if it is one, and not in the kernels of a GPU
+    own = device == "cuda" or shape.channels > 1
+    loss = 1.2 * windows * maps + (pred * samples // shape.channels if own else 0)
     return held + shape.channels * loss + max(min(budget, LOCOR_SLAB_FLOATS * samples), resampled)
 
 
@@ -245,5 +251,6 @@ def _result(shape: RunShape, config: RegistrationConfig) -> float:
     verdict = math.prod(every_nth(shape.fixed, NUM_SAMPLES)[1].shape) * VERDICT_FLOATS + (2 * moving if shape.masked[1] else 0)
     error = math.prod(sample_grid(shape.fixed).shape) * ERROR_FLOATS
     # the inverse is refined from a copy; then the images are warped; then the statistics are computed
-    after = fixed + moving + max(3 * max(fixed, moving), STATISTICS_FLOATS * fixed + slab, verdict, error)
+    statistics = STATISTICS_FLOATS["cpu" if shape.device == "cpu" else "cuda"] * fixed + slab
+    after = fixed + moving + max(3 * max(fixed, moving), statistics, verdict, error)
     return lattice + missing + fields + max(dims * moving + slab, after)

@@ -184,6 +184,26 @@ def test_the_number_of_slabs_does_not_matter(budget):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("budget", [1e-4, 1e3], ids=["many slabs", "one slab"])
+@pytest.mark.parametrize("basis", ["learned", "polynomial", "user"])
+def test_the_gradient_in_the_memory_of_the_prediction(basis, budget):
+    """The same bytes; only the values of the prediction are lost, those of other channels are not."""
+    shape = (12, 9, 8)
+    given, target = images(shape, 1, 1)
+    results, lost = [], []
+    for overwrite in (False, True):
+        torch.manual_seed(0)
+        loss = make(shape, basis, memory_budget_mb=budget).eval()
+        loss.overwrite_pred = overwrite
+        warped = torch.cat([given, given[:, :1]], 1)
+        value = loss(warped[:, :2], target.detach(), fractional_mask(shape, 1))
+        before = warped.detach().clone()
+        results.append([value, *torch.autograd.grad(value, [given, *loss.parameters()])])
+        lost.append([not torch.equal(x, y) for x, y in zip(warped[0], before[0], strict=True)])
+    assert lost == [[False] * 3, [True, True, False]]
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize("masked", mostly_slow([True, False]), ids=["masked", "all"])
 @pytest.mark.parametrize("form", ["log", "normalized"])
 @pytest.mark.parametrize("basis", ["learned", "polynomial"])

@@ -291,3 +291,13 @@ def test_lattice_warp_is_monais(shape, device):
     for found, wanted in zip(torch.autograd.grad(ours(*leaves), leaves, gradient), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
         assert float(wanted.abs().max()) > 0.1
+
+
+def test_repeated_squarings_have_the_same_gradient():
+    module = LatticeExponential((9, 8, 7), 3)
+    velocity = torch.randn(2, 3, 9, 8, 7, requires_grad=True)
+    results = []
+    for module.repeat in (False, True):
+        field = module(velocity)
+        results.append([field, *torch.autograd.grad(field.square().sum(), velocity)])
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
