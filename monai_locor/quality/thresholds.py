@@ -88,7 +88,7 @@ class Thresholds:
     one_subject_shear: tuple[float, float | None] = (3.5, None)
     turn_degrees: tuple[float, float | None] = (45.0, None)
     rival_lead: tuple[float, float | None] = (-1.0, 3.0)
-    mirror_lead: tuple[float, float | None] = (-1.0, 4.0)
+    mirror_lead: tuple[float, float | None] = (-1.25, 4.0)
     folding_percent: tuple[float, float | None] = (0.01, 1.0)
     volume_change: tuple[float, float | None] = (3.0, 10.0)
     inverse_voxels: tuple[float, float | None] = (0.5, 2.0)
