@@ -138,8 +138,7 @@ class PairLoss(_Loss):
             target: fixed image, of the same shape; a loss with ``in_channels`` takes that many channels of ``pred`` and any
                 number of ``target``.
             mask: weights of the voxels, clamped to [0, 1], shape ``(1 or B, 1, H[, W[, D]])``; carries no gradient. Voxels
-                that are not finite in either image get weight zero. An item in which no voxel or window counts is left
-                out of the mean.
+                that are not finite in either image get weight zero.
             return_weights: with reduction ``"none"``, also return the weights of the values, of their shape. A value that
                 does not count is 0 and has weight 0, which distinguishes it from a value of 0.
 
@@ -227,8 +226,7 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
 
     ``"none"`` is the values, ``"sum"`` their sum, and ``"mean"`` their sum divided by the sum of the weights. The mean is
     taken item by item and channel by channel first, so that a pair counts the same whatever the overlap of its neighbor in
-    the batch. Items and channels without weight are left out: 0 is the best value of some measures. If all are, it is 0
-    without a gradient. Where everything counts, it is the plain mean of the values.
+    the batch. Where everything counts, it is the plain mean of the values.
 
     Args:
         values: one for each place, ``(B, C, ...)``, already multiplied by their weights.
@@ -249,11 +247,9 @@ def reduced(values: torch.Tensor, weights: torch.Tensor | None, reduction: str) 
         raise ValueError(f'Unsupported reduction: {reduction}, available options are ["mean", "sum", "none"].')
     if weights is None:
         return values.mean()
-    total = weights.reshape(*weights.shape[:2], -1).sum(2, dtype=values.dtype)
-    each = values.reshape(*values.shape[:2], -1).sum(2) / total.clamp_min(MIN_TOTAL_WEIGHT)
-    if each.numel() == 1:
-        return each.reshape(())
-    return each.sum() / (total > 0).expand_as(each).sum().clamp_min(1)
+    total = weights.flatten(2).sum(2, dtype=values.dtype).clamp_min(MIN_TOTAL_WEIGHT)
+    each = values.flatten(2).sum(2) / total
+    return each.reshape(()) if each.numel() == 1 else each.mean()
 
 
 def _result(

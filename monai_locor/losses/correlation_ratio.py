@@ -69,5 +69,4 @@ class CorrelationRatioLoss(ParzenLoss):
         moments = joint_histogram(self.parzen, Powers(), self._flat(pred), self._flat(target), weight)
         total = weight.sum(1).view(-1, 1, 1)
         mass, first, second = (moments / torch.where(total > 0, total, 1)).unbind(2)
-        values = one_minus_correlation_ratio(mass, first, second.sum(1), self.eps)
-        return values.view(pred.shape[:2]), (total > 0).view(pred.shape[:2])
+        return one_minus_correlation_ratio(mass, first, second.sum(1), self.eps).view(pred.shape[:2]), None

@@ -41,12 +41,12 @@ class MutualInformationLoss(ParzenLoss):
         quantile: share of voxels below the low and above the high end.
         freeze_range: keep the ends of the first call until :meth:`reset_range`.
         count_masked: as in the published comparison, images are multiplied by the mask and *all* voxels are
-            counted, those outside the mask as pairs of zeros, which rewards overlap, also in items without any inside. By
-            default voxels of weight zero have no influence.
+            counted, those outside the mask as pairs of zeros, which rewards overlap. By default voxels of weight zero have no
+            influence.
         eps: keeps the logarithm finite.
 
     Returns:
-        A scalar, to be minimized: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI; 0 if no voxel has weight.
+        A scalar, to be minimized: about ``[-log(num_bins), 0]`` for MI, ``[-2, -1]`` for NMI.
 
     Example:
         >>> image = torch.rand(1, 1, 20, 20)
@@ -86,7 +86,7 @@ class MutualInformationLoss(ParzenLoss):
         total = weight.sum(1).view(-1, 1, 1)
         joint = joint / torch.where(total > 0, total, 1)
         value = self._mutual_information(joint) if self.form == "mutual_information" else self._normalized(joint)
-        return -value.view(pred.shape[:2]), (total > 0).view(pred.shape[:2])
+        return -value.view(pred.shape[:2]), None
 
     def _mutual_information(self, joint: torch.Tensor) -> torch.Tensor:
         independent = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)

@@ -59,43 +59,6 @@ def test_what_does_not_count_is_told_from_a_value_of_zero(name):
     assert every.all() and everything.shape == values.shape
 
 
-ROBUST = {"locor robust": lambda *a, **k: LocalLearnedBasisCRLoss(*a, form="robust", **k)}
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("name", [name for name in [*ALL, *ROBUST] if "counting" not in name])
-def test_items_without_a_valid_voxel_are_left_out_of_the_mean(name, channels):
-    """They would count as 0, which is the best value of some measures."""
-    options = {"in_channels": channels} if name.startswith("locor") else {}
-    loss, values = ((ALL | ROBUST)[name](2, **options, reduction=r).eval() for r in ("mean", "none"))
-    values.load_state_dict(loss.state_dict())
-    pred, target, mask = torch.rand(3, channels, 13, 14), torch.rand(3, channels, 13, 14), torch.ones(3, 1, 13, 14)
-    mask[1], target[2, -1] = 0, torch.nan  # nothing inside, nothing finite
-    leaf = pred.clone().requires_grad_()
-    found = loss(leaf, target, mask)
-    found.backward()
-    alone = pred[:1].clone().requires_grad_()
-    expected = loss(alone, target[:1], mask[:1])
-    expected.backward()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(leaf.grad[:1], alone.grad)
-    assert not leaf.grad[1:].any()
-    each, counted = values(pred, target, mask, return_weights=True)
-    assert not each[1:].any() and not counted[1:].any() and counted[0].any()
-    none = loss(leaf, target, torch.zeros(3, 1, 13, 14))
-    none.backward()
-    assert none == 0 and not leaf.grad[1:].any()
-
-
-@pytest.mark.parametrize("name", [name for name in ALL if "counting" in name])
-def test_the_published_forms_count_all_voxels_of_all_items(name):
-    pred, target = images(13, 14)
-    mask = torch.ones(2, 1, 13, 14)
-    mask[1] = 0
-    first, second = (ALL[name](2)(pred[i : i + 1], target[i : i + 1], mask[i : i + 1]) for i in (0, 1))
-    torch.testing.assert_close(ALL[name](2)(pred, target, mask), (first + second) / 2)
-
-
 @pytest.mark.parametrize("name", ["locor", *KINDS])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_weights_of_a_single_number_are_refused(name, reduction):
