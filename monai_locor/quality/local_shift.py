@@ -94,7 +94,7 @@ def local_shift(
     covariance, mass = _covariances(channels, _with_neighbors(weight), windows), separable(windows, weight[None])[0]
     del channels  # the fits need much memory as well
     samples = (4 * math.pi) ** (dims / 2) * math.prod(sigma / s for s, n in zip(grid.spacing, grid.shape, strict=True) if n > 1)
-    parts = [_fitted(part, dims, samples, PRIOR_STEPS * float(grid.spacing.max())) for part in covariance.split(FITS)]
+    parts = [_fitted(part, dims, samples, PRIOR_STEPS * float(grid.spacing.max())) for part in _parts(covariance)]
     shift, *others = (torch.cat(found) for found in zip(*parts, strict=True))
     deviation, unexplained, contrast = (x.reshape(lattice.shape) for x in others)
     return LocalShift(shift.T.reshape(dims, *lattice.shape), deviation, unexplained, contrast, mass)
@@ -134,16 +134,22 @@ def _covariances(channels: torch.Tensor, weight: torch.Tensor, windows: Sequence
     """Covariance matrices of all channels in all windows, ``(windows, C, C)`` float64."""
     scale = 1 / separable(windows, weight[None])[0].clamp_min(MIN_MASS).double().flatten()
     count = len(channels)
-    parts = [slice(first, min(first + PRODUCTS, count)) for first in range(0, count, PRODUCTS)]
+    step = PRODUCTS if channels.device.type == "cpu" else count  # a GPU needs few launches
+    parts = [slice(first, min(first + step, count)) for first in range(0, count, step)]
     means = torch.cat([separable(windows, channels[part] * weight).double().flatten(1) for part in parts]).mul_(scale)
     out = channels.new_empty(count, count, len(scale), dtype=torch.float64)
     for row in range(count):
         weighted = channels[row] * weight
-        for part in parts[row // PRODUCTS :]:
+        for part in parts[row // step :]:
             products = separable(windows, channels[part] * weighted).double().flatten(1).mul_(scale)
             found = products.sub_(means[row] * means[part])
             out[row, part], out[part, row] = found, found
     return out.permute(2, 0, 1)
+
+
+def _parts(covariance: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The windows that are fitted at once; on a GPU all, for few launches."""
+    return covariance.split(FITS) if covariance.device.type == "cpu" else [covariance]
 
 
 def _fitted(covariance: torch.Tensor, dims: int, samples: float, prior: float) -> tuple[torch.Tensor, ...]:
