@@ -32,7 +32,7 @@ WHOLE = '{"a": [1, 2]}\n'
 
 
 def ended(process: int) -> None:
-    """Wait for the end of a process that is no child of this one."""
+    """Wait for the end of a process that is not a child of this one."""
     for _ in range(600):
         try:
             os.kill(process, 0)

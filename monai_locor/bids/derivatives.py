@@ -115,13 +115,16 @@ def result_folders(path: str | os.PathLike[str]) -> tuple[list[Path], list[Path]
         return [folder], []
     pairs = sorted(each.parent for each in folder.glob("pairs/*/run.json"))
     states = CohortFolder(folder).states()
-    done = [pair for pair in pairs if not states or states.get(pair.name) == "done"]
+    done: list[Path] = []
+    left_out: list[Path] = []
+    for pair in pairs:
+        (done if not states or states.get(pair.name) == "done" else left_out).append(pair)
     if not done:
         raise InputError(
             f"results {folder}: has no run.json and no pairs/*/run.json of pairs that are done; name an output folder of "
             "register or cohort"
         )
-    return done, [pair for pair in pairs if pair not in done]
+    return done, left_out
 
 
 def check_pair_names(named: Iterable[tuple[str, PairNames]]) -> None:

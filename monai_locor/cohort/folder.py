@@ -23,7 +23,7 @@ from ..io.paths import WORK_FOLDER, check_output_dir, lock_file, read_json, writ
 from ..io.stored_files import stored_files, stored_place
 from .pairs import CohortPair
 
-__all__ = ["RECORD_FORMAT", "CohortFolder", "signature", "stored_object"]
+__all__ = ["RECORD_FORMAT", "CohortFolder", "is_free", "is_of_kind", "signature", "stored_object"]
 
 RECORD_KIND = "monai_locor cohort pair"
 RECORD_FORMAT = f"{RECORD_KIND} 1"
@@ -94,7 +94,7 @@ class CohortFolder:
         return record if record is not None and not changes(record, pair, request, self.pair(pair.id)) else None
 
     def states(self) -> dict[str, str]:
-        """The state of each pair in the list of the last run, by id; empty if there is no summary of a cohort."""
+        """The state of each pair in the list of the last run, by id; empty if no cohort has written a summary."""
         with contextlib.suppress(OSError, ValueError, csv.Error), self.summary.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if set(rows.fieldnames or ()) >= SUMMARY_COLUMNS:
@@ -106,7 +106,7 @@ class CohortFolder:
         """Whether a cohort has run here: one that was killed leaves :attr:`work`, any other one the summary."""
         if self.work.is_dir() or self.states():
             return True
-        return any(_is_of_a_pair(stored_object(path)) for path in self.root.glob("pairs/*/pair.json"))
+        return any(is_of_kind(stored_object(path), RECORD_KIND) for path in self.root.glob("pairs/*/pair.json"))
 
     def check_replaceable(self, names: Iterable[str], thresholds: bool = False) -> None:
         """Check that a run would overwrite nothing but what an earlier one has written. Call it outside of :meth:`locked`.
@@ -134,11 +134,11 @@ class CohortFolder:
     def _may_replace(self, name: str) -> bool:
         """Whether a run may replace the folder of a pair. After a power failure, the files of a pair may be cut off."""
         folder = self.pair(name)
-        if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        if is_free(folder):
             return True
         found = stored_object(folder / "pair.json")
         cut_off = not found and all((folder / file).is_file() for file in ("pair.json", "run.json"))
-        return cut_off or _is_of_a_pair(found)
+        return cut_off or is_of_kind(found, RECORD_KIND)
 
     def place(self, scratch: Path, name: str) -> None:
         """Move the results of a pair to their place, replacing outdated ones, see :meth:`check_replaceable`."""
@@ -212,9 +212,14 @@ def signature(path: str) -> list[int]:
     return [sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)]
 
 
-def _is_of_a_pair(record: Mapping[str, Any]) -> bool:
-    """Whether the content of a ``pair.json`` is that of a cohort of any version."""
-    return str(record.get("format")).startswith(RECORD_KIND)
+def is_free(folder: Path) -> bool:
+    """Whether a folder is missing or empty."""
+    return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def is_of_kind(record: Mapping[str, Any], kind: str) -> bool:
+    """Whether a record has the format of a kind, in any version."""
+    return str(record.get("format")).startswith(kind)
 
 
 def stored_object(path: Path) -> dict[str, Any]:

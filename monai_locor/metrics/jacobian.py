@@ -19,8 +19,6 @@ from .selection import check_displacement, select, spatial_mask
 
 __all__ = ["jacobian_determinant", "jacobian_statistics", "unmirrored"]
 
-PART = 2**20  # values that are converted to float64 at once
-
 
 @guarded
 def jacobian_determinant(displacement_mm: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -136,7 +134,7 @@ def _summary(values: torch.Tensor) -> dict[str, float | int | None]:
 
 def _log_spread(values: torch.Tensor) -> torch.Tensor:
     """Standard deviation of the logarithm of ``(N,)``, in float64, with a part of the values at a time in memory."""
-    parts = values.split(PART)
+    parts = values.split(voxels_per_slab(values.device))
     mean = sum(part.clamp(*LOG_RANGE).double().log_().sum() for part in parts) / len(values)
     squares = sum((part.clamp(*LOG_RANGE).double().log_() - mean).square_().sum() for part in parts)
     return (squares / len(values)).sqrt()

@@ -223,7 +223,7 @@ def _direction(shape: RunShape, config: RegistrationConfig, stage: Stage, k: int
     level = level_grid(shape.parts[k], stage.factor)
     samples, (target, pred) = math.prod(level.shape), _image_channels(shape, config)
     masked = any(shape.masked)
-    device = "cpu" if shape.device == "cpu" else "cuda"
+    device = shape.device
     resampled = min(samples, slab_samples(device, thrifty)) * RESAMPLING_FLOATS
     held = samples * (pred + masked + 1 + (device != "cpu"))  # the other image, weights and, on a GPU, their copy
     budget = (THRIFTY_SLAB_MB if thrifty else SLAB_BUDGET_MB)[device] * MIB / FLOAT_BYTES
@@ -251,6 +251,6 @@ def _result(shape: RunShape, config: RegistrationConfig) -> float:
     verdict = math.prod(every_nth(shape.fixed, NUM_SAMPLES)[1].shape) * VERDICT_FLOATS + (2 * moving if shape.masked[1] else 0)
     error = math.prod(sample_grid(shape.fixed).shape) * ERROR_FLOATS
     # the inverse is refined from a copy; then the images are warped; then the statistics are computed
-    statistics = STATISTICS_FLOATS["cpu" if shape.device == "cpu" else "cuda"] * fixed + slab
+    statistics = STATISTICS_FLOATS[shape.device] * fixed + slab
     after = fixed + moving + max(3 * max(fixed, moving), statistics, verdict, error)
     return lattice + missing + fields + max(dims * moving + slab, after)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..cohort.folder import CohortFolder, stored_object
+from ..cohort.folder import CohortFolder, is_free, is_of_kind, stored_object
 from ..data.datalist import refuse
 
 __all__ = [
@@ -58,17 +58,12 @@ def check_set_folder(root: Path, names: Iterable[str], files: Iterable[str], rou
     """
     CohortFolder(root).check_replaceable(names, thresholds)
     folders = [round_folder(root, number) for number in range(rounds + 1)]
-    foreign = [f"{folder} is not that of a round" for folder in folders if not (_is_free(folder) or _is_round(folder))]
-    finished = str(stored_object(root / TEMPLATE_RECORD).get("format")).startswith(TEMPLATE_KIND)
+    foreign = [f"{folder} is not that of a round" for folder in folders if not (is_free(folder) or _is_round(folder))]
+    finished = is_of_kind(stored_object(root / TEMPLATE_RECORD), TEMPLATE_KIND)
     if not (finished or any(_is_round(folder) for folder in folders)):
         paths = [root / name for name in files]
         foreign += [f"{path} is not that of an earlier run" for path in paths if os.path.lexists(path)]
     refuse(foreign, f"output folder {root}", "name another output folder, or move it away")
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether a folder is missing or empty."""
-    return not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _is_round(folder: Path) -> bool:
