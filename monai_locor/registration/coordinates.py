@@ -53,6 +53,7 @@ class _Coordinates:
         shape: shape of the level.
         product, product_shape: see :meth:`_compose`.
         upsample: interpolation matrices from nodes to samples, one per axis, float32.
+        used: where that of the first axis is not zero, on the host.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class _Coordinates:
         self.index = self.node_index.flatten(1)
         matrices = [interpolation_matrix(p, n) for p, n in zip(positions, nodes, strict=True)]
         self.upsample = [self._double(m).float() for m in matrices]
+        self.used = matrices[0].astype(np.float32) != 0
 
     def _place_nodes_along(self, level: Grid, step: float) -> None:
         """Set nodes at most ``step`` mm apart along the level's axes, but no more than samples.

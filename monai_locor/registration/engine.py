@@ -171,7 +171,7 @@ class RegistrationEngine(nn.Module):
             self.levels[k] = make_level(*images[k], stage.factor, *options, margins)
             self.coordinates[k] = self._coordinates(k, self.levels[k].grid)
             samples = slab_samples(self.device.type, self.start.thrifty)
-            self.resampling[k] = Resampling(self.coordinates[k].upsample, samples)
+            self.resampling[k] = Resampling(self.coordinates[k].upsample, samples, self.coordinates[k].used)
             self._size_windows(k, images[k][0].grid, stage.factor)
         self._choose_squarings(stage)
         groups = self._parameter_groups(stage)
@@ -334,7 +334,7 @@ class RegistrationEngine(nn.Module):
         coordinates = self._coordinates(k, level.grid)
         displacement = self.velocity.reversed([k])[0] if self.deformable else None
         nodes = coordinates(self.affine(inverse=bool(k)), displacement)
-        return level.weighted(*Resampling(coordinates.upsample)(level.other, nodes))
+        return level.weighted(*Resampling(coordinates.upsample, used=coordinates.used)(level.other, nodes))
 
     def weigh(self, fixed: torch.Tensor, moving: torch.Tensor) -> None:
         """Multiply the weights of the images, for the stages to come, by ``(1, *spatial)`` on their grids."""

@@ -58,7 +58,8 @@ LOSS_FLOATS = {
     "mind_ssc": (31.0, 0.0),
 }
 CUSTOM_LOSS_FLOATS = (12.0, 0.0)  # unknown
-LOCOR_SLAB_FLOATS = 90.0
+# of a sample of a slab of the default measure: held at most, and what the measure takes for it when it divides the samples
+LOCOR_SLAB_FLOATS, LOCOR_COUNTED_FLOATS = 80.0, 109.0
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,12 @@ def _direction(shape: RunShape, config: RegistrationConfig, stage: Stage, k: int
     windows = math.prod(math.ceil(n / stride) + 1 for n, stride in zip(level.shape, strides, strict=True))
     size, targets = config.num_basis, target // shape.channels
     maps = size * (size + 1) // 2 + size * targets + targets + 1 + (size + targets if config.form != "log" else 0)
-    # gradients of the window sums; that of the image takes its memory, if it is one, and not in the kernels of a GPU
-    own = device == "cuda" or shape.channels > 1
-    loss = 1.2 * windows * maps + (pred * samples // shape.channels if own else 0)
-    return held + shape.channels * loss + max(min(budget, LOCOR_SLAB_FLOATS * samples), resampled)
+    # gradients of the window sums; that of the image takes its memory if it is the only one. The kernels of a GPU need memory
+    # for it, and no slabs
+    own = pred * samples // shape.channels
+    loss = shape.channels * (1.2 * windows * maps + (own if shape.channels > 1 else 0))
+    slab = LOCOR_SLAB_FLOATS * samples / max(1, math.ceil(LOCOR_COUNTED_FLOATS * samples / budget))
+    return held + loss + max(slab, resampled, own if device == "cuda" and shape.channels == 1 else 0)
 
 
 def _result(shape: RunShape, config: RegistrationConfig) -> float:

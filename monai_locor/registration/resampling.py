@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -65,18 +66,18 @@ class Resampling:
     Args:
         upsample: one matrix ``(samples, nodes)`` per spatial axis, each row a weighted mean of neighboring nodes.
         budget: samples per slab; by default that of the device.
+        used: where the matrix of the first axis is not zero, so that this need not be read from the device; None to read it.
     """
 
-    def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None) -> None:
+    def __init__(self, upsample: Sequence[torch.Tensor], budget: int | None = None, used: np.ndarray | None = None) -> None:
         self.shape = tuple(len(m) for m in upsample)
         budget = budget or slab_samples(upsample[0].device.type)
-        self.slabs = list(self._divided(upsample, budget))
+        self.slabs = list(self._divided(upsample, budget, (upsample[0] != 0).cpu().numpy() if used is None else used))
 
-    def _divided(self, upsample: Sequence[torch.Tensor], budget: int) -> Iterator[_Slab]:
-        used = (upsample[0] != 0).cpu()
+    def _divided(self, upsample: Sequence[torch.Tensor], budget: int, used: np.ndarray) -> Iterator[_Slab]:
         ranges = list(slabs(self.shape, budget))
         for rows in ranges:
-            columns = used[rows].any(0).nonzero().flatten().tolist()
+            columns = used[rows].any(0).nonzero()[0].tolist()
             between = slice(columns[0], columns[-1] + 1) if len(ranges) > 1 else slice(0, used.shape[1])
             yield _Slab(rows, between, [upsample[0][rows, between].contiguous(), *upsample[1:]])
 
