@@ -149,6 +149,45 @@ def test_cropped_voxels_stay_where_they_are(grid):
     assert inner.shape == tuple(n - 2 for n in grid.shape)
 
 
+class TestSnapped:
+    @pytest.mark.parametrize("shift", [0.0, 1e-14, -1e-13])
+    def test_rounding_errors_of_the_origin_vanish(self, grid, shift):
+        moved = grid.affine.copy()
+        moved[:-1, -1] += shift
+        np.testing.assert_array_equal(Grid(grid.shape, moved).snapped().affine, grid.snapped().affine)
+
+    def test_voxels_stay_where_they_are(self, grid):
+        moved = grid.affine.copy()
+        moved[:-1, -1] += np.pi * 100
+        near = Grid(grid.shape, moved)
+        np.testing.assert_allclose(near.snapped().points(), near.points(), atol=1e-9 * grid.spacing.min(), rtol=0)
+
+
+class TestPlaceless:
+    @pytest.mark.parametrize("linear", [np.eye(3), np.diag([-1.0, -1, 1])])
+    def test_voxels_of_one_millimeter_at_the_origin(self, linear):
+        affine = np.eye(4)
+        affine[:-1, :-1] = linear
+        assert Grid((3, 4, 5), affine).placeless
+
+    @pytest.mark.parametrize("spacing", [(2.0, 2, 2), (1, 1, 1.5), (0.9, 0.9, 0.9)])
+    def test_other_voxels_were_written_on_purpose(self, spacing):
+        assert not Grid((3, 4, 5), np.diag([*spacing, 1.0])).placeless
+
+    def test_so_was_a_rotation(self):
+        assert not Grid((3, 4, 5), np.diag([1.0, 1, 1, 1])[[1, 0, 2, 3]]).placeless
+
+    def test_centered_on_the_origin_as_of_analyze(self):
+        affine = np.diag([-2.0, 3, 1.5, 1])
+        affine[:-1, -1] = [2.0, -4.5, -3]
+        assert Grid((3, 4, 5), affine).placeless
+        for axis in range(3):
+            moved = affine.copy()
+            moved[axis, -1] += 0.5
+            assert not Grid((3, 4, 5), moved).placeless
+        assert not Grid((3, 4, 5), -affine @ np.diag([1.0, 1, 1, -1])).placeless
+
+
 class TestVoxelToVoxel:
     @pytest.mark.parametrize("world", [None, np.array([[0.9, 0.2, 0, 5], [-0.2, 0.9, 0, 1], [0, 0, 1.1, 2], [0, 0, 0, 1]])])
     def test_goes_through_the_world(self, world):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Slabs: together they are the volume, each with its own part of the grid."""
+"""Slabs: together they are the volume, each with its own part of the grid. Boxes: inside the grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monai_locor.geometry import grid_slabs, slabs
-from monai_locor.geometry.partition import VOXELS_PER_SLAB
+from monai_locor.geometry.partition import VOXELS_PER_SLAB, grown
 
 from ..phantoms import turned
 
@@ -48,3 +48,17 @@ def test_grid_slabs_hold_the_positions_of_the_whole_grid_in_order(voxels, monkey
     for rows, part in parts:
         np.testing.assert_allclose(part.points(), GRID.points()[rows], atol=1e-12)
         np.testing.assert_array_equal(part.spacing, GRID.spacing)
+
+
+@pytest.mark.parametrize("by", [0, 1, 2, 5, (3, 0, 1)])
+def test_a_grown_box_holds_the_voxels_within_the_margin(by):
+    box, shape = (slice(3, 5), slice(0, 2), slice(4, 6)), (9, 4, 6)
+    margins = by if isinstance(by, tuple) else (by,) * 3
+    for found, part, n, margin in zip(grown(box, shape, by), box, shape, margins, strict=True):
+        near = [i for i in range(n) if any(abs(i - j) <= margin for j in range(part.start, part.stop))]
+        assert list(range(found.start, found.stop)) == near
+
+
+def test_a_margin_for_every_axis_is_asked_for():
+    with pytest.raises(ValueError, match="shorter"):
+        grown((slice(3, 5), slice(0, 2)), (9, 4), (1,))
