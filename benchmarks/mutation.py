@@ -7,9 +7,9 @@
     python benchmarks/mutation.py geometry losses --sample 100 --json mutation.json
 
 The changes are those of Cosmic Ray: operators, comparisons, numbers, conditions, loops. Changes of annotations and docstrings
-are left out. A sample is drawn at random, and tested with the files of tests that use a name of its module. torch and MONAI are
-imported once, and each mutant runs in a fork of this process, on a copy of the package. A mutant that does not end is noticed.
-The GPU kernels are left out where Triton is not installed. Linux and macOS only.
+are left out. A sample is drawn at random. The test files that use a name of the module run first, then the others of its
+package. torch and MONAI are imported once, and each mutant runs in a fork of this process, on a copy of the package. A mutant
+that does not end is noticed. The GPU kernels are left out where Triton is not installed. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -107,16 +107,18 @@ def mutated(mutant: Mutant) -> str | None:
     return None
 
 
-def tests_of(path: str, package: str) -> list[str]:
-    """Test files of a package that use a public name of the module; those that are named after it come first."""
+def tests_of(path: str, package: str) -> tuple[list[str], list[str]]:
+    """Test files of a package that use a public name of the module, those that are named after it first; and the others."""
     stem, tree = Path(path).stem, ast.parse((ROOT / path).read_text(encoding="utf-8"))
     public = [node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
     used = re.compile(r"\b(" + "|".join([stem, *public]) + r")\b")
     files = sorted(
         f for place in TESTS[package] for f in ([ROOT / place] if place.endswith(".py") else (ROOT / place).glob("test_*.py"))
     )
-    users = [f for f in files if used.search(f.read_text(encoding="utf-8"))] or files
-    return [str(f.relative_to(ROOT)) for f in sorted(users, key=lambda f: stem not in f.name)]
+    users = [f for f in files if used.search(f.read_text(encoding="utf-8"))]
+    users.sort(key=lambda f: stem not in f.name)
+    first, rest = ([str(f.relative_to(ROOT)) for f in group] for group in (users, [f for f in files if f not in users]))
+    return first, rest
 
 
 def run(copy: Path, files: list[str]) -> str:
@@ -169,7 +171,7 @@ def main() -> int:
             (copy / name).symlink_to(ROOT / name)
         for package in args.packages:
             drawn = list(mutants(package))
-            control = tests_of(drawn[0].path, package)
+            control = [file for group in tests_of(drawn[0].path, package) for file in group]
             if run(copy, control) != "survived":
                 sys.exit(f"{', '.join(control)}: fail without a change; repair them first")
             random.Random(args.seed).shuffle(drawn)  # noqa: S311 (a sample)
@@ -191,7 +193,10 @@ def _tested(mutant: Mutant, code: str, copy: Path, package: str) -> Mutant:
     mutant.difference = "\n".join(list(lines)[2:])
     place.write_text(code, encoding="utf-8")
     try:
-        mutant.end = run(copy, tests_of(mutant.path, package))
+        for files in tests_of(mutant.path, package):
+            mutant.end = run(copy, files) if files else "survived"
+            if mutant.end != "survived":
+                break
     finally:
         place.write_text(original, encoding="utf-8")
     return mutant

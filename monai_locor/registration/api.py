@@ -88,12 +88,12 @@ def register(
     spacing, orientation and field of view; each keeps its own grid.
 
     Args:
-        fixed, moving: file names, or images in memory, 2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a
-            nested list, alone (voxels of 1 mm) or as ``(array, affine)`` with an affine in RAS mm, see
-            :func:`monai_locor.io.arrays.channel_first`; an image of nibabel, SimpleITK, ITK or ANTsPy. Lists of images are
-            registered jointly: the first fixed with the first moving image, and so on, or a single image of one side with
-            each of the other. All images of a side are resampled to the grid of the first. The verdict, the warped images and
-            the multi-start search use the first pair; :attr:`RegistrationResult.basis` is None.
+        fixed, moving: file names, a :class:`monai_locor.io.FileChannel` for one channel or DICOM series, or images in memory,
+            2-D or 3-D: a MetaTensor ``(1, *spatial)``; a tensor, an array or a nested list, alone (voxels of 1 mm) or as
+            ``(array, affine)`` with an affine in RAS mm, see :func:`monai_locor.io.arrays.channel_first`; an image of nibabel,
+            SimpleITK, ITK or ANTsPy. Lists of images are registered jointly: the first fixed with the first moving image, and
+            so on, or a single image of one side with each of the other. All images of a side are resampled to the grid of the
+            first. The verdict, the warped images and the search use the first pair; :attr:`RegistrationResult.basis` is None.
         preset: a :class:`RegistrationConfig`, the name of a preset (``"default"``, ``"fast"``, ``"draft"``,
             ``"intersubject"`` for images of two subjects, or ``"paper"``, close to the published method), a mapping of settings
             or their JSON file.
