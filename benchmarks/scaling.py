@@ -8,6 +8,7 @@ Prints a Markdown table and the exponents of time and memory against the number 
 
     python benchmarks/scaling.py                                        # 64^3 to 256^3, default and fast
     python benchmarks/scaling.py --sizes 512x512x300 --presets fast --iterations 1   # does it fit?
+    python benchmarks/scaling.py --sizes 512x512x300 --presets draft --memory 6GiB   # does it keep to a limit?
 """
 
 from __future__ import annotations
@@ -62,15 +63,16 @@ def write_pair(folder: Path, shape: Sequence[int]) -> None:
 
 
 def presets(options: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Argument of `register` for each preset: its name, or a file with the given number of iterations per stage."""
-    if options.iterations is None:
+    """Argument of `register` for each preset: its name, or a file with the limits of steps and memory."""
+    if options.iterations is None and options.memory is None:
         return {name: name for name in options.presets}
     from monai_locor.registration import RegistrationConfig
 
     found = {}
     for name in options.presets:
         settings = RegistrationConfig.of(name).to_dict()
-        for stage in settings["stages"]:
+        settings["memory"] = options.memory
+        for stage in settings["stages"] if options.iterations is not None else ():
             stage["iterations"] = min(options.iterations, stage["iterations"])
         found[name] = str(folder / f"{Path(name).stem}.json")
         Path(found[name]).write_text(json.dumps(settings), encoding="utf-8")
@@ -153,6 +155,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=shape_of, nargs="+", default=[shape_of(s) for s in SIZES], metavar="N or XxYxZ")
     parser.add_argument("--presets", nargs="+", default=["default", "fast"], metavar="PRESET")
     parser.add_argument("--iterations", type=int, metavar="N", help="limit for every stage")
+    parser.add_argument("--memory", metavar="SIZE", help="limit of the registration's memory, such as 6GiB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=7200, metavar="SECONDS", help="time limit of a run")
