@@ -27,13 +27,13 @@ class LocalParzen:
         parzen: code of the image whose intensities are binned.
 
     Attributes:
-        layout: rows of the maps by name: ``mass``, ``w h_a`` of all bins; ``first``, ``w h_a f`` likewise; ``second``, ``w s``.
+        layout: rows of the maps by name: ``mass``, ``w h_a`` of all bins; ``first``, ``w h_a f`` likewise. The last is ``w s``.
         count: number of maps, ``2 K + 1``.
     """
 
     def __init__(self, parzen: Encoder) -> None:
         self.parzen, bins = parzen, parzen.size
-        self.layout = {"mass": slice(0, bins), "first": slice(bins, 2 * bins), "second": slice(2 * bins, 2 * bins + 1)}
+        self.layout = {"mass": slice(0, bins), "first": slice(bins, 2 * bins)}
         self.count = 2 * bins + 1
 
     def numbers_per_voxel(self, windows: StreamedWindows) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import re
@@ -182,7 +183,7 @@ def edited_json(content: bytes, edits: Sequence[tuple[str, int, Any]]) -> bytes:
         places = list(_places(root))
         holder, key = places[place % len(places)]
         if kind == "set":
-            holder[key] = value
+            holder[key] = copy.deepcopy(value)  # a list may be edited in turn, and drawn again
         elif kind == "nest":
             holder[key] = [holder[key]]
         elif holder is not root and kind == "remove":
