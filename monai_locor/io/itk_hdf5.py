@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .hdf5_check import open_hdf5
 from .itk_library import itk_class, load_itk
 from .itk_linear import ItkTransform
 from .sizes import check_stated_size
@@ -41,9 +42,7 @@ def read_hdf5(path: Path, name: str) -> list[ItkTransform]:
 
 
 def _with_h5py(path: Path) -> list[ItkTransform]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         group = file.get("TransformGroup", {})
         if not len(group) or any("TransformType" not in part for part in group.values()):
             raise ValueError("is not an HDF5 file of ITK: transforms lack a type (X5 is read with h5py, others are not)")

@@ -1,20 +1,22 @@
 # Copyright (c) The monai_locor developers
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of MetaImage and NRRD headers: on some that are invalid, ITK's readers crash and end the process."""
+"""Checks of MetaImage and NRRD headers: on some that are invalid, ITK's readers crash and end the process, or never end."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["check_itk_header"]
+__all__ = ["check_directions", "check_itk_header"]
 
 META_SUFFIXES = (".mha", ".mhd")
 HEAD_BYTES = 2**16
 MAX_FIELD_CHARACTERS = 900  # the messages of the reader about invalid fields have buffers of 1024
 FREE_TEXT = (b"#", b"content:", b"labels:", b"units:", b"space units:")
 MAX_AXES = 10  # of MetaIO's arrays
+MAX_DIRECTION = 1e100  # ITK factorizes the matrix of directions, which does not end for numbers near the largest
 _FIELD = re.compile(rb"^[ \t]*(NDims|DimSize|ElementNumberOfChannels)[ \t]*=([^\r\n]*)", re.MULTILINE)
 
 
@@ -28,6 +30,17 @@ def check_itk_header(path: Path) -> None:
         _check_meta(path)
     else:
         _check_nrrd(path)
+
+
+def check_directions(values: Iterable[float]) -> None:
+    """Check the directions of the axes in a header that ITK has read, before it makes an image of it.
+
+    Raises:
+        ValueError: if one is out of range.
+    """
+    largest = max((abs(value) for value in values), default=0.0)
+    if largest > MAX_DIRECTION:
+        raise ValueError(f"its header is invalid, a direction of an axis has a component of {largest:g}")
 
 
 def _check_nrrd(path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ import numpy as np
 from ..errors import InputError
 from ..geometry import full_affine
 from .channel_names import NAMING, channel_names
-from .itk_headers import check_itk_header
+from .itk_headers import check_directions, check_itk_header
 from .itk_library import load_itk, load_simpleitk
 from .libraries import simpleitk_image
 from .lps import affine_of_itk
 from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
 
-__all__ = ["affine_of_header", "itk_geometry", "read_itk"]
+__all__ = ["affine_of_header", "components", "itk_geometry", "read_itk"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def _simpleitk_reader(path: Path) -> Any | None:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # multi-line, without file name
     try:
         reader.ReadImageInformation()
+        check_directions(reader.GetDirection())
     except RuntimeError as error:
         if "PixelType" in str(error):  # such as gray and alpha, which itk reads
             return None
@@ -163,6 +164,7 @@ def _header(path: Path, name: str, itk: Any) -> Any:
         )
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    check_directions(components(reader))
     return reader
 
 
@@ -178,6 +180,12 @@ def _image_type(component: str, count: int, dims: int, name: str, itk: Any) -> A
     kinds = [(getattr(itk, code), dims) for code in (*_TYPES[component][1].split(), "D") if hasattr(itk, code)]
     wrapped = set(template.keys())
     return template[next(kind for kind in kinds if kind in wrapped)]
+
+
+def components(header: Any) -> Iterator[float]:
+    """All components of the directions of the axes."""
+    for axis in range(header.GetNumberOfDimensions()):
+        yield from header.GetDirection(axis)
 
 
 def affine_of_header(header: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError, one_line
 from ..run_log import doubt
+from .hdf5_check import check_hdf5
 from .nifti import intent_of, load_nifti, nifti_affine, open_nibabel, time_axis, warn_about_header
 from .sizes import check_stated_size
 from .stored_image import StoredImage, TimeAxis
@@ -93,6 +94,7 @@ def _load_minc2(path: Path, name: str) -> Any:
     if not find_spec("h5py"):
         raise InputError(f'{name}: MINC-2 files need h5py, which is not installed; pip install "monai-locor[formats]"')
     try:
+        check_hdf5(path)
         return nib.minc2.Minc2Image.from_filename(path)
     except Exception as error:  # h5py and nibabel raise various types
         raise InputError(

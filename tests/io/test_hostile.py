@@ -237,6 +237,17 @@ def test_long_lines_that_crash_the_reader_of_itk(tmp_path, line):
             read(path)
 
 
+@pytest.mark.parametrize("number", ["1e308", "-1e200"])
+def test_directions_that_the_reader_of_itk_never_factorizes(tmp_path, number):
+    lines = ["ObjectType = Image", "NDims = 3", f"TransformMatrix = 1 0 0 0 1 0 0 {number} 1", "DimSize = 4 5 6"]
+    path = tmp_path / "a.mha"
+    text = "\n".join([*lines, "ElementType = MET_FLOAT", "ElementDataFile = LOCAL", ""])
+    path.write_bytes(text.encode() + VOXELS.tobytes())
+    for read in (read_image, read_transform):
+        with pytest.raises(InputError, match=r"a\.mha: .*its header is invalid, a direction of an axis"):
+            read(path)
+
+
 def test_long_texts_in_a_nrrd_header_are_kept(tmp_path):
     """3D Slicer describes a segmentation in lines of thousands of characters."""
     text = ["NRRD0004", "type: float", "dimension: 3", "sizes: 4 5 6", "encoding: raw", "endian: little"]

@@ -15,8 +15,8 @@ from ...geometry import FieldStep, Grid, SpatialTransform
 from ..fields import load_displacement_field, write_displacement_field
 from ..image_files import read_stored
 from ..itk_hdf5 import itk_parameters, itk_view
-from ..itk_headers import check_itk_header
-from ..itk_images import affine_of_header
+from ..itk_headers import check_directions, check_itk_header
+from ..itk_images import affine_of_header, components
 from ..itk_library import itk_class, load_itk, load_simpleitk
 from ..lps import lps_signs
 from ..paths import atomic_path
@@ -66,6 +66,7 @@ def _light(path: Path) -> StoredImage | None:
         header = itk_class(f"{kind}ImageIO", "").New()
         header.SetFileName(str(path))
         header.ReadImageInformation()
+        check_directions(components(header))
         dims = header.GetNumberOfDimensions()
         if dims not in (2, 3) or header.GetNumberOfComponents() != dims:
             return None

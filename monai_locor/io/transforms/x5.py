@@ -19,6 +19,7 @@ import numpy as np
 from ..._version import __version__
 from ...errors import InputError
 from ...geometry import AffineStep, FieldStep, Grid, SpatialTransform, Step
+from ..hdf5_check import open_hdf5
 from ..paths import atomic_path
 from ..sizes import check_stated_size
 from .base import homogeneous, invalid
@@ -33,10 +34,8 @@ def is_x5(path: Path) -> bool:
     """Whether an HDF5 file states that it is X5; without h5py, by its suffix."""
     if find_spec("h5py") is None:
         return path.suffix.lower() == SUFFIX
-    import h5py
-
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return _text(file.attrs.get("Format")) == "X5"
     except Exception:  # damaged, for which h5py raises various types, or no HDF5
         return False
@@ -45,9 +44,7 @@ def is_x5(path: Path) -> bool:
 def read_x5(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> SpatialTransform:
     """Read the only chain of a file, or its only transform."""
     check_h5py(name)
-    import h5py
-
-    with invalid(name, "is it a complete X5 file?"), h5py.File(path, "r") as file:
+    with invalid(name, "is it a complete X5 file?"), open_hdf5(path) as file:
         if _text(file.attrs.get("Format")) != "X5":
             raise InputError(f"{name}: is no X5 file; name its format with --from")
         group = file["TransformGroup"]
