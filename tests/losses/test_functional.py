@@ -76,6 +76,24 @@ def test_the_residual_is_that_of_least_squares(images, form):
         torch.testing.assert_close(found, expected if form == "log" else expected / variance, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", ["log", "normalized", "robust"])
+def test_the_right_hand_sides_are_those_of_the_target_that_is_fitted(images, form):
+    """In the normalized form, of the target with mean 0 and variance 1 in each window."""
+    pred, target, weight = images
+    fit, rows = local_fit(moments(*images), form, ridge=1e-12, eps=1e-12), dense_weights(weight)
+    psi, t = torch.stack([pred.flatten() ** k for k in range(3)]), target.flatten()
+    mean = rows @ t
+    deviation = (rows @ t**2 - mean**2).sqrt()
+    if form == "normalized":
+        expected = torch.stack([(rows * p * (t - mean[:, None])).sum(1) / deviation for p in psi])
+        for found, value in ((fit.mean, mean), (fit.deviation, deviation), (fit.variance, deviation**2)):
+            torch.testing.assert_close(found.flatten(), value, rtol=1e-6, atol=1e-9)
+    else:
+        expected = torch.stack([rows @ (p * t) for p in psi])
+        assert fit.mean is None and fit.deviation is None and fit.variance is None
+    torch.testing.assert_close(fit.psi_t.flatten(3)[0, :, 0], expected, rtol=1e-6, atol=1e-9)
+
+
 def test_the_solution_satisfies_the_normal_equations(images):
     found = moments(*images)
     theta = ridge_solution(found.psi_psi, found.psi_t, 0.1)[0, :, 0].flatten(1)
