@@ -56,11 +56,13 @@ def _check_nrrd(path: Path) -> None:
 def _check_meta(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    end = re.search(rb"^[ \t]*ElementDataFile[ \t]*=", head, re.MULTILINE)
+    end = re.search(rb"^[ \t]*ElementDataFile[ \t]*=([^\r\n]*)", head, re.MULTILINE)
     found = [
         (key.decode(), value.decode("latin-1").split()) for key, value in _FIELD.findall(head[: end.start()] if end else head)
     ]
     fields = dict(found)
+    if end and (len(end[1]) > MAX_FIELD_CHARACTERS or re.search(rb"[\0-\x08\x0e-\x1f]", end[1])):
+        raise ValueError("its header is invalid, ElementDataFile is no name of a file")
     if len(fields) < len(found):
         raise ValueError("its header is invalid, a field of it is repeated")
     axes = _whole(fields.get("NDims", []), "NDims", MAX_AXES)

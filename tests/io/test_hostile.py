@@ -237,6 +237,17 @@ def test_long_lines_that_crash_the_reader_of_itk(tmp_path, line):
             read(path)
 
 
+@pytest.mark.parametrize("name", [b"\1\1\1", b"a" * 5000, b"\xff" * 5000])
+def test_names_of_voxels_that_crash_the_reader_of_itk(tmp_path, name):
+    """Bytes of the voxels follow without a line end."""
+    path = tmp_path / "a.mha"
+    header = b"ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_FLOAT\nElementDataFile = " + name
+    path.write_bytes(header + VOXELS.tobytes().replace(b"\n", b" ") * 9)
+    for read in (read_image, read_grid, read_transform):
+        with pytest.raises(InputError, match=r"a\.mha: .*its header is invalid, ElementDataFile is no name"):
+            read(path)
+
+
 @pytest.mark.parametrize("number", ["1e308", "-1e200"])
 def test_directions_that_the_reader_of_itk_never_factorizes(tmp_path, number):
     lines = ["ObjectType = Image", "NDims = 3", f"TransformMatrix = 1 0 0 0 1 0 0 {number} 1", "DimSize = 4 5 6"]
