@@ -68,6 +68,8 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 @functools.lru_cache(maxsize=64)
 def _problem(path: Path, _: int, size: int) -> str:
+    if not sys.executable or getattr(sys, "frozen", False):  # this process is not Python itself, but a program with it inside
+        return ""
     limit = SECONDS + size / BYTES_PER_SECOND
     try:
         # not isolated from the environment: h5py may be found by PYTHONPATH

@@ -50,6 +50,12 @@ def test_a_file_is_checked_when_it_is_new_or_changed(monkeypatch, path):
     assert len(runs) == 2
 
 
+def test_a_program_with_python_inside_is_not_started_again(monkeypatch, path):
+    monkeypatch.setattr(hdf5_check.sys, "frozen", True, raising=False)
+    monkeypatch.setattr(hdf5_check.subprocess, "run", None)
+    check_hdf5(path)
+
+
 def test_all_objects_are_opened(monkeypatch, path):
     """The other process ends without an error, and without a word."""
     done = []
