@@ -72,8 +72,9 @@ def presets(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     for name in options.presets:
         settings = RegistrationConfig.of(name).to_dict()
         settings["memory"] = options.memory
-        for stage in settings["stages"] if options.iterations is not None else ():
-            stage["iterations"] = min(options.iterations, stage["iterations"])
+        for stage in settings["stages"]:
+            if options.iterations is not None:
+                stage["iterations"] = min(options.iterations, stage["iterations"])
         found[name] = str(folder / f"{Path(name).stem}.json")
         Path(found[name]).write_text(json.dumps(settings), encoding="utf-8")
     return found

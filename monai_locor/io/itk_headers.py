@@ -62,7 +62,7 @@ def _check_meta(path: Path) -> None:
     ]
     fields = dict(found)
     if end and (len(end[1]) > MAX_FIELD_CHARACTERS or re.search(rb"[\0-\x08\x0e-\x1f]", end[1])):
-        raise ValueError("its header is invalid, ElementDataFile is no name of a file")
+        raise ValueError("its header is invalid, ElementDataFile is not a file name")
     if len(fields) < len(found):
         raise ValueError("its header is invalid, a field of it is repeated")
     axes = _whole(fields.get("NDims", []), "NDims", MAX_AXES)

@@ -244,7 +244,7 @@ def test_names_of_voxels_that_crash_the_reader_of_itk(tmp_path, name):
     header = b"ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_FLOAT\nElementDataFile = " + name
     path.write_bytes(header + VOXELS.tobytes().replace(b"\n", b" ") * 9)
     for read in (read_image, read_grid, read_transform):
-        with pytest.raises(InputError, match=r"a\.mha: .*its header is invalid, ElementDataFile is no name"):
+        with pytest.raises(InputError, match=r"a\.mha: .*its header is invalid, ElementDataFile is not a file name"):
             read(path)
 
 
