@@ -91,11 +91,11 @@ class RegistrationConfig:
             translations and, unless ``transform`` is ``"rigid"``, several scales. If a start near the initial orientation is
             about as good, or one of another orientation clearly better, the stages are repeated from it and the
             better result is kept. ``"auto"``: if no initial transform was given; ``"always"``; or ``"never"``.
-        intersubject: ``"auto"``: if the residuals after the coarse stages are large, as in inter-subject pairs, continue with
-            :attr:`for_intersubject`; with masks, only if the residuals without masks are also large. ``"never"``: keep the
-            form. ``"always"``: the pair is known to be of two subjects, so the form is not in question, and the verdict does
-            not expect the affine of one. The form applies to the default measure in its form ``"log"`` only. See
-            :mod:`monai_locor.registration.correspondence`.
+        intersubject: ``"auto"``: if the residuals and the deformation after the coarse stages are large, as in inter-subject
+            pairs, continue with :attr:`for_intersubject`; with masks, only if the residuals without masks are also large.
+            ``"never"``: keep the form. ``"always"``: the pair is known to be of two subjects, so the form is not in question,
+            and the verdict does not expect the affine of one. The form applies to the default measure in its form ``"log"``
+            only. See :mod:`monai_locor.registration.correspondence`.
         missing: tissue that only one image shows, such as at a resection, a lesion or metal, see
             :mod:`monai_locor.registration.missing`. ``"never"``: not looked for; ``"map"``: estimated after the registration,
             see :attr:`.result.RegistrationResult.missing_fixed`, which does not change the transform; ``"auto"``: also

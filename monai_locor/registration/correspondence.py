@@ -8,6 +8,9 @@ one subject. For inter-subject pairs, whose tissues do not correspond one to one
 few exceptions (benchmarks/results/intersubject.md); for CT or PET and MR of one subject it is also above an eighth. The
 logarithm of the residual is suited to the first kind only. The others continue in the robust form, which is close to the
 logarithm if the pair was taken for the wrong kind (benchmarks/results/forms.md).
+
+Two scans of one patient may leave large residuals as well, by lesions, noise or thick slices. But then little deformation is
+needed, while two people differ in shape. So the product of the share and of the bending energy must be large, too.
 """
 
 from __future__ import annotations
@@ -15,13 +18,25 @@ from __future__ import annotations
 import torch
 
 from ..losses import LocalLearnedBasisCRLoss
+from ..losses.bending import bending_energy
 from .channels import compared_parts
 from .config import RegistrationConfig
 from .engine import RegistrationEngine
 
-__all__ = ["MAX_UNEXPLAINED_SHARE", "checks_correspondence", "has_logarithm", "median_unexplained_share", "use_form"]
+__all__ = [
+    "MAX_UNEXPLAINED_BENDING",
+    "MAX_UNEXPLAINED_SHARE",
+    "checks_correspondence",
+    "has_logarithm",
+    "leaves_too_much",
+    "median_unexplained_share",
+    "relative_bending",
+    "use_form",
+]
 
 MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance for which the logarithm is better
+# of its product with the bending energy: up to 3e-5 in real scans of one person, from 9e-5 in those of two
+MAX_UNEXPLAINED_BENDING = 5e-5
 MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
 
 
@@ -33,6 +48,25 @@ def has_logarithm(config: RegistrationConfig) -> bool:
 def checks_correspondence(config: RegistrationConfig) -> bool:
     """Whether the residuals decide on the form."""
     return config.intersubject == "auto" and has_logarithm(config)
+
+
+def leaves_too_much(share: float, bending: float) -> bool:
+    """Whether the robust form is better than the logarithm.
+
+    Args:
+        share: see :func:`median_unexplained_share`.
+        bending: see :func:`relative_bending`.
+
+    >>> [leaves_too_much(*found) for found in ((0.1, 1e-3), (0.2, 1e-4), (0.2, 1e-3), (float("nan"), 1e-3))]
+    [False, False, True, False]
+    """
+    return share > MAX_UNEXPLAINED_SHARE and share * bending > MAX_UNEXPLAINED_BENDING
+
+
+@torch.no_grad()
+def relative_bending(engine: RegistrationEngine) -> float:
+    """Return the bending energy of the forward deformation without the affine, in units of the stage's samples (no unit)."""
+    return float(bending_energy(engine.velocity.reversed([0])) * engine.bending_unit)
 
 
 @torch.no_grad()

@@ -181,7 +181,8 @@ class RegistrationEngine(nn.Module):
         self.highest_loss = torch.zeros(1, dtype=torch.float32, device=self.device)
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
-        self.bending_weight = self.config.effective_bending_weight * (spacing / self.velocity.step) ** 2
+        self.bending_unit = (spacing / self.velocity.step) ** 2
+        self.bending_weight = self.config.effective_bending_weight * self.bending_unit
         self.bending_share = self.direction_share * (2 * self.bending_weight)
         self.guides = guides_of(self.start, self.config, spacing, self.fixed.grid, self.velocity if self.deformable else None)
 

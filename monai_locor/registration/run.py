@@ -19,7 +19,14 @@ from tqdm import tqdm
 from ..losses.compare import takes_mask
 from ..precision import optimized
 from .channels import single
-from .correspondence import MAX_UNEXPLAINED_SHARE, checks_correspondence, has_logarithm, median_unexplained_share, use_form
+from .correspondence import (
+    checks_correspondence,
+    has_logarithm,
+    leaves_too_much,
+    median_unexplained_share,
+    relative_bending,
+    use_form,
+)
 from .engine import RegistrationEngine
 from .guides import GUIDE_NAMES
 from .missing import estimate_missing
@@ -168,23 +175,24 @@ class Run:
             logger.warning("replaced the first affine by one from another start")
 
     def _needs_robust_form(self) -> Generator[Work, None, bool]:
-        """Whether to use the robust form: for pairs that are known to be of two subjects, or whose residuals after the coarse
-        stages are large, which is logged.
+        """Whether to use the robust form: for pairs that are known to be of two subjects, or whose residuals and deformation
+        after the coarse stages are large, which is logged.
         """
         if self.config.intersubject == "always":
             return has_logarithm(self.config)
         if not checks_correspondence(self.config):
             return False
         share = median_unexplained_share(self.engine)
-        if share > MAX_UNEXPLAINED_SHARE and self.start.masked:  # residuals inside a mask are larger for any pair
+        bending = float(from_first(self.exchange, lambda: np.array([relative_bending(self.engine)]), (1,))[0])
+        if leaves_too_much(share, bending) and self.start.masked:  # residuals inside a mask are larger for any pair
             share = min(share, (yield from self._share_without_masks()))
         self.unexplained_share = share if math.isfinite(share) else None  # JSON has no NaN
-        if not share > MAX_UNEXPLAINED_SHARE:
+        if not leaves_too_much(share, bending):
             return False
         logger.info(
             "large residuals, as between two subjects (half of the windows leave more than %.0f %% of the variance "
-            "unexplained): the finer stages use the robust form (intersubject=never prevents this)",
-            100 * share,
+            "unexplained, bending energy %.2g): the finer stages use the robust form (intersubject=never prevents this)",
+            *(100 * share, bending),
         )
         return True
 

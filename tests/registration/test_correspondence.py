@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -16,18 +17,19 @@ import pytest
 import torch
 
 from monai_locor import RegistrationConfig
+from monai_locor.geometry import Grid
 from monai_locor.io import write_image
 from monai_locor.losses import LocalLearnedBasisCRLoss
 from monai_locor.registration import PRESETS, RegistrationResult, Stage
 from monai_locor.registration import run as run_module
-from monai_locor.registration.correspondence import MAX_UNEXPLAINED_SHARE, use_form
+from monai_locor.registration.correspondence import MAX_UNEXPLAINED_BENDING, MAX_UNEXPLAINED_SHARE, relative_bending, use_form
 from monai_locor.registration.similarity import make_similarity
 from monai_locor.visualize import samples_of_result
 
 from ..losses.reference import window_matrix, window_values
 from ..parameters import mostly_slow
 from ..phantoms import CUBE, PLANE, anatomy, image, other_modality, pair
-from .short_runs import run
+from .short_runs import engine_of, run
 
 STAGES = (Stage(4, 12), Stage(4, 12, spacing=8, learning_rate=0.16), Stage(2, 4, spacing=8, learning_rate=0.08))
 CONFIG = RegistrationConfig(stages=STAGES, multistart="never", num_basis=3)
@@ -200,6 +202,67 @@ def test_a_share_that_is_unknown_or_small_changes_nothing(images, monkeypatch, s
     found = run(*images, preset=CONFIG)
     assert not found.intersubject and found.unexplained == told
     json.dumps(found.summary(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("factor", "robust"), [(0.9, False), (1.1, True)])
+def test_large_residuals_without_a_deformation_change_nothing(images, monkeypatch, factor, robust):
+    """Two scans of one patient, with noise or a lesion in one of them."""
+    monkeypatch.setattr(run_module, "median_unexplained_share", lambda engine: 0.2)
+    monkeypatch.setattr(run_module, "relative_bending", lambda engine: factor * MAX_UNEXPLAINED_BENDING / 0.2)
+    found = run(*images, preset=CONFIG)
+    assert found.intersubject is robust and found.unexplained == 0.2
+    if not robust:
+        assert torch.equal(found.forward_mm, run(*images, preset=NEVER).forward_mm)
+
+
+class TestBending:
+    """The measured bending energy of the coarse deformation."""
+
+    @staticmethod
+    def engine(voxel=1.0, factor=4, bend=None, config=CONFIG, initial=None):
+        shape = (32, 32, 32)
+        grid = Grid(shape, np.diag([voxel, voxel, voxel, 1]))
+        values = anatomy(Grid(shape, np.diag([1.0, 1, 1, 1])).points() - 16)
+        engine = engine_of([image(values, grid)] * 2, config, initial=initial)
+        engine.enter(Stage(factor, 1, spacing=8))
+        if bend is not None:
+            with torch.no_grad():
+                engine.velocity.coefficients.copy_(bend(engine.velocity.coefficients))
+        return engine
+
+    @staticmethod
+    def wave(coefficients):
+        n = torch.arange(coefficients.shape[-1], dtype=coefficients.dtype)
+        return (0.2 * torch.sin(n)).expand_as(coefficients)
+
+    def test_no_deformation_has_none_whatever_the_affine_is(self):
+        turned = np.eye(4)
+        turned[:2, :2] = [[0.9, -0.3], [0.3, 1.1]]
+        assert relative_bending(self.engine(initial=turned)) == 0
+        bent = [relative_bending(self.engine(initial=start, bend=self.wave)) for start in (None, turned)]
+        assert bent[0] == pytest.approx(bent[1], rel=1e-5) and bent[0] > 0
+
+    def test_it_does_not_depend_on_the_unit_of_length_or_the_weight(self):
+        values = [relative_bending(self.engine(voxel, bend=self.wave)) for voxel in (0.5, 1.0, 3.0)]
+        assert values == pytest.approx([values[0]] * 3, rel=1e-3)
+        free = dataclasses.replace(CONFIG, bending_weight=0.0)
+        assert relative_bending(self.engine(bend=self.wave, config=free)) == values[1]
+
+    def test_it_is_the_mean_square_of_the_second_derivatives_times_the_sample_distance(self):
+        engine = self.engine(bend=lambda c: 0.02 * torch.arange(c.shape[-1], dtype=c.dtype).square().expand_as(c))
+        field = engine.velocity.reversed([0])[0].detach().double().numpy()
+
+        def moved(*steps):
+            return field[(slice(None), *(slice(1 + d, n - 1 + d) for d, n in zip(steps, field.shape[1:], strict=True)))]
+
+        total, axes = np.zeros_like(moved(0, 0, 0)), np.eye(3, dtype=int)
+        for a, b in itertools.product(axes, axes):
+            if (a == b).all():
+                second = moved(*a) - 2 * moved(0, 0, 0) + moved(*-a)
+            else:
+                second = (moved(*(a + b)) - moved(*(a - b)) - moved(*(b - a)) + moved(*(-a - b))) / 4
+            total += second**2
+        assert relative_bending(engine) == pytest.approx(total.mean() * (4 / engine.velocity.step) ** 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

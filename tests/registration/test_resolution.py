@@ -136,7 +136,7 @@ class TestPairs:
 
     @pytest.mark.parametrize("blur", [1.0, 2.5])
     def test_a_registration_with_large_residuals_follows_it(self, blur, monkeypatch):
-        monkeypatch.setattr(run_module, "median_unexplained_share", lambda engine: 0.3)
+        monkeypatch.setattr(run_module, "leaves_too_much", lambda share, bending: True)
         monkeypatch.setattr(run_module, "relative_blur", lambda *images: blur)
         stages = tuple(Stage(s.factor, 1, s.spacing) for s in PRESETS["draft"].stages[2:])
         monkeypatch.setattr("monai_locor.registration.resolution.PRESET_STAGES", (stages,))
