@@ -142,11 +142,12 @@ def many_starts(there: There) -> dict[str, Any]:
 
 
 def intersubject_pair(there: There) -> dict[str, Any]:
-    """Images that have nothing to do with each other."""
+    """Images that have nothing to do with each other, and a deformation that bends."""
     fixed, _, _ = pair(PLANE, PLANE)
+    bent = torch.from_numpy(2 * np.sin(PLANE.points() / 5)).movedim(-1, 0).float()
     noise = nn.functional.avg_pool2d(torch.rand(1, *PLANE.shape, generator=torch.Generator().manual_seed(1)), 3, 1, 1)
     config = changed(stages=(Stage(4, 1), Stage(4, 2, spacing=16), Stage(2, 1, spacing=8)), intersubject="auto")
-    return {"fixed": fixed, "moving": image(noise[0].numpy(), PLANE), "preset": config}
+    return {"fixed": fixed, "moving": image(noise[0].numpy(), PLANE), "preset": config, "initial_velocity": there(bent)}
 
 
 def undone(there: There) -> dict[str, Any]:
