@@ -14,6 +14,7 @@ from typing import Any
 from _arena_records import NOTHING, Runs, cases_of, kind_of, names_of_methods
 from _arena_statistics import MEASURES, SPREADS, Bootstrap, errors_left, geometric_mean, holm, medians, paired
 from _compare import Measure, Method, name_of, values
+from _score import INNER_MM
 from _tables import markdown
 
 README_BLOCK = re.compile(r"^<!-- arena -->\n.*?^<!-- end arena -->$", re.MULTILINE | re.DOTALL)
@@ -84,7 +85,7 @@ def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
         return "No runs yet."
     left, wide = errors_left(own, runs.nothing, told["cases"], told["measure"]), values(own, runs.nothing, spread)
     reference, bootstrap = reference_of(settings, runs), Bootstrap(**settings["bootstrap"])
-    best = _best(found, shown, measure)
+    best, inner = _best(found, shown, measure), any("tre_inner_mm" in run for run in own)
     lines = []
     for method, numbers in found.items():
         middle = medians(numbers)
@@ -95,10 +96,12 @@ def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
         widths = medians(wide.get(method, {})).values()
         cells = [f"`{name_of(method)}`" if method[0] != NOTHING else "no registration", f"{len(middle)}/{len(shown)}", total]
         cells += [f"{statistics.fmean(widths):{spread.style}}" if widths else "", ratio, *_regularity(own, method)]
+        cells += _inner(own, method) if inner else []
         lines.append((mean, [*cells, *(_cell(middle.get(case), best[case], measure.style) for case in shown)]))
     lines.sort(key=lambda line: line[0], reverse=not measure.lower_is_better)
     head = ["method", "cases", f"{measure.heading}, mean over cases [95 %]", spread.heading, "relative error [95 %]"]
     head += ["folding, %, max", "inverse 95 %, voxels, max"]
+    head += [f"deeper than {INNER_MM:.0f} mm: mean, mm", "95 %, mm", "of cases"] if inner else []
     return markdown([*head, *(f"`{case}`" for case in shown)], [cells for _, cells in lines])
 
 
@@ -120,6 +123,19 @@ def _regularity(runs: Sequence[Mapping[str, Any]], method: Method) -> list[str]:
     folding = [100 * run["folding_voxels"] / run["voxels"] for run in own if run.get("voxels")]
     inverse = [run["inverse_p95_vox"] for run in own if "inverse_p95_vox" in run]
     return [f"{max(folding):.2g}" if folding else "", f"{max(inverse):.2f}" if inverse else ""]
+
+
+def _inner(runs: Sequence[Mapping[str, Any]], method: Method) -> list[str]:
+    """Means over the cases of the error far below the surface and of its 95th percentile, and the number of these cases."""
+    own = [run for run in runs if (run["tool"], run["preset"]) == method and "tre_inner_mm" in run]
+    cases = sorted({run["case"] for run in own})
+    if not cases:
+        return ["", "", ""]
+    found = [
+        statistics.fmean(statistics.median(run[key] for run in own if run["case"] == case) for case in cases)
+        for key in ("tre_inner_mm", "tre_inner_p95_mm")
+    ]
+    return [*(f"{x:.2f}" for x in found), str(len(cases))]
 
 
 def failures(runs: Runs) -> str:

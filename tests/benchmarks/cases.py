@@ -70,9 +70,9 @@ def save(path: Path, data: np.ndarray, affine: np.ndarray, intent: str = "none")
     nib.save(image, path)
 
 
-def save_field(path: Path, field: np.ndarray, affine: np.ndarray) -> None:
+def save_field(path: Path, field: np.ndarray, affine: np.ndarray, shape: tuple[int, ...] = SHAPE) -> None:
     """A field ``(X, Y, Z, 3)``, RAS mm, or one vector for all voxels."""
-    lps = np.broadcast_to(field, (*SHAPE, 3)) * np.array([-1, -1, 1])
+    lps = np.broadcast_to(field, (*shape, 3)) * np.array([-1, -1, 1])
     save(path, lps[..., None, :].astype(np.float32), affine, "vector")
 
 

@@ -236,3 +236,14 @@ def test_an_interrupted_arena_has_a_valid_page(modules, tmp_path):
         widths = [line.count("|") for line in page.splitlines() if line.startswith("|")]
         assert "nan" not in page and (not widths or min(widths) >= 5)
         assert ("has not run yet" in texts.summary(settings, runs)) == (count <= 3)
+
+
+def test_the_page_tells_errors_far_below_the_surface_where_they_are_known(modules, tmp_path):
+    runs, page = filled(modules, tmp_path / "runs.jsonl"), modules.arena_page
+    assert "deeper than" not in page.kind_table(settings_of(), runs, "heads")
+    runs.add(run_of("b", REFERENCE, 1, tre_mm=4.0, left=0.4, tre_inner_mm=0.5, tre_inner_p95_mm=1.5))
+    runs.add(run_of("a", REFERENCE, 0, tre_mm=4.0, left=0.4, tre_inner_mm=1.0, tre_inner_p95_mm=2.5))
+    table = page.kind_table(settings_of(), runs, "heads")
+    assert "deeper than 15 mm: mean, mm | 95 %, mm | of cases" in table
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines()}
+    assert "| 0.75 | 2.00 | 2 |" in lines["`monai_locor default`"] and "|  |  |  |" in lines["`greedy`"]

@@ -51,6 +51,27 @@ def test_errors_are_measured(modules, case, tmp_path):
     assert 0.5 < found["dice"] < 1
 
 
+def test_errors_far_below_the_surface_are_measured_apart(modules, case, tmp_path):
+    """A ball with a hole in voxels of 4 x 2 x 6 mm: what lies in the hole is not at a surface."""
+    score, shape, affine = modules.score, (40, 60, 30), np.diag([4.0, 2.0, 6.0, 1.0])
+    points = np.stack(np.indices(shape), -1) @ affine[:3, :3] - [80, 60, 90]
+    radius = np.linalg.norm(points, axis=-1)
+    deep, mask = radius < 35, (radius < 50) & (radius > 8)
+    for role in ("fixed", "moving"):
+        save(case / f"{role}.nii.gz", np.ones(shape), affine)
+        (case / f"{role}_labels.nii.gz").unlink()
+    save(case / "mask.nii.gz", mask.astype(np.uint8), affine)
+    save_field(case / "truth.nii.gz", np.zeros(3), affine, shape)
+    save_field(tmp_path / score.FORWARD, np.where(deep, 1.0, 5.0)[..., None] * [1, 0, 0], affine, shape)
+    found = score.score(case, tmp_path)
+    assert found["tre_inner_mm"] == pytest.approx(1, abs=0.3) and found["tre_mm"] > 2 and found["tre_p95_mm"] == 5
+    depth = score.depth(mask, affine)
+    assert np.abs(depth - (50 - radius))[mask].max() < 6.5 and not depth[radius > 50].any()
+    smaller = (radius < 14).astype(np.uint8)
+    save(case / "mask.nii.gz", smaller, affine)
+    assert "tre_inner_mm" not in score.score(case, tmp_path)
+
+
 def test_folds_are_counted_in_the_mask(modules, case, tmp_path):
     score = modules.score
     (case / "mask.nii.gz").unlink()
