@@ -18,6 +18,7 @@ from _score import INNER_MM
 from _tables import markdown
 
 README_BLOCK = re.compile(r"^<!-- arena -->\n.*?^<!-- end arena -->$", re.MULTILINE | re.DOTALL)
+INNER = Measure("tre_inner_mm", "mean, mm", True, ".2f"), Measure("tre_inner_p95_mm", "95 %, mm", True, ".2f")
 Settings = Mapping[str, Any]
 
 
@@ -85,7 +86,7 @@ def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
         return "No runs yet."
     left, wide = errors_left(own, runs.nothing, told["cases"], told["measure"]), values(own, runs.nothing, spread)
     reference, bootstrap = reference_of(settings, runs), Bootstrap(**settings["bootstrap"])
-    best, inner = _best(found, shown, measure), any("tre_inner_mm" in run for run in own)
+    best, inner = _best(found, shown, measure), [values(own, runs.nothing, inside) for inside in INNER]
     lines = []
     for method, numbers in found.items():
         middle = medians(numbers)
@@ -96,12 +97,12 @@ def kind_table(settings: Settings, runs: Runs, kind: str) -> str:
         widths = medians(wide.get(method, {})).values()
         cells = [f"`{name_of(method)}`" if method[0] != NOTHING else "no registration", f"{len(middle)}/{len(shown)}", total]
         cells += [f"{statistics.fmean(widths):{spread.style}}" if widths else "", ratio, *_regularity(own, method)]
-        cells += _inner(own, method) if inner else []
+        cells += _inner(inner, method) if inner[0] else []
         lines.append((mean, [*cells, *(_cell(middle.get(case), best[case], measure.style) for case in shown)]))
     lines.sort(key=lambda line: line[0], reverse=not measure.lower_is_better)
     head = ["method", "cases", f"{measure.heading}, mean over cases [95 %]", spread.heading, "relative error [95 %]"]
     head += ["folding, %, max", "inverse 95 %, voxels, max"]
-    head += [f"deeper than {INNER_MM:.0f} mm: mean, mm", "95 %, mm", "of cases"] if inner else []
+    head += [f"deeper than {INNER_MM:.0f} mm: {INNER[0].heading}", INNER[1].heading, "of cases"] if inner[0] else []
     return markdown([*head, *(f"`{case}`" for case in shown)], [cells for _, cells in lines])
 
 
@@ -125,17 +126,12 @@ def _regularity(runs: Sequence[Mapping[str, Any]], method: Method) -> list[str]:
     return [f"{max(folding):.2g}" if folding else "", f"{max(inverse):.2f}" if inverse else ""]
 
 
-def _inner(runs: Sequence[Mapping[str, Any]], method: Method) -> list[str]:
+def _inner(found: Sequence[Mapping[Method, Mapping[str, Sequence[float]]]], method: Method) -> list[str]:
     """Means over the cases of the error far below the surface and of its 95th percentile, and the number of these cases."""
-    own = [run for run in runs if (run["tool"], run["preset"]) == method and "tre_inner_mm" in run]
-    cases = sorted({run["case"] for run in own})
-    if not cases:
+    columns = [medians(numbers.get(method, {})).values() for numbers in found]
+    if not columns[0]:
         return ["", "", ""]
-    found = [
-        statistics.fmean(statistics.median(run[key] for run in own if run["case"] == case) for case in cases)
-        for key in ("tre_inner_mm", "tre_inner_p95_mm")
-    ]
-    return [*(f"{x:.2f}" for x in found), str(len(cases))]
+    return [*(f"{statistics.fmean(column):{INNER[0].style}}" for column in columns), str(len(columns[0]))]
 
 
 def failures(runs: Runs) -> str:
