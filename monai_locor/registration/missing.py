@@ -10,6 +10,9 @@ depend on the intensities m of the other, and are distributed like q, half unifo
 of a sample is the mean of ``log q(t) / p(t | m)`` and ``log q(m) / p(m | t)``, averaged over its neighborhood. Its spread
 differs from pair to pair, so the threshold is relative to the median and the spread of the image. The histogram is estimated
 again without the samples that are likely to be missing, as in the EM algorithm for a mixture of both models.
+
+The same is done with the derivative magnitudes of both images, and the evidence averaged: fluid may have the intensity of some
+tissue, but it is flat where the other image has edges (benchmarks/results/missing.md).
 """
 
 from __future__ import annotations
@@ -72,11 +75,11 @@ def estimate_missing(engine: RegistrationEngine) -> tuple[MissingTissue, Missing
     """
     images, maps = engine.unweighted, []
     for k, (reference, other) in enumerate((images, images[::-1])):
-        level = make_level(reference, other, _factor(reference.grid), region=engine.config.region)
+        level = make_level(reference, other, _factor(reference.grid), "both", region=engine.config.region)
         warped, weight = engine.sampled(k, level)
-        target = level.reference.flatten(0, 1)
+        target = level.reference[0]
         sigma = _neighborhood(reference.grid, level.grid)
-        probability = missing_probability(warped[0, : len(target)], target, weight[0], sigma)
+        probability = missing_probability(_features(warped[0, : len(target)]), _features(target), weight[0], sigma)
         found = probability * _large(probability, sigma)
         ml = float((found > 0.5).sum()) * float(np.prod(level.grid.spacing)) / 1000
         whole, places = (warp(x, level.grid, None, reference.grid).clamp_(0, 1) for x in (probability, found))
@@ -88,7 +91,8 @@ def missing_probability(pred: torch.Tensor, target: torch.Tensor, weight: torch.
     """Estimate the probability that an image does not depend on another.
 
     Args:
-        pred, target: warped and target image, ``(C, *spatial)``, intensities about [0, 1]; channels are averaged.
+        pred, target: warped and target image, ``(C, F, *spatial)``: F features of each channel in about [0, 1], the first of
+            which is the intensity. The evidence of all features is averaged.
         weight: weights of the samples, ``(1, *spatial)``.
         sigma: standard deviation of the neighborhood, samples, one per axis.
 
@@ -96,9 +100,10 @@ def missing_probability(pred: torch.Tensor, target: torch.Tensor, weight: torch.
         ``(1, *spatial)``, zero where the weight is.
     """
     code = GaussianParzen(NUM_BINS, PARZEN_SIGMA_BINS)
-    seen = (torch.maximum(pred, target).amax(0, keepdim=True) > MIN_FOREGROUND) & (weight > 0)
+    seen = (torch.maximum(pred, target)[:, 0].amax(0, keepdim=True) > MIN_FOREGROUND) & (weight > 0)
     foreground = weight * seen
-    pairs = [tuple(_equalized(x[None], weight) for x in pair) for pair in zip(pred, target, strict=True)]
+    features = (x.flatten(0, 1) for x in (pred, target))
+    pairs = [tuple(_equalized(x[None], weight) for x in pair) for pair in zip(*features, strict=True)]
     probability, most = torch.zeros_like(weight), torch.full((), MAX_EVIDENCE, device=weight.device)
     for _ in range(NUM_ESTIMATES):
         valid = (weight * (1 - probability)).flatten(1)
@@ -109,6 +114,15 @@ def missing_probability(pred: torch.Tensor, target: torch.Tensor, weight: torch.
         probability = torch.sigmoid(STEEPNESS * ((mean - middle) / spread - MIN_SPREADS)) * inside
         most = middle + MAX_SPREADS * spread
     return probability
+
+
+def _features(image: torch.Tensor) -> torch.Tensor:
+    """Separate intensities and derivative magnitudes, given in turn, ``(2 C, *spatial)``; ``(C, 2, *spatial)``.
+
+    Most magnitudes are small; their square roots use more of the bins.
+    """
+    intensity, magnitude = image.unflatten(0, (-1, 2)).unbind(1)
+    return torch.stack((intensity, magnitude.clamp_min(0).sqrt()), 1)
 
 
 def _large(probability: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:

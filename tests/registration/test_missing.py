@@ -10,6 +10,7 @@ import torch
 from monai_locor import RegistrationResult, register_batch
 from monai_locor.registration.missing import estimate_missing, missing_probability
 from monai_locor.registration.start.prepare import smoothed
+from monai_locor.transforms import derivative_magnitude
 from tests.phantoms import grid_of, pair
 from tests.registration.short_runs import TINY, difference, engine_of, run
 
@@ -35,7 +36,7 @@ def with_hole(image: torch.Tensor, value: float = 0.15) -> torch.Tensor:
 
 
 def probability(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return missing_probability(pred, target, torch.ones_like(pred), SIGMA)
+    return missing_probability(pred[:, None], target[:, None], torch.ones_like(pred), SIGMA)
 
 
 def area_under_curve(score: torch.Tensor) -> float:
@@ -54,6 +55,18 @@ class TestProbability:
         found = probability(pred, with_hole(target, value))
         assert area_under_curve(found) > 0.93
         assert found[HOLE].mean() > 0.5
+
+    def test_a_flat_hole_is_found_by_the_derivative_where_only_edges_are_related(self):
+        generator = torch.Generator().manual_seed(0)
+        amplitude = torch.ones(1, 28, 28, 28)
+        amplitude[:, :, 20:] = 0.05  # both images are flat there
+        noise = (smoothed(torch.randn(amplitude.shape, generator=generator), [0.8] * 3) for _ in range(2))
+        pred, target = (0.5 + 0.5 * amplitude * x for x in noise)
+        target = with_hole(target, 0.5)
+        features = [torch.stack((x, derivative_magnitude(x, np.eye(3)).sqrt()), 1) for x in (pred, target)]
+        found = missing_probability(*features, torch.ones_like(pred), SIGMA)
+        assert area_under_curve(found) > area_under_curve(probability(pred, target)) + 0.1
+        assert area_under_curve(found) > 0.9
 
     def test_an_intact_pair_has_no_missing_tissue(self):
         assert (probability(*related()) > 0.5).float().mean() < 0.01
@@ -75,19 +88,25 @@ class TestProbability:
         weight[:, :, :, 14:] = 0
         broken = target.clone()
         broken[:, :, :, 14:] = torch.rand(broken[:, :, :, 14:].shape, generator=torch.Generator().manual_seed(1))
-        first, second = (missing_probability(pred, t, weight, SIGMA) for t in (target, broken))
+        first, second = (missing_probability(pred[None], t[None], weight, SIGMA) for t in (target, broken))
         assert torch.equal(first, second)
         assert not first[:, :, :, 14:].any()
 
-    def test_channels_are_averaged(self):
+    @pytest.mark.parametrize("shape", [(2, 1, 1, 1, 1), (1, 2, 1, 1, 1)])
+    def test_channels_and_features_are_averaged(self, shape):
         pred, target = related()
         target = with_hole(target)
-        both = missing_probability(pred.repeat(2, 1, 1, 1), target.repeat(2, 1, 1, 1), torch.ones_like(pred), SIGMA)
+        both = missing_probability(pred.repeat(shape), target.repeat(shape), torch.ones_like(pred), SIGMA)
         torch.testing.assert_close(both, probability(pred, target))
 
+    def test_only_the_intensity_tells_the_background(self):
+        pred, target = related()
+        features = [torch.stack((0 * x, x), 1) for x in (pred, with_hole(target))]
+        assert not missing_probability(*features, torch.ones_like(pred), SIGMA).any()
+
     def test_constant_images(self):
-        zero = torch.zeros(1, 8, 8)
-        assert not missing_probability(zero, zero, zero + 1, SIGMA[:2]).any()
+        zero = torch.zeros(1, 1, 8, 8)
+        assert not missing_probability(zero, zero, zero[0] + 1, SIGMA[:2]).any()
 
 
 class TestEstimate:
