@@ -33,9 +33,9 @@ from .missing import estimate_missing
 from .parallel import from_first
 from .resolution import MAX_SHARP_WIDTH, relative_blur, resolved_stages, smoother
 from .schedule import Stage
-from .stages import FINAL_STEPS, run_stage
+from .stages import FINAL_STEPS, run_stage, transform_state, undo_stages
 from .start.rivals import RivalStarts
-from .start.search import better_start, second_is_better
+from .start.search import START, better_start, chosen_affine
 
 __all__ = ["Run", "Work", "optimize"]
 
@@ -163,16 +163,22 @@ class Run:
         first.release()
         second = RegistrationEngine(dataclasses.replace(self.start, affine=start), first.config, self.exchange)
         self.steps += _steps(self.affine_stages)
+        before = transform_state(second)
         yield from _each(second, self.affine_stages)
         losses = _final_loss(first.history), _final_loss(second.history)
         affines = matrix, second.matrix()
 
         def compare() -> np.ndarray:
-            return np.array([second_is_better(*images, affines, losses, initial, start)], dtype=np.float64)
+            return np.array([chosen_affine(*images, affines, losses, initial, start)], dtype=np.float64)
 
-        if from_first(self.exchange, compare, (1,)).any():
-            self.engine = second
-            logger.warning("replaced the first affine by one from another start")
+        choice = int(from_first(self.exchange, compare, (1,))[0])
+        if choice == 0:
+            return
+        self.engine = second
+        logger.warning("replaced the first affine by one from another start")
+        if choice == START:
+            undo_stages(second, before)
+            logger.warning("the affine stages moved away from that start, which agrees better, and were undone")
 
     def _needs_robust_form(self) -> Generator[Work, None, bool]:
         """Whether to use the robust form: for pairs that are known to be of two subjects, or whose residuals and deformation

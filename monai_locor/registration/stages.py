@@ -17,7 +17,7 @@ from .graph import stepper
 from .history import stage_record
 from .schedule import Stage
 
-__all__ = ["FINAL_STEPS", "record_stage", "run_stage", "transform_state"]
+__all__ = ["FINAL_STEPS", "record_stage", "run_stage", "transform_state", "undo_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,15 @@ def record_stage(
 def transform_state(engine: RegistrationEngine) -> list[torch.Tensor]:
     """Return copies of the parameters of the transform."""
     return [p.detach().clone() for p in engine.transform_parameters()]
+
+
+@torch.no_grad()
+def undo_stages(engine: RegistrationEngine, before: Sequence[torch.Tensor]) -> None:
+    """Restore the :func:`transform_state` before all stages so far, which are affine, and record them as undone."""
+    for parameter, value in zip(engine.transform_parameters(), before, strict=True):
+        parameter.copy_(value)
+    for record in engine.history:
+        record["undone"] = True
 
 
 @torch.no_grad()

@@ -18,11 +18,11 @@ from monai_locor import RegistrationConfig, register
 from monai_locor.geometry import Grid, apply_affine
 from monai_locor.io import read_image
 from monai_locor.networks.affine import matrix_exponential
-from monai_locor.registration import Stage
+from monai_locor.registration import Stage, run
 from monai_locor.registration.start.measure import StartSearch
 from monai_locor.registration.start.prepare import PreparedImage, prepare
 from monai_locor.registration.start.rotations import even_rotations
-from monai_locor.registration.start.search import better_start, second_is_better
+from monai_locor.registration.start.search import START, better_start, chosen_affine
 
 from ..phantoms import anatomy, grid_of, other_modality
 
@@ -179,19 +179,23 @@ class TestWhichToKeep:
 
     @pytest.mark.parametrize(("losses", "expected"), [((-2, -3), True), ((-3, -2), False), ((float("nan"), -1), True)])
     def test_of_two_alike_the_one_with_the_lower_loss(self, losses, expected):
-        assert second_is_better(*self.IMAGES, (I, self.NEAR), losses, I, self.NEAR) is expected
+        assert chosen_affine(*self.IMAGES, (I, self.NEAR), losses, I, self.NEAR) == expected
 
     def test_no_loss_makes_up_for_having_lost_the_anatomy(self):
-        assert second_is_better(*self.IMAGES, (self.FAR, I), (-9, -2), I, I)
-        assert not second_is_better(*self.IMAGES, (I, self.FAR), (-2, -9), I, self.FAR)
+        assert chosen_affine(*self.IMAGES, (self.FAR, I), (-9, -2), I, I) == 1
+        assert chosen_affine(*self.IMAGES, (I, self.FAR), (-2, -9), I, self.FAR) == 0
 
     def test_nor_for_a_start_that_was_much_better(self):
         """It led to something that is about as good as the first affine; what is in between is a matter of scale."""
-        off = motion(WIDE, 0, (1, 0, 0), (0.04, 0, 0))
-        assert second_is_better(*self.IMAGES, (off, off @ self.NEAR), (-9, -2), I, I)
+        affines = motion(WIDE, 0, (1, 0, 0), (0.018, 0, 0)), motion(WIDE, 0, (1, 0, 0), (0.02, 0, 0))
+        assert chosen_affine(*self.IMAGES, affines, (-9, -2), I, I) == 1
 
     def test_nor_for_a_collapse(self):
-        assert second_is_better(*self.IMAGES, (np.diag([0.3, 0.4, 2.0, 1.0]), self.NEAR), (-9, -2), I, self.NEAR)
+        assert chosen_affine(*self.IMAGES, (np.diag([0.3, 0.4, 2.0, 1.0]), self.NEAR), (-9, -2), I, self.NEAR) == 1
+
+    def test_the_start_itself_if_both_affines_lost_the_anatomy(self):
+        farther = motion(WIDE, 30, (1, 0, 1), (0.4, 0.6, 0))
+        assert chosen_affine(*self.IMAGES, (self.FAR, farther), (-9, -8), I, self.NEAR) == START
 
 
 CONFIG = RegistrationConfig(stages=(Stage(2, 30, learning_rate=0.01), Stage(2, 10, spacing=16, learning_rate=0.08)))
@@ -212,6 +216,15 @@ class TestRegistration:
         found = register(*self.images(), preset=CONFIG, device="cpu", progress=False)
         assert error(found.affine, self.TRUTH, WIDE) < 2 and "from another start" in caplog.text
         assert [len(stage["loss"]) for stage in found.history] == [30, 10]
+
+    def test_stages_that_move_away_from_the_start_are_undone(self, caplog, monkeypatch):
+        starts = []
+        monkeypatch.setattr(run, "chosen_affine", lambda *given: starts.append(given[-1]) or START)
+        config = replace(CONFIG, stages=(Stage(4, 8, learning_rate=0.05),))
+        found = register(*self.images(), preset=config, device="cpu", progress=False)
+        np.testing.assert_allclose(found.affine, starts[0], atol=1e-4)
+        assert "moved away" in caplog.text
+        assert [stage["undone"] for stage in found.history] == [True]
 
     @pytest.mark.slow
     def test_not_without_the_search(self):
