@@ -65,7 +65,8 @@ class RegistrationConfig:
         basis: ``"learned"`` or ``"polynomial"``.
         min_mass: minimum valid fraction of a window; other windows are ignored.
         bending_weight: weight of the bending energy (mm) times the squared sample distance (mm^2; the geometric mean over the
-            axes); None for the default of the measure, see :attr:`effective_bending_weight`.
+            axes), in large pictures also times the squared width of the window relative to ``kernel_sigma``; None for the
+            default of the measure, see :attr:`effective_bending_weight`.
         landmark_weight: weight of the landmarks, if ``register`` is given any, relative to the similarity, see
             :class:`.landmark_term.LandmarkTerm`; 0 to only report their distances.
         label_weight: weight of the labels, likewise, see :class:`.label_term.LabelTerm`; 0 to only report their overlap.

@@ -10,7 +10,7 @@ logarithm of the residual is suited to the first kind only. The others continue 
 logarithm if the pair was taken for the wrong kind (benchmarks/results/forms.md).
 
 Two scans of one patient may leave large residuals as well, by lesions, noise or thick slices. But then little deformation is
-needed, while two people differ in shape. So the product of the share and of the bending energy must be large, too.
+needed, while two subjects differ in shape. So the product of the share and of the bending energy must be large, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 MAX_UNEXPLAINED_SHARE = 0.125  # median unexplained share of the variance for which the logarithm is better
-# of its product with the bending energy: up to 3e-5 in real scans of one person, from 9e-5 in those of two
+# of its product with the bending energy: up to 3e-5 in real scans of one subject, from 9e-5 in those of two
 MAX_UNEXPLAINED_BENDING = 5e-5
 MIN_WINDOW_VARIANCE = 1e-3  # squared normalized intensities; windows with less variance are not informative
 

@@ -42,7 +42,7 @@ from .slab_limits import limit_slabs
 from .start.prepare import SOFT_LIMITS
 from .start.reach import parts_in_reach
 from .start.start import Start
-from .window_sizes import margins_of, window_sizes
+from .window_sizes import margins_of, relative_window_size, window_sizes
 
 __all__ = ["RegistrationEngine"]
 
@@ -182,7 +182,9 @@ class RegistrationEngine(nn.Module):
         # the geometric mean over the axes
         spacing = float(level_grid(self.fixed.grid, stage.factor).spacing.min() * np.prod(ratios) ** (1 / len(ratios)))
         self.bending_unit = (spacing / self.velocity.step) ** 2
-        self.bending_weight = self.config.effective_bending_weight * self.bending_unit
+        # a wider window resolves less of the deformation (benchmarks/results/histology.md)
+        wider = relative_window_size(self.config, self.fixed.grid) ** 2
+        self.bending_weight = self.config.effective_bending_weight * wider * self.bending_unit
         self.bending_share = self.direction_share * (2 * self.bending_weight)
         self.guides = guides_of(self.start, self.config, spacing, self.fixed.grid, self.velocity if self.deformable else None)
 

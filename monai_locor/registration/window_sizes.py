@@ -14,7 +14,7 @@ from .config import RegistrationConfig
 from .pyramid import FOREGROUND_MARGIN, sample_distances
 from .schedule import picture_size
 
-__all__ = ["WindowSizes", "margins_of", "window_sizes"]
+__all__ = ["WindowSizes", "margins_of", "relative_window_size", "window_sizes"]
 
 MIN_MARGIN = 3  # samples
 NEAR_FACTOR = 2.0  # sample distance up to which the images are taken to agree to a few samples
@@ -53,6 +53,13 @@ def window_sizes(config: RegistrationConfig, grid: Grid, factor: float) -> Windo
     stride = np.maximum(config.stride * ratios, min(config.stride, 1.0))
     sigma = config.window_sigma(grid.dims, picture_size(grid))
     return WindowSizes(tuple((sigma * ratios).tolist()), tuple(stride.tolist()))
+
+
+def relative_window_size(config: RegistrationConfig, grid: Grid) -> float:
+    """Return the window of the default measure in units of ``kernel_sigma``: one, except in large pictures; one for others."""
+    if config.similarity != "locor":
+        return 1.0
+    return config.window_sigma(grid.dims, picture_size(grid)) / config.kernel_sigma
 
 
 def margins_of(config: RegistrationConfig, grid: Grid, factor: float) -> tuple[int, ...]:
