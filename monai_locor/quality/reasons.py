@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ RANK = ("SKIP", "PASS", "WARN", "FAIL")
 INFORMATION_MEASURES = ("mutual_information", "normalized_mutual_information")  # NMI is not independent of these
 
 UNRELATED_RIVAL_LEAD = -2.0  # standard errors; of a brain and an abdomen -1, of good results -10 to -3
+MIN_DOUBTS = 6  # right results have up to four, those off by 2 to 4 mm up to five (benchmarks/results/trouble.md)
 ALIGNMENT_MEASURES = ("local_support", "far_contrast", "nmi_shift_ratio")
 
 NOT_CHECKED = "the result could not be checked: inspect it, or evaluate landmarks or label maps (monai-locor evaluate)"
@@ -78,7 +79,7 @@ def reasons_of(measures: Mapping[str, Any], limits: Thresholds, shifts: ShiftLen
         outcome: the transform, and what is known of the registration that computed it.
     """
     gain = _information_gain(measures, limits, outcome)
-    return [
+    checks = [
         _valid_voxels(measures, limits),
         _overlap(measures, limits),
         gain if outcome.initial is None else _warn_if_skipped(gain, limits, "information_gain"),
@@ -90,6 +91,16 @@ def reasons_of(measures: Mapping[str, Any], limits: Thresholds, shifts: ShiftLen
         *([] if outcome.two_subjects or outcome.fixed_grid.dims == 2 else [_one_subject(measures, limits)]),
         *([UNKNOWN_RUN] if outcome.history is None else _run_reasons(measures, limits)),
     ]
+    return [*checks, *_many_doubts(checks)]
+
+
+def _many_doubts(checks: Sequence[Reason]) -> list[Reason]:
+    """FAIL if many checks are in doubt together, although each of them alone may be in a right result."""
+    found = [reason.check for reason in checks if reason.status == "WARN"]
+    if len(found) < MIN_DOUBTS or any(reason.status == "FAIL" for reason in checks):
+        return []
+    text = f"{len(found)} checks are in doubt together ({', '.join(found)}), more than in any right result of the benchmarks"
+    return [Reason("doubts", "FAIL", text, "check that both images show the same anatomy of the same person")]
 
 
 def _valid_voxels(m: Mapping[str, Any], limits: Thresholds) -> Reason:

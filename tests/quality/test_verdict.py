@@ -24,6 +24,7 @@ from monai_locor.quality.alignment import local_fit
 from monai_locor.quality.measures import affine_shape, convergence, inverse_error, shared_field_of_view
 from monai_locor.quality.rivals import Rival
 from monai_locor.quality.samples import SampledPair, every_nth
+from monai_locor.quality.thresholds import LOWER_IS_WORSE
 from monai_locor.quality.verdict import judge_outcome
 from monai_locor.registration.judging import outcome_of
 from monai_locor.report import Thresholds, Verdict, judge
@@ -192,6 +193,32 @@ class TestMasks:
             "alignment": "WARN",
         }
         assert verdict.measures["nmi_after"] is None and verdict.measures["valid_voxels"] == 10
+
+
+class TestManyDoubts:
+    """Each may be in a right result; six together are not."""
+
+    @staticmethod
+    def doubtful(count: int) -> dict[str, tuple[float, None]]:
+        """Thresholds that put this number of checks in doubt."""
+        names = ["valid_voxels", "overlap", "nmi_turn_ratio", "stretch", "folding_percent", "volume_change", "inverse_voxels"]
+        return {name: (1e9 if name in LOWER_IS_WORSE else -1.0, None) for name in names[:count]}
+
+    @pytest.mark.parametrize(("count", "status"), [(5, "WARN"), (6, "FAIL"), (7, "FAIL")])
+    def test_six_are_a_failure_that_names_them(self, images, count, status):
+        result = result_with(*images, history=DECREASING_LOSS)
+        assert not found(result)
+        verdict = judge(result, *images, thresholds=self.doubtful(count))
+        assert verdict.status == status
+        assert sum(reason.status == "WARN" for reason in verdict.reasons) == count
+        if status == "FAIL":
+            assert verdict.reasons[0].check == "doubts"
+            assert f"{count} checks" in verdict.reasons[0].text and "voxels, overlap, orientation" in verdict.reasons[0].text
+
+    def test_a_failure_needs_no_other(self, images):
+        limits = self.doubtful(7) | {"stretch": (0.0, 0.0)}
+        verdict = judge(result_with(*images, history=DECREASING_LOSS), *images, thresholds=limits)
+        assert verdict.status == "FAIL" and "doubts" not in statuses(verdict)
 
 
 class TestThresholds:

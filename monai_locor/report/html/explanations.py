@@ -36,6 +36,7 @@ CHECKS = {
     "stages": "The optimization runs in stages from coarse to fine. A stage without overlap of the images changes nothing.",
     "convergence": "How much the loss still changed at the end. With a large share, the optimization had not converged.",
     "steps": "A step is undone if its loss or gradient is not finite or its loss is much higher than that of the first one.",
+    "doubts": "Each check alone may be in doubt in a good result. No right result of the benchmark had six or more in doubt.",
     "warning": "Found while reading or registering the images.",
     "finished": "An interrupted run returns its best result so far.",
 }
