@@ -7,7 +7,7 @@ Starts near the initial orientation are registered if they are about as good as 
 right, so a start of another orientation must be better by more than chance, see :class:`.rivals.RivalStarts`.
 
 A few windows may not determine an affine: in slices of heads with bright fat in one contrast only, the coarse stages moved away
-from good starts, and shrank one image by a fifth (benchmarks/results/histology.md). A start that agrees clearly better is kept.
+from good starts, and shrank one image by a fifth (benchmarks/results/slices.md). A start that agrees clearly better is kept.
 """
 
 from __future__ import annotations
