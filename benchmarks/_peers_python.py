@@ -93,7 +93,8 @@ class Elastix(Peer):
     def convert(self) -> None:
         """Write the forward field; there is no inverse."""
         moving = self.itk.imread(self.moving, self.itk.F)
-        field = self.itk.transformix_deformation_field(moving, self.found)
+        folder = str(self.task.work)  # it also writes the field to a file, by default into the working directory
+        field = self.itk.transformix_deformation_field(moving, self.found, output_directory=folder)
         self.write_forward(_axes_reversed(self.itk.array_from_image(field)))
 
 
