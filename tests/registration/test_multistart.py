@@ -196,6 +196,11 @@ class TestWhichToKeep:
     def test_the_start_itself_if_both_affines_lost_the_anatomy(self):
         farther = motion(WIDE, 30, (1, 0, 1), (0.4, 0.6, 0))
         assert chosen_affine(*self.IMAGES, (self.FAR, farther), (-9, -8), I, self.NEAR) == START
+        assert chosen_affine(*self.IMAGES, (self.FAR, I), (-9, -8), I, self.NEAR) == 1  # its stages did not move away
+
+    def test_not_a_start_that_is_not_plausible(self):
+        farther, initial = motion(WIDE, 30, (1, 0, 1), (0.4, 0.6, 0)), np.diag([2.0, 2, 2, 1])
+        assert chosen_affine(*self.IMAGES, (self.FAR, farther), (-9, -8), initial, self.NEAR) != START
 
 
 CONFIG = RegistrationConfig(stages=(Stage(2, 30, learning_rate=0.01), Stage(2, 10, spacing=16, learning_rate=0.08)))

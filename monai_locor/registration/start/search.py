@@ -34,7 +34,7 @@ MIN_START_DISTANCE = 0.6  # samples; closer starts converge to the same affine
 MIN_RELATIVE_SCORE = 0.95  # of another start, relative to the affine
 CLEARLY_WORSE_SCORE = 0.8  # relative to the better affine; below it, the loss is not used
 CLEARLY_BETTER_SCORE = 1.1  # of a start relative to the affine; above it, the loss is not used; up to 1.05 by chance
-DRIFTED_SCORE = 1.2  # of a start relative to the chosen affine; above it, the start is better than what the stages made of it
+DRIFTED_SCORE = 1.2  # of a start relative to the better affine; above it, the start is better than what the stages made of it
 CHANCE_SCORE = 5e-4  # typical of unrelated images
 
 
@@ -112,8 +112,10 @@ def chosen_affine(
     search = StartSearch(fixed, moving, COMPARE_SAMPLES)
     scores = search.scores([*affines, start])
     logger.info("two affines: scores %.4f and %.4f (start %.4f), losses %.4f and %.4f", *scores, *losses)
-    better = _second_is_better(search, affines, scores, losses, initial, start)
-    return START if scores[START] > DRIFTED_SCORE * scores[int(better)] else int(better)
+    drifted = scores[START] > DRIFTED_SCORE * scores[:START].max()
+    if drifted and is_plausible(stretch_of(start, initial)):
+        return START
+    return int(_second_is_better(search, affines, scores, losses, initial, start))
 
 
 def _second_is_better(
