@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..cohort.work import Outcome
 from ..errors import InputError
 from ..geometry import Grid, or_identity
 from ..io.fields import write_affine
-from ..io.paths import STATE_FOLDER, expanded, locked_folder, write_json
+from ..io.paths import STATE_FOLDER, expanded, locked_folder, remove_state, write_json
 from ..io.stored_files import stored_files
 from ..registration import RegistrationConfig, RegistrationResult
 from ..registration.basis_pair import BasisPair
@@ -171,7 +170,7 @@ def register_blockwise(
         summary = summary_of(plan, result, records, known)
         write_affine(folder / "affine.tfm", plan.affine)
         write_json(folder / "run.json", summary)
-        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+        remove_state(folder)
         return BlockwiseResult(folder, plan.affine, result, summary)
 
 

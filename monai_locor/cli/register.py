@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..io.paths import STATE_FOLDER
+from ..io.paths import STATE_FOLDER, remove_state
 from ..roles import ROLES
 from .arguments import (
     add_channels,
@@ -248,7 +247,7 @@ def _run(args: argparse.Namespace) -> int:
         result = _judged(result, arguments, limits)
     code = _finish(console, plan, result, carried, {name: arguments.get(name) for name in ("fixed_mask", "moving_mask")})
     if args.resume:
-        shutil.rmtree(plan.folder / STATE_FOLDER, ignore_errors=True)
+        remove_state(plan.folder)
     return code
 
 

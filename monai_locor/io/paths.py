@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,7 @@ __all__ = [
     "locked_folder",
     "no_empty_folders",
     "read_json",
+    "remove_state",
     "write_json",
 ]
 
@@ -43,6 +45,7 @@ ZARR_FORWARD, ZARR_INVERSE = "forward_field.ome.zarr", "inverse_field.ome.zarr" 
 STATE_FOLDER, WORK_FOLDER = "monai_locor_state", ".monai_locor_work"
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")  # image formats that can be written
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # of 2-D images without a position in space
+TOKEN_BYTES = 4  # of the names of temporary files
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -185,12 +188,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['a.txt']
     """
     target = expanded(path, f"output file {os.fspath(path)}")
-    temporary = target.with_name(f".{secrets.token_hex(4)}-{target.name}")
+    temporary = target.with_name(f".{secrets.token_hex(TOKEN_BYTES)}-{target.name}")
     try:
         yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_state(folder: Path) -> None:
+    """Remove what earlier, killed processes left in an output folder of a finished run: its saved state and temporary files.
+
+    A temporary file of :func:`atomic_path` is removed only if the file that it was for exists.
+    """
+    for path in folder.glob(f".{2 * TOKEN_BYTES * '[0-9a-f]'}-*"):
+        if path.is_file() and path.with_name(path.name[2 + 2 * TOKEN_BYTES :]).is_file():
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
 
 
 def read_json(path: Path) -> Any:

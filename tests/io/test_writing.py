@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai_locor.errors import InputError
 from monai_locor.geometry import Grid
 from monai_locor.io import atomic_path, check_output_dir, read_image, write_image
-from monai_locor.io.paths import no_empty_folders
+from monai_locor.io.paths import STATE_FOLDER, no_empty_folders, remove_state
 
 AFFINE = np.array([[0.0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
@@ -158,3 +158,15 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         temporary.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    kept = ["a.nii.gz", ".0123abcd-b.nii.gz", ".0123abcg-a.nii.gz", ".0123abcd-a.nii", "0123abcd-a.nii.gz", ".hidden"]
+    for name in (*kept, ".0123abcd-a.nii.gz", ".ffffffff-a.nii.gz"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".11111111-a.nii.gz").mkdir()
+    (tmp_path / STATE_FOLDER).mkdir()
+    (tmp_path / STATE_FOLDER / "stage_0.npz").write_text("")
+    remove_state(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".11111111-a.nii.gz"}
+    remove_state(tmp_path / "nothing")
