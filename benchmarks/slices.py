@@ -23,12 +23,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from _capture_pairs import turn
 from _tables import markdown
 from registration import about
 from scipy.ndimage import binary_fill_holes, binary_opening, gaussian_filter, map_coordinates
 
 import monai_locor
-from monai_locor.geometry import apply_affine
+from monai_locor.geometry import affine_about, apply_affine
 from monai_locor.io import read_transform
 
 VISITS, CONTRASTS, HEIGHTS = (1, 2), ("T1W", "T2W"), (0.45, 0.6)  # of the slice, as a share of the stack
@@ -78,11 +79,10 @@ def deformed(image: np.ndarray, spacing: float, seed: int) -> tuple[np.ndarray, 
     elastic = velocity / 2**SQUARINGS
     for _ in range(SQUARINGS):
         elastic = elastic + np.stack([map_coordinates(part, grid + elastic, order=1, mode="nearest") for part in elastic])
-    angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    center = (np.array(image.shape) - 1)[:, None, None] / 2
+    angle = rng.uniform(-ROTATION, ROTATION)
+    rotation = affine_about((np.array(image.shape) - 1) / 2, turn(angle, np.array([0, 0, 1.0]))[:2, :2])
     shift = rng.uniform(-TRANSLATION, TRANSLATION, 2)[:, None, None] / spacing
-    places = np.einsum("ij,jxy->ixy", turn, grid + elastic - center) + center + shift
+    places = np.moveaxis(apply_affine(rotation, np.moveaxis(grid + elastic, 0, -1)), -1, 0) + shift
     return map_coordinates(image, places, order=1), (places - grid) * spacing
 
 
