@@ -10,7 +10,7 @@ logarithm of the residual is suited to the first kind only. The others continue 
 logarithm if the pair was taken for the wrong kind (benchmarks/results/forms.md).
 
 Two scans of one patient may leave large residuals as well, by lesions, noise or thick slices. But then little deformation is
-needed, while two subjects differ in shape. So the product of the share and of the bending energy must be large, too.
+needed, while two subjects differ in shape. So the product of the share and the bending energy must also be large.
 """
 
 from __future__ import annotations
